@@ -1,0 +1,275 @@
+"""Publish, replay, dispatch: the one place where the log and the fan-out meet.
+
+An update's way: ``publish`` queues it for the log, the log commits it, ``_collect`` takes the commit
+over in the event loop, the publisher gets its answer, ``_dispatch`` gives the update to the engine.
+A subscriber's way: ``locate`` finds its cursor, ``replay`` reads what it missed up to a boundary, and
+from that boundary on the engine has it; so nothing is missing and nothing comes twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import gevent
+from gevent.event import Event
+from gevent.hub import Waiter
+
+from hub.fanout.engine import Engine, EngineLimits
+from hub.fanout.subscriber import Subscriber
+from hub.protocol.cursor import EARLIEST
+from hub.protocol.errors import StorageError
+from hub.protocol.matchers import Matcher
+from hub.protocol.subscription import Subscription
+from hub.protocol.update import Update
+from hub.transport.interface import Entry, Transport
+
+_MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
+_PAGE = 500  # updates read from the log at once
+_TICK = 1.0
+
+_log = logging.getLogger("hub.subscriber")
+
+Outcome = StorageError | None
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription begins.
+
+    :param after: sequence of the last update that the subscriber has; ``None`` for "from now on".
+    :param last_event_id: value of the ``Mercure-Last-Event-ID`` response header, or ``None``.
+    """
+
+    after: int | None = None
+    last_event_id: str | None = None
+
+
+class Broker:
+    """Connects publishers, the log and the subscribers.
+
+    :param transport: the log, not yet open.
+    :param limits: of the engine.
+    :param clock: monotonic time in seconds.
+    :param subscriptions: publish subscription events.
+    """
+
+    def __init__(
+        self,
+        transport: Transport[Waiter | None],
+        limits: EngineLimits,
+        clock: Callable[[], float],
+        *,
+        subscriptions: bool,
+    ) -> None:
+        self.clock = clock
+        self.last_event_id = EARLIEST
+        self.engine = Engine(limits, clock, self._gone)
+        self._transport = transport
+        self._announces = subscriptions
+        self._backlog: deque[Entry] = deque()
+        self._has_backlog = Event()
+        self._has_room = Event()
+        self._has_room.set()
+        self._idle = Event()
+        self._idle.set()
+        self._unanswered = 0
+        self._greenlets: list[gevent.Greenlet] = []
+        self._watchers: list[object] = []
+
+    def open(self) -> None:
+        """Open the log and start to work.
+
+        :raises StorageError: the log cannot be opened.
+        """
+        loop = gevent.get_hub().loop
+        wake = loop.async_()
+        wake.start(self._collect)
+        self._transport.open(wake.send)
+        self.engine.dispatched, newest_id = self._transport.newest()
+        self.last_event_id = newest_id or EARLIEST
+        sockets = loop.io(self.engine.fileno(), 1)
+        sockets.start(self.engine.poll)
+        self._watchers = [wake, sockets]
+        self._greenlets = [gevent.spawn(self._dispatch), gevent.spawn(self._tick)]
+
+    def close(self) -> None:
+        """End all streams, write what is queued, close the log."""
+        for subscriber in self.engine:
+            self.engine.drop(subscriber, "the hub stops")
+        gevent.killall(self._greenlets)
+        self._transport.close()
+        for watcher in self._watchers:
+            watcher.stop()  # type: ignore[attr-defined]
+            watcher.close()  # type: ignore[attr-defined]
+        self.engine.close()
+
+    def drain(self, timeout: float) -> None:
+        """Wait until each update that was accepted is committed and written to its subscribers.
+
+        :param timeout: seconds to wait at most.
+        """
+        self._idle.wait(timeout)
+
+    def check(self) -> None:
+        """Raise ``StorageError`` when updates cannot be stored now."""
+        _in_thread(self._transport.check)
+
+    # -- publishing ------------------------------------------------------------------------------
+
+    def publish(self, update: Update) -> None:
+        """Store an update and have it sent; returns once it is durable.
+
+        :raises StorageError: it could not be stored, and nobody gets it.
+        """
+        self._has_room.wait()
+        waiter = Waiter()
+        self._append(update, waiter)
+        outcome: Outcome = waiter.get()
+        if outcome is not None:
+            raise outcome
+
+    def _append(self, update: Update, waiter: Waiter | None) -> None:
+        self._unanswered += 1
+        self._idle.clear()
+        self._transport.append(update, waiter)
+
+    def _collect(self) -> None:
+        for commit in self._transport.collect():
+            self._unanswered -= len(commit.tickets)
+            if commit.entries:
+                self._backlog.extend(commit.entries)
+                self._has_backlog.set()
+                if len(self._backlog) > _MAX_BACKLOG:
+                    self._has_room.clear()
+            for waiter in commit.tickets:
+                if waiter is not None:
+                    waiter.switch(commit.error)
+        self._note_idle()
+
+    def _dispatch(self) -> None:
+        while True:
+            self._has_backlog.wait()
+            entries = list(self._backlog)
+            self._backlog.clear()
+            self._has_backlog.clear()
+            self._has_room.set()
+            self.last_event_id = entries[-1].update.id
+            for _ in self.engine.dispatch(entries):
+                gevent.sleep(0)
+            self._note_idle()
+
+    def _note_idle(self) -> None:
+        if not self._unanswered and not self._backlog:
+            self._idle.set()
+
+    def _tick(self) -> None:
+        while True:
+            gevent.sleep(_TICK)
+            for _ in self.engine.tick():
+                gevent.sleep(0)
+
+    # -- subscribing -----------------------------------------------------------------------------
+
+    def new_subscriber_id(self) -> str:
+        """Identifier of a new connection: random, and only where somebody can ask for it."""
+        return f"urn:uuid:{uuid.uuid4()}" if self._announces else ""
+
+    def locate(self, cursor: str | None) -> Start:
+        """Find the update after which a subscriber wants to resume.
+
+        An id that is not in the log stands for an update that was discarded, or never was: all that
+        is left comes after it (spec, Reconciliation).
+
+        :param cursor: the requested event id, ``earliest``, or ``None``.
+        """
+        if cursor is None:
+            return Start()
+        if cursor == EARLIEST:
+            return Start(0, EARLIEST)
+        found: int | None = _in_thread(partial(self._transport.find, cursor))
+        return Start(0, EARLIEST) if found is None else Start(found, cursor)
+
+    def replay(self, subscriber: Subscriber, after: int) -> Iterator[bytes]:
+        """What a subscriber missed, as octets to be sent in order; afterwards ``start`` it.
+
+        :param after: sequence of the last update that it has.
+        :raises StorageError: the log cannot be read; the connection has to end.
+        """
+        topics = _exact_topics(subscriber.matchers)
+        while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
+            gevent.sleep(0.001)
+        is_last = False
+        while not is_last:
+            upto = self.engine.dispatched
+            is_last = upto - after <= _PAGE
+            if is_last:  # what comes after this boundary is collected by the engine
+                self.engine.hold(subscriber)
+            entries: list[Entry] = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
+            octets = b"".join(entry.update.encode() for entry in entries if _is_for(subscriber, entry.update))
+            if octets:
+                yield octets
+            after = entries[-1].sequence if len(entries) == _PAGE else upto
+
+    def start(self, subscriber: Subscriber) -> None:
+        """Send a subscriber all updates from now on, and tell of its subscriptions."""
+        self.engine.start(subscriber)
+        self._announce(subscriber, active=True)
+
+    def is_held(self, subscriber: Subscriber) -> bool:
+        """Whether the engine still collects updates for a subscriber that reads history."""
+        return self.engine.is_held(subscriber)
+
+    def abandon(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber that left before ``start``."""
+        self.engine.release(subscriber)
+
+    def subscriptions(self) -> Iterator[Subscription]:
+        """The subscriptions that are active now."""
+        for subscriber in self.engine:
+            yield from _subscriptions(subscriber)
+
+    def _gone(self, subscriber: Subscriber, reason: str) -> None:
+        self._announce(subscriber, active=False)
+        if _log.isEnabledFor(logging.INFO):
+            _log.info(
+                "subscriber %s left after %.0f s: %s",
+                subscriber.peer,
+                self.clock() - subscriber.connected_at,
+                reason,
+            )
+
+    def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
+        if not self._announces:
+            return
+        for subscription in _subscriptions(subscriber):
+            self._append(subscription.event(subscriber.identity, active=active), None)
+
+
+def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
+    for matcher in subscriber.matchers:
+        yield Subscription(matcher, subscriber.id, subscriber.grant.payload_for(matcher))
+
+
+def _is_for(subscriber: Subscriber, update: Update) -> bool:
+    if update.private and not subscriber.grant.subscribe.covers_any(update.topics):
+        return False
+    return any(matcher.matches(topic) for matcher in subscriber.matchers for topic in update.topics)
+
+
+def _exact_topics(matchers: tuple[Matcher, ...]) -> frozenset[str] | None:
+    """The topics of matchers that are all exact; ``None`` when one of them is not."""
+    exact = [matcher.exact for matcher in matchers]
+    return None if None in exact else frozenset(topic for topic in exact if topic is not None)
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    """Run a blocking function in a thread while the event loop goes on."""
+    result: T = gevent.get_hub().threadpool.apply(function)
+    return result

@@ -1,0 +1,112 @@
+"""The command ``mercure-hub``, which is ``python -m hub``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from hub import __version__
+from hub.protocol.errors import MercureError
+from hub.protocol.keys import generate_pair, generate_secret
+from hub.settings import CONFIG, TABLE, Setting, SettingError, load_settings, reference
+
+_DESCRIPTION = "Streams Mercure updates to browsers and other clients."
+_EPILOG = """commands:
+  mercure-hub             run the hub
+  mercure-hub keys        print a fresh secret, or with --rsa, --ec, --ed25519 a key pair
+  mercure-hub settings    print the reference of all settings as Markdown
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    :param arguments: without the program's name; by default those of the process.
+    :returns: exit status: 0, or 2 when a setting cannot be used.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["keys"]:
+        return _keys(words[1:])
+    if words[:1] == ["settings"]:
+        sys.stdout.write(reference())
+        return 0
+    return _serve(words[1:] if words[:1] == ["run"] else words)
+
+
+def _keys(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("mercure-hub keys", description="Print key material.")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind in ("rsa", "ec", "ed25519"):
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
+    kind = parser.parse_args(words).kind
+    if kind is None:
+        print(generate_secret())  # noqa: T201
+        return 0
+    private, public = generate_pair(kind)
+    print(private, public, sep="", end="")  # noqa: T201
+    return 0
+
+
+def _serve(words: Sequence[str]) -> int:
+    given = vars(_parser().parse_args(words))
+    flags = {name: value for name, value in given.items() if value is not None}
+    try:
+        settings = load_settings(os.environ, flags)
+    except SettingError as error:
+        return _refuse(str(error))
+    # Imported late: "keys" and "--help" need neither gevent nor a database.
+    from hub.server import logs  # noqa: PLC0415
+    from hub.server.process import serve  # noqa: PLC0415
+
+    try:
+        logs.configure(settings.log_level, settings.log_format, settings.log_file)
+    except OSError as error:
+        return _refuse(f"MERCURE_LOG_FILE: {settings.log_file!r} cannot be opened: {error.strerror}")
+    log = logging.getLogger("hub.server")
+    try:
+        serve(settings, lambda address: log.info("mercure-hub %s listens on %s", __version__, address))
+    except SettingError as error:
+        return _refuse(str(error))
+    except MercureError as error:
+        return _refuse(f"MERCURE_TRANSPORT_URL: {error}; check the path and who may write there")
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f"mercure-hub: {message}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "mercure-hub",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mercure-hub {__version__}")
+    _add(parser, CONFIG)
+    for group in dict.fromkeys(setting.group for setting in TABLE):
+        section = parser.add_argument_group(group)
+        for setting in TABLE:
+            if setting.group == group:
+                _add(section, setting)
+    return parser
+
+
+def _add(parser: argparse._ActionsContainer, setting: Setting) -> None:
+    default = f" Default: {setting.default}." if setting.default else ""
+    text = f"{setting.text}{default} [{setting.variable}]".replace("%", "%%")
+    is_switch = setting.form == "0|1"
+    parser.add_argument(
+        setting.flag,
+        dest=setting.name,
+        metavar=setting.form,
+        help=text,
+        nargs="?" if is_switch else None,
+        const="1" if is_switch else None,
+    )

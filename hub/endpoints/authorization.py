@@ -1,0 +1,80 @@
+"""Who is asking: from a request to a grant."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from hub.endpoints.request import Request
+from hub.protocol import credentials, origins
+from hub.protocol.access_token import Protocol, Role, TokenVerifier
+from hub.protocol.credentials import Credential
+from hub.protocol.errors import TokenMissing
+from hub.protocol.grant import ANONYMOUS, Grant
+
+_log = logging.getLogger("hub.authorization")
+
+
+@dataclass(frozen=True, slots=True)
+class Gatekeeper:
+    """Decides what the sender of a request may do.
+
+    :param verifier: checks tokens.
+    :param clock: seconds since the epoch.
+    :param protocol: generations of the protocol that are spoken.
+    :param cookie_name: cookie with a token of protocol 1.0.
+    :param anonymous: admit subscribers without a token.
+    :param publish_origins: other origins whose pages may publish with a cookie.
+    """
+
+    verifier: TokenVerifier
+    clock: Callable[[], float]
+    protocol: Protocol
+    cookie_name: str
+    anonymous: bool
+    publish_origins: Collection[str]
+
+    def subscriber(self, request: Request) -> Grant:
+        """The grant of a subscriber.
+
+        :raises AuthorizationError: the token is refused, or there is none and one is needed.
+        """
+        credential = self._credential(request)
+        if credential is None:
+            if self.anonymous:
+                return ANONYMOUS
+            raise TokenMissing("no token, and MERCURE_ANONYMOUS is off")
+        return self._verify(credential, "subscribe", request)
+
+    def publisher(self, request: Request) -> Grant:
+        """The grant of a publisher.
+
+        :raises AuthorizationError: the token is missing or refused, or a cookie came from elsewhere.
+        """
+        credential = self._credential(request)
+        if credential is None:
+            raise TokenMissing("no token")
+        if credential.source == "cookie":
+            origins.check_publication(
+                request.header("origin"),
+                request.header("referer"),
+                request.identity.origin,
+                self.publish_origins,
+            )
+        return self._verify(credential, "publish", request)
+
+    def _credential(self, request: Request) -> Credential | None:
+        authorization = request.header("authorization")
+        cookie = request.header("cookie")
+        old = self.protocol != "1.0"
+        return credentials.find(
+            () if authorization is None else (authorization,),
+            {} if cookie is None else credentials.parse_cookies(cookie),
+            request.query if old else [],
+            cookie_names=(self.cookie_name, credentials.OLD_COOKIE) if old else (self.cookie_name,),
+            from_query=old,
+        )
+
+    def _verify(self, credential: Credential, role: Role, request: Request) -> Grant:
+        return self.verifier.verify(credential.token, role, request.identity.url, self.clock())

@@ -1,0 +1,33 @@
+"""What endpoints share: the broker, the gatekeeper, and the settings that shape answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from hub.broker import Broker
+from hub.endpoints.authorization import Gatekeeper
+from hub.protocol.access_token import Protocol
+from hub.protocol.update import PublicationLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub as its endpoints see it.
+
+    :param broker: publishes and subscribes.
+    :param gatekeeper: decides who may.
+    :param protocol: generations of the protocol that are spoken.
+    :param subscriptions: serve the subscription API.
+    :param cors_origins: origins whose pages may read answers.
+    :param lifetime: seconds after which a stream ends, 0 = never.
+    :param limits: of a publication.
+    """
+
+    broker: Broker
+    gatekeeper: Gatekeeper
+    protocol: Protocol
+    subscriptions: bool
+    cors_origins: Collection[str]
+    lifetime: float
+    limits: PublicationLimits

@@ -1,0 +1,22 @@
+"""Protected resource metadata: what a client needs to know to get a token (RFC 9728)."""
+
+from __future__ import annotations
+
+from hub.endpoints.hub import Hub
+from hub.endpoints.request import Request
+from hub.protocol import answer
+from hub.protocol.access_token import DETAIL_TYPE
+from hub.protocol.answer import Answer
+
+
+def metadata(hub: Hub, request: Request) -> Answer:
+    """The metadata document (spec, Protected Resource Metadata)."""
+    document: dict[str, object] = {
+        "resource": request.identity.url,
+        "authorization_details_types_supported": [DETAIL_TYPE],
+        "bearer_methods_supported": ["header"],
+        "mercure_cookie": hub.gatekeeper.cookie_name,
+    }
+    if hub.subscriptions:
+        document["mercure_subscriptions"] = True
+    return answer.to_json(document)

@@ -1,0 +1,59 @@
+"""``POST`` on the hub's URL: publish an update (spec, Publication)."""
+
+from __future__ import annotations
+
+from hub.endpoints.hub import Hub
+from hub.endpoints.request import Request
+from hub.protocol import answer, form, update
+from hub.protocol.answer import Answer
+from hub.protocol.errors import InsufficientScope, InvalidRequest, UnsupportedMedia
+from hub.protocol.identity import is_reserved
+
+_FORM = "application/x-www-form-urlencoded"
+
+
+def publish(hub: Hub, request: Request) -> Answer:
+    """Store and send an update.
+
+    A topic in the hub's own namespace is refused whatever the token; every other rule is for those
+    who have one.
+
+    :returns: 200 with the id of the update, once it is durable.
+    :raises MercureError: see the table of errors.
+    """
+    fields = _form(request)
+    _refuse_reserved(fields, request)
+    grant = hub.gatekeeper.publisher(request)
+    if isinstance(fields, InvalidRequest):
+        raise fields
+    new = update.from_form(fields, hub.limits)
+    outside = grant.publish.first_outside(new.topics)
+    if outside is not None:
+        raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
+    hub.broker.publish(new)
+    return answer.text(200, new.id)
+
+
+def _form(request: Request) -> form.Pairs | InvalidRequest:
+    """The fields, or why there are none: the reason is only for those who may publish."""
+    media = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    if media != _FORM:
+        return UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
+    try:
+        return form.parse(request.body)
+    except InvalidRequest as error:
+        return error
+
+
+def _refuse_reserved(fields: form.Pairs | InvalidRequest, request: Request) -> None:
+    if isinstance(fields, InvalidRequest):
+        return
+    for name, value in fields:
+        if name != "topic":
+            continue
+        if value == "*":
+            raise InvalidRequest(
+                "The topic * is the wildcard of subscribers; nobody can publish to it.", name
+            )
+        if is_reserved(value, request.identity):
+            raise InvalidRequest(f"The topic {value[:200]!r} is in the namespace of the hub.", name)

@@ -1,0 +1,46 @@
+"""An HTTP request as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hub.protocol import form
+from hub.protocol.identity import Identity
+
+
+@dataclass(slots=True)
+class Request:
+    """A complete HTTP request.
+
+    :param method: in upper case.
+    :param path: raw path, percent-encoding untouched.
+    :param query_string: without ``?``.
+    :param headers: by lower-case name; repeated fields are joined with a comma.
+    :param body: the decoded content.
+    :param peer: the client's address, behind trusted proxies.
+    :param identity: the hub's public URL for this client.
+    """
+
+    method: str
+    path: str
+    query_string: bytes
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str
+    identity: Identity
+    _query: form.Pairs | None = field(default=None, init=False)
+
+    def header(self, name: str) -> str | None:
+        """A header field by its lower-case name."""
+        return self.headers.get(name)
+
+    @property
+    def query(self) -> form.Pairs:
+        """The parameters of the query component.
+
+        :raises InvalidRequest: one of them is not UTF-8.
+        """
+        if self._query is None:
+            self._query = form.parse(self.query_string)
+        return self._query

@@ -1,0 +1,75 @@
+"""From a request to the endpoint that serves it."""
+
+from __future__ import annotations
+
+from hub.endpoints.health import PATH as HEALTH
+from hub.endpoints.health import health
+from hub.endpoints.hub import Hub
+from hub.endpoints.metadata import metadata
+from hub.endpoints.publish import publish
+from hub.endpoints.request import Request
+from hub.endpoints.subscribe import Stream, subscribe
+from hub.endpoints.subscriptions import subscriptions
+from hub.protocol import origins
+from hub.protocol.answer import Answer, Headers
+from hub.protocol.errors import MethodNotAllowed, NotFound
+from hub.protocol.identity import WELL_KNOWN
+
+_READ = ("GET", "HEAD")
+
+
+def route(hub: Hub, request: Request) -> Answer | Stream:
+    """Serve a request.
+
+    Behind a proxy that strips a prefix, requests arrive at the well-known path whatever the public
+    URL is; behind one that does not, they arrive at the path of the public URL.
+
+    :raises MercureError: see the table of errors.
+    """
+    if request.path == HEALTH:
+        _allow(request, _READ)
+        return health(hub)
+    if request.path == request.identity.metadata_path:
+        _allow(request, _READ)
+        return metadata(hub, request)
+    for base in {WELL_KNOWN, request.identity.path}:
+        if request.path == base:
+            return _hub(hub, request)
+        if request.path.startswith(base.rstrip("/") + "/subscriptions"):
+            _allow(request, (*_READ, "OPTIONS"))
+            if request.method == "OPTIONS":
+                return _preflight(hub, request)
+            return subscriptions(
+                hub, request, request.identity.path.rstrip("/") + request.path[len(base.rstrip("/")) :]
+            )
+    raise NotFound("There is nothing here.")
+
+
+def cors(hub: Hub, request: Request) -> Headers:
+    """The headers that each answer to a page of another origin needs."""
+    return origins.cors_headers(request.header("origin"), hub.cors_origins)
+
+
+def _hub(hub: Hub, request: Request) -> Answer | Stream:
+    match request.method:
+        case "GET" | "HEAD":
+            return subscribe(hub, request)
+        case "POST":
+            return publish(hub, request)
+        case "OPTIONS":
+            return _preflight(hub, request)
+        case _:
+            raise MethodNotAllowed("Subscribe with GET, publish with POST.", "GET, HEAD, POST, OPTIONS")
+
+
+def _preflight(hub: Hub, request: Request) -> Answer:
+    wants_private = request.header("access-control-request-private-network") == "true"
+    headers = origins.preflight_headers(
+        request.header("origin"), hub.cors_origins, private_network=wants_private
+    )
+    return Answer(204, b"", headers)
+
+
+def _allow(request: Request, methods: tuple[str, ...]) -> None:
+    if request.method not in methods:
+        raise MethodNotAllowed(f"Not {request.method[:20]} here.", ", ".join(methods))

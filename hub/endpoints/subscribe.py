@@ -1,0 +1,74 @@
+"""``GET`` on the hub's URL: subscribe (spec, Subscription and Reconciliation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hub.broker import Start
+from hub.endpoints.hub import Hub
+from hub.endpoints.request import Request
+from hub.protocol import cursor
+from hub.protocol.answer import Headers
+from hub.protocol.grant import Grant
+from hub.protocol.matchers import Matcher
+from hub.protocol.subscription import matchers_from
+
+_HEADERS: Headers = [
+    ("Content-Type", "text/event-stream"),
+    # No store keeps a stream, no proxy may transform it, nginx must not buffer it.
+    ("Cache-Control", "private, no-cache, no-store, must-revalidate, max-age=0, no-transform"),
+    ("Pragma", "no-cache"),
+    ("Expires", "0"),
+    ("X-Accel-Buffering", "no"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An accepted subscription.
+
+    :param matchers: what the subscriber listens to.
+    :param grant: what its token allows.
+    :param start: where it begins.
+    :param headers: of the response.
+    :param lifetime: seconds until the connection has to end; infinite if never.
+    """
+
+    matchers: tuple[Matcher, ...]
+    grant: Grant
+    start: Start
+    headers: Headers
+    lifetime: float
+
+
+def subscribe(hub: Hub, request: Request) -> Stream:
+    """Check a subscription request.
+
+    :raises MercureError: see the table of errors.
+    """
+    current, old = hub.protocol != "0.x", hub.protocol != "1.0"
+    grant = hub.gatekeeper.subscriber(request)
+    matchers = matchers_from(request.query, request.identity, current=current, old=old)
+    wanted = cursor.requested(_event_id(request.header("last-event-id")), request.query, old_names=old)
+    start = hub.broker.locate(wanted)
+    headers = list(_HEADERS)
+    if start.last_event_id is not None:
+        value = start.last_event_id.encode().decode("latin-1")
+        headers.append(("Mercure-Last-Event-ID", value))
+        if old:
+            headers.append(("Last-Event-ID", value))
+    return Stream(matchers, grant, start, headers, _lifetime(hub, grant))
+
+
+def _event_id(header: str | None) -> str | None:
+    """The field's octets are UTF-8 (HTML standard, 9.2.3), and arrive here as ISO 8859-1."""
+    if header is None:
+        return None
+    return header.encode("latin-1").decode("utf-8", "replace")
+
+
+def _lifetime(hub: Hub, grant: Grant) -> float:
+    lifetime = hub.lifetime or float("inf")
+    if grant.expires_at is not None:
+        lifetime = min(lifetime, grant.expires_at - hub.gatekeeper.clock())
+    return lifetime

@@ -1,0 +1,375 @@
+"""The engine: writes each update to every subscriber that it is for.
+
+All descriptors sit in one edge-triggered epoll. An update is encoded once and written to each
+subscriber as the same octets; what waits is joined into one write. A subscriber whose socket is
+full keeps references to what it lacks, and is dropped when it stalls for too long. Nothing here
+blocks: the long jobs are generators that pause after each slice, so that the caller can serve
+others meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hub.fanout.index import Index
+from hub.fanout.subscriber import Subscriber
+from hub.fanout.timetable import Timetable
+from hub.protocol.event_stream import HEARTBEAT
+from hub.protocol.grant import Scope
+from hub.protocol.update import Update
+
+_INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_SLICE = 256  # writes between two pauses: some 2 ms
+_ROUND = 20_000  # deliveries that are prepared before the first of them is written
+_MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
+_TLS_RECORDS = 64 << 10
+
+
+class Logged(Protocol):
+    """An update with its place in the log."""
+
+    @property
+    def sequence(self) -> int:
+        """Its place."""
+
+    @property
+    def update(self) -> Update:
+        """The update."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """Times in seconds, 0 = off; sizes in octets.
+
+    :param heartbeat: silence after which a comment is sent.
+    :param dispatch_timeout: how long a subscriber may take nothing before it is dropped.
+    :param buffer: octets a subscriber may be behind.
+    """
+
+    heartbeat: float = 40.0
+    dispatch_timeout: float = 5.0
+    buffer: int = 8 << 20
+
+
+class Engine:
+    """The connected subscribers and the writing to them.
+
+    :param limits: see there.
+    :param clock: monotonic time in seconds.
+    :param on_gone: called once for each subscriber that is no longer there, with the reason.
+
+    ``dispatched`` is the sequence up to which the receivers of updates have been chosen.
+    """
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        clock: Callable[[], float],
+        on_gone: Callable[[Subscriber, str], None],
+    ) -> None:
+        self.dispatched = 0
+        self._limits = limits
+        self._clock = clock
+        self._on_gone = on_gone
+        self._index = Index()
+        self._timetable = Timetable(clock())
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Subscriber] = {}
+        self._stalled: dict[Subscriber, None] = {}
+        self._held: dict[Subscriber, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_fd)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        yield from list(self._by_fd.values())
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when ``poll`` has something to do."""
+        return self._epoll.fileno()
+
+    def hold(self, subscriber: Subscriber) -> None:
+        """Collect updates for a subscriber that still reads history; ``start`` lets them flow."""
+        subscriber.pending = []
+        self._held[subscriber] = None
+        self._index.add(subscriber)
+
+    def is_held(self, subscriber: Subscriber) -> bool:
+        """Whether updates are being collected for a subscriber."""
+        return subscriber in self._held
+
+    def release(self, subscriber: Subscriber) -> None:
+        """Stop to collect updates for a subscriber, which nobody has seen yet."""
+        if subscriber in self._held:
+            del self._held[subscriber]
+            self._index.remove(subscriber)
+        subscriber.pending = None
+
+    def start(self, subscriber: Subscriber) -> None:
+        """Take over a subscriber's descriptor and send it every update from now on."""
+        if subscriber in self._held:
+            del self._held[subscriber]
+        else:
+            self._index.add(subscriber)
+        self._by_fd[subscriber.fd] = subscriber
+        self._epoll.register(subscriber.fd, _INTEREST)
+        self._schedule(subscriber)
+        if subscriber.pending is not None:
+            self._flush(subscriber, self._clock())
+
+    def drop(self, subscriber: Subscriber, reason: str) -> None:
+        """End a subscriber's connection."""
+        if not subscriber.is_open:
+            return
+        self._index.remove(subscriber)
+        self._stalled.pop(subscriber, None)
+        self._by_fd.pop(subscriber.fd, None)
+        _close(subscriber)
+        subscriber.pending = None
+        self._on_gone(subscriber, reason)
+
+    def close(self) -> None:
+        """Let go of the epoll; the subscribers have to be dropped before."""
+        self._epoll.close()
+
+    # -- updates -------------------------------------------------------------------------------
+
+    def dispatch(self, entries: Sequence[Logged]) -> Iterator[None]:
+        """Send updates to those they are for.
+
+        :param entries: updates in the order of the log.
+        :returns: an iterator to exhaust; each step writes one slice.
+        """
+        position = 0
+        while position < len(entries):
+            prepared: list[tuple[bytes, list[Subscriber]]] = []
+            deliveries = 0
+            while position < len(entries) and deliveries < _ROUND:
+                position, octets = _run(entries, position)
+                receivers = self._receivers(entries[position - 1].update)
+                self.dispatched = entries[position - 1].sequence
+                if receivers:
+                    prepared.append((octets, receivers))
+                    deliveries += len(receivers)
+            if len(prepared) == 1:
+                yield from self._write_same(*prepared[0])
+            elif prepared:
+                yield from self._write_different(prepared)
+
+    def _receivers(self, update: Update) -> list[Subscriber]:
+        found = self._index.matching(update.topics)
+        if not update.private:
+            return found
+        decided: dict[Scope, bool] = {}
+        allowed: list[Subscriber] = []
+        for subscriber in found:
+            scope = subscriber.grant.subscribe
+            decision = decided.get(scope)
+            if decision is None:
+                decision = decided[scope] = scope.covers_any(update.topics)
+            if decision:
+                allowed.append(subscriber)
+        return allowed
+
+    def _write_same(self, octets: bytes, receivers: Sequence[Subscriber]) -> Iterator[None]:
+        size = len(octets)
+        write = os.write
+        for start in range(0, len(receivers), _SLICE):
+            now = self._clock()
+            for subscriber in receivers[start : start + _SLICE]:
+                if subscriber.pending is not None:
+                    self._append(subscriber, octets)
+                elif subscriber.tls is not None:
+                    subscriber.pending, subscriber.pending_size = [octets], size
+                    self._flush(subscriber, now)
+                elif subscriber.fd >= 0:
+                    try:
+                        written = write(subscriber.fd, octets)
+                    except BlockingIOError:
+                        written = 0
+                    except OSError as error:
+                        self.drop(subscriber, _describe(error))
+                        continue
+                    subscriber.written_at = now
+                    if written < size:
+                        subscriber.pending, subscriber.offset = [octets], written
+                        subscriber.pending_size = size
+                        self._stall(subscriber, now)
+            yield
+
+    def _write_different(self, prepared: Iterable[tuple[bytes, Sequence[Subscriber]]]) -> Iterator[None]:
+        ready: list[Subscriber] = []
+        for octets, receivers in prepared:
+            size = len(octets)
+            for subscriber in receivers:
+                if subscriber.pending is not None:
+                    self._append(subscriber, octets)
+                else:
+                    subscriber.pending, subscriber.pending_size = [octets], size
+                    ready.append(subscriber)
+        for start in range(0, len(ready), _SLICE):
+            now = self._clock()
+            for subscriber in ready[start : start + _SLICE]:
+                self._flush(subscriber, now)
+            yield
+
+    def _append(self, subscriber: Subscriber, octets: bytes) -> None:
+        pending = subscriber.pending
+        if pending is None:
+            return
+        pending.append(octets)
+        subscriber.pending_size += len(octets)
+        if subscriber.pending_size <= self._limits.buffer:
+            return
+        if subscriber in self._held:
+            self.release(subscriber)
+        else:
+            self.drop(subscriber, f"more than {self._limits.buffer} octets behind")
+
+    def _flush(self, subscriber: Subscriber, now: float) -> None:
+        """Write what is pending, until nothing is or the socket takes no more."""
+        pending = subscriber.pending
+        while pending:
+            try:
+                written = _write(subscriber, pending)
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                self._stall(subscriber, now)
+                return
+            except OSError as error:
+                self.drop(subscriber, _describe(error))
+                return
+            subscriber.written_at = now
+            subscriber.pending_size -= _consume(subscriber, pending, written)
+            subscriber.stalled_at = now
+        subscriber.pending = None
+        subscriber.pending_size = 0
+        subscriber.offset = 0
+        self._stalled.pop(subscriber, None)
+
+    def _stall(self, subscriber: Subscriber, now: float) -> None:
+        if subscriber not in self._stalled:
+            self._stalled[subscriber] = None
+            subscriber.stalled_at = now
+
+    # -- events of the sockets and of the clock --------------------------------------------------
+
+    def poll(self) -> None:
+        """Handle what the kernel reports: clients that left, sockets that are writable again."""
+        now = self._clock()
+        for fd, events in self._epoll.poll(0):
+            subscriber = self._by_fd.get(fd)
+            if subscriber is None:
+                continue
+            if events & _GONE:
+                self.drop(subscriber, "closed by the client")
+            elif subscriber.pending is not None:
+                self._flush(subscriber, now)
+
+    def tick(self) -> Iterator[None]:
+        """Send heartbeats, end connections whose time is over, drop those that stall.
+
+        To be called once a second.
+
+        :returns: an iterator to exhaust; each step is one slice.
+        """
+        now = self._clock()
+        if self._limits.dispatch_timeout:
+            for subscriber in list(self._stalled):
+                if now - subscriber.stalled_at >= self._limits.dispatch_timeout:
+                    self.drop(subscriber, f"took nothing for {self._limits.dispatch_timeout:g} s")
+        for count, subscriber in enumerate(self._timetable.take(now), 1):
+            self._attend(subscriber, now)
+            if count % _SLICE == 0:
+                yield
+
+    def _attend(self, subscriber: Subscriber, now: float) -> None:
+        if now + 1 > subscriber.ends_at:
+            self.drop(subscriber, "its time is over")
+            return
+        heartbeat = self._limits.heartbeat
+        if heartbeat and subscriber.pending is None and now - subscriber.written_at >= heartbeat - 1:
+            subscriber.pending, subscriber.pending_size = [HEARTBEAT], len(HEARTBEAT)
+            self._flush(subscriber, now)
+            if not subscriber.is_open:
+                return
+            subscriber.written_at = now
+        self._schedule(subscriber)
+
+    def _schedule(self, subscriber: Subscriber) -> None:
+        due = subscriber.ends_at
+        if self._limits.heartbeat:
+            due = min(due, subscriber.written_at + self._limits.heartbeat)
+        if due != float("inf"):
+            self._timetable.put(subscriber, due)
+
+
+def _run(entries: Sequence[Logged], start: int) -> tuple[int, bytes]:
+    """Join the updates from ``start`` on that have the same receivers.
+
+    :returns: the position after the last of them, and their octets.
+    """
+    update = entries[start].update
+    parts = [update.encode()]
+    end = start + 1
+    while end < len(entries):
+        following = entries[end].update
+        if following.topics != update.topics or following.private != update.private:
+            break
+        parts.append(following.encode())
+        end += 1
+    return end, parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _write(subscriber: Subscriber, pending: list[bytes]) -> int:
+    first: bytes | memoryview = pending[0]
+    if subscriber.offset:
+        first = memoryview(first)[subscriber.offset :]
+    if subscriber.tls is not None:
+        # An SSL record that was refused has to be offered again unchanged: never join here.
+        return subscriber.tls.send(first[:_TLS_RECORDS])
+    if len(pending) == 1:
+        return os.write(subscriber.fd, first)
+    return os.writev(subscriber.fd, [first, *pending[1:_MAX_BUFFERS]])
+
+
+def _consume(subscriber: Subscriber, pending: list[bytes], written: int) -> int:
+    """Remove what was written from the front.
+
+    :returns: the octets of the elements that are complete.
+    """
+    offset = subscriber.offset + written
+    complete = 0
+    done = 0
+    for octets in pending:
+        if offset < len(octets):
+            break
+        offset -= len(octets)
+        complete += len(octets)
+        done += 1
+    del pending[:done]
+    subscriber.offset = offset
+    return complete
+
+
+def _close(subscriber: Subscriber) -> None:
+    fd, tls = subscriber.fd, subscriber.tls
+    subscriber.fd, subscriber.tls = -1, None
+    with contextlib.suppress(OSError):
+        if tls is None:
+            os.close(fd)
+        else:
+            tls.close()
+
+
+def _describe(error: OSError) -> str:
+    if isinstance(error, ConnectionError | ssl.SSLError):
+        return "closed by the client"
+    return error.strerror or type(error).__name__

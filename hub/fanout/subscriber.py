@@ -1,0 +1,78 @@
+"""A connected subscriber: one small object, for there are thousands of them."""
+
+from __future__ import annotations
+
+import ssl
+
+from hub.protocol.grant import Grant
+from hub.protocol.identity import Identity
+from hub.protocol.matchers import Matcher
+
+
+class Subscriber:
+    """A connection that receives updates.
+
+    :param fd: the connected, non-blocking socket's descriptor; -1 once the subscriber is gone.
+    :param tls: the TLS layer over ``fd``, or ``None``.
+    :param id: identifier in subscription documents; empty when nobody can ask for it.
+    :param matchers: what it listens to.
+    :param grant: what its token allows.
+    :param identity: the hub's public URL as this client knows it.
+    :param peer: the client's address, for the log.
+    :param now: monotonic time of the connection, in seconds.
+    :param ends_at: monotonic time at which the connection must be closed.
+
+    ``pending`` holds what could not be written yet, ``None`` when there is nothing; ``offset`` is how
+    much of its first element has been written, ``pending_size`` its octets. ``stalled_at`` is the time
+    since which the socket takes nothing.
+    """
+
+    __slots__ = (
+        "connected_at",
+        "ends_at",
+        "fd",
+        "grant",
+        "id",
+        "identity",
+        "matchers",
+        "offset",
+        "peer",
+        "pending",
+        "pending_size",
+        "stalled_at",
+        "tls",
+        "written_at",
+    )
+
+    def __init__(
+        self,
+        fd: int,
+        tls: ssl.SSLSocket | None,
+        *,
+        id: str,
+        matchers: tuple[Matcher, ...],
+        grant: Grant,
+        identity: Identity,
+        peer: str,
+        now: float,
+        ends_at: float,
+    ) -> None:
+        self.fd = fd
+        self.tls = tls
+        self.id = id
+        self.matchers = matchers
+        self.grant = grant
+        self.identity = identity
+        self.peer = peer
+        self.connected_at = now
+        self.written_at = now
+        self.stalled_at = 0.0
+        self.ends_at = ends_at
+        self.pending: list[bytes] | None = None
+        self.pending_size = 0
+        self.offset = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection still exists."""
+        return self.fd >= 0

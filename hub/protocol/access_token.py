@@ -1,0 +1,284 @@
+"""Validation of access tokens, of both generations of the protocol (spec, Authorization).
+
+A token that has the type ``at+jwt`` or an ``authorization_details`` claim gets the whole validation
+of the spec; no setting weakens it. Any other token is read as one of 0.x, where that is enabled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Literal
+
+from jwt import PyJWS
+from jwt.exceptions import InvalidAlgorithmError, InvalidSignatureError, PyJWTError
+
+from hub.protocol.errors import InvalidRequest, TokenInvalid
+from hub.protocol.grant import Grant, Json, Scope
+from hub.protocol.keys import Key
+from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
+
+Role = Literal["publish", "subscribe"]
+Protocol = Literal["both", "1.0", "0.x"]
+
+DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
+TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
+_OLD_NAMESPACE = "https://mercure.rocks/"
+
+_MAX_LENGTH = 16384
+_MAX_DETAILS = 100
+_MAX_MATCHERS = 1000
+_MAX_TIME = 2**53
+_HOLDER: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
+_ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Somebody whose tokens the hub trusts.
+
+    :param identifier: the ``iss`` of the tokens.
+    :param publish: keys that sign publishers' tokens.
+    :param subscribe: keys that sign subscribers' tokens.
+    """
+
+    identifier: str
+    publish: tuple[Key, ...]
+    subscribe: tuple[Key, ...]
+
+    def keys(self, role: Role) -> tuple[Key, ...]:
+        """The keys of a role."""
+        return self.publish if role == "publish" else self.subscribe
+
+
+class TokenVerifier:
+    """Checks tokens against the trusted keys, and remembers those it has checked.
+
+    :param issuers: who is trusted; the keys of the first one also verify 0.x tokens.
+    :param protocol: which generations of tokens are accepted.
+    :param remembered: how many verified tokens to remember.
+    """
+
+    def __init__(
+        self, issuers: Sequence[Issuer], protocol: Protocol = "both", remembered: int = 1024
+    ) -> None:
+        self._issuers = {issuer.identifier: issuer for issuer in issuers}
+        self._first = issuers[0]
+        self._protocol = protocol
+        self._remembered = remembered
+        self._verified: OrderedDict[tuple[bytes, Role, str], tuple[Grant, float]] = OrderedDict()
+
+    def verify(self, token: str, role: Role, resource: str, now: float) -> Grant:
+        """Validate a token.
+
+        :param token: compact serialization, as the client presented it.
+        :param role: what the endpoint does, which chooses the key.
+        :param resource: the hub's resource identifier, to be found in ``aud``.
+        :param now: seconds since the epoch.
+        :raises TokenInvalid: with the precise cause, for the log.
+        """
+        memo = (blake2b(token.encode("utf-8", "replace"), digest_size=16).digest(), role, resource)
+        known = self._verified.get(memo)
+        if known is not None:
+            grant, not_before = known
+            _check_time(grant.expires_at, not_before, now)
+            self._verified.move_to_end(memo)
+            return grant
+        grant, not_before = self._validate(token, role, resource, now)
+        self._verified[memo] = grant, not_before
+        if len(self._verified) > self._remembered:
+            self._verified.popitem(last=False)
+        return grant
+
+    def _validate(self, token: str, role: Role, resource: str, now: float) -> tuple[Grant, float]:
+        if len(token) > _MAX_LENGTH:
+            raise TokenInvalid(f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}")
+        header, claims = _unverified(token)
+        current = _is_access_token(header) or "authorization_details" in claims
+        if current and self._protocol == "0.x":
+            raise TokenInvalid("this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x")
+        if not current and self._protocol == "1.0":
+            raise TokenInvalid(
+                f"typ is {header.get('typ')!r}, it must be {TOKEN_TYPE!r} (a 0.x token needs MERCURE_PROTOCOL=both)"
+            )
+        issuer = self._trusted_issuer(claims) if current else self._first
+        _check_signature(token, header, issuer.keys(role), role)
+        expires_at = _time(claims, "exp")
+        not_before = _time(claims, "nbf") or 0.0
+        _check_time(expires_at, not_before, now)
+        if not current:
+            return _old_grant(claims, expires_at, resource), not_before
+        if not _is_access_token(header):
+            raise TokenInvalid(f"typ is {header.get('typ')!r}, it must be {TOKEN_TYPE!r}")
+        if expires_at is None:
+            raise TokenInvalid("the exp claim is missing")
+        _check_audience(claims.get("aud"), resource)
+        return _grant(claims.get("authorization_details", []), expires_at, resource), not_before
+
+    def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
+        identifier = claims.get("iss")
+        issuer = self._issuers.get(identifier) if isinstance(identifier, str) else None
+        if issuer is None:
+            trusted = ", ".join(map(repr, self._issuers))
+            raise TokenInvalid(f"iss is {identifier!r}; trusted is {trusted} (MERCURE_ISSUER)")
+        return issuer
+
+
+def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Header and claims, only good for choosing the key and the rules."""
+    try:
+        decoded = PyJWS().decode_complete(token, options={"verify_signature": False})
+        claims = json.loads(decoded["payload"], parse_constant=_no_constant)
+    except (PyJWTError, ValueError, RecursionError):
+        raise TokenInvalid("this is not a JWT in compact serialization") from None
+    header = decoded["header"]
+    if not isinstance(claims, dict):
+        raise TokenInvalid("the payload of the token is not a JSON object")
+    return header, claims
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _is_access_token(header: Mapping[str, Any]) -> bool:
+    typ = header.get("typ")
+    return isinstance(typ, str) and typ.lower().removeprefix("application/") == TOKEN_TYPE
+
+
+def _check_signature(token: str, header: Mapping[str, Any], keys: Sequence[Key], role: Role) -> None:
+    algorithm = header.get("alg")
+    allowed = [name for key in keys for name in key.algorithms]
+    for key in keys:
+        if algorithm not in key.algorithms:
+            continue
+        try:
+            PyJWS().decode_complete(token, key.material, algorithms=list(key.algorithms))  # type: ignore[arg-type]
+        except InvalidSignatureError:
+            continue
+        except (PyJWTError, InvalidAlgorithmError, ValueError) as error:
+            raise TokenInvalid(f"the token cannot be verified: {error}") from None
+        return
+    if algorithm not in allowed:
+        raise TokenInvalid(
+            f"alg is {algorithm!r}; the {_HOLDER[role]} key is used with {', '.join(allowed)} "
+            f"(MERCURE_{_HOLDER[role].upper()}_JWT_ALG)"
+        )
+    raise TokenInvalid(f"the signature does not match the {_HOLDER[role]} key")
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenInvalid(f"{name} is {value!r}, not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TokenInvalid(f"{name} is not a finite number")
+    return float(max(-_MAX_TIME, min(value, _MAX_TIME)))
+
+
+def _check_time(expires_at: float | None, not_before: float, now: float) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise TokenInvalid(f"the token expired {now - expires_at:.0f} s ago")
+    if not_before > now:
+        raise TokenInvalid(
+            f"the token is not valid before {not_before - now:.0f} s from now; compare the clocks"
+        )
+
+
+def _check_audience(audience: object, resource: str) -> None:
+    found = audience if isinstance(audience, list) else [audience]
+    if resource in found:
+        return
+    hint = ""
+    if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
+        hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
+    raise TokenInvalid(f"aud is {audience!r}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}")
+
+
+def _grant(details: object, expires_at: float, resource: str) -> Grant:
+    """Read ``authorization_details``: all of it, or nothing (spec, Authorization Details)."""
+    if not isinstance(details, list):
+        raise TokenInvalid("authorization_details is not an array")
+    if len(details) > _MAX_DETAILS:
+        raise TokenInvalid(f"{len(details)} authorization details; the limit is {_MAX_DETAILS}")
+    allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
+    payloads: list[tuple[tuple[Matcher, ...], Json]] = []
+    for index, detail in enumerate(details):
+        place = f"authorization_details[{index}]"
+        if not isinstance(detail, dict):
+            raise TokenInvalid(f"{place} is not an object")
+        if detail.get("type") != DETAIL_TYPE:
+            continue
+        actions = _actions(detail.get("actions"), place)
+        matchers = _topics(detail.get("topics"), place, resource)
+        payload = detail.get("payload")
+        if "payload" in detail and not isinstance(payload, dict):
+            raise TokenInvalid(f"{place}.payload is not an object")
+        for role in actions:
+            allowed[role].extend(matchers)
+        if "subscribe" in actions and payload is not None:
+            payloads.append((matchers, payload))
+    return Grant(Scope(allowed["publish"]), Scope(allowed["subscribe"]), tuple(payloads), expires_at)
+
+
+def _actions(value: object, place: str) -> set[Role]:
+    if not isinstance(value, list) or not value:
+        raise TokenInvalid(f"{place}.actions is not an array with at least one action")
+    if not all(isinstance(action, str) for action in value):
+        raise TokenInvalid(f"{place}.actions holds something that is not a string")
+    return {_ACTIONS[action] for action in value if action in _ACTIONS}
+
+
+def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
+    if not isinstance(value, list) or not value:
+        raise TokenInvalid(f"{place}.topics is not an array with at least one matcher")
+    if len(value) > _MAX_MATCHERS:
+        raise TokenInvalid(f"{place}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}")
+    matchers: list[Matcher] = []
+    for index, entry in enumerate(value):
+        here = f"{place}.topics[{index}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
+            raise TokenInvalid(f"{here} is not an object with a string match")
+        match_type = entry.get("match_type", MatcherType.EXACT.value)
+        if not isinstance(match_type, str) or match_type not in SUPPORTED:
+            raise TokenInvalid(f"{here}.match_type is {match_type!r}; known are {', '.join(SUPPORTED)}")
+        matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
+    return tuple(matchers)
+
+
+def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Matcher:
+    try:
+        return make(type_, value, resource, place)
+    except InvalidRequest as error:
+        raise TokenInvalid(error.detail) from None
+
+
+def _old_grant(claims: Mapping[str, Any], expires_at: float | None, resource: str) -> Grant:
+    """Read the ``mercure`` claim of 0.x, also under its namespaced name."""
+    claim = claims.get(_OLD_NAMESPACE, claims.get("mercure"))
+    if not isinstance(claim, dict):
+        raise TokenInvalid("the token has neither authorization_details nor a mercure claim")
+    payload = claim.get("payload")
+    return Grant(
+        _old_scope(claim, "publish", resource),
+        _old_scope(claim, "subscribe", resource),
+        () if payload is None else (((), payload),),
+        expires_at,
+    )
+
+
+def _old_scope(claim: Mapping[str, Any], role: Role, resource: str) -> Scope:
+    value = claim.get(role)
+    if value is None:
+        value = []
+    if not isinstance(value, list) or not all(isinstance(selector, str) for selector in value):
+        raise TokenInvalid(f"mercure.{role} is not an array of strings")
+    if len(value) > _MAX_MATCHERS:
+        raise TokenInvalid(f"mercure.{role} has {len(value)} entries; the limit is {_MAX_MATCHERS}")
+    return Scope([_matcher(MatcherType.TEMPLATE, one, resource, f"mercure.{role}") for one in value])

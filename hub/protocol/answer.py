@@ -1,0 +1,98 @@
+"""HTTP answers as values, and the one map from an error to its answer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from hub.protocol.errors import (
+    AuthorizationError,
+    InvalidRequest,
+    MercureError,
+    MethodNotAllowed,
+    StorageError,
+    TokenMissing,
+    TooManyRequests,
+)
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Answer:
+    """A complete HTTP answer.
+
+    :param status: status code.
+    :param body: the content, already encoded.
+    :param headers: fields to send, without ``Content-Length``, ``Date`` and ``Connection``.
+    """
+
+    status: int
+    body: bytes = b""
+    headers: Headers = field(default_factory=list)
+
+
+def text(status: int, body: str) -> Answer:
+    """Answer with plain text in UTF-8."""
+    return Answer(status, body.encode(), [("Content-Type", "text/plain; charset=utf-8")])
+
+
+def to_json(document: object, content_type: str = "application/json") -> Answer:
+    """Answer 200 with a JSON document."""
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Answer(200, body, [("Content-Type", content_type)])
+
+
+def for_error(error: MercureError, resource_metadata: str | None = None) -> Answer:
+    """The HTTP answer to an error.
+
+    :param error: what was raised.
+    :param resource_metadata: absolute URL of the protected resource metadata (RFC 9728), named in
+        each bearer challenge.
+    :returns: a bearer challenge (RFC 6750 section 3; spec, Error Responses) for authorization
+        errors, a problem document (RFC 9457) for the others.
+    """
+    match error:
+        case AuthorizationError():
+            return _challenge(error, resource_metadata)
+        case InvalidRequest():
+            headers: Headers = []
+            if isinstance(error, MethodNotAllowed):
+                headers.append(("Allow", error.allow))
+            if isinstance(error, TooManyRequests):
+                headers.append(("Retry-After", str(error.retry_after)))
+            return _problem(error.status, error.title, error.detail, headers, error.field)
+        case StorageError():
+            return _problem(503, "Service Unavailable", error.detail, [("Retry-After", "5")])
+        case _:
+            return _problem(500, "Internal Server Error", "The hub failed; its log says why.", [])
+
+
+def _challenge(error: AuthorizationError, resource_metadata: str | None) -> Answer:
+    parameters = ['realm="mercure"']
+    if error.code is not None:
+        parameters.append(f'error="{error.code}"')
+    if resource_metadata is not None:
+        parameters.append(f'resource_metadata="{resource_metadata}"')
+    answer = _problem(error.status, HTTPStatus(error.status).phrase, _public_detail(error), [], None)
+    answer.headers.append(("WWW-Authenticate", "Bearer " + ", ".join(parameters)))
+    return answer
+
+
+def _public_detail(error: AuthorizationError) -> str:
+    if isinstance(error, TokenMissing):
+        return "This needs an access token, in an Authorization header or a cookie."
+    if error.status == 401:
+        return "The access token was refused. The hub's log says why."
+    return error.cause
+
+
+def _problem(status: int, title: str, detail: str, headers: Headers, field_name: str | None = None) -> Answer:
+    document: dict[str, object] = {"title": title, "status": status, "detail": detail}
+    if field_name is not None:
+        document["field"] = field_name
+    answer = to_json(document, "application/problem+json")
+    answer.status = status
+    answer.headers.extend(headers)
+    return answer

@@ -1,0 +1,28 @@
+"""Where a subscriber wants to resume (spec, Reconciliation)."""
+
+from __future__ import annotations
+
+from hub.protocol.form import Pairs
+
+EARLIEST = "earliest"
+
+_PARAMETER = "last_event_id"
+_OLD_PARAMETERS = ("lastEventID", "Last-Event-ID", "last-event-id")
+
+
+def requested(header: str | None, query: Pairs, *, old_names: bool) -> str | None:
+    """The event id after which the subscriber wants its updates.
+
+    :param header: value of ``Last-Event-ID``; it wins over the parameters.
+    :param query: parameters of the query component.
+    :param old_names: accept the parameter names of 0.x too.
+    :returns: the id, ``earliest``, or ``None`` when no cursor was sent. An empty value is no cursor.
+    """
+    if header:
+        return header
+    names = (_PARAMETER, *_OLD_PARAMETERS) if old_names else (_PARAMETER,)
+    for wanted in names:
+        for name, value in query:
+            if name == wanted and value:
+                return value
+    return None

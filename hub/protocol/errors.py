@@ -1,0 +1,176 @@
+"""Every refusal the hub can utter, as one tree.
+
+    MercureError
+    ├── InvalidRequest          400  the request breaks a rule of the protocol
+    │   ├── NotFound            404
+    │   ├── MethodNotAllowed    405
+    │   ├── RequestTimeout      408
+    │   ├── ContentTooLarge     413
+    │   ├── UnsupportedMedia    415
+    │   ├── Misdirected         421  the public URL is not one that this hub serves
+    │   ├── TooManyRequests     429
+    │   └── HeaderTooLarge      431
+    ├── AuthorizationError           what the token does or does not allow
+    │   ├── TokenMissing        401
+    │   ├── TokenInvalid        401  error="invalid_token"
+    │   ├── TokenMalformed      400  error="invalid_request"
+    │   ├── InsufficientScope   403  error="insufficient_scope"
+    │   └── CrossSite           403  a cookie came from a page of another site
+    ├── StorageError            503
+    └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
+
+``hub.protocol.answer`` maps each of them to its HTTP answer, and is the only place that does.
+"""
+
+from __future__ import annotations
+
+
+class MercureError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+
+class InvalidRequest(MercureError):
+    """The request breaks a rule of the protocol.
+
+    :param detail: what is wrong and what to do, for the client; never holds a secret.
+    :param field: name of the parameter, form field or header that is wrong.
+    """
+
+    status = 400
+    title = "Bad Request"
+
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class NotFound(InvalidRequest):
+    """There is nothing at this path."""
+
+    status = 404
+    title = "Not Found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The resource exists, the method does not apply to it.
+
+    :param allow: value of the ``Allow`` header.
+    """
+
+    status = 405
+    title = "Method Not Allowed"
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class RequestTimeout(InvalidRequest):
+    """The request did not arrive in time."""
+
+    status = 408
+    title = "Request Timeout"
+
+
+class ContentTooLarge(InvalidRequest):
+    """Body, field or number of topics over the limit."""
+
+    status = 413
+    title = "Content Too Large"
+
+
+class UnsupportedMedia(InvalidRequest):
+    """The body is not ``application/x-www-form-urlencoded``."""
+
+    status = 415
+    title = "Unsupported Media Type"
+
+
+class Misdirected(InvalidRequest):
+    """The request is for a public URL that this hub does not serve."""
+
+    status = 421
+    title = "Misdirected Request"
+
+
+class TooManyRequests(InvalidRequest):
+    """A limit on connections is reached.
+
+    :param retry_after: seconds after which another attempt makes sense.
+    """
+
+    status = 429
+    title = "Too Many Requests"
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class HeaderTooLarge(InvalidRequest):
+    """Request line and headers are over the limit."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
+
+
+class AuthorizationError(MercureError):
+    """The token is missing, not valid, or does not allow the operation.
+
+    :param cause: the precise reason, for the hub's log. It never holds the token or a key. Only
+        ``InsufficientScope`` and ``CrossSite`` show it to the client (spec, Error Responses).
+    """
+
+    status = 401
+    code: str | None = None
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class TokenMissing(AuthorizationError):
+    """No access token was presented and the operation requires one."""
+
+
+class TokenInvalid(AuthorizationError):
+    """A token was presented and fails validation."""
+
+    code = "invalid_token"
+
+
+class TokenMalformed(AuthorizationError):
+    """The token is presented in a way that cannot be read."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class InsufficientScope(AuthorizationError):
+    """The token is valid and does not allow this."""
+
+    status = 403
+    code = "insufficient_scope"
+
+
+class CrossSite(AuthorizationError):
+    """A token in a cookie came with a request from a page of another origin."""
+
+    status = 403
+    code = "insufficient_scope"
+
+
+class StorageError(MercureError):
+    """The log of updates cannot be read or written.
+
+    :param detail: what failed, in words that name the database but no credentials.
+    """
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class KeyMaterialError(MercureError):
+    """A configured key cannot be used; the message says why and what to do, never the key."""

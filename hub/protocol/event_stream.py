@@ -1,0 +1,109 @@
+"""Server-Sent Events: encoding, and a parser that takes the stream in pieces (HTML standard, 9.2)."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+HEARTBEAT = b":\n"
+
+
+def encode(event_id: str, data: str, event: str | None = None, retry: int | None = None) -> bytes:
+    """Encode one event.
+
+    :param event_id: the ``id`` field; free of control characters.
+    :param data: any text; each line becomes a ``data`` field, split on CR, LF and CRLF, so that no
+        value can inject a field (spec, Server-Sent Events Field Injection).
+    :param event: the ``event`` field.
+    :param retry: reconnection time in milliseconds.
+    """
+    head = f"id: {event_id}\n"
+    if event:
+        head += f"event: {event}\n"
+    if retry is not None:
+        head += f"retry: {retry}\n"
+    if "\r" in data:
+        data = data.replace("\r\n", "\n").replace("\r", "\n")
+    if "\n" in data:
+        data = data.replace("\n", "\ndata: ")
+    return f"{head}data: {data}\n\n".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as a receiver sees it.
+
+    :param data: the lines, joined by LF.
+    :param id: the last event id in force when the event was dispatched.
+    :param type: the event type, ``message`` by default.
+    """
+
+    data: str
+    id: str
+    type: str
+
+
+class Parser:
+    """Reads an event stream as it arrives.
+
+    :param last_event_id: the id in force before the first event.
+
+    ``last_event_id`` and ``retry`` (milliseconds, or ``None``) hold what a client needs for its
+    next connection.
+    """
+
+    def __init__(self, last_event_id: str = "") -> None:
+        self.last_event_id = last_event_id
+        self.retry: int | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._after_cr = False
+        self._started = False
+        self._id = last_event_id
+        self._type = ""
+        self._data: list[str] = []
+
+    def feed(self, octets: bytes) -> Iterator[Event]:
+        """Take the next piece of the stream.
+
+        :param octets: any number of octets, cut anywhere.
+        :returns: the events that are complete now.
+        """
+        text = self._decoder.decode(octets)
+        if not self._started and text:
+            self._started = True
+            text = text.removeprefix("\ufeff")
+        if self._after_cr and text:
+            self._after_cr = False
+            text = text.removeprefix("\n")
+        if text.endswith("\r"):
+            self._after_cr = True
+        *lines, self._rest = (self._rest + text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+        for line in lines:
+            if line:
+                self._field(line)
+            else:
+                event = self._dispatch()
+                if event is not None:
+                    yield event
+
+    def _field(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._type = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit():
+            self.retry = int(value)
+
+    def _dispatch(self) -> Event | None:
+        self.last_event_id = self._id
+        data, event_type = self._data, self._type
+        self._data, self._type = [], ""
+        if not data:
+            return None
+        return Event("\n".join(data), self._id, event_type or "message")

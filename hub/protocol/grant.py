@@ -1,0 +1,73 @@
+"""What a token allows: a set of topics to publish on, a set to read, payloads for presence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hub.protocol.matchers import Matcher
+
+Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+
+
+class Scope:
+    """The topics that a token allows for one action.
+
+    :param matchers: any of them allows the topic.
+    """
+
+    __slots__ = ("_everything", "_exact", "_patterns")
+
+    def __init__(self, matchers: Sequence[Matcher]) -> None:
+        self._everything = any(matcher.is_wildcard for matcher in matchers)
+        self._exact = frozenset(matcher.exact for matcher in matchers if matcher.exact is not None)
+        self._patterns = tuple(
+            matcher for matcher in matchers if matcher.exact is None and not matcher.is_wildcard
+        )
+
+    def covers(self, topic: str) -> bool:
+        """Tell whether the topic is allowed."""
+        if self._everything or topic in self._exact:
+            return True
+        return any(matcher.matches(topic) for matcher in self._patterns)
+
+    def covers_any(self, topics: Sequence[str]) -> bool:
+        """Tell whether one of the topics is allowed: enough to read a private update."""
+        return any(self.covers(topic) for topic in topics)
+
+    def first_outside(self, topics: Sequence[str]) -> str | None:
+        """The first topic that is not allowed: all must be, to publish."""
+        return next((topic for topic in topics if not self.covers(topic)), None)
+
+
+NOTHING = Scope(())
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The content of a verified token.
+
+    :param publish: topics on which updates may be published.
+    :param subscribe: topics whose private updates may be read.
+    :param payloads: of each ``subscribe`` entry its matchers and its payload, in the token's order.
+        An entry without matchers is the payload of 0.x, which belongs to every subscription.
+    :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
+    """
+
+    publish: Scope = NOTHING
+    subscribe: Scope = NOTHING
+    payloads: tuple[tuple[tuple[Matcher, ...], Json], ...] = ()
+    expires_at: float | None = None
+
+    def payload_for(self, matcher: Matcher) -> Json:
+        """The payload of the first entry that covers a subscription's matcher (spec, Payloads).
+
+        :returns: the payload, or ``None``.
+        """
+        for matchers, payload in self.payloads:
+            if not matchers or any(own.selects(matcher) for own in matchers):
+                return payload
+        return None
+
+
+ANONYMOUS = Grant()

@@ -1,0 +1,209 @@
+"""Key material as people configure it: a raw secret, a PEM text, or the path of a file.
+
+The form that goes wrong most often is a multi-line PEM that travelled through an environment
+variable. ``load`` mends what can be mended without guessing (``\\n`` escapes, lines joined by
+spaces) and says in words what is wrong with the rest.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509 import load_pem_x509_certificate
+
+from hub.protocol.errors import KeyMaterialError
+
+PrivateKey = (
+    rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+)
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+
+_HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518 section 3.2
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
+ALGORITHMS = (*_HMAC_BYTES, *_RSA, *_CURVES.values(), "EdDSA")
+
+_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+_MIN_RSA_BITS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key ready for use, with the algorithms it may be used with.
+
+    :param material: the secret's octets or a key object (an object verifies faster than PEM text).
+    :param algorithms: JWA names; the first one is used for signing.
+    """
+
+    material: bytes | PrivateKey | PublicKey
+    algorithms: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Key(algorithms={self.algorithms})"
+
+
+def load(
+    value: str,
+    algorithm: str = "",
+    *,
+    purpose: Literal["sign", "verify"] = "verify",
+    passphrase: str | None = None,
+) -> Key:
+    """Read a configured key.
+
+    :param value: a secret, a PEM text (key, key pair or certificate), or ``@`` and the path of a
+        file that holds either.
+    :param algorithm: JWA names separated by spaces; empty: HS256 for a secret, else what fits the key.
+    :param purpose: ``verify`` turns a private key into its public half; ``sign`` needs the private one.
+    :param passphrase: of an encrypted PEM.
+    :raises KeyMaterialError: with the reason and the remedy.
+    """
+    if value.startswith("@"):
+        value = _read(value[1:])
+    names = tuple(algorithm.split())
+    for name in names:
+        if name not in ALGORITHMS:
+            raise KeyMaterialError(f"the algorithm {name!r} is not known; use one of {', '.join(ALGORITHMS)}")
+    if "-----" in value:
+        return _load_pem(value, names, purpose, passphrase)
+    return _load_secret(value, names)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise KeyMaterialError(f"the key file {path!r} cannot be read: {reason}") from None
+
+
+def _load_secret(value: str, names: tuple[str, ...]) -> Key:
+    names = names or ("HS256",)
+    if any(name not in _HMAC_BYTES for name in names):
+        if re.fullmatch(r"[\s\w./~-]+", value) and "/" in value:
+            raise KeyMaterialError(
+                f"{' '.join(names)} needs a PEM key and the value looks like a path; write @ before a path"
+            )
+        raise KeyMaterialError(
+            f"{' '.join(names)} needs a PEM key (-----BEGIN ...-----), and the value is not one; "
+            "give the PEM text, or @ and the path of its file"
+        )
+    material = value.encode()
+    for name in names:
+        if len(material) < _HMAC_BYTES[name]:
+            raise KeyMaterialError(
+                f"the secret has {len(material)} bytes and {name} needs at least {_HMAC_BYTES[name]} "
+                "(RFC 7518); make one with: mercure-hub keys"
+            )
+    return Key(material, names)
+
+
+def _load_pem(value: str, names: tuple[str, ...], purpose: str, passphrase: str | None) -> Key:
+    key = _parse_pem(_mend(value), passphrase)
+    if purpose == "sign" and not isinstance(key, PrivateKey):
+        raise KeyMaterialError("this is a public key, and signing needs the private one")
+    if purpose == "verify" and isinstance(key, PrivateKey):
+        key = key.public_key()
+    fitting = _fitting(key)
+    if not names:
+        return Key(key, fitting[:1])
+    for name in names:
+        if name not in fitting:
+            raise KeyMaterialError(f"the key does not fit {name}; it fits {', '.join(fitting)}")
+    return Key(key, names)
+
+
+def _mend(value: str) -> str:
+    """Undo what environment files do to a PEM: ``\\n`` escapes, quotes, newlines turned into spaces."""
+    value = value.replace("\\r", "").replace("\\n", "\n")
+    found = _PEM.search(value)
+    if found is None:
+        begin, end = "-----BEGIN" in value, "-----END" in value
+        missing = "END" if begin and not end else "BEGIN" if end and not begin else "matching BEGIN and END"
+        raise KeyMaterialError(
+            f"the PEM is mangled: its {missing} line is missing (a variable that keeps only the first "
+            "line does this); give it with \\n for each line end, or @ and the path of the file"
+        )
+    label, body = found.groups()
+    if "Proc-Type" in body:  # a legacy encrypted key has headers whose line ends matter
+        return found[0]
+    packed = "".join(body.split())
+    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", packed):
+        raise KeyMaterialError(
+            "the PEM is mangled: between its BEGIN and END lines is something that is not base64"
+        )
+    lines = [packed[i : i + 64] for i in range(0, len(packed), 64)]
+    return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
+
+
+def _parse_pem(pem: str, passphrase: str | None) -> PrivateKey | PublicKey:
+    octets = pem.encode()
+    secret = passphrase.encode() if passphrase else None
+    key: object
+    try:
+        if "CERTIFICATE" in pem:
+            key = load_pem_x509_certificate(octets).public_key()
+        elif "PRIVATE KEY" in pem:
+            key = serialization.load_pem_private_key(octets, secret)
+        else:
+            key = serialization.load_pem_public_key(octets)
+    except TypeError:
+        remedy = "and no passphrase is set" if secret is None else "but a passphrase is set"
+        state = "is encrypted" if secret is None else "is not encrypted"
+        raise KeyMaterialError(f"the private key {state} {remedy}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        detail = "or the passphrase is wrong" if secret else "(a line is missing or cut)"
+        raise KeyMaterialError(
+            f"the PEM has its BEGIN and END lines, but no key can be read {detail}"
+        ) from None
+    if not isinstance(key, PrivateKey | PublicKey):
+        raise KeyMaterialError(f"a {type(key).__name__} cannot sign tokens; use RSA, EC or Ed25519")
+    return key
+
+
+def _fitting(key: PrivateKey | PublicKey) -> tuple[str, ...]:
+    match key:
+        case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
+            if key.key_size < _MIN_RSA_BITS:
+                raise KeyMaterialError(
+                    f"the RSA key has {key.key_size} bits and needs at least {_MIN_RSA_BITS} (RFC 7518)"
+                )
+            return _RSA
+        case ec.EllipticCurvePrivateKey() | ec.EllipticCurvePublicKey():
+            name = _CURVES.get(key.curve.name)
+            if name is None:
+                raise KeyMaterialError(f"the curve {key.curve.name} is not used by any token algorithm")
+            return (name,)
+        case _:
+            return ("EdDSA",)
+
+
+def generate_secret() -> str:
+    """A fresh secret that is strong enough for HS256, HS384 and HS512."""
+    return secrets.token_urlsafe(64)
+
+
+def generate_pair(kind: Literal["rsa", "ec", "ed25519"]) -> tuple[str, str]:
+    """A fresh key pair.
+
+    :returns: private and public key as PEM texts (PKCS #8 and SubjectPublicKeyInfo).
+    """
+    private: PrivateKey
+    if kind == "rsa":
+        private = rsa.generate_private_key(65537, 3072)
+    elif kind == "ec":
+        private = ec.generate_private_key(ec.SECP256R1())
+    else:
+        private = ed25519.Ed25519PrivateKey.generate()
+    pem = serialization.Encoding.PEM
+    return (
+        private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode(),
+        private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo).decode(),
+    )

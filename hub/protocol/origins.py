@@ -1,0 +1,83 @@
+"""Decisions about the origin of a request: CORS, and cookies on publications."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from hub.protocol.answer import Headers
+from hub.protocol.errors import CrossSite
+
+ANY = "*"
+_ALLOWED_METHODS = "GET, HEAD, POST"
+_ALLOWED_HEADERS = "Authorization, Cache-Control, Content-Type, Last-Event-ID"
+_EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID"
+
+
+def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
+    """Response headers that let a page of another origin read the answer (spec, Subscription).
+
+    :param origin: the request's ``Origin``.
+    :param allowed: trusted origins. Only a listed one is let in with its cookies; ``*`` admits the
+        others without.
+    """
+    if not allowed:
+        return []
+    headers: Headers = [("Vary", "Origin")]
+    if origin is None:
+        return headers
+    if origin in allowed:
+        headers.append(("Access-Control-Allow-Origin", origin))
+        headers.append(("Access-Control-Allow-Credentials", "true"))
+    elif ANY in allowed:
+        headers.append(("Access-Control-Allow-Origin", ANY))
+    else:
+        return headers
+    headers.append(("Access-Control-Expose-Headers", _EXPOSED_HEADERS))
+    return headers
+
+
+def preflight_headers(origin: str | None, allowed: Collection[str], *, private_network: bool) -> Headers:
+    """Response headers to a preflight request (Fetch standard, CORS-preflight fetch).
+
+    :param private_network: the browser asks to reach a private address from a public page.
+    """
+    headers = cors_headers(origin, allowed)
+    if not any(name == "Access-Control-Allow-Origin" for name, _ in headers):
+        return headers
+    headers += [
+        ("Access-Control-Allow-Methods", _ALLOWED_METHODS),
+        ("Access-Control-Allow-Headers", _ALLOWED_HEADERS),
+        ("Access-Control-Max-Age", "600"),
+    ]
+    if private_network:
+        headers.append(("Access-Control-Allow-Private-Network", "true"))
+    return headers
+
+
+def check_publication(
+    origin: str | None, referer: str | None, own_origin: str, allowed: Collection[str]
+) -> None:
+    """Refuse a publication whose cookie may have been sent by a page of another site.
+
+    :param origin: the request's ``Origin``.
+    :param referer: the request's ``Referer``, used when there is no ``Origin``.
+    :param own_origin: origin of the hub's public URL.
+    :param allowed: further origins whose pages may publish; ``*`` admits all.
+    :raises CrossSite: another origin, or none is known (spec, Security Considerations).
+    """
+    source = origin if origin is not None else _origin_of(referer)
+    if source is None:
+        raise CrossSite("a token in a cookie needs an Origin or Referer header to publish")
+    if source != own_origin and source not in allowed and ANY not in allowed:
+        raise CrossSite(f"pages of {source!r} may not publish with a cookie (MERCURE_PUBLISH_ORIGINS)")
+
+
+def _origin_of(url: str | None) -> str | None:
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return f"{parts.scheme}://{parts.netloc}" if parts.scheme and parts.netloc else None

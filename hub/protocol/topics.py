@@ -1,0 +1,29 @@
+"""What a topic, an event id or an event type may be made of (spec, Terminology)."""
+
+from __future__ import annotations
+
+import re
+
+# C0, DEL and C1, then general category Cf of Unicode 17. Written out, because the table that
+# comes with Python 3.11 is Unicode 14 and lacks the newest of them.
+_FORBIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f"
+    "\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0001\U000e0020-\U000e007f"
+    "\ud800-\udfff]"  # lone surrogates cannot be written as UTF-8
+)
+
+WILDCARD = "*"
+
+
+def forbidden_character(value: str) -> str | None:
+    """Find a character that topics, ids, types and matchers must not hold.
+
+    :returns: the first one as ``U+XXXX``, or ``None`` when the value is clean.
+    """
+    if value.isascii() and value.isprintable():
+        return None
+    found = _FORBIDDEN.search(value)
+    return None if found is None else f"U+{ord(found[0]):04X}"

@@ -1,0 +1,131 @@
+"""An update, and the form a publisher sends to make one (spec, Publication)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from hub.protocol import event_stream
+from hub.protocol.cursor import EARLIEST
+from hub.protocol.errors import ContentTooLarge, InvalidRequest
+from hub.protocol.form import Pairs
+from hub.protocol.topics import WILDCARD, forbidden_character
+
+HUB_EVENT_TYPE = "mercure"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A new version of a resource, on its way to the subscribers.
+
+    :param topics: the canonical topic and the alternate ones.
+    :param data: the content, opaque to the hub.
+    :param id: cursor of the update in the hub's log.
+    :param private: only for subscribers whose token allows one of the topics.
+    :param type: Server-Sent Events ``event`` field.
+    :param retry: Server-Sent Events ``retry`` field, in milliseconds.
+    """
+
+    topics: tuple[str, ...]
+    data: str
+    id: str
+    private: bool = False
+    type: str | None = None
+    retry: int | None = None
+
+    def encode(self) -> bytes:
+        """The update as one Server-Sent Event."""
+        return event_stream.encode(self.id, self.data, self.type, self.retry)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationLimits:
+    """Maximums for one publication; beyond them the answer is 413.
+
+    :param topics: number of ``topic`` fields.
+    :param topic_length: characters of a topic, an id or a type.
+    """
+
+    topics: int = 100
+    topic_length: int = 2048
+
+
+def new_id() -> str:
+    """A fresh id: opaque and random, so that it tells nothing of other updates (spec, Reconciliation)."""
+    return f"urn:uuid:{uuid.uuid4()}"
+
+
+def from_form(form: Pairs, limits: PublicationLimits) -> Update:
+    """Read the form that a publisher sent.
+
+    Fields that are not known are ignored. The reserved namespace is not checked here, see
+    ``hub.protocol.identity.is_reserved``.
+
+    :param form: decoded names and values.
+    :raises InvalidRequest: a field breaks a rule; the error names the field.
+    :raises ContentTooLarge: more or longer topics than ``limits`` allow.
+    """
+    topics: list[str] = []
+    single: dict[str, str] = {}
+    for name, value in form:
+        if name == "topic":
+            topics.append(value)
+        else:
+            single.setdefault(name, value)
+    if not topics:
+        raise InvalidRequest("A publication needs at least one topic field.", "topic")
+    if len(topics) > limits.topics:
+        raise ContentTooLarge(
+            f"{len(topics)} topics in one publication; the limit is {limits.topics}.", "topic"
+        )
+    for topic in topics:
+        _check("topic", topic, limits)
+        if topic == WILDCARD:
+            raise InvalidRequest(
+                "The topic * is the wildcard of subscribers, nobody can publish to it.", "topic"
+            )
+    return Update(
+        topics=tuple(dict.fromkeys(topics)),
+        data=single.get("data", ""),
+        id=_event_id(single.get("id", ""), limits),
+        private="private" in single,
+        type=_event_type(single.get("type", ""), limits),
+        retry=_retry(single.get("retry")),
+    )
+
+
+def _check(field: str, value: str, limits: PublicationLimits) -> None:
+    if len(value) > limits.topic_length:
+        raise ContentTooLarge(
+            f"The {field} has {len(value)} characters; the limit is {limits.topic_length}.", field
+        )
+    found = forbidden_character(value)
+    if found:
+        raise InvalidRequest(f"The {field} holds the control or format character {found}.", field)
+
+
+def _event_id(value: str, limits: PublicationLimits) -> str:
+    if not value:
+        return new_id()
+    _check("id", value, limits)
+    if value.startswith("#") or value == EARLIEST:
+        raise InvalidRequest(f"The id {value!r} is reserved: it starts with # or is {EARLIEST!r}.", "id")
+    return value
+
+
+def _event_type(value: str, limits: PublicationLimits) -> str | None:
+    if not value:
+        return None
+    _check("type", value, limits)
+    if value == HUB_EVENT_TYPE:
+        raise InvalidRequest(f"The type {HUB_EVENT_TYPE!r} is reserved for the hub's own events.", "type")
+    return value
+
+
+def _retry(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit()):
+        raise InvalidRequest(f"The retry {value[:40]!r} is not a number of milliseconds.", "retry")
+    # Browsers keep it in 32 bits or more; and int() refuses thousands of digits.
+    return min(int(value[:12]), 2**31 - 1) if len(value.lstrip("0")) < 12 else 2**31 - 1

@@ -1,0 +1,1 @@
+"""The shells around the endpoints: sockets, HTTP, TLS, logs, signals."""

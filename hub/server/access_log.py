@@ -1,0 +1,59 @@
+"""One line for each request, without the tokens that old clients put into URLs."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from hub.server.http import Message
+
+_SECRET = re.compile(r"((?:^|[?&])(?:authorization|access_token|token|jwt)=)[^&]*", re.IGNORECASE)
+_MAX_TARGET = 500
+
+
+def redact(target: str) -> str:
+    """A request target without tokens, shortened, safe to print on one line."""
+    shown = _SECRET.sub(r"\1[redacted]", target)
+    if len(shown) > _MAX_TARGET:
+        shown = shown[:_MAX_TARGET] + "..."
+    return shown if shown.isprintable() else ascii(shown)[1:-1]
+
+
+class AccessLog:
+    """Writes to the logger ``hub.access``."""
+
+    def __init__(self) -> None:
+        self._log = logging.getLogger("hub.access")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether lines are wanted."""
+        return self._log.isEnabledFor(logging.INFO)
+
+    def write(self, peer: str, message: Message, status: int, seconds: float) -> None:
+        """Note a request that was answered.
+
+        :param seconds: until the answer was ready.
+        """
+        target = redact(message.target.decode("latin-1"))
+        self._log.info(
+            '%s "%s %s" %d %.1f ms',
+            peer,
+            message.method,
+            target,
+            status,
+            seconds * 1e3,
+            extra={
+                "fields": {
+                    "peer": peer,
+                    "method": message.method,
+                    "target": target,
+                    "status": status,
+                    "ms": round(seconds * 1e3, 1),
+                }
+            },
+        )
+
+    def write_refused(self, peer: str, status: int, reason: str) -> None:
+        """Note octets that were no request."""
+        self._log.info("%s %d %s", peer, status, reason, extra={"fields": {"peer": peer, "status": status}})

@@ -1,0 +1,78 @@
+"""Who the client is and which URL it used, through proxies that are trusted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+from hub.protocol.errors import InvalidRequest, Misdirected
+from hub.protocol.identity import Identity, derived
+
+Network = IPv4Network | IPv6Network
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+@dataclass(frozen=True)
+class Addressing:
+    """Derives what a request is for.
+
+    :param scheme: ``https`` when the hub itself ends TLS.
+    :param public: the configured public URL, or ``None`` to derive it from each request.
+    :param allowed: public URLs that are served; empty: all.
+    :param trusted_proxies: networks whose ``X-Forwarded-*`` fields count.
+    """
+
+    scheme: str = "http"
+    public: Identity | None = None
+    allowed: Collection[str] = ()
+    trusted_proxies: Sequence[Network] = ()
+
+    def client(self, peer: str, headers: Mapping[str, str]) -> str:
+        """The client's address: the last one in ``X-Forwarded-For`` that is no trusted proxy."""
+        if not self._trusts(peer):
+            return peer
+        hops = [hop.strip() for hop in headers.get("x-forwarded-for", "").split(",") if hop.strip()]
+        for hop in reversed(hops):
+            if not self._trusts(hop):
+                return hop[:64]
+        return hops[0][:64] if hops else peer
+
+    def identity(self, peer: str, headers: Mapping[str, str]) -> Identity:
+        """The hub's public URL for a request.
+
+        :raises InvalidRequest: the host is not one.
+        :raises Misdirected: the URL is not served (MERCURE_ALLOWED_URLS).
+        """
+        used = self._derive(peer, headers)
+        if self.allowed and used.url not in self.allowed:
+            raise Misdirected(f"{used.url} is not served here (MERCURE_ALLOWED_URLS).")
+        return self.public or used
+
+    def _derive(self, peer: str, headers: Mapping[str, str]) -> Identity:
+        scheme, host = self.scheme, headers.get("host", "localhost")
+        if ("x-forwarded-proto" in headers or "x-forwarded-host" in headers) and self._trusts(peer):
+            forwarded = headers.get("x-forwarded-proto", scheme).partition(",")[0].strip().lower()
+            scheme = forwarded if forwarded in _DEFAULT_PORTS else scheme
+            host = headers.get("x-forwarded-host", host).partition(",")[0].strip()
+        if not _HOST.fullmatch(host):
+            raise InvalidRequest("The Host header is not a host and port.", "Host")
+        return derived(scheme, host.removesuffix(_DEFAULT_PORTS[scheme]))
+
+    def _trusts(self, address: str) -> bool:
+        if not self.trusted_proxies:
+            return False
+        return _is_in(address, tuple(self.trusted_proxies))
+
+
+@lru_cache(maxsize=4096)
+def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in networks)

@@ -1,0 +1,240 @@
+"""One client connection, from its first octet to its end or to its life as a subscriber."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+
+from hub.endpoints.hub import Hub
+from hub.endpoints.request import Request
+from hub.endpoints.routes import cors, route
+from hub.endpoints.subscribe import Stream
+from hub.fanout.subscriber import Subscriber
+from hub.protocol import answer
+from hub.protocol.answer import Answer
+from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
+from hub.protocol.identity import Identity
+from hub.server.access_log import AccessLog
+from hub.server.address import Addressing
+from hub.server.channel import Channel, Timeout
+from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head
+
+_FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
+_WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
+_SEND = 30.0
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_log = logging.getLogger("hub.server")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all connections share.
+
+    :param hub: for the endpoints.
+    :param addressing: who the client is, and which URL it used.
+    :param access_log: a line for each request.
+    :param max_body: octets of content in a request.
+    :param tls: context of a hub that ends TLS itself.
+    :param replay_timeout: seconds for which a subscriber may take nothing of its history.
+    """
+
+    hub: Hub
+    addressing: Addressing
+    access_log: AccessLog
+    max_body: int
+    tls: ssl.SSLContext | None
+    replay_timeout: float
+
+
+class Connection:
+    """Serves one connection; ``run`` is the body of a greenlet.
+
+    :param site: see there.
+    :param sock: accepted and non-blocking.
+    :param peer: the address at the other end.
+    """
+
+    def __init__(self, site: Site, sock: socket.socket, peer: str) -> None:
+        self.is_idle = True
+        self._site = site
+        self._channel = Channel(sock)
+        self._peer = peer
+        self._closing = False
+
+    def run(self) -> None:
+        """Serve requests until the client goes, or becomes a subscriber."""
+        detached = False
+        try:
+            if self._site.tls is not None:
+                self._channel.handshake(self._site.tls, _WHOLE_REQUEST)
+            detached = self._serve()
+        except (OSError, Timeout):
+            return  # the client went away or sleeps: nothing is owed to it
+        except Exception:
+            _log.exception("a connection failed; this is a defect of the hub")
+        finally:
+            if not detached:
+                self._channel.close()
+
+    def stop(self) -> None:
+        """End after the request that is being served, at once if there is none."""
+        self._closing = True
+        if self.is_idle:
+            self._channel.close()
+
+    def _serve(self) -> bool:
+        reader = RequestReader(self._site.max_body)
+        while True:
+            try:
+                message = self._next(reader)
+            except InvalidRequest as error:
+                self._refuse(error)
+                return False
+            if message is None:
+                return False
+            self.is_idle = False
+            keep_alive = message.keep_alive and not self._closing
+            if self._respond(message, keep_alive):
+                return True
+            if not keep_alive:
+                return False
+            self.is_idle = not reader.started
+
+    def _next(self, reader: RequestReader) -> Message | None:
+        """The next request; ``None`` when the client ends the connection between two."""
+        deadline = 0.0
+        while not reader.ready:
+            if not reader.started:
+                timeout = _FIRST_OCTET
+            else:
+                deadline = deadline or time.monotonic() + _WHOLE_REQUEST
+                timeout = deadline - time.monotonic()
+            try:
+                octets = self._channel.receive(max(timeout, 0.001))
+            except Timeout:
+                if not reader.started:
+                    return None
+                raise RequestTimeout(f"The request did not arrive within {_WHOLE_REQUEST:g} s.") from None
+            if not octets:
+                return None
+            reader.feed(octets)
+            if reader.expects_continue and not reader.ready:
+                reader.expects_continue = False
+                self._channel.send(_CONTINUE, _SEND)
+        return reader.ready.popleft()
+
+    def _respond(self, message: Message, keep_alive: bool) -> bool:
+        """Answer a request; true when the connection now belongs to a subscriber."""
+        started = time.perf_counter()
+        site = self._site
+        identity: Identity | None = None
+        request: Request | None = None
+        path, _, query = message.target.partition(b"?")
+        peer = site.addressing.client(self._peer, message.headers)
+        result: Answer | Stream
+        try:
+            identity = site.addressing.identity(self._peer, message.headers)
+            request = Request(
+                message.method,
+                _origin_form(path.decode("latin-1")),
+                query,
+                message.headers,
+                message.body,
+                peer,
+                identity,
+            )
+            result = route(site.hub, request)
+        except MercureError as error:
+            _note(error, peer, message.method)
+            result = answer.for_error(error, None if identity is None else identity.metadata_url)
+        except Exception:
+            _log.exception(
+                "%s %s failed; this is a defect of the hub", message.method, path.decode("latin-1")
+            )
+            result = Answer(500)
+        extra = [] if request is None else cors(site.hub, request)
+        now = time.time()
+        is_head = message.method == "HEAD"
+        if isinstance(result, Stream) and is_head:
+            result = Answer(200, b"", result.headers)
+        status = result.status if isinstance(result, Answer) else 200
+        if site.access_log.is_on:
+            site.access_log.write(peer, message, status, time.perf_counter() - started)
+        if isinstance(result, Stream) and request is not None:
+            self._channel.send(encode_stream_head(result.headers, extra, now), _SEND)
+            return self._stream(result, request)
+        if isinstance(result, Answer):
+            octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
+            self._channel.send(octets, _SEND)
+        return False
+
+    def _stream(self, stream: Stream, request: Request) -> bool:
+        """Replay what the subscriber missed, then hand its descriptor to the engine."""
+        broker = self._site.hub.broker
+        now = broker.clock()
+        subscriber = Subscriber(
+            -1,
+            None,
+            id=broker.new_subscriber_id(),
+            matchers=stream.matchers,
+            grant=stream.grant,
+            identity=request.identity,
+            peer=request.peer,
+            now=now,
+            ends_at=now + stream.lifetime,
+        )
+        if stream.start.after is None:
+            subscriber.fd, subscriber.tls = self._channel.detach()
+            broker.start(subscriber)
+            return True
+        try:
+            for octets in broker.replay(subscriber, stream.start.after):
+                self._channel.send(octets, self._site.replay_timeout)
+        except StorageError as error:
+            _log.error("a replay was cut: %s", error)
+            broker.abandon(subscriber)
+            return False
+        except BaseException:
+            broker.abandon(subscriber)
+            raise
+        if not broker.is_held(subscriber):  # it fell behind further than the engine keeps
+            return False
+        subscriber.fd, subscriber.tls = self._channel.detach()
+        broker.start(subscriber)
+        return True
+
+    def _refuse(self, error: InvalidRequest) -> None:
+        """Answer what could not be read as a request, and end the connection."""
+        octets = encode_answer(answer.for_error(error), [], time.time(), keep_alive=False, head_only=False)
+        with contextlib.suppress(OSError, Timeout):
+            self._channel.send(octets, _SEND)
+        self._site.access_log.write_refused(self._peer, error.status, error.detail)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Read a little of what still comes, or the kernel would discard the answer with a reset."""
+        with contextlib.suppress(OSError, Timeout):
+            for _ in range(64):
+                if not self._channel.receive(1.0):
+                    return
+
+
+def _origin_form(target: str) -> str:
+    """The path of a target that is an absolute URL (RFC 9112 section 3.2.2)."""
+    if not target.startswith(("http://", "https://")):
+        return target
+    _, _, rest = target.partition("://")
+    slash = rest.find("/")
+    return rest[slash:] if slash >= 0 else "/"
+
+
+def _note(error: MercureError, peer: str, method: str) -> None:
+    if isinstance(error, AuthorizationError):
+        _log.info("%s from %s refused with %d: %s", method, peer, error.status, error.cause)
+    elif isinstance(error, StorageError):
+        _log.error("%s from %s failed: %s", method, peer, error.detail)

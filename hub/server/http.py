@@ -1,0 +1,204 @@
+"""HTTP/1.1: from octets to requests, and from answers to octets.
+
+The parser is llhttp (through httptools), with all its leniencies off: what two parsers could read in
+two ways is refused, so that no request can be smuggled past a proxy.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+import httptools
+
+from hub.protocol.answer import Answer, Headers
+from hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
+
+_MAX_HEAD = 64 << 10
+_MAX_FIELDS = 200
+_ONCE = frozenset({"host", "authorization", "content-type", "content-length", "origin"})
+
+
+@dataclass(slots=True)
+class Message:
+    """A request as it was on the wire.
+
+    :param method: in upper case.
+    :param target: raw request target.
+    :param headers: by lower-case name; octets as ISO 8859-1.
+    :param body: the content, without its framing.
+    :param keep_alive: the client will go on using the connection.
+    """
+
+    method: str = ""
+    target: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    keep_alive: bool = True
+
+
+class RequestReader:
+    """Reads requests from what a connection receives.
+
+    :param max_body: octets of content that are accepted.
+
+    ``ready`` holds the complete requests. ``expects_continue`` is true while a client waits for
+    ``100 Continue``. ``started`` tells whether a request has begun and is not complete.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        self.ready: deque[Message] = deque()
+        self.expects_continue = False
+        self.started = False
+        self._max_body = max_body
+        self._parser = httptools.HttpRequestParser(self)
+        self._error: InvalidRequest | None = None
+        self._message = Message()
+        self._head = 0
+        self._fields = 0
+        self._body: list[bytes] = []
+        self._size = 0
+
+    def feed(self, octets: bytes) -> None:
+        """Take what was received.
+
+        :raises InvalidRequest: it is not HTTP, or over a limit; the connection has to be closed.
+        """
+        try:
+            self._parser.feed_data(octets)
+        except httptools.HttpParserUpgrade:
+            # The request is complete; what follows it is not HTTP/1.1, and is not read.
+            if self.ready:
+                self.ready[-1].keep_alive = False
+        except httptools.HttpParserError as error:
+            raise self._error or InvalidRequest(f"This is not HTTP/1.1: {error}.") from None
+        if self._error is not None:
+            raise self._error
+
+    # Called by the parser. An exception here would be wrapped, so errors are kept for feed().
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._message = Message()
+        self._head = self._fields = self._size = 0
+        self._body = []
+        self.started = True
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request target."""
+        self._message.target += url
+        self._grow_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field."""
+        self._grow_head(len(name) + len(value))
+        self._fields += 1
+        if self._fields > _MAX_FIELDS:
+            self._fail(HeaderTooLarge(f"More than {_MAX_FIELDS} header fields."))
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        headers = self._message.headers
+        if key not in headers:
+            headers[key] = text
+        elif key in _ONCE:
+            self._fail(InvalidRequest(f"The header field {key} is there twice.", key))
+        else:
+            headers[key] += ("; " if key == "cookie" else ", ") + text
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        headers = self._message.headers
+        version = self._parser.get_http_version()
+        if "host" not in headers and version != "1.0":
+            self._fail(InvalidRequest("The Host header is missing.", "Host"))
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length[:20]) > self._max_body:
+            self._fail(_too_large(self._max_body))
+        self.expects_continue = headers.get("expect", "").lower() == "100-continue"
+
+    def on_body(self, octets: bytes) -> None:
+        """A piece of the content."""
+        self._size += len(octets)
+        if self._size > self._max_body:
+            self._fail(_too_large(self._max_body))
+        else:
+            self._body.append(octets)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        message = self._message
+        message.method = self._parser.get_method().decode("latin-1")
+        message.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        message.keep_alive = self._parser.should_keep_alive()
+        self._body = []
+        self.started = self.expects_continue = False
+        if self._error is None:
+            self.ready.append(message)
+
+    def _grow_head(self, octets: int) -> None:
+        self._head += octets
+        if self._head > _MAX_HEAD:
+            self._fail(HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} octets."))
+
+    def _fail(self, error: InvalidRequest) -> None:
+        if self._error is None:
+            self._error = error
+
+
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body is over {limit} octets (MERCURE_MAX_REQUEST_BODY_SIZE).")
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"
+
+
+def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: bool, head_only: bool) -> bytes:
+    """An answer as octets: one piece, to be sent at once.
+
+    :param extra: header fields besides the answer's own.
+    :param now: seconds since the epoch.
+    :param head_only: leave out the body, for HEAD.
+    """
+    has_body = answer.status not in (204, 304)
+    parts = [_status_line(answer.status), _date(int(now)), *_lines(answer.headers), *_lines(extra)]
+    if has_body:
+        parts.append(f"Content-Length: {len(answer.body)}\r\n")
+    if not keep_alive:
+        parts.append("Connection: close\r\n")
+    parts.append("\r\n")
+    octets = "".join(parts).encode("latin-1", "replace")
+    return octets if head_only or not has_body else octets + answer.body
+
+
+def encode_stream_head(headers: Headers, extra: Headers, now: float) -> bytes:
+    """The head of an endless response, which ends when the connection does.
+
+    A comment follows at once, so that a proxy passes the head on.
+    """
+    lines = [
+        _status_line(200),
+        _date(int(now)),
+        *_lines(headers),
+        *_lines(extra),
+        "Connection: close\r\n\r\n:\n",
+    ]
+    return "".join(lines).encode("latin-1", "replace")
+
+
+def _lines(headers: Headers) -> list[str]:
+    return [f"{name}: {_one_line(value)}\r\n" for name, value in headers]
+
+
+def _one_line(value: str) -> str:
+    """Values hold ids and URLs that others chose: no line end may get into the head."""
+    return value if value.isprintable() else "".join(c for c in value if c.isprintable() or ord(c) > 0x9F)

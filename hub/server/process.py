@@ -1,0 +1,174 @@
+"""The hub as a process: puts the parts together, serves until a signal, ends in order."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+from gevent.hub import Waiter
+
+from hub.broker import Broker
+from hub.endpoints.authorization import Gatekeeper
+from hub.endpoints.hub import Hub
+from hub.fanout.engine import EngineLimits
+from hub.protocol.access_token import TokenVerifier
+from hub.protocol.update import PublicationLimits
+from hub.server.access_log import AccessLog
+from hub.server.address import Addressing
+from hub.server.connection import Site
+from hub.server.listener import Listener, bind
+from hub.settings import SettingError, Settings
+from hub.transport.sqlalchemy import Retention, SqlTransport
+
+_DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
+
+_log = logging.getLogger("hub.server")
+
+
+class Process:
+    """A hub that serves.
+
+    :param settings: checked settings.
+    :raises SettingError: an address, a certificate or the database cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        tls = _tls_context(settings)
+        self._stopping = Event()
+        self._listening = _bind(settings)
+        transport: SqlTransport[Waiter | None] = SqlTransport(
+            settings.transport_url, Retention(settings.history_size, settings.history_max_age), time.time
+        )
+        self._broker = Broker(
+            transport,
+            EngineLimits(settings.heartbeat, settings.dispatch_timeout),
+            time.monotonic,
+            subscriptions=settings.subscriptions,
+        )
+        site = Site(
+            hub=_hub(settings, self._broker),
+            addressing=Addressing(
+                "http" if tls is None else "https",
+                settings.public_url,
+                settings.allowed_urls,
+                settings.trusted_proxies,
+            ),
+            access_log=AccessLog(),
+            max_body=settings.max_request_body_size,
+            tls=tls,
+            replay_timeout=settings.dispatch_timeout or 600.0,
+        )
+        self._listener = Listener(site, self._listening)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Address and port that the hub listens on."""
+        host, port = self._listening.getsockname()[:2]
+        return str(host), int(port)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        watchers = [gevent.signal_handler(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            self.start()
+            self._stopping.wait()
+        finally:
+            self.close()
+            for watcher in watchers:
+                watcher.cancel()
+
+    def start(self) -> None:
+        """Open the log and accept connections."""
+        _raise_descriptor_limit()
+        self._broker.open()
+        self._listener.start()
+
+    def stop(self) -> None:
+        """Have ``run`` return."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Accept no more, answer what has begun, end the streams, write what is queued."""
+        _log.info("the hub stops")
+        self._listener.stop()
+        self._listener.drain(_DRAIN)
+        self._broker.drain(_DRAIN)
+        self._broker.close()
+
+
+def _hub(settings: Settings, broker: Broker) -> Hub:
+    return Hub(
+        broker=broker,
+        gatekeeper=Gatekeeper(
+            TokenVerifier(settings.issuers(), settings.protocol),
+            time.time,
+            settings.protocol,
+            settings.cookie_name,
+            settings.anonymous,
+            frozenset(settings.publish_origins),
+        ),
+        protocol=settings.protocol,
+        subscriptions=settings.subscriptions,
+        cors_origins=frozenset(settings.cors_origins),
+        lifetime=settings.write_timeout,
+        limits=PublicationLimits(),
+    )
+
+
+def _bind(settings: Settings) -> socket.socket:
+    host, port = settings.listen
+    try:
+        return bind(host, port)
+    except OSError as error:
+        remedy = (
+            "stop what uses it, or choose another port" if error.errno == 98 else "choose another address"
+        )
+        raise SettingError(
+            f"MERCURE_LISTEN: cannot listen on {host}:{port}: {error.strerror}; {remedy}"
+        ) from None
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingError(
+            f"MERCURE_TLS_CERT: {settings.tls_cert!r} with its key cannot be used: {error.strerror or error}"
+        ) from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _raise_descriptor_limit() -> None:
+    """Each subscriber is a descriptor: take as many as the system lets us have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
+    """Run a hub until it is told to stop.
+
+    :param announce: called with the hub's address once it accepts connections.
+    :raises SettingError: the hub cannot start.
+    """
+    process = Process(settings)
+    sys.setswitchinterval(0.001)  # the log's writer needs the interpreter for moments, and soon
+    host, port = process.address
+    scheme = "https" if settings.tls_cert else "http"
+    shown = f"[{host}]" if ":" in host else host
+    if announce is not None:
+        announce(f"{scheme}://{shown}:{port}")
+    process.run()

@@ -1,0 +1,479 @@
+"""The settings, in one table: name, type, default and text stand once, here.
+
+Each setting is an environment variable (``MERCURE_LISTEN``), a flag (``--listen``) and a key of the
+TOML file (``listen``). A flag wins over the environment, the environment over the file. ``--help``
+and docs/settings.md are made from the table.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from hub.protocol.access_token import Issuer
+from hub.protocol.errors import KeyMaterialError
+from hub.protocol.identity import Identity
+from hub.protocol.keys import ALGORITHMS, Key, load
+
+Network = IPv4Network | IPv6Network
+
+PREFIX = "MERCURE_"
+
+
+class SettingError(Exception):
+    """A setting cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table.
+
+    :param name: as in the TOML file.
+    :param read: turns text into the value; raises ``ValueError`` with the reason.
+    :param default: as text.
+    :param form: what the text looks like.
+    :param text: what it does.
+    :param group: heading in the reference.
+    :param is_secret: the value is never shown.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    form: str
+    text: str
+    group: str
+    is_secret: bool = False
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The command line flag."""
+        return "--" + self.name.replace("_", "-")
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.split())
+
+
+def _boolean(value: str) -> bool:
+    lowered = value.lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("", "0", "false", "no", "off"):
+        return False
+    raise ValueError("is not 1 or 0")
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise ValueError("is not a whole number of 0 or more")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError("is not a number of seconds of 0 or more")
+    return seconds
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def read(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"is not one of {', '.join(allowed)}")
+        return value
+
+    return read
+
+
+def _address(value: str) -> tuple[str, int]:
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("is not an address and port such as 127.0.0.1:3000 or [::1]:3000")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("is an IPv6 address without brackets; write [::1]:3000")
+    return host, int(port)
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is not a URL with http:// or https:// and a host")
+    if parts.path.rstrip("/") == "":
+        raise ValueError("has no path; a hub's URL is usually https://HOST/.well-known/mercure")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError("has a query, a fragment or a user; give only scheme, host, port and path")
+    default = {"http": 80, "https": 443}[parts.scheme]
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    shown_port = "" if port in (None, default) else f":{port}"
+    return f"{parts.scheme}://{host}{shown_port}{parts.path}"
+
+
+def _optional_url(value: str) -> Identity | None:
+    return Identity(_url(value)) if value else None
+
+
+def _urls(value: str) -> tuple[str, ...]:
+    return tuple(_url(one) for one in value.split())
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    for one in value.split():
+        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", one):
+            raise ValueError(f"holds {one!r}, which is not an origin such as https://example.com (no path)")
+    return _words(value)
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    found: list[Network] = []
+    for one in value.split():
+        try:
+            found.append(ip_network(one, strict=False))
+        except ValueError:
+            raise ValueError(f"holds {one!r}, which is not an IP address or network") from None
+    return tuple(found)
+
+
+def _database(value: str) -> str:
+    try:
+        url = make_url(value)
+    except ArgumentError:
+        raise ValueError("is not a database URL such as sqlite:////var/lib/mercure/mercure.db") from None
+    if url.get_backend_name() != "sqlite":
+        raise ValueError(f"names {url.get_backend_name()!r}; this version stores in sqlite:///PATH")
+    if not url.database or url.database == ":memory:":
+        raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
+    return value
+
+
+def _algorithms(value: str) -> str:
+    for one in value.split():
+        if one not in ALGORITHMS:
+            raise ValueError(f"holds {one!r}; known are {', '.join(ALGORITHMS)}")
+    return value
+
+
+def _cookie_name(value: str) -> str:
+    if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", value):
+        raise ValueError("is not a cookie name")
+    return value
+
+
+def _workers(value: str) -> int:
+    if _count(value) != 1:
+        raise ValueError("is not 1; this version runs in one process")
+    return 1
+
+
+_URL, _KEYS, _WHO, _STORE, _STREAM, _LOG = (
+    "Address",
+    "Keys",
+    "Who may do what",
+    "Storage",
+    "Streams and limits",
+    "Log",
+)
+_KEY_FORM = "secret, PEM text or @/path"
+
+TABLE: tuple[Setting, ...] = (
+    Setting("listen", _address, "127.0.0.1:3000", "ADDRESS:PORT", "Where the hub accepts connections.", _URL),
+    Setting(
+        "public_url",
+        _optional_url,
+        "",
+        "URL",
+        "The hub's URL as clients know it: what tokens name in aud, base of relative patterns; its path is "
+        "that of subscription topics and of the reserved namespace. Unset: derived from each request.",
+        _URL,
+    ),
+    Setting(
+        "allowed_urls", _urls, "", "URL ...", "Public URLs that are served; others get 421. Unset: all.", _URL
+    ),
+    Setting(
+        "trusted_proxies",
+        _networks,
+        "",
+        "ADDRESS ...",
+        "Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks.",
+        _URL,
+    ),
+    Setting("tls_cert", _text, "", "PATH", "Certificate chain in PEM; with it the hub speaks HTTPS.", _URL),
+    Setting("tls_key", _text, "", "PATH", "Private key of the certificate, if it is in another file.", _URL),
+    Setting("workers", _workers, "1", "NUMBER", "Processes; this version runs in one.", _URL),
+    Setting(
+        "publisher_jwt_key",
+        _text,
+        "",
+        _KEY_FORM,
+        "Key that verifies publishers' tokens. Required. PEM text may have \\n for its line ends.",
+        _KEYS,
+        is_secret=True,
+    ),
+    Setting(
+        "publisher_jwt_alg",
+        _algorithms,
+        "",
+        "NAME ...",
+        "Algorithms of that key. Unset: HS256 for a secret, else what fits the key.",
+        _KEYS,
+    ),
+    Setting(
+        "subscriber_jwt_key",
+        _text,
+        "",
+        _KEY_FORM,
+        "Key that verifies subscribers' tokens. Unset: the publisher's key.",
+        _KEYS,
+        is_secret=True,
+    ),
+    Setting("subscriber_jwt_alg", _algorithms, "", "NAME ...", "Algorithms of that key.", _KEYS),
+    Setting(
+        "issuer", _text, "urn:flask-mercure", "NAME", "The iss of the tokens that these keys sign.", _KEYS
+    ),
+    Setting(
+        "protocol",
+        _one_of("both", "1.0", "0.x"),
+        "both",
+        "both|1.0|0.x",
+        "Generations of the protocol that are spoken.",
+        _WHO,
+    ),
+    Setting("anonymous", _boolean, "0", "0|1", "Admit subscribers without a token, to public updates.", _WHO),
+    Setting("subscriptions", _boolean, "0", "0|1", "Active subscriptions: their events and their API.", _WHO),
+    Setting(
+        "cors_origins",
+        _origins,
+        "",
+        "ORIGIN ...",
+        "Origins whose pages may subscribe, with their cookies. * admits the others without cookies.",
+        _WHO,
+    ),
+    Setting(
+        "publish_origins",
+        _origins,
+        "",
+        "ORIGIN ...",
+        "Further origins whose pages may publish with a cookie; * for all.",
+        _WHO,
+    ),
+    Setting(
+        "cookie_name",
+        _cookie_name,
+        "__Secure-mercure_access_token",
+        "NAME",
+        "Cookie that holds the token.",
+        _WHO,
+    ),
+    Setting(
+        "transport_url", _database, "sqlite:///mercure.db", "URL", "Database that holds the updates.", _STORE
+    ),
+    Setting("history_size", _count, "0", "NUMBER", "Updates to keep, 0 = all.", _STORE),
+    Setting("history_max_age", _seconds, "0", "SECONDS", "How long to keep an update, 0 = for ever.", _STORE),
+    Setting(
+        "heartbeat", _seconds, "40", "SECONDS", "Silence after which a comment is sent, 0 = never.", _STREAM
+    ),
+    Setting(
+        "write_timeout",
+        _seconds,
+        "600",
+        "SECONDS",
+        "How long a stream lives before the client has to reconnect, 0 = no end.",
+        _STREAM,
+    ),
+    Setting(
+        "dispatch_timeout",
+        _seconds,
+        "5",
+        "SECONDS",
+        "How long a subscriber may take nothing before it is dropped, 0 = no end.",
+        _STREAM,
+    ),
+    Setting(
+        "max_request_body_size", _count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
+    ),
+    Setting(
+        "log_level",
+        _one_of("debug", "info", "warning", "error"),
+        "info",
+        "debug|info|warning|error",
+        "What is logged. info has a line for each request.",
+        _LOG,
+    ),
+    Setting(
+        "log_format", _one_of("text", "json"), "text", "text|json", "A line is text or a JSON object.", _LOG
+    ),
+    Setting("log_file", _text, "", "PATH", "Where the log goes. Unset: standard error.", _LOG),
+)
+
+CONFIG = Setting(
+    "config", _text, "", "PATH", "TOML file with settings; its keys are the names in lower case.", _LOG
+)
+
+_BY_NAME = {setting.name: setting for setting in TABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one hub, read and checked. A field is named as its row in the table."""
+
+    listen: tuple[str, int]
+    public_url: Identity | None
+    allowed_urls: tuple[str, ...]
+    trusted_proxies: tuple[Network, ...]
+    tls_cert: str
+    tls_key: str
+    workers: int
+    publisher_jwt_key: Key
+    publisher_jwt_alg: str
+    subscriber_jwt_key: Key
+    subscriber_jwt_alg: str
+    issuer: str
+    protocol: Any
+    anonymous: bool
+    subscriptions: bool
+    cors_origins: tuple[str, ...]
+    publish_origins: tuple[str, ...]
+    cookie_name: str
+    transport_url: str
+    history_size: int
+    history_max_age: float
+    heartbeat: float
+    write_timeout: float
+    dispatch_timeout: float
+    max_request_body_size: int
+    log_level: str
+    log_format: str
+    log_file: str
+
+    def issuers(self) -> tuple[Issuer, ...]:
+        """Whose tokens the hub trusts."""
+        return (Issuer(self.issuer, (self.publisher_jwt_key,), (self.subscriber_jwt_key,)),)
+
+
+def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
+    """Read the settings from all their places.
+
+    :param environment: environment variables; those that are no setting are passed over.
+    :param flags: values of flags by the setting's name.
+    :raises SettingError: for the first value that cannot be used.
+    """
+    path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
+    file = _read_file(path) if path else {}
+    values: dict[str, Any] = {}
+    for setting in TABLE:
+        text, place = setting.default, setting.variable
+        if setting.name in flags:
+            text, place = flags[setting.name], setting.flag
+        elif setting.variable in environment:
+            text = environment[setting.variable]
+        elif setting.name in file:
+            text, place = file[setting.name], f"{setting.name} in {path}"
+        try:
+            values[setting.name] = setting.read(text if setting.is_secret else text.strip())
+        except ValueError as error:
+            shown = "" if setting.is_secret else f" {text!r}"
+            raise SettingError(f"{place}:{shown} {error}") from None
+    _load_keys(values)
+    _check_tls(values)
+    return Settings(**values)
+
+
+def _read_file(path: str) -> dict[str, str]:
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"{CONFIG.variable}: {path!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"{CONFIG.variable}: {path!r} is not TOML: {error}") from None
+    unknown = [name for name in content if name not in _BY_NAME]
+    if unknown:
+        known = ", ".join(_BY_NAME)
+        raise SettingError(f"{unknown[0]} in {path}: there is no such setting; known are {known}")
+    return {name: _as_text(value, f"{name} in {path}") for name, value in content.items()}
+
+
+def _as_text(value: object, place: str) -> str:
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return " ".join(value)
+    raise SettingError(f"{place}: is a {type(value).__name__}; give a string, a number, or a list of strings")
+
+
+def _load_keys(values: dict[str, Any]) -> None:
+    if not values["publisher_jwt_key"]:
+        raise SettingError(
+            "MERCURE_PUBLISHER_JWT_KEY: is not set; make a secret with: mercure-hub keys, "
+            "and give the same one to the application"
+        )
+    if not values["subscriber_jwt_key"]:
+        values["subscriber_jwt_key"] = values["publisher_jwt_key"]
+        values["subscriber_jwt_alg"] = values["subscriber_jwt_alg"] or values["publisher_jwt_alg"]
+    for role in ("publisher", "subscriber"):
+        try:
+            values[f"{role}_jwt_key"] = load(values[f"{role}_jwt_key"], values[f"{role}_jwt_alg"])
+        except KeyMaterialError as error:
+            raise SettingError(f"MERCURE_{role.upper()}_JWT_KEY: {error}") from None
+
+
+def _check_tls(values: Mapping[str, Any]) -> None:
+    if values["tls_key"] and not values["tls_cert"]:
+        raise SettingError("MERCURE_TLS_KEY: is set and MERCURE_TLS_CERT is not; set both")
+
+
+def reference() -> str:
+    """The settings as a page of Markdown."""
+    lines = [
+        "# Settings of the hub",
+        "",
+        "<!-- Made from hub/settings.py by `mercure-hub settings`; edit the table there. -->",
+        "",
+        "Each setting is an environment variable, a flag and a key in the TOML file that `--config` or",
+        "`MERCURE_CONFIG` names. A flag wins over the environment, the environment over the file.",
+        "A number of seconds or of items that is 0 means: off, no limit.",
+    ]
+    for group in dict.fromkeys(setting.group for setting in TABLE):
+        lines += ["", f"## {group}", "", "| variable | flag | default | |", "|---|---|---|---|"]
+        lines += [_reference_row(setting) for setting in TABLE if setting.group == group]
+    return "\n".join([*lines, ""])
+
+
+def _reference_row(setting: Setting) -> str:
+    default = f"`{setting.default}`" if setting.default else ""
+    form = setting.form.replace("|", r"\|")
+    return f"| `{setting.variable}` | `{setting.flag}` | {default} | {setting.text} *{form}* |"
+
+
+def rows(group: str | None = None) -> Sequence[Setting]:
+    """The rows of the table, or those of one group."""
+    return [setting for setting in TABLE if group in (None, setting.group)]

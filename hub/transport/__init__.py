@@ -1,0 +1,1 @@
+"""The durable log of updates: the seam between the hub and its storage."""

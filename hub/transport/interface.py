@@ -1,0 +1,76 @@
+"""What the broker needs of a log of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from hub.protocol.errors import StorageError
+from hub.protocol.update import Update
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An update with its place in the log.
+
+    :param sequence: grows with each update, without gaps, in commit order.
+    """
+
+    sequence: int
+    update: Update
+
+
+Ticket = TypeVar("Ticket")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Generic[Ticket]):
+    """The outcome of one transaction.
+
+    :param entries: what is durable now; empty when the transaction failed.
+    :param tickets: what the callers of ``append`` gave, one for each update, in order.
+    :param error: why the transaction failed.
+    """
+
+    entries: Sequence[Entry]
+    tickets: Sequence[Ticket]
+    error: StorageError | None = None
+
+
+class Transport(Protocol[Ticket]):
+    """A log of updates. ``append`` and ``collect`` never block; the reading methods may."""
+
+    def open(self, wake: Callable[[], None]) -> None:
+        """Make the log ready.
+
+        :param wake: called, from any thread, when ``collect`` has something to return.
+        :raises StorageError: the log cannot be opened.
+        """
+
+    def append(self, update: Update, ticket: Ticket) -> None:
+        """Queue an update; the commit that holds it comes back through ``collect``."""
+
+    def collect(self) -> list[Commit[Ticket]]:
+        """The commits since the last call, in order."""
+
+    def newest(self) -> tuple[int, str | None]:
+        """Sequence of the newest update ever appended (0: none), and its id if it is still there."""
+
+    def find(self, event_id: str) -> int | None:
+        """Sequence of the earliest update with an id (spec, Reconciliation), ``None`` if there is none."""
+
+    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> list[Entry]:
+        """Read a part of the log, oldest first.
+
+        :param after: sequence before the first wanted.
+        :param upto: last sequence wanted.
+        :param topics: leave out updates that have none of these topics; ``None``: leave out nothing.
+        :param limit: entries to return at most.
+        """
+
+    def check(self) -> None:
+        """Raise ``StorageError`` when the log cannot be written now."""
+
+    def close(self) -> None:
+        """Commit what is queued, and let go of the storage."""

@@ -1,0 +1,50 @@
+"""The tables of the log, for any database that SQLAlchemy speaks to."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData()
+
+_BigInt = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
+
+# One row. Its update opens each append, so that appends wait for one another and the order of the
+# sequence is the order of the commits.
+position = Table(
+    "mercure_position",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_sequence", _BigInt, nullable=False),
+)
+
+# The data is octets, for it may hold U+0000, which not every database takes in text.
+update = Table(
+    "mercure_update",
+    metadata,
+    Column("sequence", _BigInt, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("topics", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("type", Text),
+    Column("retry", BigInteger),
+    Column("published_at", Float, nullable=False),
+    Index("mercure_update_id", "id"),
+)
+
+# Finds the updates of a topic without reading the others. A hash instead of the topic keeps the
+# index small; two topics with the same hash do no harm, for who reads compares the topics.
+topic = Table(
+    "mercure_topic",
+    metadata,
+    Column("topic_hash", _BigInt, primary_key=True, autoincrement=False),
+    Column("sequence", _BigInt, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+
+def topic_hash(value: str) -> int:
+    """A stable hash of a topic as a signed 64-bit integer."""
+    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
