@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hub import __version__
 from hub.protocol.errors import MercureError
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _keys(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("mercure-hub keys", description="Print key material.")
+    parser = _Parser("mercure-hub keys", description="Print key material.")
     kinds = parser.add_mutually_exclusive_group()
     for kind in ("rsa", "ec", "ed25519"):
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
@@ -51,7 +52,11 @@ def _keys(words: Sequence[str]) -> int:
 
 
 def _serve(words: Sequence[str]) -> int:
-    given = vars(_parser().parse_args(words))
+    known, unknown = _parser().parse_known_args(words)
+    if unknown:  # what is no flag is not shown, it may be a part of a secret
+        flag = unknown[0].partition("=")[0] if unknown[0].startswith("--") else "an argument"
+        return _refuse(f"{flag}: there is no such flag; see mercure-hub --help")
+    given = vars(known)
     flags = {name: value for name, value in given.items() if value is not None}
     try:
         settings = load_settings(os.environ, flags)
@@ -80,8 +85,13 @@ def _refuse(message: str) -> int:
     return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"mercure-hub: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "mercure-hub",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -29,6 +29,8 @@ Network = IPv4Network | IPv6Network
 
 PREFIX = "MERCURE_"
 
+_PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
+
 
 class SettingError(Exception):
     """A setting cannot be used; the message names it and says what to do."""
@@ -116,6 +118,8 @@ def _address(value: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError("is an IPv6 address without brackets; write [::1]:3000")
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]*", host) or any(len(label) > 63 for label in host.split(".")):
+        raise ValueError("has a host that is no address and no host name")
     return host, int(port)
 
 
@@ -129,8 +133,10 @@ def _url(value: str) -> str:
         raise ValueError("is not a URL with http:// or https:// and a host")
     if parts.path.rstrip("/") == "":
         raise ValueError("has no path; a hub's URL is usually https://HOST/.well-known/mercure")
-    if parts.query or parts.fragment or parts.username:
+    if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("has a query, a fragment or a user; give only scheme, host, port and path")
+    if not re.fullmatch(r"[a-z0-9._~-]+|[0-9a-f:.]+", parts.hostname):
+        raise ValueError("has a host that is none; write a name outside of ASCII in its xn-- form")
     default = {"http": 80, "https": 443}[parts.scheme]
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     shown_port = "" if port in (None, default) else f":{port}"
@@ -167,10 +173,17 @@ def _database(value: str) -> str:
         url = make_url(value)
     except ArgumentError:
         raise ValueError("is not a database URL such as sqlite:////var/lib/mercure/mercure.db") from None
-    if url.get_backend_name() != "sqlite":
-        raise ValueError(f"names {url.get_backend_name()!r}; this version stores in sqlite:///PATH")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise ValueError(f"names {url.drivername!r}; this version stores in sqlite:///PATH")
+    if url.host:
+        raise ValueError("has a host; write three slashes for a relative path, four for an absolute one")
     if not url.database or url.database == ":memory:":
         raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
+    if url.query:
+        raise ValueError(
+            "has parameters after the path, and there are none; MERCURE_HISTORY_SIZE and "
+            "MERCURE_HISTORY_MAX_AGE bound the history"
+        )
     return value
 
 
@@ -298,7 +311,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("history_size", _count, "0", "NUMBER", "Updates to keep, 0 = all.", _STORE),
     Setting("history_max_age", _seconds, "0", "SECONDS", "How long to keep an update, 0 = for ever.", _STORE),
     Setting(
-        "heartbeat", _seconds, "40", "SECONDS", "Silence after which a comment is sent, 0 = never.", _STREAM
+        "heartbeat",
+        _seconds,
+        "40",
+        "SECONDS",
+        "Time between two comments, which keep a quiet stream alive, 0 = none.",
+        _STREAM,
     ),
     Setting(
         "write_timeout",
@@ -399,7 +417,7 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
         try:
             values[setting.name] = setting.read(text if setting.is_secret else text.strip())
         except ValueError as error:
-            shown = "" if setting.is_secret else f" {text!r}"
+            shown = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
             raise SettingError(f"{place}:{shown} {error}") from None
     _load_keys(values)
     _check_tls(values)

@@ -16,6 +16,7 @@ from hub.protocol.errors import MethodNotAllowed, NotFound
 from hub.protocol.identity import WELL_KNOWN
 
 _READ = ("GET", "HEAD")
+_API = "/subscriptions"
 
 
 def route(hub: Hub, request: Request) -> Answer | Stream:
@@ -32,16 +33,12 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
     if request.path == request.identity.metadata_path:
         _allow(request, _READ)
         return metadata(hub, request)
-    for base in {WELL_KNOWN, request.identity.path}:
+    for base in dict.fromkeys((WELL_KNOWN, request.identity.path)):
         if request.path == base:
             return _hub(hub, request)
-        if request.path.startswith(base.rstrip("/") + "/subscriptions"):
-            _allow(request, (*_READ, "OPTIONS"))
-            if request.method == "OPTIONS":
-                return _preflight(hub, request)
-            return subscriptions(
-                hub, request, request.identity.path.rstrip("/") + request.path[len(base.rstrip("/")) :]
-            )
+        below = request.path.removeprefix(base.rstrip("/"))
+        if below != request.path and (below == _API or below.startswith(_API + "/")):
+            return _subscriptions(hub, request, request.identity.path.rstrip("/") + below)
     raise NotFound("There is nothing here.")
 
 
@@ -60,6 +57,11 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
             return _preflight(hub, request)
         case _:
             raise MethodNotAllowed("Subscribe with GET, publish with POST.", "GET, HEAD, POST, OPTIONS")
+
+
+def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:
+    _allow(request, (*_READ, "OPTIONS"))
+    return _preflight(hub, request) if request.method == "OPTIONS" else subscriptions(hub, request, path)
 
 
 def _preflight(hub: Hub, request: Request) -> Answer:

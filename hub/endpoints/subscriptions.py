@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from urllib.parse import quote, unquote_to_bytes
 
 from hub.endpoints.hub import Hub
@@ -9,12 +10,11 @@ from hub.endpoints.request import Request
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import InsufficientScope, NotFound
-from hub.protocol.grant import Json
-from hub.protocol.subscription import collection_document
+from hub.protocol.subscription import find, old_document
 
 
 def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
-    """List subscriptions, or show one.
+    """List subscriptions, or show one, in the shape of the generation that the token is of.
 
     :param path: the resource as it is known publicly, which is also the topic to be authorized.
     :returns: a collection, the subscriptions of one matcher, or one subscription.
@@ -27,25 +27,14 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     if not grant.subscribe.covers(path):
         raise InsufficientScope(f"the token does not allow reading {path!r}")
     cursor = hub.broker.last_event_id
-    return _with_cursor(answer.to_json(_document(hub, request, path)), request, cursor)
-
-
-def _document(hub: Hub, request: Request, path: str) -> dict[str, Json]:
-    identity = request.identity
-    active = (one for one in hub.broker.subscriptions() if not one.is_old)
-    if path == identity.subscriptions_path:
-        return collection_document(path, active, identity)
-    match path.removeprefix(identity.subscriptions_path + "/").split("/"):
-        case [_, _]:
-            chosen = (one for one in active if one.collection(identity) == path)
-            return collection_document(path, chosen, identity)
-        case [_, _, _]:
-            for one in active:
-                if one.path(identity) == path:
-                    return one.document(identity)
-            raise NotFound("There is no such subscription now.")
-        case _:
-            raise NotFound("The subscription API has no such path.")
+    document = find(path, hub.broker.subscriptions(), request.identity, old=grant.is_old)
+    if document is None:
+        raise NotFound("There is no such subscription now.")
+    if grant.is_old:
+        response = answer.to_json(old_document(document, cursor), "application/ld+json")
+    else:
+        response = answer.to_json(document)
+    return _conditional(_with_cursor(response, request, cursor, old=grant.is_old), request)
 
 
 def _canonical(path: str) -> str:
@@ -53,15 +42,27 @@ def _canonical(path: str) -> str:
     return "/".join(quote(unquote_to_bytes(segment), safe="") for segment in path.split("/"))
 
 
-def _with_cursor(response: Answer, request: Request, cursor: str) -> Answer:
-    """Add the reconciliation cursor, and let caches ask whether it is still the same."""
-    etag = f'"{cursor}"' if '"' not in cursor and cursor.isascii() else None
-    shown = quote(cursor, safe=":/#?[]@!$&'()*+,;=-._~")
-    link = (
-        f'<{request.identity.url}>; rel="mercure"; last-event-id="{shown}"; '
-        'type="mercure"; content-type="application/json"'
-    )
+def _with_cursor(response: Answer, request: Request, cursor: str, *, old: bool) -> Answer:
+    """Add the reconciliation cursor, from which subscription events continue this document."""
+    link = f'<{request.identity.url}>; rel="mercure"'
+    if not old:
+        shown = quote(cursor, safe=":/#?[]@!$&'()*+,;=-._~")
+        link += f'; last-event-id="{shown}"; type="mercure"; content-type="application/json"'
     response.headers += [("Link", link), ("Cache-Control", "private, must-revalidate")]
-    if etag is not None:
-        response.headers.append(("ETag", etag))
+    return response
+
+
+def _conditional(response: Answer, request: Request) -> Answer:
+    """Answer 304 to a client that has this very document (RFC 9110 section 13.1.2)."""
+    digest = blake2b(response.body, digest_size=12)
+    digest.update("".join(value for _, value in response.headers).encode())
+    tag = f'"{digest.hexdigest()}"'
+    response.headers.append(("ETag", tag))
+    wanted = request.header("if-none-match")
+    if wanted is None:
+        return response
+    known = {one.strip().removeprefix("W/") for one in wanted.split(",")}
+    if "*" in known or tag in known:
+        headers = [field for field in response.headers if field[0] != "Content-Type"]
+        return Answer(304, b"", headers)
     return response

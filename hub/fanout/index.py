@@ -18,9 +18,12 @@ class Index:
 
     An exact topic is one look-up. Each distinct pattern is evaluated once for a topic and the outcome
     is remembered, as long as no pattern comes or goes.
+
+    ``evaluated`` counts the evaluations; whoever pauses after many of them may set it back.
     """
 
     def __init__(self) -> None:
+        self.evaluated = 0
         self._exact: dict[str, Bucket] = {}
         self._patterns: dict[Matcher, Bucket] = {}
         self._everything: Bucket = {}
@@ -87,6 +90,7 @@ class Index:
     def _by_pattern(self, topic: str) -> tuple[Bucket, ...]:
         known = self._remembered.get(topic)
         if known is None:
+            self.evaluated += len(self._patterns)
             known = tuple(bucket for matcher, bucket in self._patterns.items() if matcher.matches(topic))
             if len(self._remembered) >= _MAX_REMEMBERED:
                 self._remembered.clear()

@@ -8,6 +8,9 @@ from hub.protocol.grant import Grant
 from hub.protocol.identity import Identity
 from hub.protocol.matchers import Matcher
 
+GONE: list[bytes] = []
+"""``pending`` of a subscriber that is no longer there."""
+
 
 class Subscriber:
     """A connection that receives updates.
@@ -22,9 +25,10 @@ class Subscriber:
     :param now: monotonic time of the connection, in seconds.
     :param ends_at: monotonic time at which the connection must be closed.
 
-    ``pending`` holds what could not be written yet, ``None`` when there is nothing; ``offset`` is how
-    much of its first element has been written, ``pending_size`` its octets. ``stalled_at`` is the time
-    since which the socket takes nothing.
+    ``pending`` holds what could not be written yet. It is ``None`` only for a plain socket with nothing
+    waiting, so that this one test finds the subscribers that can be written to without more ado; it is
+    ``GONE`` for one that left. ``offset`` is how much of its first element has been written,
+    ``pending_size`` its octets. ``stalled_at`` is the time since which the socket takes nothing, or 0.
     """
 
     __slots__ = (
@@ -41,7 +45,6 @@ class Subscriber:
         "pending_size",
         "stalled_at",
         "tls",
-        "written_at",
     )
 
     def __init__(
@@ -65,7 +68,6 @@ class Subscriber:
         self.identity = identity
         self.peer = peer
         self.connected_at = now
-        self.written_at = now
         self.stalled_at = 0.0
         self.ends_at = ends_at
         self.pending: list[bytes] | None = None

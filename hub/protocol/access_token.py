@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from jwt import PyJWS
-from jwt.exceptions import InvalidAlgorithmError, InvalidSignatureError, PyJWTError
+from jwt.exceptions import InvalidSignatureError, PyJWTError
 
 from hub.protocol.errors import InvalidRequest, TokenInvalid
 from hub.protocol.grant import Grant, Json, Scope
@@ -33,6 +34,9 @@ _MAX_LENGTH = 16384
 _MAX_DETAILS = 100
 _MAX_MATCHERS = 1000
 _MAX_TIME = 2**53
+_MAX_DEPTH = 32
+_COMPACT = re.compile(r"[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]*\.[A-Za-z0-9_=-]*")
+_JWS = PyJWS()
 _HOLDER: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
 _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
@@ -97,13 +101,16 @@ class TokenVerifier:
     def _validate(self, token: str, role: Role, resource: str, now: float) -> tuple[Grant, float]:
         if len(token) > _MAX_LENGTH:
             raise TokenInvalid(f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}")
+        if not _COMPACT.fullmatch(token):  # older PyJWT skips characters that are not base64url
+            raise TokenInvalid("this is not a JWT in compact serialization")
         header, claims = _unverified(token)
         current = _is_access_token(header) or "authorization_details" in claims
         if current and self._protocol == "0.x":
             raise TokenInvalid("this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x")
         if not current and self._protocol == "1.0":
             raise TokenInvalid(
-                f"typ is {header.get('typ')!r}, it must be {TOKEN_TYPE!r} (a 0.x token needs MERCURE_PROTOCOL=both)"
+                f"typ is {_shown(header.get('typ'))}, it must be {TOKEN_TYPE!r} "
+                "(a 0.x token needs MERCURE_PROTOCOL=both)"
             )
         issuer = self._trusted_issuer(claims) if current else self._first
         _check_signature(token, header, issuer.keys(role), role)
@@ -113,7 +120,7 @@ class TokenVerifier:
         if not current:
             return _old_grant(claims, expires_at, resource), not_before
         if not _is_access_token(header):
-            raise TokenInvalid(f"typ is {header.get('typ')!r}, it must be {TOKEN_TYPE!r}")
+            raise TokenInvalid(f"typ is {_shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}")
         if expires_at is None:
             raise TokenInvalid("the exp claim is missing")
         _check_audience(claims.get("aud"), resource)
@@ -124,25 +131,41 @@ class TokenVerifier:
         issuer = self._issuers.get(identifier) if isinstance(identifier, str) else None
         if issuer is None:
             trusted = ", ".join(map(repr, self._issuers))
-            raise TokenInvalid(f"iss is {identifier!r}; trusted is {trusted} (MERCURE_ISSUER)")
+            raise TokenInvalid(f"iss is {_shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)")
         return issuer
 
 
 def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Header and claims, only good for choosing the key and the rules."""
     try:
-        decoded = PyJWS().decode_complete(token, options={"verify_signature": False})
-        claims = json.loads(decoded["payload"], parse_constant=_no_constant)
-    except (PyJWTError, ValueError, RecursionError):
-        raise TokenInvalid("this is not a JWT in compact serialization") from None
+        decoded = _JWS.decode_complete(token, options={"verify_signature": False})
+    except (PyJWTError, ValueError, RecursionError) as error:
+        raise TokenInvalid(f"this is not a JWT in compact serialization: {_shown(str(error))}") from None
     header = decoded["header"]
+    try:
+        claims = json.loads(decoded["payload"], parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise TokenInvalid("the payload of the token is not JSON that can be read") from None
     if not isinstance(claims, dict):
         raise TokenInvalid("the payload of the token is not a JSON object")
     return header, claims
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
+def _finite(number: str) -> float:
+    """Refuse ``NaN`` and ``1e999``: a payload that holds one could not leave as JSON."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(number)
+    return value
+
+
+def _shown(value: object) -> str:
+    """What a token says, for the log: without line ends and not at any length."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = type(value).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_access_token(header: Mapping[str, Any]) -> bool:
@@ -157,15 +180,15 @@ def _check_signature(token: str, header: Mapping[str, Any], keys: Sequence[Key],
         if algorithm not in key.algorithms:
             continue
         try:
-            PyJWS().decode_complete(token, key.material, algorithms=list(key.algorithms))  # type: ignore[arg-type]
+            _JWS.decode_complete(token, key.material, algorithms=list(key.algorithms))  # type: ignore[arg-type]
         except InvalidSignatureError:
             continue
-        except (PyJWTError, InvalidAlgorithmError, ValueError) as error:
-            raise TokenInvalid(f"the token cannot be verified: {error}") from None
+        except (PyJWTError, ValueError, RecursionError) as error:
+            raise TokenInvalid(f"the token cannot be verified: {_shown(str(error))}") from None
         return
     if algorithm not in allowed:
         raise TokenInvalid(
-            f"alg is {algorithm!r}; the {_HOLDER[role]} key is used with {', '.join(allowed)} "
+            f"alg is {_shown(algorithm)}; the {_HOLDER[role]} key is used with {', '.join(allowed)} "
             f"(MERCURE_{_HOLDER[role].upper()}_JWT_ALG)"
         )
     raise TokenInvalid(f"the signature does not match the {_HOLDER[role]} key")
@@ -176,9 +199,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     if value is None and name not in claims:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TokenInvalid(f"{name} is {value!r}, not a number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise TokenInvalid(f"{name} is not a finite number")
+        raise TokenInvalid(f"{name} is {_shown(value)}, not a number")
     return float(max(-_MAX_TIME, min(value, _MAX_TIME)))
 
 
@@ -198,7 +219,7 @@ def _check_audience(audience: object, resource: str) -> None:
     hint = ""
     if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
         hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
-    raise TokenInvalid(f"aud is {audience!r}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}")
+    raise TokenInvalid(f"aud is {_shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}")
 
 
 def _grant(details: object, expires_at: float, resource: str) -> Grant:
@@ -220,11 +241,28 @@ def _grant(details: object, expires_at: float, resource: str) -> Grant:
         payload = detail.get("payload")
         if "payload" in detail and not isinstance(payload, dict):
             raise TokenInvalid(f"{place}.payload is not an object")
+        _check_depth(payload, f"{place}.payload")
         for role in actions:
             allowed[role].extend(matchers)
-        if "subscribe" in actions and payload is not None:
+        if "subscribe" in actions:
             payloads.append((matchers, payload))
     return Grant(Scope(allowed["publish"]), Scope(allowed["subscribe"]), tuple(payloads), expires_at)
+
+
+def _check_depth(payload: Json, place: str) -> None:
+    """Refuse a payload that is nested so deeply that writing it as JSON could fail."""
+    level: list[Json] = [payload]
+    for _ in range(_MAX_DEPTH):
+        below: list[Json] = []
+        for value in level:
+            if isinstance(value, dict):
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+        if not below:
+            return
+        level = below
+    raise TokenInvalid(f"{place} is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _actions(value: object, place: str) -> set[Role]:
@@ -247,7 +285,7 @@ def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
             raise TokenInvalid(f"{here} is not an object with a string match")
         match_type = entry.get("match_type", MatcherType.EXACT.value)
         if not isinstance(match_type, str) or match_type not in SUPPORTED:
-            raise TokenInvalid(f"{here}.match_type is {match_type!r}; known are {', '.join(SUPPORTED)}")
+            raise TokenInvalid(f"{here}.match_type is {_shown(match_type)}; known are {', '.join(SUPPORTED)}")
         matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
     return tuple(matchers)
 
@@ -261,15 +299,19 @@ def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Match
 
 def _old_grant(claims: Mapping[str, Any], expires_at: float | None, resource: str) -> Grant:
     """Read the ``mercure`` claim of 0.x, also under its namespaced name."""
-    claim = claims.get(_OLD_NAMESPACE, claims.get("mercure"))
+    claim = claims.get(_OLD_NAMESPACE)
+    if claim is None:
+        claim = claims.get("mercure")
     if not isinstance(claim, dict):
         raise TokenInvalid("the token has neither authorization_details nor a mercure claim")
     payload = claim.get("payload")
+    _check_depth(payload, "mercure.payload")
     return Grant(
         _old_scope(claim, "publish", resource),
         _old_scope(claim, "subscribe", resource),
         () if payload is None else (((), payload),),
         expires_at,
+        is_old=True,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from urllib.parse import quote
 
 from hub.protocol.errors import (
     AuthorizationError,
@@ -17,6 +18,8 @@ from hub.protocol.errors import (
 )
 
 Headers = list[tuple[str, str]]
+
+_URL = ":/?#[]@!$&'()*+,;=%"  # stays as it is in a URL; quotes and line ends do not
 
 
 @dataclass(slots=True)
@@ -40,8 +43,9 @@ def text(status: int, body: str) -> Answer:
 
 def to_json(document: object, content_type: str = "application/json") -> Answer:
     """Answer 200 with a JSON document."""
-    body = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(200, body, [("Content-Type", content_type)])
+    body = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    # A payload may hold half a surrogate pair ("\\ud800" in the token): it leaves as it came.
+    return Answer(200, body.encode("utf-8", "backslashreplace"), [("Content-Type", content_type)])
 
 
 def for_error(error: MercureError, resource_metadata: str | None = None) -> Answer:
@@ -74,7 +78,7 @@ def _challenge(error: AuthorizationError, resource_metadata: str | None) -> Answ
     if error.code is not None:
         parameters.append(f'error="{error.code}"')
     if resource_metadata is not None:
-        parameters.append(f'resource_metadata="{resource_metadata}"')
+        parameters.append(f'resource_metadata="{quote(resource_metadata, safe=_URL)}"')
     answer = _problem(error.status, HTTPStatus(error.status).phrase, _public_detail(error), [], None)
     answer.headers.append(("WWW-Authenticate", "Bearer " + ", ".join(parameters)))
     return answer

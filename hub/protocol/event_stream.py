@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 HEARTBEAT = b":\n"
 
+_MAX_RETRY = 2**31 - 1  # browsers keep it in 32 bits or more
+
 
 def encode(event_id: str, data: str, event: str | None = None, retry: int | None = None) -> bytes:
     """Encode one event.
@@ -28,6 +30,17 @@ def encode(event_id: str, data: str, event: str | None = None, retry: int | None
     if "\n" in data:
         data = data.replace("\n", "\ndata: ")
     return f"{head}data: {data}\n\n".encode()
+
+
+def retry_from(digits: str) -> int | None:
+    """Read a reconnection time.
+
+    :returns: milliseconds, clamped to 31 bits (``int`` refuses thousands of digits), or ``None`` when
+        the value is not made of ASCII digits.
+    """
+    if not (digits.isascii() and digits.isdigit()):
+        return None
+    return min(int(digits.lstrip("0")[:11] or "0"), _MAX_RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +70,7 @@ class Parser:
         self.last_event_id = last_event_id
         self.retry: int | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
+        self._rest: list[str] = []
         self._after_cr = False
         self._started = False
         self._id = last_event_id
@@ -79,7 +92,12 @@ class Parser:
             text = text.removeprefix("\n")
         if text.endswith("\r"):
             self._after_cr = True
-        *lines, self._rest = (self._rest + text.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if "\n" not in text:
+            self._rest.append(text)
+            return
+        *lines, rest = "".join([*self._rest, text]).split("\n")
+        self._rest = [rest]
         for line in lines:
             if line:
                 self._field(line)
@@ -97,8 +115,9 @@ class Parser:
             self._type = value
         elif name == "id" and "\0" not in value:
             self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
-            self.retry = int(value)
+        elif name == "retry":
+            retry = retry_from(value)
+            self.retry = self.retry if retry is None else retry
 
     def _dispatch(self) -> Event | None:
         self.last_event_id = self._id

@@ -49,20 +49,23 @@ class Grant:
 
     :param publish: topics on which updates may be published.
     :param subscribe: topics whose private updates may be read.
-    :param payloads: of each ``subscribe`` entry its matchers and its payload, in the token's order.
+    :param payloads: of each ``subscribe`` entry its matchers and its payload or ``None``, in the
+        token's order.
         An entry without matchers is the payload of 0.x, which belongs to every subscription.
     :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
+    :param is_old: the token is one of 0.x.
     """
 
     publish: Scope = NOTHING
     subscribe: Scope = NOTHING
     payloads: tuple[tuple[tuple[Matcher, ...], Json], ...] = ()
     expires_at: float | None = None
+    is_old: bool = False
 
     def payload_for(self, matcher: Matcher) -> Json:
         """The payload of the first entry that covers a subscription's matcher (spec, Payloads).
 
-        :returns: the payload, or ``None``.
+        :returns: the payload, or ``None``: an entry without one hides those of the entries after it.
         """
         for matchers, payload in self.payloads:
             if not matchers or any(own.selects(matcher) for own in matchers):

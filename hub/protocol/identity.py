@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 from urlpattern import URLPattern
+
+from hub.protocol.errors import InvalidRequest
 
 WELL_KNOWN = "/.well-known/mercure"
 _METADATA = "/.well-known/oauth-protected-resource"
 _ANY_URL = URLPattern({})
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,12 @@ def derived(scheme: str, host: str, path: str = WELL_KNOWN) -> Identity:
 
     :param scheme: ``http`` or ``https``, as the client used it.
     :param host: the request's ``Host``, with its port when it is not the default one.
+    :raises InvalidRequest: the host is not one; then nothing could be resolved against the URL.
     """
-    return Identity(f"{scheme}://{host.lower()}{path}")
+    url = f"{scheme}://{host.lower()}{path}"
+    if not _HOST.fullmatch(host) or not _ANY_URL.test(url):
+        raise InvalidRequest("The Host header is not a host and port.", "Host")
+    return Identity(url)
 
 
 def is_reserved(topic: str, identity: Identity) -> bool:
@@ -65,27 +73,31 @@ def is_reserved(topic: str, identity: Identity) -> bool:
     :param topic: a topic whose characters are valid.
     :param identity: the hub's public URL.
     """
-    reserved = identity.path.rstrip("/")
-    result = _ANY_URL.exec(topic, identity.url)
-    if result is None:
+    # The authority does not count, and one that comes from the request could be no host at all: with
+    # Host: x:99999 nothing would resolve, and nothing be reserved. So a stand-in takes its place.
+    base = f"{identity.origin.partition(':')[0]}://mercure.invalid{identity.path}"
+    path = _resolved_path(topic, base)
+    if path is None:
         return False
-    path = _unescape_unreserved(result["pathname"]["input"])
-    return path.rstrip("/") == reserved or path.startswith(reserved + "/")
+    return any(path == own or path.startswith(f"{own}/") for own in _own_paths(base))
 
 
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+@lru_cache(maxsize=64)
+def _own_paths(base: str) -> tuple[str, ...]:
+    """What is reserved, in the form in which topics are compared. At the root of a host, not all of it."""
+    path = (_resolved_path("", base) or "").rstrip("/")
+    return (path,) if path else ("/", "/subscriptions")
+
+
+def _resolved_path(topic: str, base: str) -> str | None:
+    result = _ANY_URL.exec(topic, base)
+    return None if result is None else _unescape_unreserved(result["pathname"]["input"])
+
+
+# Letters, digits, - . _ ~ (RFC 3986 section 2.3)
+_UNRESERVED = re.compile("%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
 
 
 def _unescape_unreserved(path: str) -> str:
     """Decode the percent-encoded octets that need no encoding (RFC 3986 section 6.2.2.2)."""
-    if "%" not in path:
-        return path
-    head, *rest = path.split("%")
-    decoded = [head]
-    for part in rest:
-        octet = unquote_to_bytes("%" + part[:2])
-        if len(octet) == 1 and octet[0] in _UNRESERVED:
-            decoded.append(chr(octet[0]) + part[2:])
-        else:
-            decoded.append("%" + part)
-    return "".join(decoded)
+    return _UNRESERVED.sub(lambda found: chr(int(found[1], 16)), path)

@@ -30,7 +30,8 @@ _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
 ALGORITHMS = (*_HMAC_BYTES, *_RSA, *_CURVES.values(), "EdDSA")
 
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
+# openssl ecparam -genkey writes the parameters of the curve before the key.
+_PEM = re.compile(r"-----BEGIN (?!EC PARAMETERS)([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 _MIN_RSA_BITS = 2048
 
 
@@ -79,7 +80,7 @@ def load(
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise KeyMaterialError(f"the key file {path!r} cannot be read: {reason}") from None
 
@@ -95,7 +96,10 @@ def _load_secret(value: str, names: tuple[str, ...]) -> Key:
             f"{' '.join(names)} needs a PEM key (-----BEGIN ...-----), and the value is not one; "
             "give the PEM text, or @ and the path of its file"
         )
-    material = value.encode()
+    try:
+        material = value.encode("utf-8", "surrogateescape")  # octets of the environment that are not UTF-8
+    except UnicodeEncodeError:
+        raise KeyMaterialError("the secret holds characters that are no text") from None
     for name in names:
         if len(material) < _HMAC_BYTES[name]:
             raise KeyMaterialError(
@@ -144,8 +148,8 @@ def _mend(value: str) -> str:
 
 
 def _parse_pem(pem: str, passphrase: str | None) -> PrivateKey | PublicKey:
-    octets = pem.encode()
-    secret = passphrase.encode() if passphrase else None
+    octets = pem.encode("utf-8", "surrogateescape")
+    secret = passphrase.encode("utf-8", "surrogateescape") if passphrase else None
     key: object
     try:
         if "CERTIFICATE" in pem:

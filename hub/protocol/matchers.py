@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import math
-import re
 from functools import lru_cache
+from weakref import WeakValueDictionary
 
 from urlpattern import URLPattern
 
 from hub.protocol.errors import InvalidRequest
+from hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
 from hub.protocol.topics import WILDCARD, forbidden_character
 from hub.protocol.uri_template import Pattern, compile_template
 
@@ -29,16 +29,11 @@ MAX_LENGTH = 2048
 """Characters of a matcher."""
 
 _MAX_PATTERN = 512
-_MAX_PATTERN_WITH_GROUPS = 128
-_REGEXP_GROUP = re.compile(r"\((?!\))")
-_COUNT = re.compile(r"\{(\d+)(?:,(\d*))?\}")
-_UNICODE_CLASS = re.compile(r"\\[wWpP]")
-_MAX_COUNT = 1000
-_MAX_UNICODE_COUNT = 10  # a class such as \w is some 800 µs to compile, each time that it is repeated
+_MAX_COST = {MatcherType.URLPATTERN: 4000, MatcherType.TEMPLATE: 2000}  # µs of one pattern
 
 
 class Matcher:
-    """One topic matcher. Equal matchers are one object, so identity is equality.
+    """One topic matcher. Equal patterns that are in use are one object, compiled once and shared.
 
     :param type: how ``value`` is read.
     :param value: the matcher as the client wrote it.
@@ -89,7 +84,7 @@ def make(type_: MatcherType, value: str, base: str, field: str | None = None) ->
     :param value: exact topic, URL Pattern, URI Template, or ``*``.
     :param base: the hub's public URL, against which patterns and topics are resolved.
     :param field: name of the parameter, for the error.
-    :raises InvalidRequest: forbidden characters, too long, or not a well-formed pattern.
+    :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
     """
     field = field or str(type_)
     if len(value) > MAX_LENGTH:
@@ -97,39 +92,62 @@ def make(type_: MatcherType, value: str, base: str, field: str | None = None) ->
     found = forbidden_character(value)
     if found:
         raise InvalidRequest(f"The {field} holds the control or format character {found}.", field)
-    if type_ is MatcherType.URLPATTERN and value != WILDCARD:
-        _check_pattern(value, field)
-        try:
-            return _url_pattern(value, base)
-        except ValueError:
-            raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
-    return _plain(type_, value)
-
-
-def _check_pattern(value: str, field: str) -> None:
-    """Refuse what is dear to compile: matching is linear, construction is not free."""
-    grouped = _REGEXP_GROUP.search(value) is not None
-    limit = _MAX_PATTERN_WITH_GROUPS if grouped else _MAX_PATTERN
-    if len(value) > limit:
-        kind = "a URL Pattern with groups" if grouped else "a URL Pattern"
+    if not _is_pattern(type_, value):
+        return _plain(type_, value)
+    if type_ is MatcherType.URLPATTERN and len(value) > _MAX_PATTERN:
         raise InvalidRequest(
-            f"The {field} has {len(value)} characters; the limit for {kind} is {limit}.", field
+            f"The {field} has {len(value)} characters; the limit for a URL Pattern is {_MAX_PATTERN}.", field
         )
-    if not grouped:
-        return
-    repeated = math.prod(max(int(high or low), 1) for low, high in _COUNT.findall(value))
-    if repeated > _MAX_COUNT or repeated * len(_UNICODE_CLASS.findall(value)) > _MAX_UNICODE_COUNT:
+    if cost(type_, value) > _MAX_COST[type_]:
         raise InvalidRequest(
-            f"The {field} repeats a class of characters too often; use + or * instead of a count.", field
+            f"The {field} is too costly to compile: too many variables, wildcards or counted repetitions "
+            "(write + or * instead of a count), or flags such as (?i).",
+            field,
         )
+    try:
+        return _compiled(type_, value, base)
+    except ValueError:
+        raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
 
 
-@lru_cache(maxsize=4096)
-def _url_pattern(value: str, base: str) -> Matcher:
-    return Matcher(MatcherType.URLPATTERN, value, base, URLPattern(value, base))
+def cost(type_: MatcherType, value: str) -> int:
+    """Estimate the microseconds that it takes to make a matcher.
+
+    Matching is linear, construction is not free: what is dear must be refused for less than it costs.
+    """
+    if not _is_pattern(type_, value):
+        return 0
+    if type_ is MatcherType.URLPATTERN:
+        return url_pattern_cost(value[:_MAX_PATTERN])  # more of it is refused anyway
+    return uri_template_cost(value[:MAX_LENGTH])
+
+
+def _is_pattern(type_: MatcherType, value: str) -> bool:
+    if type_ is MatcherType.TEMPLATE:
+        return "{" in value
+    return type_ is MatcherType.URLPATTERN and value != WILDCARD
+
+
+_in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueDictionary()
+
+
+# A compiled pattern takes 40 KiB, a dear one several hundred: few that nobody uses are kept.
+@lru_cache(maxsize=512)
+def _compiled(type_: MatcherType, value: str, base: str) -> Matcher:
+    matcher = _in_use.get((type_, value, base))
+    if matcher is None:
+        pattern = _url_pattern(value, base) if type_ is MatcherType.URLPATTERN else compile_template(value)
+        matcher = _in_use[type_, value, base] = Matcher(type_, value, base, pattern)
+    return matcher
+
+
+def _url_pattern(value: str, base: str) -> URLPattern:
+    try:
+        return URLPattern(value)
+    except ValueError:  # relative, or not well-formed; a base would bend urn\:uuid\:* to a path of the hub
+        return URLPattern(value, base)
 
 
 @lru_cache(maxsize=16384)
 def _plain(type_: MatcherType, value: str) -> Matcher:
-    pattern = compile_template(value) if type_ is MatcherType.TEMPLATE and "{" in value else None
-    return Matcher(type_, value, "", pattern)
+    return Matcher(type_, value, "", None)

@@ -26,7 +26,7 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
     headers: Headers = [("Vary", "Origin")]
     if origin is None:
         return headers
-    if origin in allowed:
+    if origin in allowed and origin != ANY:
         headers.append(("Access-Control-Allow-Origin", origin))
         headers.append(("Access-Control-Allow-Credentials", "true"))
     elif ANY in allowed:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from hub.protocol.answer import to_json
 from hub.protocol.errors import InvalidRequest
 from hub.protocol.form import Pairs
 from hub.protocol.grant import Json
 from hub.protocol.identity import Identity
-from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
+from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, cost, make
 from hub.protocol.update import HUB_EVENT_TYPE, Update, new_id
 
 _PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}
@@ -22,6 +22,7 @@ MAX_MATCHERS = 100
 """Matchers in one request."""
 
 _MAX_WITH_GROUPS = 10
+_MAX_COST = 50_000  # µs to compile the patterns of one request
 
 
 def matchers_from(parameters: Pairs, identity: Identity, *, current: bool, old: bool) -> tuple[Matcher, ...]:
@@ -35,6 +36,7 @@ def matchers_from(parameters: Pairs, identity: Identity, *, current: bool, old: 
     :raises InvalidRequest: none, too many, an unknown ``match*`` name, or a value that is not valid.
     """
     found: dict[Matcher, None] = {}
+    spent = with_groups = 0
     for name, value in parameters:
         type_ = _PARAMETERS.get(name) if current else None
         if type_ is None and current and name[:5].lower() == "match":
@@ -46,17 +48,22 @@ def matchers_from(parameters: Pairs, identity: Identity, *, current: bool, old: 
             type_ = MatcherType.TEMPLATE
         if type_ is None:
             continue
-        found[make(type_, value, identity.url, name)] = None
+        spent += cost(type_, value)
+        if spent > _MAX_COST:
+            raise InvalidRequest("The patterns of this request are too costly to compile together.", name)
+        matcher = make(type_, value, identity.url, name)
+        if matcher not in found:
+            found[matcher] = None
+            with_groups += matcher.has_groups
         if len(found) > MAX_MATCHERS:
             raise InvalidRequest(f"More than {MAX_MATCHERS} matchers in one request.", name)
+        if with_groups > _MAX_WITH_GROUPS:
+            raise InvalidRequest(
+                f"More than {_MAX_WITH_GROUPS} URL Patterns with regular expressions in one request.", name
+            )
     if not found:
         names = [*(_PARAMETERS if current else ()), *((_OLD_PARAMETER,) if old else ())]
         raise InvalidRequest(f"Name at least one topic, with {' or '.join(names)}.", names[0])
-    if sum(matcher.has_groups for matcher in found) > _MAX_WITH_GROUPS:
-        raise InvalidRequest(
-            f"More than {_MAX_WITH_GROUPS} URL Patterns with regular expressions in one request.",
-            "match_urlpattern",
-        )
     return tuple(found)
 
 
@@ -78,14 +85,15 @@ class Subscription:
         """Whether it was made with ``topic`` of 0.x, and shows itself in the shape of 0.x."""
         return self.matcher.type is MatcherType.TEMPLATE
 
-    def collection(self, identity: Identity) -> str:
-        """Path of the collection of subscriptions with the same matcher."""
-        parts = [self.matcher.value] if self.is_old else [self.matcher.type, self.matcher.value]
-        return "/".join([identity.subscriptions_path, *(quote(part, safe="") for part in parts)])
+    @property
+    def segments(self) -> list[str]:
+        """What its path is made of, below that of all subscriptions; not encoded."""
+        matcher = self.matcher
+        return [*(() if self.is_old else (matcher.type.value,)), matcher.value, self.subscriber]
 
     def path(self, identity: Identity) -> str:
         """Path of this subscription, and topic of its events."""
-        return f"{self.collection(identity)}/{quote(self.subscriber, safe='')}"
+        return "/".join([identity.subscriptions_path, *(quote(part, safe="") for part in self.segments)])
 
     def document(self, identity: Identity, *, active: bool = True) -> dict[str, Json]:
         """The JSON document of the subscription API and the subscription events."""
@@ -106,22 +114,45 @@ class Subscription:
             document = {"@context": _OLD_CONTEXT, **document}
         return Update(
             topics=(self.path(identity),),
-            data=json.dumps(document, ensure_ascii=False, separators=(",", ":")),
+            data=to_json(document).body.decode(),
             id=new_id(),
             private=True,
             type=None if self.is_old else HUB_EVENT_TYPE,
         )
 
 
-def collection_document(
-    path: str, subscriptions: Iterable[Subscription], identity: Identity
-) -> dict[str, Json]:
-    """The JSON document of a collection.
+def find(
+    path: str, active: Iterable[Subscription], identity: Identity, *, old: bool
+) -> dict[str, Json] | None:
+    """The document of the subscription API at a path (spec, Subscription API).
 
-    :param path: the requested path, which is the document's ``id``.
+    :param path: percent-encoded as subscription event topics are.
+    :param active: all active subscriptions.
+    :param old: answer as 0.x does; each generation lists the subscriptions of its own matchers.
+    :returns: the document of one subscription or of a collection; ``None`` if there is nothing there.
     """
+    base = identity.subscriptions_path
+    if path != base and not path.startswith(f"{base}/"):
+        return None
+    # Decoded before they are compared: encodeURIComponent leaves * and its like, quote does not.
+    wanted = [unquote(part) for part in path.removeprefix(base).split("/")[1:]]
+    own = (one for one in active if one.is_old is old)
+    single = 2 if old else 3
+    if len(wanted) == single:
+        return next((one.document(identity) for one in own if one.segments == wanted), None)
+    if not wanted:
+        chosen = own
+    elif len(wanted) == single - 1:
+        chosen = (one for one in own if one.segments[:-1] == wanted)
+    else:
+        return None
     return {
         "id": path,
-        "type": "subscriptions",
-        "subscriptions": [one.document(identity) for one in subscriptions],
+        "type": "Subscriptions" if old else "subscriptions",
+        "subscriptions": [one.document(identity) for one in chosen],
     }
+
+
+def old_document(document: dict[str, Json], cursor: str) -> dict[str, Json]:
+    """A document of the subscription API with what 0.x adds to it: a context and the cursor."""
+    return {"@context": _OLD_CONTEXT, **document, "lastEventID": cursor}

@@ -125,7 +125,7 @@ def _event_type(value: str, limits: PublicationLimits) -> str | None:
 def _retry(value: str | None) -> int | None:
     if value is None:
         return None
-    if not (value.isascii() and value.isdigit()):
+    retry = event_stream.retry_from(value)
+    if retry is None:
         raise InvalidRequest(f"The retry {value[:40]!r} is not a number of milliseconds.", "retry")
-    # Browsers keep it in 32 bits or more; and int() refuses thousands of digits.
-    return min(int(value[:12]), 2**31 - 1) if len(value.lstrip("0")) < 12 else 2**31 - 1
+    return retry

@@ -19,11 +19,11 @@ _VARSPEC = re.compile(rf"({_VARNAME})(\*|:[1-9][0-9]{{0,3}})?")
 _BAD_LITERAL = re.compile(r"""[\s"'<>\\^`{|}\x00-\x20\x7f]|%(?![0-9A-Fa-f]{2})""")
 
 _ESCAPED = r"%[0-9A-Fa-f]{2}"
+_ESCAPED_CHARACTER = r"%[C-Fc-f][0-9A-Fa-f](?:%[89ABab][0-9A-Fa-f]){1,3}|" + _ESCAPED
 _UNRESERVED = r"[A-Za-z0-9\-._~]"
 _RESERVED = r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]"
 _NON_ASCII = r"[^\x00-\x7f]"  # published topics are often IRIs, not yet encoded
 
-_MAX_VARIABLES = 16
 _MAX_REPEAT = 1000  # of RE2
 
 
@@ -107,9 +107,11 @@ def _expression(text: str) -> str | None:
         found = _VARSPEC.fullmatch(spec)
         if found is None:
             return None
-        items.append(_variable(operator, found[1], found[2] or ""))
-    if len(items) > _MAX_VARIABLES:
-        return None
+        modifier = found[2] or ""
+        item = _variable(operator, found[1], modifier)
+        is_list = modifier == "*" or (not modifier and operator.separator == ",")
+        if not (is_list and items and items[-1] == item):  # a list of lists is a list
+            items.append(item)
     return _sequence(re2.escape(operator.first), re2.escape(operator.separator), items)
 
 
@@ -127,6 +129,7 @@ def _variable(operator: _Operator, name: str, modifier: str) -> str:
         return f"{item}(?:{separator}{item})*"
     if modifier:
         most = int(modifier[1:])
+        char = char.replace(_ESCAPED, _ESCAPED_CHARACTER)  # what is counted is characters, not octets
         value = f"{char}{{0,{most}}}" if most <= _MAX_REPEAT else f"{char}*"
     else:
         value = f"(?:{char}|,)*"  # a list is joined by commas

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import logging
 import re
+from urllib.parse import unquote_plus
 
 from hub.server.http import Message
 
-_SECRET = re.compile(r"((?:^|[?&])(?:authorization|access_token|token|jwt)=)[^&]*", re.IGNORECASE)
+_SECRET_NAMES = frozenset({"authorization", "access_token", "token", "jwt"})
+_DELIMITER = re.compile(r"([?&;#])")
+# A JWT, wherever it stands; it cannot begin within a word, or the search would be quadratic.
+_TOKEN = re.compile(r"(?:(?<![\w-])|(?<=%[0-9A-F]{2}))eyJ[\w-]*(?:\.|%2e)[\w.%-]*", re.IGNORECASE)
+_REDACTED = "[redacted]"
 _MAX_TARGET = 500
 
 
 def redact(target: str) -> str:
     """A request target without tokens, shortened, safe to print on one line."""
-    shown = _SECRET.sub(r"\1[redacted]", target)
+    shown = "".join(_redact_parameter(part) for part in _DELIMITER.split(target))
+    shown = _TOKEN.sub(_REDACTED, shown)
     if len(shown) > _MAX_TARGET:
         shown = shown[:_MAX_TARGET] + "..."
     return shown if shown.isprintable() else ascii(shown)[1:-1]
+
+
+def _redact_parameter(part: str) -> str:
+    name, equals, _ = part.partition("=")
+    if not equals:
+        return part
+    plain = unquote_plus(name).strip() if "%" in name or "+" in name else name
+    if plain.lower() in _SECRET_NAMES:
+        return f"{name}={_REDACTED}"
+    return part
 
 
 class AccessLog:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from hub.protocol.errors import InvalidRequest, Misdirected
 from hub.protocol.identity import Identity, derived
@@ -14,6 +14,7 @@ from hub.protocol.identity import Identity, derived
 Network = IPv4Network | IPv6Network
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_MAX_ADDRESS = 64  # what is longer is none, and must not fill the memory of _is_in
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -39,17 +40,18 @@ class Addressing:
         hops = [hop.strip() for hop in headers.get("x-forwarded-for", "").split(",") if hop.strip()]
         for hop in reversed(hops):
             if not self._trusts(hop):
-                return hop[:64]
-        return hops[0][:64] if hops else peer
+                return hop[:_MAX_ADDRESS]
+        return hops[0][:_MAX_ADDRESS] if hops else peer
 
-    def identity(self, peer: str, headers: Mapping[str, str]) -> Identity:
+    def identity(self, peer: str, headers: Mapping[str, str], *, any_url: bool = False) -> Identity:
         """The hub's public URL for a request.
 
+        :param any_url: serve it whatever its URL, as a health check comes by an internal one.
         :raises InvalidRequest: the host is not one.
         :raises Misdirected: the URL is not served (MERCURE_ALLOWED_URLS).
         """
         used = self._derive(peer, headers)
-        if self.allowed and used.url not in self.allowed:
+        if self.allowed and not any_url and used.url not in self.allowed:
             raise Misdirected(f"{used.url} is not served here (MERCURE_ALLOWED_URLS).")
         return self.public or used
 
@@ -64,7 +66,7 @@ class Addressing:
         return derived(scheme, host.removesuffix(_DEFAULT_PORTS[scheme]))
 
     def _trusts(self, address: str) -> bool:
-        if not self.trusted_proxies:
+        if not self.trusted_proxies or len(address) > _MAX_ADDRESS:
             return False
         return _is_in(address, tuple(self.trusted_proxies))
 
@@ -75,4 +77,6 @@ def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
         parsed = ip_address(address)
     except ValueError:
         return False
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped  # an IPv4 client of a hub that listens on [::]
     return any(parsed in network for network in networks)

@@ -88,6 +88,11 @@ class Channel:
             return tls.fileno(), tls
         return self._sock.detach(), None
 
+    def end(self) -> None:
+        """Have a greenlet that waits in ``receive`` see the end of the connection."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the connection."""
         with contextlib.suppress(OSError):

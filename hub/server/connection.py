@@ -9,6 +9,7 @@ import ssl
 import time
 from dataclasses import dataclass
 
+from hub.endpoints.health import PATH as HEALTH
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
@@ -60,10 +61,11 @@ class Connection:
     """
 
     def __init__(self, site: Site, sock: socket.socket, peer: str) -> None:
-        self.is_idle = True
         self._site = site
         self._channel = Channel(sock)
         self._peer = peer
+        self._reader = RequestReader(site.max_body)
+        self._is_serving = False
         self._closing = False
 
     def run(self) -> None:
@@ -84,26 +86,25 @@ class Connection:
     def stop(self) -> None:
         """End after the request that is being served, at once if there is none."""
         self._closing = True
-        if self.is_idle:
-            self._channel.close()
+        if not self._is_serving and not self._reader.started:
+            self._channel.end()
 
     def _serve(self) -> bool:
-        reader = RequestReader(self._site.max_body)
         while True:
             try:
-                message = self._next(reader)
+                message = self._next(self._reader)
             except InvalidRequest as error:
                 self._refuse(error)
                 return False
             if message is None:
                 return False
-            self.is_idle = False
+            self._is_serving = True
             keep_alive = message.keep_alive and not self._closing
             if self._respond(message, keep_alive):
                 return True
             if not keep_alive:
                 return False
-            self.is_idle = not reader.started
+            self._is_serving = False
 
     def _next(self, reader: RequestReader) -> Message | None:
         """The next request; ``None`` when the client ends the connection between two."""
@@ -134,29 +135,20 @@ class Connection:
         site = self._site
         identity: Identity | None = None
         request: Request | None = None
-        path, _, query = message.target.partition(b"?")
+        target, _, query = message.target.partition(b"?")
+        path = _origin_form(target.decode("latin-1"))
         peer = site.addressing.client(self._peer, message.headers)
         result: Answer | Stream
         try:
-            identity = site.addressing.identity(self._peer, message.headers)
-            request = Request(
-                message.method,
-                _origin_form(path.decode("latin-1")),
-                query,
-                message.headers,
-                message.body,
-                peer,
-                identity,
-            )
+            identity = site.addressing.identity(self._peer, message.headers, any_url=path == HEALTH)
+            request = Request(message.method, path, query, message.headers, message.body, peer, identity)
             result = route(site.hub, request)
         except MercureError as error:
             _note(error, peer, message.method)
             result = answer.for_error(error, None if identity is None else identity.metadata_url)
         except Exception:
-            _log.exception(
-                "%s %s failed; this is a defect of the hub", message.method, path.decode("latin-1")
-            )
-            result = Answer(500)
+            _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
+            result = answer.for_error(MercureError())
         extra = [] if request is None else cors(site.hub, request)
         now = time.time()
         is_head = message.method == "HEAD"

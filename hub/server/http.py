@@ -19,6 +19,7 @@ from hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
 
 _MAX_HEAD = 64 << 10
 _MAX_FIELDS = 200
+_MAX_SILENCE = 64 << 10  # octets of one header field or chunk extension, which the parser keeps to itself
 _ONCE = frozenset({"host", "authorization", "content-type", "content-length", "origin"})
 
 
@@ -57,47 +58,80 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._error: InvalidRequest | None = None
         self._message = Message()
+        self._in_head = False
+        self._without_upgrade: Message | None = None
         self._head = 0
         self._fields = 0
         self._body: list[bytes] = []
         self._size = 0
+        self._silent = 0
 
     def feed(self, octets: bytes) -> None:
         """Take what was received.
 
-        :raises InvalidRequest: it is not HTTP, or over a limit; the connection has to be closed.
+        :raises InvalidRequest: it is not HTTP, or over a limit; the connection has to be closed. Requests
+            that were complete before come first: with some in ``ready``, the next call raises.
         """
-        try:
-            self._parser.feed_data(octets)
-        except httptools.HttpParserUpgrade:
-            # The request is complete; what follows it is not HTTP/1.1, and is not read.
-            if self.ready:
-                self.ready[-1].keep_alive = False
-        except httptools.HttpParserError as error:
-            raise self._error or InvalidRequest(f"This is not HTTP/1.1: {error}.") from None
-        if self._error is not None:
+        self._silent += len(octets)
+        if self._error is None:
+            try:
+                self._parser.feed_data(octets)
+            except httptools.HttpParserUpgrade as pause:
+                self._pass_over_upgrade(octets[pause.args[0] :])
+            except httptools.HttpParserError as error:
+                self._fail(InvalidRequest(f"This is not HTTP/1.1: {error}."))
+        if self._silent > _MAX_SILENCE:
+            self._fail(HeaderTooLarge(f"A header field is over {_MAX_SILENCE} octets."))
+        if self._error is not None and not self.ready:
             raise self._error
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Read a request as if it did not ask for another protocol (RFC 9110 section 7.8).
+
+        The parser leaves the content of such a request to the other protocol. But clients that hope
+        for HTTP/2 (curl, Java) send it right away, in the way the fields say: a second parser reads it.
+        """
+        if self._error is not None:
+            return
+        message = self.ready[-1]
+        message.keep_alive = False  # what comes after the content is not read
+        framing = ["Connection: close\r\n"]
+        framing += [
+            f"{name}: {message.headers[name]}\r\n"
+            for name in ("content-length", "transfer-encoding")
+            if name in message.headers
+        ]
+        if len(framing) == 1 or message.method == "CONNECT":
+            return
+        self._without_upgrade = self.ready.pop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(f"{message.method} / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
+        self.feed(rest)
 
     # Called by the parser. An exception here would be wrapped, so errors are kept for feed().
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._message = Message()
-        self._head = self._fields = self._size = 0
+        self._message = self._without_upgrade or Message()
+        self._in_head = self._without_upgrade is None
+        self._head = self._fields = self._size = self._silent = 0
         self._body = []
         self.started = True
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request target."""
-        self._message.target += url
+        if self._in_head:
+            self._message.target += url
         self._grow_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field."""
+        """A header field, or a trailer field: those count, and are ignored (RFC 9110 section 6.5.1)."""
         self._grow_head(len(name) + len(value))
         self._fields += 1
         if self._fields > _MAX_FIELDS:
             self._fail(HeaderTooLarge(f"More than {_MAX_FIELDS} header fields."))
+        if not self._in_head:
+            return
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1")
         headers = self._message.headers
@@ -110,10 +144,18 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
+        self._in_head = False
         headers = self._message.headers
         version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._fail(InvalidRequest(f"HTTP/{version} is not spoken here; use HTTP/1.1."))
         if "host" not in headers and version != "1.0":
             self._fail(InvalidRequest("The Host header is missing.", "Host"))
+        coding = headers.get("transfer-encoding")
+        if coding is not None and (coding.lower() != "chunked" or version == "1.0"):
+            self._fail(
+                InvalidRequest("The only transfer coding is chunked, in HTTP/1.1.", "Transfer-Encoding")
+            )
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length[:20]) > self._max_body:
             self._fail(_too_large(self._max_body))
@@ -121,6 +163,7 @@ class RequestReader:
 
     def on_body(self, octets: bytes) -> None:
         """A piece of the content."""
+        self._silent = 0
         self._size += len(octets)
         if self._size > self._max_body:
             self._fail(_too_large(self._max_body))
@@ -134,11 +177,13 @@ class RequestReader:
         message.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         message.keep_alive = self._parser.should_keep_alive()
         self._body = []
+        self._silent = 0
         self.started = self.expects_continue = False
         if self._error is None:
             self.ready.append(message)
 
     def _grow_head(self, octets: int) -> None:
+        self._silent = 0
         self._head += octets
         if self._head > _MAX_HEAD:
             self._fail(HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} octets."))

@@ -34,7 +34,9 @@ def configure(level: str, style: str, path: str) -> None:
     :raises OSError: the file cannot be opened.
     """
     handler: logging.Handler = (
-        logging.FileHandler(path, encoding="utf-8") if path else logging.StreamHandler(sys.stderr)
+        logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        if path
+        else logging.StreamHandler(sys.stderr)
     )
     handler.setFormatter(_JsonFormatter() if style == "json" else logging.Formatter(_TEXT))
     logger = logging.getLogger("hub")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 import signal
@@ -76,14 +77,17 @@ class Process:
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
-        watchers = [gevent.signal_handler(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)]
+        watchers = [
+            (number, gevent.signal_handler(number, self.stop)) for number in (signal.SIGTERM, signal.SIGINT)
+        ]
         try:
             self.start()
-            self._stopping.wait()
+            self.wait()
         finally:
             self.close()
-            for watcher in watchers:
+            for number, watcher in watchers:
                 watcher.cancel()
+                signal.signal(number, signal.SIG_IGN)  # the process ends: one more changes nothing
 
     def start(self) -> None:
         """Open the log and accept connections."""
@@ -91,8 +95,12 @@ class Process:
         self._broker.open()
         self._listener.start()
 
+    def wait(self) -> None:
+        """Serve until ``stop`` is called."""
+        self._stopping.wait()
+
     def stop(self) -> None:
-        """Have ``run`` return."""
+        """Have ``wait`` return."""
         self._stopping.set()
 
     def close(self) -> None:
@@ -165,6 +173,8 @@ def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> 
     :raises SettingError: the hub cannot start.
     """
     process = Process(settings)
+    gc.freeze()  # what is loaded now stays: never look at it again
+    gc.set_threshold(20_000, 20, 50)
     sys.setswitchinterval(0.001)  # the log's writer needs the interpreter for moments, and soon
     host, port = process.address
     scheme = "https" if settings.tls_cert else "http"

@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import schema
+from hub.transport.append import Appender
 from hub.transport.interface import Commit, Entry
 
 Ticket = TypeVar("Ticket")
@@ -92,7 +93,7 @@ class SqlTransport(Generic[Ticket]):
                     connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
         except SQLAlchemyError as error:
             self._engine.dispose()
-            raise StorageError(f"the database {self.place} cannot be opened: {_reason(error)}") from None
+            raise self._error("opened", error) from None
         self._writer.start()
 
     def append(self, update: Update, ticket: Ticket) -> None:
@@ -136,12 +137,23 @@ class SqlTransport(Generic[Ticket]):
             return [_entry(row) for row in rows]
 
     def check(self) -> None:
-        """Raise the reason of the last failure to write, or of one to read now."""
-        if self._failure is not None:
-            raise self._failure
+        """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""
         if not self._writer.is_alive():
             raise StorageError(f"the writer of {self.place} has stopped")
-        self.newest()
+        if self._failure is None:
+            self.newest()
+        else:
+            self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        """Nobody may publish to a hub that reports a failure: it has to find out itself that it is over."""
+        table = schema.position
+        try:
+            with self._engine.connect() as connection, _writing(connection):
+                connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
+        except SQLAlchemyError as error:
+            raise self._error("written", error) from None
+        self._failure = None
 
     def close(self) -> None:
         """Commit what is queued and close the connections."""
@@ -174,25 +186,31 @@ class SqlTransport(Generic[Ticket]):
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StorageError(f"the database {self.place} cannot be read: {_reason(error)}") from error
+            raise self._error("read", error) from error
+
+    def _error(self, participle: str, error: Exception) -> StorageError:
+        return StorageError(f"the database {self.place} cannot be {participle}: {_reason(error)}")
 
     # What follows runs in the writer's thread.
 
     def _write(self) -> None:
-        with contextlib.ExitStack() as stack:
-            connection: sa.Connection | None = None
-            while True:
-                batch, more = self._next_batch()
-                if connection is None:
-                    try:
-                        connection = stack.enter_context(self._engine.connect())
-                    except SQLAlchemyError as error:
-                        self._fail(batch, error)
-                if connection is not None:
-                    self._commit(connection, batch)
-                    self._trim(connection)
-                if not more:
-                    return
+        connection: sa.Connection | None = None
+        appender: Appender | None = None
+        more = True
+        while more:
+            batch, more = self._next_batch()
+            try:
+                if connection is None or appender is None:
+                    connection = self._engine.connect()
+                    appender = Appender(self._engine, connection.connection.driver_connection)
+                if batch:
+                    self._commit(appender, batch)
+            except SQLAlchemyError as error:
+                self._fail(batch, error)
+            else:
+                self._trim(connection)
+        if connection is not None:
+            connection.close()
 
     def _next_batch(self) -> tuple[list[tuple[Update, Ticket]], bool]:
         """Whatever waits, up to a limit; and whether there will be more."""
@@ -210,38 +228,18 @@ class SqlTransport(Generic[Ticket]):
             return batch, True
         return batch, False
 
-    def _commit(self, connection: sa.Connection, batch: Sequence[tuple[Update, Ticket]]) -> None:
-        if not batch:
-            return
+    def _commit(self, appender: Appender, batch: Sequence[tuple[Update, Ticket]]) -> None:
         try:
-            with _writing(connection):
-                entries = self._insert(connection, [update for update, _ in batch])
-        except SQLAlchemyError as error:
+            entries = appender.append([update for update, _ in batch], self._clock())
+        except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
             return
         self._failure = None
         self._committed.append(Commit(entries, [ticket for _, ticket in batch]))
         self._wake()
 
-    def _insert(self, connection: sa.Connection, updates: Sequence[Update]) -> list[Entry]:
-        table = schema.position
-        connection.execute(_ADVANCE, {"count": len(updates)})
-        last: int = connection.execute(sa.select(table.c.last_sequence)).scalar_one()
-        now = self._clock()
-        entries = [Entry(last - len(updates) + 1 + i, update) for i, update in enumerate(updates)]
-        connection.execute(_INSERT_UPDATE, [_row(entry, now) for entry in entries])
-        connection.execute(
-            _INSERT_TOPIC,
-            [
-                {"topic_hash": hashed, "sequence": entry.sequence}
-                for entry in entries
-                for hashed in {schema.topic_hash(value) for value in entry.update.topics}
-            ],
-        )
-        return entries
-
-    def _fail(self, batch: Sequence[tuple[Update, Ticket]], error: SQLAlchemyError) -> None:
-        self._failure = StorageError(f"the database {self.place} cannot be written: {_reason(error)}")
+    def _fail(self, batch: Sequence[tuple[Update, Ticket]], error: Exception) -> None:
+        self._failure = self._error("written", error)
         _log.error("%s", self._failure)
         if batch:
             self._committed.append(Commit((), [ticket for _, ticket in batch], self._failure))
@@ -256,10 +254,9 @@ class SqlTransport(Generic[Ticket]):
             if self._discard(connection, now) < _TRIM_STEP:
                 self._trimmed_at = now
             if self._url.get_backend_name() == "sqlite":
-                connection.exec_driver_sql(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})").all()
-                connection.rollback()
+                _return_space(connection)
             self._failure = None
-        except SQLAlchemyError as error:
+        except Exception as error:
             self._trimmed_at = now
             self._fail((), error)
 
@@ -288,11 +285,6 @@ class SqlTransport(Generic[Ticket]):
         return len(old)
 
 
-_ADVANCE = sa.update(schema.position).values(
-    last_sequence=schema.position.c.last_sequence + sa.bindparam("count", type_=sa.BigInteger)
-)
-_INSERT_UPDATE = sa.insert(schema.update)
-_INSERT_TOPIC = sa.insert(schema.topic)
 _DELETE_UPDATE = sa.delete(schema.update).where(schema.update.c.sequence == sa.bindparam("at"))
 _DELETE_TOPIC = sa.delete(schema.topic).where(
     schema.topic.c.topic_hash == sa.bindparam("hashed"), schema.topic.c.sequence == sa.bindparam("at")
@@ -308,6 +300,13 @@ def _writing(connection: sa.Connection) -> Iterator[None]:
             yield
     finally:
         connection.info.pop("writing", None)
+
+
+def _return_space(connection: sa.Connection) -> None:
+    """Give some free pages back to the file system."""
+    with _writing(connection), contextlib.closing(connection.connection.cursor()) as cursor:
+        cursor.execute(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})")
+        cursor.fetchall()  # each step frees one page; SQLAlchemy sees no columns, and takes one step only
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -328,20 +327,6 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
 
 
-def _row(entry: Entry, now: float) -> dict[str, object]:
-    update = entry.update
-    return {
-        "sequence": entry.sequence,
-        "id": update.id,
-        "topics": json.dumps(update.topics, ensure_ascii=False),
-        "data": update.data.encode(),
-        "private": update.private,
-        "type": update.type,
-        "retry": update.retry,
-        "published_at": now,
-    }
-
-
 def _entry(row: Any) -> Entry:
     return Entry(
         row.sequence,
@@ -349,7 +334,7 @@ def _entry(row: Any) -> Entry:
     )
 
 
-def _reason(error: SQLAlchemyError) -> str:
+def _reason(error: Exception) -> str:
     """The database's own words; SQLAlchemy's would add the statement and its values."""
     cause = getattr(error, "orig", None)
     return str(cause if cause is not None else error).splitlines()[0]

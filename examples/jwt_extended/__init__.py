@@ -1,0 +1,1 @@
+"""An app that signs its Mercure tokens with Flask-JWT-Extended."""

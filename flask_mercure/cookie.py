@@ -1,0 +1,239 @@
+"""The cookie that carries a browser's access token to the hub (spec, Cookie; RFC 6265)."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from werkzeug.datastructures import Headers
+from werkzeug.http import dump_cookie
+
+from flask_mercure.errors import CookieError
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]*")
+_HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_MAX_OCTETS = 4096
+"""What browsers keep of a cookie, its attributes included (RFC 6265 section 6.1)."""
+
+# Names below which a registry of a country sells domains: co.uk, com.au, or.jp … Browsers know the whole
+# public suffix list and refuse a cookie for any of it. This is no copy: it catches the usual ones.
+_SECOND_LEVEL = re.compile("ac|com?|edu|gob?|govt?|gv|mil|net?|nom|org?|sch")
+_SHARED_HOSTING = (
+    *("appspot.com", "azurewebsites.net", "cloudfront.net", "fly.dev", "github.io", "gitlab.io"),
+    *("herokuapp.com", "netlify.app", "ngrok.io", "onrender.com", "pages.dev", "run.app"),
+    *("vercel.app", "web.app", "workers.dev"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CookiePolicy:
+    """How the authorization cookie is set, the same for each user.
+
+    :param name: of the cookie, which the hub must know.
+    :param public_url: of the hub, to which browsers send the cookie.
+    :param path: ``Path`` attribute.
+    :param domain: ``Domain`` attribute; ``None``: derived from the hosts of app and hub.
+    :param secure: ``Secure`` attribute.
+    :param same_site: ``SameSite`` attribute; ``None`` leaves it out.
+    :raises ValueError: a browser would refuse each such cookie, or never send it to the hub; the message
+        names the configuration key.
+    """
+
+    name: str
+    public_url: str
+    path: str
+    domain: str | None
+    secure: bool
+    same_site: str | None
+    host: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        url = urlsplit(self.public_url)
+        object.__setattr__(self, "host", _normal(url.hostname or ""))
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"MERCURE_COOKIE_NAME is {self.name!r}, which cannot be the name of a cookie")
+        if not _PATH.fullmatch(self.path):
+            raise ValueError(f"MERCURE_COOKIE_PATH is {self.path!r}; it must start with / and have no ;")
+        if not _path_matches(url.path, self.path):
+            raise ValueError(
+                f"MERCURE_COOKIE_PATH is {self.path!r}: browsers would not send the cookie to the hub at "
+                f"{url.path!r} (MERCURE_PUBLIC_URL)"
+            )
+        prefix = self.name.lower()
+        if not self.secure:
+            if prefix.startswith(("__secure-", "__host-", "__http-")):
+                raise ValueError(
+                    f"MERCURE_COOKIE_SECURE is False, and browsers refuse a cookie named {self.name} without "
+                    "Secure: set MERCURE_COOKIE_NAME, in the hub too, to a name such as mercure_access_token"
+                )
+            if self.same_site == "None":
+                raise ValueError(
+                    "MERCURE_COOKIE_SAMESITE is 'None', which browsers refuse without Secure: "
+                    "set MERCURE_COOKIE_SECURE=True, or MERCURE_COOKIE_SAMESITE='Lax'"
+                )
+        if prefix.startswith("__host-") and (self.path != "/" or self.domain is not None):
+            raise ValueError(
+                f"MERCURE_COOKIE_NAME is {self.name}: browsers want MERCURE_COOKIE_PATH='/' and no "
+                "MERCURE_COOKIE_DOMAIN with it; the prefix __Secure- has neither rule"
+            )
+        if self.domain is not None:
+            self._check_domain(self.domain)
+
+    def _check_domain(self, domain: str) -> None:
+        if not _HOST_NAME.fullmatch(domain) or _is_address(domain):
+            raise ValueError(f"MERCURE_COOKIE_DOMAIN is {domain!r}; it must be a domain name, not an address")
+        if "." not in domain:
+            raise ValueError(f"MERCURE_COOKIE_DOMAIN is {domain!r}; browsers refuse a domain of one label")
+        if not _domain_matches(self.host, domain):
+            raise ValueError(
+                f"MERCURE_COOKIE_DOMAIN is {domain!r}, which is neither {self.host!r}, the host of "
+                "MERCURE_PUBLIC_URL, nor a parent of it"
+            )
+
+    def set(self, headers: Headers, request_host: str, token: str, max_age: int | None) -> None:
+        """Add the cookie to the headers of a response.
+
+        :param headers: of the response; an earlier cookie of this name is replaced.
+        :param request_host: host of the request, without port.
+        :param token: in compact serialization.
+        :param max_age: seconds; ``None`` for a cookie that ends with the browser's session.
+        :raises CookieError: a browser would refuse it.
+        """
+        line = self._line(request_host, token, max_age)
+        if len(line) > _MAX_OCTETS:
+            raise CookieError(
+                f"the cookie has {len(line)} bytes, {len(token)} of them the token, and browsers refuse more "
+                f"than {_MAX_OCTETS}: name fewer topics, one URLPattern for many topics, or fewer claims"
+            )
+        self._replace(headers, line)
+
+    def clear(self, headers: Headers, request_host: str) -> None:
+        """Add a cookie without content that makes the browser delete the one with the token.
+
+        :param headers: of the response.
+        :param request_host: host of the request, without port.
+        :raises CookieError: no browser can have such a cookie from this host.
+        """
+        self._replace(headers, self._line(request_host, "", 0))
+
+    def is_delivered_over_http(self, request_host: str) -> bool:
+        """Tell whether the cookie works without TLS: not ``Secure``, or on the trusted loopback."""
+        return not self.secure or is_loopback(request_host)
+
+    def domain_for(self, request_host: str) -> str | None:
+        """The ``Domain`` attribute that makes the cookie reach app and hub, and as few others as possible.
+
+        :param request_host: host of the request, without port.
+        :returns: ``None`` when both have the same host: a cookie for this host alone.
+        :raises CookieError: there is no such domain.
+        """
+        app = _normal(request_host)
+        if self.domain is not None:
+            if not _domain_matches(app, self.domain):
+                raise CookieError(
+                    f"the page comes from {app!r}, outside of MERCURE_COOKIE_DOMAIN={self.domain!r}: "
+                    "browsers refuse such a cookie"
+                )
+            return self.domain
+        if app == self.host:
+            return None
+        between = f"the page comes from {app!r} and the hub is at {self.host!r} (MERCURE_PUBLIC_URL)"
+        if self.name.lower().startswith("__host-"):
+            raise CookieError(
+                f"{between}: a cookie with the prefix __Host- stays on one host; set MERCURE_COOKIE_NAME "
+                "to a name with the prefix __Secure-"
+            )
+        if _is_address(app) or _is_address(self.host):
+            raise CookieError(
+                f"{between}: a cookie cannot be shared between an IP address and another host; open the page "
+                "by the host of MERCURE_PUBLIC_URL, or put the hub behind the app's host"
+            )
+        parent = _common_parent(app, self.host)
+        if _is_public_suffix(parent):
+            shared = (
+                f"all that they share is {parent!r}, which is public" if parent else "they share no domain"
+            )
+            raise CookieError(
+                f"{between}: {shared}, so no cookie can reach both. Put the hub on a subdomain of the site "
+                "or behind the app's host; else hand the token to fetch() with an Authorization header. "
+                "MERCURE_COOKIE_DOMAIN overrules this"
+            )
+        return parent
+
+    def _line(self, request_host: str, value: str, max_age: int | None) -> str:
+        return dump_cookie(
+            self.name,
+            value,
+            max_age=max_age,
+            expires=0 if max_age == 0 else None,
+            path=self.path,
+            domain=self.domain_for(request_host),
+            secure=self.secure,
+            httponly=True,
+            samesite=self.same_site,
+            max_size=0,
+        )
+
+    def _replace(self, headers: Headers, line: str) -> None:
+        """One cookie of a name in a response (RFC 6265 section 4.1.1): the last call wins."""
+        kept = [one for one in headers.getlist("Set-Cookie") if not one.startswith(f"{self.name}=")]
+        headers.setlist("Set-Cookie", [*kept, line])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether browsers treat the host as trustworthy without TLS (W3C, Secure Contexts, 3.1)."""
+    name = _normal(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ipaddress.ip_address(name.strip("[]")).is_loopback
+
+
+def host_of(authority: str) -> str:
+    """The host of a ``Host`` header, without its port."""
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _normal(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _path_matches(request_path: str, cookie_path: str) -> bool:
+    """RFC 6265 section 5.1.4."""
+    return request_path.startswith(cookie_path) and (
+        cookie_path.endswith("/") or request_path[len(cookie_path) :][:1] in ("", "/")
+    )
+
+
+def _domain_matches(host: str, domain: str) -> bool:
+    """RFC 6265 section 5.1.3."""
+    return host == domain or (host.endswith(f".{domain}") and not _is_address(host))
+
+
+def _common_parent(one: str, other: str) -> str:
+    shared: list[str] = []
+    for left, right in zip(reversed(one.split(".")), reversed(other.split(".")), strict=False):
+        if left != right:
+            break
+        shared.append(left)
+    return ".".join(reversed(shared))
+
+
+def _is_public_suffix(domain: str) -> bool:
+    labels = domain.split(".")
+    if len(labels) == 1 or domain in _SHARED_HOSTING:
+        return True
+    return len(labels) == 2 and len(labels[1]) == 2 and _SECOND_LEVEL.fullmatch(labels[0]) is not None

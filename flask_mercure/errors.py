@@ -1,0 +1,76 @@
+"""What the extension raises on purpose, as one tree.
+
+    MercureError
+    ├── ConfigurationError      a configuration key is missing or wrong
+    ├── InvalidArgument         a topic, an id, a lifetime … breaks a rule of the protocol
+    ├── TokenError              the token factory did not give a usable token
+    ├── CookieError             a browser would refuse the authorization cookie
+    └── PublishError            the hub did not publish the update
+        └── HubUnreachable      it gave no answer
+
+The tree has a root of its own and does not grow from ``hub.protocol.errors``: there each class is an
+answer of the hub to a client and carries a status to send. Here it is the application that is told
+what went wrong. A value of the wrong type raises :class:`TypeError`, as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MercureError(RuntimeError):
+    """Root of everything that this package raises on purpose."""
+
+
+class ConfigurationError(MercureError):
+    """The configuration of the app does not work.
+
+    :param problems: one sentence for each problem; it names the configuration key, what is wrong with
+        its value and what to do. It never holds a secret.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class InvalidArgument(MercureError, ValueError):
+    """An argument breaks a rule of the protocol; nothing was sent to the hub."""
+
+
+class TokenError(MercureError):
+    """The token factory did not give a token that a hub could accept."""
+
+
+class CookieError(MercureError):
+    """A browser would refuse the authorization cookie, or would not send it to the hub."""
+
+
+class PublishError(MercureError):
+    """The hub did not publish the update, or did not say that it has.
+
+    :param message: what happened and what to do.
+    :param status: HTTP status of the hub's answer, ``None`` without an answer.
+    :param reason: what the hub said: the detail of its problem document (RFC 9457), or the error code of
+        its challenge (RFC 6750).
+    :param possibly_published: whether the update may have been published all the same, because the
+        request went out and the answer did not come back. Publish again only when this is false, or
+        when seeing the update twice does no harm.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        reason: str | None = None,
+        possibly_published: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.possibly_published = possibly_published
+
+
+class HubUnreachable(PublishError):
+    """The hub could not be reached, or gave no answer in time."""

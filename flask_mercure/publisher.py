@@ -1,0 +1,108 @@
+"""The request that publishes, from any thread and any process.
+
+An update is sent once. A request that went out and got no answer is not repeated, since the hub may have
+published it and subscribers would see it twice; ``PublishError.possibly_published`` tells that case from the
+others. A pooled connection that the hub has closed meanwhile is no such case: urllib3 looks at the
+socket before it reuses it, and opens another one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
+
+from flask_mercure import answer
+from flask_mercure.configuration import Configuration
+from flask_mercure.publication import Publication
+from flask_mercure.token_source import PublisherToken
+from hub import __version__
+
+USER_AGENT = f"flask-mercure/{__version__}"
+
+_POOL = 64  # connections that are kept when they are idle: the threads of a large WSGI process
+_MAX_ANSWER = 65536
+
+
+class Publisher:
+    """Sends updates to one hub, from any thread and from each process that is forked.
+
+    :param configuration: of the app.
+    :param clock: gives the seconds since the epoch.
+    """
+
+    def __init__(self, configuration: Configuration, clock: Callable[[], float] = time.time) -> None:
+        self._configuration = configuration
+        self._clock = clock
+        # One entry for each process. That of a parent stays, unused: sharing its sockets would mix answers
+        # up, and closing them could wait for a lock that a thread of the parent held at the fork.
+        self._lines: dict[int, tuple[requests.Session, PublisherToken]] = {}
+
+    def publish(self, publication: Publication) -> str:
+        """Send an update.
+
+        :returns: the id that the hub gave to it.
+        :raises PublishError: the hub did not take it, or did not answer.
+        :raises MercureError: there is no token to publish with.
+        """
+        session, tokens = self._line()
+        token = tokens.get()
+        configuration = self._configuration
+        try:
+            response = session.post(
+                configuration.url,
+                data=publication.encode(),
+                headers={
+                    "Authorization": f"Bearer {token}",
+                    "Content-Type": "application/x-www-form-urlencoded",
+                },
+                # A redirect is an error: it would drop the token, or take it to another host.
+                allow_redirects=False,
+                stream=True,
+                timeout=(configuration.connect_timeout, configuration.read_timeout),
+                verify=configuration.verify_tls,
+            )
+            with response:
+                body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise answer.unreachable(error, configuration) from error
+        if response.status_code == requests.codes.unauthorized:
+            tokens.forget(token)
+        return answer.published_id(response, body, configuration)
+
+    def close(self) -> None:
+        """Close the connections of this process; the next publication opens others."""
+        line = self._lines.pop(os.getpid(), None)
+        if line is not None:
+            line[0].close()
+
+    def _line(self) -> tuple[requests.Session, PublisherToken]:
+        process = os.getpid()
+        line = self._lines.get(process)
+        if line is None:
+            configuration = self._configuration
+            tokens = PublisherToken(configuration.tokens, configuration.lifetime, self._clock)
+            # setdefault is atomic: of two threads that come first, both take the same one
+            line = self._lines.setdefault(process, (open_session(), tokens))
+        return line
+
+
+def open_session() -> requests.Session:
+    """A session to speak with the hub, which keeps the environment out.
+
+    With ``trust_env`` requests would send the token to a proxy of ``HTTP_PROXY`` even for the loopback, and
+    replace it by a password of ``.netrc``. The CA file has its own setting, ``MERCURE_VERIFY_TLS``.
+    """
+    session = requests.Session()
+    session.trust_env = False
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none is accepted, none is sent
+    session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_POOL, max_retries=0)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session

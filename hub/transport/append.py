@@ -1,0 +1,117 @@
+"""Writes a batch of updates in one transaction.
+
+This is the hub's dearest moment: statements are compiled by SQLAlchemy once, and run on the
+driver's own cursor, which halves the time of a transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub.protocol.update import Update
+from hub.transport import schema
+from hub.transport.interface import Entry
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class Appender:
+    """Appends to the log over one connection of the driver.
+
+    :param engine: gives the dialect.
+    :param connection: of the driver, in autocommit mode when it is SQLite's.
+    """
+
+    def __init__(self, engine: sa.Engine, connection: Any) -> None:
+        self._connection = connection
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        table = schema.position
+        advance = sa.update(table).values(
+            last_sequence=table.c.last_sequence + sa.bindparam("count", type_=sa.Integer)
+        )
+        self._advance = _Statement(engine, advance, ["count"])
+        self._position = _Statement(engine, sa.select(table.c.last_sequence), [])
+        self._update = _Statement(
+            engine, sa.insert(schema.update), [column.name for column in schema.update.c]
+        )
+        self._topic = _Statement(engine, sa.insert(schema.topic), [column.name for column in schema.topic.c])
+
+    def append(self, updates: Sequence[Update], now: float) -> list[Entry]:
+        """Store updates; when this returns they are durable.
+
+        :param now: seconds since the epoch.
+        :raises Exception: of the driver; nothing is stored then.
+        """
+        cursor = self._connection.cursor()
+        try:
+            if self._is_sqlite:
+                cursor.execute("BEGIN IMMEDIATE")
+            entries = self._insert(cursor, updates, now)
+            self._connection.commit()
+        except BaseException:
+            self._connection.rollback()
+            raise
+        finally:
+            cursor.close()
+        return entries
+
+    def _insert(self, cursor: Any, updates: Sequence[Update], now: float) -> list[Entry]:
+        self._advance.run(cursor, (len(updates),))
+        self._position.run(cursor, ())
+        last = int(cursor.fetchone()[0])
+        entries = [
+            Entry(sequence, update) for sequence, update in enumerate(updates, last - len(updates) + 1)
+        ]
+        self._update.run_many(
+            cursor,
+            [
+                (
+                    entry.sequence,
+                    entry.update.id,
+                    _encode(entry.update.topics),
+                    entry.update.data.encode(),
+                    entry.update.private,
+                    entry.update.type,
+                    entry.update.retry,
+                    now,
+                )
+                for entry in entries
+            ],
+        )
+        self._topic.run_many(
+            cursor,
+            [
+                (hashed, entry.sequence)
+                for entry in entries
+                for hashed in {schema.topic_hash(value) for value in entry.update.topics}
+            ],
+        )
+        return entries
+
+
+class _Statement:
+    """A compiled statement and the order of its parameters."""
+
+    def __init__(self, engine: sa.Engine, statement: Any, parameters: Sequence[str]) -> None:
+        compiled = statement.compile(engine, column_keys=list(parameters) or None)
+        self._sql = str(compiled)
+        self._names = list(parameters)
+        order = compiled.positiontup if compiled.positional else None
+        self._order = None if order is None else [self._names.index(name) for name in order]
+        if self._order == list(range(len(self._names))):
+            self._order = []
+
+    def run(self, cursor: Any, row: tuple[object, ...]) -> None:
+        cursor.execute(self._sql, self._arranged(row))
+
+    def run_many(self, cursor: Any, rows: Sequence[tuple[object, ...]]) -> None:
+        cursor.executemany(self._sql, rows if self._order == [] else [self._arranged(row) for row in rows])
+
+    def _arranged(self, row: tuple[object, ...]) -> object:
+        if self._order is None:
+            return dict(zip(self._names, row, strict=True))
+        return [row[place] for place in self._order] if self._order else row

@@ -1,0 +1,344 @@
+"""``flask mercure``: publish, token, subscribe, and the hub for development."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jwt
+import pytest
+from click.testing import Result
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
+from flask import Flask
+
+from flask_mercure import ConfigurationError, HubUnreachable, development, subscriber
+from flask_mercure.cli import mercure
+from flask_mercure.configuration import read
+from flask_mercure.extension import state_of
+from hub.protocol import keys
+from hub.protocol.access_token import Issuer, TokenVerifier
+from tests.flask_mercure.fake_hub import SECRET, Answer, Dropped, FakeHub, make_app, running
+
+BASE = {"MERCURE_JWT_SECRET": SECRET}
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with running() as hub:
+        yield hub
+
+
+def run(app: Flask, *arguments: str, **keywords: Any) -> Result:
+    result = app.test_cli_runner().invoke(mercure, arguments, **keywords)
+    if "mercure" in app.extensions:
+        state_of(app).publisher.close()
+    return result
+
+
+def test_publish(hub: FakeHub) -> None:
+    arguments = [
+        "publish",
+        "a",
+        "b",
+        "--data",
+        "text",
+        "--private",
+        "--id",
+        "urn:x",
+        "--type",
+        "t",
+        "--retry",
+        "5",
+    ]
+    result = run(make_app(URL=hub.url), *arguments)
+    assert (result.exit_code, result.stdout) == (0, "urn:uuid:1\n")
+    assert hub.received[0].pairs == [
+        ("topic", "a"),
+        ("topic", "b"),
+        ("data", "text"),
+        ("private", "on"),
+        ("id", "urn:x"),
+        ("type", "t"),
+        ("retry", "5"),
+    ]
+
+
+def test_publish_reads_standard_input(hub: FakeHub) -> None:
+    run(make_app(URL=hub.url), "publish", "a", "--data", "-", input="one\ntwo é\n")
+    assert dict(hub.received[0].pairs)["data"] == "one\ntwo é\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["publish"], 2, "Missing argument"),
+        (["publish", "a", "--retry", "-1"], 2, "--retry"),
+        (["publish", "*"], 1, "wildcard"),
+        (["publish", "a\nb"], 1, "U+000A"),
+        (["publish", "a", "--id", "#1"], 1, "#1"),
+        (["token", "--lifetime", "0"], 2, "--lifetime"),
+        (["token", "--subscribe", ""], 1, "empty"),
+        (["subscribe"], 2, "name a topic"),
+        (["subscribe", "a", "--count", "0"], 2, "--count"),
+        (["subscribe", "a\x00"], 1, "U+0000"),
+    ],
+)
+def test_mistakes_are_one_message(arguments: Sequence[str], status: int, words: str) -> None:
+    result = run(make_app(URL="http://127.0.0.1:9/m"), *arguments)
+    assert result.exit_code == status
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_hub_that_refuses(hub: FakeHub) -> None:
+    hub.answers = [Answer(b"", 401, None)]
+    result = run(make_app(URL=hub.url), "publish", "a")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "MERCURE_ISSUER" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["publish", "a"], ["token"], ["subscribe", "a"], ["hub"]])
+def test_an_app_without_the_extension(command: Sequence[str]) -> None:
+    result = run(Flask("bare"), *command)
+    assert result.exit_code == 1
+    assert "call Mercure(app)" in result.stderr
+
+
+def test_token() -> None:
+    result = run(
+        make_app(),
+        *[
+            "token",
+            "--subscribe",
+            "a",
+            "--subscribe-urlpattern",
+            "/b/:id",
+            "--publish",
+            "c",
+            "--lifetime",
+            "60",
+        ],
+    )
+    trusted = (keys.load(SECRET),)
+    verifier = TokenVerifier([Issuer("urn:flask-mercure", trusted, trusted)], "1.0")
+    resource = "http://127.0.0.1:3000/.well-known/mercure"
+    grant = verifier.verify(result.stdout.strip(), "subscribe", resource, time.time())
+    assert [grant.subscribe.covers(topic) for topic in ("a", "/b/1", "c")] == [True, True, False]
+    assert [grant.publish.covers(topic) for topic in ("a", "c")] == [False, True]
+    assert grant.expires_at is not None
+    assert grant.expires_at - time.time() == pytest.approx(60, abs=3)
+
+
+def stream(body: bytes) -> Answer:
+    return Answer(body, content_type="text/event-stream")
+
+
+def test_subscribe_prints_events_through_lost_connections(hub: FakeHub) -> None:
+    hub.answers = [
+        stream(b"retry: 0\nid: 1\ndata: one\ndata: more\n\n:\nid: 2\nevent: change\ndata: two\n\ndata: cut"),
+        Dropped(),
+        Answer(b"starting", 503),
+        stream(b"id: 3\ndata: three\n\nid: 4\ndata: four\n\n"),
+    ]
+    result = run(
+        make_app(URL=hub.url),
+        *["subscribe", "a", "--urlpattern", "/b/:id", "--last-event-id", "0", "--count", "3"],
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        "id: 1\ndata: one\ndata: more\n\nid: 2\nevent: change\ndata: two\n\nid: 3\ndata: three\n\n"
+    )
+    assert hub.received[0].target.partition("?")[2] == "match=a&match_urlpattern=%2Fb%2F%3Aid"
+    assert [request.headers["Last-Event-ID"] for request in hub.received] == ["0", "2", "2", "2"]
+    token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
+    claims = jwt.decode(token, options={"verify_signature": False})
+    (detail,) = claims["authorization_details"]
+    assert detail["topics"] == [{"match": "a"}, {"match": "/b/:id", "match_type": "urlpattern"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(b"", 401, None, {"WWW-Authenticate": 'Bearer error="invalid_token"'}), "401 (invalid_token)"),
+        (Answer(b"", 503, None), "503"),
+        (Answer(b"<html>", 200, "text/html"), "not an event stream"),
+        (Answer(b"", 302, None, {"Location": "/"}), "302"),
+    ],
+)
+def test_a_hub_that_does_not_stream(hub: FakeHub, answer: Answer, words: str) -> None:
+    hub.answers = [answer]
+    result = run(make_app(URL=hub.url), "subscribe", "a")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(hub.received) == 1
+
+
+def test_a_refusal_after_the_first_connection_ends_it(hub: FakeHub) -> None:
+    hub.answers = [stream(b"retry: 0\nid: 1\ndata: one\n\n"), Answer(b"", 403, None)]
+    result = run(make_app(URL=hub.url), "subscribe", "a")
+    assert (result.exit_code, result.stdout) == (1, "id: 1\ndata: one\n\n")
+    assert "403" in result.stderr
+
+
+def test_the_first_connection_must_succeed(hub: FakeHub) -> None:
+    hub.answers = [Dropped()]
+    with pytest.raises(HubUnreachable):
+        next(subscriber.follow(hub.url, lambda: "a.b.c"))
+    assert len(hub.received) == 1
+
+
+def test_the_hub_says_how_long_to_wait(hub: FakeHub) -> None:
+    hub.answers = [
+        stream(b"data: 1\n\n"),
+        stream(b"retry: 250\n\n"),
+        stream(b"data: 2\n\n"),
+        stream(b"data: 3\n\n"),
+    ]
+    waits: list[float] = []
+    events = subscriber.follow(hub.url, lambda: "a.b.c", sleep=waits.append)
+    assert [next(events).data for _ in range(3)] == ["1", "2", "3"]
+    events.close()
+    assert waits == [2, 0.25, 0.25]
+
+
+def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> Iterator[object]:
+        yield from map(interrupt, "x")
+
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subscriber, "follow", interrupted)
+    result = run(make_app(), "subscribe", "a")
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def environment(inherited: dict[str, str] | None = None, **config: object) -> dict[str, str]:
+    made = read({**BASE, **{f"MERCURE_{key}": value for key, value in config.items()}})
+    return development.environment(made, inherited or {})
+
+
+def test_the_hub_gets_the_configuration_of_the_app() -> None:
+    made = environment(
+        {"PATH": "/bin", "MERCURE_TRANSPORT_URL": "sqlite:///x.db"},
+        URL="http://localhost:3100/.well-known/mercure",
+        PUBLIC_URL="http://site.localhost/hub/.well-known/mercure",
+        PROTOCOL="0.x",
+        ISSUER="urn:me",
+    )
+    made.pop("PYTHONPATH", None)
+    assert made == {
+        "PATH": "/bin",
+        "MERCURE_TRANSPORT_URL": "sqlite:///x.db",
+        "MERCURE_LISTEN": "127.0.0.1:3100",
+        "MERCURE_PUBLIC_URL": "http://site.localhost/hub/.well-known/mercure",
+        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
+        "MERCURE_PUBLISHER_JWT_ALG": "HS256",
+        "MERCURE_SUBSCRIBER_JWT_KEY": SECRET,
+        "MERCURE_SUBSCRIBER_JWT_ALG": "HS256",
+        "MERCURE_ISSUER": "urn:me",
+        "MERCURE_PROTOCOL": "0.x",
+        "MERCURE_COOKIE_NAME": "mercureAuthorization",
+        "MERCURE_ANONYMOUS": "1",
+        "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_CORS_ORIGINS": "http://127.0.0.1:5000 http://localhost:5000",
+    }
+
+
+@pytest.mark.parametrize(
+    ("inherited", "name", "value"),
+    [
+        ({"MERCURE_ANONYMOUS": "0"}, "MERCURE_ANONYMOUS", "0"),
+        ({"MERCURE_SUBSCRIPTIONS": "0"}, "MERCURE_SUBSCRIPTIONS", "0"),
+        ({"MERCURE_CORS_ORIGINS": "http://x"}, "MERCURE_CORS_ORIGINS", "http://x"),
+        ({"FLASK_RUN_PORT": "8000"}, "MERCURE_CORS_ORIGINS", "http://127.0.0.1:8000 http://localhost:8000"),
+        (
+            {"FLASK_RUN_HOST": "0.0.0.0"},
+            "MERCURE_CORS_ORIGINS",
+            "http://127.0.0.1:5000 http://localhost:5000",
+        ),
+        (
+            {"FLASK_RUN_HOST": "192.0.2.1"},
+            "MERCURE_CORS_ORIGINS",
+            "http://127.0.0.1:5000 http://localhost:5000 http://192.0.2.1:5000",
+        ),
+        ({"MERCURE_ISSUER": "urn:other"}, "MERCURE_ISSUER", "urn:flask-mercure"),
+    ],
+)
+def test_what_the_environment_decides(inherited: dict[str, str], name: str, value: str) -> None:
+    assert environment(inherited)[name] == value
+
+
+@pytest.mark.parametrize(
+    ("url", "listen"),
+    [
+        ("http://127.0.0.1:3000/m", "127.0.0.1:3000"),
+        ("http://localhost/m", "127.0.0.1:80"),
+        ("http://[::1]:3000/m", "[::1]:3000"),
+        ("http://hub.internal:8080/m", "hub.internal:8080"),
+    ],
+)
+def test_where_the_hub_listens(url: str, listen: str) -> None:
+    assert environment(URL=url)["MERCURE_LISTEN"] == listen
+
+
+def test_https_needs_a_certificate() -> None:
+    with pytest.raises(ConfigurationError, match="MERCURE_TLS_CERT"):
+        environment(URL="https://127.0.0.1:3443/m")
+    made = environment({"MERCURE_TLS_CERT": "/x.pem"}, URL="https://127.0.0.1/m")
+    assert made["MERCURE_LISTEN"] == "127.0.0.1:443"
+
+
+def test_the_private_key_stays_in_the_app() -> None:
+    private, public = keys.generate_pair("ec")
+    encrypted = (
+        load_pem(private.encode(), None)
+        .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
+        .decode()
+    )
+    made = environment(JWT_SECRET=encrypted, JWT_PASSPHRASE="word", SUBSCRIBER_JWT_KEY=SECRET * 2)
+    assert made["MERCURE_PUBLISHER_JWT_KEY"] == public
+    assert made["MERCURE_PUBLISHER_JWT_ALG"] == "ES256"
+    assert (made["MERCURE_SUBSCRIBER_JWT_KEY"], made["MERCURE_SUBSCRIBER_JWT_ALG"]) == (SECRET * 2, "HS256")
+    assert "PRIVATE" not in "".join(made.values())
+
+
+def factory(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> str:
+    return "a.b.c"
+
+
+def test_with_a_factory_of_the_app_the_key_is_the_one_that_verifies() -> None:
+    _, public = keys.generate_pair("ec")
+    made = environment(TOKEN_FACTORY=factory, JWT_SECRET=public)
+    assert made["MERCURE_SUBSCRIBER_JWT_KEY"] == public
+    inherited = {"MERCURE_PUBLISHER_JWT_KEY": "p", "MERCURE_SUBSCRIBER_JWT_KEY": "s"}
+    made = environment(inherited, TOKEN_FACTORY=factory, JWT_SECRET=None)
+    assert made["MERCURE_PUBLISHER_JWT_KEY"] == "p"
+    with pytest.raises(ConfigurationError, match="MERCURE_PUBLISHER_JWT_KEY is not set"):
+        environment(TOKEN_FACTORY=factory, JWT_SECRET=None)
+
+
+def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(development, "find_spec", lambda name: name)
+    result = run(make_app(), "hub", "--cors-origins", "http://x", "--log-level", "debug")
+    assert result.exit_code == 0, result.output
+    ((path, command, made),) = started
+    assert path == sys.executable
+    assert command[-6:] == ["-m", "hub", "--cors-origins", "http://x", "--log-level", "debug"]
+    assert made["MERCURE_PUBLISHER_JWT_KEY"] == SECRET
+    assert made["PATH"] == os.environ["PATH"]
+
+
+def test_hub_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(development, "find_spec", lambda name: None if name == "gevent" else name)
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started"))
+    result = run(make_app(), "hub")
+    assert result.exit_code == 1
+    assert "pip install 'flask-mercure[hub]'" in result.stderr
+    assert "(gevent)" in result.stderr

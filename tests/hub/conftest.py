@@ -1,0 +1,23 @@
+"""A hub with everything switched on, which the tests of a module share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub.running import RunningHub, running_hub
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    """Tests that share it use topics of their own."""
+    with running_hub(tmp_path_factory.mktemp("hub"), anonymous=1, subscriptions=1) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder for the database of a hub that one test has for itself."""
+    return tmp_path

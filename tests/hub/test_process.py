@@ -1,0 +1,135 @@
+"""The hub as its users start it: a process with environment variables, and signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.hub.running import SECRET, TIMEOUT, RunningHub
+
+
+@contextmanager
+def process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], RunningHub]]:
+    """Start ``python -m hub`` and wait for the line that names its address."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "MERCURE_LISTEN": "127.0.0.1:0",
+        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
+        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
+        "MERCURE_ANONYMOUS": "1",
+        **variables,
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "hub"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr is not None
+    with child:
+        try:
+            line = child.stderr.readline()
+            found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", line)
+            assert found, line
+            yield child, RunningHub(int(found[1]))
+        finally:
+            child.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_streams_and_process(folder: Path, number: signal.Signals) -> None:
+    with process(folder, MERCURE_SUBSCRIPTIONS="1") as (child, hub):
+        streams = [hub.subscribe({"match": "t"}) for _ in range(20)]
+        hub.send("t", "before the end")
+        child.send_signal(number)
+        for stream in streams:
+            assert stream.take(1) == ["before the end"]
+            assert stream.ended()
+        assert child.wait(TIMEOUT) == 0
+        with pytest.raises(ConnectionRefusedError):
+            hub.connect()
+        hub.close()
+
+
+def test_what_was_answered_survives_kill_9(folder: Path) -> None:
+    ids: list[str] = []
+    with process(folder) as (child, hub):
+        for number in range(20):
+            ids.append(hub.send("t", str(number)))
+        child.kill()
+        child.wait(TIMEOUT)
+    with process(folder) as (_, hub):
+        assert hub.subscribe({"match": "t", "last_event_id": ids[0]}).take(19) == [
+            str(i) for i in range(1, 20)
+        ]
+        assert hub.send("t", "next")
+        hub.close()
+
+
+def test_a_publication_under_way_is_answered(folder: Path) -> None:
+    with process(folder) as (child, hub):
+        body = b"topic=t&data=x"
+        head = (
+            "POST /.well-known/mercure HTTP/1.1\r\nHost: x\r\n"
+            f"Authorization: Bearer {hub.token(aud='http://x/.well-known/mercure')}\r\n"
+            f"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        with hub.connect() as sock:
+            sock.sendall(head + body[:5])
+            assert hub.get(path="/healthz").status == 200  # the hub has seen the beginning
+            child.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionRefusedError):
+                while True:
+                    hub.connect().close()
+            sock.sendall(body[5:])
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        assert child.wait(TIMEOUT) == 0
+    with process(folder) as (_, hub):
+        assert hub.subscribe({"match": "t", "last_event_id": "earliest"}).take(1) == ["x"]
+        hub.close()
+
+
+def test_many_signals_are_as_one(folder: Path) -> None:
+    with process(folder) as (child, _):
+        for _ in range(5):
+            child.send_signal(signal.SIGTERM)
+        assert child.wait(TIMEOUT) == 0
+        assert child.stderr is not None
+        assert "Traceback" not in child.stderr.read()
+
+
+def test_the_log_as_json_in_a_file(folder: Path) -> None:
+    import json
+
+    path = folder / "hub.log"
+    child = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "hub",
+            "--log-file",
+            str(path),
+            "--log-format",
+            "json",
+            "--listen",
+            "127.0.0.1:0",
+        ],
+        env={
+            "PATH": os.environ["PATH"],
+            "MERCURE_PUBLISHER_JWT_KEY": SECRET,
+            "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
+        },
+    )
+    try:
+        while not path.exists() or "listens" not in path.read_text():
+            assert child.poll() is None
+    finally:
+        child.terminate()
+        assert child.wait(TIMEOUT) == 0
+    messages = [json.loads(line)["message"] for line in path.read_text().splitlines()]
+    assert messages[-1] == "the hub stops"

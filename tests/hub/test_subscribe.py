@@ -1,0 +1,160 @@
+"""Subscribing over HTTP (spec, Subscription and Matcher Types; 0.x, Topic Selectors)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.hub.running import HUB_PATH, Form, RunningHub, running_hub
+
+
+def test_the_head_comes_at_once(hub: RunningHub) -> None:
+    stream = hub.subscribe({"match": "quiet"})
+    assert stream.reply.headers["content-type"] == "text/event-stream"
+    assert "no-store" in stream.reply.headers["cache-control"]
+    assert stream.reply.headers["x-accel-buffering"] == "no"
+    assert "mercure-last-event-id" not in stream.reply.headers
+    assert "transfer-encoding" not in stream.reply.headers
+
+
+@pytest.mark.parametrize(
+    ("query", "topic", "other"),
+    [
+        ({"match": "https://example.com/a"}, "https://example.com/a", "https://example.com/A"),
+        ({"match_exact": "plain text é"}, "plain text é", "plain text e"),
+        ({"match": "https://example.com/:id"}, "https://example.com/:id", "https://example.com/1"),
+        (
+            {"match_urlpattern": "https://example.com/b/:id"},
+            "https://example.com/b/1",
+            "https://example.com/b/1/2",
+        ),
+        ({"match_urlpattern": "/rel/:id"}, "/rel/1", "https://elsewhere.example/rel/1"),
+        (
+            {"match_urlpattern": "https://example.com/c/*"},
+            "https://example.com/c/x/y",
+            "https://example.com/d",
+        ),
+        ({"topic": "https://example.com/e"}, "https://example.com/e", "https://example.com/f"),
+        ({"topic": "https://example.com/g/{id}"}, "https://example.com/g/1", "https://example.com/g/1/2"),
+        (
+            {"topic": "https://example.com/h{?q,r}"},
+            "https://example.com/h?q=1&r=2",
+            "https://example.com/h?z=1",
+        ),
+        ([("match", "one"), ("match", "two"), ("topic", "three")], "three", "four"),
+    ],
+)
+def test_matching(hub: RunningHub, query: Form, topic: str, other: str) -> None:
+    stream = hub.subscribe(query)
+    hub.send(other, "no")
+    hub.send(topic, "yes")
+    assert stream.take(1) == ["yes"]
+
+
+@pytest.mark.parametrize("name", ["match", "match_urlpattern", "match_exact", "topic"])
+def test_the_wildcard(folder: Path, name: str) -> None:
+    with running_hub(folder, anonymous=1) as hub:
+        stream = hub.subscribe({name: "*"})
+        hub.send("https://example.com/anything", "1")
+        hub.send("not a url at all", "2")
+        assert stream.take(2) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ([], "match"),
+        ({"last_event_id": "x"}, "match"),
+        ({"match_uritemplate": "x"}, "match_uritemplate"),
+        ({"Match": "x"}, "Match"),
+        ({"MATCH_EXACT": "x", "match": "y"}, "MATCH_EXACT"),
+        ({"matches": "x", "match": "y"}, "matches"),
+        ({"match": "a\x00b"}, "match"),
+        ({"match": "a\u202eb"}, "match"),
+        ({"match_urlpattern": "https://example.com/("}, "match_urlpattern"),
+        ({"match": "x" * 2049}, "match"),
+        ([("match", str(i)) for i in range(101)], "match"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_refuses_and_names_the_parameter(hub: RunningHub, query: Form, field: str) -> None:
+    reply = hub.get(query)
+    assert reply.status == 400
+    assert reply.json()["field"] == field
+
+
+def test_not_utf8(hub: RunningHub) -> None:
+    assert hub.get(path=HUB_PATH + "?match=%ff").status == 400
+
+
+def test_head_has_the_headers_and_no_stream(hub: RunningHub) -> None:
+    reply = hub.request("HEAD", HUB_PATH + "?match=a")
+    assert (reply.status, reply.headers["content-type"]) == (200, "text/event-stream")
+    assert hub.request("HEAD", HUB_PATH).status == 400
+
+
+def test_heartbeats_on_a_quiet_stream(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, heartbeat=1) as hub:
+        stream = hub.subscribe({"match": "quiet"})
+        stream.read_until(b":\n:\n:\n")
+        hub.send("quiet", "still here")
+        assert stream.take(1) == ["still here"]
+
+
+def test_the_connection_ends_after_its_time(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, write_timeout=2) as hub:
+        assert hub.subscribe({"match": "a"}).ended()
+
+
+def test_the_connection_ends_with_its_token(folder: Path) -> None:
+    with running_hub(folder) as hub:
+        assert hub.subscribe({"match": "a"}, hub.token(lifetime=2)).ended()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "good", "bad"),
+    [("1.0", {"match": "a"}, {"topic": "a"}), ("0.x", {"topic": "a"}, {"match": "a"})],
+)
+def test_one_generation_only(folder: Path, protocol: str, good: Form, bad: Form) -> None:
+    with running_hub(folder, anonymous=1, protocol=protocol) as hub:
+        assert hub.subscribe(good).reply.status == 200
+        assert hub.get(bad).status == 400
+
+
+def test_cross_origin_subscribers(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, cors_origins="https://app.example") as hub:
+        stream = hub.subscribe({"match": "a"}, Origin="https://app.example")
+        assert stream.reply.headers["access-control-allow-origin"] == "https://app.example"
+        assert stream.reply.headers["access-control-allow-credentials"] == "true"
+        assert stream.reply.headers["vary"] == "Origin"
+        stranger = hub.subscribe({"match": "a"}, Origin="https://evil.example")
+        assert "access-control-allow-origin" not in stranger.reply.headers
+        refusal = hub.get({"match_x": "a"}, Origin="https://app.example")
+        assert refusal.headers["access-control-allow-origin"] == "https://app.example"
+        preflight = hub.request(
+            "OPTIONS",
+            HUB_PATH,
+            {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"},
+        )
+        assert preflight.status == 204
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+
+
+def test_the_public_url_may_have_a_prefix(folder: Path) -> None:
+    with running_hub(folder, public_url="https://example.com/hub/", subscriptions=1) as hub:
+        token = hub.token(aud="https://example.com/hub/")
+        stream = hub.subscribe({"match_urlpattern": "/hub/subscriptions/:type/:match/:id"}, token)
+        assert '"id":"/hub/subscriptions/' in stream.next().data
+        for path in ("/hub/subscriptions", HUB_PATH + "/subscriptions"):
+            assert hub.get(path=path, token=token).json()["id"] == "/hub/subscriptions"
+        assert hub.publish({"topic": "/hub/x"}, token).status == 400
+        assert hub.publish({"topic": "/.well-known/mercure/x"}, token).status == 200
+        metadata = hub.get(path="/.well-known/oauth-protected-resource/hub/")
+        assert metadata.json()["resource"] == "https://example.com/hub/"
+
+
+def test_only_allowed_urls_are_served(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, allowed_urls="https://example.com/.well-known/mercure") as hub:
+        assert hub.get({"match": "a"}).status == 421
+        assert hub.get(path="/healthz").status == 200
