@@ -270,6 +270,18 @@ def _exact_topics(matchers: tuple[Matcher, ...]) -> frozenset[str] | None:
 
 
 def _in_thread(function: Callable[[], T]) -> T:
-    """Run a blocking function in a thread while the event loop goes on."""
-    result: T = gevent.get_hub().threadpool.apply(function)
+    """Run a blocking function in a thread while the event loop goes on.
+
+    :raises StorageError: as the function did. It comes back as a value, since gevent would print it.
+    """
+
+    def run() -> T | StorageError:
+        try:
+            return function()
+        except StorageError as error:
+            return error
+
+    result: T | StorageError = gevent.get_hub().threadpool.apply(run)
+    if isinstance(result, StorageError):
+        raise result
     return result

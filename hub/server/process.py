@@ -43,6 +43,7 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         tls = _tls_context(settings)
+        self._scheme = "http" if tls is None else "https"
         self._stopping = Event()
         self._listening = _bind(settings)
         transport: SqlTransport[Waiter | None] = SqlTransport(
@@ -57,7 +58,7 @@ class Process:
         site = Site(
             hub=_hub(settings, self._broker),
             addressing=Addressing(
-                "http" if tls is None else "https",
+                self._scheme,
                 settings.public_url,
                 settings.allowed_urls,
                 settings.trusted_proxies,
@@ -75,19 +76,28 @@ class Process:
         host, port = self._listening.getsockname()[:2]
         return str(host), int(port)
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
-        watchers = [
-            (number, gevent.signal_handler(number, self.stop)) for number in (signal.SIGTERM, signal.SIGINT)
-        ]
+    @property
+    def url(self) -> str:
+        """Scheme, address and port that the hub listens on."""
+        host, port = self.address
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def run(self, announce: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        :param announce: called with the hub's URL once it accepts connections.
+        """
+        signals = (signal.SIGTERM, signal.SIGINT)
+        watchers = [gevent.signal_handler(number, self.stop) for number in signals]
         try:
             self.start()
+            announce(self.url)
             self.wait()
         finally:
             self.close()
-            for number, watcher in watchers:
-                watcher.cancel()
-                signal.signal(number, signal.SIG_IGN)  # the process ends: one more changes nothing
+            for number in signals:  # the process ends: one more signal changes nothing
+                signal.signal(number, signal.SIG_IGN)
+            del watchers
 
     def start(self) -> None:
         """Open the log and accept connections."""
@@ -166,19 +176,14 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def serve(settings: Settings, announce: Callable[[str], None] | None = None) -> None:
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     """Run a hub until it is told to stop.
 
-    :param announce: called with the hub's address once it accepts connections.
+    :param announce: called with the hub's URL once it accepts connections.
     :raises SettingError: the hub cannot start.
     """
     process = Process(settings)
     gc.freeze()  # what is loaded now stays: never look at it again
     gc.set_threshold(20_000, 20, 50)
     sys.setswitchinterval(0.001)  # the log's writer needs the interpreter for moments, and soon
-    host, port = process.address
-    scheme = "https" if settings.tls_cert else "http"
-    shown = f"[{host}]" if ":" in host else host
-    if announce is not None:
-        announce(f"{scheme}://{shown}:{port}")
-    process.run()
+    process.run(announce)

@@ -175,6 +175,21 @@ def test_no_phantom_after_any_kind_of_end(folder: Path) -> None:
         assert len(hub.get(path=API, token=hub.token()).json()["subscriptions"]) == 1
 
 
+def test_a_subscriber_hears_of_itself_after_the_replay(folder: Path) -> None:
+    """A page tells old from new by it: ``EventSource`` does not say where the replay ends."""
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+        token = hub.token()
+        for number in range(7):
+            hub.send("room", str(number))
+        first = hub.subscribe({**ALL, "match": "room", "last_event_id": "earliest"}, token)
+        events = [first.next() for _ in range(9)]
+        assert [event.type for event in events] == ["message"] * 7 + ["mercure"] * 2
+        second = hub.subscribe({**ALL, "match": "room", "last_event_id": "earliest"}, token)
+        own = {document["subscriber"] for document in map(json.loads, second.take(11)[-2:])}
+        assert len(own) == 1
+        assert own != {json.loads(events[-1].data)["subscriber"]}
+
+
 def test_the_end_of_the_hub_ends_its_subscriptions(folder: Path) -> None:
     with running_hub(folder, anonymous=1, subscriptions=1) as hub:
         start = hub.send("x", "start")

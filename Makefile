@@ -1,0 +1,50 @@
+# make demo    the chat, with the hub and the app, on one printed address
+# make test    all tests
+# make check   ruff and strict mypy
+# make docs    the pages that are made from the code
+# make bench   what docs/performance.md measures (Linux, a C compiler)
+#
+# Each of them makes its own virtual environment first. PYTHON chooses the interpreter.
+
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv-$(VERSION)
+BIN := $(VENV)/bin
+
+.PHONY: demo test check docs bench clean
+
+demo: $(VENV)/hub.done
+	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
+
+test: $(VENV)/test.done
+	@sh tests/browser.sh
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/hub.done
+	$(BIN)/python -m hub settings > docs/settings.md
+
+bench: $(VENV)/hub.done
+	$(MAKE) -C bench
+	$(BIN)/python bench/run.py $(BENCH)
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "flask-mercure needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || sh tests/venv.sh $(PYTHON) $(VENV)
+
+$(VENV)/hub.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub]'
+	@touch $@
+
+$(VENV)/test.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,check]'
+	@touch $@ $(VENV)/hub.done
+
+clean:
+	rm -rf .venv-* build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	$(MAKE) -C bench clean

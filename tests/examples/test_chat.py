@@ -1,0 +1,682 @@
+"""The chat of ``examples/chat`` in headless Chromium, with its hub and its app as real processes."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.request import urlopen
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+pytestmark = pytest.mark.browser
+
+_ROOT = Path(__file__).resolve().parents[2]
+_APP = _ROOT / "examples" / "chat" / "app.py"
+_SECRET = "a secret of the tests with more than 32 octets"
+_WITHIN = 20.0  # seconds for something to happen in a page; Chromium waits 3 before it reconnects
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,800",
+)
+
+T = TypeVar("T")
+
+
+class Site:
+    """A hub and the chat, on free ports.
+
+    :param directory: for the database and the logs.
+    :param certificate: paths of certificate and key; with them both speak HTTPS.
+    :param lifetime: of the hub's cookie, in seconds.
+    """
+
+    def __init__(
+        self, directory: Path, certificate: tuple[Path, Path] | None = None, lifetime: int = 3600
+    ) -> None:
+        self._directory = directory
+        self._certificate = certificate
+        scheme = "http" if certificate is None else "https"
+        hub_port, self._port = _free_ports(2)
+        self._hub_listen = f"127.0.0.1:{hub_port}"
+        self.hub_origin = f"{scheme}://localhost:{hub_port}"
+        self.url = f"{scheme}://localhost:{self._port}"
+        self._hub: subprocess.Popen[bytes] | None = None
+        self.start_hub()
+        self._app = self._start_app(lifetime)
+        _wait_for_answer(f"{self.url}/sign-in", self._app)
+
+    def start_hub(self) -> None:
+        """Start the hub, or start it again on the same port and database."""
+        settings = {
+            "MERCURE_LISTEN": self._hub_listen,
+            "MERCURE_PUBLISHER_JWT_KEY": _SECRET,
+            "MERCURE_SUBSCRIPTIONS": "1",
+            "MERCURE_CORS_ORIGINS": self.url,
+            "MERCURE_COOKIE_NAME": "mercure_access_token",
+            "MERCURE_TRANSPORT_URL": f"sqlite:///{self._directory}/chat.db",
+            "MERCURE_HISTORY_SIZE": "20000",
+        }
+        if self._certificate is not None:
+            settings |= {
+                "MERCURE_TLS_CERT": str(self._certificate[0]),
+                "MERCURE_TLS_KEY": str(self._certificate[1]),
+            }
+        self._hub = self._spawn("hub", ["-m", "hub"], settings)
+        _wait_for_answer(f"{self.hub_origin}/healthz", self._hub)
+
+    def stop_hub(self, number: signal.Signals) -> None:
+        """End the hub with a signal."""
+        assert self._hub is not None
+        self._hub.send_signal(number)
+        status = self._hub.wait(10)
+        assert status == (0 if number == signal.SIGTERM else -number)
+
+    def _start_app(self, lifetime: int) -> subprocess.Popen[bytes]:
+        hub_url = f"{self.hub_origin}/.well-known/mercure"
+        settings = {
+            "FLASK_SECRET_KEY": "of the tests",
+            "FLASK_MERCURE_URL": hub_url,
+            "FLASK_MERCURE_PUBLIC_URL": hub_url,
+            "FLASK_MERCURE_JWT_SECRET": _SECRET,
+            "FLASK_MERCURE_COOKIE_NAME": "mercure_access_token",
+            "FLASK_MERCURE_COOKIE_SECURE": "false",
+            "FLASK_MERCURE_TOKEN_LIFETIME": str(lifetime),
+        }
+        arguments = ["-m", "flask", "--app", str(_APP), "run", "--port", str(self._port)]
+        if self._certificate is not None:
+            settings |= {
+                "FLASK_MERCURE_COOKIE_SECURE": "true",
+                "FLASK_SESSION_COOKIE_SECURE": "true",
+                "FLASK_MERCURE_VERIFY_TLS": str(self._certificate[0]),
+            }
+            arguments += ["--cert", str(self._certificate[0]), "--key", str(self._certificate[1])]
+        return self._spawn("app", arguments, settings)
+
+    def _spawn(self, name: str, arguments: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
+        kept = {
+            variable: value
+            for variable, value in os.environ.items()
+            if not variable.startswith(("MERCURE_", "FLASK_"))
+        }
+        with (self._directory / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *arguments], cwd=_ROOT, env=kept | settings, stdout=log, stderr=log
+            )
+
+    def hub_log(self) -> str:
+        """What the hub has written."""
+        return (self._directory / "hub.log").read_text()
+
+    def close(self) -> None:
+        """End both processes."""
+        for process in (self._app, self._hub):
+            if process is not None and process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
+    insecure = ssl._create_unverified_context()  # only its presence is asked for
+    deadline = time.monotonic() + _WITHIN
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"{process.args!r} ended with status {process.returncode}"
+        try:
+            with urlopen(url, timeout=5, context=insecure) as answer:
+                assert answer.status == 200
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"no answer from {url}")
+
+
+class Window:
+    """A browser with a profile of its own, seen as its user sees it."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def run(self, script: str, *arguments: object) -> Any:
+        """Run JavaScript in the page."""
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, what: str, condition: Callable[[], T]) -> T:
+        """Wait until a condition holds."""
+        try:
+            found: T = WebDriverWait(self.driver, _WITHIN, poll_frequency=0.05).until(lambda _: condition())
+        except TimeoutException:
+            state = self.run("return document.body.innerText")
+            raise AssertionError(f"{what}: not within {_WITHIN:.0f} s. The page:\n{state}") from None
+        return found
+
+    def wait_for(self, what: str, value: Callable[[], object], expected: object) -> None:
+        """Wait until a value is as expected; the message shows the last one otherwise."""
+        try:
+            WebDriverWait(self.driver, _WITHIN, poll_frequency=0.05).until(lambda _: value() == expected)
+        except TimeoutException:
+            raise AssertionError(f"{what}: {value()!r}, not {expected!r}") from None
+
+    def sign_in(self, site: Site, name: str, path: str = "") -> None:
+        """Sign in and wait for the stream."""
+        self.driver.get(f"{site.url}/sign-in")
+        self.driver.find_element("id", "name").send_keys(name, Keys.ENTER)
+        self.wait("signed in", lambda: "/rooms/" in self.driver.current_url)
+        if path:
+            self.driver.get(site.url + path)
+        self.wait_live()
+
+    def state(self) -> str:
+        """State of the connection."""
+        return str(self.run("return document.getElementById('state')?.dataset.state"))
+
+    def wait_live(self) -> None:
+        """Wait until the stream has caught up."""
+        self.wait_for("state", self.state, "live")
+
+    def open(self, key: str) -> None:
+        """Choose a conversation in the lists, such as ``room:lobby``."""
+        selector = f"a[data-key='{key}']"
+        self.wait(
+            f"a link to {key}", lambda: self.run("return !!document.querySelector(arguments[0])", selector)
+        )
+        self.run("document.querySelector(arguments[0]).click()", selector)
+
+    def send(self, text: str) -> None:
+        """Write a message, and wait until the app has taken it."""
+        lines = text.split("\n")
+        box = self.driver.find_element("id", "text")
+        for line in lines[:-1]:
+            box.send_keys(line, Keys.SHIFT + Keys.ENTER)
+        box.send_keys(lines[-1], Keys.ENTER)
+        self.wait_for("the box", lambda: str(box.get_property("value")), "")
+
+    def texts(self) -> list[str]:
+        """The messages of the conversation that is shown."""
+        found: list[str] = self.run(
+            "return [...document.querySelectorAll('#messages .text')].map((text) => text.textContent)"
+        )
+        return found
+
+    def wait_texts(self, *expected: str) -> None:
+        """Wait until exactly these messages are shown, in this order."""
+        self.wait_for("messages", self.texts, list(expected))
+
+    def here(self) -> list[str]:
+        """Who is in the room."""
+        return self._people("here")
+
+    def elsewhere(self) -> list[str]:
+        """Who is present and not in the room."""
+        return self._people("elsewhere")
+
+    def _people(self, id_: str) -> list[str]:
+        found: list[str] = self.run(
+            "return [...document.querySelectorAll(`#${arguments[0]} [data-person]`)]"
+            ".map((one) => one.dataset.person)",
+            id_,
+        )
+        return sorted(found)
+
+    def unread(self) -> dict[str, int]:
+        """Numbers of unread messages by conversation."""
+        found: dict[str, int] = self.run(
+            "return Object.fromEntries([...document.querySelectorAll('.side a[data-unread]')]"
+            ".map((one) => [one.dataset.key, parseInt(one.querySelector('.badge').textContent)]))"
+        )
+        return found
+
+    def problems(self) -> list[str]:
+        """What the browser's console has, without the failed requests that a restart causes."""
+        log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in log if "Failed to load resource" not in entry["message"]]
+
+
+def _start_chromium(profile: Path, *flags: str) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    for flag in (*_FLAGS, *flags, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.binary_location = shutil.which("chromium") or ""
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], list[webdriver.Chrome]]]:
+    """Starts browsers, each with its own profile, and keeps them for the next test."""
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    if missing:
+        reason = f"{' and '.join(missing)} not found: apt-get install chromium chromium-driver"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    running: list[webdriver.Chrome] = []
+
+    def browsers(count: int) -> list[webdriver.Chrome]:
+        while len(running) < count:
+            # The certificate of the HTTPS test is self-signed; the flag changes nothing for the others.
+            profile = tmp_path_factory.mktemp("profile")
+            running.append(_start_chromium(profile, "--ignore-certificate-errors"))
+        return running[:count]
+
+    yield browsers
+    for driver in running:
+        driver.quit()
+
+
+@pytest.fixture
+def windows(
+    chromium: Callable[[int], list[webdriver.Chrome]],
+) -> Iterator[Callable[[int], list[Window]]]:
+    """Windows of people who do not know each other's cookies; checks that no page had a problem."""
+    opened: list[Window] = []
+
+    def several(count: int) -> list[Window]:
+        opened.extend(Window(driver) for driver in chromium(count))
+        return opened
+
+    yield several
+    problems = [problem for window in opened for problem in window.problems()]
+    for window in opened:
+        for handle in window.driver.window_handles[1:]:
+            window.driver.switch_to.window(handle)
+            window.driver.close()
+        window.driver.switch_to.window(window.driver.window_handles[0])
+        window.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        window.driver.get("about:blank")
+        window.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    assert problems == []
+
+
+@pytest.fixture
+def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Starts a hub and the chat."""
+    sites: list[Site] = []
+
+    def start(**options: Any) -> Site:
+        sites.append(Site(tmp_path, **options))
+        return sites[-1]
+
+    yield start
+    for site in sites:
+        site.close()
+        assert "Traceback" not in site.hub_log(), site.hub_log()
+
+
+@pytest.fixture
+def site(start_site: Callable[..., Site]) -> Site:
+    """A hub and the chat without TLS."""
+    return start_site()
+
+
+def _post(site: Site, name: str, text: str, **where: str) -> None:
+    """Sign in without a browser and say something."""
+    with requests.Session() as session:
+        session.headers["Origin"] = site.url
+        assert session.post(f"{site.url}/sign-in", data={"name": name}).status_code == 200
+        answer = session.post(f"{site.url}/messages", json={"text": text, **where})
+        assert answer.status_code == 201, answer.text
+
+
+def test_messages_arrive_and_private_ones_only_where_they_should(
+    site: Site, windows: Callable[[int], list[Window]]
+) -> None:
+    ada, grace, linus = windows(3)
+    ada.sign_in(site, "Ada")
+    grace.sign_in(site, "Grace")
+    linus.sign_in(site, "Linus")
+
+    ada.send("Hello\nall")
+    for window in (ada, grace, linus):
+        window.wait_texts("Hello\nall")
+
+    ada.open("user:grace")
+    ada.send("only you")
+    ada.wait_texts("only you")
+    grace.wait_for("unread", grace.unread, {"user:ada": 1})
+    grace.open("user:ada")
+    grace.wait_texts("only you")
+    grace.send("and you")
+    ada.wait_texts("only you", "and you")
+
+    # What comes later has arrived, so the private messages would have, too.
+    ada.open("room:lobby")
+    ada.send("the end")
+    linus.wait_texts("Hello\nall", "the end")
+    assert linus.run("return document.querySelectorAll('#private a').length") == 0
+    assert "only you" not in linus.driver.page_source
+    linus.driver.refresh()
+    linus.wait_live()
+    linus.wait_texts("Hello\nall", "the end")
+    assert linus.run("return document.querySelectorAll('#private a').length") == 0
+
+
+def test_who_is_here(site: Site, windows: Callable[[int], list[Window]]) -> None:
+    ada, grace = windows(2)
+    ada.sign_in(site, "Ada")
+    ada.wait_for("here", ada.here, ["ada"])
+    grace.sign_in(site, "Grace")
+    for window in (ada, grace):
+        window.wait_for("here", window.here, ["ada", "grace"])
+
+    grace.open("room:workshop")
+    ada.wait_for("here", ada.here, ["ada"])
+    ada.wait_for("elsewhere", ada.elsewhere, ["grace"])
+    grace.wait_for("here", grace.here, ["grace"])
+    grace.open("room:lobby")
+    ada.wait_for("here", ada.here, ["ada", "grace"])
+
+    # Two windows of one person count once, and until the last of them is closed.
+    first = grace.driver.current_window_handle
+    grace.driver.switch_to.new_window("tab")
+    grace.driver.get(f"{site.url}/rooms/music")
+    grace.wait_live()
+    grace.wait_for("here", grace.here, ["grace"])
+    grace.open("room:lobby")
+    grace.wait_for("here", grace.here, ["ada", "grace"])
+    ada.wait_for("here", ada.here, ["ada", "grace"])
+    grace.driver.close()
+    grace.driver.switch_to.window(first)
+    grace.open("room:music")
+    ada.wait_for("elsewhere", ada.elsewhere, ["grace"])
+    ada.wait_for("here", ada.here, ["ada"])
+
+    grace.driver.find_element("css selector", "#sign-out button").click()
+    grace.wait("signed out", lambda: "/sign-in" in grace.driver.current_url)
+    ada.wait_for("elsewhere", ada.elsewhere, [])
+    ada.wait_for("here", ada.here, ["ada"])
+    assert [cookie["name"] for cookie in grace.driver.get_cookies()] == []
+
+
+def test_unread_messages_are_counted(site: Site, windows: Callable[[int], list[Window]]) -> None:
+    [ada] = windows(1)
+    _post(site, "Grace", "long ago", room="music")
+    ada.sign_in(site, "Ada")
+    assert ada.unread() == {}  # what was said before the first visit is not new
+
+    _post(site, "Grace", "one", room="workshop")
+    _post(site, "Grace", "two", room="workshop")
+    _post(site, "Grace", "three", to="ada")
+    _post(site, "Grace", "four", room="a-new-room")
+    _post(site, "Grace", "five", room="lobby")
+    expected = {"room:workshop": 2, "user:grace": 1, "room:a-new-room": 1}
+    ada.wait_for("unread", ada.unread, expected)
+    ada.wait_texts("five")
+    assert ada.driver.title.startswith("(4) lobby")
+
+    ada.driver.refresh()
+    ada.wait_for("unread", ada.unread, expected)
+    ada.open("room:workshop")
+    ada.wait_texts("one", "two")
+    assert ada.run("return document.querySelectorAll('#messages .new').length") == 1
+    ada.wait_for("unread", ada.unread, {"user:grace": 1, "room:a-new-room": 1})
+
+
+def test_history_after_a_reload(site: Site, windows: Callable[[int], list[Window]]) -> None:
+    [ada] = windows(1)
+    _post(site, "Grace", "before you came", room="lobby")
+    _post(site, "Grace", "for Linus alone", to="Linus")
+    ada.sign_in(site, "Ada")
+    ada.wait_texts("before you came")
+    ada.send("now")
+    ada.wait_texts("before you came", "now")
+    ada.driver.get(f"{site.url}/people/grace")
+    ada.wait_live()
+    ada.send("privately")
+    ada.wait_texts("privately")
+
+    ada.driver.refresh()
+    ada.wait_live()
+    ada.wait_texts("privately")
+    ada.open("room:lobby")
+    ada.wait_texts("before you came", "now")
+    ada.driver.back()
+    ada.wait_texts("privately")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_the_hub_is_restarted_under_open_pages(
+    site: Site, windows: Callable[[int], list[Window]], number: signal.Signals
+) -> None:
+    ada, grace, linus = windows(3)
+    ada.sign_in(site, "Ada")
+    grace.sign_in(site, "Grace")
+    linus.sign_in(site, "Linus")
+    ada.send("one")
+    ada.open("user:grace")
+    ada.send("secret one")
+    ada.open("room:lobby")
+    for window in (ada, grace):
+        window.wait_texts("one")
+        window.wait_for("here", window.here, ["ada", "grace", "linus"])
+
+    site.stop_hub(number)
+    for window in (ada, grace):
+        window.wait_for("state", window.state, "reconnecting")
+    linus.driver.get("about:blank")  # after SIGKILL nobody is left who could tell that he goes
+    ada.driver.find_element("id", "text").send_keys("too early", Keys.ENTER)
+    ada.wait("an error", lambda: ada.driver.find_element("id", "problem").is_displayed())
+    assert ada.run("return document.getElementById('text').value") == "too early"
+
+    site.start_hub()
+    _post(site, "Linus", "two", room="lobby")  # before the pages are back, or at least at that time
+    _post(site, "Linus", "secret two", to="Ada")
+    ada.driver.find_element("id", "text").send_keys(Keys.ENTER)
+    for window in (ada, grace):
+        window.wait_live()
+    grace.send("three")
+    for window in (ada, grace):
+        window.wait_texts("one", "two", "too early", "three")
+        window.wait_for("here", window.here, ["ada", "grace"])
+        window.wait_for("elsewhere", window.elsewhere, [])
+    ada.open("user:linus")
+    ada.wait_texts("secret two")
+    grace.open("user:ada")
+    grace.wait_texts("secret one")
+
+    for window in (ada, grace):
+        window.driver.refresh()
+        window.wait_live()
+        window.open("room:lobby")
+        window.wait_texts("one", "two", "too early", "three")
+        window.wait_for("here", window.here, ["ada", "grace"])
+
+
+def test_nothing_is_lost_while_rooms_are_changed(site: Site, windows: Callable[[int], list[Window]]) -> None:
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada")
+    expected = [f"number {index}" for index in range(60)]
+    with requests.Session() as session:
+        session.headers["Origin"] = site.url
+        session.post(f"{site.url}/sign-in", data={"name": "Grace"})
+
+        def talk() -> None:
+            for text in expected:
+                session.post(f"{site.url}/messages", json={"text": text, "room": "lobby"})
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        while talking.is_alive():  # each change replaces the stream
+            ada.open("room:music")
+            ada.open("room:lobby")
+        talking.join()
+    ada.wait_texts(*expected)
+
+
+def test_the_cookie_is_renewed_before_the_hub_ends_the_stream(
+    start_site: Callable[..., Site], windows: Callable[[int], list[Window]]
+) -> None:
+    site = start_site(lifetime=4)
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada")
+    requested = "return performance.getEntriesByType('resource').map((one) => one.name)"
+    ada.wait("two renewals", lambda: ada.run(requested).count(f"{site.url}/session") >= 2)
+    ada.wait_live()
+    _post(site, "Grace", "still there?", room="lobby")
+    ada.wait_texts("still there?")
+    ada.wait_for("here", ada.here, ["ada"])
+
+
+def test_a_page_whose_cookie_is_gone(site: Site, windows: Callable[[int], list[Window]]) -> None:
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada")
+    ada.driver.execute_cdp_cmd(
+        "Network.deleteCookies",
+        {"name": "mercure_access_token", "url": f"{site.hub_origin}/.well-known/mercure"},
+    )
+    site.stop_hub(signal.SIGTERM)
+    site.start_hub()
+    _post(site, "Grace", "meanwhile", room="lobby")
+    ada.wait_texts("meanwhile")  # the hub refused, the page asked the app for another cookie
+    ada.wait_live()
+
+    ada.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    site.stop_hub(signal.SIGTERM)
+    site.start_hub()
+    ada.wait_for("state", ada.state, "signed-out")
+    assert ada.driver.find_element("css selector", "#state a").is_displayed()
+
+
+def test_text_is_text_and_nothing_comes_from_elsewhere(
+    site: Site, windows: Callable[[int], list[Window]]
+) -> None:
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada")
+    attack = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
+    ada.send(attack)
+    ada.wait_texts(attack)
+    assert ada.run("return document.querySelectorAll('#messages img, #messages script').length") == 0
+    assert ada.driver.title.startswith("lobby")
+    requested = ada.run("return performance.getEntriesByType('resource').map((one) => one.name)")
+    assert len(requested) > 3
+    assert all(url.startswith((f"{site.url}/", f"{site.hub_origin}/")) for url in requested)
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone(site: Site, windows: Callable[[int], list[Window]], width: int) -> None:
+    [ada] = windows(1)
+    size = {"width": width, "height": 640, "deviceScaleFactor": 2, "mobile": True}
+    ada.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+    def fits() -> bool:
+        inside: bool = ada.run(
+            "return document.documentElement.scrollWidth <= innerWidth"
+            " && document.getElementById('log')?.scrollWidth <= innerWidth"
+            " && document.getElementById('send').getBoundingClientRect().bottom <= innerHeight"
+        )
+        return inside
+
+    ada.sign_in(site, "Ada Augusta King-Noel")
+    _post(site, "Wolfgang Amadeus Mozart", "https://example.com/" + "a" * 300, room="lobby")
+    ada.wait("the message", lambda: len(ada.texts()) == 1)
+    assert fits()
+    # A drawer that is closed cannot be reached; one that is open has the focus, and Escape closes it.
+    assert ada.run("return document.getElementById('side').inert && document.getElementById('people').inert")
+    opener = ada.driver.find_element("css selector", "[data-open=side]")
+    opener.click()
+    assert ada.run("return document.activeElement.id") == "side"
+    assert fits()
+    ada.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert ada.driver.switch_to.active_element == opener
+    ada.driver.find_element("css selector", "[data-open=people]").click()
+    ada.wait_for("here", ada.here, ["ada augusta king-noel"])
+    assert fits()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, and its key."""
+    directory = tmp_path_factory.mktemp("certificate")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = directory / "cert.pem", directory / "key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_over_https(
+    start_site: Callable[..., Site],
+    windows: Callable[[int], list[Window]],
+    certificate: tuple[Path, Path],
+) -> None:
+    site = start_site(certificate=certificate)
+    ada, grace = windows(2)
+    ada.sign_in(site, "Ada")
+    grace.sign_in(site, "Grace")
+    assert all(cookie["secure"] for cookie in ada.driver.get_cookies())
+    ada.wait_for("here", ada.here, ["ada", "grace"])
+    ada.send("over TLS")
+    grace.wait_texts("over TLS")
+    ada.open("user:grace")
+    ada.send("privately")
+    grace.wait_for("unread", grace.unread, {"user:ada": 1})
+
+    site.stop_hub(signal.SIGKILL)
+    site.start_hub()
+    for window in (ada, grace):
+        window.wait_live()
+    grace.open("user:ada")
+    grace.wait_texts("privately")
+    grace.send("back again")
+    ada.wait_texts("privately", "back again")
+    ada.wait_for("here", ada.here, ["ada", "grace"])

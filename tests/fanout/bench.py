@@ -1,0 +1,207 @@
+"""An engine with a clock that the test turns, and readers at the other end of real sockets."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hub.fanout.engine import Engine, EngineLimits
+from hub.fanout.subscriber import Subscriber
+from hub.protocol.event_stream import Event, Parser
+from hub.protocol.grant import ANONYMOUS, Grant, Scope
+from hub.protocol.identity import Identity
+from hub.protocol.matchers import Matcher, MatcherType, make
+from hub.protocol.update import Update
+from hub.transport.interface import Entry
+
+HUB = Identity("https://hub.example.com/.well-known/mercure")
+FOREVER = float("inf")
+START = 1000.0
+
+_SMALLEST = 4096
+
+
+def exact(topic: str) -> Matcher:
+    return make(MatcherType.EXACT, topic, HUB.url)
+
+
+def pattern(value: str) -> Matcher:
+    return make(MatcherType.URLPATTERN, value, HUB.url)
+
+
+def template(value: str) -> Matcher:
+    return make(MatcherType.TEMPLATE, value, HUB.url)
+
+
+def may_read(*matchers: Matcher) -> Grant:
+    return Grant(subscribe=Scope(matchers))
+
+
+def subscriber(
+    *matchers: Matcher,
+    fd: int = -1,
+    tls: ssl.SSLSocket | None = None,
+    grant: Grant = ANONYMOUS,
+    ends_at: float = FOREVER,
+) -> Subscriber:
+    return Subscriber(
+        fd,
+        tls,
+        id="",
+        matchers=matchers,
+        grant=grant,
+        identity=HUB,
+        peer="192.0.2.1",
+        now=START,
+        ends_at=ends_at,
+    )
+
+
+@dataclass(eq=False)
+class Reader:
+    """The client's end of a connection."""
+
+    sock: socket.socket
+    subscriber: Subscriber
+    received: bytearray = field(default_factory=bytearray)
+    at_end: bool = False
+
+    def read(self, most: int | None = None) -> bytes:
+        """Take what has arrived, or ``most`` octets of it; never waits."""
+        taken = bytearray()
+        while most is None or len(taken) < most:
+            try:
+                octets = self.sock.recv(1 << 20 if most is None else most - len(taken))
+            except (BlockingIOError, ssl.SSLWantReadError):
+                break
+            except (ConnectionError, ssl.SSLEOFError):
+                self.at_end = True
+                break
+            if not octets:
+                self.at_end = True
+                break
+            taken += octets
+        self.received += taken
+        return bytes(taken)
+
+    def events(self) -> list[Event]:
+        """Every event up to now, from the first octet on."""
+        self.read()
+        return list(Parser().feed(bytes(self.received)))
+
+    def ids(self) -> list[str]:
+        return [event.id for event in self.events()]
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def reset(self) -> None:
+        """End the connection with a reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.sock.close()
+
+
+class Bench:
+    """The engine under test.
+
+    ``gone`` lists the subscribers that were reported as gone, with the reason.
+    """
+
+    def __init__(self, limits: EngineLimits | None = None) -> None:
+        self.now = START
+        self.gone: list[tuple[Subscriber, str]] = []
+        self.engine = Engine(limits or EngineLimits(), lambda: self.now, self._on_gone)
+        self._sequence = 0
+        self._open: list[socket.socket] = []
+
+    def _on_gone(self, gone: Subscriber, reason: str) -> None:
+        self.gone.append((gone, reason))
+
+    def close(self) -> None:
+        for one in self.engine:
+            self.engine.drop(one, "the test ends")
+        self.engine.close()
+        for sock in self._open:
+            sock.close()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Close a reader's end when the bench is closed."""
+        self._open.append(sock)
+
+    def connect(
+        self,
+        *matchers: Matcher,
+        grant: Grant = ANONYMOUS,
+        ends_at: float = FOREVER,
+        tcp: bool = False,
+        small: bool = False,
+        start: bool = True,
+    ) -> Reader:
+        """A subscriber with its connection.
+
+        :param small: as little room in the kernel as it gives.
+        :param start: hand it to the engine at once.
+        """
+        ours, theirs = loopback_pair() if tcp else socket.socketpair()
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+            if small:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SMALLEST)
+                # TCP with a tiny window waits for its timers.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536 if tcp else _SMALLEST)
+        self.adopt(theirs)
+        reader = Reader(theirs, subscriber(*matchers, fd=ours.detach(), grant=grant, ends_at=ends_at))
+        if start:
+            self.engine.start(reader.subscriber)
+        return reader
+
+    def update(self, *topics: str, data: str = "", private: bool = False) -> Entry:
+        """The next update of the log; its id is its sequence."""
+        self._sequence += 1
+        return Entry(self._sequence, Update(topics, data, str(self._sequence), private))
+
+    def dispatch(self, *entries: Entry, between: Callable[[int], None] = lambda _: None) -> int:
+        """Dispatch updates in one batch.
+
+        :param between: called after each slice but the last one, with the number of slices so far.
+        :returns: the number of slices.
+        """
+        slices = 1
+        for _ in self.engine.dispatch(entries):
+            between(slices)
+            slices += 1
+        return slices
+
+    def publish(self, *topics: str, data: str = "", private: bool = False) -> Entry:
+        """Dispatch one update."""
+        entry = self.update(*topics, data=data, private=private)
+        self.dispatch(entry)
+        return entry
+
+    def tick(self, seconds: float = 0.0) -> None:
+        """Let time pass, then do what is due."""
+        self.now += seconds
+        for _ in self.engine.tick():
+            pass
+
+    def reasons(self) -> list[str]:
+        return [reason for _, reason in self.gone]
+
+
+def loopback_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname(), timeout=10)
+        ours, _ = listening.accept()
+    theirs.settimeout(None)
+    return ours, theirs
+
+
+def ids(entries: Iterable[Entry]) -> list[str]:
+    return [entry.update.id for entry in entries]
+
+
+def encoded(entries: Sequence[Entry]) -> bytes:
+    return b"".join(entry.update.encode() for entry in entries)

@@ -1,0 +1,206 @@
+"""Connections that end: noticed without a write, reported once, their descriptors free for others."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from hub.fanout.engine import EngineLimits
+from tests.fanout.bench import START, Bench, exact
+
+HEARTBEAT = b":\n"
+
+
+def wait_for_events(bench: Bench) -> None:
+    """Wait until the kernel has something to tell; on loopback that is at once."""
+    readable, _, _ = select.select([bench.engine.fileno()], [], [], 10)
+    assert readable
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "half close"])
+def test_a_client_that_leaves_is_noticed_without_a_write(bench: Bench, how: str) -> None:
+    leaves, stays = bench.connect(exact("a"), tcp=True), bench.connect(exact("a"), tcp=True)
+    bench.engine.poll()  # both are writable, which is no news
+    if how == "close":
+        leaves.close()
+    elif how == "reset":
+        leaves.reset()
+    else:
+        leaves.sock.shutdown(socket.SHUT_WR)
+    wait_for_events(bench)
+    bench.engine.poll()
+    bench.engine.poll()
+    assert bench.gone == [(leaves.subscriber, "closed by the client")]
+    assert list(bench.engine) == [stays.subscriber]
+    assert not leaves.subscriber.is_open
+
+
+def test_what_a_client_sends_after_its_request_is_ignored(bench: Bench) -> None:
+    reader = bench.connect(exact("a"))
+    reader.sock.send(b"GET / HTTP/1.1\r\n\r\n" * 100)
+    bench.engine.poll()
+    bench.publish("a")
+    assert reader.ids() == ["1"]
+    assert bench.gone == []
+
+
+def test_a_reset_that_the_write_meets_first_is_reported_once(bench: Bench) -> None:
+    reader = bench.connect(exact("a"), tcp=True)
+    reader.reset()
+    wait_for_events(bench)
+    bench.publish("a")
+    bench.publish("a")
+    bench.engine.poll()
+    bench.tick(100)
+    assert bench.reasons() == ["closed by the client"]
+
+
+def test_a_client_that_left_before_the_start_is_noticed(bench: Bench) -> None:
+    reader = bench.connect(exact("a"), start=False)
+    reader.close()
+    bench.engine.start(reader.subscriber)
+    bench.engine.poll()
+    assert bench.reasons() == ["closed by the client"]
+
+
+def test_drop_ends_the_connection_once(bench: Bench) -> None:
+    reader = bench.connect(exact("a"))
+    bench.engine.drop(reader.subscriber, "first")
+    bench.engine.drop(reader.subscriber, "second")
+    bench.publish("a")
+    assert reader.read() == b""
+    assert reader.at_end
+    assert bench.reasons() == ["first"]
+    assert len(bench.engine) == 0
+
+
+def test_a_descriptor_is_used_again(bench: Bench) -> None:
+    first = bench.connect(exact("a"))
+    descriptor = first.subscriber.fd
+    first.close()  # the kernel holds an event for it
+    bench.engine.drop(first.subscriber, "left")
+    second = bench.connect(exact("b"))
+    assert second.subscriber.fd == descriptor
+    bench.engine.poll()
+    bench.publish("a")
+    bench.publish("b")
+    bench.tick(100)
+    assert second.ids() == ["2"]
+    assert bench.reasons() == ["left"]
+
+
+def test_dropping_others_when_one_leaves_confuses_nobody(bench: Bench) -> None:
+    """``on_gone`` may call the engine."""
+    readers = [bench.connect(exact("a")) for _ in range(20)]
+    bench.engine.poll()
+    for reader in readers[:10]:
+        reader.close()
+    bench.engine.drop(readers[3].subscriber, "pushed")
+    bench.engine.poll()
+    assert len(bench.engine) == 10
+    assert len(bench.gone) == len({gone for gone, _ in bench.gone}) == 10
+
+
+def test_iteration_allows_to_drop(bench: Bench) -> None:
+    for _ in range(10):
+        bench.connect(exact("a"))
+    for subscriber in bench.engine:
+        bench.engine.drop(subscriber, "the hub stops")
+    assert len(bench.engine) == 0
+    assert bench.reasons() == ["the hub stops"] * 10
+
+
+def test_more_events_than_one_poll_returns_are_not_lost(bench: Bench) -> None:
+    readers = [bench.connect(exact("a")) for _ in range(1500)]
+    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+        bench.engine.poll()
+    for reader in readers:
+        reader.close()
+    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+        bench.engine.poll()
+    assert len(bench.gone) == 1500
+
+
+class TestTime:
+    """Heartbeats, and connections whose time is over."""
+
+    @pytest.fixture
+    def bench(self, no_descriptor_left: None) -> Iterator[Bench]:
+        bench = Bench(EngineLimits(heartbeat=40))
+        yield bench
+        bench.close()
+
+    def test_heartbeats_come_at_their_interval(self, bench: Bench) -> None:
+        reader = bench.connect(exact("a"))
+        beats = []
+        for _ in range(121):
+            bench.tick(1)
+            if reader.read():
+                beats.append(bench.now - START)
+        assert beats == [40, 80, 120]
+        assert bytes(reader.received) == HEARTBEAT * 3
+
+    def test_updates_do_not_put_them_off(self, bench: Bench) -> None:
+        reader = bench.connect(exact("a"))
+        for _ in range(8):
+            bench.tick(5)
+            bench.publish("a")
+        assert reader.read().count(HEARTBEAT + b"id") == 1
+
+    def test_a_pause_of_the_process_costs_one_heartbeat(self, bench: Bench) -> None:
+        reader = bench.connect(exact("a"))
+        bench.tick(1e6)
+        assert reader.read() == HEARTBEAT
+        bench.tick(39)
+        assert reader.read() == b""
+        bench.tick(1)
+        assert reader.read() == HEARTBEAT
+
+    def test_many_heartbeats_go_out_in_slices(self, bench: Bench) -> None:
+        readers = [bench.connect(exact("a")) for _ in range(1100)]
+        bench.now += 40
+        assert len(list(bench.engine.tick())) == 2
+        assert {reader.read() for reader in readers} == {HEARTBEAT}
+
+    def test_one_that_leaves_between_two_slices_is_passed_over(self, bench: Bench) -> None:
+        readers = [bench.connect(exact("a")) for _ in range(600)]
+        bench.now += 40
+        for _ in bench.engine.tick():
+            bench.engine.drop(readers[-1].subscriber, "left")
+            readers.append(bench.connect(exact("a")))
+        assert {reader.read() for reader in readers[:-2]} == {HEARTBEAT}
+        assert readers[-1].read() == b""
+
+    def test_a_heartbeat_finds_a_broken_connection(self, bench: Bench) -> None:
+        reader = bench.connect(exact("a"))
+        reader.close()
+        bench.tick(40)
+        assert bench.reasons() == ["closed by the client"]
+        bench.tick(40)
+
+    def test_a_connection_ends_in_the_second_of_its_time_and_never_after(self, bench: Bench) -> None:
+        ends = [START + 10, START + 10.9, START + 100, START + 0.2, START - 5]
+        readers = [bench.connect(exact("a"), ends_at=at) for at in ends]
+        ended: dict[int, float] = {}
+        for _ in range(110):
+            bench.tick(1)
+            for place, reader in enumerate(readers):
+                if place not in ended and not reader.subscriber.is_open:
+                    ended[place] = bench.now
+        assert ended == {0: START + 10, 1: START + 10, 2: START + 100, 3: START + 1, 4: START + 1}
+        assert bench.reasons() == ["its time is over"] * 5
+
+    def test_with_heartbeats_off_the_time_is_still_over(self, no_descriptor_left: None) -> None:
+        bench = Bench(EngineLimits(heartbeat=0))
+        endless, bounded = bench.connect(exact("a")), bench.connect(exact("a"), ends_at=START + 50)
+        bench.tick(49)
+        assert bench.gone == []
+        bench.tick(1)
+        assert bench.gone == [(bounded.subscriber, "its time is over")]
+        bench.tick(1e9)
+        assert endless.read() == b""
+        assert endless.subscriber.is_open
+        bench.close()

@@ -1,0 +1,159 @@
+"""One map from an error to its answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from hub.protocol import answer, errors
+from hub.protocol.answer import Answer, for_error, text, to_json
+
+METADATA = "https://hub.example.com/.well-known/oauth-protected-resource/.well-known/mercure"
+
+ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
+    (errors.InvalidRequest("x"), 400, None),
+    (errors.NotFound("x"), 404, None),
+    (errors.MethodNotAllowed("x", "GET"), 405, None),
+    (errors.RequestTimeout("x"), 408, None),
+    (errors.ContentTooLarge("x"), 413, None),
+    (errors.UnsupportedMedia("x"), 415, None),
+    (errors.Misdirected("x"), 421, None),
+    (errors.TooManyRequests("x", 7), 429, None),
+    (errors.HeaderTooLarge("x"), 431, None),
+    (errors.TokenMissing("x"), 401, ""),
+    (errors.TokenInvalid("x"), 401, "invalid_token"),
+    (errors.TokenMalformed("x"), 400, "invalid_request"),
+    (errors.InsufficientScope("x"), 403, "insufficient_scope"),
+    (errors.CrossSite("x"), 403, "insufficient_scope"),
+    (errors.StorageError("x"), 503, None),
+    (errors.KeyMaterialError("x"), 500, None),
+    (errors.MercureError("x"), 500, None),
+    (errors.AuthorizationError("x"), 401, ""),
+]
+
+
+def challenge_of(result: Answer) -> str | None:
+    return dict(result.headers).get("WWW-Authenticate")
+
+
+@pytest.mark.parametrize(("error", "status", "code"), ANSWERS, ids=lambda value: type(value).__name__)
+def test_status_and_challenge(error: errors.MercureError, status: int, code: str | None) -> None:
+    result = for_error(error, METADATA)
+    document = json.loads(result.body)
+    assert result.status == status
+    assert document["status"] == status
+    assert document["title"]
+    assert dict(result.headers)["Content-Type"] == "application/problem+json"
+    challenge = challenge_of(result)
+    if code is None:
+        assert challenge is None
+        assert status not in (401, 403)
+    else:
+        error_parameter = f', error="{code}"' if code else ""
+        assert challenge == f'Bearer realm="mercure"{error_parameter}, resource_metadata="{METADATA}"'
+        assert "error" not in document, "the code is not repeated in the body"
+    assert len(dict(result.headers)) == len(result.headers)
+
+
+def test_every_error_has_its_answer() -> None:
+    kinds = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.MercureError)
+    }
+    assert kinds == {type(error) for error, _, _ in ANSWERS}
+
+
+def test_the_challenge_without_metadata() -> None:
+    assert challenge_of(for_error(errors.TokenMissing("x"))) == 'Bearer realm="mercure"'
+
+
+@pytest.mark.parametrize("kind", [errors.TokenMissing, errors.TokenInvalid])
+def test_the_cause_of_a_401_is_for_the_log(kind: type[errors.AuthorizationError]) -> None:
+    result = for_error(kind("the precise cause"), METADATA)
+    assert b"precise cause" not in result.body
+    assert "precise cause" not in str(result.headers)
+
+
+@pytest.mark.parametrize("kind", [errors.InsufficientScope, errors.CrossSite, errors.TokenMalformed])
+def test_other_causes_are_shown(kind: type[errors.AuthorizationError]) -> None:
+    assert json.loads(for_error(kind("the precise cause")).body)["detail"] == "the precise cause"
+
+
+NASTY = [
+    'a"b',
+    "a\\b",
+    "a\r\nSet-Cookie: x=y",
+    "\0",
+    "é\u2028",
+    "\ud800",
+    "</script>",
+    "x" * 10_000,
+    '", error="none',
+]
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+@pytest.mark.parametrize("make", [
+    lambda nasty: errors.InvalidRequest(nasty, nasty),
+    lambda nasty: errors.ContentTooLarge(nasty, nasty),
+    errors.InsufficientScope,
+    errors.TokenInvalid,
+    errors.TokenMalformed,
+    errors.StorageError,
+])  # fmt: skip
+def test_no_detail_reaches_a_header(make: Any, nasty: str) -> None:
+    result = for_error(make(nasty), METADATA)
+    for name, value in result.headers:
+        assert nasty not in value
+        assert re.fullmatch(r"[\x20-\x7e]*", name + value)
+    assert isinstance(json.loads(result.body), dict)
+    assert b"\n" not in result.body
+
+
+def test_quotes_in_the_metadata_url_stay_quoted() -> None:
+    challenge = challenge_of(for_error(errors.TokenMissing("x"), 'https://h/"x\\y'))
+    assert challenge == 'Bearer realm="mercure", resource_metadata="https://h/%22x%5Cy"'
+
+
+def test_extra_headers() -> None:
+    assert dict(for_error(errors.MethodNotAllowed("x", "GET, POST")).headers)["Allow"] == "GET, POST"
+    assert dict(for_error(errors.TooManyRequests("x", 30)).headers)["Retry-After"] == "30"
+    assert "Retry-After" in dict(for_error(errors.StorageError("x")).headers)
+
+
+def test_the_wrong_field_is_named() -> None:
+    assert json.loads(for_error(errors.InvalidRequest("x", "topic")).body)["field"] == "topic"
+    assert "field" not in json.loads(for_error(errors.InvalidRequest("x")).body)
+
+
+def test_an_unknown_failure_tells_nothing() -> None:
+    assert b"secret" not in for_error(errors.KeyMaterialError("secret")).body
+
+
+def test_text() -> None:
+    assert text(200, "urn:é") == Answer(
+        200, "urn:é".encode(), [("Content-Type", "text/plain; charset=utf-8")]
+    )
+
+
+@pytest.mark.parametrize(
+    "document", [{}, {"a": 'é\u2028"\\\r\n\0'}, [1, None, True, 1.5], "\ud800", {"\udfff": "😀"}]
+)
+def test_json(document: Any) -> None:
+    result = to_json(document)
+    assert json.loads(result.body) == document
+    assert result.status == 200
+    assert result.headers == [("Content-Type", "application/json")]
+    assert answer.to_json(document, "application/ld+json").headers == [
+        ("Content-Type", "application/ld+json")
+    ]
+
+
+def test_headers_are_not_shared() -> None:
+    first, second = Answer(200), Answer(200)
+    first.headers.append(("a", "b"))
+    assert second.headers == []

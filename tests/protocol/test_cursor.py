@@ -1,0 +1,39 @@
+"""Where a reconnecting subscriber's cursor is found."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub.protocol.cursor import requested
+from hub.protocol.form import Pairs
+
+
+@pytest.mark.parametrize(
+    ("header", "query", "old_names", "found"),
+    [
+        (None, [], True, None),
+        (None, [("match", "a")], True, None),
+        ("a", [], False, "a"),
+        ("a", [("last_event_id", "b")], False, "a"),
+        ("a", [("lastEventID", "b")], True, "a"),
+        ("", [("last_event_id", "b")], False, "b"),
+        (None, [("last_event_id", "b")], False, "b"),
+        (None, [("last_event_id", "")], False, None),
+        ("", [], True, None),
+        ("", [("last_event_id", "")], True, None),
+        (None, [("last_event_id", ""), ("last_event_id", "b")], False, "b"),
+        (None, [("last_event_id", "b"), ("last_event_id", "c")], False, "b"),
+        (None, [("lastEventID", "b")], False, None),
+        (None, [("Last-Event-ID", "b")], False, None),
+        (None, [("lastEventID", "b")], True, "b"),
+        (None, [("Last-Event-ID", "b")], True, "b"),
+        (None, [("last-event-id", "b")], True, "b"),
+        (None, [("lastEventID", "old"), ("last_event_id", "new")], True, "new"),
+        (None, [("LAST_EVENT_ID", "b")], True, None),
+        ("earliest", [], False, "earliest"),
+        (None, [("last_event_id", "earliest")], False, "earliest"),
+        (None, [("last_event_id", "urn:uuid:é")], False, "urn:uuid:é"),
+    ],
+)
+def test_requested(header: str | None, query: Pairs, old_names: bool, found: str | None) -> None:
+    assert requested(header, query, old_names=old_names) == found

@@ -1,0 +1,353 @@
+"""Topic matchers: what each type selects, what is refused, and for what price."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+import pytest
+
+from hub.protocol import matchers
+from hub.protocol.errors import InvalidRequest
+from hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Matcher, MatcherType, cost, make
+
+HUB = "https://hub.example.com/.well-known/mercure"
+EXACT, PATTERN, TEMPLATE = MatcherType.EXACT, MatcherType.URLPATTERN, MatcherType.TEMPLATE
+
+
+def exact(value: str) -> Matcher:
+    return make(EXACT, value, HUB)
+
+
+def pattern(value: str) -> Matcher:
+    return make(PATTERN, value, HUB)
+
+
+def template(value: str) -> Matcher:
+    return make(TEMPLATE, value, HUB)
+
+
+def test_names_are_those_of_the_registry() -> None:
+    assert [str(type_) for type_ in SUPPORTED] == ["exact", "urlpattern"]
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a", "https://example.com/books/1", "/books/:id", "é", "a{b}", "(", "**", " "]
+)
+def test_exact_selects_itself(value: str) -> None:
+    assert exact(value).matches(value)
+    assert exact(value).exact == value
+
+
+@pytest.mark.parametrize(
+    ("value", "topic"),
+    [
+        ("a", "A"),
+        ("a", "a "),
+        ("a", ""),
+        ("", "a"),
+        ("https://example.com/a", "https://example.com/a/"),
+        ("https://example.com/a", "https://EXAMPLE.com/a"),
+        ("https://example.com/%7Ea", "https://example.com/~a"),
+        ("https://example.com/a?x", "https://example.com/a"),
+        ("/a", "https://hub.example.com/a"),  # no resolution against the hub's URL
+        ("https://hub.example.com/a", "/a"),
+        ("é", "e\u0301"),  # no normalization
+        ("\u212b", "\u00c5"),
+        ("https://example.com/:id", "https://example.com/1"),
+        ("https://example.com/{id}", "https://example.com/1"),
+        ("**", "a"),
+        ("* ", "a"),
+    ],
+)
+def test_exact_compares_byte_for_byte(value: str, topic: str) -> None:
+    assert not exact(value).matches(topic)
+
+
+@pytest.mark.parametrize("type_", MatcherType)
+@pytest.mark.parametrize(
+    "topic", ["", "a", "*", "https://example.com/", "https://[", "data:x", "/.well-known/mercure"]
+)
+def test_the_wildcard_selects_every_topic_whatever_its_type(type_: MatcherType, topic: str) -> None:
+    matcher = make(type_, "*", HUB)
+    assert matcher.is_wildcard
+    assert matcher.exact is None
+    assert matcher.matches(topic)
+    assert cost(type_, "*") == 0
+
+
+# Pattern, topics that it selects, topics that it does not.
+URL_PATTERNS: list[tuple[str, list[str], list[str]]] = [
+    (
+        "https://example.com/books/:id",
+        ["https://example.com/books/1", "https://EXAMPLE.com/books/é", "https://example.com:443/books/x",
+            "https://example.com/a/../books/1"],
+        [
+            "https://example.com/books/", "https://example.com/books", "https://example.com/books/1/2",
+            "https://example.com/Books/1", "http://example.com/books/1", "https://example.org/books/1",
+            "https://example.com:8443/books/1", "/books/1", "books/1",
+            "https://hub.example.com/books/1",
+        ],
+    ),
+    ("/books/:id", ["/books/1", "https://hub.example.com/books/1", "//hub.example.com/books/1",
+        "../books/1"], ["https://example.com/books/1", "books/1", "/books/",
+        "http://hub.example.com/books/1"]),
+    ("books/:id", ["books/1", "/.well-known/books/1", "./books/1"], ["/books/1"]),
+    ("/a/*", ["/a/", "/a/b", "/a/b/c"], ["/a", "/b/a/"]),
+    ("/a/:x?", ["/a", "/a/b"], ["/a/", "/a/b/c"]),
+    ("/a/:x*", ["/a", "/a/b", "/a/b/c"], ["/ab"]),
+    ("/a/:x+", ["/a/b", "/a/b/c"], ["/a", "/a/"]),
+    ("/a{/b}?", ["/a", "/a/b"], ["/a/", "/a/c", "/ab"]),
+    ("/:kind(books|films)/:id(\\d+)", ["/books/1", "/films/42"], ["/songs/1", "/books/x", "/books/1x"]),
+    ("/:id([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})",
+        ["/e1ee88e2-532a-4d6f-ba70-f0f8bd584022"], ["/e1ee88e2", "/E1EE88E2-532A-4D6F-BA70-F0F8BD584022"]),
+    ("https://*.example.com/*", ["https://a.example.com/x", "https://a.b.example.com/"],
+        ["https://example.com/", "https://a.example.org/"]),
+    ("http{s}?://example.com/", ["http://example.com/", "https://example.com"], ["ftp://example.com/"]),
+    ("*://example.com/x", ["http://example.com/x", "ftp://example.com/x"], ["http://example.com/y"]),
+    ("https://example.com:8080/x", ["https://example.com:8080/x"], ["https://example.com/x"]),
+    ("https://example.com/x?a=:v", ["https://example.com/x?a=1"], ["https://example.com/x",
+        "https://example.com/x?b=1"]),
+    ("/x", ["/x", "https://hub.example.com/x"], ["/x/", "/X"]),
+    ("/%C3%A9", ["/é", "/%C3%A9"], ["/%c3%a9", "/e"]),
+    ("/é", ["/é", "/%C3%A9"], ["/e"]),
+    ("/.well-known/mercure/subscriptions/:type/:match/:subscriber",
+        ["/.well-known/mercure/subscriptions/exact/https%3A%2F%2Fexample.com/urn%3Auuid%3A1"],
+        ["/.well-known/mercure/subscriptions", "/.well-known/mercure/subscriptions/exact/a"]),
+    ("/.well-known/mercure/subscriptions{/*}?", ["/.well-known/mercure/subscriptions",
+        "/.well-known/mercure/subscriptions/exact/a"], ["/.well-known/mercure"]),
+    ("urn\\:uuid\\:*", ["urn:uuid:e1ee88e2-532a-4d6f-ba70-f0f8bd584022"], ["urn:isbn:1",
+        "https://example.com/urn:uuid:x"]),
+    ("data\\:foo*", ["data:foobar"], ["data:bar"]),
+    ("https://example.com/\\:id", ["https://example.com/:id"], ["https://example.com/1"]),
+    ("https://example.com/\\(x\\)", ["https://example.com/(x)"], ["https://example.com/x"]),
+    ("https://münchen.example/", ["https://xn--mnchen-3ya.example/", "https://MÜNCHEN.example/"],
+        ["https://munchen.example/"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "selected"), [(value, topic) for value, yes, _ in URL_PATTERNS for topic in yes]
+)
+def test_url_pattern_selects(value: str, selected: str) -> None:
+    assert pattern(value).matches(selected)
+
+
+@pytest.mark.parametrize(
+    ("value", "other"), [(value, topic) for value, _, no in URL_PATTERNS for topic in no]
+)
+def test_url_pattern_does_not_select(value: str, other: str) -> None:
+    assert not pattern(value).matches(other)
+
+
+@pytest.mark.parametrize("value", ["https://*/*", "*://*/*", "*://*:*/*?*#*", "/*", "http{s}?://*/*"])
+@pytest.mark.parametrize(
+    "topic", ["https://", "https://[", "//[x", "https://a b/", "https://x:99999/", "https://%zz/"]
+)
+def test_a_topic_that_is_no_url_is_selected_by_no_pattern(value: str, topic: str) -> None:
+    assert not pattern(value).matches(topic)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "(", "/(", "/(a", "/:", "/: ", "{", "/{a", "/}", "/{{a}}", "/()", "/(?:a)", "/((a))", "/(a(b))",
+            "/(é)",
+        "/:a/:a", "/(\\)", "https://[", "https://a b/", "https://x:99999/", "/(*)", "/([z-a])", "/(a{2,1})",
+            "/(\\1)", "/(\\q)",
+        "/a\\",
+    ],
+)  # fmt: skip
+def test_a_url_pattern_that_is_not_well_formed_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        make(PATTERN, value, HUB, "match_urlpattern")
+    assert refusal.value.status == 400
+    assert refusal.value.field == "match_urlpattern"
+
+
+@pytest.mark.parametrize("type_", MatcherType)
+@pytest.mark.parametrize(
+    "value", ["a\0", "a\nb", "\x7f", "\x85", "a\u200db", "\u202e", "\ufeff*", "*\u200b", "\ud800"]
+)
+def test_characters_that_no_matcher_may_hold(type_: MatcherType, value: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"U\+[0-9A-F]{4}") as refusal:
+        make(type_, value, HUB, "the parameter")
+    assert refusal.value.field == "the parameter"
+
+
+@pytest.mark.parametrize("type_", MatcherType)
+def test_length_is_limited(type_: MatcherType) -> None:
+    with pytest.raises(InvalidRequest, match="2049 characters; the limit is 2048"):
+        make(type_, "a" * (MAX_LENGTH + 1), HUB)
+
+
+@pytest.mark.parametrize("type_", [EXACT, TEMPLATE])
+def test_exact_topics_may_be_as_long_as_the_limit(type_: MatcherType) -> None:
+    assert make(type_, "a" * MAX_LENGTH, HUB).matches("a" * MAX_LENGTH)
+
+
+def test_url_patterns_are_limited_further() -> None:
+    assert pattern("/" + "a" * 511).matches("/" + "a" * 511)
+    with pytest.raises(InvalidRequest, match="the limit for a URL Pattern is 512"):
+        pattern("/" + "a" * 512)
+
+
+DEAR = [
+    r"/(\w{1,200})", r"/(\w{ 200 })", r"/(\W{100})", r"/([^\w]{100})", r"/([\w-]{20})", r"/(\pL{20})",
+    r"/(\p{L}{20})",
+    r"/(\P{L}{20})", r"/(\S{1000})", r"/(\D{1000})", r"/(\d{1000})", "/(.{1000})", "/([^a]{1000})",
+    r"/((?x)\w{ 200 })", r"/((?x:\w{ 200 }))", "/((?i)[^a-z]{1000})", r"/((?i)[\x{0}-\x{10FFFF}])",
+    r"/((?i:a))", r"/((?s).)",
+    "/(" + r"\w" * 10 + ")", "/(" + r"\w" * 5 + ")/(" + r"\w" * 5 + ")", r"/(\w?{100}{10,})",
+    r"/([^\d]*{ 20 }{3}{10,})", r"/(\D*?{3}{100})",
+    r"/((?:(?:\w{5}){5}){5})", r"/((?:\w\w\w[)]a){100})", r"/([]\w]{100})", r"/([\w[]]{100})",
+    r"/([\]\w]{100})", r"/([\\\w]{100})",
+    "/(a{99999999999999999999})", r"/(\x{41}{1000}[^a]{1000})",
+    "*" * 500, "/*" * 200, "/:a" * 150, "{/:a}+" * 80,
+]  # fmt: skip
+
+
+def seconds_to_refuse(type_: MatcherType, value: str) -> float:
+    """The best of three, since the machine may be busy."""
+    best = 1.0
+    for _ in range(3):
+        start = time.perf_counter()
+        with pytest.raises(InvalidRequest, match="too costly"):
+            make(type_, value, HUB)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+@pytest.mark.parametrize("value", DEAR)
+def test_what_is_dear_is_refused_for_less_than_it_costs(value: str) -> None:
+    assert seconds_to_refuse(PATTERN, value) < 0.01
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{" + ",".join(f"v{i}*" for i in range(16)) + "}",
+        "{?" + ",".join(f"v{i}" for i in range(40)) + "}",
+        "{a*}" * 500,
+        "{a}" * 600,
+        "{a:999}",
+        "{a:9999}",
+        "{a:10}" * 100,
+        "é" * 2000 + "{a}",
+    ],
+)
+def test_dear_templates_are_refused_too(value: str) -> None:
+    assert seconds_to_refuse(TEMPLATE, value) < 0.01
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        r"/(\w\w\w\w)", r"/:id(\w{1,4})", r"/([a-z0-9-]{1,60})", r"/(\d{4}-\d{2}-\d{2})", r"/(\d{60})",
+        "/(.{90})", "/([^a]{80})",
+        "/*" * 60, "".join(f"/:v{i}" for i in range(50)), "https://*:*@*.example.com:*/*?*#*",
+        "/" + "é" * 511,
+    ],
+)  # fmt: skip
+def test_what_passes_the_limits_is_compiled_at_once(value: str) -> None:
+    best = 1.0
+    for attempt in range(3):  # the machine may be busy; the cache must not help
+        start = time.perf_counter()
+        make(PATTERN, value, f"https://host{attempt}.example/hub")
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.025
+
+
+def test_equal_patterns_in_use_are_one_object() -> None:
+    assert pattern("/books/:id") is pattern("/books/:id")
+    assert template("/books/{id}") is template("/books/{id}")
+    assert exact("/books/1") is exact("/books/1")
+
+
+def test_what_differs_is_not_one_object() -> None:
+    same = [
+        exact("/a/{b}"),
+        pattern("/a/{b}"),
+        template("/a/{b}"),
+        make(PATTERN, "/a/{b}", "https://o.example/hub"),
+    ]
+    assert len(set(same)) == 4
+    assert exact("*") is not pattern("*")
+
+
+def test_a_pattern_in_use_stays_one_object_when_the_cache_is_full() -> None:
+    kept = template("/kept/{id}")
+    for number in range(600):
+        template(f"/other/{number}/{{id}}")
+    assert template("/kept/{id}") is kept
+
+
+def test_patterns_that_nobody_uses_are_forgotten() -> None:
+    for number in range(1000):
+        template(f"/forgotten/{number}/{{id}}")
+    gc.collect()
+    assert len(matchers._in_use) < 600
+
+
+def test_relative_patterns_belong_to_their_hub() -> None:
+    elsewhere = make(PATTERN, "/books/:id", "https://elsewhere.example/hub")
+    assert elsewhere.matches("https://elsewhere.example/books/1")
+    assert not elsewhere.matches("https://hub.example.com/books/1")
+
+
+@pytest.mark.parametrize(
+    ("own", "subscribed", "selects"),
+    [
+        (exact("https://example.com/foo"), exact("https://example.com/foo"), True),
+        (exact("https://example.com/foo"), exact("https://example.com/bar"), False),
+        (
+            exact("https://example.com/:id"),
+            pattern("https://example.com/:id"),
+            True,
+        ),  # the string as if it were a topic
+        (pattern("https://example.com/bar/:id"), pattern("https://example.com/bar/:id"), True),
+        (pattern("https://example.com/bar/:id"), exact("https://example.com/bar/1"), True),
+        (pattern("https://example.com/bar/:id"), pattern("https://example.com/foo/:id"), False),
+        (pattern("https://example.com/*"), pattern("https://example.com/a/:b/c"), True),
+        (exact("*"), pattern("https://example.com/:id"), True),
+        (pattern("*"), exact("x"), True),
+        (exact("a"), exact("*"), False),
+        (template("/books/{id}"), template("/books/{id}"), True),
+        (template("/books/{id}"), template("/books/1"), True),
+        (template("/books/{id}"), template("/films/{id}"), False),
+        (template("*"), template("/films/{id}"), True),
+    ],
+)
+def test_selects_a_subscription(own: Matcher, subscribed: Matcher, selects: bool) -> None:
+    assert own.selects(subscribed) is selects
+
+
+@pytest.mark.parametrize(
+    ("value", "topic", "matches"),
+    [
+        ("/books/{id}", "/books/1", True),
+        ("/books/{id}", "/books/{id}", True),  # a selector selects itself
+        ("/books/{id}", "/books/1/2", False),
+        ("/books/1", "/books/1", True),
+        ("/books/1", "/books/2", False),
+        ("/books/:id", "/books/1", False),
+        ("not { a template", "not { a template", True),
+        ("not { a template", "not a template", False),
+        ("", "", True),
+    ],
+)
+def test_the_selector_of_0x(value: str, topic: str, matches: bool) -> None:
+    assert template(value).matches(topic) is matches
+
+
+@pytest.mark.parametrize(
+    ("value", "has_groups"),
+    [("/a/:id", False), ("/a/:id(\\d+)", True), ("/(a|b)", True), ("*", False), ("/*", False)],
+)
+def test_has_groups(value: str, has_groups: bool) -> None:
+    assert pattern(value).has_groups is has_groups
+    assert exact(value).has_groups is False
+
+
+def test_repr_shows_type_and_value() -> None:
+    assert repr(pattern("/a/:id")) == "Matcher(urlpattern, '/a/:id')"

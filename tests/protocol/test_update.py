@@ -1,0 +1,259 @@
+"""The publication form: every rule, with the field that breaks it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from hub.protocol.errors import ContentTooLarge, InvalidRequest
+from hub.protocol.event_stream import Event, Parser
+from hub.protocol.form import Pairs, parse
+from hub.protocol.update import PublicationLimits, Update, from_form, new_id
+
+LIMITS = PublicationLimits()
+UUID = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def read(*pairs: tuple[str, str], limits: PublicationLimits = LIMITS) -> Update:
+    return from_form([("topic", "t"), *pairs], limits)
+
+
+def refused(*pairs: tuple[str, str]) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as refusal:
+        from_form(list(pairs), LIMITS)
+    return refusal.value
+
+
+def test_a_topic_is_enough() -> None:
+    update = read()
+    assert update == Update(topics=("t",), data="", id=update.id)
+    assert UUID.fullmatch(update.id)
+    assert not update.private
+    assert update.type is None
+    assert update.retry is None
+
+
+def test_all_fields() -> None:
+    form: Pairs = [
+        ("topic", "canonical"), ("data", "x\ny"), ("topic", "alternate"), ("private", "on"), ("id",
+            "urn:1"), ("type", "t"), ("retry", "5"),
+    ]  # fmt: skip
+    assert from_form(form, LIMITS) == Update(("canonical", "alternate"), "x\ny", "urn:1", True, "t", 5)
+
+
+def test_the_example_of_the_spec() -> None:
+    update = from_form(parse(b"topic=https://example.com/foo&data=the%20content"), LIMITS)
+    assert update.topics == ("https://example.com/foo",)
+    assert update.data == "the content"
+
+
+@pytest.mark.parametrize(
+    "pairs", [[], [("data", "x")], [("Topic", "x")], [("topics", "x")], [("topic[]", "x")], [(" topic", "x")]]
+)
+def test_a_topic_is_needed(pairs: Pairs) -> None:
+    assert refused(*pairs).field == "topic"
+
+
+@pytest.mark.parametrize("value", ["*"])
+def test_the_wildcard_is_no_topic(value: str) -> None:
+    assert refused(("topic", value)).field == "topic"
+    assert refused(("topic", "a"), ("topic", value)).field == "topic"
+
+
+@pytest.mark.parametrize("topic", ["**", " *", "* ", "a*", "*a"])
+def test_other_topics_may_hold_a_star(topic: str) -> None:
+    assert read(("topic", topic)).topics == ("t", topic)
+
+
+@pytest.mark.parametrize("field", ["topic", "id", "type"])
+@pytest.mark.parametrize(
+    "char",
+    [
+        "\0",
+        "\n",
+        "\r",
+        "\r\n",
+        "\x1f",
+        "\x7f",
+        "\x80",
+        "\x9f",
+        "\u200b",
+        "\u202e",
+        "\ufeff",
+        "\U000e0001",
+        "\u00ad",
+    ],
+)
+@pytest.mark.parametrize("place", ["{}", "a{}", "{}a", "a{}b"])
+def test_control_and_format_characters_are_refused(field: str, char: str, place: str) -> None:
+    error = refused(("topic", "t"), (field, place.format(char)))
+    assert error.status == 400
+    assert error.field == field
+
+
+@pytest.mark.parametrize("data", ["", "\0", "a\rb\nc\r\n", "\u202e", "\ufeff", "x" * 100_000, "id: 1", "😀"])
+def test_data_may_be_any_text(data: str) -> None:
+    assert read(("data", data)).data == data
+
+
+@pytest.mark.parametrize("value", ["on", "", "off", "0", "false", "no", "null", " "])
+def test_private_by_presence_whatever_its_value(value: str) -> None:
+    assert read(("private", value)).private
+
+
+@pytest.mark.parametrize("encoded", [b"private", b"private=", b"private&data=x", b"private=0&private=1"])
+def test_private_without_a_value(encoded: bytes) -> None:
+    assert from_form(parse(b"topic=t&" + encoded), LIMITS).private
+
+
+@pytest.mark.parametrize("name", ["Private", "PRIVATE", " private", "private ", "privat", "data"])
+def test_other_names_are_not_private(name: str) -> None:
+    assert not read((name, "on")).private
+
+
+@pytest.mark.parametrize("value", ["#", "#1", "##", "earliest"])
+def test_reserved_ids(value: str) -> None:
+    assert refused(("topic", "t"), ("id", value)).field == "id"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a#", "Earliest", "EARLIEST", " earliest", "earliest2", "urn:uuid:x", "1", "é", "did:example:1", " #"],
+)
+def test_other_ids_are_kept(value: str) -> None:
+    assert read(("id", value)).id == value
+
+
+def test_an_empty_id_is_none() -> None:
+    assert UUID.fullmatch(read(("id", "")).id)
+
+
+@pytest.mark.parametrize("value", ["mercure"])
+def test_the_reserved_type(value: str) -> None:
+    assert refused(("topic", "t"), ("type", value)).field == "type"
+
+
+@pytest.mark.parametrize(
+    ("value", "type_"),
+    [
+        ("", None),
+        ("Mercure", "Mercure"),
+        (" mercure", " mercure"),
+        ("mercures", "mercures"),
+        ("message", "message"),
+    ],
+)
+def test_other_types(value: str, type_: str | None) -> None:
+    assert read(("type", value)).type == type_
+
+
+@pytest.mark.parametrize(
+    ("value", "retry"),
+    [
+        ("0", 0),
+        ("1", 1),
+        ("007", 7),
+        ("000000000000005", 5),
+        ("0" * 50, 0),
+        ("3000", 3000),
+        ("2147483648", 2**31 - 1),
+        ("9" * 10_000, 2**31 - 1),
+    ],
+)
+def test_retry(value: str, retry: int) -> None:
+    assert read(("retry", value)).retry == retry
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " ",
+        " 1",
+        "1 ",
+        "-1",
+        "+1",
+        "1.0",
+        "1e3",
+        "0x10",
+        "1_0",
+        "٣",
+        "²",
+        "\uff11",
+        "①",
+        "1\n",
+        "1\0",
+        "NaN",
+        "on",
+    ],
+)
+def test_retry_is_made_of_ascii_digits(value: str) -> None:
+    assert refused(("topic", "t"), ("retry", value)).field == "retry"
+
+
+@pytest.mark.parametrize("name", ["foo", "", "data2", "match", "authorization", "x\0y", "ID", "Retry", "é"])
+def test_unknown_fields_are_ignored(name: str) -> None:
+    update = read((name, "\0#*mercure"), ("id", "1"))
+    assert update == Update(("t",), "", "1")
+
+
+def test_the_first_of_a_repeated_field_counts() -> None:
+    update = read(
+        ("id", "1"),
+        ("id", "2"),
+        ("type", "a"),
+        ("type", "b"),
+        ("retry", "1"),
+        ("retry", "x"),
+        ("data", "x"),
+        ("data", "y"),
+    )
+    assert update == Update(("t",), "x", "1", False, "a", 1)
+
+
+def test_a_repeated_topic_counts_once() -> None:
+    assert from_form([("topic", "a"), ("topic", "b"), ("topic", "a")], LIMITS).topics == ("a", "b")
+
+
+def test_limits() -> None:
+    limits = PublicationLimits(topics=2, topic_length=3)
+    assert from_form([("topic", "abc"), ("topic", "äöü"), ("id", "123"), ("type", "abc")], limits).topics == (
+        "abc",
+        "äöü",
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "field"),
+    [
+        ([("topic", "a"), ("topic", "b"), ("topic", "c")], "topic"),
+        ([("topic", "a"), ("topic", "a"), ("topic", "a")], "topic"),
+        ([("topic", "abcd")], "topic"),
+        ([("topic", "a"), ("topic", "abcd")], "topic"),
+        ([("topic", "a"), ("id", "1234")], "id"),
+        ([("topic", "a"), ("type", "abcd")], "type"),
+    ],
+)
+def test_beyond_a_limit_it_is_413(pairs: Pairs, field: str) -> None:
+    with pytest.raises(ContentTooLarge) as refusal:
+        from_form(pairs, PublicationLimits(topics=2, topic_length=3))
+    assert refusal.value.status == 413
+    assert refusal.value.field == field
+
+
+def test_ids_are_random() -> None:
+    assert len({new_id() for _ in range(1000)}) == 1000
+    assert UUID.fullmatch(new_id())
+
+
+def test_encode() -> None:
+    update = Update(("a", "b"), "x\r\ny", "urn:1", True, "t", 0)
+    assert update.encode() == b"id: urn:1\nevent: t\nretry: 0\ndata: x\ndata: y\n\n"
+
+
+@pytest.mark.parametrize("data", ["x\n\nid: forged\nevent: mercure\ndata: forged", "\r\rdata: forged\r\r"])
+def test_a_publisher_cannot_forge_an_event(data: str) -> None:
+    events = list(Parser().feed(read(("data", data), ("id", "real"), ("type", "t")).encode()))
+    assert [(event.id, event.type) for event in events] == [("real", "t")]
+    assert events == [Event(data.replace("\r", "\n"), "real", "t")]

@@ -1,0 +1,358 @@
+"""Append and read: order, places without gaps, and each update as it was."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from hub.protocol.errors import StorageError
+from hub.protocol.update import Update
+from hub.transport import schema
+from hub.transport.sqlalchemy import Retention, SqlTransport
+from tests.transport.conftest import Opener
+from tests.transport.log import Log, beside, broken, update
+
+ODD = [
+    Update(("a",), "", "1"),
+    Update(("a", "b", "c"), "one\ntwo\r\nthree\rfour", "urn:uuid:2", private=True, type="news", retry=0),
+    Update(("https://example.com/\N{SNOWMAN}",), "\0nul\0", "3", retry=2**31 - 1),
+    Update(("\N{GRINNING FACE}", '"quotes"\\'), "\N{GRINNING FACE}\u2028\ufeff\x85\x7f", "\N{GRINNING FACE}"),
+    Update(("a' OR 1=1 --",), "x" * 2_000_000, "'; DROP TABLE mercure_update", type="\N{SNOWMAN}"),
+    Update(("a",), "the same id again", "1"),
+]
+
+
+def test_what_is_appended_is_read_as_it_was(log: Log) -> None:
+    entries = log.append(*ODD)
+    assert [entry.sequence for entry in entries] == [1, 2, 3, 4, 5, 6]
+    assert [entry.update for entry in entries] == ODD
+    assert log.everything() == entries
+
+
+def test_a_new_log_is_empty(log: Log) -> None:
+    assert log.transport.newest() == (0, None)
+    assert log.transport.find("x") is None
+    assert log.everything() == []
+    assert log.transport.collect() == []
+    log.transport.check()
+
+
+def test_tickets_come_back_in_order_with_their_entries(log: Log) -> None:
+    for ticket in range(50):
+        log.transport.append(update(id=f"id-{ticket}"), ticket)
+    commits = log.wait(50)
+    assert [ticket for commit in commits for ticket in commit.tickets] == list(range(50))
+    for commit in commits:
+        assert [entry.update.id for entry in commit.entries] == [f"id-{n}" for n in commit.tickets]
+    assert log.sequences() == list(range(1, 51))
+
+
+def test_many_threads_share_transactions_and_no_place_is_left_out(log: Log) -> None:
+    together = threading.Barrier(8)
+
+    def publish(first: int) -> None:
+        together.wait()
+        for ticket in range(first, first + 50):
+            log.transport.append(update(id=str(ticket)), ticket)
+
+    threads = [threading.Thread(target=publish, args=(n * 1000,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    commits = log.wait(400)
+    for thread in threads:
+        thread.join()
+    tickets = [ticket for commit in commits for ticket in commit.tickets]
+    entries = [entry for commit in commits for entry in commit.entries]
+    assert len(tickets) == len(set(tickets)) == 400
+    for first in range(8):
+        own = [ticket for ticket in tickets if ticket // 1000 == first]
+        assert own == sorted(own)
+    assert [entry.sequence for entry in entries] == list(range(1, 401))
+    assert [entry.update.id for entry in entries] == [str(ticket) for ticket in tickets]
+    assert log.everything() == entries
+
+
+def test_what_waits_becomes_one_transaction_up_to_a_limit(
+    open_log: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._MAX_BATCH", 10)
+    log = Log(tmp_path / "mercure.db")
+    for ticket in range(25):
+        log.transport.append(update(), ticket)
+    log.open()
+    commits = log.wait(25)
+    log.close()
+    assert [len(commit.entries) for commit in commits] == [10, 10, 5]
+
+
+def test_a_batch_is_bounded_by_its_size_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._MAX_BATCH_CHARACTERS", 100)
+    log = Log(tmp_path / "mercure.db")
+    for ticket, size in enumerate([60, 60, 500, 1, 1]):
+        log.transport.append(update(data="x" * size), ticket)
+    log.open()
+    commits = log.wait(5)
+    log.close()
+    assert [len(commit.entries) for commit in commits] == [2, 1, 2]
+
+
+def test_find_returns_the_earliest_place_of_an_id(log: Log) -> None:
+    log.append(update(id="x"), update(id="y"), update(id="x"), update(id="Y"))
+    assert log.transport.find("x") == 1
+    assert log.transport.find("y") == 2
+    assert log.transport.find("z") is None
+    assert log.transport.find("") is None
+    assert log.transport.find("x\0") is None
+
+
+def test_newest(log: Log) -> None:
+    log.append(update(id="x"), update(id="y"))
+    assert log.transport.newest() == (2, "y")
+
+
+class TestRead:
+    @pytest.fixture
+    def log(self, log: Log) -> Log:
+        log.append(*[update("abc"[n % 3], f"all/{n}", id=str(n + 1)) for n in range(30)])
+        return log
+
+    def read(
+        self, log: Log, *topics: str, after: int = 0, upto: int = 1 << 60, limit: int = 1000
+    ) -> list[int]:
+        return [entry.sequence for entry in log.transport.read(after, upto, topics, limit)]
+
+    def test_bounds(self, log: Log) -> None:
+        assert [entry.sequence for entry in log.transport.read(10, 13, None, 100)] == [11, 12, 13]
+        assert log.transport.read(10, 10, None, 100) == []
+        assert log.transport.read(13, 10, None, 100) == []
+        assert log.transport.read(30, 99, None, 100) == []
+        assert self.read(log, "a", after=4, upto=13) == [7, 10, 13]
+        assert self.read(log, "a", after=13, upto=13) == []
+
+    def test_exact_topics(self, log: Log) -> None:
+        assert self.read(log, "b") == list(range(2, 31, 3))
+        assert self.read(log, "b", "all/0") == [1, *range(2, 31, 3)]
+        assert self.read(log, "b", "all/1", "all/4") == list(range(2, 31, 3))  # by two topics, once
+        assert self.read(log, "nothing") == []
+        assert self.read(log) == []
+
+    def test_pages_put_together_are_the_whole(self, log: Log) -> None:
+        for topics in (None, ("a",), ("a", "b"), ("a", "b", "c", "all/7")):
+            after, found = 0, []
+            while page := log.transport.read(after, 28, topics, 4):
+                assert len(page) <= 4
+                found += page
+                after = page[-1].sequence
+            assert found == log.transport.read(0, 28, topics, 1000)
+
+    def test_more_topics_than_the_index_is_asked_for_may_return_others_too(self, log: Log) -> None:
+        """The reader compares the topics in any case; none may be missing."""
+        many = ["a", *[f"unknown/{n}" for n in range(100)]]
+        assert set(self.read(log, *many)) >= set(range(1, 31, 3))
+
+    def test_as_many_topics_as_the_index_takes(self, log: Log) -> None:
+        assert self.read(log, "a", *[f"unknown/{n}" for n in range(63)]) == list(range(1, 31, 3))
+
+
+def test_topics_with_the_same_hash_lose_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "topic_hash", lambda value: 7)
+    log.append(update("a", "b"), update("b"), update("c"))
+    wanted = [entry for entry in log.transport.read(0, 9, ["b"], 100) if "b" in entry.update.topics]
+    assert [entry.sequence for entry in wanted] == [1, 2]
+
+
+def test_the_hash_of_a_topic_is_the_same_in_each_process() -> None:
+    assert schema.topic_hash("https://example.com/books/1") == -5044126176089508998
+    assert schema.topic_hash("") == -1970711489451281740
+
+
+def test_two_hubs_on_one_file_share_the_sequence(open_log: Opener) -> None:
+    logs = [open_log(), open_log()]
+    for ticket in range(100):
+        for log in logs:
+            log.transport.append(update(id=f"{id(log)}"), ticket)
+    entries = [[entry for commit in log.wait(100) for entry in commit.entries] for log in logs]
+    places = [[entry.sequence for entry in own] for own in entries]
+    assert [sorted(own) for own in places] == places
+    assert sorted(places[0] + places[1]) == list(range(1, 201))
+    for log, own in zip(logs, entries, strict=True):
+        assert [entry for entry in logs[0].everything() if entry.update.id == str(id(log))] == own
+
+
+def test_close_commits_what_is_queued(open_log: Opener) -> None:
+    log = open_log()
+    for ticket in range(2500):
+        log.transport.append(update(), ticket)
+    log.close()
+    assert sum(len(commit.entries) for commit in log.transport.collect()) == 2500
+    log.close()
+    again = open_log()
+    assert again.transport.newest()[0] == 2500
+    again.transport.check()
+
+
+def test_a_reopened_log_goes_on_where_it_was(open_log: Opener) -> None:
+    first = open_log()
+    entries = first.append(update(id="x"), update(id="y"))
+    first.close()
+    second = open_log()
+    assert second.transport.newest() == (2, "y")
+    assert second.transport.find("x") == 1
+    entries += second.append(update(id="z"))
+    assert second.everything() == entries
+    assert [entry.sequence for entry in entries] == [1, 2, 3]
+
+
+class TestFailure:
+    def test_nobody_is_told_that_it_is_stored_and_nothing_is(
+        self, log: Log, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log.append(update(id="before"))
+        with broken(log.path):
+            for ticket in range(3):
+                log.transport.append(update(data="secret data"), ticket)
+            commits = log.wait(3)
+            assert [ticket for commit in commits for ticket in commit.tickets] == [0, 1, 2]
+            for commit in commits:
+                assert commit.entries == ()
+                assert commit.error is not None
+                assert str(commit.error) == (
+                    f"the database sqlite:///{log.path} cannot be written: the disk is full"
+                )
+            assert log.sequences() == [1]
+            assert log.transport.newest() == (1, "before")
+            with pytest.raises(StorageError, match="the disk is full"):
+                log.transport.check()
+        assert "the disk is full" in caplog.text
+        assert "secret" not in caplog.text
+        assert [entry.sequence for entry in log.append(update())] == [2]
+        log.transport.check()
+
+    def test_it_is_found_out_without_a_publication_that_it_is_over(self, log: Log) -> None:
+        """A balancer that believes the health check sends nobody who could publish."""
+        with broken(log.path):
+            log.transport.append(update(), 0)
+            log.wait(1)
+            with pytest.raises(StorageError):
+                log.transport.check()
+        log.transport.check()
+        assert log.append(update())[0].sequence == 1
+
+    def test_a_failure_that_lasts_costs_no_memory(self, log: Log) -> None:
+        lengths = []
+        with broken(log.path):
+            log.transport.append(update(), 0)
+            log.wait(1)
+            for _ in range(5):
+                with pytest.raises(StorageError) as caught:
+                    log.transport.check()
+                lengths.append(len(caught.traceback))
+        assert len(set(lengths)) == 1
+
+    def test_what_no_database_takes_does_not_end_the_writer(self, log: Log) -> None:
+        log.transport.append(update(data="\ud800"), 7)
+        (commit,) = log.wait(1)
+        assert commit.error is not None
+        assert list(commit.tickets) == [7]
+        assert log.append(update())[0].sequence == 1
+
+    def test_a_broken_index_table_leaves_nothing_behind(self, log: Log) -> None:
+        with broken(log.path, ["mercure_topic"]):
+            log.transport.append(update(), 0)
+            assert log.wait(1)[0].error is not None
+        assert log.everything() == []
+        assert log.transport.newest() == (0, None)
+        assert log.append(update())[0].sequence == 1
+
+    def test_a_failed_trim_is_reported_and_the_next_one_mends_it(
+        self, open_log: Opener, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log = open_log(Retention(size=1))
+        log.append(update(), update())
+        with beside(log.path) as database:
+            database.execute(
+                "CREATE TRIGGER stop BEFORE DELETE ON mercure_update BEGIN SELECT RAISE(ABORT, 'no'); END"
+            )
+            log.now += 10
+            log.append(update())
+            log.append(update())  # the writer comes here after it tried to trim
+            assert "cannot be written: no" in caplog.text
+            database.execute("DROP TRIGGER stop")
+        log.now += 10
+        log.append(update())
+        log.append(update())
+        assert log.sequences()[0] > 1
+        log.transport.check()
+
+    def test_a_log_that_cannot_be_read(self, log: Log) -> None:
+        with beside(log.path) as database:
+            database.execute("DROP TABLE mercure_update")
+        for attempt in (
+            lambda: log.transport.find("x"),
+            lambda: log.transport.read(0, 9, None, 9),
+            lambda: log.transport.check() if log.transport.newest()[0] else log.transport.find("x"),
+        ):
+            with pytest.raises(StorageError, match="cannot be read: no such table: mercure_update"):
+                attempt()
+
+
+class TestUnopenable:
+    """One sentence with the path, and nothing left behind."""
+
+    def refused(self, url: str) -> str:
+        transport: SqlTransport[int] = SqlTransport(url, Retention(), lambda: 0.0)
+        with pytest.raises(StorageError) as caught:
+            transport.open(lambda: None)
+        transport.close()
+        assert len(str(caught.value).splitlines()) == 1
+        assert caught.value.__cause__ is None
+        return str(caught.value)
+
+    def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "nowhere" / "mercure.db"
+        assert self.refused(f"sqlite:///{path}") == (
+            f"the database sqlite:///{path} cannot be opened: unable to open database file"
+        )
+
+    def test_a_directory(self, tmp_path: Path) -> None:
+        assert "unable to open" in self.refused(f"sqlite:///{tmp_path}")
+
+    def test_another_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "mercure.db"
+        path.write_text("this is a letter to my aunt" * 100)
+        assert "file is not a database" in self.refused(f"sqlite:///{path}")
+        assert path.read_text().startswith("this is a letter")
+
+    def test_a_file_that_may_not_be_written(self, tmp_path: Path) -> None:
+        path = tmp_path / "mercure.db"
+        path.touch()
+        assert "readonly database" in self.refused(f"sqlite:///file:{path}?mode=ro&uri=true")
+
+    def test_a_locked_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "mercure.db"
+        with beside(path) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            database.execute("CREATE TABLE other (x)")
+            assert "locked" in self.refused(f"sqlite:///{path}?timeout=0.01")
+
+    def test_credentials_are_not_shown(self) -> None:
+        transport: SqlTransport[int] = SqlTransport("sqlite:///x.db", Retention(), lambda: 0.0)
+        transport._url = transport._url.set(drivername="postgresql", username="u", password="pw", host="h")
+        assert transport.place == "postgresql://u:***@h/x.db"
+        transport.close()
+
+
+def test_a_log_without_a_writer_is_not_healthy(open_log: Opener) -> None:
+    log = open_log()
+    log.close()
+    with pytest.raises(StorageError, match=r"writer .* has stopped"):
+        log.transport.check()
+
+
+def test_nothing_is_logged_when_all_is_well(log: Log, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "hub")
+    log.append(update())
+    assert caplog.records == []

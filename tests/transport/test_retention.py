@@ -1,0 +1,140 @@
+"""How much history is kept: by number and by age, in bounded steps, and the file shrinks."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub.transport.sqlalchemy import Retention
+from tests.transport.conftest import Opener
+from tests.transport.log import Log, beside, update
+
+DAY = 86400.0
+
+
+def trim(log: Log, steps: int = 1) -> int:
+    """Have the writer trim: each append lets it take one step.
+
+    :returns: the updates that were appended for it.
+    """
+    for _ in range(steps):
+        log.now += 2
+        log.append(update("trim"))
+    log.append(update("trim"))  # after this one the step before is complete
+    return steps + 1
+
+
+def test_the_newest_are_kept(open_log: Opener) -> None:
+    log = open_log(Retention(size=10))
+    log.append(*[update("a", "b") for _ in range(50)])
+    extra = trim(log)
+    # The step may have come before the last append, or after it.
+    kept = log.sequences()
+    assert kept[-1] == 50 + extra
+    assert len(kept) in (10, 11)
+    assert kept == list(range(kept[0], kept[-1] + 1))
+    assert log.topic_rows() == sum(len(entry.update.topics) for entry in log.everything())
+
+
+def test_what_is_too_old_goes(open_log: Opener) -> None:
+    log = open_log(Retention(max_age=DAY))
+    log.append(*[update() for _ in range(5)])
+    log.now += DAY / 2
+    log.append(*[update() for _ in range(5)])
+    trim(log)
+    assert log.sequences()[0] == 1
+    log.now += DAY / 2
+    trim(log)
+    assert log.sequences()[0] == 6
+    log.now += DAY * 9
+    trim(log)
+    assert log.sequences()[0] > 10
+
+
+def test_both_bounds_hold(open_log: Opener) -> None:
+    log = open_log(Retention(size=20, max_age=DAY))
+    log.append(*[update() for _ in range(100)])
+    trim(log)
+    assert len(log.sequences()) in (20, 21)
+    log.now += DAY * 2
+    trim(log)
+    assert len(log.sequences()) <= 4
+
+
+def test_without_bounds_all_is_kept(open_log: Opener) -> None:
+    log = open_log()
+    log.append(*[update() for _ in range(20)])
+    log.now += DAY * 1000
+    extra = trim(log, 3)
+    assert log.sequences() == list(range(1, 20 + extra + 1))
+
+
+def test_a_step_is_bounded(open_log: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_STEP", 10)
+    everything = open_log()
+    everything.append(*[update() for _ in range(100)])
+    everything.close()
+    log = open_log(Retention(size=5))
+    before = 100
+    for _ in range(9):
+        log.append(update())
+        log.append(update())  # each of the two takes a step or has none to take
+        now = len(log.sequences())
+        assert before - now <= 20
+        before = now
+    trim(log, 3)
+    assert len(log.sequences()) <= 8
+
+
+def test_a_quiet_log_is_trimmed_without_a_publication(
+    open_log: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.002)
+    log = open_log(Retention(max_age=DAY))
+    log.append(*[update() for _ in range(5)])
+    log.now += DAY * 2
+    for _ in range(5000):
+        if not log.sequences():
+            break
+    assert log.sequences() == []
+    assert log.topic_rows() == 0
+
+
+def test_the_sequence_goes_on_when_nothing_is_left(open_log: Opener) -> None:
+    log = open_log(Retention(max_age=DAY))
+    log.append(*[update(id="x") for _ in range(7)])
+    log.now += DAY * 2
+    log.append(update(id="old"))
+    log.now += DAY * 2
+    log.append(update(id="newest"))
+    with beside(log.path) as database:
+        database.execute("DELETE FROM mercure_update")
+        database.execute("DELETE FROM mercure_topic")
+    assert log.transport.newest() == (9, None)
+    assert log.transport.find("newest") is None
+    log.close()
+    again = open_log()
+    assert again.transport.newest() == (9, None)
+    assert again.append(update())[0].sequence == 10
+    assert again.transport.read(3, 10, None, 100) == again.everything()
+
+
+def test_the_file_shrinks(open_log: Opener) -> None:
+    full = open_log()
+    full.append(*[update(data="x" * 10_000) for _ in range(200)])
+    full.close()
+    large = full.path.stat().st_size
+    assert large > 2_000_000
+    log = open_log(Retention(size=5))
+    trim(log, 8)
+    log.close()  # the last connection writes the log's pages back
+    assert log.path.stat().st_size < large / 10
+
+
+def test_a_clock_that_is_set_back_does_not_stop_it(open_log: Opener) -> None:
+    log = open_log(Retention(size=3))
+    log.append(*[update() for _ in range(10)])
+    trim(log)
+    log.now -= DAY * 400
+    log.append(*[update() for _ in range(10)])
+    trim(log)
+    assert len(log.sequences()) in (3, 4)
