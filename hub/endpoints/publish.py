@@ -6,10 +6,13 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.protocol import answer, form, update
 from hub.protocol.answer import Answer
-from hub.protocol.errors import InsufficientScope, InvalidRequest, UnsupportedMedia
+from hub.protocol.errors import ContentTooLarge, InsufficientScope, InvalidRequest, UnsupportedMedia
 from hub.protocol.identity import is_reserved
+from hub.protocol.topics import WILDCARD
+from hub.protocol.update import PublicationLimits
 
 _FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 1000
 
 
 def publish(hub: Hub, request: Request) -> Answer:
@@ -22,7 +25,7 @@ def publish(hub: Hub, request: Request) -> Answer:
     :raises MercureError: see the table of errors.
     """
     fields = _form(request)
-    _refuse_reserved(fields, request)
+    _refuse_reserved(fields, request, hub.limits)
     grant = hub.gatekeeper.publisher(request)
     if isinstance(fields, InvalidRequest):
         raise fields
@@ -39,21 +42,25 @@ def _form(request: Request) -> form.Pairs | InvalidRequest:
     media = (request.header("content-type") or "").partition(";")[0].strip().lower()
     if media != _FORM:
         return UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
+    if request.body.count(b"&") > _MAX_FIELDS:
+        return ContentTooLarge(f"More than {_MAX_FIELDS} fields in one publication.")
     try:
         return form.parse(request.body)
     except InvalidRequest as error:
         return error
 
 
-def _refuse_reserved(fields: form.Pairs | InvalidRequest, request: Request) -> None:
+def _refuse_reserved(
+    fields: form.Pairs | InvalidRequest, request: Request, limits: PublicationLimits
+) -> None:
+    """Refuse the hub's own topics. What is over a limit is passed over: it is refused later anyway."""
     if isinstance(fields, InvalidRequest):
         return
-    for name, value in fields:
-        if name != "topic":
-            continue
-        if value == "*":
+    topics = [value for name, value in fields if name == "topic"]
+    for topic in topics[: limits.topics]:
+        if topic == WILDCARD:
             raise InvalidRequest(
-                "The topic * is the wildcard of subscribers; nobody can publish to it.", name
+                "The topic * is the wildcard of subscribers; nobody can publish to it.", "topic"
             )
-        if is_reserved(value, request.identity):
-            raise InvalidRequest(f"The topic {value[:200]!r} is in the namespace of the hub.", name)
+        if len(topic) <= limits.topic_length and is_reserved(topic, request.identity):
+            raise InvalidRequest(f"The topic {topic!r} is in the namespace of the hub.", "topic")

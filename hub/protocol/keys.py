@@ -82,7 +82,9 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise KeyMaterialError(f"the key file {path!r} cannot be read: {reason}") from None
+        # Without a slash it may be a secret that begins with @.
+        shown = repr(path) if "/" in path else "whose name follows the @"
+        raise KeyMaterialError(f"the key file {shown} cannot be read: {reason}") from None
 
 
 def _load_secret(value: str, names: tuple[str, ...]) -> Key:

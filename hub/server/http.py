@@ -6,6 +6,7 @@ two ways is refused, so that no request can be smuggled past a proxy.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -20,6 +21,7 @@ from hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
 _MAX_HEAD = 64 << 10
 _MAX_FIELDS = 200
 _MAX_SILENCE = 64 << 10  # octets of one header field or chunk extension, which the parser keeps to itself
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what is above may be an octet of UTF-8
 _ONCE = frozenset({"host", "authorization", "content-type", "content-length", "origin"})
 
 
@@ -133,7 +135,7 @@ class RequestReader:
         if not self._in_head:
             return
         key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
+        text = value.decode("latin-1").rstrip(" \t")
         headers = self._message.headers
         if key not in headers:
             headers[key] = text
@@ -246,4 +248,4 @@ def _lines(headers: Headers) -> list[str]:
 
 def _one_line(value: str) -> str:
     """Values hold ids and URLs that others chose: no line end may get into the head."""
-    return value if value.isprintable() else "".join(c for c in value if c.isprintable() or ord(c) > 0x9F)
+    return value if value.isprintable() else _CONTROL.sub("", value)

@@ -129,8 +129,9 @@ def test_not_utf8(hub: RunningHub) -> None:
         {"topic": "x" * 2049},
         {"topic": "x", "id": "x" * 2049},
         {"topic": "x", "data": "x" * (1 << 20)},
+        {"topic": "x", "y": [""] * 1001},
     ],
-    ids=["topics", "topic", "id", "body"],
+    ids=["topics", "topic", "id", "body", "fields"],
 )
 def test_too_large(hub: RunningHub, fields: dict[str, object]) -> None:
     assert hub.publish(fields).status == 413

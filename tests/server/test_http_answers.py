@@ -1,0 +1,109 @@
+"""Answers to octets: complete, and nothing that others chose can add a line to the head."""
+
+from __future__ import annotations
+
+import h11
+import pytest
+
+from hub.protocol.answer import Answer, text
+from hub.server.http import encode_answer, encode_stream_head
+
+NOW = 784111777.9
+
+
+def lines(octets: bytes) -> list[bytes]:
+    return octets.partition(b"\r\n\r\n")[0].split(b"\r\n")
+
+
+def test_an_answer() -> None:
+    octets = encode_answer(
+        text(200, "caf\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        [("Vary", "Origin")],
+        NOW,
+        keep_alive=True,
+        head_only=False,
+    )
+    assert octets == (
+        b"HTTP/1.1 200 OK\r\n"
+        b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+        b"Content-Type: text/plain; charset=utf-8\r\n"
+        b"Vary: Origin\r\n"
+        b"Content-Length: 5\r\n"
+        b"\r\n"
+        b"caf\xc3\xa9"
+    )
+
+
+def test_the_last_answer_of_a_connection() -> None:
+    octets = encode_answer(Answer(404), [], NOW, keep_alive=False, head_only=False)
+    assert lines(octets)[-2:] == [b"Content-Length: 0", b"Connection: close"]
+
+
+def test_head_tells_the_length_and_sends_nothing() -> None:
+    octets = encode_answer(text(200, "ok"), [], NOW, keep_alive=True, head_only=True)
+    assert octets.endswith(b"Content-Length: 2\r\n\r\n")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_no_content_has_no_length(status: int) -> None:
+    octets = encode_answer(Answer(status, b"x"), [], NOW, keep_alive=True, head_only=False)
+    assert octets.endswith(b"\r\n\r\n")
+    assert b"Content-Length" not in octets
+
+
+def test_a_stream_begins_with_a_comment_and_ends_with_the_connection() -> None:
+    octets = encode_stream_head([("Content-Type", "text/event-stream")], [("Vary", "Origin")], NOW)
+    assert octets == (
+        b"HTTP/1.1 200 OK\r\n"
+        b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+        b"Content-Type: text/event-stream\r\n"
+        b"Vary: Origin\r\n"
+        b"Connection: close\r\n"
+        b"\r\n"
+        b":\n"
+    )
+
+
+HOSTILE = [
+    "x\r\nSet-Cookie: a=b",
+    "x\nSet-Cookie: a=b",
+    "x\rSet-Cookie: a=b",
+    "x\r\n\r\n<html>",
+    "x\0y",
+    "x\x1b[2Jy",
+    "x\x0b\x0c\x85y",
+    "x\u2028\u2029\uff0a\u010d\u010ay",  # characters whose low octet is a line end
+    "\N{GRINNING FACE}\ud800",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_no_value_adds_a_line(value: str) -> None:
+    answer = Answer(200, b"body", [("X-Own", value)])
+    for octets in (
+        encode_answer(answer, [("X-Extra", value)], NOW, keep_alive=True, head_only=False),
+        encode_stream_head([("X-Own", value)], [("X-Extra", value)], NOW),
+    ):
+        head, _, rest = octets.partition(b"\r\n\r\n")
+        assert rest in (b"body", b":\n")
+        assert len(head.split(b"\r\n")) == 5
+        assert not set(head.replace(b"\r\n", b"")) & {0, 9, 10, 11, 12, 13, 27, 127}
+        connection = h11.Connection(h11.CLIENT)
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+        connection.receive_data(octets)
+        response = connection.next_event()
+        assert isinstance(response, h11.Response)
+        assert b"set-cookie" not in dict(response.headers)
+
+
+def test_octets_of_utf_8_pass() -> None:
+    """Whoever sets a value outside of ASCII gives its octets, one character each."""
+    value = "\N{SNOWMAN} caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    octets = encode_stream_head([("Mercure-Last-Event-ID", value.encode().decode("latin-1"))], [], NOW)
+    sent = next(line for line in lines(octets) if line.startswith(b"Mercure")).partition(b": ")[2]
+    assert sent.decode() == value
+
+
+def test_other_text_is_replaced_and_never_fails() -> None:
+    octets = encode_stream_head([("X", "\N{SNOWMAN}")], [], NOW)
+    assert b"X: ?\r\n" in octets
