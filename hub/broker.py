@@ -21,6 +21,7 @@ from gevent.event import Event
 from gevent.hub import Waiter
 
 from hub.fanout.engine import Engine, EngineLimits
+from hub.fanout.quota import Quota
 from hub.fanout.subscriber import Subscriber
 from hub.protocol.cursor import EARLIEST
 from hub.protocol.errors import StorageError
@@ -57,6 +58,7 @@ class Broker:
     :param transport: the log, not yet open.
     :param limits: of the engine.
     :param clock: monotonic time in seconds.
+    :param quota: how many subscribers there may be.
     :param subscriptions: publish subscription events.
     """
 
@@ -65,10 +67,12 @@ class Broker:
         transport: Transport[Waiter | None],
         limits: EngineLimits,
         clock: Callable[[], float],
+        quota: Quota,
         *,
         subscriptions: bool,
     ) -> None:
         self.clock = clock
+        self.quota = quota
         self.last_event_id = EARLIEST
         self.engine = Engine(limits, clock, self._gone)
         self._transport = transport
@@ -229,6 +233,7 @@ class Broker:
     def abandon(self, subscriber: Subscriber) -> None:
         """Forget a subscriber that left before ``start``."""
         self.engine.release(subscriber)
+        self.quota.leave(subscriber)
 
     def subscriptions(self) -> Iterator[Subscription]:
         """The subscriptions that are active now."""
@@ -236,6 +241,7 @@ class Broker:
             yield from _subscriptions(subscriber)
 
     def _gone(self, subscriber: Subscriber, reason: str) -> None:
+        self.quota.leave(subscriber)
         self._announce(subscriber, active=False)
         if _log.isEnabledFor(logging.INFO):
             _log.info(

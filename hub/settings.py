@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ Network = IPv4Network | IPv6Network
 
 PREFIX = "MERCURE_"
 
+_HOST = re.compile(r"|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # empty: all addresses
 _PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
 
 
@@ -118,9 +119,17 @@ def _address(value: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         raise ValueError("is an IPv6 address without brackets; write [::1]:3000")
-    if not re.fullmatch(r"[A-Za-z0-9._:%-]*", host) or any(len(label) > 63 for label in host.split(".")):
+    if not (_is_address(host) if ":" in host else _HOST.fullmatch(host)):
         raise ValueError("has a host that is no address and no host name")
     return host, int(port)
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _url(value: str) -> str:
@@ -335,6 +344,23 @@ TABLE: tuple[Setting, ...] = (
         _STREAM,
     ),
     Setting(
+        "max_connections",
+        _count,
+        "0",
+        "NUMBER",
+        "Subscribers at the same time; one more gets 429. 0 = as many as the process may have descriptors.",
+        _STREAM,
+    ),
+    Setting(
+        "max_connections_per_address",
+        _count,
+        "0",
+        "NUMBER",
+        "The same for one client address. Behind a proxy set MERCURE_TRUSTED_PROXIES too.",
+        _STREAM,
+    ),
+    Setting("max_connections_per_token", _count, "0", "NUMBER", "The same for one access token.", _STREAM),
+    Setting(
         "max_request_body_size", _count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
     ),
     Setting(
@@ -386,6 +412,9 @@ class Settings:
     heartbeat: float
     write_timeout: float
     dispatch_timeout: float
+    max_connections: int
+    max_connections_per_address: int
+    max_connections_per_token: int
     max_request_body_size: int
     log_level: str
     log_format: str

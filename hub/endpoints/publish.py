@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from hub.endpoints.hub import Hub
-from hub.endpoints.request import Request
+from hub.endpoints.request import Request, form_of
 from hub.protocol import answer, form, update
 from hub.protocol.answer import Answer
-from hub.protocol.errors import ContentTooLarge, InsufficientScope, InvalidRequest, UnsupportedMedia
+from hub.protocol.errors import InsufficientScope, InvalidRequest
 from hub.protocol.identity import is_reserved
 from hub.protocol.topics import WILDCARD
 from hub.protocol.update import PublicationLimits
-
-_FORM = "application/x-www-form-urlencoded"
-_MAX_FIELDS = 1000
 
 
 def publish(hub: Hub, request: Request) -> Answer:
@@ -39,13 +36,8 @@ def publish(hub: Hub, request: Request) -> Answer:
 
 def _form(request: Request) -> form.Pairs | InvalidRequest:
     """The fields, or why there are none: the reason is only for those who may publish."""
-    media = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if media != _FORM:
-        return UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
-    if request.body.count(b"&") > _MAX_FIELDS:
-        return ContentTooLarge(f"More than {_MAX_FIELDS} fields in one publication.")
     try:
-        return form.parse(request.body)
+        return form_of(request)
     except InvalidRequest as error:
         return error
 

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hub.protocol import form
+from hub.protocol.errors import ContentTooLarge, UnsupportedMedia
 from hub.protocol.identity import Identity
+
+_FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 1000
 
 
 @dataclass(slots=True)
@@ -44,3 +48,16 @@ class Request:
         if self._query is None:
             self._query = form.parse(self.query_string)
         return self._query
+
+
+def form_of(request: Request) -> form.Pairs:
+    """The fields of a form in the body.
+
+    :raises InvalidRequest: the body is something else, has too many fields, or is not UTF-8.
+    """
+    media = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    if media != _FORM:
+        raise UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
+    if request.body.count(b"&") > _MAX_FIELDS:
+        raise ContentTooLarge(f"More than {_MAX_FIELDS} fields in one request.")
+    return form.parse(request.body)

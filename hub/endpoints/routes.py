@@ -17,6 +17,7 @@ from hub.protocol.identity import WELL_KNOWN
 
 _READ = ("GET", "HEAD")
 _API = "/subscriptions"
+_METHODS = "GET, HEAD, QUERY, POST, OPTIONS"
 
 
 def route(hub: Hub, request: Request) -> Answer | Stream:
@@ -49,14 +50,14 @@ def cors(hub: Hub, request: Request) -> Headers:
 
 def _hub(hub: Hub, request: Request) -> Answer | Stream:
     match request.method:
-        case "GET" | "HEAD":
+        case "GET" | "HEAD" | "QUERY":
             return subscribe(hub, request)
         case "POST":
             return publish(hub, request)
         case "OPTIONS":
             return _preflight(hub, request)
         case _:
-            raise MethodNotAllowed("Subscribe with GET, publish with POST.", "GET, HEAD, POST, OPTIONS")
+            raise MethodNotAllowed("Subscribe with GET or QUERY, publish with POST.", _METHODS)
 
 
 def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:

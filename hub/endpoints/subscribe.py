@@ -1,4 +1,4 @@
-"""``GET`` on the hub's URL: subscribe (spec, Subscription and Reconciliation)."""
+"""``GET`` and ``QUERY`` on the hub's URL: subscribe (spec, Subscription and Reconciliation)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hub.broker import Start
 from hub.endpoints.hub import Hub
-from hub.endpoints.request import Request
+from hub.endpoints.request import Request, form_of
 from hub.protocol import cursor
 from hub.protocol.answer import Headers
 from hub.protocol.grant import Grant
@@ -48,9 +48,12 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     """
     current, old = hub.protocol != "0.x", hub.protocol != "1.0"
     grant = hub.gatekeeper.subscriber(request)
-    matchers = matchers_from(request.query, request.identity, current=current, old=old)
-    wanted = cursor.requested(_event_id(request.header("last-event-id")), request.query, old_names=old)
+    parameters = [*request.query, *form_of(request)] if request.method == "QUERY" else request.query
+    matchers = matchers_from(parameters, request.identity, current=current, old=old)
+    # The query component comes first, so its cursor wins over the body's.
+    wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
     start = hub.broker.locate(wanted)
+    hub.broker.quota.check(request.peer, grant.fingerprint)
     headers = list(_HEADERS)
     if start.last_event_id is not None:
         value = start.last_event_id.encode().decode("latin-1")

@@ -12,7 +12,7 @@ import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -94,6 +94,7 @@ class TokenVerifier:
             self._verified.move_to_end(memo)
             return grant
         grant, not_before = self._validate(token, role, resource, now)
+        grant = replace(grant, fingerprint=memo[0])
         self._verified[memo] = grant, not_before
         if len(self._verified) > self._remembered:
             self._verified.popitem(last=False)

@@ -54,6 +54,7 @@ class Grant:
         An entry without matchers is the payload of 0.x, which belongs to every subscription.
     :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
     :param is_old: the token is one of 0.x.
+    :param fingerprint: tells tokens apart without holding them; empty without a token.
     """
 
     publish: Scope = NOTHING
@@ -61,6 +62,7 @@ class Grant:
     payloads: tuple[tuple[tuple[Matcher, ...], Json], ...] = ()
     expires_at: float | None = None
     is_old: bool = False
+    fingerprint: bytes = b""
 
     def payload_for(self, matcher: Matcher) -> Json:
         """The payload of the first entry that covers a subscription's matcher (spec, Payloads).

@@ -9,7 +9,7 @@ from hub.protocol.answer import Headers
 from hub.protocol.errors import CrossSite
 
 ANY = "*"
-_ALLOWED_METHODS = "GET, HEAD, POST"
+_ALLOWED_METHODS = "GET, HEAD, POST, QUERY"
 _ALLOWED_HEADERS = "Authorization, Cache-Control, Content-Type, Last-Event-ID"
 _EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID"
 

@@ -158,15 +158,14 @@ class Connection:
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
-            self._channel.send(encode_stream_head(result.headers, extra, now), _SEND)
-            return self._stream(result, request)
+            return self._stream(result, request, encode_stream_head(result.headers, extra, now))
         if isinstance(result, Answer):
             octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
             self._channel.send(octets, _SEND)
         return False
 
-    def _stream(self, stream: Stream, request: Request) -> bool:
-        """Replay what the subscriber missed, then hand its descriptor to the engine."""
+    def _stream(self, stream: Stream, request: Request, head: bytes) -> bool:
+        """Send what the subscriber missed, then hand its descriptor to the engine."""
         broker = self._site.hub.broker
         now = broker.clock()
         subscriber = Subscriber(
@@ -180,25 +179,24 @@ class Connection:
             now=now,
             ends_at=now + stream.lifetime,
         )
-        if stream.start.after is None:
-            subscriber.fd, subscriber.tls = self._channel.detach()
-            broker.start(subscriber)
-            return True
+        broker.quota.enter(subscriber)
+        is_complete = False
         try:
-            for octets in broker.replay(subscriber, stream.start.after):
-                self._channel.send(octets, self._site.replay_timeout)
+            self._channel.send(head, _SEND)
+            if stream.start.after is not None:
+                for octets in broker.replay(subscriber, stream.start.after):
+                    self._channel.send(octets, self._site.replay_timeout)
+            # Not held any more: it fell behind further than the engine keeps.
+            is_complete = stream.start.after is None or broker.is_held(subscriber)
         except StorageError as error:
             _log.error("a replay was cut: %s", error)
-            broker.abandon(subscriber)
-            return False
-        except BaseException:
-            broker.abandon(subscriber)
-            raise
-        if not broker.is_held(subscriber):  # it fell behind further than the engine keeps
-            return False
-        subscriber.fd, subscriber.tls = self._channel.detach()
-        broker.start(subscriber)
-        return True
+        finally:
+            if not is_complete:
+                broker.abandon(subscriber)
+        if is_complete:
+            subscriber.fd, subscriber.tls = self._channel.detach()
+            broker.start(subscriber)
+        return is_complete
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Answer what could not be read as a request, and end the connection."""

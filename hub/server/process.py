@@ -20,6 +20,7 @@ from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
 from hub.endpoints.hub import Hub
 from hub.fanout.engine import EngineLimits
+from hub.fanout.quota import ConnectionLimits, Quota
 from hub.protocol.access_token import TokenVerifier
 from hub.protocol.update import PublicationLimits
 from hub.server.access_log import AccessLog
@@ -29,6 +30,8 @@ from hub.server.listener import Listener, bind
 from hub.settings import SettingError, Settings
 from hub.transport.sqlalchemy import Retention, SqlTransport
 
+_OTHER_DESCRIPTORS = 64  # for publishers, the log and files
+_MANY_DESCRIPTORS = 1 << 20
 _DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
 
 _log = logging.getLogger("hub.server")
@@ -53,6 +56,13 @@ class Process:
             transport,
             EngineLimits(settings.heartbeat, settings.dispatch_timeout),
             time.monotonic,
+            Quota(
+                ConnectionLimits(
+                    settings.max_connections or _raise_descriptor_limit() - _OTHER_DESCRIPTORS,
+                    settings.max_connections_per_address,
+                    settings.max_connections_per_token,
+                )
+            ),
             subscriptions=settings.subscriptions,
         )
         site = Site(
@@ -101,7 +111,6 @@ class Process:
 
     def start(self) -> None:
         """Open the log and accept connections."""
-        _raise_descriptor_limit()
         self._broker.open()
         self._listener.start()
 
@@ -169,11 +178,17 @@ def _tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _raise_descriptor_limit() -> None:
-    """Each subscriber is a descriptor: take as many as the system lets us have."""
+def _raise_descriptor_limit() -> int:
+    """Take as many descriptors as the system lets us have: each subscriber is one.
+
+    :returns: how many there are.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -163,4 +163,4 @@ def test_a_keep_alive_connection_publishes_many(hub: RunningHub) -> None:
 def test_other_methods(hub: RunningHub, method: str) -> None:
     reply = hub.request(method, HUB_PATH)
     assert reply.status == 405
-    assert reply.headers["allow"] == "GET, HEAD, POST, OPTIONS"
+    assert reply.headers["allow"] == "GET, HEAD, QUERY, POST, OPTIONS"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import h11
+from http.client import parse_headers
+from io import BytesIO
+
 import pytest
 
 from hub.protocol.answer import Answer, text
@@ -88,12 +90,8 @@ def test_no_value_adds_a_line(value: str) -> None:
         assert rest in (b"body", b":\n")
         assert len(head.split(b"\r\n")) == 5
         assert not set(head.replace(b"\r\n", b"")) & {0, 9, 10, 11, 12, 13, 27, 127}
-        connection = h11.Connection(h11.CLIENT)
-        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
-        connection.receive_data(octets)
-        response = connection.next_event()
-        assert isinstance(response, h11.Response)
-        assert b"set-cookie" not in dict(response.headers)
+        fields = parse_headers(BytesIO(octets.partition(b"\r\n")[2]))
+        assert "set-cookie" not in fields
 
 
 def test_octets_of_utf_8_pass() -> None:

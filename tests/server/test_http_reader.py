@@ -183,22 +183,23 @@ def test_many_requests_in_pieces_of_any_size() -> None:
         assert read(*pieces) == [message for _, message in chosen]
 
 
+def state(reader: RequestReader) -> tuple[bool, bool, int]:
+    return reader.started, reader.expects_continue, len(reader.ready)
+
+
 def test_started_and_expects_continue_follow_the_stream() -> None:
     reader = RequestReader(MAX_BODY)
-    assert not reader.started
+    assert state(reader) == (False, False, 0)
     reader.feed(b"\r\n")
-    assert not reader.started
+    assert state(reader) == (False, False, 0)
     reader.feed(b"P")
-    assert reader.started
+    assert state(reader) == (True, False, 0)
     reader.feed(post(b"", b"Content-Length: 3", b"Expect: 100-Continue")[1:])
-    assert reader.expects_continue
-    assert not reader.ready
+    assert state(reader) == (True, True, 0)
     reader.feed(b"abc")
-    assert not reader.expects_continue
-    assert not reader.started
-    assert reader.ready[0].body == b"abc"
+    assert state(reader) == (False, False, 1)
     reader.feed(get())
-    assert not reader.expects_continue
+    assert state(reader) == (False, False, 2)
 
 
 def test_an_expectation_together_with_an_upgrade() -> None:
@@ -206,9 +207,7 @@ def test_an_expectation_together_with_an_upgrade() -> None:
     reader.feed(
         post(b"", b"Expect: 100-continue", b"Upgrade: h2c", b"Connection: Upgrade", b"Content-Length: 3")
     )
-    assert reader.expects_continue
-    assert reader.started
-    assert not reader.ready
+    assert state(reader) == (True, True, 0)
     reader.feed(b"abc")
     assert [message.body for message in reader.ready] == [b"abc"]
 

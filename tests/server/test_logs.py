@@ -75,8 +75,7 @@ def test_a_jwt_is_redacted_wherever_it_stands(target: str) -> None:
         "/hub?authorization",
         "/hub?tokens=1&my_token=2&key",
         "*",
-        "/eyJ.html",
-    ][:-1],
+    ],
 )
 def test_other_targets_are_shown_as_they_are(target: str) -> None:
     assert redact(target) == target

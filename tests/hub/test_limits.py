@@ -1,0 +1,59 @@
+"""Limits on connections: 429 with Retry-After (spec, Subscription)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.hub.running import RunningHub, running_hub
+
+
+def assert_full(hub: RunningHub, setting: str, **options: str) -> None:
+    """One connection more is refused."""
+    reply = hub.get({"match": "a"}, **options)
+    assert reply.status == 429
+    assert int(reply.headers["retry-after"]) > 0
+    assert setting in reply.json()["detail"]
+
+
+def wait_until_left(hub: RunningHub, count: int) -> None:
+    """Return when the hub has seen that subscribers left."""
+    while (
+        len(hub.get(path="/.well-known/mercure/subscriptions", token=hub.token()).json()["subscriptions"])
+        > count
+    ):
+        pass
+
+
+def test_in_total(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, subscriptions=1, max_connections=3) as hub:
+        hub.send("a", "old")
+        streams = [hub.subscribe({"match": "a", "last_event_id": "earliest"}) for _ in range(3)]
+        assert_full(hub, "MERCURE_MAX_CONNECTIONS")
+        assert hub.publish({"topic": "a"}).status == 200
+        streams[0].close()
+        wait_until_left(hub, 2)
+        hub.subscribe({"match": "a"})
+        assert_full(hub, "MERCURE_MAX_CONNECTIONS")
+
+
+def test_for_an_address(folder: Path) -> None:
+    settings: dict[str, Any] = {"max_connections_per_address": 2, "trusted_proxies": "127.0.0.1"}
+    with running_hub(folder, anonymous=1, subscriptions=1, **settings) as hub:
+        streams = [hub.subscribe({"match": "a"}, X_Forwarded_For="203.0.113.1") for _ in range(2)]
+        assert_full(hub, "PER_ADDRESS", X_Forwarded_For="203.0.113.1")
+        assert_full(hub, "PER_ADDRESS", X_Forwarded_For="198.51.100.1, 203.0.113.1")
+        hub.subscribe({"match": "a"}, X_Forwarded_For="203.0.113.2")
+        streams[0].close()
+        wait_until_left(hub, 2)
+        hub.subscribe({"match": "a"}, X_Forwarded_For="203.0.113.1")
+
+
+def test_for_a_token(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, max_connections_per_token=1) as hub:
+        one, other = hub.token(), hub.token()
+        hub.subscribe({"match": "a"}, one)
+        assert_full(hub, "PER_TOKEN", token=one)
+        hub.subscribe({"match": "a"}, other)
+        for _ in range(3):
+            hub.subscribe({"match": "a"})  # those without a token are not counted
