@@ -1,0 +1,99 @@
+"""Clients that take their time on purpose, and clients that come and go all the time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hub.server import connection
+from tests.hub.running import HUB_PATH, RunningHub, running_hub
+
+API = HUB_PATH + "/subscriptions"
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time limits that a test can wait for."""
+    monkeypatch.setattr(connection, "_FIRST_OCTET", 0.3)
+    monkeypatch.setattr(connection, "_WHOLE_REQUEST", 0.6)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("octets", "status"),
+    [
+        (b"G", b"HTTP/1.1 408"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"HTTP/1.1 408"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc", b"HTTP/1.1 408"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", b"HTTP/1.1 408"),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200"),
+    ],
+)
+def test_a_request_that_stops(folder: Path, octets: bytes, status: bytes) -> None:
+    with running_hub(folder) as hub, hub.connect() as sock:
+        sock.sendall(octets)
+        received = b""
+        while more := sock.recv(65536):
+            received += more
+        assert received[:12] == status
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_request_that_drips(folder: Path) -> None:
+    """Each octet comes in time, and the request does not."""
+    with running_hub(folder) as hub, hub.connect() as sock:
+        started = time.monotonic()
+        received = b""
+        sock.settimeout(0.05)
+        while not received:
+            assert time.monotonic() - started < 10
+            sock.sendall(b"x")
+            try:
+                received = sock.recv(65536)
+            except TimeoutError:
+                continue
+        assert received.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400"))
+
+
+def test_many_slow_requests_keep_nobody_waiting(hub: RunningHub) -> None:
+    slow = [hub.connect() for _ in range(200)]
+    for sock in slow:
+        sock.sendall(b"POST /.well-known/mercure HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+    stream = hub.subscribe({"match": "slow"})
+    hub.send("slow", "at once")
+    assert stream.take(1) == ["at once"]
+    for sock in slow:
+        sock.close()
+
+
+def test_coming_and_going_leaves_no_phantom(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+
+        def visit(number: int) -> None:
+            for turn in range(100):
+                sock = hub.connect()
+                cursor = "&last_event_id=earliest" if turn % 10 == 0 else ""
+                sock.sendall(f"GET {HUB_PATH}?match=v{number}{cursor} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                if turn % 3:
+                    sock.recv(100)
+                sock.close()
+
+        visitors = [threading.Thread(target=visit, args=(number,)) for number in range(8)]
+        for visitor in visitors:
+            visitor.start()
+        for visitor in visitors:
+            visitor.join()
+        deadline = time.monotonic() + 10
+        while active := hub.get(path=API, token=hub.token()).json()["subscriptions"]:
+            assert time.monotonic() < deadline, active
+        hub.send("end", "end")
+        stream = hub.subscribe({"match": "*", "last_event_id": "earliest"}, hub.token())
+        came = went = 0
+        while (data := stream.next().data) != "end":
+            came += '"active":true' in data
+            went += '"active":false' in data
+        assert came == went
+        assert came >= 8 * 60  # those that waited for an answer have surely been subscribers
