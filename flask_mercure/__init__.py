@@ -10,13 +10,16 @@ an access token; the browsers hold their connections to the hub, not to the appl
 * ``flask_mercure.tokens``, ``token_source`` - claims, what signs them, what is configured to;
 * ``flask_mercure.cookie`` - the cookie, and what browsers make of it;
 * ``flask_mercure.discovery`` - URLs to subscribe with, ``Link`` headers;
+* ``flask_mercure.encryption`` - updates that the hub cannot read, and the keys to them;
 * ``flask_mercure.cli``, ``development``, ``subscriber`` - ``flask mercure``, at the shell;
 * ``flask_mercure.errors`` - what all of these raise.
 """
 
+from flask_mercure.encryption import KeySet
 from flask_mercure.errors import (
     ConfigurationError,
     CookieError,
+    EncryptionError,
     HubUnreachable,
     InvalidArgument,
     MercureError,
@@ -31,8 +34,10 @@ __all__ = [
     "ConfigurationError",
     "CookieError",
     "CreatesTokens",
+    "EncryptionError",
     "HubUnreachable",
     "InvalidArgument",
+    "KeySet",
     "Mercure",
     "MercureError",
     "PublishError",

@@ -7,12 +7,17 @@ from urllib.parse import quote, urlencode
 
 from werkzeug.datastructures import Headers
 
-from flask_mercure.errors import InvalidArgument
-from flask_mercure.matchers import Protocol, Topics, URLPattern, check_characters, matchers
+from flask_mercure.matchers import (
+    Protocol,
+    Topics,
+    URLPattern,
+    check_characters,
+    check_media_type,
+    matchers,
+)
 
 _LINK_OF_OURS = re.compile(r'<([^>]*)>; rel="(mercure|self)"')
 _URI = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986: what a URI reference may hold, "%" being an escape already
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;[\x20-\x7e]*)?", re.ASCII)
 
 
 def subscription_url(
@@ -42,6 +47,7 @@ def hub_link(
     last_event_id: str | None = None,
     content_type: str | None = None,
     type: str | None = None,
+    key_set: str | None = None,
 ) -> str:
     """The ``Link`` field value that advertises the hub (spec, Hub Discovery).
 
@@ -49,19 +55,18 @@ def hub_link(
     :param last_event_id: of the last update that the resource includes.
     :param content_type: media type of the updates, where it is not that of the resource.
     :param type: event type of the updates, where they have one.
+    :param key_set: URL of the keys that decrypt the updates (0.x, Discovery; in 1.0 an extension attribute).
     :raises InvalidArgument: a value cannot be expressed.
     """
     link = f'<{public_url}>; rel="mercure"'
     if last_event_id is not None:
         link += _parameter("last-event-id", check_characters(last_event_id, "last_event_id"))
     if content_type is not None:
-        if not _MEDIA_TYPE.fullmatch(content_type):
-            raise InvalidArgument(
-                f"content_type is {content_type!r}, not a media type such as application/json"
-            )
-        link += _parameter("content-type", content_type)
+        link += _parameter("content-type", check_media_type(content_type, "content_type"))
     if type is not None:
         link += _parameter("type", check_characters(type, "type"))
+    if key_set is not None:
+        link += _parameter("key-set", quote(check_characters(key_set, "key_set"), safe=_URI))
     return link
 
 

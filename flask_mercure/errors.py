@@ -5,6 +5,7 @@
     ├── InvalidArgument         a topic, an id, a lifetime … breaks a rule of the protocol
     ├── TokenError              the token factory did not give a usable token
     ├── CookieError             a browser would refuse the authorization cookie
+    ├── EncryptionError         a key cannot be used to encrypt updates
     └── PublishError            the hub did not publish the update
         └── HubUnreachable      it gave no answer
 
@@ -44,6 +45,10 @@ class TokenError(MercureError):
 
 class CookieError(MercureError):
     """A browser would refuse the authorization cookie, or would not send it to the hub."""
+
+
+class EncryptionError(MercureError, ValueError):
+    """A key cannot be used to encrypt; nothing was sent to the hub. The message never holds a secret."""
 
 
 class PublishError(MercureError):

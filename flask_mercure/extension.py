@@ -7,22 +7,38 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, overload
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from flask import Flask, Response, after_this_request, current_app, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from flask_mercure import configuration
+from flask_mercure import configuration, encryption
 from flask_mercure.configuration import Configuration
 from flask_mercure.cookie import host_of
 from flask_mercure.discovery import add_links, hub_link, self_link, subscription_url
+from flask_mercure.encryption import KeySet
 from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, TokenError
 from flask_mercure.matchers import Topics, check_characters, exact_topics
 from flask_mercure.publication import Publication
 from flask_mercure.publisher import Publisher
 from flask_mercure.token_source import expiry
 
+if TYPE_CHECKING:
+    from flask_mercure.encryption import Recipients
+
 _KEY = "mercure"
+
+
+class _Unset(Enum):
+    UNSET = 0
+
+    def __repr__(self) -> str:
+        return "unset"
+
+
+# Not None: the key of a user who has none must not lead to an update that everybody can read.
+_UNSET: Final = _Unset.UNSET
 
 # flask.redirect() gives this one, flask.make_response() a subclass
 _Response = TypeVar("_Response", bound=BaseResponse)
@@ -115,6 +131,7 @@ class Mercure:
         id: str | None = None,
         type: str | None = None,
         retry: int | None = None,
+        encrypt_for: Recipients | Literal[_Unset.UNSET] = _UNSET,
     ) -> str:
         """Publish an update (spec, Publication).
 
@@ -127,19 +144,68 @@ class Mercure:
         :param id: of the update; without one the hub makes it.
         :param type: event type, for ``addEventListener`` in the browser.
         :param retry: milliseconds after which a browser that lost the connection tries again.
+        :param encrypt_for: who shall read the update, as in :meth:`encrypt`; left out, it is not encrypted.
         :returns: the id of the update.
+        :raises EncryptionError: a key cannot be used.
         :raises InvalidArgument: the hub would refuse the update.
         :raises PublishError: the hub refused it, or could not be reached.
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
-        app = current_app
-        state = state_of(app)
+        state = state_of(current_app)
+        if encrypt_for is not _UNSET:
+            data = self.encrypt(data, encrypt_for)
         if isinstance(data, bytes | bytearray | memoryview):
             raise TypeError("data is bytes, and an update is text: decode it, or encode it as base64")
-        text = data if isinstance(data, str) else app.json.dumps(data)
+        text = data if isinstance(data, str) else current_app.json.dumps(data)
         return state.publisher.publish(
             Publication(exact_topics(topics), text, private, id=id, type=type, retry=retry)
         )
+
+    def encrypt(self, data: Any, keys: Recipients, *, content_type: str | None = None) -> str:
+        """Encrypt data that the hub shall not read, to publish it (spec, Encryption; RFC 7516).
+
+        A JSON Web Encryption keeps the content secret and whole. It does not hide topics, times and sizes,
+        does not keep the hub from delivering an old update again, and does not prove who wrote it, since
+        whoever has a public key can encrypt for it. Where that matters, put a time or a number and the topic
+        into the data, and use a secret key.
+
+        :param data: a ``str`` or ``bytes`` as they are, anything else as JSON, by Flask's provider.
+        :param keys: who shall read it: a public JWK, as a dict or of joserfc; a secret one; a
+            :class:`~flask_mercure.KeySet`, of which the newest key is used; or a list of these.
+        :param content_type: media type of the data, told in the header ``cty``, which is not secret;
+            default: ``application/json``, or ``text/plain`` and ``application/octet-stream`` for ``str``
+            and ``bytes``.
+        :returns: the JWE, in compact serialization, or in general JSON serialization for several keys.
+        :raises ConfigurationError: the extra ``encryption`` is not installed.
+        :raises EncryptionError: a key cannot be used.
+        :raises InvalidArgument: ``content_type`` is no media type, or text cannot be encoded.
+        :raises TypeError: something is no key, or ``data`` cannot be written as JSON.
+        """
+        if isinstance(data, bytes | bytearray | memoryview):
+            content: str | bytes = bytes(data)
+            usual = "application/octet-stream"
+        elif isinstance(data, str):
+            content, usual = data, "text/plain;charset=utf-8"
+        else:
+            content, usual = current_app.json.dumps(data), "application/json"
+        return encryption.encrypt(content, keys, usual if content_type is None else content_type)
+
+    def key_set(self, *key_sets: KeySet) -> Response:
+        """An answer with keys, **secrets among them**, for a subscriber that may read what they open.
+
+        The view decides who that is: it needs the login that the updates need, or more. Serve it over TLS.
+
+        :param key_sets: the keys; several sets are joined.
+        :returns: a JWK set (RFC 7517) that nothing on the way keeps.
+        :raises EncryptionError: there is no key, or two different ones have the same ``kid``.
+        :raises TypeError: something is not a :class:`~flask_mercure.KeySet`.
+        """
+        response = current_app.response_class(
+            encryption.merged_json(key_sets), content_type="application/jwk-set+json"
+        )
+        response.headers["Cache-Control"] = "no-store, private"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
     def create_token(
         self,
@@ -260,6 +326,7 @@ class Mercure:
         last_event_id: str | None = None,
         content_type: str | None = None,
         type: str | None = None,
+        key_set: str | None = None,
     ) -> _Response: ...
 
     @overload
@@ -271,6 +338,7 @@ class Mercure:
         last_event_id: str | None = None,
         content_type: str | None = None,
         type: str | None = None,
+        key_set: str | None = None,
     ) -> None: ...
 
     def discover(
@@ -281,6 +349,7 @@ class Mercure:
         last_event_id: str | None = None,
         content_type: str | None = None,
         type: str | None = None,
+        key_set: str | None = None,
     ) -> _Response | None:
         """Advertise the hub, and the topic of the resource, in ``Link`` headers (spec, Discovery; RFC 8288).
 
@@ -292,11 +361,20 @@ class Mercure:
         :param last_event_id: of the last update that the resource includes.
         :param content_type: media type of the updates, where it is not that of the resource.
         :param type: event type of the updates, where they have one.
+        :param key_set: URL of the view with the keys (:meth:`key_set`), where the updates are encrypted.
         :returns: the response that was given.
         :raises InvalidArgument: a value cannot be written into a header.
         """
         read = state_of(current_app).configuration
-        links = [hub_link(read.public_url, last_event_id=last_event_id, content_type=content_type, type=type)]
+        links = [
+            hub_link(
+                read.public_url,
+                last_event_id=last_event_id,
+                content_type=content_type,
+                type=type,
+                key_set=key_set,
+            )
+        ]
         if topic is not None:
             links.insert(0, self_link(check_characters(topic, "topic")))
         if response is not None:

@@ -6,6 +6,7 @@ only hands them over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from flask_mercure.errors import InvalidArgument
 from hub.protocol.topics import forbidden_character
 
 Protocol = Literal["1.0", "0.x"]
+
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;[\x20-\x7e]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,18 @@ def check_characters(value: object, argument: str) -> str:
     found = forbidden_character(value)
     if found:
         raise InvalidArgument(f"{argument} holds the control or format character {found}: {value[:80]!r}")
+    return value
+
+
+def check_media_type(value: str, argument: str) -> str:
+    """Refuse what is no media type, such as ``application/json``.
+
+    :param value: to be checked.
+    :param argument: name of the caller's argument, for the error.
+    :raises InvalidArgument: the value has another form.
+    """
+    if not _MEDIA_TYPE.fullmatch(value):
+        raise InvalidArgument(f"{argument} is {value!r}, not a media type such as application/json")
     return value
 
 

@@ -165,8 +165,12 @@ class Broker:
             self._has_backlog.clear()
             self._has_room.set()
             self.last_event_id = entries[-1].update.id
-            for _ in self.engine.dispatch(entries):
-                gevent.sleep(0)
+            try:
+                for _ in self.engine.dispatch(entries):
+                    gevent.sleep(0)
+            except Exception:
+                _log.exception("a batch was not dispatched to all; this is a defect of the hub")
+                self.engine.dispatched = entries[-1].sequence
             self._note_idle()
 
     def _note_idle(self) -> None:
@@ -176,8 +180,11 @@ class Broker:
     def _tick(self) -> None:
         while True:
             gevent.sleep(_TICK)
-            for _ in self.engine.tick():
-                gevent.sleep(0)
+            try:
+                for _ in self.engine.tick():
+                    gevent.sleep(0)
+            except Exception:
+                _log.exception("heartbeats failed; this is a defect of the hub")
 
     # -- subscribing -----------------------------------------------------------------------------
 
@@ -223,8 +230,9 @@ class Broker:
 
     def start(self, subscriber: Subscriber) -> None:
         """Send a subscriber all updates from now on, and tell of its subscriptions."""
-        self.engine.start(subscriber)
+        # First, for the engine may find that it has left, and then its end is announced.
         self._announce(subscriber, active=True)
+        self.engine.start(subscriber)
 
     def is_held(self, subscriber: Subscriber) -> bool:
         """Whether the engine still collects updates for a subscriber that reads history."""

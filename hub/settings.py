@@ -161,10 +161,15 @@ def _urls(value: str) -> tuple[str, ...]:
 
 
 def _origins(value: str) -> tuple[str, ...]:
+    """Origins as browsers write them: host in lower case, no default port."""
+    found: list[str] = []
     for one in value.split():
-        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", one):
+        lowered = one.lower()
+        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", lowered):
             raise ValueError(f"holds {one!r}, which is not an origin such as https://example.com (no path)")
-    return _words(value)
+        scheme = lowered.partition("://")[0]
+        found.append(lowered.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "\0")))
+    return tuple(found)
 
 
 def _networks(value: str) -> tuple[Network, ...]:
@@ -439,7 +444,7 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
         text, place = setting.default, setting.variable
         if setting.name in flags:
             text, place = flags[setting.name], setting.flag
-        elif setting.variable in environment:
+        elif environment.get(setting.variable):  # an empty one counts as unset: compose files have them
             text = environment[setting.variable]
         elif setting.name in file:
             text, place = file[setting.name], f"{setting.name} in {path}"

@@ -48,6 +48,9 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "heartbeat": ("15", 15.0),
     "write_timeout": ("0", 0.0),
     "dispatch_timeout": ("2.5", 2.5),
+    "max_connections": ("20000", 20000),
+    "max_connections_per_address": ("100", 100),
+    "max_connections_per_token": ("10", 10),
     "max_request_body_size": ("1024", 1024),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
@@ -254,6 +257,8 @@ def test_a_wrong_value_is_named_with_its_place_and_the_remedy(
         ({}, {name: text}, setting.flag),
         ({CONFIG.variable: str(path)}, {}, f"{name} in {path}"),
     ):
+        if not text and place == setting.variable:
+            continue  # an empty variable counts as unset
         with pytest.raises(SettingError) as caught:
             load(environment, flags)
         message = str(caught.value)

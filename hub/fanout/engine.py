@@ -28,6 +28,7 @@ _INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 _SLICE = 512  # writes between two pauses: some 4 ms
+_LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
 _ROUND = 20_000  # deliveries that are prepared before the first of them is written
 _EVALUATIONS = 2_000  # patterns that are tried between two pauses: some 4 ms
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
@@ -121,12 +122,17 @@ class Engine:
         else:
             self._index.add(subscriber)
         self._by_fd[subscriber.fd] = subscriber
-        self._epoll.register(subscriber.fd, _INTEREST)
-        self._schedule(subscriber, self._clock())
-        if subscriber.tls is not None and subscriber.pending is None:
+        try:
+            self._epoll.register(subscriber.fd, _INTEREST)
+        except OSError as error:  # the kernel's limits on epoll are reached
+            self.drop(subscriber, _describe(error))
+            return
+        now = self._clock()
+        self._schedule(subscriber, now)
+        if subscriber.pending is None and subscriber.tls is not None:
             subscriber.pending = []
-        if subscriber.pending:
-            self._flush(subscriber, self._clock())
+        elif subscriber.pending is not None:
+            self._flush(subscriber, now)
 
     def drop(self, subscriber: Subscriber, reason: str) -> None:
         """End a subscriber's connection."""
@@ -322,11 +328,8 @@ class Engine:
             self._schedule(subscriber, now)
 
     def _schedule(self, subscriber: Subscriber, now: float) -> None:
-        due = subscriber.ends_at
-        if self._limits.heartbeat:
-            due = min(due, now + self._limits.heartbeat)
-        if due != float("inf"):
-            self._timetable.put(subscriber, due)
+        # Never far ahead: the timetable keeps those who left until their second comes.
+        self._timetable.put(subscriber, min(subscriber.ends_at, now + (self._limits.heartbeat or _LOOK)))
 
 
 def _end_of_run(entries: Sequence[Logged], start: int) -> int:

@@ -13,6 +13,7 @@
     ├── AuthorizationError           what the token does or does not allow
     │   ├── TokenMissing        401
     │   ├── TokenInvalid        401  error="invalid_token"
+    │   │   └── KeyUnknown           its issuer may have the key by now
     │   ├── TokenMalformed      400  error="invalid_request"
     │   ├── InsufficientScope   403  error="insufficient_scope"
     │   └── CrossSite           403  a cookie came from a page of another site
@@ -140,6 +141,17 @@ class TokenInvalid(AuthorizationError):
     code = "invalid_token"
 
 
+class KeyUnknown(TokenInvalid):
+    """No known key has signed the token, but its issuer changes its keys and may have a newer one.
+
+    :param issuer: the identifier of that issuer.
+    """
+
+    def __init__(self, cause: str, issuer: str) -> None:
+        super().__init__(cause)
+        self.issuer = issuer
+
+
 class TokenMalformed(AuthorizationError):
     """The token is presented in a way that cannot be read."""
 
@@ -174,3 +186,12 @@ class StorageError(MercureError):
 
 class KeyMaterialError(MercureError):
     """A configured key cannot be used; the message says why and what to do, never the key."""
+
+
+def shown(value: object) -> str:
+    """What others wrote, for the log: without line ends and not at any length."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = type(value).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -89,6 +89,7 @@ def _own_paths(base: str) -> tuple[str, ...]:
     return (path,) if path else ("/", "/subscriptions")
 
 
+@lru_cache(maxsize=2048)
 def _resolved_path(topic: str, base: str) -> str | None:
     result = _ANY_URL.exec(topic, base)
     return None if result is None else _unescape_unreserved(result["pathname"]["input"])

@@ -28,7 +28,8 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 _HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518 section 3.2
 _RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
-ALGORITHMS = (*_HMAC_BYTES, *_RSA, *_CURVES.values(), "EdDSA")
+ASYMMETRIC = (*_RSA, *_CURVES.values(), "EdDSA")
+ALGORITHMS = (*_HMAC_BYTES, *ASYMMETRIC)
 
 # openssl ecparam -genkey writes the parameters of the curve before the key.
 _PEM = re.compile(r"-----BEGIN (?!EC PARAMETERS)([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
@@ -41,13 +42,16 @@ class Key:
 
     :param material: the secret's octets or a key object (an object verifies faster than PEM text).
     :param algorithms: JWA names; the first one is used for signing.
+    :param kid: the name that a JWK set gives it.
     """
 
     material: bytes | PrivateKey | PublicKey
     algorithms: tuple[str, ...]
+    kid: str | None = None
 
     def __repr__(self) -> str:
-        return f"Key(algorithms={self.algorithms})"
+        named = "" if self.kid is None else f"kid={self.kid!r}, "
+        return f"Key({named}algorithms={self.algorithms})"
 
 
 def load(
@@ -117,12 +121,12 @@ def _load_pem(value: str, names: tuple[str, ...], purpose: str, passphrase: str 
         raise KeyMaterialError("this is a public key, and signing needs the private one")
     if purpose == "verify" and isinstance(key, PrivateKey):
         key = key.public_key()
-    fitting = _fitting(key)
+    fits = fitting(key)
     if not names:
-        return Key(key, fitting[:1])
+        return Key(key, fits[:1])
     for name in names:
-        if name not in fitting:
-            raise KeyMaterialError(f"the key does not fit {name}; it fits {', '.join(fitting)}")
+        if name not in fits:
+            raise KeyMaterialError(f"the key does not fit {name}; it fits {', '.join(fits)}")
     return Key(key, names)
 
 
@@ -174,8 +178,17 @@ def _parse_pem(pem: str, passphrase: str | None) -> PrivateKey | PublicKey:
     return key
 
 
-def _fitting(key: PrivateKey | PublicKey) -> tuple[str, ...]:
+def fitting(key: bytes | PrivateKey | PublicKey) -> tuple[str, ...]:
+    """The algorithms that a key can be used with.
+
+    :raises KeyMaterialError: none, it is too short or of an unusual kind.
+    """
     match key:
+        case bytes():
+            found = tuple(name for name, length in _HMAC_BYTES.items() if len(key) >= length)
+            if not found:
+                raise KeyMaterialError(f"the secret has {len(key)} bytes and needs at least 32 (RFC 7518)")
+            return found
         case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
             if key.key_size < _MIN_RSA_BITS:
                 raise KeyMaterialError(
@@ -193,7 +206,10 @@ def _fitting(key: PrivateKey | PublicKey) -> tuple[str, ...]:
 
 def generate_secret() -> str:
     """A fresh secret that is strong enough for HS256, HS384 and HS512."""
-    return secrets.token_urlsafe(64)
+    secret = secrets.token_urlsafe(64)
+    while secret.startswith("-"):  # or a shell would take it for a flag
+        secret = secrets.token_urlsafe(64)
+    return secret
 
 
 def generate_pair(kind: Literal["rsa", "ec", "ed25519"]) -> tuple[str, str]:

@@ -58,9 +58,10 @@ class Addressing:
     def _derive(self, peer: str, headers: Mapping[str, str]) -> Identity:
         scheme, host = self.scheme, headers.get("host", "localhost")
         if ("x-forwarded-proto" in headers or "x-forwarded-host" in headers) and self._trusts(peer):
-            forwarded = headers.get("x-forwarded-proto", scheme).partition(",")[0].strip().lower()
+            # The last value is the one that the trusted proxy wrote; those before it may be the client's.
+            forwarded = headers.get("x-forwarded-proto", scheme).rpartition(",")[2].strip().lower()
             scheme = forwarded if forwarded in _DEFAULT_PORTS else scheme
-            host = headers.get("x-forwarded-host", host).partition(",")[0].strip()
+            host = headers.get("x-forwarded-host", host).rpartition(",")[2].strip()
         if not _HOST.fullmatch(host):
             raise InvalidRequest("The Host header is not a host and port.", "Host")
         return derived(scheme, host.removesuffix(_DEFAULT_PORTS[scheme]))

@@ -109,6 +109,8 @@ class Connection:
     def _next(self, reader: RequestReader) -> Message | None:
         """The next request; ``None`` when the client ends the connection between two."""
         deadline = 0.0
+        if not reader.ready:
+            reader.feed(b"")  # raises what was wrong behind the request before
         while not reader.ready:
             if not reader.started:
                 timeout = _FIRST_OCTET
@@ -136,7 +138,7 @@ class Connection:
         identity: Identity | None = None
         request: Request | None = None
         target, _, query = message.target.partition(b"?")
-        path = _origin_form(target.decode("latin-1"))
+        path = _origin_form(target.decode("latin-1"), message.headers)
         peer = site.addressing.client(self._peer, message.headers)
         result: Answer | Stream
         try:
@@ -214,13 +216,16 @@ class Connection:
                     return
 
 
-def _origin_form(target: str) -> str:
-    """The path of a target that is an absolute URL (RFC 9112 section 3.2.2)."""
-    if not target.startswith(("http://", "https://")):
+def _origin_form(target: str, headers: dict[str, str]) -> str:
+    """The path of a target that is an absolute URL, whose host replaces that of the header.
+
+    RFC 9112 section 3.2.2.
+    """
+    scheme, separator, rest = target.partition("://")
+    if not separator or scheme.lower() not in ("http", "https"):
         return target
-    _, _, rest = target.partition("://")
-    slash = rest.find("/")
-    return rest[slash:] if slash >= 0 else "/"
+    headers["host"], slash, path = rest.partition("/")
+    return slash + path or "/"
 
 
 def _note(error: MercureError, peer: str, method: str) -> None:

@@ -168,12 +168,17 @@ def _tls_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files = " and ".join(repr(path) for path in (settings.tls_cert, settings.tls_key) if path)
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
-    except (OSError, ssl.SSLError) as error:
+        # An empty passphrase: OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password="")
+    except ssl.SSLError:
         raise SettingError(
-            f"MERCURE_TLS_CERT: {settings.tls_cert!r} with its key cannot be used: {error.strerror or error}"
+            f"MERCURE_TLS_CERT: {files} cannot be used: something in it is not PEM, certificate and key do "
+            "not belong together, or the key has a passphrase"
         ) from None
+    except OSError as error:
+        raise SettingError(f"MERCURE_TLS_CERT: {files} cannot be read: {error.strerror}") from None
     context.set_alpn_protocols(["http/1.1"])
     return context
 

@@ -30,7 +30,7 @@ Ticket = TypeVar("Ticket")
 
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
-_TRIM_STEP = 500
+_TRIM_STEP = 1000  # as many as one batch brings, so that trimming keeps up
 _TRIM_INTERVAL = 1.0
 _PAGES_TO_RETURN = 200
 _MAX_TOPICS_BY_INDEX = 64

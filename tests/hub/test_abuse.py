@@ -140,3 +140,24 @@ def test_no_descriptor_is_lost(hub: RunningHub) -> None:
             break
         hub.get(path="/healthz")
     assert len(list(descriptors.iterdir())) <= before + 2
+
+
+def test_junk_behind_a_request_is_refused_at_once(hub: RunningHub) -> None:
+    with hub.connect() as sock:
+        sock.settimeout(5)
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+        received = b""
+        while octets := sock.recv(65536):
+            received += octets
+    assert received.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 200 OK" in received
+    assert b"HTTP/1.1 400 Bad Request" in received
+
+
+def test_the_host_of_an_absolute_target_counts(hub: RunningHub) -> None:
+    target = f"HTTP://example.com{HUB_PATH}?match=a"
+    request = f"GET {target} HTTP/1.1\r\nHost: other\r\nAuthorization: Bearer %s\r\n\r\n"
+    good = hub.token(aud=f"http://example.com{HUB_PATH}")
+    bad = hub.token(aud=f"http://other{HUB_PATH}")
+    assert hub.raw((request % good).encode()).startswith(b"HTTP/1.1 200")
+    assert hub.raw((request % bad).encode()).startswith(b"HTTP/1.1 401")

@@ -1,0 +1,127 @@
+"""Issuers: whose tokens the hub trusts, and with which keys.
+
+A token is verified with the keys of its own issuer, never with a pool of several (spec, Token
+Validation). Its header only chooses among them, by ``kid`` and ``alg``; a key that it brings along or
+points to (``jwk``, ``jku``, ``x5c``, ``x5u``) is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from jwt import PyJWS
+from jwt.exceptions import InvalidSignatureError, PyJWTError
+
+from hub.protocol.errors import KeyUnknown, TokenInvalid, shown
+from hub.protocol.keys import Key
+
+Role = Literal["publish", "subscribe"]
+
+HOLDERS: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
+"""Who has tokens of a role."""
+
+_JWS = PyJWS()
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteKeys:
+    """Keys that an issuer publishes as a JWK set and changes when it likes.
+
+    :param url: where the set is.
+    :param algorithms: what its keys may be used with.
+    :param roles: whose tokens they verify.
+    :param allow_private: the URL may lead to an address that is not on the public internet.
+    """
+
+    url: str
+    algorithms: tuple[str, ...]
+    roles: tuple[Role, ...] = ("publish", "subscribe")
+    allow_private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Somebody whose tokens the hub trusts.
+
+    :param identifier: the ``iss`` of the tokens.
+    :param publish: keys that sign publishers' tokens.
+    :param subscribe: keys that sign subscribers' tokens.
+    :param remote: where more keys come from.
+    :param is_authorization_server: clients are told that they can get tokens there.
+    """
+
+    identifier: str
+    publish: tuple[Key, ...]
+    subscribe: tuple[Key, ...]
+    remote: RemoteKeys | None = None
+    is_authorization_server: bool = False
+
+    def keys(self, role: Role) -> tuple[Key, ...]:
+        """The keys of a role."""
+        return self.publish if role == "publish" else self.subscribe
+
+    def with_keys(self, keys: tuple[Key, ...]) -> Issuer:
+        """The same issuer with keys from its JWK set besides its own."""
+        roles = () if self.remote is None else self.remote.roles
+        return replace(
+            self,
+            publish=self.publish + keys if "publish" in roles else self.publish,
+            subscribe=self.subscribe + keys if "subscribe" in roles else self.subscribe,
+        )
+
+    def signer(self, token: str, header: Mapping[str, Any], role: Role) -> Key:
+        """Find the key that signed a token.
+
+        With a ``kid`` that names a key, that key has to be the one. With another ``kid`` it can only be
+        a key that has no name, and without ``kid`` it can be any that fits.
+
+        :param header: of the token, not verified.
+        :raises KeyUnknown: none did, but the issuer may publish a new one.
+        :raises TokenInvalid: none did.
+        """
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if "kid" in header and not isinstance(kid, str):
+            raise TokenInvalid(f"kid is {shown(kid)}, not a string")
+        self._check_algorithm(algorithm, role)
+        keys = self.keys(role)
+        named = kid is not None and any(key.kid == kid for key in keys)
+        tried = [key for key in keys if kid is None or key.kid == (kid if named else None)]
+        for key in tried:
+            if algorithm in key.algorithms and _fits(token, key):
+                return key
+        holder = HOLDERS[role]
+        if named:
+            raise TokenInvalid(
+                f"the signature does not match the key {shown(kid)} of {self.identifier!r} as {shown(algorithm)}"
+            )
+        cause = f"the signature does not match the {holder} key"
+        if len(tried) < len(keys) or not keys:
+            known = ", ".join(shown(key.kid) for key in keys if key.kid is not None) or "not known yet"
+            cause = f"kid is {shown(kid)}; the keys of {self.identifier!r} for {holder}s are {known}"
+        if self.remote is not None and role in self.remote.roles and algorithm in self.remote.algorithms:
+            raise KeyUnknown(cause, self.identifier)
+        raise TokenInvalid(cause)
+
+    def _check_algorithm(self, algorithm: object, role: Role) -> None:
+        allowed = dict.fromkeys(name for key in self.keys(role) for name in key.algorithms)
+        if self.remote is not None and role in self.remote.roles:
+            allowed |= dict.fromkeys(self.remote.algorithms)
+        if not allowed:
+            raise TokenInvalid(f"no {HOLDERS[role]} key is configured for {self.identifier!r}")
+        if algorithm not in list(allowed):
+            raise TokenInvalid(
+                f"alg is {shown(algorithm)}; the {HOLDERS[role]} key is used with {', '.join(allowed)} "
+                f"(MERCURE_{HOLDERS[role].upper()}_JWT_ALG)"
+            )
+
+
+def _fits(token: str, key: Key) -> bool:
+    try:
+        _JWS.decode_complete(token, key.material, algorithms=list(key.algorithms))  # type: ignore[arg-type]
+    except InvalidSignatureError:
+        return False
+    except (PyJWTError, ValueError, RecursionError) as error:
+        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}") from None
+    return True

@@ -1,0 +1,390 @@
+"""A private Apache in Debian's layout with the files of docs/apache, and a hub as a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from ssl import CERT_NONE, SSLContext, create_default_context
+from typing import IO
+
+from hub.protocol.event_stream import Event, Parser
+from hub.protocol.keys import generate_pair
+from tests.hub.running import SECRET, TIMEOUT, RunningHub
+from tests.hub.test_streams import self_signed
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "docs" / "apache"
+PAGE = ROOT / "docs" / "deployment.md"
+DEBIAN = Path("/etc/apache2")
+SYSTEM_PYTHON = Path("/usr/bin/python3")  # mod_wsgi of Debian is built for it
+TOPIC = "https://example.com/orders/42"
+COOKIE = "__Secure-mercure_access_token"
+
+# What Debian switches on for a new Apache.
+_DEFAULT_MODULES = (
+    *("access_compat", "alias", "auth_basic", "authn_core", "authn_file", "authz_core", "authz_host"),
+    *("authz_user", "autoindex", "deflate", "dir", "env", "filter", "mime", "mpm_event", "negotiation"),
+    *("reqtimeout", "setenvif", "status", "socache_shmcb"),
+)
+
+APPLICATION = """
+import os
+
+from flask import Flask, make_response, request
+
+from flask_mercure import Mercure
+
+application = Flask(__name__)
+application.config.from_pyfile(os.path.join(os.path.dirname(__file__), "settings.py"))
+mercure = Mercure(application)
+
+
+@application.get("/")
+def page():
+    return mercure.url("https://example.com/orders/42")
+
+
+@application.get("/login")
+def login():
+    return mercure.set_cookie(make_response("welcome"), subscribe=["https://example.com/orders/42"])
+
+
+@application.post("/pay")
+def pay():
+    return mercure.publish("https://example.com/orders/42", request.form["state"], private=True)
+"""
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = TIMEOUT) -> None:
+    """Ask again and again.
+
+    :raises AssertionError: it did not come true in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def unverified() -> SSLContext:
+    """For clients that accept the self-signed certificate."""
+    context = create_default_context()
+    context.check_hostname = False
+    context.verify_mode = CERT_NONE
+    return context
+
+
+class Follower:
+    """A subscriber over HTTP/1.1 with whatever transfer coding the proxy chooses.
+
+    :param scheme: ``http`` or ``https``.
+    :param port: on 127.0.0.1.
+    :param target: path and query.
+    :param headers: of the request.
+    """
+
+    _context = unverified()
+
+    def __init__(self, scheme: str, port: int, target: str, headers: Mapping[str, str]) -> None:
+        self.connection: HTTPConnection
+        if scheme == "https":
+            self.connection = HTTPSConnection("127.0.0.1", port, timeout=TIMEOUT, context=self._context)
+        else:
+            self.connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        self.connection.request("GET", target, headers=dict(headers))
+        self.response: HTTPResponse = self.connection.getresponse()
+        self._parser = Parser()
+        self._ready: list[Event] = []
+
+    def next(self) -> Event:
+        """The next event."""
+        while not self._ready:
+            octets = self.response.read1(65536)
+            if not octets:
+                raise EOFError("the stream was closed")
+            self._ready += self._parser.feed(octets)
+        return self._ready.pop(0)
+
+    def close(self) -> None:
+        self.response.close()
+        self.connection.close()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextmanager
+def curl(*arguments: str) -> Iterator[IO[bytes]]:
+    """Run curl without buffering; gives what it prints."""
+    with subprocess.Popen(
+        ["curl", "-sSNk", "--noproxy", "*", "--max-time", str(TIMEOUT), *arguments], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        try:
+            yield child.stdout
+        finally:
+            child.kill()
+
+
+@dataclass
+class Apache:
+    """A server of our own.
+
+    :param folder: its ServerRoot.
+    :param http: port of the site without TLS.
+    :param https: port of the site with TLS.
+    :param path: of the hub's public URL.
+    """
+
+    folder: Path
+    http: int
+    https: int
+    path: str
+    child: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def public_url(self) -> str:
+        return f"https://127.0.0.1:{self.https}{self.path}"
+
+    def log(self, name: str = "error.log") -> str:
+        return (self.folder / "log" / name).read_text()
+
+    def follow(self, query: str, scheme: str = "https", **headers: str) -> Follower:
+        """Subscribe as a browser would, with ``_`` for ``-`` in the names of headers."""
+        port = self.https if scheme == "https" else self.http
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return Follower(scheme, port, f"{self.path}?{query}", fields)
+
+    def fetch(
+        self, target: str, method: str = "GET", body: str | None = None, **headers: str
+    ) -> tuple[int, Mapping[str, str], str]:
+        """One request over HTTPS: status, headers and text."""
+        connection = HTTPSConnection("127.0.0.1", self.https, timeout=TIMEOUT, context=unverified())
+        try:
+            fields = {name.replace("_", "-"): value for name, value in headers.items()}
+            if body is not None:
+                fields["Content-Type"] = "application/x-www-form-urlencoded"
+            connection.request(method, target, body, fields)
+            response = connection.getresponse()
+            return response.status, dict(response.headers), response.read().decode(errors="replace")
+        finally:
+            connection.close()
+
+    def cookie(self) -> str:
+        """What a browser sends to the hub after signing in to the application."""
+        status, headers, text = self.fetch("/login")
+        assert status == 200, text + self.log()
+        cookie, _, attributes = headers["Set-Cookie"].partition(";")
+        assert cookie.startswith(COOKIE + "=")
+        for wanted in ("Secure", "HttpOnly", "SameSite=Strict", f"Path={self.path}"):
+            assert wanted in attributes
+        assert "Domain" not in attributes
+        return cookie
+
+    def reload(self) -> None:
+        """What ``systemctl reload apache2`` does, as logrotate has it done each day."""
+        assert self.child is not None
+        before = self.log().count("resuming normal operations")
+        self.child.send_signal(signal.SIGUSR1)
+        wait_until(lambda: self.log().count("resuming normal operations") > before, "no reload")
+
+
+def modules_of_the_page() -> list[str]:
+    """What docs/deployment.md has its reader enable."""
+    found = re.search(r"^ *(?:sudo )?a2enmod (.+)$", PAGE.read_text(), re.MULTILINE)
+    assert found
+    return found[1].split()
+
+
+def fill_in(text: str, replacements: Mapping[str, str]) -> str:
+    """Put names, ports and paths into a file as it is shipped; each of them must occur."""
+    for old, new in replacements.items():
+        assert old in text, f"{old} is not in the shipped file"
+        text = text.replace(old, new)
+    return text
+
+
+@contextmanager
+def readable_folder() -> Iterator[Path]:
+    """A folder that www-data may enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="mercure-apache-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def make_application(folder: Path) -> None:
+    """The virtual environment, the application and its key pair, as on the page."""
+    venv = folder / "venv"
+    subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", venv], check=True)
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "install", "--quiet"),
+            *("--disable-pip-version-check", "--no-compile", "--root-user-action=ignore"),
+            *("flask>=3.0", "pyjwt>=2.10", "cryptography>=42", "requests>=2.31"),
+        ],
+        check=True,
+    )
+    (site_packages,) = venv.glob("lib/python3*/site-packages")
+    for package in ("flask_mercure", "hub"):  # a build in the clone would leave files there
+        shutil.copytree(ROOT / package, site_packages / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "wsgi.py").write_text(APPLICATION)
+    private, public = generate_pair("rsa")
+    (folder / "private.pem").write_text(private)
+    (folder / "public.pem").write_text(public)
+    self_signed(folder)
+
+
+@contextmanager
+def running_apache(
+    shop: Path, hub_port: int, fragment: str = "mercure.conf", path: str = "/.well-known/mercure"
+) -> Iterator[Apache]:
+    """Run Apache with the shipped site, one of the fragments for the hub and the shipped MPM settings.
+
+    :param shop: folder of ``make_application``.
+    :param hub_port: where the hub listens.
+    :param fragment: file in docs/apache.
+    :param path: of the hub's public URL.
+    """
+    with readable_folder() as folder:
+        http, https = free_ports(2)
+        apache = Apache(folder, http, https, path)
+        _lay_out(apache, shop, hub_port, fragment)
+        (shop / "settings.py").write_text(_settings(apache, shop, hub_port, is_tls="tls" in fragment))
+        with (folder / "log" / "output").open("wb") as output:
+            apache.child = subprocess.Popen(
+                ["/usr/sbin/apache2", "-d", folder, "-f", "apache2.conf", "-DFOREGROUND"],
+                env={"PATH": os.environ["PATH"], "LANG": "C", **_environment(folder)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        child = apache.child
+        try:
+            wait_until(lambda: is_listening(https) or child.poll() is not None, "Apache does not listen")
+            assert child.poll() is None, apache.log("output") + apache.log()
+            yield apache
+        finally:
+            child.terminate()
+            child.wait(TIMEOUT)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        "APACHE_RUN_USER": "www-data",
+        "APACHE_RUN_GROUP": "www-data",
+        "APACHE_PID_FILE": str(folder / "run" / "apache2.pid"),
+        "APACHE_RUN_DIR": str(folder / "run"),
+        "APACHE_LOCK_DIR": str(folder / "run"),
+        "APACHE_LOG_DIR": str(folder / "log"),
+    }
+
+
+def _lay_out(apache: Apache, shop: Path, hub_port: int, shipped: str) -> None:
+    """Write what stands in /etc/apache2 on Debian."""
+    folder = apache.folder
+    for name in ("mods-enabled", "conf-enabled", "sites-enabled", "run", "log"):
+        (folder / name).mkdir()
+    shutil.copy(DEBIAN / "apache2.conf", folder)
+    for module in (*_DEFAULT_MODULES, *modules_of_the_page()):
+        for file in (DEBIAN / "mods-available").glob(f"{module}.*"):
+            (folder / "mods-enabled" / file.name).symlink_to(file)
+    ports = f"Listen 127.0.0.1:{apache.http}\nListen 127.0.0.1:{apache.https}\nServerName 127.0.0.1\n"
+    (folder / "ports.conf").write_text(ports)
+    shutil.copy(SHIPPED / "mpm.conf", folder / "conf-enabled")
+    # A site that compresses everything: the hub's streams have to be left alone.
+    (folder / "conf-enabled" / "compress.conf").write_text(
+        '<Location "/">\n    SetOutputFilter DEFLATE\n</Location>\n'
+    )
+    replacements = {"127.0.0.1:3000": f"127.0.0.1:{hub_port}"}
+    if "tls" in shipped:
+        replacements["/etc/mercure/ca.pem"] = str(shop / "self-signed.pem")
+    fragment = folder / shipped
+    fragment.write_text(fill_in((SHIPPED / shipped).read_text(), replacements))
+    site = fill_in(
+        (SHIPPED / "site.conf").read_text(),
+        {
+            "example.com/fullchain.pem": "fullchain.pem",
+            "example.com/privkey.pem": "privkey.pem",
+            "/etc/ssl/fullchain.pem": str(shop / "self-signed.pem"),
+            "/etc/ssl/privkey.pem": str(shop / "self-signed.pem"),
+            "/etc/apache2/mercure/mercure.conf": str(fragment),
+            "/srv/shop": str(shop),
+            "example.com": "127.0.0.1",
+            "*:443": f"*:{apache.https}",
+            "*:80": f"*:{apache.http}",
+        },
+    )
+    # The site sends those without TLS to https; here they may come in, for one of the tests.
+    site, count = re.subn(r'Redirect permanent .*"', f'Include "{fragment}"', site)
+    assert count == 1
+    (folder / "sites-enabled" / "site.conf").write_text(site)
+
+
+def _settings(apache: Apache, shop: Path, hub_port: int, *, is_tls: bool) -> str:
+    scheme = "https" if is_tls else "http"
+    lines = {
+        "MERCURE_PUBLIC_URL": apache.public_url,
+        "MERCURE_URL": f"{scheme}://127.0.0.1:{hub_port}/.well-known/mercure",
+        "MERCURE_JWT_SECRET": f"@{shop}/private.pem",
+    }
+    if is_tls:
+        lines["MERCURE_VERIFY_TLS"] = str(shop / "self-signed.pem")
+    return "".join(f"{name} = {value!r}\n" for name, value in lines.items())
+
+
+@contextmanager
+def hub_process(
+    folder: Path, port: int, public_url: str, shop: Path, **variables: str
+) -> Iterator[RunningHub]:
+    """Run ``mercure-hub`` with the public key of the application.
+
+    :returns: the hub as seen on its own port.
+    """
+    environment = {
+        "PATH": os.environ["PATH"],
+        "MERCURE_LISTEN": f"127.0.0.1:{port}",
+        "MERCURE_PUBLIC_URL": public_url,
+        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
+        "MERCURE_PUBLISHER_JWT_KEY": f"@{shop}/public.pem",
+        "MERCURE_TRUSTED_PROXIES": "127.0.0.1",
+        **variables,
+    }
+    log = folder / "hub.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen([sys.executable, "-m", "hub"], env=environment, stderr=output, cwd=ROOT)
+    try:
+        wait_until(lambda: is_listening(port) or child.poll() is not None, "the hub does not listen")
+        assert child.poll() is None, log.read_text()
+        yield RunningHub(port, "https" if "MERCURE_TLS_CERT" in variables else "http", SECRET)
+    finally:
+        child.terminate()
+        child.wait(TIMEOUT)
