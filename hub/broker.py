@@ -28,7 +28,7 @@ from hub.protocol.errors import StorageError
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import Subscription
 from hub.protocol.update import Update
-from hub.transport.interface import Entry, Transport
+from hub.transport.interface import Entry, Page, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _PAGE = 500  # updates read from the log at once
@@ -216,17 +216,22 @@ class Broker:
         topics = _exact_topics(subscriber.matchers)
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
             gevent.sleep(0.001)
-        is_last = False
-        while not is_last:
-            upto = self.engine.dispatched
-            is_last = upto - after <= _PAGE
-            if is_last:  # what comes after this boundary is collected by the engine
-                self.engine.hold(subscriber)
-            entries: list[Entry] = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
-            octets = b"".join(entry.update.encode() for entry in entries if _is_for(subscriber, entry.update))
+        is_held = False
+        while True:
+            if not is_held:
+                upto = self.engine.dispatched
+                is_held = upto - after <= _PAGE
+                if is_held:  # what comes after this boundary is collected by the engine
+                    self.engine.hold(subscriber)
+            if after >= upto:
+                return
+            page: Page = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
+            octets = b"".join(
+                entry.update.encode() for entry in page.entries if _is_for(subscriber, entry.update)
+            )
             if octets:
                 yield octets
-            after = entries[-1].sequence if len(entries) == _PAGE else upto
+            after = page.reached
 
     def start(self, subscriber: Subscriber) -> None:
         """Send a subscriber all updates from now on, and tell of its subscriptions."""

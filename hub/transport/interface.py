@@ -21,6 +21,18 @@ class Entry:
     update: Update
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the log, bounded in updates and in octets.
+
+    :param entries: oldest first.
+    :param reached: sequence up to which there is nothing more to read.
+    """
+
+    entries: Sequence[Entry]
+    reached: int
+
+
 Ticket = TypeVar("Ticket")
 
 
@@ -60,8 +72,8 @@ class Transport(Protocol[Ticket]):
     def find(self, event_id: str) -> int | None:
         """Sequence of the earliest update with an id (spec, Reconciliation), ``None`` if there is none."""
 
-    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> list[Entry]:
-        """Read a part of the log, oldest first.
+    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
+        """Read a part of the log.
 
         :param after: sequence before the first wanted.
         :param upto: last sequence wanted.

@@ -24,7 +24,7 @@ from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import schema
 from hub.transport.append import Appender
-from hub.transport.interface import Commit, Entry
+from hub.transport.interface import Commit, Entry, Page
 
 Ticket = TypeVar("Ticket")
 
@@ -33,7 +33,9 @@ _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_STEP = 1000  # as many as one batch brings, so that trimming keeps up
 _TRIM_INTERVAL = 1.0
 _PAGES_TO_RETURN = 200
-_MAX_TOPICS_BY_INDEX = 64
+_MAX_TOPICS_BY_INDEX = 128  # more than one request can name
+_ROWS = 50  # fetched at once: large updates must not all be in memory
+_MAX_PAGE = 4 << 20
 
 _log = logging.getLogger("hub.transport")
 
@@ -124,7 +126,7 @@ class SqlTransport(Generic[Ticket]):
             )
             return found
 
-    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> list[Entry]:
+    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the log."""
         table = schema.update
         with self._reading() as connection:
@@ -133,8 +135,16 @@ class SqlTransport(Generic[Ticket]):
             else:
                 found = self._sequences(connection, after, upto, topics, limit)
                 wanted = table.c.sequence.in_(found)
-            rows = connection.execute(sa.select(table).where(wanted).order_by(table.c.sequence).limit(limit))
-            return [_entry(row) for row in rows]
+            statement = sa.select(table).where(wanted).order_by(table.c.sequence).limit(limit)
+            entries: list[Entry] = []
+            octets = 0
+            with connection.execution_options(yield_per=_ROWS).execute(statement) as rows:
+                for row in rows:
+                    entries.append(_entry(row))
+                    octets += len(row.data)
+                    if octets >= _MAX_PAGE or len(entries) == limit:
+                        return Page(entries, row.sequence)
+            return Page(entries, upto)
 
     def check(self) -> None:
         """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""

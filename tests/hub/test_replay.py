@@ -160,3 +160,12 @@ def _publish_all(hub: RunningHub, topic: str, values: list[str]) -> None:
             assert octets
             answered += octets.count(b"HTTP/1.1 200 OK")
         sender.join()
+
+
+def test_a_history_of_large_updates_in_pages_of_bounded_size(folder: Path) -> None:
+    with running_hub(folder, anonymous=1) as hub:
+        expected = [f"{number}:{'x' * 900_000}" for number in range(15)]
+        for data in expected:
+            hub.send("t", data)
+        assert hub.subscribe({"match": "t", "last_event_id": "earliest"}).take(15) == expected
+        assert hub.subscribe({"match_urlpattern": "*", "last_event_id": "earliest"}).take(15) == expected

@@ -57,7 +57,7 @@ class Log:
         return [entry for commit in commits for entry in commit.entries]
 
     def everything(self) -> list[Entry]:
-        return self.transport.read(0, 1 << 60, None, 1 << 30)
+        return list(self.transport.read(0, 1 << 60, None, 1 << 30).entries)
 
     def sequences(self) -> list[int]:
         return [entry.sequence for entry in self.everything()]

@@ -11,6 +11,7 @@ import pytest
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import schema
+from hub.transport.interface import Entry
 from hub.transport.sqlalchemy import Retention, SqlTransport
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, broken, update
@@ -122,13 +123,13 @@ class TestRead:
     def read(
         self, log: Log, *topics: str, after: int = 0, upto: int = 1 << 60, limit: int = 1000
     ) -> list[int]:
-        return [entry.sequence for entry in log.transport.read(after, upto, topics, limit)]
+        return [entry.sequence for entry in log.transport.read(after, upto, topics, limit).entries]
 
     def test_bounds(self, log: Log) -> None:
-        assert [entry.sequence for entry in log.transport.read(10, 13, None, 100)] == [11, 12, 13]
-        assert log.transport.read(10, 10, None, 100) == []
-        assert log.transport.read(13, 10, None, 100) == []
-        assert log.transport.read(30, 99, None, 100) == []
+        assert [entry.sequence for entry in log.transport.read(10, 13, None, 100).entries] == [11, 12, 13]
+        assert log.transport.read(10, 10, None, 100).entries == []
+        assert log.transport.read(13, 10, None, 100).entries == []
+        assert log.transport.read(30, 99, None, 100).entries == []
         assert self.read(log, "a", after=4, upto=13) == [7, 10, 13]
         assert self.read(log, "a", after=13, upto=13) == []
 
@@ -141,12 +142,13 @@ class TestRead:
 
     def test_pages_put_together_are_the_whole(self, log: Log) -> None:
         for topics in (None, ("a",), ("a", "b"), ("a", "b", "c", "all/7")):
-            after, found = 0, []
-            while page := log.transport.read(after, 28, topics, 4):
+            after = 0
+            found: list[Entry] = []
+            while page := log.transport.read(after, 28, topics, 4).entries:
                 assert len(page) <= 4
                 found += page
                 after = page[-1].sequence
-            assert found == log.transport.read(0, 28, topics, 1000)
+            assert found == log.transport.read(0, 28, topics, 1000).entries
 
     def test_more_topics_than_the_index_is_asked_for_may_return_others_too(self, log: Log) -> None:
         """The reader compares the topics in any case; none may be missing."""
@@ -160,7 +162,7 @@ class TestRead:
 def test_topics_with_the_same_hash_lose_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "topic_hash", lambda value: 7)
     log.append(update("a", "b"), update("b"), update("c"))
-    wanted = [entry for entry in log.transport.read(0, 9, ["b"], 100) if "b" in entry.update.topics]
+    wanted = [entry for entry in log.transport.read(0, 9, ["b"], 100).entries if "b" in entry.update.topics]
     assert [entry.sequence for entry in wanted] == [1, 2]
 
 
@@ -292,7 +294,7 @@ class TestFailure:
             database.execute("DROP TABLE mercure_update")
         for attempt in (
             lambda: log.transport.find("x"),
-            lambda: log.transport.read(0, 9, None, 9),
+            lambda: log.transport.read(0, 9, None, 9).entries,
             lambda: log.transport.check() if log.transport.newest()[0] else log.transport.find("x"),
         ):
             with pytest.raises(StorageError, match="cannot be read: no such table: mercure_update"):
