@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from configparser import ConfigParser
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
@@ -219,10 +220,17 @@ class Apache:
 
 
 def modules_of_the_page() -> list[str]:
-    """What docs/deployment.md has its reader enable."""
+    """What docs/deployment.md tells its reader to enable."""
     found = re.search(r"^ *(?:sudo )?a2enmod (.+)$", PAGE.read_text(), re.MULTILINE)
     assert found
     return found[1].split()
+
+
+def requirements() -> list[str]:
+    """What ``pip install .`` brings along."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    return setup["options"]["install_requires"].split()
 
 
 def fill_in(text: str, replacements: Mapping[str, str]) -> str:
@@ -250,7 +258,7 @@ def make_application(folder: Path) -> None:
         [
             *(sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "install", "--quiet"),
             *("--disable-pip-version-check", "--no-compile", "--root-user-action=ignore"),
-            *("flask>=3.0", "pyjwt>=2.10", "cryptography>=42", "requests>=2.31"),
+            *requirements(),
         ],
         check=True,
     )
@@ -317,8 +325,10 @@ def _lay_out(apache: Apache, shop: Path, hub_port: int, shipped: str) -> None:
     for module in (*_DEFAULT_MODULES, *modules_of_the_page()):
         for file in (DEBIAN / "mods-available").glob(f"{module}.*"):
             (folder / "mods-enabled" / file.name).symlink_to(file)
-    ports = f"Listen 127.0.0.1:{apache.http}\nListen 127.0.0.1:{apache.https}\nServerName 127.0.0.1\n"
-    (folder / "ports.conf").write_text(ports)
+    (folder / "ports.conf").write_text(
+        f"Listen 127.0.0.1:{apache.http}\nListen 127.0.0.1:{apache.https}\nServerName 127.0.0.1\n"
+        f"WSGISocketPrefix {folder}/run/wsgi\n"
+    )
     shutil.copy(SHIPPED / "mpm.conf", folder / "conf-enabled")
     # A site that compresses everything: the hub's streams have to be left alone.
     (folder / "conf-enabled" / "compress.conf").write_text(
@@ -365,17 +375,19 @@ def _settings(apache: Apache, shop: Path, hub_port: int, *, is_tls: bool) -> str
 def hub_process(
     folder: Path, port: int, public_url: str, shop: Path, **variables: str
 ) -> Iterator[RunningHub]:
-    """Run ``mercure-hub`` with the public key of the application.
+    """Run ``mercure-hub`` with the environment of docs/systemd, and the public key of the application.
 
     :returns: the hub as seen on its own port.
     """
+    shipped = fill_in(
+        (ROOT / "docs" / "systemd" / "hub.env").read_text(),
+        {"https://example.com/.well-known/mercure": public_url, "/etc/mercure": str(shop)},
+    )
     environment = {
         "PATH": os.environ["PATH"],
+        **dict(line.split("=", 1) for line in shipped.splitlines() if line and line[0] != "#"),
         "MERCURE_LISTEN": f"127.0.0.1:{port}",
-        "MERCURE_PUBLIC_URL": public_url,
         "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
-        "MERCURE_PUBLISHER_JWT_KEY": f"@{shop}/public.pem",
-        "MERCURE_TRUSTED_PROXIES": "127.0.0.1",
         **variables,
     }
     log = folder / "hub.log"

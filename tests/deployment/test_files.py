@@ -1,0 +1,53 @@
+"""What docs/deployment.md and docs/systemd say exists, and the unit is one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hub.settings import TABLE
+from tests.deployment.site import PAGE, ROOT
+
+UNIT = ROOT / "docs" / "systemd" / "mercure-hub.service"
+ENVIRONMENT = ROOT / "docs" / "systemd" / "hub.env"
+
+
+def test_the_settings_exist() -> None:
+    known = {setting.variable for setting in TABLE}
+    known |= set(re.findall(r"MERCURE_[A-Z_]+", (ROOT / "docs" / "extension.md").read_text()))
+    for file in (PAGE, UNIT, ENVIRONMENT, *(ROOT / "docs" / "apache").iterdir()):
+        assert set(re.findall(r"MERCURE_[A-Z_]+", file.read_text())) <= known, file
+
+
+def test_the_files_exist() -> None:
+    text = PAGE.read_text()
+    for path in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (PAGE.parent / path).exists(), path
+    for path in re.findall(r"(?<![\w/])docs/[\w./-]+", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_apache_waits_longer_than_a_heartbeat() -> None:
+    (heartbeat,) = (float(setting.default) for setting in TABLE if setting.name == "heartbeat")
+    for file in (ROOT / "docs" / "apache").glob("mercure*.conf"):
+        (timeout,) = re.findall(r" timeout=(\d+)", file.read_text())
+        assert float(timeout) > 2 * heartbeat
+
+
+def test_the_unit(tmp_path: Path) -> None:
+    """With the path of a program that is here."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("apt-get install systemd")
+    text = UNIT.read_text()
+    assert text.count("/opt/mercure/bin/mercure-hub") == 1
+    unit = tmp_path / UNIT.name
+    unit.write_text(text.replace("/opt/mercure/bin/mercure-hub", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
