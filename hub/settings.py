@@ -20,9 +20,11 @@ from urllib.parse import urlsplit
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from hub.protocol.access_token import Issuer
-from hub.protocol.errors import KeyMaterialError
+from hub import issuers
+from hub.issuers import IssuerError
+from hub.protocol.errors import KeyMaterialError, shown
 from hub.protocol.identity import Identity
+from hub.protocol.issuer import Issuer
 from hub.protocol.keys import ALGORITHMS, Key, load
 
 Network = IPv4Network | IPv6Network
@@ -260,7 +262,8 @@ TABLE: tuple[Setting, ...] = (
         _text,
         "",
         _KEY_FORM,
-        "Key that verifies publishers' tokens. Required. PEM text may have \\n for its line ends.",
+        "Key that verifies publishers' tokens. Required, unless there is a JWK set or an [[issuer]] table. "
+        "PEM text may have \\n for its line ends.",
         _KEYS,
         is_secret=True,
     ),
@@ -284,6 +287,31 @@ TABLE: tuple[Setting, ...] = (
     Setting("subscriber_jwt_alg", _algorithms, "", "NAME ...", "Algorithms of that key.", _KEYS),
     Setting(
         "issuer", _text, "urn:flask-mercure", "NAME", "The iss of the tokens that these keys sign.", _KEYS
+    ),
+    Setting("jwks_file", _text, "", "PATH", "File with a JWK set: more keys of that issuer.", _KEYS),
+    Setting(
+        "jwks_uri",
+        _text,
+        "",
+        "URL",
+        "URL of a JWK set, fetched and renewed in the background: more keys of that issuer. Must be https.",
+        _KEYS,
+    ),
+    Setting(
+        "jwks_allow_private",
+        _boolean,
+        "0",
+        "0|1",
+        "That URL may lead into a private network, or to this host, to which plain http is allowed then.",
+        _KEYS,
+    ),
+    Setting(
+        "authorization_server",
+        _boolean,
+        "0",
+        "0|1",
+        "Tell clients, in the hub's metadata, that they can get tokens from that issuer.",
+        _KEYS,
     ),
     Setting(
         "protocol",
@@ -386,6 +414,7 @@ CONFIG = Setting(
     "config", _text, "", "PATH", "TOML file with settings; its keys are the names in lower case.", _LOG
 )
 
+_KEY_SETS = ("jwks_file", "jwks_uri")
 _BY_NAME = {setting.name: setting for setting in TABLE}
 
 
@@ -400,11 +429,15 @@ class Settings:
     tls_cert: str
     tls_key: str
     workers: int
-    publisher_jwt_key: Key
+    publisher_jwt_key: Key | None
     publisher_jwt_alg: str
-    subscriber_jwt_key: Key
+    subscriber_jwt_key: Key | None
     subscriber_jwt_alg: str
     issuer: str
+    jwks_file: str
+    jwks_uri: str
+    jwks_allow_private: bool
+    authorization_server: bool
     protocol: Any
     anonymous: bool
     subscriptions: bool
@@ -424,10 +457,11 @@ class Settings:
     log_level: str
     log_format: str
     log_file: str
+    trusted: tuple[Issuer, ...]
 
     def issuers(self) -> tuple[Issuer, ...]:
-        """Whose tokens the hub trusts."""
-        return (Issuer(self.issuer, (self.publisher_jwt_key,), (self.subscriber_jwt_key,)),)
+        """Whose tokens the hub trusts: the issuer of the table, then those of ``[[issuer]]`` tables."""
+        return self.trusted
 
 
 def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
@@ -438,7 +472,7 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
     :raises SettingError: for the first value that cannot be used.
     """
     path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
-    file = _read_file(path) if path else {}
+    file, tables = _read_file(path) if path else ({}, [])
     values: dict[str, Any] = {}
     for setting in TABLE:
         text, place = setting.default, setting.variable
@@ -453,12 +487,13 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
         except ValueError as error:
             shown = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
             raise SettingError(f"{place}:{shown} {error}") from None
-    _load_keys(values)
+    trusted = [*_own_issuer(values, has_others=bool(tables)), *_other_issuers(tables, path)]
     _check_tls(values)
-    return Settings(**values)
+    return Settings(**values, trusted=_all_different(trusted))
 
 
-def _read_file(path: str) -> dict[str, str]:
+def _read_file(path: str) -> tuple[dict[str, str], list[dict[str, object]]]:
+    """Settings as text, and the ``[[issuer]]`` tables."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -469,7 +504,11 @@ def _read_file(path: str) -> dict[str, str]:
     if unknown:
         known = ", ".join(_BY_NAME)
         raise SettingError(f"{unknown[0]} in {path}: there is no such setting; known are {known}")
-    return {name: _as_text(value, f"{name} in {path}") for name, value in content.items()}
+    issuer = content.get("issuer")
+    tables: list[dict[str, object]] = []
+    if isinstance(issuer, list) and all(isinstance(one, dict) for one in issuer):
+        tables = content.pop("issuer")
+    return {name: _as_text(value, f"{name} in {path}") for name, value in content.items()}, tables
 
 
 def _as_text(value: object, place: str) -> str:
@@ -482,8 +521,10 @@ def _as_text(value: object, place: str) -> str:
     raise SettingError(f"{place}: is a {type(value).__name__}; give a string, a number, or a list of strings")
 
 
-def _load_keys(values: dict[str, Any]) -> None:
-    if not values["publisher_jwt_key"]:
+def _own_issuer(values: dict[str, Any], *, has_others: bool) -> list[Issuer]:
+    """The issuer that the rows of the table describe, if they do; its keys become ready for use."""
+    described = any(values[name] for name in ("publisher_jwt_key", "subscriber_jwt_key", *_KEY_SETS))
+    if not values["publisher_jwt_key"] and not any(values[name] for name in _KEY_SETS) and not has_others:
         raise SettingError(
             "MERCURE_PUBLISHER_JWT_KEY: is not set; make a secret with: mercure-hub keys, "
             "and give the same one to the application"
@@ -492,10 +533,54 @@ def _load_keys(values: dict[str, Any]) -> None:
         values["subscriber_jwt_key"] = values["publisher_jwt_key"]
         values["subscriber_jwt_alg"] = values["subscriber_jwt_alg"] or values["publisher_jwt_alg"]
     for role in ("publisher", "subscriber"):
+        text = values[f"{role}_jwt_key"]
         try:
-            values[f"{role}_jwt_key"] = load(values[f"{role}_jwt_key"], values[f"{role}_jwt_alg"])
+            values[f"{role}_jwt_key"] = load(text, values[f"{role}_jwt_alg"]) if text else None
         except KeyMaterialError as error:
             raise SettingError(f"MERCURE_{role.upper()}_JWT_KEY: {error}") from None
+    if not described:
+        if values["authorization_server"]:
+            raise SettingError(
+                "MERCURE_AUTHORIZATION_SERVER: is for MERCURE_ISSUER, which has no key; "
+                "write authorization_server = true in the [[issuer]] table that is meant"
+            )
+        return []
+    try:
+        issuer = issuers.make_issuer(
+            values["issuer"],
+            values["publisher_jwt_key"],
+            values["subscriber_jwt_key"],
+            jwks_file=values["jwks_file"],
+            jwks_uri=values["jwks_uri"],
+            allow_private=values["jwks_allow_private"],
+            authorization_server=values["authorization_server"],
+        )
+    except IssuerError as error:
+        name = "issuer" if error.name == "identifier" else error.name
+        raise SettingError(f"{_BY_NAME[name].variable}: {error.reason}") from None
+    return [issuer]
+
+
+def _other_issuers(tables: Sequence[Mapping[str, object]], path: str) -> list[Issuer]:
+    found: list[Issuer] = []
+    for number, table in enumerate(tables, 1):
+        try:
+            found.append(issuers.from_table(table))
+        except IssuerError as error:
+            named = shown(table["identifier"]) if table.get("identifier") else f"number {number}"
+            raise SettingError(f"[[issuer]] {named} in {path}: {error}") from None
+    return found
+
+
+def _all_different(trusted: Sequence[Issuer]) -> tuple[Issuer, ...]:
+    names = [issuer.identifier for issuer in trusted]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingError(
+                f"[[issuer]]: there are two issuers {name!r} (MERCURE_ISSUER counts); make them one, or a "
+                "token could be verified with the keys of the other"
+            )
+    return tuple(trusted)
 
 
 def _check_tls(values: Mapping[str, Any]) -> None:
@@ -517,7 +602,7 @@ def reference() -> str:
     for group in dict.fromkeys(setting.group for setting in TABLE):
         lines += ["", f"## {group}", "", "| variable | flag | default | |", "|---|---|---|---|"]
         lines += [_reference_row(setting) for setting in TABLE if setting.group == group]
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, *issuers.reference(), ""])
 
 
 def _reference_row(setting: Setting) -> str:

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_NOT_IMPORT: dict[str, tuple[str, ...]] = {
     "hub.endpoints": ("hub.server", "hub.cli", "hub.__main__"),
     "hub.settings": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
+    "hub.issuers": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
     "hub.server": ("hub.cli", "hub.__main__"),
 }
 

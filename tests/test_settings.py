@@ -17,6 +17,8 @@ SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 OTHER_SECRET = SECRET.replace("a-secret", "another-secret")
 KEY = {"MERCURE_PUBLISHER_JWT_KEY": SECRET}
 
+JWKS = str(Path(__file__).parent / "hub" / "jwks.json")
+
 SAMPLES: dict[str, tuple[str, object]] = {
     "listen": ("[::1]:8443", ("::1", 8443)),
     "public_url": (
@@ -36,6 +38,10 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "subscriber_jwt_key": (OTHER_SECRET, OTHER_SECRET.encode()),
     "subscriber_jwt_alg": ("HS256", "HS256"),
     "issuer": ("https://login.example.com", "https://login.example.com"),
+    "jwks_file": (JWKS, JWKS),
+    "jwks_uri": ("https://login.example.com/jwks.json", "https://login.example.com/jwks.json"),
+    "jwks_allow_private": ("1", True),
+    "authorization_server": ("on", True),
     "protocol": ("0.x", "0.x"),
     "anonymous": ("1", True),
     "subscriptions": ("yes", True),
@@ -81,7 +87,8 @@ def load(
     environment: dict[str, str] | None = None, flags: dict[str, str] | None = None, **with_key: str
 ) -> dict[str, Any]:
     """The settings by name; a key is there unless the test gives one."""
-    settings = load_settings({**KEY, "MERCURE_TLS_CERT": "c.pem", **(environment or {})}, flags or {})
+    given = {**KEY, "MERCURE_TLS_CERT": "c.pem", "MERCURE_ISSUER": "https://login.example.com"}
+    settings = load_settings({**given, **(environment or {})}, flags or {})
     return {setting.name: getattr(settings, setting.name) for setting in TABLE}
 
 
@@ -116,6 +123,8 @@ def test_from_the_file(setting: Setting, tmp_path: Path) -> None:
     environment = toml(tmp_path / "hub.toml", **({"publisher_jwt_key": SECRET} | {setting.name: text}))
     if setting.name == "tls_key":
         environment["MERCURE_TLS_CERT"] = "c.pem"
+    if setting.name == "authorization_server":
+        environment["MERCURE_ISSUER"] = "https://login.example.com"
     settings = load_settings(environment, {})
     assert plain(getattr(settings, setting.name)) == value
 
@@ -144,6 +153,7 @@ def test_defaults() -> None:
     assert settings.transport_url == "sqlite:///mercure.db"
     assert not settings.anonymous
     assert settings.subscriber_jwt_key == settings.publisher_jwt_key
+    assert settings.publisher_jwt_key is not None
     assert settings.publisher_jwt_key.algorithms == ("HS256",)
     (issuer,) = settings.issuers()
     assert issuer.identifier == "urn:flask-mercure"
@@ -329,7 +339,7 @@ class TestFile:
 
     @pytest.mark.parametrize(
         "content",
-        ["listen = {a = 1}", "[listen]\na = 1", "listen = [1, 2]", "[[issuer]]\nname = 'x'",
+        ["listen = {a = 1}", "[listen]\na = 1", "listen = [1, 2]", "[issuer]\nname = 'x'",
          "publisher_jwt_key = ['hunter2', 1]", "listen = 2026-01-01"],
     )  # fmt: skip
     def test_a_value_of_the_wrong_kind(self, tmp_path: Path, content: str) -> None:

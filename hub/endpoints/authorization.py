@@ -10,7 +10,7 @@ from hub.endpoints.request import Request
 from hub.protocol import credentials, origins
 from hub.protocol.access_token import Protocol, Role, TokenVerifier
 from hub.protocol.credentials import Credential
-from hub.protocol.errors import TokenMissing
+from hub.protocol.errors import KeyUnknown, TokenMissing
 from hub.protocol.grant import ANONYMOUS, Grant
 
 _log = logging.getLogger("hub.authorization")
@@ -26,6 +26,8 @@ class Gatekeeper:
     :param cookie_name: cookie with a token of protocol 1.0.
     :param anonymous: admit subscribers without a token.
     :param publish_origins: other origins whose pages may publish with a cookie.
+    :param authorization_servers: issuers of tokens that clients are told of.
+    :param renew: has an issuer's keys fetched and waits for it; true when they are other ones then.
     """
 
     verifier: TokenVerifier
@@ -34,6 +36,8 @@ class Gatekeeper:
     cookie_name: str
     anonymous: bool
     publish_origins: Collection[str]
+    authorization_servers: tuple[str, ...] = ()
+    renew: Callable[[str], bool] = lambda _: False
 
     def subscriber(self, request: Request) -> Grant:
         """The grant of a subscriber.
@@ -77,4 +81,10 @@ class Gatekeeper:
         )
 
     def _verify(self, credential: Credential, role: Role, request: Request) -> Grant:
-        return self.verifier.verify(credential.token, role, request.identity.url, self.clock())
+        token, resource = credential.token, request.identity.url
+        try:
+            return self.verifier.verify(token, role, resource, self.clock())
+        except KeyUnknown as error:
+            if not self.renew(error.issuer):
+                raise
+        return self.verifier.verify(token, role, resource, self.clock())

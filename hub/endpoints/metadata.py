@@ -7,6 +7,7 @@ from hub.endpoints.request import Request
 from hub.protocol import answer
 from hub.protocol.access_token import DETAIL_TYPE
 from hub.protocol.answer import Answer
+from hub.protocol.matchers import SUPPORTED
 
 
 def metadata(hub: Hub, request: Request) -> Answer:
@@ -16,7 +17,10 @@ def metadata(hub: Hub, request: Request) -> Answer:
         "authorization_details_types_supported": [DETAIL_TYPE],
         "bearer_methods_supported": ["header"],
         "mercure_cookie": hub.gatekeeper.cookie_name,
+        "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
     }
+    if hub.gatekeeper.authorization_servers:
+        document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
     if hub.subscriptions:
         document["mercure_subscriptions"] = True
     return answer.to_json(document)

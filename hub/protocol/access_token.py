@@ -12,19 +12,18 @@ import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-from jwt import PyJWS
-from jwt.exceptions import InvalidSignatureError, PyJWTError
-
-from hub.protocol.errors import InvalidRequest, TokenInvalid
+from hub.protocol.errors import InvalidRequest, TokenInvalid, shown
 from hub.protocol.grant import Grant, Json, Scope
+from hub.protocol.issuer import Issuer, Role
 from hub.protocol.keys import Key
 from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
 
-Role = Literal["publish", "subscribe"]
+__all__ = ["DETAIL_TYPE", "TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
+
 Protocol = Literal["both", "1.0", "0.x"]
 
 DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
@@ -36,34 +35,16 @@ _MAX_DETAILS = 100
 _MAX_MATCHERS = 1000
 _MAX_TIME = 2**53
 _MAX_DEPTH = 32
+_Verified = tuple[Grant, float, str, Key]  # with nbf, the issuer's identifier and the key that signed
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
-_JWS = PyJWS()
-_HOLDER: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
 _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
-
-
-@dataclass(frozen=True, slots=True)
-class Issuer:
-    """Somebody whose tokens the hub trusts.
-
-    :param identifier: the ``iss`` of the tokens.
-    :param publish: keys that sign publishers' tokens.
-    :param subscribe: keys that sign subscribers' tokens.
-    """
-
-    identifier: str
-    publish: tuple[Key, ...]
-    subscribe: tuple[Key, ...]
-
-    def keys(self, role: Role) -> tuple[Key, ...]:
-        """The keys of a role."""
-        return self.publish if role == "publish" else self.subscribe
 
 
 class TokenVerifier:
     """Checks tokens against the trusted keys, and remembers those it has checked.
 
-    :param issuers: who is trusted; the keys of the first one also verify 0.x tokens.
+    :param issuers: who is trusted. A 0.x token names none: it is verified with the keys of the first
+        one, or of the only one that has the key of its ``kid``.
     :param protocol: which generations of tokens are accepted.
     :param remembered: how many verified tokens to remember.
     """
@@ -72,10 +53,10 @@ class TokenVerifier:
         self, issuers: Sequence[Issuer], protocol: Protocol = "both", remembered: int = 1024
     ) -> None:
         self._issuers = {issuer.identifier: issuer for issuer in issuers}
-        self._first = issuers[0]
+        self._first = issuers[0].identifier
         self._protocol = protocol
         self._remembered = remembered
-        self._verified: OrderedDict[tuple[bytes, Role, str], tuple[Grant, float]] = OrderedDict()
+        self._verified: OrderedDict[tuple[bytes, Role, str], _Verified] = OrderedDict()
 
     def verify(self, token: str, role: Role, resource: str, now: float) -> Grant:
         """Validate a token.
@@ -84,23 +65,31 @@ class TokenVerifier:
         :param role: what the endpoint does, which chooses the key.
         :param resource: the hub's resource identifier, to be found in ``aud``.
         :param now: seconds since the epoch.
-        :raises TokenInvalid: with the precise cause, for the log.
+        :raises TokenInvalid: with the precise cause, for the log; ``KeyUnknown`` when it is worth to
+            ask the issuer for its keys and to try again.
         """
         memo = (blake2b(token.encode("utf-8", "replace"), digest_size=16).digest(), role, resource)
         known = self._verified.get(memo)
         if known is not None:
-            grant, not_before = known
+            grant, not_before, _, _ = known
             _check_time(grant.expires_at, not_before, now)
             self._verified.move_to_end(memo)
             return grant
-        grant, not_before = self._validate(token, role, resource, now)
+        grant, not_before, issuer, key = self._validate(token, role, resource, now)
         grant = replace(grant, fingerprint=memo[0])
-        self._verified[memo] = grant, not_before
+        self._verified[memo] = grant, not_before, issuer, key
         if len(self._verified) > self._remembered:
             self._verified.popitem(last=False)
         return grant
 
-    def _validate(self, token: str, role: Role, resource: str, now: float) -> tuple[Grant, float]:
+    def trust(self, issuer: Issuer) -> None:
+        """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""
+        self._issuers[issuer.identifier] = issuer
+        for memo, (_, _, identifier, key) in list(self._verified.items()):
+            if identifier == issuer.identifier and key not in issuer.keys(memo[1]):
+                del self._verified[memo]
+
+    def _validate(self, token: str, role: Role, resource: str, now: float) -> _Verified:
         if len(token) > _MAX_LENGTH:
             raise TokenInvalid(f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}")
         header, claims = _unverified(token)
@@ -109,30 +98,40 @@ class TokenVerifier:
             raise TokenInvalid("this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x")
         if not current and self._protocol == "1.0":
             raise TokenInvalid(
-                f"typ is {_shown(header.get('typ'))}, it must be {TOKEN_TYPE!r} "
+                f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r} "
                 "(a 0.x token needs MERCURE_PROTOCOL=both)"
             )
-        issuer = self._trusted_issuer(claims) if current else self._first
-        _check_signature(token, header, issuer.keys(role), role)
+        issuer = self._trusted_issuer(claims) if current else self._issuer_of_old(header, role)
+        key = issuer.signer(token, header, role)
         expires_at = _time(claims, "exp")
         not_before = _time(claims, "nbf") or 0.0
         _check_time(expires_at, not_before, now)
         if not current:
-            return _old_grant(claims, expires_at, resource), not_before
+            return _old_grant(claims, expires_at, resource), not_before, issuer.identifier, key
         if not _is_access_token(header):
-            raise TokenInvalid(f"typ is {_shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}")
+            raise TokenInvalid(f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}")
         if expires_at is None:
             raise TokenInvalid("the exp claim is missing")
         _check_audience(claims.get("aud"), resource)
-        return _grant(claims.get("authorization_details", []), expires_at, resource), not_before
+        grant = _grant(claims.get("authorization_details", []), expires_at, resource)
+        return grant, not_before, issuer.identifier, key
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
         identifier = claims.get("iss")
         issuer = self._issuers.get(identifier) if isinstance(identifier, str) else None
         if issuer is None:
             trusted = ", ".join(map(repr, self._issuers))
-            raise TokenInvalid(f"iss is {_shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)")
+            raise TokenInvalid(f"iss is {shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)")
         return issuer
+
+    def _issuer_of_old(self, header: Mapping[str, Any], role: Role) -> Issuer:
+        kid = header.get("kid")
+        found = [
+            issuer
+            for issuer in self._issuers.values()
+            if kid is not None and any(key.kid == kid for key in issuer.keys(role))
+        ]
+        return found[0] if len(found) == 1 else self._issuers[self._first]
 
 
 def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -161,15 +160,6 @@ def _finite(number: str) -> float:
     return value
 
 
-def _shown(value: object) -> str:
-    """What a token says, for the log: without line ends and not at any length."""
-    try:
-        text = repr(value)
-    except RecursionError:
-        text = type(value).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
 _JSON = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
@@ -178,33 +168,12 @@ def _is_access_token(header: Mapping[str, Any]) -> bool:
     return isinstance(typ, str) and typ.lower().removeprefix("application/") == TOKEN_TYPE
 
 
-def _check_signature(token: str, header: Mapping[str, Any], keys: Sequence[Key], role: Role) -> None:
-    algorithm = header.get("alg")
-    allowed = [name for key in keys for name in key.algorithms]
-    for key in keys:
-        if algorithm not in key.algorithms:
-            continue
-        try:
-            _JWS.decode_complete(token, key.material, algorithms=list(key.algorithms))  # type: ignore[arg-type]
-        except InvalidSignatureError:
-            continue
-        except (PyJWTError, ValueError, RecursionError) as error:
-            raise TokenInvalid(f"the token cannot be verified: {_shown(str(error))}") from None
-        return
-    if algorithm not in allowed:
-        raise TokenInvalid(
-            f"alg is {_shown(algorithm)}; the {_HOLDER[role]} key is used with {', '.join(allowed)} "
-            f"(MERCURE_{_HOLDER[role].upper()}_JWT_ALG)"
-        )
-    raise TokenInvalid(f"the signature does not match the {_HOLDER[role]} key")
-
-
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None and name not in claims:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TokenInvalid(f"{name} is {_shown(value)}, not a number")
+        raise TokenInvalid(f"{name} is {shown(value)}, not a number")
     return float(max(-_MAX_TIME, min(value, _MAX_TIME)))
 
 
@@ -224,7 +193,7 @@ def _check_audience(audience: object, resource: str) -> None:
     hint = ""
     if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
         hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
-    raise TokenInvalid(f"aud is {_shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}")
+    raise TokenInvalid(f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}")
 
 
 def _grant(details: object, expires_at: float, resource: str) -> Grant:
@@ -290,7 +259,7 @@ def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
             raise TokenInvalid(f"{here} is not an object with a string match")
         match_type = entry.get("match_type", MatcherType.EXACT.value)
         if not isinstance(match_type, str) or match_type not in SUPPORTED:
-            raise TokenInvalid(f"{here}.match_type is {_shown(match_type)}; known are {', '.join(SUPPORTED)}")
+            raise TokenInvalid(f"{here}.match_type is {shown(match_type)}; known are {', '.join(SUPPORTED)}")
         matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
     return tuple(matchers)
 

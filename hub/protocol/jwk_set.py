@@ -16,14 +16,15 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from hub.protocol.errors import KeyMaterialError, shown
-from hub.protocol.keys import Key, PublicKey, fitting
+from hub.protocol.keys import ALGORITHMS, Key, PublicKey, fitting
 
 MAX_KEYS = 64
-"""Entries in a set: a token without ``kid`` is tried with each key that fits."""
+"""Entries in a set."""
 
 _MAX_RSA_BITS = 8192  # what a signature costs to verify grows with the square
 _MAX_EXPONENT = 2**32
 _MAX_KID = 256
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 _EC: Mapping[str, ec.EllipticCurve] = {
     "P-256": ec.SECP256R1(),
@@ -31,7 +32,10 @@ _EC: Mapping[str, ec.EllipticCurve] = {
     "P-521": ec.SECP521R1(),
     "secp256k1": ec.SECP256K1(),
 }
-_OKP = {"Ed25519": (32, ed25519.Ed25519PublicKey), "Ed448": (57, ed448.Ed448PublicKey)}
+_OKP: Mapping[str, tuple[int, type[ed25519.Ed25519PublicKey | ed448.Ed448PublicKey]]] = {
+    "Ed25519": (32, ed25519.Ed25519PublicKey),
+    "Ed448": (57, ed448.Ed448PublicKey),
+}
 
 _LEAST, _USUAL, _MOST = 300.0, 3600.0, 86400.0
 _MAX_AGE = re.compile(r'(?:^|,)\s*max-age\s*=\s*"?(\d+)"?\s*(?=,|$)', re.IGNORECASE | re.ASCII)
@@ -110,9 +114,11 @@ def _key(entry: object, allowed: Sequence[str], *, is_public: bool) -> Key:
     kind, kid, algorithm = entry.get("kty"), entry.get("kid"), entry.get("alg")
     if kind not in ("RSA", "EC", "OKP", "oct") or not _is_for_signatures(entry):
         raise _NotForUs
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise _NotForUs
     if kid is not None and not (isinstance(kid, str) and len(kid) <= _MAX_KID):
         raise KeyMaterialError(f"kid is not a string of at most {_MAX_KID} characters")
-    if is_public and (kind == "oct" or "d" in entry):
+    if is_public and (kind == "oct" or _is_private(entry)):
         what = "secret" if kind == "oct" else "private key"
         raise KeyMaterialError(f"this is a {what}, which no URL may serve; everybody can sign with it now")
     material = _octets(entry, "k") if kind == "oct" else _public_key(kind, entry)
@@ -132,7 +138,7 @@ def _is_for_signatures(entry: Mapping[str, Any]) -> bool:
     operations = entry.get("key_ops", ["verify"])
     if not isinstance(operations, list):
         raise KeyMaterialError("key_ops is not an array")
-    wanted = "sign" if "d" in entry else "verify"  # of a private key we take the public half
+    wanted = "sign" if _is_private(entry) else "verify"  # of a private key we take the public half
     return (
         entry.get("use", "sig") == "sig"
         and (wanted in operations or "verify" in operations)
@@ -140,11 +146,15 @@ def _is_for_signatures(entry: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_private(entry: Mapping[str, Any]) -> bool:
+    return not _PRIVATE.isdisjoint(entry)
+
+
 def _public_key(kind: str, entry: Mapping[str, Any]) -> PublicKey:
     try:
         if kind == "RSA":
             return _rsa(entry)
-        curve = entry.get("crv")
+        curve = str(entry.get("crv"))
         if kind == "EC" and curve in _EC:
             size = (_EC[curve].key_size + 7) // 8
             x, y = (int.from_bytes(_octets(entry, name, size)) for name in ("x", "y"))

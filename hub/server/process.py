@@ -26,6 +26,8 @@ from hub.protocol.update import PublicationLimits
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.connection import Site
+from hub.server.fetch import Fetcher
+from hub.server.jwks import KeySources
 from hub.server.listener import Listener, bind
 from hub.settings import SettingError, Settings
 from hub.transport.sqlalchemy import Retention, SqlTransport
@@ -65,8 +67,10 @@ class Process:
             ),
             subscriptions=settings.subscriptions,
         )
+        verifier = TokenVerifier(settings.issuers(), settings.protocol)
+        self._key_sources = KeySources(settings.issuers(), Fetcher(), verifier.trust, time.monotonic)
         site = Site(
-            hub=_hub(settings, self._broker),
+            hub=_hub(settings, self._broker, verifier, self._key_sources),
             addressing=Addressing(
                 self._scheme,
                 settings.public_url,
@@ -112,6 +116,7 @@ class Process:
     def start(self) -> None:
         """Open the log and accept connections."""
         self._broker.open()
+        self._key_sources.start()
         self._listener.start()
 
     def wait(self) -> None:
@@ -126,21 +131,24 @@ class Process:
         """Accept no more, answer what has begun, end the streams, write what is queued."""
         _log.info("the hub stops")
         self._listener.stop()
+        self._key_sources.close()
         self._listener.drain(_DRAIN)
         self._broker.drain(_DRAIN)
         self._broker.close()
 
 
-def _hub(settings: Settings, broker: Broker) -> Hub:
+def _hub(settings: Settings, broker: Broker, verifier: TokenVerifier, key_sources: KeySources) -> Hub:
     return Hub(
         broker=broker,
         gatekeeper=Gatekeeper(
-            TokenVerifier(settings.issuers(), settings.protocol),
+            verifier,
             time.time,
             settings.protocol,
             settings.cookie_name,
             settings.anonymous,
             frozenset(settings.publish_origins),
+            tuple(one.identifier for one in settings.issuers() if one.is_authorization_server),
+            key_sources.renew,
         ),
         protocol=settings.protocol,
         subscriptions=settings.subscriptions,

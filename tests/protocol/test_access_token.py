@@ -916,15 +916,13 @@ class CountingKeys:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        from hub.protocol import access_token
+        check: Callable[..., Key] = Issuer.signer
 
-        check: Callable[..., None] = access_token._check_signature
-
-        def counting(*arguments: Any) -> None:
+        def counting(*arguments: Any) -> Key:
             self.count += 1
-            check(*arguments)
+            return check(*arguments)
 
-        monkeypatch.setattr(access_token, "_check_signature", counting)
+        monkeypatch.setattr(Issuer, "signer", counting)
 
 
 def test_a_token_is_verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
