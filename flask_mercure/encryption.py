@@ -123,14 +123,14 @@ class KeySet:
         :param value: JSON of a JWK set or of one JWK, or ``@`` and the path of a file with it.
         :raises EncryptionError: the file cannot be read, or a key cannot be used.
         """
+        given: str | bytes = value
         if value.startswith("@"):
-            path = value[1:]
             try:
-                value = Path(path).read_text(encoding="utf-8")
+                given = Path(value[1:]).read_bytes()
             except (OSError, ValueError) as error:
-                reason = getattr(error, "strerror", None) or type(error).__name__
-                raise EncryptionError(f"the key set {path!r} cannot be read: {reason}") from None
-        found = _parsed(value)
+                reason = getattr(error, "strerror", None) or error
+                raise EncryptionError(f"the key set {value[1:]!r} cannot be read: {reason}") from None
+        found = _parsed(given)
         keys = found.get(_KEY_SET_MEMBER, [found]) if isinstance(found, dict) else None
         if not isinstance(keys, list):
             raise EncryptionError(
@@ -210,14 +210,28 @@ def encrypt(content: str | bytes, recipients: Recipients, content_type: str) -> 
     :raises ConfigurationError: the extra ``encryption`` is not installed.
     """
     keys = _recipients(recipients)
-    jwe = _joserfc().jwe
-    if isinstance(content, str):
-        try:
-            content = content.encode()
-        except UnicodeEncodeError:
-            raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None
-    algorithms = [_CONTENT, *dict.fromkeys(key.algorithm for key in keys)]
+    octets = content if isinstance(content, bytes) else _encoded(content)
+    if octets is None:
+        raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry")
     header = {"enc": _CONTENT, "cty": _short(check_media_type(content_type, "content_type"))}
+    message = _sealed(octets, keys, header)
+    if message is None:
+        # A public key that another side made up: its numbers have the right size, and no cipher takes them.
+        raise EncryptionError(f"nothing can be encrypted for {', '.join(repr(key.id) for key in keys)}")
+    return message
+
+
+def _sealed(content: bytes, keys: list[_Key], header: dict[str, str]) -> str | None:
+    """The JWE; ``None`` when a key does not work after all."""
+    joserfc = _joserfc()
+    try:
+        return _serialized(joserfc.jwe, content, keys, header)
+    except (joserfc.errors.JoseError, ValueError):
+        return None
+
+
+def _serialized(jwe: Any, content: bytes, keys: list[_Key], header: dict[str, str]) -> str:
+    algorithms = [_CONTENT, *dict.fromkeys(key.algorithm for key in keys)]
     if len(keys) == 1:
         (key,) = keys
         header |= {"alg": key.algorithm, "kid": key.id}
@@ -267,8 +281,8 @@ def _read(given: object, *, private: bool) -> _Key:
         jwk = given
     else:
         raise TypeError(
-            f"a key is a {type(given).__name__}; give a JWK, as a dict or of joserfc, or a KeySet (to publish "
-            "without encryption, leave encrypt_for out)"
+            f"a key is a {type(given).__name__}; give a JWK, as a dict or of joserfc, or a KeySet (to "
+            "publish without encryption, leave encrypt_for out)"
         )
 
     key_id = jwk.get("kid")
@@ -376,7 +390,15 @@ def _generate(algorithm: str) -> dict[str, Any]:
     return {**new.as_dict(private=True), "kid": key_id}
 
 
-def _parsed(text: str) -> object:
+def _encoded(text: str) -> bytes | None:
+    """Text as UTF-8, or ``None``: the error of the codec has the whole text in it."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _parsed(text: str | bytes) -> object:
     """The JSON value, or ``None``: the error of the parser has the whole text in it."""
     try:
         found: object = json.loads(text)

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
-import shutil
 import signal
-import socket
-import ssl
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.request import urlopen
+from typing import Any
 
 import pytest
 import requests
@@ -25,30 +18,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wait_for_answer
 
 pytestmark = pytest.mark.browser
 
-_ROOT = Path(__file__).resolve().parents[2]
-_APP = _ROOT / "examples" / "chat" / "app.py"
+_APP = ROOT / "examples" / "chat" / "app.py"
 _SECRET = "a secret of the tests with more than 32 octets"
-_WITHIN = 20.0  # seconds for something to happen in a page; Chromium waits 3 before it reconnects
-_FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1280,800",
-)
-
-T = TypeVar("T")
 
 
 class Site:
@@ -65,14 +42,14 @@ class Site:
         self._directory = directory
         self._certificate = certificate
         scheme = "http" if certificate is None else "https"
-        hub_port, self._port = _free_ports(2)
+        hub_port, self._port = free_ports(2)
         self._hub_listen = f"127.0.0.1:{hub_port}"
         self.hub_origin = f"{scheme}://localhost:{hub_port}"
         self.url = f"{scheme}://localhost:{self._port}"
         self._hub: subprocess.Popen[bytes] | None = None
         self.start_hub()
         self._app = self._start_app(lifetime)
-        _wait_for_answer(f"{self.url}/sign-in", self._app)
+        wait_for_answer(f"{self.url}/sign-in", self._app)
 
     def start_hub(self) -> None:
         """Start the hub, or start it again on the same port and database."""
@@ -90,8 +67,8 @@ class Site:
                 "MERCURE_TLS_CERT": str(self._certificate[0]),
                 "MERCURE_TLS_KEY": str(self._certificate[1]),
             }
-        self._hub = self._spawn("hub", ["-m", "hub"], settings)
-        _wait_for_answer(f"{self.hub_origin}/healthz", self._hub)
+        self._hub = spawn(self._directory, "hub", ["-m", "hub"], settings)
+        wait_for_answer(f"{self.hub_origin}/healthz", self._hub)
 
     def stop_hub(self, number: signal.Signals) -> None:
         """End the hub with a signal."""
@@ -119,18 +96,7 @@ class Site:
                 "FLASK_MERCURE_VERIFY_TLS": str(self._certificate[0]),
             }
             arguments += ["--cert", str(self._certificate[0]), "--key", str(self._certificate[1])]
-        return self._spawn("app", arguments, settings)
-
-    def _spawn(self, name: str, arguments: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
-        kept = {
-            variable: value
-            for variable, value in os.environ.items()
-            if not variable.startswith(("MERCURE_", "FLASK_"))
-        }
-        with (self._directory / f"{name}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *arguments], cwd=_ROOT, env=kept | settings, stdout=log, stderr=log
-            )
+        return spawn(self._directory, "app", arguments, settings)
 
     def hub_log(self) -> str:
         """What the hub has written."""
@@ -138,63 +104,12 @@ class Site:
 
     def close(self) -> None:
         """End both processes."""
-        for process in (self._app, self._hub):
-            if process is not None and process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        end(self._app)
+        end(self._hub)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def _wait_for_answer(url: str, process: subprocess.Popen[bytes]) -> None:
-    insecure = ssl._create_unverified_context()  # only its presence is asked for
-    deadline = time.monotonic() + _WITHIN
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"{process.args!r} ended with status {process.returncode}"
-        try:
-            with urlopen(url, timeout=5, context=insecure) as answer:
-                assert answer.status == 200
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise AssertionError(f"no answer from {url}")
-
-
-class Window:
-    """A browser with a profile of its own, seen as its user sees it."""
-
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
-
-    def run(self, script: str, *arguments: object) -> Any:
-        """Run JavaScript in the page."""
-        return self.driver.execute_script(script, *arguments)
-
-    def wait(self, what: str, condition: Callable[[], T]) -> T:
-        """Wait until a condition holds."""
-        try:
-            found: T = WebDriverWait(self.driver, _WITHIN, poll_frequency=0.05).until(lambda _: condition())
-        except TimeoutException:
-            state = self.run("return document.body.innerText")
-            raise AssertionError(f"{what}: not within {_WITHIN:.0f} s. The page:\n{state}") from None
-        return found
-
-    def wait_for(self, what: str, value: Callable[[], object], expected: object) -> None:
-        """Wait until a value is as expected; the message shows the last one otherwise."""
-        try:
-            WebDriverWait(self.driver, _WITHIN, poll_frequency=0.05).until(lambda _: value() == expected)
-        except TimeoutException:
-            raise AssertionError(f"{what}: {value()!r}, not {expected!r}") from None
+class Window(Page):
+    """A browser as its user sees it."""
 
     def sign_in(self, site: Site, name: str, path: str = "") -> None:
         """Sign in and wait for the stream."""
@@ -265,43 +180,6 @@ class Window:
         )
         return found
 
-    def problems(self) -> list[str]:
-        """What the browser's console has, without the failed requests that a restart causes."""
-        log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
-        return [entry["message"] for entry in log if "Failed to load resource" not in entry["message"]]
-
-
-def _start_chromium(profile: Path, *flags: str) -> webdriver.Chrome:
-    options = webdriver.ChromeOptions()
-    for flag in (*_FLAGS, *flags, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.binary_location = shutil.which("chromium") or ""
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver") or ""))
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], list[webdriver.Chrome]]]:
-    """Starts browsers, each with its own profile, and keeps them for the next test."""
-    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    if missing:
-        reason = f"{' and '.join(missing)} not found: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    running: list[webdriver.Chrome] = []
-
-    def browsers(count: int) -> list[webdriver.Chrome]:
-        while len(running) < count:
-            # The certificate of the HTTPS test is self-signed; the flag changes nothing for the others.
-            profile = tmp_path_factory.mktemp("profile")
-            running.append(_start_chromium(profile, "--ignore-certificate-errors"))
-        return running[:count]
-
-    yield browsers
-    for driver in running:
-        driver.quit()
-
 
 @pytest.fixture
 def windows(
@@ -315,16 +193,7 @@ def windows(
         return opened
 
     yield several
-    problems = [problem for window in opened for problem in window.problems()]
-    for window in opened:
-        for handle in window.driver.window_handles[1:]:
-            window.driver.switch_to.window(handle)
-            window.driver.close()
-        window.driver.switch_to.window(window.driver.window_handles[0])
-        window.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        window.driver.get("about:blank")
-        window.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
-    assert problems == []
+    assert leave(opened) == []
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Notes that are encrypted on their way."""
