@@ -21,6 +21,7 @@ from gevent.event import Event
 from gevent.hub import Waiter
 
 from hub.fanout.engine import Engine, EngineLimits
+from hub.fanout.framing import chunk
 from hub.fanout.quota import Quota
 from hub.fanout.subscriber import Subscriber
 from hub.protocol.cursor import EARLIEST
@@ -106,7 +107,7 @@ class Broker:
     def close(self) -> None:
         """End all streams, write what is queued, close the log."""
         for subscriber in self.engine:
-            self.engine.drop(subscriber, "the hub stops")
+            self.engine.end(subscriber, "the hub stops")
         gevent.killall(self._greenlets)
         self._transport.close()
         for watcher in self._watchers:
@@ -198,10 +199,10 @@ class Broker:
         An id that is not in the log stands for an update that was discarded, or never was: all that
         is left comes after it (spec, Reconciliation).
 
-        :param cursor: the requested event id, ``earliest``, or ``None``.
+        :param cursor: the requested event id, ``earliest``, empty, or ``None``.
         """
-        if cursor is None:
-            return Start()
+        if not cursor:  # an empty one starts now as well, and is answered with where that is
+            return Start(None, None if cursor is None else self.last_event_id)
         if cursor == EARLIEST:
             return Start(0, EARLIEST)
         found: int | None = _in_thread(partial(self._transport.find, cursor))
@@ -210,10 +211,13 @@ class Broker:
     def replay(self, subscriber: Subscriber, after: int) -> Iterator[bytes]:
         """What a subscriber missed, as octets to be sent in order; afterwards ``start`` it.
 
+        It ends early, with the subscriber released, when the subscriber's time is over.
+
         :param after: sequence of the last update that it has.
         :raises StorageError: the log cannot be read; the connection has to end.
         """
         topics = _exact_topics(subscriber.matchers)
+        frame = chunk if subscriber.is_framed else bytes
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
             gevent.sleep(0.001)
         is_held = False
@@ -229,8 +233,11 @@ class Broker:
             octets = b"".join(
                 entry.update.encode() for entry in page.entries if _is_for(subscriber, entry.update)
             )
+            if self.clock() >= subscriber.ends_at:
+                self.engine.release(subscriber)
+                return
             if octets:
-                yield octets
+                yield frame(octets)
             after = page.reached
 
     def start(self, subscriber: Subscriber) -> None:

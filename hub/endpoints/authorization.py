@@ -10,7 +10,7 @@ from hub.endpoints.request import Request
 from hub.protocol import credentials, origins
 from hub.protocol.access_token import Protocol, Role, TokenVerifier
 from hub.protocol.credentials import Credential
-from hub.protocol.errors import KeyUnknown, TokenMissing
+from hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing
 from hub.protocol.grant import ANONYMOUS, Grant
 
 _log = logging.getLogger("hub.authorization")
@@ -73,7 +73,7 @@ class Gatekeeper:
         cookie = request.header("cookie")
         old = self.protocol != "1.0"
         return credentials.find(
-            () if authorization is None else (authorization,),
+            () if authorization is None else authorization.split(", "),  # as the fields were joined
             {} if cookie is None else credentials.parse_cookies(cookie),
             request.query if old else [],
             cookie_names=(self.cookie_name, credentials.OLD_COOKIE) if old else (self.cookie_name,),
@@ -83,8 +83,11 @@ class Gatekeeper:
     def _verify(self, credential: Credential, role: Role, request: Request) -> Grant:
         token, resource = credential.token, request.identity.url
         try:
-            return self.verifier.verify(token, role, resource, self.clock())
+            grant = self.verifier.verify(token, role, resource, self.clock())
         except KeyUnknown as error:
             if not self.renew(error.issuer):
                 raise
-        return self.verifier.verify(token, role, resource, self.clock())
+            grant = self.verifier.verify(token, role, resource, self.clock())
+        if credential.source == "query" and not grant.is_old:
+            raise TokenInvalid("a token of protocol 1.0 came in the URL; send it in a header or a cookie")
+        return grant

@@ -31,7 +31,9 @@ def publish(hub: Hub, request: Request) -> Answer:
     if outside is not None:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
     hub.broker.publish(new)
-    return answer.text(200, new.id)
+    response = answer.text(200, new.id)
+    response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
+    return response
 
 
 def _form(request: Request) -> form.Pairs | InvalidRequest:

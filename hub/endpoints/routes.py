@@ -45,7 +45,10 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
 
 def cors(hub: Hub, request: Request) -> Headers:
     """The headers that each answer to a page of another origin needs."""
-    return origins.cors_headers(request.header("origin"), hub.cors_origins)
+    allowed = hub.cors_origins
+    if request.header("cookie") is not None:  # never * for a request with credentials
+        allowed = [one for one in allowed if one != origins.ANY]
+    return origins.cors_headers(request.header("origin"), allowed)
 
 
 def _hub(hub: Hub, request: Request) -> Answer | Stream:
@@ -70,7 +73,7 @@ def _preflight(hub: Hub, request: Request) -> Answer:
     headers = origins.preflight_headers(
         request.header("origin"), hub.cors_origins, private_network=wants_private
     )
-    return Answer(204, b"", headers)
+    return Answer(204, b"", [("Allow", _METHODS), *headers])
 
 
 def _allow(request: Request, methods: tuple[str, ...]) -> None:

@@ -9,7 +9,8 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.protocol import answer
 from hub.protocol.answer import Answer
-from hub.protocol.errors import InsufficientScope, NotFound
+from hub.protocol.errors import InsufficientScope, NotFound, TokenMissing
+from hub.protocol.grant import ANONYMOUS
 from hub.protocol.subscription import find, old_document
 
 
@@ -24,6 +25,8 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
         raise NotFound("Active subscriptions are off (MERCURE_SUBSCRIPTIONS).")
     path = _canonical(path)
     grant = hub.gatekeeper.subscriber(request)
+    if grant is ANONYMOUS:
+        raise TokenMissing("no token, and the subscription API needs one")
     if not grant.subscribe.covers(path):
         raise InsufficientScope(f"the token does not allow reading {path!r}")
     cursor = hub.broker.last_event_id
@@ -46,7 +49,8 @@ def _with_cursor(response: Answer, request: Request, cursor: str, *, old: bool) 
     """Add the reconciliation cursor, from which subscription events continue this document."""
     link = f'<{request.identity.url}>; rel="mercure"'
     if not old:
-        shown = quote(cursor, safe=":/#?[]@!$&'()*+,;=-._~")
+        # As it is, for it is sent back as it is: a quoted string of UTF-8 octets (RFC 9110 section 5.6.4).
+        shown = cursor.replace("\\", "\\\\").replace('"', '\\"').encode().decode("latin-1")
         link += f'; last-event-id="{shown}"; type="mercure"; content-type="application/json"'
     response.headers += [("Link", link), ("Cache-Control", "private, must-revalidate")]
     return response

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hub.fanout.framing import HEARTBEAT_CHUNK, LAST, chunk
 from hub.fanout.index import Index
 from hub.fanout.subscriber import GONE, Subscriber
 from hub.fanout.timetable import Timetable
@@ -87,6 +88,7 @@ class Engine:
         self._by_fd: dict[int, Subscriber] = {}
         self._stalled: dict[Subscriber, None] = {}
         self._held: dict[Subscriber, None] = {}
+        self._framed = self._unframed = 0
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -102,7 +104,7 @@ class Engine:
         """Collect updates for a subscriber that still reads history; ``start`` lets them flow."""
         subscriber.pending = []
         self._held[subscriber] = None
-        self._index.add(subscriber)
+        self._enter(subscriber)
 
     def is_held(self, subscriber: Subscriber) -> bool:
         """Whether updates are being collected for a subscriber."""
@@ -112,15 +114,25 @@ class Engine:
         """Stop to collect updates for a subscriber, which nobody has seen yet."""
         if subscriber in self._held:
             del self._held[subscriber]
-            self._index.remove(subscriber)
+            self._leave(subscriber)
         subscriber.pending = GONE
+
+    def _enter(self, subscriber: Subscriber) -> None:
+        self._index.add(subscriber)
+        self._framed += subscriber.is_framed
+        self._unframed += not subscriber.is_framed
+
+    def _leave(self, subscriber: Subscriber) -> None:
+        self._index.remove(subscriber)
+        self._framed -= subscriber.is_framed
+        self._unframed -= not subscriber.is_framed
 
     def start(self, subscriber: Subscriber) -> None:
         """Take over a subscriber's descriptor and send it every update from now on."""
         if subscriber in self._held:
             del self._held[subscriber]
         else:
-            self._index.add(subscriber)
+            self._enter(subscriber)
         self._by_fd[subscriber.fd] = subscriber
         try:
             self._epoll.register(subscriber.fd, _INTEREST)
@@ -134,11 +146,18 @@ class Engine:
         elif subscriber.pending is not None:
             self._flush(subscriber, now)
 
+    def end(self, subscriber: Subscriber, reason: str) -> None:
+        """End a subscriber's stream in order: with a last chunk, if nothing else waits."""
+        if subscriber.is_open and subscriber.is_framed and not subscriber.pending:
+            subscriber.pending, subscriber.pending_size = [LAST], len(LAST)
+            self._flush(subscriber, self._clock())
+        self.drop(subscriber, reason)
+
     def drop(self, subscriber: Subscriber, reason: str) -> None:
         """End a subscriber's connection."""
         if not subscriber.is_open:
             return
-        self._index.remove(subscriber)
+        self._leave(subscriber)
         self._stalled.pop(subscriber, None)
         self._by_fd.pop(subscriber.fd, None)
         _close(subscriber)
@@ -166,7 +185,7 @@ class Engine:
                 receivers = self._receivers(entries[start].update)
                 self.dispatched = entries[position - 1].sequence
                 if receivers:
-                    prepared.append((_join(entries[start:position]), receivers))
+                    prepared += self._by_framing(_join(entries[start:position]), receivers)
                     deliveries += len(receivers)
                 if self._index.evaluated >= _EVALUATIONS:
                     self._index.evaluated = 0
@@ -177,6 +196,16 @@ class Engine:
                 yield from self._write_different(prepared)
             if position < len(entries):
                 yield
+
+    def _by_framing(self, octets: bytes, receivers: list[Subscriber]) -> list[tuple[bytes, list[Subscriber]]]:
+        """Chunks for those who speak HTTP/1.1. There is seldom anybody who does not."""
+        if not self._unframed:
+            return [(chunk(octets), receivers)]
+        if not self._framed:
+            return [(octets, receivers)]
+        framed = [subscriber for subscriber in receivers if subscriber.is_framed]
+        unframed = [subscriber for subscriber in receivers if not subscriber.is_framed]
+        return [(variant, group) for variant, group in ((chunk(octets), framed), (octets, unframed)) if group]
 
     def _receivers(self, update: Update) -> list[Subscriber]:
         found = self._index.matching(update.topics)
@@ -319,10 +348,11 @@ class Engine:
 
     def _attend(self, subscriber: Subscriber, now: float) -> None:
         if now + 1 > subscriber.ends_at:
-            self.drop(subscriber, "its time is over")
+            self.end(subscriber, "its time is over")
             return
         if self._limits.heartbeat and not subscriber.pending:
-            subscriber.pending, subscriber.pending_size = [HEARTBEAT], len(HEARTBEAT)
+            octets = HEARTBEAT_CHUNK if subscriber.is_framed else HEARTBEAT
+            subscriber.pending, subscriber.pending_size = [octets], len(octets)
             self._flush(subscriber, now)
         if subscriber.is_open:
             self._schedule(subscriber, now)

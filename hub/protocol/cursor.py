@@ -16,13 +16,10 @@ def requested(header: str | None, query: Pairs, *, old_names: bool) -> str | Non
     :param header: value of ``Last-Event-ID``; it wins over the parameters.
     :param query: parameters of the query component.
     :param old_names: accept the parameter names of 0.x too.
-    :returns: the id, ``earliest``, or ``None`` when no cursor was sent. An empty value is no cursor.
+    :returns: the id, ``earliest``, or ``None`` when no cursor was sent. It is empty when all that were
+        sent are: then nothing is resumed.
     """
-    if header:
-        return header
     names = (_PARAMETER, *_OLD_PARAMETERS) if old_names else (_PARAMETER,)
-    for wanted in names:
-        for name, value in query:
-            if name == wanted and value:
-                return value
-    return None
+    sent = [] if header is None else [header]
+    sent += [value for wanted in names for name, value in query if name == wanted]
+    return next(filter(None, sent), "") if sent else None

@@ -14,10 +14,12 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
 from hub.endpoints.subscribe import Stream
+from hub.fanout.framing import HEARTBEAT_CHUNK
 from hub.fanout.subscriber import Subscriber
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
+from hub.protocol.event_stream import HEARTBEAT
 from hub.protocol.identity import Identity
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
@@ -27,6 +29,7 @@ from hub.server.http import Message, RequestReader, encode_answer, encode_stream
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
 _WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
 _SEND = 30.0
+_HISTORY_PIECE = 256 << 10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _log = logging.getLogger("hub.server")
@@ -102,7 +105,7 @@ class Connection:
             keep_alive = message.keep_alive and not self._closing
             if self._respond(message, keep_alive):
                 return True
-            if not keep_alive:
+            if not keep_alive or self._closing:
                 return False
             self._is_serving = False
 
@@ -154,19 +157,22 @@ class Connection:
         extra = [] if request is None else cors(site.hub, request)
         now = time.time()
         is_head = message.method == "HEAD"
-        if isinstance(result, Stream) and is_head:
-            result = Answer(200, b"", result.headers)
         status = result.status if isinstance(result, Answer) else 200
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
-            return self._stream(result, request, encode_stream_head(result.headers, extra, now))
+            head = encode_stream_head(result.headers, extra, now, is_framed=message.takes_chunks)
+            if is_head:
+                self._closing = True
+                self._channel.send(head, _SEND)
+                return False
+            return self._stream(result, request, head, is_framed=message.takes_chunks)
         if isinstance(result, Answer):
             octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
             self._channel.send(octets, _SEND)
         return False
 
-    def _stream(self, stream: Stream, request: Request, head: bytes) -> bool:
+    def _stream(self, stream: Stream, request: Request, head: bytes, *, is_framed: bool) -> bool:
         """Send what the subscriber missed, then hand its descriptor to the engine."""
         broker = self._site.hub.broker
         now = broker.clock()
@@ -180,15 +186,17 @@ class Connection:
             peer=request.peer,
             now=now,
             ends_at=now + stream.lifetime,
+            is_framed=is_framed,
         )
         broker.quota.enter(subscriber)
         is_complete = False
         try:
-            self._channel.send(head, _SEND)
+            # A comment follows the head at once, so that a proxy passes the head on.
+            self._channel.send(head + (HEARTBEAT_CHUNK if is_framed else HEARTBEAT), _SEND)
             if stream.start.after is not None:
                 for octets in broker.replay(subscriber, stream.start.after):
-                    self._channel.send(octets, self._site.replay_timeout)
-            # Not held any more: it fell behind further than the engine keeps.
+                    self._send_history(octets, subscriber)
+            # Not held any more: its time is over, or it fell behind further than the engine keeps.
             is_complete = stream.start.after is None or broker.is_held(subscriber)
         except StorageError as error:
             _log.error("a replay was cut: %s", error)
@@ -199,6 +207,15 @@ class Connection:
             subscriber.fd, subscriber.tls = self._channel.detach()
             broker.start(subscriber)
         return is_complete
+
+    def _send_history(self, octets: bytes, subscriber: Subscriber) -> None:
+        """Send a page of history, and not a moment longer than the subscriber's token is valid."""
+        clock = self._site.hub.broker.clock
+        for start in range(0, len(octets), _HISTORY_PIECE):
+            left = subscriber.ends_at - clock()
+            if left <= 0:
+                raise Timeout
+            self._channel.send(octets[start : start + _HISTORY_PIECE], min(self._site.replay_timeout, left))
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Answer what could not be read as a request, and end the connection."""

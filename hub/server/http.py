@@ -22,7 +22,7 @@ _MAX_HEAD = 64 << 10
 _MAX_FIELDS = 200
 _MAX_SILENCE = 64 << 10  # octets of one header field or chunk extension, which the parser keeps to itself
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what is above may be an octet of UTF-8
-_ONCE = frozenset({"host", "authorization", "content-type", "content-length", "origin"})
+_ONCE = frozenset({"host", "content-type", "content-length", "origin"})
 
 
 @dataclass(slots=True)
@@ -34,6 +34,7 @@ class Message:
     :param headers: by lower-case name; octets as ISO 8859-1.
     :param body: the content, without its framing.
     :param keep_alive: the client will go on using the connection.
+    :param takes_chunks: the client speaks HTTP/1.1.
     """
 
     method: str = ""
@@ -41,6 +42,7 @@ class Message:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     keep_alive: bool = True
+    takes_chunks: bool = True
 
 
 class RequestReader:
@@ -149,6 +151,7 @@ class RequestReader:
         self._in_head = False
         headers = self._message.headers
         version = self._parser.get_http_version()
+        self._message.takes_chunks = version == "1.1"
         if version not in ("1.0", "1.1"):
             self._fail(InvalidRequest(f"HTTP/{version} is not spoken here; use HTTP/1.1."))
         if "host" not in headers and version != "1.0":
@@ -227,19 +230,15 @@ def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: boo
     return octets if head_only or not has_body else octets + answer.body
 
 
-def encode_stream_head(headers: Headers, extra: Headers, now: float) -> bytes:
+def encode_stream_head(headers: Headers, extra: Headers, now: float, *, is_framed: bool) -> bytes:
     """The head of an endless response, which ends when the connection does.
 
-    A comment follows at once, so that a proxy passes the head on.
+    :param is_framed: the body comes in chunks.
     """
-    lines = [
-        _status_line(200),
-        _date(int(now)),
-        *_lines(headers),
-        *_lines(extra),
-        "Connection: close\r\n\r\n:\n",
-    ]
-    return "".join(lines).encode("latin-1", "replace")
+    lines = [_status_line(200), _date(int(now)), *_lines(headers), *_lines(extra)]
+    if is_framed:
+        lines.append("Transfer-Encoding: chunked\r\n")
+    return "".join([*lines, "Connection: close\r\n\r\n"]).encode("latin-1", "replace")
 
 
 def _lines(headers: Headers) -> list[str]:

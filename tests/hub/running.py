@@ -52,8 +52,10 @@ class Stream:
         self.sock = sock
         self.reply = reply
         self._parser = Parser()
-        self._ready: list[Event] = list(self._parser.feed(received))
-        self.raw = received
+        self._ready: list[Event] = []
+        self._chunks = b""
+        self.raw = b""
+        self._take(received)
 
     def next(self) -> Event:
         """The next event."""
@@ -61,8 +63,7 @@ class Stream:
             octets = self.sock.recv(65536)
             if not octets:
                 raise EOFError("the hub closed the stream")
-            self.raw += octets
-            self._ready += self._parser.feed(octets)
+            self._take(octets)
         return self._ready.pop(0)
 
     def take(self, count: int) -> list[str]:
@@ -75,8 +76,23 @@ class Stream:
             received = self.sock.recv(65536)
             if not received:
                 raise EOFError(f"the hub closed the stream before {octets!r}")
-            self.raw += received
-            self._ready += self._parser.feed(received)
+            self._take(received)
+
+    def _take(self, received: bytes) -> None:
+        """Take off the framing of chunks, if there is one, and parse."""
+        octets = received
+        if self.reply.headers.get("transfer-encoding") == "chunked":
+            self._chunks += received
+            octets = b""
+            while b"\r\n" in self._chunks:
+                size, _, rest = self._chunks.partition(b"\r\n")
+                length = int(size, 16)
+                if len(rest) < length + 2:
+                    break
+                octets += rest[:length]
+                self._chunks = rest[length + 2 :]
+        self.raw += octets
+        self._ready += self._parser.feed(octets)
 
     def ended(self) -> bool:
         """Wait for the end of the stream."""

@@ -52,7 +52,7 @@ HOST = "Host: x\r\n"
         ("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 200),
         ("GET /%2e%2e/etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (f"GET {HUB_PATH}/ HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (f"GET {HUB_PATH}/subscriptions/%ff/%00/x HTTP/1.1\r\nHost: x\r\n\r\n", 403),
+        (f"GET {HUB_PATH}/subscriptions/%ff/%00/x HTTP/1.1\r\nHost: x\r\n\r\n", 401),
     ],
     ids=lambda value: repr(value)[:60],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
 
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
@@ -194,3 +199,94 @@ def test_every_event_has_an_id(folder: Path) -> None:
         assert all(one.startswith("urn:") for one in ids)
         presence = [json.loads(event.data)["id"] for event in events if event.type == "mercure"]
         assert len(presence) == 3
+
+
+def test_a_replay_ends_with_its_token(folder: Path) -> None:
+    """A client that reads slowly: its history would take half a minute, its token ends after two seconds."""
+    with running_hub(folder) as hub:
+        for _ in range(100):
+            hub.send("big", "x" * 400_000, private="on")
+        token, ends = hub.token(lifetime=2), time.time() + 2
+        with hub.connect() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.sendall(
+                f"GET {HUB_PATH}?match=big&last_event_id=earliest HTTP/1.1\r\nHost: 127.0.0.1:{hub.port}\r\n"
+                f"Authorization: Bearer {token}\r\n\r\n".encode()
+            )
+            pause = threading.Event()
+            while time.time() < ends + 1:
+                if not sock.recv(65536):
+                    return
+                pause.wait(0.05)  # the slow client itself, not a wait for anything
+            left = 0
+            with contextlib.suppress(ConnectionResetError):
+                while (octets := sock.recv(1 << 20)) and left <= 8_000_000:
+                    left += len(octets)
+            assert left <= 8_000_000  # what the kernel may have had already
+
+
+def test_the_api_needs_a_token(hub: RunningHub) -> None:
+    reply = hub.get(path=HUB_PATH + "/subscriptions")
+    assert reply.status == 401
+    assert "error=" not in reply.headers["www-authenticate"]
+
+
+def test_two_authorization_fields(hub: RunningHub) -> None:
+    fields = "Host: x\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n"
+    answer = hub.raw(f"GET {HUB_PATH}?match=a HTTP/1.1\r\n{fields}\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b'error="invalid_request"' in answer
+
+
+@pytest.mark.parametrize("event_id", ["urn:x:%41", "a b", "https://example.com/é", 'a"b\\c'])
+def test_the_cursor_in_the_link_is_the_id(hub: RunningHub, event_id: str) -> None:
+    hub.send("link", id=event_id)
+    link = hub.get(path=HUB_PATH + "/subscriptions", token=hub.token()).headers["link"]
+    quoted = link.split('last-event-id="')[1].rsplit('"; type=')[0]
+    shown = quoted.replace('\\"', '"').replace("\\\\", "\\").encode("latin-1").decode()
+    assert shown == event_id
+    stream = hub.subscribe({"match": "link", "last_event_id": shown})
+    assert stream.reply.headers["mercure-last-event-id"] != "earliest"
+
+
+def test_a_current_token_is_not_taken_from_the_query(folder: Path) -> None:
+    with running_hub(folder) as hub:
+        assert hub.get({"topic": "a", "authorization": hub.token()}).status == 401
+        assert (
+            hub.subscribe({"topic": "a", "authorization": hub.old_token(subscribe=["*"])}).reply.status == 200
+        )
+
+
+def test_head_of_a_stream_has_no_length(hub: RunningHub) -> None:
+    assert "content-length" not in hub.request("HEAD", HUB_PATH + "?match=a").headers
+
+
+def test_no_wildcard_for_a_request_with_cookies(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, cors_origins="*") as hub:
+        bare = hub.get({"match_x": "a"}, Origin="https://other.example")
+        assert bare.headers["access-control-allow-origin"] == "*"
+        reply = hub.get({"match_x": "a"}, Origin="https://other.example", Cookie="session=1")
+        assert "access-control-allow-origin" not in reply.headers
+
+
+def test_python_clients_get_an_event_at_once(hub: RunningHub) -> None:
+    """requests reads a body without chunks in blocks, and a short event waits for the next ones."""
+    with requests.get(f"{hub.url}?match=py", stream=True, timeout=5) as response:
+        lines = response.iter_lines()
+        assert next(lines) == b":"
+        hub.send("py", "x")
+        assert b"data: x" in (next(lines), next(lines))
+
+
+def test_publishing_with_a_token_in_the_query_is_private(hub: RunningHub) -> None:
+    target = f"{HUB_PATH}?authorization={hub.old_token(publish=['*'])}"
+    media = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert "private" in hub.request("POST", target, media, b"topic=a").headers["cache-control"]
+
+
+def test_an_empty_cursor_is_answered(hub: RunningHub) -> None:
+    last = hub.send("empty-cursor")
+    stream = hub.subscribe({"match": "empty-cursor", "last_event_id": ""})
+    assert stream.reply.headers["mercure-last-event-id"] == last
+    hub.send("empty-cursor", "new")
+    assert stream.take(1) == ["new"]

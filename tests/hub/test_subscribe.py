@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.running import HUB_PATH, Form, RunningHub, running_hub
+from tests.hub.running import HUB_PATH, Form, RunningHub, Stream, read_reply, running_hub
 
 
 def test_the_head_comes_at_once(hub: RunningHub) -> None:
@@ -15,7 +15,36 @@ def test_the_head_comes_at_once(hub: RunningHub) -> None:
     assert "no-store" in stream.reply.headers["cache-control"]
     assert stream.reply.headers["x-accel-buffering"] == "no"
     assert "mercure-last-event-id" not in stream.reply.headers
-    assert "transfer-encoding" not in stream.reply.headers
+    assert stream.reply.headers["transfer-encoding"] == "chunked"
+
+
+def test_http_1_0_gets_no_chunks(folder: Path) -> None:
+    """nginx speaks it to a hub until it is told otherwise."""
+    with running_hub(folder, anonymous=1, heartbeat=1) as hub:
+        first = hub.send("t", "0")
+        hub.send("t", "1")
+        with hub.connect() as sock:
+            target = f"{HUB_PATH}?match=t&last_event_id={first}"
+            sock.sendall(f"GET {target} HTTP/1.0\r\nHost: 127.0.0.1:{hub.port}\r\n\r\n".encode())
+            _, rest, reply = read_reply(sock, only_head=True)
+            old = Stream(sock, rest, reply)
+            assert old.take(1) == ["1"]
+            modern = hub.subscribe({"match": "t"})
+            for number in range(2, 6):
+                hub.send("t", str(number))
+            assert old.take(4) == modern.take(4) == ["2", "3", "4", "5"]
+            old.read_until(b"\n\n:\n")
+            modern.read_until(b"\n\n:\n")
+            assert "transfer-encoding" not in reply.headers
+
+
+def test_a_stream_ends_with_a_last_chunk(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, write_timeout=2) as hub, hub.connect() as sock:
+        sock.sendall(f"GET {HUB_PATH}?match=t HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        received = b""
+        while octets := sock.recv(65536):
+            received += octets
+        assert received.endswith(b"2\r\n:\n\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize(

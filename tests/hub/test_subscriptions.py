@@ -99,7 +99,7 @@ def test_an_unchanged_list_is_not_sent_again(folder: Path) -> None:
 
 
 def test_who_may_read_it(hub: RunningHub) -> None:
-    assert hub.get(path=API).status == 403
+    assert hub.get(path=API).status == 401
     assert hub.get(path=API, token="garbage").status == 401
     assert hub.get(path=API, token=hub.token(subscribe=["other"])).status == 403
     assert hub.get(path=API, token=hub.token(subscribe=[API])).status == 200

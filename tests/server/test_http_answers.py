@@ -53,16 +53,16 @@ def test_no_content_has_no_length(status: int) -> None:
     assert b"Content-Length" not in octets
 
 
-def test_a_stream_begins_with_a_comment_and_ends_with_the_connection() -> None:
-    octets = encode_stream_head([("Content-Type", "text/event-stream")], [("Vary", "Origin")], NOW)
+@pytest.mark.parametrize(("is_framed", "framing"), [(True, b"Transfer-Encoding: chunked\r\n"), (False, b"")])
+def test_a_stream_ends_with_the_connection(is_framed: bool, framing: bytes) -> None:
+    octets = encode_stream_head(
+        [("Content-Type", "text/event-stream")], [("Vary", "Origin")], NOW, is_framed=is_framed
+    )
     assert octets == (
         b"HTTP/1.1 200 OK\r\n"
         b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
         b"Content-Type: text/event-stream\r\n"
-        b"Vary: Origin\r\n"
-        b"Connection: close\r\n"
-        b"\r\n"
-        b":\n"
+        b"Vary: Origin\r\n" + framing + b"Connection: close\r\n\r\n"
     )
 
 
@@ -84,10 +84,10 @@ def test_no_value_adds_a_line(value: str) -> None:
     answer = Answer(200, b"body", [("X-Own", value)])
     for octets in (
         encode_answer(answer, [("X-Extra", value)], NOW, keep_alive=True, head_only=False),
-        encode_stream_head([("X-Own", value)], [("X-Extra", value)], NOW),
+        encode_stream_head([("X-Own", value)], [("X-Extra", value)], NOW, is_framed=False),
     ):
         head, _, rest = octets.partition(b"\r\n\r\n")
-        assert rest in (b"body", b":\n")
+        assert rest in (b"body", b"")
         assert len(head.split(b"\r\n")) == 5
         assert not set(head.replace(b"\r\n", b"")) & {0, 9, 10, 11, 12, 13, 27, 127}
         fields = parse_headers(BytesIO(octets.partition(b"\r\n")[2]))
@@ -97,11 +97,13 @@ def test_no_value_adds_a_line(value: str) -> None:
 def test_octets_of_utf_8_pass() -> None:
     """Whoever sets a value outside of ASCII gives its octets, one character each."""
     value = "\N{SNOWMAN} caf\N{LATIN SMALL LETTER E WITH ACUTE}"
-    octets = encode_stream_head([("Mercure-Last-Event-ID", value.encode().decode("latin-1"))], [], NOW)
+    octets = encode_stream_head(
+        [("Mercure-Last-Event-ID", value.encode().decode("latin-1"))], [], NOW, is_framed=True
+    )
     sent = next(line for line in lines(octets) if line.startswith(b"Mercure")).partition(b": ")[2]
     assert sent.decode() == value
 
 
 def test_other_text_is_replaced_and_never_fails() -> None:
-    octets = encode_stream_head([("X", "\N{SNOWMAN}")], [], NOW)
+    octets = encode_stream_head([("X", "\N{SNOWMAN}")], [], NOW, is_framed=True)
     assert b"X: ?\r\n" in octets
