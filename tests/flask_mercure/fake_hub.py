@@ -58,6 +58,7 @@ class FakeHub:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answers: list[Answer] = [Answer()]
+        self.closed = threading.Event()  # a connection was, as an answer said
         self.stopping = threading.Event()
         hub = self
 
@@ -119,6 +120,7 @@ class FakeHub:
             handler.wfile.flush()
             handler.connection.shutdown(socket.SHUT_RDWR)
             handler.close_connection = True
+            self.closed.set()
 
     def __enter__(self) -> FakeHub:
         self._thread.start()

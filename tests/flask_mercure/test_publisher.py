@@ -394,6 +394,7 @@ def test_the_connection_is_used_again(hub: FakeHub, publish: Publish) -> None:
 def test_a_pooled_connection_that_the_hub_has_closed(hub: FakeHub, publish: Publish) -> None:
     hub.answers = [Answer(closes=True), Answer(b"urn:uuid:2")]
     publish("a")
+    assert hub.closed.wait(5)
     assert publish("a") == "urn:uuid:2"
     assert len({request.connection for request in hub.received}) == 2
 
