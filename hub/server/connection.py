@@ -83,6 +83,7 @@ class Connection:
         except Exception:
             _log.exception("a connection failed; this is a defect of the hub")
         finally:
+            self._reader.close()
             if not detached:
                 self._channel.close()
 

@@ -112,6 +112,10 @@ class RequestReader:
         self._parser.feed_data(f"{message.method} / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
         self.feed(rest)
 
+    def close(self) -> None:
+        """Part from the parser: the two refer to each other, and would wait for the garbage collector."""
+        del self._parser
+
     # Called by the parser. An exception here would be wrapped, so errors are kept for feed().
 
     def on_message_begin(self) -> None:

@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 
 import gevent
 
@@ -93,8 +94,9 @@ class Listener:
                 self._on_failure(error)
                 return
             sock.setblocking(False)
-            peer = address[0] if isinstance(address, tuple) else ""
-            gevent.spawn_raw(self._serve, sock, str(peer))
+            # Interned: behind a proxy thousands of subscribers have the same one.
+            peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
+            gevent.spawn_raw(self._serve, sock, peer)
 
     def _serve(self, sock: socket.socket, peer: str) -> None:
         connection = Connection(self._site, sock, peer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import ipaddress
 import socket
 from pathlib import Path
@@ -13,6 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hub.endpoints.request import Request
+from hub.server.connection import Connection
+from hub.server.http import RequestReader
 from tests.hub.running import RunningHub, running_hub
 
 
@@ -125,3 +129,19 @@ def test_a_vanished_client_is_noticed_on_a_quiet_topic(folder: Path) -> None:
 def _assert_count(hub: RunningHub, count: int) -> None:
     path = "/.well-known/mercure/subscriptions"
     assert len(hub.get(path=path, token=hub.token()).json()["subscriptions"]) == count
+
+
+def test_a_subscriber_leaves_nothing_of_its_request_behind(folder: Path) -> None:
+    """No reference cycles: what waits for the garbage collector is memory for each subscriber."""
+    with running_hub(folder, anonymous=1) as hub:
+        gc.collect()
+        gc.disable()
+        try:
+            streams = [hub.subscribe({"match": "t"}) for _ in range(30)]
+            for _ in range(30):
+                hub.send("t", "x")
+            assert [stream.take(30) for stream in streams] == [["x"] * 30] * 30
+            left = [one for one in gc.get_objects() if isinstance(one, Connection | RequestReader | Request)]
+        finally:
+            gc.enable()
+    assert len(left) <= 6  # of the last publications, which may not have ended yet
