@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["settings"]:
         sys.stdout.write(reference())
         return 0
+    if words and words[0] != "run" and not words[0].startswith("-"):
+        return _refuse("there is no such command; there are keys and settings")
     return _serve(words[1:] if words[:1] == ["run"] else words)
 
 

@@ -27,6 +27,7 @@ from hub.server.channel import Channel, Timeout
 from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head
 
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
+_LAST_LOOK = 0.1  # the same when the hub stops
 _WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
 _SEND = 30.0
 _HISTORY_PIECE = 256 << 10
@@ -68,12 +69,14 @@ class Connection:
         self._channel = Channel(sock)
         self._peer = peer
         self._reader = RequestReader(site.max_body)
+        self._has_begun = False
         self._is_serving = False
         self._closing = False
 
     def run(self) -> None:
         """Serve requests until the client goes, or becomes a subscriber."""
         detached = False
+        self._has_begun = True
         try:
             if self._site.tls is not None:
                 self._channel.handshake(self._site.tls, _WHOLE_REQUEST)
@@ -88,9 +91,12 @@ class Connection:
                 self._channel.close()
 
     def stop(self) -> None:
-        """End after the request that is being served, at once if there is none."""
+        """End after the request that is being served, at once if there is none.
+
+        One that has just been accepted has sent its request: it is served.
+        """
         self._closing = True
-        if not self._is_serving and not self._reader.started:
+        if self._has_begun and not self._is_serving and not self._reader.started:
             self._channel.end()
 
     def _serve(self) -> bool:
@@ -117,7 +123,7 @@ class Connection:
             reader.feed(b"")  # raises what was wrong behind the request before
         while not reader.ready:
             if not reader.started:
-                timeout = _FIRST_OCTET
+                timeout = _LAST_LOOK if self._closing else _FIRST_OCTET
             else:
                 deadline = deadline or time.monotonic() + _WHOLE_REQUEST
                 timeout = deadline - time.monotonic()

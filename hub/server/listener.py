@@ -71,6 +71,7 @@ class Listener:
         """Accept no more, and end the connections that are idle."""
         self._watcher.stop()
         self._watcher.close()
+        self._accept()  # those who wait have sent their request: the kernel would reset them
         self._listening.close()
         for connection in list(self._connections):
             connection.stop()
@@ -96,11 +97,11 @@ class Listener:
             sock.setblocking(False)
             # Interned: behind a proxy thousands of subscribers have the same one.
             peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
-            gevent.spawn_raw(self._serve, sock, peer)
+            connection = Connection(self._site, sock, peer)
+            self._connections.add(connection)
+            gevent.spawn_raw(self._serve, connection)
 
-    def _serve(self, sock: socket.socket, peer: str) -> None:
-        connection = Connection(self._site, sock, peer)
-        self._connections.add(connection)
+    def _serve(self, connection: Connection) -> None:
         try:
             connection.run()
         finally:

@@ -445,6 +445,18 @@ def test_a_page_whose_cookie_is_gone(site: Site, windows: Callable[[int], list[W
     assert ada.driver.find_element("css selector", "#state a").is_displayed()
 
 
+def test_who_was_there_before_and_leaves_is_nowhere(
+    site: Site, windows: Callable[[int], list[Window]]
+) -> None:
+    ada, grace = windows(2)
+    ada.sign_in(site, "Ada")
+    grace.sign_in(site, "Grace")
+    grace.wait_for("here", grace.here, ["ada", "grace"])
+    ada.driver.get("about:blank")
+    grace.wait_for("here", grace.here, ["grace"])
+    grace.wait_for("elsewhere", grace.elsewhere, [])
+
+
 def test_text_is_text_and_nothing_comes_from_elsewhere(
     site: Site, windows: Callable[[int], list[Window]]
 ) -> None:

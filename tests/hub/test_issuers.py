@@ -15,7 +15,7 @@ import pytest
 
 from hub.server import fetch, jwks
 from tests.hub.key_server import KeyServer, jwk, key_server, new_key
-from tests.hub.running import RunningHub, running_hub
+from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
 LOGIN = "https://login.example.com/"
 METADATA = "/.well-known/oauth-protected-resource/.well-known/mercure"
@@ -181,14 +181,18 @@ def test_patience_ends(folder: Path, server: KeyServer, monkeypatch: pytest.Monk
 
 def test_a_hub_that_waits_for_keys_can_stop(folder: Path, server: KeyServer) -> None:
     server.answer = server.hang
-    answers: list[int] = []
     with running_hub(folder, config=toml(folder, server)) as hub:
-        thread = threading.Thread(target=lambda: answers.append(status(hub, signed(hub, OLD, "old"))))
-        thread.start()
+        request = (
+            f"POST {HUB_PATH} HTTP/1.1\r\nHost: 127.0.0.1:{hub.port}\r\nContent-Length: 7\r\n"
+            "Content-Type: application/x-www-form-urlencoded\r\n"
+            f"Authorization: Bearer {signed(hub, OLD, 'old')}\r\n\r\ntopic=a"
+        )
+        waiting = hub.connect()
+        waiting.sendall(request.encode())
         assert server.arrived.wait(10)
         assert hub.get(path="/healthz").status == 200
-    thread.join(10)
-    assert answers == [401]
+    with waiting:
+        assert read_reply(waiting)[2].status == 401
 
 
 def test_private_addresses_need_permission(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -85,7 +86,8 @@ def test_a_publication_under_way_is_answered(folder: Path) -> None:
             child.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionRefusedError):
                 while True:
-                    hub.connect().close()
+                    with contextlib.suppress(ConnectionResetError):  # at the moment when it closes
+                        hub.connect().close()
             sock.sendall(body[5:])
             assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
         assert child.wait(TIMEOUT) == 0
@@ -133,3 +135,18 @@ def test_the_log_as_json_in_a_file(folder: Path) -> None:
         assert child.wait(TIMEOUT) == 0
     messages = [json.loads(line)["message"] for line in path.read_text().splitlines()]
     assert messages[-1] == "the hub stops"
+
+
+def test_requests_that_wait_when_the_hub_is_told_to_stop(folder: Path) -> None:
+    """They are in the kernel's queue: closing the socket would reset them."""
+    with process(folder) as (child, hub):
+        child.send_signal(signal.SIGSTOP)
+        waiting = [hub.connect() for _ in range(5)]
+        for sock in waiting:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        child.send_signal(signal.SIGTERM)
+        child.send_signal(signal.SIGCONT)
+        for sock in waiting:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
+            sock.close()
+        assert child.wait(TIMEOUT) == 0

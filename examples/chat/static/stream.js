@@ -189,7 +189,10 @@ class Presence {
   /** The list has come; false when it answers an earlier connection. */
   complete(round, listed) {
     if (!this.isCurrent(round)) return false;
-    const active = [...listed, ...this.#begun.values()].filter(({ id }) => !this.#ended.has(id));
+    // The events are those of exact matchers. The list has patterns too, whose end would go unnoticed.
+    const active = [...listed, ...this.#begun.values()].filter(
+      ({ id, match_type }) => match_type === "exact" && !this.#ended.has(id),
+    );
     this.#shown = new Map(active.map((subscription) => [subscription.id, subscription]));
     this.#begun.clear();
     this.#ended.clear();
