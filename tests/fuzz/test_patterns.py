@@ -55,13 +55,13 @@ SLOW = 1.0  # seconds; a thousand times what it takes
 
 
 def try_make(type_: MatcherType, value: str) -> Matcher | None:
-    started = time.perf_counter()
+    started = time.thread_time()
     try:
         return make(type_, value, HUB.url)
     except InvalidRequest:
         return None
     finally:
-        assert time.perf_counter() - started < SLOW
+        assert time.thread_time() - started < SLOW
 
 
 @given(st.sampled_from(list(MatcherType)), st.one_of(URL_PATTERNS, TEMPLATES), TOPICS)
@@ -77,9 +77,9 @@ def test_any_text_is_a_matcher_or_refused(type_: MatcherType, value: str, topic:
     if matcher is None:
         return
     assert forbidden_character(value) is None
-    started = time.perf_counter()
+    started = time.thread_time()
     answer = matcher.matches(topic)
-    assert time.perf_counter() - started < SLOW
+    assert time.thread_time() - started < SLOW
     again = try_make(type_, value)
     assert again is not None
     assert again.matches(topic) is answer

@@ -203,9 +203,9 @@ def test_a_wrong_reconnection_time_changes_nothing() -> None:
 
 def test_a_long_line_in_small_pieces() -> None:
     parser = Parser()
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(1024):
         assert list(parser.feed(b"data: " + b"x" * 1018)) == []
     (event,) = parser.feed(b"\n\n")
     assert len(event.data) > 1_000_000
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
