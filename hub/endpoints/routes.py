@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from hub.endpoints.health import PATH as HEALTH
 from hub.endpoints.health import health
 from hub.endpoints.hub import Hub
@@ -14,6 +16,8 @@ from hub.protocol import origins
 from hub.protocol.answer import Answer, Headers
 from hub.protocol.errors import MethodNotAllowed, NotFound
 from hub.protocol.identity import WELL_KNOWN
+
+_log = logging.getLogger("hub.server")
 
 _READ = ("GET", "HEAD")
 _API = "/subscriptions"
@@ -48,7 +52,16 @@ def cors(hub: Hub, request: Request) -> Headers:
     allowed = hub.cors_origins
     if request.header("cookie") is not None:  # never * for a request with credentials
         allowed = [one for one in allowed if one != origins.ANY]
-    return origins.cors_headers(request.header("origin"), allowed)
+    origin = request.header("origin")
+    headers = origins.cors_headers(origin, allowed)
+    is_readable = any(name == "Access-Control-Allow-Origin" for name, _ in headers)
+    if origin is not None and not is_readable and origin != request.identity.origin:
+        _log.info(
+            "the browser keeps this answer from a page of %s: name the origin in MERCURE_CORS_ORIGINS if it "
+            "is one of yours",
+            ascii(origin[:200]),
+        )
+    return headers
 
 
 def _hub(hub: Hub, request: Request) -> Answer | Stream:

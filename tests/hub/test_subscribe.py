@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -151,14 +152,18 @@ def test_one_generation_only(folder: Path, protocol: str, good: Form, bad: Form)
         assert hub.get(bad).status == 400
 
 
-def test_cross_origin_subscribers(folder: Path) -> None:
+def test_cross_origin_subscribers(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running_hub(folder, anonymous=1, cors_origins="https://app.example") as hub:
+        logging.getLogger("hub").propagate = True
+        caplog.set_level(logging.INFO, "hub")
         stream = hub.subscribe({"match": "a"}, Origin="https://app.example")
         assert stream.reply.headers["access-control-allow-origin"] == "https://app.example"
         assert stream.reply.headers["access-control-allow-credentials"] == "true"
         assert stream.reply.headers["vary"] == "Origin"
         stranger = hub.subscribe({"match": "a"}, Origin="https://evil.example")
         assert "access-control-allow-origin" not in stranger.reply.headers
+        assert "page of 'https://evil.example': name the origin in MERCURE_CORS_ORIGINS" in caplog.text
+        assert "page of 'https://app.example'" not in caplog.text
         refusal = hub.get({"match_x": "a"}, Origin="https://app.example")
         assert refusal.headers["access-control-allow-origin"] == "https://app.example"
         preflight = hub.request(
