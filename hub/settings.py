@@ -75,10 +75,6 @@ def _text(value: str) -> str:
     return value
 
 
-def _words(value: str) -> tuple[str, ...]:
-    return tuple(value.split())
-
-
 def _boolean(value: str) -> bool:
     lowered = value.lower()
     if lowered in ("1", "true", "yes", "on"):
@@ -609,8 +605,3 @@ def _reference_row(setting: Setting) -> str:
     default = f"`{setting.default}`" if setting.default else ""
     form = setting.form.replace("|", r"\|")
     return f"| `{setting.variable}` | `{setting.flag}` | {default} | {setting.text} *{form}* |"
-
-
-def rows(group: str | None = None) -> Sequence[Setting]:
-    """The rows of the table, or those of one group."""
-    return [setting for setting in TABLE if group in (None, setting.group)]
