@@ -27,9 +27,9 @@ from hub.fanout.subscriber import Subscriber
 from hub.protocol.cursor import EARLIEST
 from hub.protocol.errors import StorageError
 from hub.protocol.matchers import Matcher
-from hub.protocol.subscription import Subscription
+from hub.protocol.subscription import Subscription, restored
 from hub.protocol.update import Update
-from hub.transport.interface import Entry, Page, Transport
+from hub.transport.interface import Entry, Page, Presence, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _PAGE = 500  # updates read from the log at once
@@ -96,13 +96,22 @@ class Broker:
         loop = gevent.get_hub().loop
         wake = loop.async_()
         wake.start(self._collect)
-        self._transport.open(wake.send)
-        self.engine.dispatched, newest_id = self._transport.newest()
+        self.engine.dispatched, newest_id = self._transport.open(wake.send, self._backlog.__len__)
         self.last_event_id = newest_id or EARLIEST
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
         self._watchers = [wake, sockets]
         self._greenlets = [gevent.spawn(self._dispatch), gevent.spawn(self._tick)]
+        if self._announces:
+            self._end_of_the_dead()
+
+    def _end_of_the_dead(self) -> None:
+        """Tell of the end of subscriptions whose process was killed: it could not."""
+        for record in self._transport.adopt():
+            subscription, identity = restored(record)
+            self._append(
+                subscription.event(identity, active=False), None, Presence(subscription.path(identity), None)
+            )
 
     def close(self) -> None:
         """End all streams, write what is queued, close the log."""
@@ -140,10 +149,10 @@ class Broker:
         if outcome is not None:
             raise outcome
 
-    def _append(self, update: Update, waiter: Waiter | None) -> None:
+    def _append(self, update: Update, waiter: Waiter | None, presence: Presence | None = None) -> None:
         self._unanswered += 1
         self._idle.clear()
-        self._transport.append(update, waiter)
+        self._transport.append(update, waiter, presence)
 
     def _collect(self) -> None:
         for commit in self._transport.collect():
@@ -256,9 +265,14 @@ class Broker:
         self.quota.leave(subscriber)
 
     def subscriptions(self) -> Iterator[Subscription]:
-        """The subscriptions that are active now."""
+        """The subscriptions that are active now, in all processes.
+
+        :raises StorageError: those of other processes cannot be read.
+        """
+        others = _in_thread(lambda: [restored(record)[0] for record in self._transport.others()])
         for subscriber in self.engine:
             yield from _subscriptions(subscriber)
+        yield from others
 
     def _gone(self, subscriber: Subscriber, reason: str) -> None:
         self.quota.leave(subscriber)
@@ -274,8 +288,11 @@ class Broker:
     def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
         if not self._announces:
             return
+        identity = subscriber.identity
         for subscription in _subscriptions(subscriber):
-            self._append(subscription.event(subscriber.identity, active=active), None)
+            record = subscription.record(identity) if active else None
+            presence = Presence(subscription.path(identity), record)
+            self._append(subscription.event(identity, active=active), None, presence)
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:

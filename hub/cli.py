@@ -66,7 +66,7 @@ def _serve(words: Sequence[str]) -> int:
         return _refuse(str(error))
     # Imported late: "keys" and "--help" need neither gevent nor a database.
     from hub.server import logs  # noqa: PLC0415
-    from hub.server.process import serve  # noqa: PLC0415
+    from hub.server.workers import serve  # noqa: PLC0415
 
     try:
         logs.configure(settings.log_level, settings.log_format, settings.log_file)

@@ -31,6 +31,8 @@ Network = IPv4Network | IPv6Network
 
 PREFIX = "MERCURE_"
 
+_MOST_WORKERS = 256
+
 _HOST = re.compile(r"|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # empty: all addresses
 _PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
 
@@ -213,9 +215,9 @@ def _cookie_name(value: str) -> str:
 
 
 def _workers(value: str) -> int:
-    if _count(value) != 1:
-        raise ValueError("is not 1; this version runs in one process")
-    return 1
+    if not 1 <= _count(value) <= _MOST_WORKERS:
+        raise ValueError(f"is not a number from 1 to {_MOST_WORKERS}")
+    return int(value)
 
 
 _URL, _KEYS, _WHO, _STORE, _STREAM, _LOG = (
@@ -252,7 +254,14 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("tls_cert", _text, "", "PATH", "Certificate chain in PEM; with it the hub speaks HTTPS.", _URL),
     Setting("tls_key", _text, "", "PATH", "Private key of the certificate, if it is in another file.", _URL),
-    Setting("workers", _workers, "1", "NUMBER", "Processes; this version runs in one.", _URL),
+    Setting(
+        "workers",
+        _workers,
+        "1",
+        "NUMBER",
+        "Processes that share the port and the log. As many as there are cores for them is enough.",
+        _URL,
+    ),
     Setting(
         "publisher_jwt_key",
         _text,

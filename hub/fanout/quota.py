@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TypeVar
 
+from hub.fanout.census import Count
 from hub.fanout.subscriber import Subscriber
 from hub.protocol.errors import TooManyRequests
 
@@ -21,21 +22,25 @@ class ConnectionLimits:
     :param total: connections of all subscribers.
     :param per_address: of one client address.
     :param per_token: with one access token.
+    :param descriptors: connections of this process, whose descriptors are limited.
     """
 
     total: int = 0
     per_address: int = 0
     per_token: int = 0
+    descriptors: int = 0
 
 
 class Quota:
     """Counts connected subscribers.
 
     :param limits: see there.
+    :param count: those of sibling processes; ``None`` when there are none.
     """
 
-    def __init__(self, limits: ConnectionLimits) -> None:
+    def __init__(self, limits: ConnectionLimits, count: Count | None = None) -> None:
         self._limits = limits
+        self._count = count
         self._total = 0
         self._by_address: Counter[str] = Counter()
         self._by_token: Counter[bytes] = Counter()
@@ -47,41 +52,50 @@ class Quota:
         :param fingerprint: of its token; empty without one.
         :raises TooManyRequests: a limit is reached; the message names its setting.
         """
-        limits = self._limits
-        if limits.total and self._total >= limits.total:
+        limits, count = self._limits, self._count
+        total = self._total + (count.total_elsewhere() if count is not None and limits.total else 0)
+        if limits.total and total >= limits.total:
+            raise TooManyRequests(f"The hub has {total} subscribers (MERCURE_MAX_CONNECTIONS).", _RETRY_AFTER)
+        if limits.descriptors and self._total >= limits.descriptors:
             raise TooManyRequests(
-                f"The hub has {self._total} subscribers (MERCURE_MAX_CONNECTIONS).", _RETRY_AFTER
+                f"The process has {self._total} subscribers and no descriptor for another one "
+                "(LimitNOFILE, ulimit -n).",
+                _RETRY_AFTER,
             )
-        if limits.per_address and self._by_address[address] >= limits.per_address:
+        if limits.per_address and self._of(self._by_address, address) >= limits.per_address:
             raise TooManyRequests(
                 f"Your address has {limits.per_address} connections (MERCURE_MAX_CONNECTIONS_PER_ADDRESS).",
                 _RETRY_AFTER,
             )
-        if limits.per_token and fingerprint and self._by_token[fingerprint] >= limits.per_token:
+        if limits.per_token and fingerprint and self._of(self._by_token, fingerprint) >= limits.per_token:
             raise TooManyRequests(
                 f"This token has {limits.per_token} connections (MERCURE_MAX_CONNECTIONS_PER_TOKEN).",
                 _RETRY_AFTER,
             )
 
+    def _of(self, own: Counter[Key], key: Key) -> int:
+        return own[key] + (0 if self._count is None else self._count.elsewhere(key))
+
     def enter(self, subscriber: Subscriber) -> None:
         """Count a subscriber."""
-        self._total += 1
-        if self._limits.per_address:
-            self._by_address[subscriber.peer] += 1
-        if self._limits.per_token:
-            self._by_token[subscriber.grant.fingerprint] += 1
+        self._change(subscriber, 1)
 
     def leave(self, subscriber: Subscriber) -> None:
         """Count a subscriber no more."""
-        self._total -= 1
+        self._change(subscriber, -1)
+
+    def _change(self, subscriber: Subscriber, number: int) -> None:
+        self._total += number
+        if self._count is not None:
+            self._count.add_to_total(number)
         if self._limits.per_address:
-            _decrement(self._by_address, subscriber.peer)
+            self._add(self._by_address, subscriber.peer, number)
         if self._limits.per_token:
-            _decrement(self._by_token, subscriber.grant.fingerprint)
+            self._add(self._by_token, subscriber.grant.fingerprint, number)
 
-
-def _decrement(counter: Counter[Key], key: Key) -> None:
-    """Counter keeps keys at 0; addresses come and go for ever."""
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
+    def _add(self, own: Counter[Key], key: Key, number: int) -> None:
+        own[key] += number
+        if not own[key]:  # Counter keeps keys at 0; addresses come and go for ever
+            del own[key]
+        if self._count is not None:
+            self._count.add(key, number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -119,6 +120,21 @@ class Subscription:
             private=True,
             type=None if self.is_old else HUB_EVENT_TYPE,
         )
+
+    def record(self, identity: Identity) -> str:
+        """What another process has to know of the subscription, as JSON; ``restored`` reads it."""
+        matcher = self.matcher
+        return json.dumps([identity.url, matcher.type, matcher.value, self.subscriber, self.payload])
+
+
+def restored(record: str) -> tuple[Subscription, Identity]:
+    """A subscription of another process, to be shown or to be ended, and the hub as its subscriber knows it.
+
+    :param record: of ``Subscription.record``.
+    """
+    url, type_, value, subscriber, payload = json.loads(record)
+    matcher = Matcher(MatcherType(type_), value, url, None)  # never matched here, so never compiled
+    return Subscription(matcher, subscriber, payload), Identity(url)
 
 
 def find(

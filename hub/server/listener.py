@@ -20,11 +20,12 @@ _PAUSE = 0.1  # seconds without accepting when the process has no descriptor lef
 _log = logging.getLogger("hub.server")
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """A listening socket.
 
     :param host: address or host name; empty for all IPv4 addresses.
     :param port: 0 for any that is free.
+    :param is_shared: other sockets of this user may be bound to the same port.
     :raises OSError: the address is not there or in use.
     """
     family, kind, _, _, address = socket.getaddrinfo(
@@ -36,6 +37,8 @@ def bind(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, kind)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # Both are inherited or apply to accepted sockets. An answer is one send, so nothing is gained
         # by waiting for more; and a connection is of no interest before its request arrives.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

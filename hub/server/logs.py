@@ -7,9 +7,12 @@ import logging
 import sys
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
+_TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s [{number}] %(message)s"
 
 
 class _JsonFormatter(logging.Formatter):
+    worker: int | None = None
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
@@ -17,6 +20,8 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self.worker is not None:
+            line["worker"] = self.worker
         fields = getattr(record, "fields", None)
         if isinstance(fields, dict):
             line |= fields
@@ -46,3 +51,12 @@ def configure(level: str, style: str, path: str) -> None:
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+def name_worker(number: int) -> None:
+    """Have each line tell which of several processes wrote it."""
+    for handler in logging.getLogger("hub").handlers:
+        if isinstance(handler.formatter, _JsonFormatter):
+            handler.formatter.worker = number
+        else:
+            handler.setFormatter(logging.Formatter(_TEXT_OF_WORKER.format(number=number)))

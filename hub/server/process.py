@@ -11,6 +11,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import gevent
 from gevent.event import Event
@@ -19,6 +20,7 @@ from gevent.hub import Waiter
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
 from hub.endpoints.hub import Hub
+from hub.fanout.census import Count
 from hub.fanout.engine import EngineLimits
 from hub.fanout.quota import ConnectionLimits, Quota
 from hub.protocol.access_token import TokenVerifier
@@ -30,7 +32,9 @@ from hub.server.fetch import Fetcher
 from hub.server.jwks import KeySources
 from hub.server.listener import Listener, bind
 from hub.settings import SettingError, Settings
-from hub.transport.sqlalchemy import Retention, SqlTransport
+from hub.transport.doorbell import Doorbell
+from hub.transport.retention import Retention
+from hub.transport.sqlalchemy import SqlTransport
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the log and files
 _MANY_DESCRIPTORS = 1 << 20
@@ -39,20 +43,41 @@ _DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
 _log = logging.getLogger("hub.server")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a process has among its siblings.
+
+    :param listening: its socket, bound to the same port as theirs.
+    :param doorbell: wakes those that read the log.
+    :param count: of their connections.
+    :param parent: descriptor that becomes readable when the parent is gone.
+    """
+
+    listening: socket.socket
+    doorbell: Doorbell
+    count: Count
+    parent: int
+
+
 class Process:
     """A hub that serves.
 
     :param settings: checked settings.
+    :param place: among several processes; ``None`` for the only one.
     :raises SettingError: an address, a certificate or the database cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
         tls = _tls_context(settings)
         self._scheme = "http" if tls is None else "https"
         self._stopping = Event()
-        self._listening = _bind(settings)
+        self._listening = bind_all(settings, 1)[0] if place is None else place.listening
+        self._parent = None if place is None else place.parent
         transport: SqlTransport[Waiter | None] = SqlTransport(
-            settings.transport_url, Retention(settings.history_size, settings.history_max_age), time.time
+            settings.transport_url,
+            Retention(settings.history_size, settings.history_max_age),
+            time.time,
+            None if place is None else place.doorbell,
         )
         self._broker = Broker(
             transport,
@@ -60,10 +85,12 @@ class Process:
             time.monotonic,
             Quota(
                 ConnectionLimits(
-                    settings.max_connections or _raise_descriptor_limit() - _OTHER_DESCRIPTORS,
+                    settings.max_connections,
                     settings.max_connections_per_address,
                     settings.max_connections_per_token,
-                )
+                    _raise_descriptor_limit() - _OTHER_DESCRIPTORS,
+                ),
+                None if place is None else place.count,
             ),
             subscriptions=settings.subscriptions,
         )
@@ -102,7 +129,11 @@ class Process:
         :param announce: called with the hub's URL once it accepts connections.
         """
         signals = (signal.SIGTERM, signal.SIGINT)
-        watchers = [gevent.signal_handler(number, self.stop) for number in signals]
+        watchers: list[object] = [gevent.signal_handler(number, self.stop) for number in signals]
+        if self._parent is not None:  # nobody would stop or replace this process any more
+            orphaned = gevent.get_hub().loop.io(self._parent, 1)
+            orphaned.start(self.stop)
+            watchers.append(orphaned)
         try:
             self.start()
             announce(self.url)
@@ -158,10 +189,20 @@ def _hub(settings: Settings, broker: Broker, verifier: TokenVerifier, key_source
     )
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind_all(settings: Settings, count: int) -> list[socket.socket]:
+    """Listening sockets for a number of processes, on one port.
+
+    :raises SettingError: the address cannot be used.
+    """
     host, port = settings.listen
     try:
-        return bind(host, port)
+        # The first one alone, or a second hub on this port would not be noticed.
+        first = bind(host, port)
+        if count == 1:
+            return [first]
+        port = first.getsockname()[1]
+        first.close()
+        return [bind(host, port, is_shared=True) for _ in range(count)]
     except OSError as error:
         remedy = (
             "stop what uses it, or choose another port" if error.errno == 98 else "choose another address"
@@ -204,14 +245,20 @@ def _raise_descriptor_limit() -> int:
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Run a hub until it is told to stop.
+def serve_alone(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run a hub in this process until it is told to stop.
 
     :param announce: called with the hub's URL once it accepts connections.
     :raises SettingError: the hub cannot start.
+    :raises StorageError: the log cannot be opened.
     """
     process = Process(settings)
     gc.freeze()  # what is loaded now stays: never look at it again
+    settle()
+    process.run(announce)
+
+
+def settle() -> None:
+    """Tune the interpreter for a process that serves."""
     gc.set_threshold(20_000, 20, 50)
     sys.setswitchinterval(0.001)  # the log's writer needs the interpreter for moments, and soon
-    process.run(announce)

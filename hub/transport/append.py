@@ -7,7 +7,7 @@ driver's own cursor, which halves the time of a transaction.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,17 +33,20 @@ class Appender:
         advance = sa.update(table).values(
             last_sequence=table.c.last_sequence + sa.bindparam("count", type_=sa.Integer)
         )
-        self._advance = _Statement(engine, advance, ["count"])
-        self._position = _Statement(engine, sa.select(table.c.last_sequence), [])
-        self._update = _Statement(
+        self._advance = Statement(engine, advance, ["count"])
+        self._position = Statement(engine, sa.select(table.c.last_sequence), [])
+        self._update = Statement(
             engine, sa.insert(schema.update), [column.name for column in schema.update.c]
         )
-        self._topic = _Statement(engine, sa.insert(schema.topic), [column.name for column in schema.topic.c])
+        self._topic = Statement(engine, sa.insert(schema.topic), [column.name for column in schema.topic.c])
 
-    def append(self, updates: Sequence[Update], now: float) -> list[Entry]:
+    def append(
+        self, updates: Sequence[Update], now: float, also: Callable[[Any], None] | None = None
+    ) -> list[Entry]:
         """Store updates; when this returns they are durable.
 
         :param now: seconds since the epoch.
+        :param also: called with the cursor before the commit, for what belongs into the same transaction.
         :raises Exception: of the driver; nothing is stored then.
         """
         cursor = self._connection.cursor()
@@ -51,6 +54,8 @@ class Appender:
             if self._is_sqlite:
                 cursor.execute("BEGIN IMMEDIATE")
             entries = self._insert(cursor, updates, now)
+            if also is not None:
+                also(cursor)
             self._connection.commit()
         except BaseException:
             self._connection.rollback()
@@ -93,7 +98,7 @@ class Appender:
         return entries
 
 
-class _Statement:
+class Statement:
     """A compiled statement and the order of its parameters."""
 
     def __init__(self, engine: sa.Engine, statement: Any, parameters: Sequence[str]) -> None:

@@ -40,7 +40,8 @@ Ticket = TypeVar("Ticket")
 class Commit(Generic[Ticket]):
     """The outcome of one transaction.
 
-    :param entries: what is durable now; empty when the transaction failed.
+    :param entries: what is durable now; empty when the transaction failed, and when its updates come with a
+        later commit, in their order among those of other processes.
     :param tickets: what the callers of ``append`` gave, one for each update, in order.
     :param error: why the transaction failed.
     """
@@ -50,21 +51,36 @@ class Commit(Generic[Ticket]):
     error: StorageError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A subscription that begins or ends, stored together with the update that tells of it.
+
+    :param key: names the subscription among those of all processes.
+    :param record: what the others have to know of it; ``None`` when it ends.
+    """
+
+    key: str
+    record: str | None
+
+
 class Transport(Protocol[Ticket]):
     """A log of updates. ``append`` and ``collect`` never block; the reading methods may."""
 
-    def open(self, wake: Callable[[], None]) -> None:
+    def open(self, wake: Callable[[], None], backlog: Callable[[], int] = ...) -> tuple[int, str | None]:
         """Make the log ready.
 
         :param wake: called, from any thread, when ``collect`` has something to return.
+        :param backlog: how many updates the caller has collected and not dealt with yet. When it is many,
+            those of other processes stay in the log for the moment.
+        :returns: as ``newest``; all that comes after it is collected.
         :raises StorageError: the log cannot be opened.
         """
 
-    def append(self, update: Update, ticket: Ticket) -> None:
-        """Queue an update; the commit that holds it comes back through ``collect``."""
+    def append(self, update: Update, ticket: Ticket, presence: Presence | None = None) -> None:
+        """Queue an update; the commit that answers it comes back through ``collect``."""
 
     def collect(self) -> list[Commit[Ticket]]:
-        """The commits since the last call, in order."""
+        """The commits since the last call, in order, those of other processes on this log among them."""
 
     def newest(self) -> tuple[int, str | None]:
         """Sequence of the newest update ever appended (0: none), and its id if it is still there."""
@@ -79,6 +95,15 @@ class Transport(Protocol[Ticket]):
         :param upto: last sequence wanted.
         :param topics: leave out updates that have none of these topics; ``None``: leave out nothing.
         :param limit: entries to return at most.
+        """
+
+    def others(self) -> list[str]:
+        """The records of the subscriptions that other processes have."""
+
+    def adopt(self) -> list[str]:
+        """Take over the subscriptions of processes that died.
+
+        :returns: their records; each has to be ended with an update.
         """
 
     def check(self) -> None:

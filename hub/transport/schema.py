@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from hashlib import blake2b
+from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+
+from hub.protocol.update import Update
+from hub.transport.interface import Entry
 
 metadata = MetaData()
 
@@ -44,7 +50,27 @@ topic = Table(
     sqlite_with_rowid=False,
 )
 
+# Who is connected, where active subscriptions are on: a row comes with the update that tells of the
+# subscription and goes with the one that tells of its end. The seat is that of the process which has the
+# connection: what it leaves behind when it is killed can be told from what goes on.
+presence = Table(
+    "mercure_presence",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("seat", Integer, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
 
 def topic_hash(value: str) -> int:
     """A stable hash of a topic as a signed 64-bit integer."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def entry(row: Sequence[Any]) -> Entry:
+    """A row of the table of updates.
+
+    :param row: its columns in their order.
+    """
+    sequence, id_, topics, data, private, type_, retry, _ = row
+    return Entry(sequence, Update(tuple(json.loads(topics)), data.decode(), id_, bool(private), type_, retry))

@@ -2,19 +2,21 @@
 
 One thread does all the writing. It takes whatever updates wait and commits them as one
 transaction, so that a hundred publishers cost one fsync. Readers have connections of their own.
+
+Several processes may be at work on one log. They take turns to write, by a lock on a file beside it,
+and a doorbell tells the others to read what is new. Updates are collected in the order of the log
+everywhere: who finds that others wrote before it has its own updates read from the log with theirs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
@@ -22,61 +24,62 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
-from hub.transport import schema
+from hub.transport import presence, retention, schema
 from hub.transport.append import Appender
-from hub.transport.interface import Commit, Entry, Page
+from hub.transport.doorbell import Doorbell
+from hub.transport.follower import GRACE, Follower
+from hub.transport.interface import Commit, Entry, Page, Presence
+from hub.transport.presence import PresenceWriter
+from hub.transport.retention import Retention
+from hub.transport.seats import Seats
 
 Ticket = TypeVar("Ticket")
+_Waiting = tuple[Update, Ticket, Presence | None]
 
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
-_TRIM_STEP = 1000  # as many as one batch brings, so that trimming keeps up
 _TRIM_INTERVAL = 1.0
-_PAGES_TO_RETURN = 200
 _MAX_TOPICS_BY_INDEX = 128  # more than one request can name
+_MAX_BACKLOG = 5_000
+_MAX_COMMITS = 100
 _ROWS = 50  # fetched at once: large updates must not all be in memory
 _MAX_PAGE = 4 << 20
 
 _log = logging.getLogger("hub.transport")
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How much history to keep.
-
-    :param size: updates, 0 for all.
-    :param max_age: seconds, 0 for ever.
-    """
-
-    size: int = 0
-    max_age: float = 0.0
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether anything is ever discarded."""
-        return self.size > 0 or self.max_age > 0
-
-
 class SqlTransport(Generic[Ticket]):
     """A log in an SQL database.
 
     :param url: SQLAlchemy URL, for example ``sqlite:////var/lib/mercure/mercure.db``.
-    :param retention: how much history to keep.
+    :param kept: how much history to keep.
     :param clock: returns seconds since the epoch.
+    :param doorbell: shared with the other processes on this log; ``None`` when there are none.
     """
 
-    def __init__(self, url: str, retention: Retention, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        url: str,
+        kept: Retention,
+        clock: Callable[[], float],
+        doorbell: Doorbell | None = None,
+    ) -> None:
         self._url = sa.make_url(url)
-        self._retention = retention
+        self._retention = kept
         self._clock = clock
         self._engine = sa.create_engine(self._url, pool_size=4, max_overflow=4)
         if self._url.get_backend_name() == "sqlite":
             sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
-        self._waiting: queue.SimpleQueue[tuple[Update, Ticket] | None] = queue.SimpleQueue()
+        self._seats: Seats | None = None
+        self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
+        self._backlog: Callable[[], int] = lambda: 0
         self._writer = threading.Thread(target=self._write, name="mercure-log", daemon=True)
+        self._follower: Follower[Ticket] | None = None
+        if doorbell is not None:
+            self._follower = Follower(self._engine, doorbell, self._hand_over, self._is_crowded)
         self._trimmed_at = 0.0
         self._failure: StorageError | None = None
 
@@ -85,22 +88,31 @@ class SqlTransport(Generic[Ticket]):
         """The database in words, without credentials."""
         return self._url.render_as_string(hide_password=True)
 
-    def open(self, wake: Callable[[], None]) -> None:
-        """Create what is missing in the database and start the writer."""
-        self._wake = wake
+    def open(
+        self, wake: Callable[[], None], backlog: Callable[[], int] = lambda: 0
+    ) -> tuple[int, str | None]:
+        """Create what is missing in the database, take a seat and start the writer."""
+        self._wake, self._backlog = wake, backlog
         try:
             with self._engine.connect() as connection, _writing(connection):
                 schema.metadata.create_all(connection)
                 if connection.scalar(sa.select(schema.position.c.id)) is None:
                     connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
-        except SQLAlchemyError as error:
+            seats = Seats(f"{self._url.database}-lock")
+            seats.take()
+        except (SQLAlchemyError, OSError) as error:
             self._engine.dispose()
             raise self._error("opened", error) from None
+        self._seats = seats
+        newest = self.newest()
         self._writer.start()
+        if self._follower is not None:
+            self._follower.start(newest[0])
+        return newest
 
-    def append(self, update: Update, ticket: Ticket) -> None:
+    def append(self, update: Update, ticket: Ticket, presence: Presence | None = None) -> None:
         """Queue an update for the writer."""
-        self._waiting.put((update, ticket))
+        self._waiting.put((update, ticket, presence))
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call."""
@@ -140,11 +152,30 @@ class SqlTransport(Generic[Ticket]):
             octets = 0
             with connection.execution_options(yield_per=_ROWS).execute(statement) as rows:
                 for row in rows:
-                    entries.append(_entry(row))
+                    entries.append(schema.entry(row))
                     octets += len(row.data)
                     if octets >= _MAX_PAGE or len(entries) == limit:
                         return Page(entries, row.sequence)
             return Page(entries, upto)
+
+    def others(self) -> list[str]:
+        """The records of the subscriptions that other processes have."""
+        with self._reading() as connection:
+            return presence.others(connection, self._seat)
+
+    def adopt(self) -> list[str]:
+        """Take over the subscriptions of processes that died."""
+        if self._seats is None:
+            return []
+        try:
+            with self._engine.connect() as connection, _writing(connection):
+                return presence.adopt(connection, self._seats)
+        except SQLAlchemyError as error:
+            raise self._error("written", error) from None
+
+    @property
+    def _seat(self) -> int:
+        return -1 if self._seats is None else self._seats.own
 
     def check(self) -> None:
         """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""
@@ -170,7 +201,11 @@ class SqlTransport(Generic[Ticket]):
         self._waiting.put(None)
         if self._writer.is_alive():
             self._writer.join()
+        if self._follower is not None:
+            self._follower.close()
         self._engine.dispose()
+        if self._seats is not None:
+            self._seats.close()
 
     @staticmethod
     def _sequences(
@@ -205,16 +240,24 @@ class SqlTransport(Generic[Ticket]):
 
     def _write(self) -> None:
         connection: sa.Connection | None = None
-        appender: Appender | None = None
+        pens: tuple[Appender, PresenceWriter] | None = None
         more = True
         while more:
-            batch, more = self._next_batch()
+            batch: list[_Waiting[Ticket]] = []
             try:
-                if connection is None or appender is None:
+                first = self._waiting.get(timeout=_TRIM_INTERVAL if self._retention.is_bounded else None)
+                more = first is not None
+                if first is not None:
+                    batch.append(first)
+            except queue.Empty:
+                pass
+            try:
+                if connection is None or pens is None:
                     connection = self._engine.connect()
-                    appender = Appender(self._engine, connection.connection.driver_connection)
+                    driver = connection.connection.driver_connection
+                    pens = Appender(self._engine, driver), PresenceWriter(self._engine, self._seat)
                 if batch:
-                    self._commit(appender, batch)
+                    more = self._commit(*pens, batch)
             except SQLAlchemyError as error:
                 self._fail(batch, error)
             else:
@@ -222,83 +265,79 @@ class SqlTransport(Generic[Ticket]):
         if connection is not None:
             connection.close()
 
-    def _next_batch(self) -> tuple[list[tuple[Update, Ticket]], bool]:
-        """Whatever waits, up to a limit; and whether there will be more."""
-        batch: list[tuple[Update, Ticket]] = []
-        characters = 0
+    def _fill(self, batch: list[_Waiting[Ticket]]) -> bool:
+        """Add whatever waits, up to a limit.
+
+        :returns: whether there will be more.
+        """
+        characters = len(batch[0][0].data)
         try:
-            waiting = self._waiting.get(timeout=_TRIM_INTERVAL if self._retention.is_bounded else None)
-            while waiting is not None:
+            while len(batch) < _MAX_BATCH and characters < _MAX_BATCH_CHARACTERS:
+                waiting = self._waiting.get_nowait()
+                if waiting is None:
+                    return False
                 batch.append(waiting)
                 characters += len(waiting[0].data)
-                if len(batch) >= _MAX_BATCH or characters >= _MAX_BATCH_CHARACTERS:
-                    return batch, True
-                waiting = self._waiting.get_nowait()
         except queue.Empty:
-            return batch, True
-        return batch, False
+            pass
+        return True
 
-    def _commit(self, appender: Appender, batch: Sequence[tuple[Update, Ticket]]) -> None:
+    def _commit(self, appender: Appender, present: PresenceWriter, batch: list[_Waiting[Ticket]]) -> bool:
+        more = True
         try:
-            entries = appender.append([update for update, _ in batch], self._clock())
+            with self._turn():
+                more = self._fill(batch)  # now, for more has come while another process wrote
+                changes = [change for _, _, change in batch if change is not None]
+                entries = appender.append(
+                    [update for update, _, _ in batch],
+                    self._clock(),
+                    (lambda cursor: present.write(cursor, changes)) if changes else None,
+                )
         except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
-            return
+            return more
         self._failure = None
-        self._committed.append(Commit(entries, [ticket for _, ticket in batch]))
+        tickets = [ticket for _, ticket, _ in batch]
+        if self._follower is None:
+            self._hand_over(Commit(entries, tickets))
+        else:
+            self._follower.committed(entries, tickets)
+        return more
+
+    def _hand_over(self, commit: Commit[Ticket]) -> None:
+        self._committed.append(commit)
         self._wake()
 
-    def _fail(self, batch: Sequence[tuple[Update, Ticket]], error: Exception) -> None:
+    def _is_crowded(self) -> bool:
+        """Whether the caller has more to do than it should have: what others wrote can wait."""
+        return self._backlog() > _MAX_BACKLOG or len(self._committed) > _MAX_COMMITS
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._seats is None else self._seats.turn()
+
+    def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         self._failure = self._error("written", error)
         _log.error("%s", self._failure)
         if batch:
-            self._committed.append(Commit((), [ticket for _, ticket in batch], self._failure))
-            self._wake()
+            self._hand_over(Commit((), [ticket for _, ticket, _ in batch], self._failure))
 
     def _trim(self, connection: sa.Connection) -> None:
         """Discard one step of what is too old; the next step comes after the next batch."""
         now = self._clock()
         if not self._retention.is_bounded or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
             return
+        grace = 0.0 if self._follower is None else GRACE
         try:
-            if self._discard(connection, now) < _TRIM_STEP:
+            with self._turn(), _writing(connection):
+                discarded = retention.discard(connection, self._retention, now, grace)
+            if discarded < retention.STEP:
                 self._trimmed_at = now
             if self._url.get_backend_name() == "sqlite":
-                _return_space(connection)
+                retention.return_space(connection)
             self._failure = None
         except Exception as error:
             self._trimmed_at = now
             self._fail((), error)
-
-    def _discard(self, connection: sa.Connection, now: float) -> int:
-        table = schema.update
-        with _writing(connection):
-            last: int = connection.execute(sa.select(schema.position.c.last_sequence)).scalar_one()
-            rows = connection.execute(
-                sa.select(table.c.sequence, table.c.topics, table.c.published_at)
-                .order_by(table.c.sequence)
-                .limit(_TRIM_STEP)
-            ).all()
-            before = last - self._retention.size if self._retention.size else 0
-            oldest = now - self._retention.max_age if self._retention.max_age else float("-inf")
-            old = [row for row in rows if row.sequence <= before or row.published_at < oldest]
-            if old:
-                connection.execute(
-                    _DELETE_TOPIC,
-                    [
-                        {"hashed": schema.topic_hash(value), "at": row.sequence}
-                        for row in old
-                        for value in json.loads(row.topics)
-                    ],
-                )
-                connection.execute(_DELETE_UPDATE, [{"at": row.sequence} for row in old])
-        return len(old)
-
-
-_DELETE_UPDATE = sa.delete(schema.update).where(schema.update.c.sequence == sa.bindparam("at"))
-_DELETE_TOPIC = sa.delete(schema.topic).where(
-    schema.topic.c.topic_hash == sa.bindparam("hashed"), schema.topic.c.sequence == sa.bindparam("at")
-)
 
 
 @contextlib.contextmanager
@@ -310,14 +349,6 @@ def _writing(connection: sa.Connection) -> Iterator[None]:
             yield
     finally:
         connection.info.pop("writing", None)
-
-
-def _return_space(connection: sa.Connection) -> None:
-    """Give some free pages back to the file system."""
-    driver: Any = connection.connection.driver_connection
-    # Each step of this statement frees one page and returns a row without columns, so that execute()
-    # takes one step only (fetchall() takes the others from Python 3.12 on). A script runs to its end.
-    driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})").close()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
@@ -336,13 +367,6 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _entry(row: Any) -> Entry:
-    return Entry(
-        row.sequence,
-        Update(tuple(json.loads(row.topics)), row.data.decode(), row.id, row.private, row.type, row.retry),
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.transport.sqlalchemy import Retention
+from hub.transport.retention import Retention
 from tests.transport.log import Log
 
 Opener = Callable[..., Log]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from hub.protocol.update import Update
 from hub.transport.interface import Commit, Entry
-from hub.transport.sqlalchemy import Retention, SqlTransport
+from hub.transport.retention import Retention
+from hub.transport.sqlalchemy import SqlTransport
 
 _PATIENCE = 30.0
 

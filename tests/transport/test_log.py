@@ -12,7 +12,8 @@ from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import schema
 from hub.transport.interface import Entry
-from hub.transport.sqlalchemy import Retention, SqlTransport
+from hub.transport.retention import Retention
+from hub.transport.sqlalchemy import SqlTransport
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, broken, update
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hub.transport.sqlalchemy import Retention
+from hub.transport.retention import Retention
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, update
 
@@ -69,7 +69,7 @@ def test_without_bounds_all_is_kept(open_log: Opener) -> None:
 
 
 def test_a_step_is_bounded(open_log: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_STEP", 10)
+    monkeypatch.setattr("hub.transport.retention.STEP", 10)
     everything = open_log()
     everything.append(*[update() for _ in range(100)])
     everything.close()

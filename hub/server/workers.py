@@ -1,0 +1,251 @@
+"""Several processes on one port and one log: started, watched, replaced and stopped by their parent.
+
+The parent serves nobody. It makes the listening sockets, one for each worker: the kernel spreads the
+connections over them, and those that come while a worker is replaced wait in its socket. Between workers
+there are a doorbell for the log and counts for the connection limits; all else they share is in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hub.fanout.census import Census
+from hub.protocol.errors import StorageError
+from hub.server import logs
+from hub.server.process import Place, Process, bind_all, serve_alone, settle
+from hub.settings import SettingError, Settings
+from hub.transport.doorbell import Doorbell, bells
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+_WATCHED = (*_STOP, signal.SIGCHLD)
+_READY = b"ready"
+_START = 60.0  # seconds for a worker to start
+_END = 20.0  # seconds for the workers to stop, before they are killed
+_TRIES = 5  # starts that may fail one after the other before the hub gives up
+_LONGEST_PAUSE = 5.0
+
+_log = logging.getLogger("hub.server")
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run a hub, in as many processes as it shall have, until it is told to stop.
+
+    :param announce: called with the hub's URL once it accepts connections.
+    :raises SettingError: the hub cannot start.
+    :raises StorageError: the log cannot be opened.
+    """
+    if settings.workers == 1:
+        serve_alone(settings, announce)
+    else:
+        Workers(settings).run(announce)
+
+
+@dataclass
+class _Worker:
+    """A child process.
+
+    :param number: from 0.
+    :param pid: 0 when there is none.
+    :param failures: starts that failed since one succeeded.
+    :param due: monotonic time at which it is to be started again.
+    """
+
+    number: int
+    pid: int = 0
+    failures: int = 0
+    due: float = 0.0
+
+
+class Workers:
+    """The parent of the processes that serve.
+
+    :param settings: of the hub.
+    :raises SettingError: the address cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        count = settings.workers
+        self._settings = settings
+        self._listening = bind_all(settings, count)
+        self._bells = bells(count)
+        self._census = Census(count)
+        self._life = os.pipe()  # its writing end is open as long as this process lives
+        self._workers = [_Worker(number) for number in range(count)]
+
+    def run(self, announce: Callable[[str], None]) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        :param announce: called with the hub's URL once all workers accept connections.
+        :raises SettingError: a worker cannot start.
+        :raises StorageError: the log cannot be opened.
+        """
+        gc.freeze()  # before the fork: what is never looked at again stays shared
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        try:
+            for worker in self._workers:  # one after the other: the first one makes the tables
+                self._start(worker)
+            scheme = "https" if self._settings.tls_cert else "http"
+            host, port = self._listening[0].getsockname()[:2]
+            announce(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+            self._watch()
+        finally:
+            self._stop()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _watch(self) -> None:
+        while True:
+            due = [worker.due for worker in self._workers if not worker.pid]
+            timeout = min(due) - time.monotonic() if due else 3600.0
+            received = signal.sigtimedwait(_WATCHED, max(timeout, 0.0))
+            if received is not None and received.si_signo in _STOP:
+                return
+            self._bury()
+            for worker in self._workers:
+                if not worker.pid and time.monotonic() >= worker.due:
+                    self._restart(worker)
+
+    def _bury(self) -> None:
+        """Take note of the workers that ended."""
+        for worker in self._workers:
+            if not worker.pid:
+                continue
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if pid:
+                _log.error(
+                    "worker %d (process %d) %s; another one takes its place", worker.number, pid, _end(status)
+                )
+                worker.pid = 0
+                worker.due = time.monotonic()
+
+    def _restart(self, worker: _Worker) -> None:
+        try:
+            self._start(worker)
+        except (SettingError, StorageError) as error:
+            worker.failures += 1
+            if worker.failures >= _TRIES:
+                raise
+            pause = min(0.2 * 2**worker.failures, _LONGEST_PAUSE)
+            worker.due = time.monotonic() + pause
+            _log.error(
+                "worker %d could not start: %s; again in %.1f s", worker.number, error, pause
+            )  # the error tells what to do; a traceback would not
+
+    def _start(self, worker: _Worker) -> None:
+        """Fork a worker and wait until it serves.
+
+        :raises SettingError: it cannot.
+        :raises StorageError: it cannot open the log.
+        """
+        listens, tells = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(listens)
+            os._exit(self._work(worker.number, tells))
+        os.close(tells)
+        worker.pid = pid
+        try:
+            answer = _read(listens)
+        finally:
+            os.close(listens)
+        if answer == _READY:
+            worker.failures = 0
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        worker.pid = 0
+        kind, _, text = answer.decode().partition(":")
+        if kind == SettingError.__name__:
+            raise SettingError(text)
+        raise StorageError(text or f"worker {worker.number} {_end(status)} while it started")
+
+    def _work(self, number: int, tells: int) -> int:
+        """The life of a worker, in the child.
+
+        :returns: exit status.
+        """
+        try:
+            os.close(self._life[1])
+            for other, listening in enumerate(self._listening):
+                if other != number:
+                    listening.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+            logs.name_worker(number)
+            others = [fd for other, fd in enumerate(self._bells) if other != number]
+            place = Place(
+                self._listening[number],
+                Doorbell(self._bells[number], others),
+                self._census.of(number),
+                self._life[0],
+            )
+            try:
+                process = Process(self._settings, place)
+                settle()
+                process.run(lambda _: _tell(tells, _READY))
+            except (SettingError, StorageError) as error:
+                kind = SettingError if isinstance(error, SettingError) else StorageError
+                _tell(tells, f"{kind.__name__}:{error}".encode())
+                return 2
+        except BaseException:
+            _log.exception("a worker failed; this is a defect of the hub")
+            return 1
+        finally:
+            logging.shutdown()
+        return 0
+
+    def _stop(self) -> None:
+        """Stop the workers, and kill those that do not."""
+        for listening in self._listening:
+            listening.close()
+        left = [worker.pid for worker in self._workers if worker.pid]
+        _signal(left, signal.SIGTERM)
+        deadline = time.monotonic() + _END
+        while left:
+            left = [pid for pid in left if os.waitpid(pid, os.WNOHANG)[0] == 0]
+            remaining = deadline - time.monotonic()
+            if left and remaining <= 0:
+                _log.error("%d workers did not stop within %d s and are killed", len(left), _END)
+                _signal(left, signal.SIGKILL)
+                for pid in left:
+                    os.waitpid(pid, 0)
+                break
+            if left:
+                signal.sigtimedwait([signal.SIGCHLD], min(remaining, 1.0))
+        for fd in (*self._life, *self._bells):
+            os.close(fd)
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _tell(fd: int, words: bytes) -> None:
+    os.write(fd, words)
+    os.close(fd)
+
+
+def _read(fd: int) -> bytes:
+    """What a worker tells about its start; empty when it died or is silent for too long."""
+    words = b""
+    deadline = time.monotonic() + _START
+    while select.select([fd], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+        octets = os.read(fd, 4096)
+        if not octets:
+            break
+        words += octets
+    return words
+
+
+def _end(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

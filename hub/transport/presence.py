@@ -1,0 +1,62 @@
+"""Who is connected, kept beside the log: for the other processes, and for those that come after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from hub.transport import schema
+from hub.transport.append import Statement
+from hub.transport.interface import Presence
+from hub.transport.seats import Seats
+
+_SEAT = schema.presence.c.seat
+
+
+class PresenceWriter:
+    """Stores changes of presence in the transaction of the updates that tell of them.
+
+    :param engine: gives the dialect.
+    :param seat: of this process.
+    """
+
+    def __init__(self, engine: sa.Engine, seat: int) -> None:
+        self._seat = seat
+        table = schema.presence
+        self._insert = Statement(engine, sa.insert(table), [column.name for column in table.c])
+        self._delete = Statement(
+            engine, sa.delete(table).where(table.c.key == sa.bindparam("the_key", type_=sa.Text)), ["the_key"]
+        )
+
+    def write(self, cursor: Any, changes: Sequence[Presence]) -> None:
+        """Store changes, in order.
+
+        :param cursor: of the driver, in a transaction.
+        """
+        for change in changes:
+            self._delete.run(cursor, (change.key,))
+            if change.record is not None:
+                self._insert.run(cursor, (change.key, self._seat, change.record))
+
+
+def others(connection: sa.Connection, seat: int) -> list[str]:
+    """The records of all processes but one."""
+    return list(connection.scalars(sa.select(schema.presence.c.record).where(_SEAT.is_distinct_from(seat))))
+
+
+def adopt(connection: sa.Connection, seats: Seats) -> list[str]:
+    """Make the rows of dead processes those of this one, in a transaction that writes.
+
+    A row with this process's own seat is of one that died too, as long as nothing was appended.
+
+    :returns: their records.
+    """
+    known = list(connection.scalars(sa.select(_SEAT).distinct()))
+    dead = [seat for seat in known if seat == seats.own or not seats.is_taken(seat)]
+    if not dead:
+        return []
+    records = list(connection.scalars(sa.select(schema.presence.c.record).where(_SEAT.in_(dead))))
+    connection.execute(sa.update(schema.presence).where(_SEAT.in_(dead)).values(seat=seats.own))
+    return records

@@ -1,0 +1,78 @@
+"""Which processes are at work on one log, by locks on a file beside it.
+
+A process that dies, however it dies, lets go of its locks: the kernel sees to that. So a seat that is
+taken is a process that lives, and whoever waits for the turn to write gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+_TURN = 0  # the octet of the file whose lock is the turn to write
+_SEATS = 1  # the octet of the first seat
+_MOST = 1024
+
+# struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
+# which any close() of the file would let go.
+_FLOCK = struct.Struct("hhqqixxxx")
+
+
+class Seats:
+    """The lock file of a log.
+
+    :param path: of the file, which is made if it is missing. It stays empty.
+    :raises OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.own = -1
+
+    def take(self) -> int:
+        """Take the first free seat, until ``close`` or the end of the process.
+
+        :raises OSError: there is none.
+        """
+        for seat in range(_MOST):
+            if self._lock(_SEATS + seat):
+                self.own = seat
+                return seat
+        raise OSError(f"{_MOST} processes are at work on this log")
+
+    def is_taken(self, seat: int) -> bool:
+        """Whether a process that lives has a seat."""
+        if seat == self.own:
+            return True
+        if not self._lock(_SEATS + seat):
+            return True
+        self._unlock(_SEATS + seat)
+        return False
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until no other process writes, and keep the others waiting meanwhile."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
+        try:
+            yield
+        finally:
+            self._unlock(_TURN)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = self.own = -1
+
+    def _lock(self, octet: int) -> bool:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0))
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(self, octet: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, octet, 1, 0))
