@@ -85,6 +85,7 @@ class Broker:
         self._idle = Event()
         self._idle.set()
         self._unanswered = 0
+        self._is_dispatching = False
         self._greenlets: list[gevent.Greenlet] = []
         self._watchers: list[object] = []
 
@@ -129,7 +130,10 @@ class Broker:
 
         :param timeout: seconds to wait at most.
         """
-        self._idle.wait(timeout)
+        with gevent.Timeout(timeout, False):
+            gevent.get_hub().threadpool.apply(self._transport.catch_up)
+            gevent.sleep(0)  # for what is collected then
+            self._idle.wait()
 
     def check(self) -> None:
         """Raise ``StorageError`` when updates cannot be stored now."""
@@ -158,6 +162,7 @@ class Broker:
         for commit in self._transport.collect():
             self._unanswered -= len(commit.tickets)
             if commit.entries:
+                self._idle.clear()
                 self._backlog.extend(commit.entries)
                 self._has_backlog.set()
                 if len(self._backlog) > _MAX_BACKLOG:
@@ -172,6 +177,7 @@ class Broker:
             self._has_backlog.wait()
             entries = list(self._backlog)
             self._backlog.clear()
+            self._is_dispatching = True
             self._has_backlog.clear()
             self._has_room.set()
             self.last_event_id = entries[-1].update.id
@@ -181,10 +187,11 @@ class Broker:
             except Exception:
                 _log.exception("a batch was not dispatched to all; this is a defect of the hub")
                 self.engine.dispatched = entries[-1].sequence
+            self._is_dispatching = False
             self._note_idle()
 
     def _note_idle(self) -> None:
-        if not self._unanswered and not self._backlog:
+        if not self._unanswered and not self._backlog and not self._is_dispatching:
             self._idle.set()
 
     def _tick(self) -> None:

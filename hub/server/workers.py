@@ -98,6 +98,8 @@ class Workers:
             self._watch()
         finally:
             self._stop()
+            for number in _STOP:  # the process ends: one more signal changes nothing
+                signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _watch(self) -> None:

@@ -103,6 +103,13 @@ class Follower(Generic[Ticket]):
         if entries[-1].sequence > self._seen:
             self._doorbell.ring_own()
 
+    def catch_up(self) -> None:
+        """Hand over all that others have written by now."""
+        more = True
+        while more:
+            with self._lock:
+                more = self._try_to_catch_up()
+
     def _follow(self) -> None:
         while True:
             self._doorbell.wait(_LOOK)

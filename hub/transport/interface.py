@@ -97,6 +97,9 @@ class Transport(Protocol[Ticket]):
         :param limit: entries to return at most.
         """
 
+    def catch_up(self) -> None:
+        """Have everything collected that other processes have written by now."""
+
     def others(self) -> list[str]:
         """The records of the subscriptions that other processes have."""
 

@@ -158,6 +158,11 @@ class SqlTransport(Generic[Ticket]):
                         return Page(entries, row.sequence)
             return Page(entries, upto)
 
+    def catch_up(self) -> None:
+        """Have everything collected that other processes have written by now."""
+        if self._follower is not None:
+            self._follower.catch_up()
+
     def others(self) -> list[str]:
         """The records of the subscriptions that other processes have."""
         with self._reading() as connection:

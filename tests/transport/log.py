@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from hub.protocol.update import Update
+from hub.transport.doorbell import Doorbell
 from hub.transport.interface import Commit, Entry
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
@@ -26,11 +27,13 @@ class Log:
     :param path: of the database.
     """
 
-    def __init__(self, path: Path, retention: Retention | None = None) -> None:
+    def __init__(
+        self, path: Path, retention: Retention | None = None, doorbell: Doorbell | None = None
+    ) -> None:
         self.now = 1_000_000.0
         self.path = path
         self.transport: SqlTransport[int] = SqlTransport(
-            f"sqlite:///{path}", retention or Retention(), lambda: self.now
+            f"sqlite:///{path}", retention or Retention(), lambda: self.now, doorbell
         )
         self._woken = threading.Event()
 

@@ -1,0 +1,137 @@
+"""Connection limits, of one process and over several."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+import pytest
+
+from hub.fanout.census import Census
+from hub.fanout.quota import ConnectionLimits, Quota
+from hub.fanout.subscriber import Subscriber
+from hub.protocol.errors import TooManyRequests
+from hub.protocol.grant import Grant
+from hub.protocol.identity import Identity
+
+IDENTITY = Identity("https://example.com/.well-known/mercure")
+_fd = count(1000)
+
+
+def subscriber(peer: str = "10.0.0.1", fingerprint: bytes = b"") -> Subscriber:
+    return Subscriber(
+        next(_fd),
+        None,
+        id="",
+        matchers=(),
+        grant=Grant(fingerprint=fingerprint),
+        identity=IDENTITY,
+        peer=peer,
+        now=0.0,
+        ends_at=1.0,
+    )
+
+
+def quotas(limits: ConnectionLimits, processes: int) -> list[Quota]:
+    if processes == 1:
+        return [Quota(limits)] * 2
+    census = Census(processes)
+    return [Quota(limits, census.of(number)) for number in range(processes)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("limits", "setting"),
+    [
+        (ConnectionLimits(total=4), "MERCURE_MAX_CONNECTIONS"),
+        (ConnectionLimits(per_address=4), "MERCURE_MAX_CONNECTIONS_PER_ADDRESS"),
+        (ConnectionLimits(per_token=4), "MERCURE_MAX_CONNECTIONS_PER_TOKEN"),
+    ],
+)
+def test_a_limit_counts_all_processes(processes: int, limits: ConnectionLimits, setting: str) -> None:
+    several = quotas(limits, processes)
+    connected = [subscriber(fingerprint=b"token") for _ in range(4)]
+    for number, one in enumerate(connected):
+        quota = several[number % len(several)]
+        quota.check(one.peer, b"token")
+        quota.enter(one)
+    for quota in several:
+        with pytest.raises(TooManyRequests, match=setting):
+            quota.check("10.0.0.1", b"token")
+    several[0].leave(connected[0])
+    for quota in several:
+        quota.check("10.0.0.1", b"token")
+
+
+def test_other_addresses_and_tokens_are_not_meant() -> None:
+    first, second = quotas(ConnectionLimits(per_address=1, per_token=1), 2)
+    first.enter(subscriber("10.0.0.1", b"one"))
+    second.check("10.0.0.2", b"two")
+    second.check("10.0.0.2", b"")
+    with pytest.raises(TooManyRequests):
+        second.check("10.0.0.2", b"one")
+    with pytest.raises(TooManyRequests):
+        second.check("10.0.0.1", b"two")
+
+
+def test_the_descriptors_are_those_of_one_process() -> None:
+    first, second = quotas(ConnectionLimits(descriptors=1), 2)
+    first.enter(subscriber())
+    second.check("10.0.0.1", b"")
+    with pytest.raises(TooManyRequests, match="LimitNOFILE"):
+        first.check("10.0.0.1", b"")
+
+
+def test_who_takes_the_place_of_a_dead_process_begins_at_nothing() -> None:
+    census = Census(2)
+    limits = ConnectionLimits(total=2, per_address=2)
+    lives, dies = Quota(limits, census.of(0)), Quota(limits, census.of(1))
+    for _ in range(2):
+        dies.enter(subscriber())
+    with pytest.raises(TooManyRequests):
+        lives.check("10.0.0.1", b"")
+    census.of(1)
+    lives.check("10.0.0.1", b"")
+
+
+def test_many_addresses_are_told_apart() -> None:
+    """Counting by hash may overcount, and seldom does: 5,000 addresses with one connection each."""
+    census = Census(2)
+    limits = ConnectionLimits(per_address=3)
+    first, second = Quota(limits, census.of(0)), Quota(limits, census.of(1))
+    for number in range(5000):
+        first.enter(subscriber(f"10.0.{number >> 8}.{number & 255}"))
+    refused = 0
+    for number in range(5000):
+        try:
+            second.check(f"10.0.{number >> 8}.{number & 255}", b"")
+        except TooManyRequests:
+            refused += 1
+    assert refused <= 5
+
+
+def test_nothing_is_left_when_all_have_gone() -> None:
+    census = Census(2)
+    limits = ConnectionLimits(total=1, per_address=1, per_token=1)
+    first, second = Quota(limits, census.of(0)), Quota(limits, census.of(1))
+    for _ in range(3):
+        connected = [subscriber(f"10.0.0.{number}", bytes([number])) for number in range(200)]
+        for one in connected:
+            first.enter(one)
+        for one in connected:
+            first.leave(one)
+    for number in range(200):
+        second.check(f"10.0.0.{number}", bytes([number]))
+
+
+def test_forked_processes_share_the_counts() -> None:
+    census = Census(2)
+    limits = ConnectionLimits(total=1, per_address=1)
+    own = Quota(limits, census.of(0))
+    pid = os.fork()
+    if pid == 0:
+        Quota(limits, census.of(1)).enter(subscriber("10.9.9.9"))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with pytest.raises(TooManyRequests):
+        own.check("10.9.9.9", b"")

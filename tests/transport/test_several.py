@@ -1,0 +1,226 @@
+"""Several processes on one log, here as several transports: one order, nothing twice, nothing missing."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from hub.transport.doorbell import Doorbell, bells
+from hub.transport.interface import Entry, Presence
+from hub.transport.retention import Retention
+from tests.transport.log import Log, beside, update
+
+PATIENCE = 30.0
+
+
+class Member(Log):
+    """A transport that takes note of all that is handed over."""
+
+    def __init__(self, path: Path, kept: Retention | None, doorbell: Doorbell) -> None:
+        super().__init__(path, kept, doorbell)
+        self.entries: list[Entry] = []
+        self.answered: list[int] = []
+        self.backlog = 0
+        self._changed = threading.Condition()
+
+    def open(self) -> None:
+        self.transport.open(self._take, lambda: self.backlog)
+
+    def _take(self) -> None:
+        with self._changed:
+            for commit in self.transport.collect():
+                self.entries += commit.entries
+                self.answered += commit.tickets
+                assert commit.error is None
+            self._changed.notify_all()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE)
+
+    def has(self, entries: int, answers: int = 0) -> None:
+        """Wait for so many of each."""
+        self.until(lambda: len(self.entries) >= entries and len(self.answered) >= answers)
+
+    @property
+    def ids(self) -> list[str]:
+        return [entry.update.id for entry in self.entries]
+
+
+@contextmanager
+def several(path: Path, count: int, kept: Retention | None = None) -> Iterator[list[Member]]:
+    descriptors = bells(count)
+    members = [
+        Member(path, kept, Doorbell(fd, [other for other in descriptors if other != fd]))
+        for fd in descriptors
+    ]
+    for member in members:
+        member.open()
+    try:
+        yield members
+    finally:
+        for member in members:
+            member.close()
+        for fd in descriptors:
+            os.close(fd)
+    left = {thread.name for thread in threading.enumerate()}
+    assert not left & {"mercure-log", "mercure-log-follower"}
+
+
+def test_each_gets_what_the_others_write(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 3) as members:
+        for number, member in enumerate(members):
+            member.transport.append(update(id=f"of {number}"), number)
+            for other in members:
+                other.has(number + 1)
+        for number, member in enumerate(members):
+            assert member.ids == ["of 0", "of 1", "of 2"]
+            assert member.answered == [number]
+
+
+def test_all_see_one_order_whoever_writes(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 3) as members:
+
+        def write(member: Member, name: str) -> None:
+            for number in range(400):
+                member.transport.append(update(id=f"{name}{number}"), number)
+
+        writers = [
+            threading.Thread(target=write, args=[member, name])
+            for member, name in zip(members, "abc", strict=True)
+        ]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        for member in members:
+            member.has(1200, 400)
+        assert members[0].ids == members[1].ids == members[2].ids
+        for member in members:
+            sequences = [entry.sequence for entry in member.entries]
+            assert all(after == before + 1 for before, after in pairwise(sequences))
+            assert member.answered == list(range(400))
+
+
+def test_large_updates_come_too(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 2) as (writer, reader):
+        for number in range(45):
+            writer.transport.append(update(id=str(number), data="x" * 100_000), number)
+        reader.until(lambda: len(reader.entries) == 45)
+        assert reader.ids == [str(number) for number in range(45)]
+
+
+def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:
+    descriptors = bells(2)
+    first = Member(tmp_path / "hub.db", None, Doorbell(descriptors[0], descriptors[1:]))
+    first.open()
+    first.transport.append(update(id="before"), 0)
+    first.until(lambda: len(first.entries) == 1)
+    second = Member(tmp_path / "hub.db", None, Doorbell(descriptors[1], descriptors[:1]))
+    assert second.transport.open(second._take) == (1, "before")
+    first.transport.append(update(id="after"), 1)
+    second.until(lambda: len(second.entries) == 1)
+    assert second.ids == ["after"]
+    first.close()
+    second.close()
+    for fd in descriptors:
+        os.close(fd)
+
+
+def test_a_lost_ring_delays_and_loses_nothing(tmp_path: Path) -> None:
+    """A process without a bell, such as one of another hub on this log, is noticed all the same."""
+    with several(tmp_path / "hub.db", 1) as (follows,):
+        silent = Log(tmp_path / "hub.db")
+        silent.open()
+        silent.append(update(id="silent"))
+        silent.close()
+        follows.until(lambda: follows.ids == ["silent"])
+
+
+def test_who_has_much_to_do_leaves_the_others_updates_in_the_log(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 2) as (writer, busy):
+        busy.backlog = 1_000_000
+        writer.transport.append(update(id="x"), 0)
+        writer.until(lambda: len(writer.entries) == 1)
+        busy.transport.append(update(id="own"), 7)  # brings what was before it, for the order's sake
+        busy.until(lambda: busy.ids == ["x", "own"])
+        writer.transport.append(update(id="later"), 1)
+        writer.until(lambda: len(writer.entries) == 3)
+        assert busy.ids == ["x", "own"]
+        busy.backlog = 0
+        busy.until(lambda: busy.ids == ["x", "own", "later"])
+
+
+def test_a_small_history_takes_nothing_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.0)
+    with several(tmp_path / "hub.db", 2, Retention(size=1)) as (writer, reader):
+        for number in range(20):
+            writer.transport.append(update(id=str(number)), number)
+            writer.has(0, number + 1)
+        reader.until(lambda: len(reader.entries) == 20)
+        assert len(writer.sequences()) == 20
+        writer.now += 31
+        writer.transport.append(update(id="late"), 20)
+        writer.until(lambda: len(writer.answered) == 21)
+        writer.transport.append(update(id="later"), 21)  # the step before it is over then
+        writer.until(lambda: len(writer.answered) == 22)
+        assert writer.sequences() == [21, 22]
+
+
+def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with several(tmp_path / "hub.db", 1) as (follows,):
+        with beside(tmp_path / "hub.db") as database:
+            database.execute("UPDATE mercure_position SET last_sequence = 10")
+        follows.transport.append(update(id="eleventh"), 0)
+        follows.until(lambda: follows.ids == ["eleventh"])
+    assert "updates 1 to 10 were discarded" in caplog.text
+
+
+def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 2) as (first, second):
+        first.transport.append(update(id="came"), 0, Presence("key", "record"))
+        second.until(lambda: second.ids == ["came"])
+        assert second.transport.others() == ["record"]
+        assert first.transport.others() == []
+        first.transport.append(update(id="went"), 1, Presence("key", None))
+        second.until(lambda: second.ids == ["came", "went"])
+        assert second.transport.others() == []
+
+
+def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 2) as (first, second):
+        for number in range(50):
+            first.transport.append(update(id="came"), number, Presence(str(number), f"record {number}"))
+            first.transport.append(update(id="went"), number, Presence(str(number), None))
+        first.transport.append(update(id="stays"), 50, Presence("stays", "stays"))
+        second.until(lambda: len(second.entries) == 101)
+        assert second.transport.others() == ["stays"]
+
+
+def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    with several(path, 3) as (dies, first, second):
+        dies.transport.append(update(id="a"), 0, Presence("of the dead", "dead"))
+        first.transport.append(update(id="b"), 0, Presence("of the living", "living"))
+        second.until(lambda: len(second.entries) == 2)
+        assert second.transport.adopt() == []
+        dies.close()
+        assert second.transport.adopt() == ["dead"]
+        assert first.transport.others() == ["dead"]
+
+
+def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    with several(path, 1) as (crashes,):
+        crashes.transport.append(update(id="a"), 0, Presence("key", "record"))
+        crashes.until(lambda: len(crashes.entries) == 1)
+    with several(path, 2) as (first, second):
+        assert [first.transport.adopt(), second.transport.adopt()] == [["record"], []]
