@@ -66,15 +66,24 @@ def _serve(words: Sequence[str]) -> int:
         return _refuse(str(error))
     # Imported late: "keys" and "--help" need neither gevent nor a database.
     from hub.server import logs  # noqa: PLC0415
+    from hub.server.handover import tell_predecessor  # noqa: PLC0415
+    from hub.server.sockets import notify  # noqa: PLC0415
     from hub.server.workers import serve  # noqa: PLC0415
 
     try:
-        logs.configure(settings.log_level, settings.log_format, settings.log_file)
+        logs.configure(settings.log_level, settings.log_format, settings.log_file, settings.access_log)
     except OSError as error:
-        return _refuse(f"MERCURE_LOG_FILE: {settings.log_file!r} cannot be opened: {error.strerror}")
+        name = "MERCURE_ACCESS_LOG" if error.filename == settings.access_log else "MERCURE_LOG_FILE"
+        return _refuse(f"{name}: {error.filename!r} cannot be opened: {error.strerror}")
     log = logging.getLogger("hub.server")
+
+    def announce(address: str) -> None:
+        log.info("mercure-hub %s listens on %s", __version__, address)
+        tell_predecessor(os.environ)
+        notify(os.environ, "READY=1", f"STATUS=listens on {address}")
+
     try:
-        serve(settings, lambda address: log.info("mercure-hub %s listens on %s", __version__, address))
+        serve(settings, announce, lambda: load_settings(os.environ, flags))
     except SettingError as error:
         return _refuse(str(error))
     except MercureError as error:

@@ -220,6 +220,12 @@ def _workers(value: str) -> int:
     return int(value)
 
 
+def _rotation(value: str) -> str:
+    if value not in ("", "hourly", "daily") and not re.fullmatch(r"[1-9][0-9]{0,9}[kKmMgG]?", value):
+        raise ValueError("is not a size such as 10M, nor hourly or daily")
+    return value
+
+
 _URL, _KEYS, _WHO, _STORE, _STREAM, _LOG = (
     "Address",
     "Keys",
@@ -374,6 +380,15 @@ TABLE: tuple[Setting, ...] = (
         _STREAM,
     ),
     Setting(
+        "drain",
+        _seconds,
+        "10",
+        "SECONDS",
+        "Time over which the streams end when another hub takes over (SIGUSR2): the clients shall not come "
+        "back all at once.",
+        _STREAM,
+    ),
+    Setting(
         "dispatch_timeout",
         _seconds,
         "5",
@@ -413,11 +428,44 @@ TABLE: tuple[Setting, ...] = (
         "log_format", _one_of("text", "json"), "text", "text|json", "A line is text or a JSON object.", _LOG
     ),
     Setting("log_file", _text, "", "PATH", "Where the log goes. Unset: standard error.", _LOG),
+    Setting(
+        "access_log",
+        _text,
+        "",
+        "PATH",
+        "File for the lines of requests, whatever the level. Unset: they stand in the log, at level info.",
+        _LOG,
+    ),
+    Setting(
+        "log_rotate",
+        _rotation,
+        "",
+        "SIZE|hourly|daily",
+        "When these files are renamed to NAME.1 and so on: at a size such as 10M, or by time. Unset: never.",
+        _LOG,
+    ),
+    Setting("log_keep", _count, "7", "NUMBER", "How many renamed files stay.", _LOG),
 )
 
 CONFIG = Setting(
     "config", _text, "", "PATH", "TOML file with settings; its keys are the names in lower case.", _LOG
 )
+
+RELOADABLE = frozenset(
+    {
+        *("tls_cert", "tls_key", "publisher_jwt_key", "publisher_jwt_alg", "subscriber_jwt_key"),
+        *(
+            "subscriber_jwt_alg",
+            "issuer",
+            "jwks_file",
+            "jwks_uri",
+            "jwks_allow_private",
+            "trusted",
+            "log_level",
+        ),
+    }
+)
+"""Settings that a running hub takes over; the others count after a restart."""
 
 _KEY_SETS = ("jwks_file", "jwks_uri")
 _BY_NAME = {setting.name: setting for setting in TABLE}
@@ -454,6 +502,7 @@ class Settings:
     history_max_age: float
     heartbeat: float
     write_timeout: float
+    drain: float
     dispatch_timeout: float
     max_connections: int
     max_connections_per_address: int
@@ -462,6 +511,9 @@ class Settings:
     log_level: str
     log_format: str
     log_file: str
+    access_log: str
+    log_rotate: str
+    log_keep: int
     trusted: tuple[Issuer, ...]
 
     def issuers(self) -> tuple[Issuer, ...]:

@@ -53,6 +53,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "history_max_age": ("0.5", 0.5),
     "heartbeat": ("15", 15.0),
     "write_timeout": ("0", 0.0),
+    "drain": ("2.5", 2.5),
     "dispatch_timeout": ("2.5", 2.5),
     "max_connections": ("20000", 20000),
     "max_connections_per_address": ("100", 100),
@@ -61,6 +62,9 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "log_file": ("/var/log/mercure.log", "/var/log/mercure.log"),
+    "access_log": ("/var/log/access.log", "/var/log/access.log"),
+    "log_rotate": ("10M", "10M"),
+    "log_keep": ("3", 3),
 }
 ANOTHER: dict[str, str] = {
     "listen": ":1",

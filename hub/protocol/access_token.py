@@ -89,6 +89,15 @@ class TokenVerifier:
             if identifier == issuer.identifier and key not in issuer.keys(memo[1]):
                 del self._verified[memo]
 
+    def trust_only(self, issuers: Sequence[Issuer]) -> None:
+        """Trust these issuers from now on, and no other.
+
+        :param issuers: as for a new verifier.
+        """
+        self._issuers = {issuer.identifier: issuer for issuer in issuers}
+        self._first = issuers[0].identifier
+        self._verified.clear()
+
     def _validate(self, token: str, role: Role, resource: str, now: float) -> _Verified:
         if len(token) > _MAX_LENGTH:
             raise TokenInvalid(f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}")

@@ -71,7 +71,9 @@ class Listener:
         self._watcher.start(self._accept)
 
     def stop(self) -> None:
-        """Accept no more, and end the connections that are idle."""
+        """Accept no more, and end the connections that are idle; again, it does nothing."""
+        if self._listening.fileno() < 0:
+            return
         self._watcher.stop()
         self._watcher.close()
         self._accept()  # those who wait have sent their request: the kernel would reset them

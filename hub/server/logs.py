@@ -1,13 +1,16 @@
-"""The hub's log: text for people, JSON for collectors."""
+"""The hub's log: text for people, JSON for collectors; requests beside the rest or in a file of their own."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+from logging.handlers import WatchedFileHandler
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 _TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s [{number}] %(message)s"
+_ALL = "hub"
+_REQUESTS = "hub.access"
 
 
 class _JsonFormatter(logging.Formatter):
@@ -30,33 +33,57 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def configure(level: str, style: str, path: str) -> None:
+def configure(level: str, style: str, path: str, access_path: str = "") -> None:
     """Set up the logger ``hub`` and nothing else.
 
     :param level: lowest level that is written.
     :param style: ``text`` or ``json``.
     :param path: file to append to; empty for standard error.
-    :raises OSError: the file cannot be opened.
+    :param access_path: file for the lines of requests, written whatever the level; empty: with the rest.
+    :raises OSError: a file cannot be opened.
     """
-    handler: logging.Handler = (
-        logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
-        if path
-        else logging.StreamHandler(sys.stderr)
-    )
-    handler.setFormatter(_JsonFormatter() if style == "json" else logging.Formatter(_TEXT))
-    logger = logging.getLogger("hub")
-    for old in list(logger.handlers):
-        logger.removeHandler(old)
-        old.close()
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    logger.propagate = False
+    everything, requests = logging.getLogger(_ALL), logging.getLogger(_REQUESTS)
+    handler = _handler(path, style)
+    access_handler = _handler(access_path, style) if access_path else None
+    for logger in (everything, requests):
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+            old.close()
+    everything.addHandler(handler)
+    everything.setLevel(level.upper())
+    everything.propagate = False
+    requests.propagate = access_handler is None
+    requests.setLevel(logging.NOTSET if access_handler is None else logging.INFO)
+    if access_handler is not None:
+        requests.addHandler(access_handler)
 
 
 def name_worker(number: int) -> None:
     """Have each line tell which of several processes wrote it."""
-    for handler in logging.getLogger("hub").handlers:
+    for handler in _handlers():
         if isinstance(handler.formatter, _JsonFormatter):
             handler.formatter.worker = number
         else:
             handler.setFormatter(logging.Formatter(_TEXT_OF_WORKER.format(number=number)))
+
+
+def reopen() -> None:
+    """Open the files anew, where they have been renamed; each line does it too."""
+    for handler in _handlers():
+        if isinstance(handler, WatchedFileHandler):
+            handler.reopenIfNeeded()
+
+
+def _handlers() -> list[logging.Handler]:
+    return [*logging.getLogger(_ALL).handlers, *logging.getLogger(_REQUESTS).handlers]
+
+
+def _handler(path: str, style: str) -> logging.Handler:
+    handler: logging.Handler = (
+        # Looks before each line whether the file is still the one of that name.
+        WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        if path
+        else logging.StreamHandler(sys.stderr)
+    )
+    handler.setFormatter(_JsonFormatter() if style == "json" else logging.Formatter(_TEXT))
+    return handler

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import gevent
 from gevent.event import Event
@@ -25,19 +25,27 @@ from hub.fanout.engine import EngineLimits
 from hub.fanout.quota import ConnectionLimits, Quota
 from hub.protocol.access_token import TokenVerifier
 from hub.protocol.update import PublicationLimits
+from hub.server import logs
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.connection import Site
 from hub.server.fetch import Fetcher
+from hub.server.handover import Successor
 from hub.server.jwks import KeySources
-from hub.server.listener import Listener, bind
-from hub.settings import SettingError, Settings
-from hub.transport.doorbell import Doorbell
+from hub.server.listener import Listener
+from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
+from hub.server.rotation import Rotation, rotation_of
+from hub.server.sockets import listening_sockets, notify, url_of
+from hub.server.tls import renew, tls_context
+from hub.settings import RELOADABLE, SettingError, Settings
+from hub.transport.doorbell import Doorbell, bells
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the log and files
 _MANY_DESCRIPTORS = 1 << 20
+_START = 60.0  # seconds for another hub to start
+_PAUSE = 0.02
 _DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
 
 _log = logging.getLogger("hub.server")
@@ -68,16 +76,19 @@ class Process:
     """
 
     def __init__(self, settings: Settings, place: Place | None = None) -> None:
-        tls = _tls_context(settings)
-        self._scheme = "http" if tls is None else "https"
+        self._tls = tls_context(settings)
+        self._settings = settings
         self._stopping = Event()
-        self._listening = bind_all(settings, 1)[0] if place is None else place.listening
+        self._listening = listening_sockets(settings, 1)[0] if place is None else place.listening
         self._parent = None if place is None else place.parent
+        self._rotating: gevent.Greenlet | None = None
+        self._own_bells = bells(1) if place is None else []
+        doorbell = Doorbell(self._own_bells[0], ()) if place is None else place.doorbell
         transport: SqlTransport[Waiter | None] = SqlTransport(
             settings.transport_url,
             Retention(settings.history_size, settings.history_max_age),
             time.time,
-            None if place is None else place.doorbell,
+            doorbell,
         )
         self._broker = Broker(
             transport,
@@ -94,19 +105,19 @@ class Process:
             ),
             subscriptions=settings.subscriptions,
         )
-        verifier = TokenVerifier(settings.issuers(), settings.protocol)
-        self._key_sources = KeySources(settings.issuers(), Fetcher(), verifier.trust, time.monotonic)
+        self._verifier = TokenVerifier(settings.issuers(), settings.protocol)
+        self._key_sources = self._sources(settings)
         site = Site(
-            hub=_hub(settings, self._broker, verifier, self._key_sources),
+            hub=_hub(settings, self._broker, self._verifier, self._renew_keys),
             addressing=Addressing(
-                self._scheme,
+                "http" if self._tls is None else "https",
                 settings.public_url,
                 settings.allowed_urls,
                 settings.trusted_proxies,
             ),
             access_log=AccessLog(),
             max_body=settings.max_request_body_size,
-            tls=tls,
+            tls=self._tls,
             replay_timeout=settings.dispatch_timeout or 600.0,
         )
         self._listener = Listener(site, self._listening)
@@ -120,16 +131,22 @@ class Process:
     @property
     def url(self) -> str:
         """Scheme, address and port that the hub listens on."""
-        host, port = self.address
-        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        return url_of(self._listening, is_tls=self._tls is not None)
 
-    def run(self, announce: Callable[[str], None]) -> None:
-        """Serve until SIGTERM or SIGINT.
+    def run(self, announce: Callable[[str], None], reread: Callable[[], Settings]) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 has another hub take over.
 
         :param announce: called with the hub's URL once it accepts connections.
+        :param reread: the settings as they are now; raises ``SettingError``.
         """
         signals = (signal.SIGTERM, signal.SIGINT)
         watchers: list[object] = [gevent.signal_handler(number, self.stop) for number in signals]
+        watchers.append(gevent.signal_handler(signal.SIGHUP, self.reload, reread))
+        watchers.append(
+            gevent.signal_handler(
+                signal.SIGUSR2, self.give_way if self._parent is not None else self.hand_over
+            )
+        )
         if self._parent is not None:  # nobody would stop or replace this process any more
             orphaned = gevent.get_hub().loop.io(self._parent, 1)
             orphaned.start(self.stop)
@@ -140,7 +157,11 @@ class Process:
             self.wait()
         finally:
             self.close()
-            for number in signals:  # the process ends: one more signal changes nothing
+            for number in (
+                *signals,
+                signal.SIGHUP,
+                signal.SIGUSR2,
+            ):  # the process ends: one more signal changes nothing
                 signal.signal(number, signal.SIG_IGN)
             del watchers
 
@@ -149,6 +170,9 @@ class Process:
         self._broker.open()
         self._key_sources.start()
         self._listener.start()
+        rotation = rotation_of(self._settings, time.time()) if self._parent is None else None
+        if rotation is not None:  # among several processes it is the parent's business
+            self._rotating = gevent.spawn(_rotate, rotation)
 
     def wait(self) -> None:
         """Serve until ``stop`` is called."""
@@ -158,17 +182,114 @@ class Process:
         """Have ``wait`` return."""
         self._stopping.set()
 
+    def reload(self, reread: Callable[[], Settings]) -> None:
+        """Take over what can change while the hub runs: certificates, keys, files of the log.
+
+        Streams go on. What is wrong is logged, and what was before goes on.
+
+        :param reread: gives the settings as they are now.
+        """
+        logs.reopen()
+        try:
+            settings = reread()
+            if self._tls is not None and settings.tls_cert:
+                renew(self._tls, settings)
+        except SettingError as error:
+            _log.error("nothing was reloaded: %s", error)
+            return
+        self._verifier.trust_only(settings.issuers())
+        self._key_sources.close()
+        self._key_sources = self._sources(settings)
+        self._key_sources.start()
+        logging.getLogger("hub").setLevel(settings.log_level.upper())
+        restart = [
+            f"MERCURE_{one.name.upper()}"
+            for one in fields(Settings)
+            if one.name not in RELOADABLE and getattr(settings, one.name) != getattr(self._settings, one.name)
+        ]
+        _log.info("certificates, keys and log files were reloaded")
+        if restart:
+            _log.warning("%s changed and will count after a restart", ", ".join(restart))
+
+    def hand_over(self) -> None:
+        """Start another hub on this socket, and give way to it once it serves."""
+        if self._stopping.is_set():
+            return
+        _log.info("another hub is started to take over")
+        try:
+            successor = Successor([self._listening.fileno()])
+        except OSError as error:
+            _log.error("it cannot be started, so this one goes on: %s", error)
+            return
+        if not successor.is_ready(_wait_to_read):
+            _log.error("it did not start, so this one goes on; its own lines tell why")
+            return
+        notify(os.environ, f"MAINPID={successor.pid}")
+        self.give_way()
+
+    def give_way(self) -> None:
+        """Accept no more, end the streams one after the other, then stop.
+
+        Their clients come back to the other hub, with their cursors.
+        """
+        seconds = self._settings.drain
+        _log.info("another hub accepts connections; the streams here end within %g s", seconds)
+        self._listener.stop()
+        streams = list(self._broker.engine)
+        self._listener.drain(_DRAIN)
+        started = time.monotonic()
+        for number, subscriber in enumerate(streams):
+            due = started + seconds * number / len(streams)
+            if due - time.monotonic() > _PAUSE:
+                gevent.sleep(_PAUSE)
+            while time.monotonic() < due and not self._stopping.is_set():
+                gevent.sleep(_PAUSE)
+            self._broker.engine.end(subscriber, "another hub takes over")
+        self.stop()
+
+    def _renew_keys(self, issuer: str) -> bool:
+        return self._key_sources.renew(issuer)
+
+    def _sources(self, settings: Settings) -> KeySources:
+        return KeySources(settings.issuers(), Fetcher(), self._verifier.trust, time.monotonic)
+
     def close(self) -> None:
         """Accept no more, answer what has begun, end the streams, write what is queued."""
         _log.info("the hub stops")
+        if self._rotating is not None:
+            self._rotating.kill()
         self._listener.stop()
         self._key_sources.close()
         self._listener.drain(_DRAIN)
         self._broker.drain(_DRAIN)
         self._broker.close()
+        for bell in self._own_bells:
+            os.close(bell)
 
 
-def _hub(settings: Settings, broker: Broker, verifier: TokenVerifier, key_sources: KeySources) -> Hub:
+def _rotate(rotation: Rotation) -> None:
+    while True:
+        gevent.sleep(ROTATION_INTERVAL)
+        rotation.check(time.time())
+
+
+def _wait_to_read(descriptor: int) -> bool:
+    """Wait without keeping the others waiting."""
+    waiter = Waiter()
+    loop = gevent.get_hub().loop
+    watcher, timer = loop.io(descriptor, 1), loop.timer(_START)
+    try:
+        watcher.start(waiter.switch, True)
+        timer.start(waiter.switch, False)
+        return bool(waiter.get())
+    finally:
+        watcher.close()
+        timer.close()
+
+
+def _hub(
+    settings: Settings, broker: Broker, verifier: TokenVerifier, renew_keys: Callable[[str], bool]
+) -> Hub:
     return Hub(
         broker=broker,
         gatekeeper=Gatekeeper(
@@ -179,7 +300,7 @@ def _hub(settings: Settings, broker: Broker, verifier: TokenVerifier, key_source
             settings.anonymous,
             frozenset(settings.publish_origins),
             tuple(one.identifier for one in settings.issuers() if one.is_authorization_server),
-            key_sources.renew,
+            renew_keys,
         ),
         protocol=settings.protocol,
         subscriptions=settings.subscriptions,
@@ -187,49 +308,6 @@ def _hub(settings: Settings, broker: Broker, verifier: TokenVerifier, key_source
         lifetime=settings.write_timeout,
         limits=PublicationLimits(),
     )
-
-
-def bind_all(settings: Settings, count: int) -> list[socket.socket]:
-    """Listening sockets for a number of processes, on one port.
-
-    :raises SettingError: the address cannot be used.
-    """
-    host, port = settings.listen
-    try:
-        # The first one alone, or a second hub on this port would not be noticed.
-        first = bind(host, port)
-        if count == 1:
-            return [first]
-        port = first.getsockname()[1]
-        first.close()
-        return [bind(host, port, is_shared=True) for _ in range(count)]
-    except OSError as error:
-        remedy = (
-            "stop what uses it, or choose another port" if error.errno == 98 else "choose another address"
-        )
-        raise SettingError(
-            f"MERCURE_LISTEN: cannot listen on {host}:{port}: {error.strerror}; {remedy}"
-        ) from None
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.tls_cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    files = " and ".join(repr(path) for path in (settings.tls_cert, settings.tls_key) if path)
-    try:
-        # An empty passphrase: OpenSSL would ask for one on the terminal.
-        context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password="")
-    except ssl.SSLError:
-        raise SettingError(
-            f"MERCURE_TLS_CERT: {files} cannot be used: something in it is not PEM, certificate and key do "
-            "not belong together, or the key has a passphrase"
-        ) from None
-    except OSError as error:
-        raise SettingError(f"MERCURE_TLS_CERT: {files} cannot be read: {error.strerror}") from None
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _raise_descriptor_limit() -> int:
@@ -245,17 +323,18 @@ def _raise_descriptor_limit() -> int:
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
 
 
-def serve_alone(settings: Settings, announce: Callable[[str], None]) -> None:
+def serve_alone(settings: Settings, announce: Callable[[str], None], reread: Callable[[], Settings]) -> None:
     """Run a hub in this process until it is told to stop.
 
     :param announce: called with the hub's URL once it accepts connections.
+    :param reread: the settings as they are now.
     :raises SettingError: the hub cannot start.
     :raises StorageError: the log cannot be opened.
     """
     process = Process(settings)
     gc.freeze()  # what is loaded now stays: never look at it again
     settle()
-    process.run(announce)
+    process.run(announce, reread)
 
 
 def settle() -> None:

@@ -20,12 +20,16 @@ from dataclasses import dataclass
 from hub.fanout.census import Census
 from hub.protocol.errors import StorageError
 from hub.server import logs
-from hub.server.process import Place, Process, bind_all, serve_alone, settle
+from hub.server.handover import Successor
+from hub.server.process import Place, Process, serve_alone, settle
+from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
+from hub.server.rotation import rotation_of
+from hub.server.sockets import listening_sockets, notify, url_of
 from hub.settings import SettingError, Settings
 from hub.transport.doorbell import Doorbell, bells
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
-_WATCHED = (*_STOP, signal.SIGCHLD)
+_WATCHED = (*_STOP, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 _READY = b"ready"
 _START = 60.0  # seconds for a worker to start
 _END = 20.0  # seconds for the workers to stop, before they are killed
@@ -35,17 +39,18 @@ _LONGEST_PAUSE = 5.0
 _log = logging.getLogger("hub.server")
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+def serve(settings: Settings, announce: Callable[[str], None], reread: Callable[[], Settings]) -> None:
     """Run a hub, in as many processes as it shall have, until it is told to stop.
 
     :param announce: called with the hub's URL once it accepts connections.
+    :param reread: the settings as they are now; raises ``SettingError``.
     :raises SettingError: the hub cannot start.
     :raises StorageError: the log cannot be opened.
     """
     if settings.workers == 1:
-        serve_alone(settings, announce)
+        serve_alone(settings, announce, reread)
     else:
-        Workers(settings).run(announce)
+        Workers(settings, reread).run(announce)
 
 
 @dataclass
@@ -68,13 +73,15 @@ class Workers:
     """The parent of the processes that serve.
 
     :param settings: of the hub.
+    :param reread: the settings as they are now, for a worker that reloads.
     :raises SettingError: the address cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
         count = settings.workers
         self._settings = settings
-        self._listening = bind_all(settings, count)
+        self._reread = reread
+        self._listening = listening_sockets(settings, count)
         self._bells = bells(count)
         self._census = Census(count)
         self._life = os.pipe()  # its writing end is open as long as this process lives
@@ -92,27 +99,64 @@ class Workers:
         try:
             for worker in self._workers:  # one after the other: the first one makes the tables
                 self._start(worker)
-            scheme = "https" if self._settings.tls_cert else "http"
-            host, port = self._listening[0].getsockname()[:2]
-            announce(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+            announce(url_of(self._listening[0], is_tls=bool(self._settings.tls_cert)))
             self._watch()
         finally:
             self._stop()
-            for number in _STOP:  # the process ends: one more signal changes nothing
+            for number in _WATCHED[:-1]:  # the process ends: one more signal changes nothing
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _watch(self) -> None:
+        rotation = rotation_of(self._settings, time.time())
         while True:
-            due = [worker.due for worker in self._workers if not worker.pid]
-            timeout = min(due) - time.monotonic() if due else 3600.0
+            due = [worker.due - time.monotonic() for worker in self._workers if not worker.pid]
+            timeout = min([*due, 3600.0 if rotation is None else ROTATION_INTERVAL])
             received = signal.sigtimedwait(_WATCHED, max(timeout, 0.0))
-            if received is not None and received.si_signo in _STOP:
+            number = None if received is None else received.si_signo
+            if number in _STOP:
                 return
+            if number == signal.SIGHUP:
+                logs.reopen()
+                _signal(self._pids, signal.SIGHUP)
+            if number == signal.SIGUSR2 and self._hand_over():
+                return
+            if rotation is not None:
+                rotation.check(time.time())
             self._bury()
             for worker in self._workers:
                 if not worker.pid and time.monotonic() >= worker.due:
                     self._restart(worker)
+
+    @property
+    def _pids(self) -> list[int]:
+        return [worker.pid for worker in self._workers if worker.pid]
+
+    def _hand_over(self) -> bool:
+        """Start another hub on these sockets, and have the workers give way to it once it serves.
+
+        :returns: it serves.
+        """
+        _log.info("another hub is started to take over")
+        try:
+            successor = Successor([listening.fileno() for listening in self._listening])
+        except OSError as error:
+            _log.error("it cannot be started, so this one goes on: %s", error)
+            return False
+        if not successor.is_ready(lambda descriptor: bool(select.select([descriptor], [], [], _START)[0])):
+            _log.error("it did not start, so this one goes on; its own lines tell why")
+            return False
+        notify(os.environ, f"MAINPID={successor.pid}")
+        for listening in self._listening:
+            listening.close()
+        _signal(self._pids, signal.SIGUSR2)
+        deadline = time.monotonic() + self._settings.drain + _END
+        while self._pids and time.monotonic() < deadline:
+            signal.sigtimedwait([signal.SIGCHLD], 0.5)
+            for worker in self._workers:
+                if worker.pid and os.waitpid(worker.pid, os.WNOHANG)[0]:
+                    worker.pid = 0
+        return True
 
     def _bury(self) -> None:
         """Take note of the workers that ended."""
@@ -191,7 +235,7 @@ class Workers:
             try:
                 process = Process(self._settings, place)
                 settle()
-                process.run(lambda _: _tell(tells, _READY))
+                process.run(lambda _: _tell(tells, _READY), self._reread)
             except (SettingError, StorageError) as error:
                 kind = SettingError if isinstance(error, SettingError) else StorageError
                 _tell(tells, f"{kind.__name__}:{error}".encode())
@@ -207,7 +251,7 @@ class Workers:
         """Stop the workers, and kill those that do not."""
         for listening in self._listening:
             listening.close()
-        left = [worker.pid for worker in self._workers if worker.pid]
+        left = self._pids
         _signal(left, signal.SIGTERM)
         deadline = time.monotonic() + _END
         while left:

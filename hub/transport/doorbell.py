@@ -26,6 +26,11 @@ class Doorbell:
         self._poll = select.poll()
         self._poll.register(own, select.POLLIN)
 
+    @property
+    def others(self) -> int:
+        """How many it wakes."""
+        return len(self._others)
+
     def ring(self) -> None:
         """Wake the others."""
         for fd in self._others:

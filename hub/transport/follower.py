@@ -25,6 +25,7 @@ GRACE = 30.0
 """Seconds for which an update stays in the log for the others, however small the history."""
 
 _LOOK = 1.0  # seconds after which the log is looked at though no bell rang
+_LOOK_BLIND = 0.05  # the same when somebody writes who does not ring: the hub that this one takes over from
 _PAUSE = 0.02
 _MOST = 500  # updates that are read at once
 _MOST_LARGE = 20  # the same when updates are large: they are all in memory
@@ -40,6 +41,7 @@ class Follower(Generic[Ticket]):
     :param doorbell: tells that others have written.
     :param hand_over: takes a commit, from any thread.
     :param is_crowded: whether so much was handed over that more has to wait.
+    :param companions: how many other processes are at work on the log.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Follower(Generic[Ticket]):
         doorbell: Doorbell,
         hand_over: Callable[[Commit[Ticket]], None],
         is_crowded: Callable[[], bool],
+        companions: Callable[[], int],
     ) -> None:
         self._engine = engine
         self._doorbell = doorbell
         self._hand_over = hand_over
         self._is_crowded = is_crowded
+        self._companions = companions
         self._thread = threading.Thread(target=self._follow, name="mercure-log-follower", daemon=True)
         self._is_closing = False
         self._lock = threading.Lock()
@@ -112,7 +116,8 @@ class Follower(Generic[Ticket]):
 
     def _follow(self) -> None:
         while True:
-            self._doorbell.wait(_LOOK)
+            is_blind = self._companions() > self._doorbell.others
+            self._doorbell.wait(_LOOK_BLIND if is_blind else _LOOK)
             more = True
             while more and not self._is_closing:
                 if self._is_crowded():

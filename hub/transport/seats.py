@@ -15,6 +15,7 @@ from collections.abc import Iterator
 _TURN = 0  # the octet of the file whose lock is the turn to write
 _SEATS = 1  # the octet of the first seat
 _MOST = 1024
+_GAP = 16  # free seats after which there is nobody any more
 
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
 # which any close() of the file would let go.
@@ -45,12 +46,19 @@ class Seats:
 
     def is_taken(self, seat: int) -> bool:
         """Whether a process that lives has a seat."""
-        if seat == self.own:
-            return True
-        if not self._lock(_SEATS + seat):
-            return True
-        self._unlock(_SEATS + seat)
-        return False
+        return seat == self.own or self._is_locked(_SEATS + seat)
+
+    def others(self) -> int:
+        """How many other processes that live have a seat."""
+        count = free = seat = 0
+        while free < _GAP:  # seats are taken from the first one on
+            if seat != self.own and self._is_locked(_SEATS + seat):
+                count += 1
+                free = 0
+            else:
+                free += 1
+            seat += 1
+        return count
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -66,6 +74,11 @@ class Seats:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = self.own = -1
+
+    def _is_locked(self, octet: int) -> bool:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0)
+        kind: int = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))[0]
+        return kind != fcntl.F_UNLCK
 
     def _lock(self, octet: int) -> bool:
         try:

@@ -54,7 +54,7 @@ class SqlTransport(Generic[Ticket]):
     :param url: SQLAlchemy URL, for example ``sqlite:////var/lib/mercure/mercure.db``.
     :param kept: how much history to keep.
     :param clock: returns seconds since the epoch.
-    :param doorbell: shared with the other processes on this log; ``None`` when there are none.
+    :param doorbell: rings when another process on this log has written; ``None`` when there is no other.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class SqlTransport(Generic[Ticket]):
         self._writer = threading.Thread(target=self._write, name="mercure-log", daemon=True)
         self._follower: Follower[Ticket] | None = None
         if doorbell is not None:
-            self._follower = Follower(self._engine, doorbell, self._hand_over, self._is_crowded)
+            self._follower = Follower(
+                self._engine, doorbell, self._hand_over, self._is_crowded, self._companions
+            )
         self._trimmed_at = 0.0
         self._failure: StorageError | None = None
 
@@ -317,6 +319,9 @@ class SqlTransport(Generic[Ticket]):
         """Whether the caller has more to do than it should have: what others wrote can wait."""
         return self._backlog() > _MAX_BACKLOG or len(self._committed) > _MAX_COMMITS
 
+    def _companions(self) -> int:
+        return 0 if self._seats is None else self._seats.others()
+
     def _turn(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._seats is None else self._seats.turn()
 
@@ -331,7 +336,7 @@ class SqlTransport(Generic[Ticket]):
         now = self._clock()
         if not self._retention.is_bounded or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
             return
-        grace = 0.0 if self._follower is None else GRACE
+        grace = GRACE if self._companions() else 0.0
         try:
             with self._turn(), _writing(connection):
                 discarded = retention.discard(connection, self._retention, now, grace)

@@ -115,3 +115,16 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_a_descriptor_is_not_inherited(tmp_path: Path) -> None:
     with closing(Seats(str(tmp_path / "lock"))) as seats:
         assert not os.get_inheritable(seats._fd)
+
+
+def test_the_others_are_counted(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    several = [Seats(path) for _ in range(20)]
+    for seats in several:
+        seats.take()
+    assert [seats.others() for seats in several] == [19] * 20
+    for seats in several[3:9]:
+        seats.close()
+    assert several[0].others() == several[19].others() == 13
+    for seats in several:
+        seats.close()

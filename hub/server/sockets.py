@@ -1,0 +1,105 @@
+"""Where the listening sockets come from: made here, given by systemd, or taken over from the hub before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from collections.abc import Mapping, MutableMapping
+
+from hub.server.listener import bind
+from hub.settings import SettingError, Settings
+
+HANDED_OVER = "MERCURE_HUB_SOCKETS"
+"""Environment variable with the descriptors that a hub gives to the one that takes its place."""
+
+_FIRST_OF_SYSTEMD = 3
+
+
+def listening_sockets(
+    settings: Settings, count: int, environment: MutableMapping[str, str] | None = None
+) -> list[socket.socket]:
+    """One listening socket for each process.
+
+    :param count: how many are needed.
+    :param environment: may name sockets that are open already; those names are taken out of it.
+    :raises SettingError: the address cannot be used.
+    """
+    given = _given(os.environ if environment is None else environment)
+    if not given:
+        return _bound(settings, count)
+    try:
+        for one in given:
+            one.setblocking(False)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in listener.bind
+        if len(given) < count and given[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            host, port = given[0].getsockname()[:2]
+            given += [bind(host, port, is_shared=True) for _ in range(count - len(given))]
+    except OSError as error:
+        raise SettingError(
+            f"MERCURE_LISTEN: the socket that was handed over cannot be used: {error.strerror}; it has to be "
+            "a listening TCP socket"
+        ) from None
+    while len(given) < count:  # one socket of systemd's for all: whoever is quicker accepts
+        given.append(given[0].dup())
+    for surplus in given[count:]:
+        surplus.close()
+    return given[:count]
+
+
+def _given(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    numbers = [int(one) for one in environment.pop(HANDED_OVER, "").split(",") if one]
+    if numbers:
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a parent of workers keeps some blocked
+    else:
+        numbers = _of_systemd(environment)
+    return [socket.socket(fileno=number) for number in numbers]
+
+
+def _of_systemd(environment: MutableMapping[str, str]) -> list[int]:
+    """Descriptors of socket activation (sd_listen_fds)."""
+    taken = {name: environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
+    if taken["LISTEN_PID"] != str(os.getpid()) or not taken["LISTEN_FDS"].isdigit():
+        return []
+    return list(range(_FIRST_OF_SYSTEMD, _FIRST_OF_SYSTEMD + int(taken["LISTEN_FDS"])))
+
+
+def _bound(settings: Settings, count: int) -> list[socket.socket]:
+    host, port = settings.listen
+    try:
+        # The first one alone, or a second hub on this port would not be noticed.
+        first = bind(host, port)
+        if count == 1:
+            return [first]
+        port = first.getsockname()[1]
+        first.close()
+        return [bind(host, port, is_shared=True) for _ in range(count)]
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        remedy = "stop what uses it, or choose another port" if is_taken else "choose another address"
+        raise SettingError(
+            f"MERCURE_LISTEN: cannot listen on {host}:{port}: {error.strerror}; {remedy}"
+        ) from None
+
+
+def url_of(listening: socket.socket, *, is_tls: bool) -> str:
+    """Scheme, address and port of a listening socket."""
+    host, port = listening.getsockname()[:2]
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def notify(environment: Mapping[str, str], *words: str) -> None:
+    """Tell the service manager something, if there is one that wants to know (sd_notify).
+
+    :param words: assignments such as ``READY=1``.
+    """
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.sendall("\n".join(words).encode())
+        except OSError:
+            return  # the manager is gone, and with it whoever could be told

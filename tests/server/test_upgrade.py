@@ -1,0 +1,151 @@
+"""What a running hub takes over without a restart, and a hub that takes over from another one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.hub.running import HUB_PATH, RunningHub
+from tests.server.test_workers import Workers, many, until, workers
+
+
+def other_key(hub: RunningHub, secret: str) -> RunningHub:
+    """The same hub for somebody with another secret."""
+    return RunningHub(hub.port, secret=secret)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_keys_are_reloaded_and_streams_go_on(folder: Path, count: int) -> None:
+    key = folder / "key"
+    key.write_text("the first secret, long enough for HS256", encoding="utf-8")
+    with workers(folder, count, MERCURE_PUBLISHER_JWT_KEY=f"@{key}") as hub:
+        first = other_key(hub, "the first secret, long enough for HS256")
+        second = other_key(hub, "the second secret, long enough for HS256")
+        stream = first.subscribe({"match": "t"})
+        assert first.publish({"topic": "t", "data": "one"}).status == 200
+        assert second.publish({"topic": "t"}).status == 401
+        key.write_text(second.secret, encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "were reloaded", count)
+        assert first.publish({"topic": "t"}).status == 401
+        assert second.publish({"topic": "t", "data": "two"}).status == 200
+        assert stream.take(2) == ["one", "two"]
+        first.close()
+
+
+def wait_for_lines(hub: Workers, words: str, count: int) -> None:
+    deadline = time.monotonic() + 20
+    while hub.log.read_text(encoding="utf-8").count(words) < count:
+        assert time.monotonic() < deadline, hub.log.read_text(encoding="utf-8")
+        time.sleep(0.02)
+
+
+def test_a_key_that_cannot_be_used_changes_nothing(folder: Path) -> None:
+    key = folder / "key"
+    key.write_text("a secret that is long enough for HS256", encoding="utf-8")
+    with workers(folder, 1, MERCURE_PUBLISHER_JWT_KEY=f"@{key}") as hub:
+        own = other_key(hub, key.read_text(encoding="utf-8"))
+        key.write_text("short", encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "nothing was reloaded: MERCURE_PUBLISHER_JWT_KEY", 1)
+        assert own.publish({"topic": "t"}).status == 200
+        assert "short" not in hub.log.read_text(encoding="utf-8").split("reloaded:")[1].split("\n")[0][60:]
+
+
+def test_what_needs_a_restart_is_named(folder: Path) -> None:
+    config = folder / "hub.toml"
+    config.write_text('heartbeat = 30\nlog_level = "info"\n', encoding="utf-8")
+    with workers(folder, 1, MERCURE_CONFIG=str(config)) as hub:
+        config.write_text('heartbeat = 20\nlog_level = "warning"\n', encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "MERCURE_HEARTBEAT changed and will count after a restart", 1)
+        hub.send("t")
+        assert '"POST' not in hub.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_another_hub_takes_over_and_nobody_notices(folder: Path, count: int) -> None:
+    with workers(folder, count, MERCURE_DRAIN="1", MERCURE_SUBSCRIPTIONS="1") as hub:
+        old = hub.child.pid
+        last = hub.send("t", "before")
+        streams = many(hub)
+        stop = threading.Event()
+        sent: list[str] = []
+        statuses: list[int] = []
+
+        def publish() -> None:
+            number = 0
+            while not stop.is_set():
+                statuses.append(hub.publish({"topic": "t", "data": str(number)}).status)
+                sent.append(str(number))
+                number += 1
+
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        try:
+            hub.child.send_signal(signal.SIGUSR2)
+            assert hub.child.wait(30) == 0
+        finally:
+            stop.set()
+            publisher.join()
+        successor = pid_of_listener(hub.port)
+        try:
+            assert successor != old
+            hub.send("t", "the end")
+            assert set(statuses) == {200}
+            for stream in streams:
+                received = list(until(stream, "the end"))
+                cursor = stream.reply.headers.get("last seen", last)
+                again = hub.subscribe({"match": "t", "last_event_id": cursor})
+                received += until(again, "the end")
+                assert [one for one in received if one != "the end"] == sent
+            # Who has gone is listed no more, and those who came are, once the log knows of them.
+            api = HUB_PATH + "/subscriptions/exact/t"
+            listed: list[object] = []
+            while len(listed) != len(streams):
+                listed = hub.get(path=api, token=hub.token()).json()["subscriptions"]
+                assert len(listed) <= len(streams)
+        finally:
+            os.kill(successor, signal.SIGTERM)
+            wait_for_lines(hub, "the hub stops", count + (count if count > 1 else 1))
+
+
+def pid_of_listener(port: int) -> int:
+    """The oldest process that listens on a port."""
+    needle = f":{port:04X} 00000000:0000 0A"
+    inodes = {
+        line.split()[9]
+        for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()
+        if needle in line
+    }
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            links = {str(one.readlink()) for one in (entry / "fd").iterdir()}
+        except OSError:
+            continue
+        if links & {f"socket:[{inode}]" for inode in inodes}:
+            found.append(int(entry.name))
+    return min(found)
+
+
+def test_a_successor_that_cannot_start_changes_nothing(folder: Path) -> None:
+    config = folder / "hub.toml"
+    config.write_text("heartbeat = 30\n", encoding="utf-8")
+    with workers(folder, 1, MERCURE_CONFIG=str(config)) as hub:
+        streams = many(hub, count=3)
+        config.write_text("heart = 30\n", encoding="utf-8")
+        hub.child.send_signal(signal.SIGUSR2)
+        wait_for_lines(hub, "it did not start, so this one goes on", 1)
+        hub.send("t", "still here")
+        assert [stream.take(1) for stream in streams] == [["still here"]] * 3
+        assert hub.child.stderr is not None
+        os.set_blocking(hub.child.stderr.fileno(), False)
+        assert "there is no such setting" in hub.child.stderr.read()
