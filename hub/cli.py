@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from hub import __version__
@@ -73,8 +74,15 @@ def _serve(words: Sequence[str]) -> int:
     try:
         logs.configure(settings.log_level, settings.log_format, settings.log_file, settings.access_log)
     except OSError as error:
-        name = "MERCURE_ACCESS_LOG" if error.filename == settings.access_log else "MERCURE_LOG_FILE"
-        return _refuse(f"{name}: {error.filename!r} cannot be opened: {error.strerror}")
+        is_access_log = bool(settings.access_log) and error.filename == str(
+            Path(settings.access_log).absolute()
+        )
+        name, path = (
+            ("MERCURE_ACCESS_LOG", settings.access_log)
+            if is_access_log
+            else ("MERCURE_LOG_FILE", settings.log_file)
+        )
+        return _refuse(f"{name}: {path!r} cannot be opened: {error.strerror}")
     log = logging.getLogger("hub.server")
 
     def announce(address: str) -> None:
