@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -133,17 +133,24 @@ class Broker:
 
         :raises StorageError: it could not be stored, and nobody gets it.
         """
+        self.publish_all((update,))
+
+    def publish_all(self, updates: Sequence[Update]) -> None:
+        """Store updates in one transaction and have them sent in order; returns once they are durable.
+
+        :raises StorageError: they could not be stored, and nobody gets any of them.
+        """
         self._has_room.wait()
         waiter = Waiter()
-        self._append(update, waiter)
+        self._append(updates, waiter)
         outcome: Outcome = waiter.get()
         if outcome is not None:
             raise outcome
 
-    def _append(self, update: Update, waiter: Waiter | None) -> None:
+    def _append(self, updates: Sequence[Update], waiter: Waiter | None) -> None:
         self._unanswered += 1
         self._idle.clear()
-        self._transport.append(update, waiter)
+        self._transport.append_all(updates, waiter)
 
     def _collect(self) -> None:
         for commit in self._transport.collect():
@@ -275,7 +282,7 @@ class Broker:
         if not self._announces:
             return
         for subscription in _subscriptions(subscriber):
-            self._append(subscription.event(subscriber.identity, active=active), None)
+            self._append((subscription.event(subscriber.identity, active=active),), None)
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:

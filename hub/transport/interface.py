@@ -41,7 +41,7 @@ class Commit(Generic[Ticket]):
     """The outcome of one transaction.
 
     :param entries: what is durable now; empty when the transaction failed.
-    :param tickets: what the callers of ``append`` gave, one for each update, in order.
+    :param tickets: what the callers of ``append`` and ``append_all`` gave, one for each call, in order.
     :param error: why the transaction failed.
     """
 
@@ -62,6 +62,9 @@ class Transport(Protocol[Ticket]):
 
     def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update; the commit that holds it comes back through ``collect``."""
+
+    def append_all(self, updates: Sequence[Update], ticket: Ticket) -> None:
+        """Queue updates that become durable together, one after the other, or not at all."""
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call, in order."""

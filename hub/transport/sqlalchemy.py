@@ -73,7 +73,7 @@ class SqlTransport(Generic[Ticket]):
         if self._url.get_backend_name() == "sqlite":
             sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
-        self._waiting: queue.SimpleQueue[tuple[Update, Ticket] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[Sequence[Update], Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
         self._writer = threading.Thread(target=self._write, name="mercure-log", daemon=True)
@@ -100,7 +100,11 @@ class SqlTransport(Generic[Ticket]):
 
     def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update for the writer."""
-        self._waiting.put((update, ticket))
+        self._waiting.put(((update,), ticket))
+
+    def append_all(self, updates: Sequence[Update], ticket: Ticket) -> None:
+        """Queue updates for one transaction of the writer."""
+        self._waiting.put((updates, ticket))
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call."""
@@ -222,25 +226,26 @@ class SqlTransport(Generic[Ticket]):
         if connection is not None:
             connection.close()
 
-    def _next_batch(self) -> tuple[list[tuple[Update, Ticket]], bool]:
+    def _next_batch(self) -> tuple[list[tuple[Sequence[Update], Ticket]], bool]:
         """Whatever waits, up to a limit; and whether there will be more."""
-        batch: list[tuple[Update, Ticket]] = []
-        characters = 0
+        batch: list[tuple[Sequence[Update], Ticket]] = []
+        count = characters = 0
         try:
             waiting = self._waiting.get(timeout=_TRIM_INTERVAL if self._retention.is_bounded else None)
             while waiting is not None:
                 batch.append(waiting)
-                characters += len(waiting[0].data)
-                if len(batch) >= _MAX_BATCH or characters >= _MAX_BATCH_CHARACTERS:
+                count += len(waiting[0])
+                characters += sum(len(update.data) for update in waiting[0])
+                if count >= _MAX_BATCH or characters >= _MAX_BATCH_CHARACTERS:
                     return batch, True
                 waiting = self._waiting.get_nowait()
         except queue.Empty:
             return batch, True
         return batch, False
 
-    def _commit(self, appender: Appender, batch: Sequence[tuple[Update, Ticket]]) -> None:
+    def _commit(self, appender: Appender, batch: Sequence[tuple[Sequence[Update], Ticket]]) -> None:
         try:
-            entries = appender.append([update for update, _ in batch], self._clock())
+            entries = appender.append([update for updates, _ in batch for update in updates], self._clock())
         except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
             return
@@ -248,7 +253,7 @@ class SqlTransport(Generic[Ticket]):
         self._committed.append(Commit(entries, [ticket for _, ticket in batch]))
         self._wake()
 
-    def _fail(self, batch: Sequence[tuple[Update, Ticket]], error: Exception) -> None:
+    def _fail(self, batch: Sequence[tuple[Sequence[Update], Ticket]], error: Exception) -> None:
         self._failure = self._error("written", error)
         _log.error("%s", self._failure)
         if batch:
