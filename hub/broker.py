@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -110,9 +110,8 @@ class Broker:
         """Tell of the end of subscriptions whose process was killed: it could not."""
         for record in self._transport.adopt():
             subscription, identity = restored(record)
-            self._append(
-                subscription.event(identity, active=False), None, Presence(subscription.path(identity), None)
-            )
+            end = subscription.event(identity, active=False)
+            self._append((end,), None, Presence(subscription.path(identity), None))
 
     def close(self) -> None:
         """End all streams, write what is queued, close the log."""
@@ -146,17 +145,26 @@ class Broker:
 
         :raises StorageError: it could not be stored, and nobody gets it.
         """
+        self.publish_all((update,))
+
+    def publish_all(self, updates: Sequence[Update]) -> None:
+        """Store updates in one transaction and have them sent in order; returns once they are durable.
+
+        :raises StorageError: they could not be stored, and nobody gets any of them.
+        """
         self._has_room.wait()
         waiter = Waiter()
-        self._append(update, waiter)
+        self._append(updates, waiter)
         outcome: Outcome = waiter.get()
         if outcome is not None:
             raise outcome
 
-    def _append(self, update: Update, waiter: Waiter | None, presence: Presence | None = None) -> None:
+    def _append(
+        self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None = None
+    ) -> None:
         self._unanswered += 1
         self._idle.clear()
-        self._transport.append(update, waiter, presence)
+        self._transport.append_all(updates, waiter, presence)
 
     def _collect(self) -> None:
         for commit in self._transport.collect():
@@ -299,7 +307,7 @@ class Broker:
         for subscription in _subscriptions(subscriber):
             record = subscription.record(identity) if active else None
             presence = Presence(subscription.path(identity), record)
-            self._append(subscription.event(identity, active=active), None, presence)
+            self._append((subscription.event(identity, active=active),), None, presence)
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:

@@ -12,6 +12,7 @@ from hub.protocol.access_token import Protocol, Role, TokenVerifier
 from hub.protocol.credentials import Credential
 from hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing
 from hub.protocol.grant import ANONYMOUS, Grant
+from hub.protocol.sections import Section
 
 _log = logging.getLogger("hub.authorization")
 
@@ -89,5 +90,8 @@ class Gatekeeper:
                 raise
             grant = self.verifier.verify(token, role, resource, self.clock())
         if credential.source == "query" and not grant.is_old:
-            raise TokenInvalid("a token of protocol 1.0 came in the URL; send it in a header or a cookie")
+            raise TokenInvalid(
+                "a token of protocol 1.0 came in the URL; send it in a header or a cookie",
+                Section.TOKEN_IN_URL,
+            )
         return grant

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from hub.endpoints.batch import is_batch, publish_batch
 from hub.endpoints.health import PATH as HEALTH
 from hub.endpoints.health import health
 from hub.endpoints.hub import Hub
@@ -12,7 +13,7 @@ from hub.endpoints.publish import publish
 from hub.endpoints.request import Request
 from hub.endpoints.subscribe import Stream, subscribe
 from hub.endpoints.subscriptions import subscriptions
-from hub.protocol import origins
+from hub.protocol import batch, origins
 from hub.protocol.answer import Answer, Headers
 from hub.protocol.errors import MethodNotAllowed, NotFound
 from hub.protocol.identity import WELL_KNOWN
@@ -69,9 +70,11 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
         case "GET" | "HEAD" | "QUERY":
             return subscribe(hub, request)
         case "POST":
-            return publish(hub, request)
+            return publish_batch(hub, request) if is_batch(request) else publish(hub, request)
         case "OPTIONS":
-            return _preflight(hub, request)
+            described = _preflight(hub, request)
+            described.headers.append(("Accept-Post", batch.ACCEPT_POST))
+            return described
         case _:
             raise MethodNotAllowed("Subscribe with GET or QUERY, publish with POST.", _METHODS)
 
@@ -83,9 +86,11 @@ def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:
 
 def _preflight(hub: Hub, request: Request) -> Answer:
     wants_private = request.header("access-control-request-private-network") == "true"
-    headers = origins.preflight_headers(
-        request.header("origin"), hub.cors_origins, private_network=wants_private
-    )
+    origin = request.header("origin")
+    headers = origins.preflight_headers(origin, hub.cors_origins, private_network=wants_private)
+    # Each answer gets these; twice they would be worth nothing (Fetch, CORS check).
+    added = origins.cors_headers(origin, hub.cors_origins)
+    headers = [one for one in headers if one not in added]
     return Answer(204, b"", [("Allow", _METHODS), *headers])
 
 

@@ -25,9 +25,13 @@
 
 from __future__ import annotations
 
+from hub.protocol.sections import Section
+
 
 class MercureError(Exception):
     """Root of everything that this package raises on purpose."""
+
+    section = Section.DEFECT
 
 
 class InvalidRequest(MercureError):
@@ -39,6 +43,7 @@ class InvalidRequest(MercureError):
 
     status = 400
     title = "Bad Request"
+    section = Section.BAD_REQUEST
 
     def __init__(self, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
@@ -51,6 +56,7 @@ class NotFound(InvalidRequest):
 
     status = 404
     title = "Not Found"
+    section = Section.NOT_FOUND
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -61,6 +67,7 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     title = "Method Not Allowed"
+    section = Section.METHOD
 
     def __init__(self, detail: str, allow: str) -> None:
         super().__init__(detail)
@@ -72,6 +79,7 @@ class RequestTimeout(InvalidRequest):
 
     status = 408
     title = "Request Timeout"
+    section = Section.REQUEST_TIMEOUT
 
 
 class ContentTooLarge(InvalidRequest):
@@ -79,6 +87,7 @@ class ContentTooLarge(InvalidRequest):
 
     status = 413
     title = "Content Too Large"
+    section = Section.TOO_LARGE
 
 
 class UnsupportedMedia(InvalidRequest):
@@ -86,6 +95,7 @@ class UnsupportedMedia(InvalidRequest):
 
     status = 415
     title = "Unsupported Media Type"
+    section = Section.MEDIA_TYPE
 
 
 class Misdirected(InvalidRequest):
@@ -93,6 +103,7 @@ class Misdirected(InvalidRequest):
 
     status = 421
     title = "Misdirected Request"
+    section = Section.MISDIRECTED
 
 
 class TooManyRequests(InvalidRequest):
@@ -103,6 +114,7 @@ class TooManyRequests(InvalidRequest):
 
     status = 429
     title = "Too Many Requests"
+    section = Section.TOO_MANY
 
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail)
@@ -114,6 +126,7 @@ class HeaderTooLarge(InvalidRequest):
 
     status = 431
     title = "Request Header Fields Too Large"
+    section = Section.HEADER_TOO_LARGE
 
 
 class AuthorizationError(MercureError):
@@ -121,18 +134,23 @@ class AuthorizationError(MercureError):
 
     :param cause: the precise reason, for the hub's log. It never holds the token or a key. Only
         ``InsufficientScope`` and ``CrossSite`` show it to the client (spec, Error Responses).
+    :param explained: section on this cause, for the log; the client is told the one of the class.
     """
 
     status = 401
     code: str | None = None
+    section = Section.TOKEN_REFUSED
 
-    def __init__(self, cause: str) -> None:
+    def __init__(self, cause: str, explained: Section | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
+        self.explained = explained or self.section
 
 
 class TokenMissing(AuthorizationError):
     """No access token was presented and the operation requires one."""
+
+    section = Section.TOKEN_MISSING
 
 
 class TokenInvalid(AuthorizationError):
@@ -147,8 +165,8 @@ class KeyUnknown(TokenInvalid):
     :param issuer: the identifier of that issuer.
     """
 
-    def __init__(self, cause: str, issuer: str) -> None:
-        super().__init__(cause)
+    def __init__(self, cause: str, issuer: str, explained: Section | None = None) -> None:
+        super().__init__(cause, explained)
         self.issuer = issuer
 
 
@@ -157,6 +175,7 @@ class TokenMalformed(AuthorizationError):
 
     status = 400
     code = "invalid_request"
+    section = Section.TOKEN_MALFORMED
 
 
 class InsufficientScope(AuthorizationError):
@@ -164,6 +183,7 @@ class InsufficientScope(AuthorizationError):
 
     status = 403
     code = "insufficient_scope"
+    section = Section.SCOPE
 
 
 class CrossSite(AuthorizationError):
@@ -171,6 +191,7 @@ class CrossSite(AuthorizationError):
 
     status = 403
     code = "insufficient_scope"
+    section = Section.CROSS_SITE
 
 
 class StorageError(MercureError):
@@ -178,6 +199,8 @@ class StorageError(MercureError):
 
     :param detail: what failed, in words that name the database but no credentials.
     """
+
+    section = Section.STORAGE
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -44,10 +44,14 @@ class PublicationLimits:
 
     :param topics: number of ``topic`` fields.
     :param topic_length: characters of a topic, an id or a type.
+    :param updates: number of updates in one batch.
+    :param batch_topics: number of topics in one batch, of all its updates together.
     """
 
     topics: int = 100
     topic_length: int = 2048
+    updates: int = 1000
+    batch_topics: int = 5000
 
 
 def new_id() -> str:

@@ -21,6 +21,7 @@ from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
 from hub.protocol.event_stream import HEARTBEAT
 from hub.protocol.identity import Identity
+from hub.protocol.sections import reference
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.channel import Channel, Timeout
@@ -229,7 +230,8 @@ class Connection:
         octets = encode_answer(answer.for_error(error), [], time.time(), keep_alive=False, head_only=False)
         with contextlib.suppress(OSError, Timeout):
             self._channel.send(octets, _SEND)
-        self._site.access_log.write_refused(self._peer, error.status, error.detail)
+        reason = f"{error.detail} See {reference(error.section)}"
+        self._site.access_log.write_refused(self._peer, error.status, reason)
         self._drain()
 
     def _drain(self) -> None:
@@ -254,6 +256,7 @@ def _origin_form(target: str, headers: dict[str, str]) -> str:
 
 def _note(error: MercureError, peer: str, method: str) -> None:
     if isinstance(error, AuthorizationError):
-        _log.info("%s from %s refused with %d: %s", method, peer, error.status, error.cause)
+        where = reference(error.explained)
+        _log.info("%s from %s refused with %d: %s, see %s", method, peer, error.status, error.cause, where)
     elif isinstance(error, StorageError):
-        _log.error("%s from %s failed: %s", method, peer, error.detail)
+        _log.error("%s from %s failed: %s, see %s", method, peer, error.detail, reference(error.section))

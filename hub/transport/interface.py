@@ -42,7 +42,7 @@ class Commit(Generic[Ticket]):
 
     :param entries: what is durable now; empty when the transaction failed, and when its updates come with a
         later commit, in their order among those of other processes.
-    :param tickets: what the callers of ``append`` gave, one for each update, in order.
+    :param tickets: what the callers of ``append`` and ``append_all`` gave, one for each call, in order.
     :param error: why the transaction failed.
     """
 
@@ -76,8 +76,14 @@ class Transport(Protocol[Ticket]):
         :raises StorageError: the log cannot be opened.
         """
 
-    def append(self, update: Update, ticket: Ticket, presence: Presence | None = None) -> None:
+    def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update; the commit that answers it comes back through ``collect``."""
+
+    def append_all(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
+        """Queue updates that become durable together, one after the other, or not at all.
+
+        :param presence: becomes durable with them.
+        """
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call, in order, those of other processes on this log among them."""

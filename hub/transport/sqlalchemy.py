@@ -34,7 +34,7 @@ from hub.transport.retention import Retention
 from hub.transport.seats import Seats
 
 Ticket = TypeVar("Ticket")
-_Waiting = tuple[Update, Ticket, Presence | None]
+_Waiting = tuple[Sequence[Update], Ticket, Presence | None]
 
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
@@ -112,9 +112,13 @@ class SqlTransport(Generic[Ticket]):
             self._follower.start(newest[0])
         return newest
 
-    def append(self, update: Update, ticket: Ticket, presence: Presence | None = None) -> None:
+    def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update for the writer."""
-        self._waiting.put((update, ticket, presence))
+        self._waiting.put(((update,), ticket, None))
+
+    def append_all(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
+        """Queue updates for one transaction of the writer."""
+        self._waiting.put((updates, ticket, presence))
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call."""
@@ -277,14 +281,15 @@ class SqlTransport(Generic[Ticket]):
 
         :returns: whether there will be more.
         """
-        characters = len(batch[0][0].data)
+        count, characters = len(batch[0][0]), _characters(batch[0][0])
         try:
-            while len(batch) < _MAX_BATCH and characters < _MAX_BATCH_CHARACTERS:
+            while count < _MAX_BATCH and characters < _MAX_BATCH_CHARACTERS:
                 waiting = self._waiting.get_nowait()
                 if waiting is None:
                     return False
                 batch.append(waiting)
-                characters += len(waiting[0].data)
+                count += len(waiting[0])
+                characters += _characters(waiting[0])
         except queue.Empty:
             pass
         return True
@@ -296,7 +301,7 @@ class SqlTransport(Generic[Ticket]):
                 more = self._fill(batch)  # now, for more has come while another process wrote
                 changes = [change for _, _, change in batch if change is not None]
                 entries = appender.append(
-                    [update for update, _, _ in batch],
+                    [update for updates, _, _ in batch for update in updates],
                     self._clock(),
                     (lambda cursor: present.write(cursor, changes)) if changes else None,
                 )
@@ -377,6 +382,10 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _characters(updates: Sequence[Update]) -> int:
+    return sum(len(update.data) for update in updates)
 
 
 def _reason(error: Exception) -> str:

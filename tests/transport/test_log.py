@@ -359,3 +359,17 @@ def test_nothing_is_logged_when_all_is_well(log: Log, caplog: pytest.LogCaptureF
     caplog.set_level(logging.DEBUG, "hub")
     log.append(update())
     assert caplog.records == []
+
+
+def test_updates_that_are_appended_together_share_their_fate(log: Log) -> None:
+    log.transport.append_all([update(data="1"), update(data="2")], 7)
+    (commit,) = log.wait(1)
+    assert commit.tickets == [7]
+    assert [entry.update.data for entry in commit.entries] == ["1", "2"]
+    with broken(log.path):
+        log.transport.append_all([update(data="3"), update(data="4")], 8)
+        (failed,) = log.wait(1)
+    assert (failed.tickets, failed.entries) == ([8], ())
+    assert failed.error is not None
+    log.append(update(data="5"))
+    assert [entry.update.data for entry in log.everything()] == ["1", "2", "5"]

@@ -186,11 +186,11 @@ def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCap
 
 def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
-        first.transport.append(update(id="came"), 0, Presence("key", "record"))
+        first.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
         second.until(lambda: second.ids == ["came"])
         assert second.transport.others() == ["record"]
         assert first.transport.others() == []
-        first.transport.append(update(id="went"), 1, Presence("key", None))
+        first.transport.append_all((update(id="went"),), 1, Presence("key", None))
         second.until(lambda: second.ids == ["came", "went"])
         assert second.transport.others() == []
 
@@ -198,9 +198,11 @@ def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path)
 def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
         for number in range(50):
-            first.transport.append(update(id="came"), number, Presence(str(number), f"record {number}"))
-            first.transport.append(update(id="went"), number, Presence(str(number), None))
-        first.transport.append(update(id="stays"), 50, Presence("stays", "stays"))
+            first.transport.append_all(
+                (update(id="came"),), number, Presence(str(number), f"record {number}")
+            )
+            first.transport.append_all((update(id="went"),), number, Presence(str(number), None))
+        first.transport.append_all((update(id="stays"),), 50, Presence("stays", "stays"))
         second.until(lambda: len(second.entries) == 101)
         assert second.transport.others() == ["stays"]
 
@@ -208,8 +210,8 @@ def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
 def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 3) as (dies, first, second):
-        dies.transport.append(update(id="a"), 0, Presence("of the dead", "dead"))
-        first.transport.append(update(id="b"), 0, Presence("of the living", "living"))
+        dies.transport.append_all((update(id="a"),), 0, Presence("of the dead", "dead"))
+        first.transport.append_all((update(id="b"),), 0, Presence("of the living", "living"))
         second.until(lambda: len(second.entries) == 2)
         assert second.transport.adopt() == []
         dies.close()
@@ -220,7 +222,7 @@ def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> Non
 def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 1) as (crashes,):
-        crashes.transport.append(update(id="a"), 0, Presence("key", "record"))
+        crashes.transport.append_all((update(id="a"),), 0, Presence("key", "record"))
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 2) as (first, second):
         assert [first.transport.adopt(), second.transport.adopt()] == [["record"], []]
