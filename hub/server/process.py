@@ -19,6 +19,7 @@ from gevent.hub import Waiter
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
 from hub.endpoints.hub import Hub
+from hub.fanout import compression
 from hub.fanout.engine import EngineLimits
 from hub.fanout.quota import ConnectionLimits, Quota
 from hub.protocol.access_token import TokenVerifier
@@ -56,7 +57,9 @@ class Process:
         )
         self._broker = Broker(
             transport,
-            EngineLimits(settings.heartbeat, settings.dispatch_timeout),
+            EngineLimits(
+                settings.heartbeat, settings.dispatch_timeout, compress_from=_compress_from(settings)
+            ),
             time.monotonic,
             Quota(
                 ConnectionLimits(
@@ -155,7 +158,20 @@ def _hub(settings: Settings, broker: Broker, verifier: TokenVerifier, key_source
         cors_origins=frozenset(settings.cors_origins),
         lifetime=settings.write_timeout,
         limits=PublicationLimits(),
+        compression=broker.compresses,
     )
+
+
+def _compress_from(settings: Settings) -> int | None:
+    if settings.compression == "off":
+        return None
+    if not compression.is_available():
+        _log.warning(
+            "MERCURE_COMPRESSION=%s has no effect, for backports.zstd is missing: pip install backports.zstd",
+            settings.compression,
+        )
+        return None
+    return settings.compression_min_size
 
 
 def _bind(settings: Settings) -> socket.socket:
