@@ -32,7 +32,7 @@ _SLICE = 512  # writes between two pauses: some 4 ms
 _LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
 _ROUND = 20_000  # deliveries that are prepared before the first of them is written
 _PAUSE = 4_000  # estimated microseconds of work between two pauses, beside the writes
-_EVALUATION, _DECISION, _PREPARATION = 2, 3, 4  # what a pattern, a token, an update takes
+_EVALUATION, _DECISION, _PREPARATION = 5, 8, 4  # what a pattern, a token, an update takes
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _TLS_RECORDS = 64 << 10
 
@@ -92,6 +92,7 @@ class Engine:
         self._stalled: dict[Subscriber, None] = {}
         self._held: dict[Subscriber, None] = {}
         self._in_form = [0 for _ in FORMS]
+        self._forms: list[int] = []
         self._compressor = None if limits.compress_from is None else Compressor(limits.compress_from)
         self._spent = 0
 
@@ -124,11 +125,17 @@ class Engine:
 
     def _enter(self, subscriber: Subscriber) -> None:
         self._index.add(subscriber)
-        self._in_form[subscriber.form] += 1
+        self._count(subscriber.form, 1)
 
     def _leave(self, subscriber: Subscriber) -> None:
         self._index.remove(subscriber)
-        self._in_form[subscriber.form] -= 1
+        self._count(subscriber.form, -1)
+
+    def _count(self, form: int, change: int) -> None:
+        before = self._in_form[form]
+        self._in_form[form] = before + change
+        if not before or not before + change:
+            self._forms = [form for form in FORMS if self._in_form[form]]
 
     def start(self, subscriber: Subscriber) -> None:
         """Take over a subscriber's descriptor and send it every update from now on."""
@@ -186,15 +193,22 @@ class Engine:
             while position < len(entries) and deliveries < _ROUND:
                 start, position = position, _end_of_run(entries, position)
                 update = entries[start].update
-                for evaluated in self._index.evaluate(update.topics):
-                    if self._is_time_to_pause(evaluated * _EVALUATION):
-                        yield
+                if self._index.has_patterns:
+                    for evaluated in self._index.evaluate(update.topics):
+                        if self._is_time_to_pause(evaluated * _EVALUATION):
+                            yield
                 receivers = self._index.matching(update.topics)
                 self.dispatched = entries[position - 1].sequence  # who comes from now on reads it in the log
-                if update.private and receivers:
+                if update.private and len(receivers) == 1:  # often, and not worth a generator
+                    receivers = receivers if _may_read(receivers[0], update) else []
+                elif update.private and receivers:
                     receivers = yield from self._allowed(receivers, update.topics)
                 if receivers:
-                    prepared += yield from self._in_forms(entries[start:position], receivers)
+                    events = [entry.update.encode() for entry in entries[start:position]]
+                    frames = b""
+                    if self._compressor is not None and any(one.form & ZSTD for one in receivers):
+                        frames = yield from self._compress(self._compressor, events)
+                    prepared += self._in_forms(_join(events), frames, receivers)
                     deliveries += len(receivers)
                 if self._is_time_to_pause(_PREPARATION):
                     yield
@@ -230,33 +244,24 @@ class Engine:
                 allowed.append(subscriber)
         return allowed
 
-    def _in_forms(
-        self, entries: Sequence[Logged], receivers: list[Subscriber]
-    ) -> Generator[None, None, list[tuple[bytes, list[Subscriber]]]]:
-        """Updates as their receivers want them: mostly, all want the same."""
-        in_use = [form for form in FORMS if self._in_form[form]]
-        if len(receivers) == 1:
-            in_use = [receivers[0].form]
-        events = [entry.update.encode() for entry in entries]
-        octets = events[0] if len(events) == 1 else b"".join(events)
-        if len(in_use) == 1 and not in_use[0] & ZSTD:
-            return [(in_form(in_use[0], octets, b""), receivers)]
-        groups = {form: [one for one in receivers if one.form == form] for form in in_use}
-        frames = b""
-        if any(form & ZSTD and group for form, group in groups.items()):
-            frames = yield from self._compress(events)
-        return [(in_form(form, octets, frames), group) for form, group in groups.items() if group]
-
-    def _compress(self, events: Iterable[bytes]) -> Generator[None, None, bytes]:
+    def _compress(self, compressor: Compressor, events: Iterable[bytes]) -> Generator[None, None, bytes]:
         """Each event in frames of its own."""
         frames: list[bytes] = []
-        if self._compressor is not None:
-            for event in events:
-                for frame in self._compressor.frames(event):
-                    frames.append(frame)
-                    if self._is_time_to_pause(estimate(event)):
-                        yield
-        return b"".join(frames)
+        for event in events:
+            for frame in compressor.frames(event):
+                frames.append(frame)
+                if self._is_time_to_pause(estimate(event)):
+                    yield
+        return _join(frames)
+
+    def _in_forms(
+        self, octets: bytes, frames: bytes, receivers: list[Subscriber]
+    ) -> list[tuple[bytes, list[Subscriber]]]:
+        """Updates as their receivers want them; mostly, all want the same."""
+        if len(self._forms) == 1:
+            return [(in_form(self._forms[0], octets, frames), receivers)]
+        groups = ((form, [one for one in receivers if one.form == form]) for form in self._forms)
+        return [(in_form(form, octets, frames), group) for form, group in groups if group]
 
     def _write_same(self, octets: bytes, receivers: Sequence[Subscriber]) -> Iterator[None]:
         """The hot loop. One test sorts out all that is not a plain socket with nothing waiting."""
@@ -434,6 +439,14 @@ def _end_of_run(entries: Sequence[Logged], start: int) -> int:
             break
         end += 1
     return end
+
+
+def _may_read(subscriber: Subscriber, update: Update) -> bool:
+    return subscriber.grant.subscribe.covers_any(update.topics)
+
+
+def _join(parts: Sequence[bytes]) -> bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _write(subscriber: Subscriber, pending: list[bytes]) -> int:

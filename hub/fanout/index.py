@@ -66,13 +66,16 @@ class Index:
                         self._patterns.remove(matcher)
                         self._forget()
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self._patterns)
+
     def evaluate(self, topics: Sequence[str]) -> Iterator[int]:
         """Try patterns ahead of ``matching``, which then does not have to.
 
         :returns: an iterator to exhaust, best at once; each step is the number of patterns that were tried.
         """
-        if not self._patterns:
-            return
         for topic in topics:
             if topic in self._remembered:
                 continue

@@ -106,9 +106,9 @@ def content(reader: Reader) -> bytes:
     return b"".join(parts)
 
 
-def everybody(bench: Bench, **options: bool) -> list[Reader]:
+def everybody(bench: Bench, *, start: bool = True) -> list[Reader]:
     """Several subscribers of each form."""
-    return [bench.connect(exact("a"), exact("b"), form=form, **options) for form in [*FORMS] * 3]
+    return [bench.connect(exact("a"), exact("b"), form=form, start=start) for form in [*FORMS] * 3]
 
 
 @pytest.mark.parametrize("topics", ["a", "aa", "abab"], ids=["one", "same receivers", "different receivers"])

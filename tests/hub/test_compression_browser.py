@@ -49,7 +49,7 @@ def test_each_event_comes_as_it_is_sent_and_once(
 ) -> None:
     page = Page(chromium(1)[0])
     expected: list[list[str]] = []
-    settings = {"anonymous": 1, "compression": "zstd"}
+    settings: dict[str, Any] = {"anonymous": 1, "compression": "zstd"}
     with running_hub(folder, **settings) as hub:
         page.driver.get(f"http://127.0.0.1:{hub.port}/healthz")
         assert page.run(_CODING) == "zstd"

@@ -23,7 +23,7 @@ ASKED = [
     "zstd, *;q=0",
     "identity;q=0, zstd",
 ]
-NOT_ASKED = [
+NOT_ASKED: list[str | None] = [
     None,
     "",
     "gzip, deflate, br",
@@ -43,7 +43,7 @@ NOT_ASKED = [
     "z std",
     ";q=1",
 ]
-MALFORMED = [
+MALFORMED: list[str | None] = [
     "zstd;q=",
     "zstd;q=2",
     "zstd;q=1.001",
