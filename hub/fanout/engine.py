@@ -193,10 +193,9 @@ class Engine:
             while position < len(entries) and deliveries < _ROUND:
                 start, position = position, _end_of_run(entries, position)
                 update = entries[start].update
-                if self._index.has_patterns:
-                    for evaluated in self._index.evaluate(update.topics):
-                        if self._is_time_to_pause(evaluated * _EVALUATION):
-                            yield
+                for evaluated in self._index.evaluate(update.topics) if self._index.has_patterns else ():
+                    if self._is_time_to_pause(evaluated * _EVALUATION):
+                        yield
                 receivers = self._index.matching(update.topics)
                 self.dispatched = entries[position - 1].sequence  # who comes from now on reads it in the log
                 if update.private and len(receivers) == 1:  # often, and not worth a generator
