@@ -29,6 +29,8 @@ _INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 _SLICE = 512  # writes between two pauses: some 4 ms
+_SLICE_OCTETS = 8 << 20  # octets between two pauses: the same
+_EVENTS = 128  # of sockets, that are handled at once
 _LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
 _ROUND = 20_000  # deliveries that are prepared before the first of them is written
 _PAUSE = 4_000  # estimated microseconds of work between two pauses, beside the writes
@@ -266,10 +268,11 @@ class Engine:
         """The hot loop. One test sorts out all that is not a plain socket with nothing waiting."""
         size = len(octets)
         write = os.write
-        for start in range(0, len(receivers), _SLICE):
+        step = min(_SLICE, _SLICE_OCTETS // size + 1)
+        for start in range(0, len(receivers), step):
             if start:
                 yield
-            for subscriber in receivers[start : start + _SLICE]:
+            for subscriber in receivers[start : start + step]:
                 if subscriber.pending is not None:
                     self._append(subscriber, octets)
                     continue
@@ -296,12 +299,16 @@ class Engine:
                 else:
                     subscriber.pending, subscriber.pending_size = [octets], size
                     ready.append(subscriber)
-        for start in range(0, len(ready), _SLICE):
-            if start:
+        now = self._clock()
+        writes = size = 0
+        for subscriber in ready:
+            if writes == _SLICE or size > _SLICE_OCTETS:
                 yield
-            now = self._clock()
-            for subscriber in ready[start : start + _SLICE]:
-                self._flush(subscriber, now)
+                now = self._clock()
+                writes = size = 0
+            writes += 1
+            size += subscriber.pending_size
+            self._flush(subscriber, now)
 
     def _append(self, subscriber: Subscriber, octets: bytes) -> None:
         """Queue octets for a subscriber that has something waiting, or speaks TLS."""
@@ -381,7 +388,7 @@ class Engine:
     def poll(self) -> None:
         """Handle what the kernel reports: clients that left, sockets that are writable again."""
         now = self._clock()
-        for fd, events in self._epoll.poll(0):
+        for fd, events in self._epoll.poll(0, _EVENTS):
             subscriber = self._by_fd.get(fd)
             if subscriber is None:
                 continue

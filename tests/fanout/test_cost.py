@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import select
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -31,11 +32,11 @@ def scopes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("make", [pattern, template])
 def test_of_many_patterns_only_those_are_tried_that_can_match(
-    make: type[Matcher], evaluations: Counter[str]
+    make: Callable[[str], Matcher], evaluations: Counter[str]
 ) -> None:
     variable = ":id" if make is pattern else "{id}"
     index = Index()
-    listeners = [subscriber(make(f"{SITE}/rooms/{n % 100}/{variable}")) for n in range(1000)]  # type: ignore[call-arg]
+    listeners = [subscriber(make(f"{SITE}/rooms/{n % 100}/{variable}")) for n in range(1000)]
     for listener in listeners:
         index.add(listener)
     for number in range(100):
@@ -120,6 +121,30 @@ def test_many_small_updates_for_many_different_readers_pause(bench: Bench) -> No
     entries = [bench.update(f"{n % 10}") for n in range(3000)]
     assert bench.dispatch(*entries) > 3
     assert sum(len(reader.ids()) for reader in readers) == 3000
+
+
+@pytest.mark.parametrize("topics", ["a", "ab"], ids=["same receivers", "different receivers"])
+def test_large_updates_pause_after_fewer_writes(bench: Bench, topics: str) -> None:
+    for _ in range(100):
+        bench.connect(exact("a"), exact("b"))
+    entries = [bench.update(topic, data="x" * (1 << 20)) for topic in topics]
+    assert bench.dispatch(*entries) >= 100 / 9
+    assert bench.dispatch(*[bench.update(topic) for topic in topics]) == 1
+
+
+def test_many_events_of_sockets_are_handled_some_at_a_time(bench: Bench) -> None:
+    readers = [bench.connect(exact("a")) for _ in range(300)]
+    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+        bench.engine.poll()
+    for reader in readers:
+        reader.close()
+    counts = []
+    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+        before = len(bench.gone)
+        bench.engine.poll()
+        counts.append(len(bench.gone) - before)
+    assert sum(counts) == 300
+    assert max(counts) <= 128
 
 
 class TestChangesInAPause:

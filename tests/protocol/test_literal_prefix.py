@@ -73,19 +73,21 @@ def test_above_a_topic() -> None:
 
 
 _HOSTS = [
-    "https://example.com", "http://example.com", "https://EXAMPLE.com:443", "https://example.com:8443", "", "urn:",
-    "file://", "https://[::1]", "data:", "foo://Bar", "https://u:p@example.com", "//example.com", "https:",
-    "https://ex\N{LATIN SMALL LETTER A WITH DIAERESIS}mple.com", "https://x.example.com",
+    "https://example.com", "http://example.com", "https://EXAMPLE.com:443", "https://example.com:8443", "",
+    "urn:", "file://", "https://[::1]", "data:", "foo://Bar", "https://u:p@example.com", "//example.com",
+    "https:", "https://ex\N{LATIN SMALL LETTER A WITH DIAERESIS}mple.com", "https://x.example.com",
 ]  # fmt: skip
 _PATTERN_HOSTS = [
     *_HOSTS, "*://example.com", "https://*.example.com", "http{s}?://example.com", "https://:host", "data\\:",
     "https://[\\:\\:1]",
 ]  # fmt: skip
 _SEGMENTS = [
-    "a", "b", "foo", "7", "%41", "\N{LATIN SMALL LETTER A WITH DIAERESIS}", "a b", "..", ".", "", "c:d", ":x", "\\",
+    "a", "b", "foo", "7", "%41", "\N{LATIN SMALL LETTER A WITH DIAERESIS}", "a b", "..", ".", "",
+    "c:d", ":x", "\\",
 ]  # fmt: skip
 _PATTERN_SEGMENTS = [
-    *_SEGMENTS, ":id", "*", "{x}", "{/y}?", ":id?", "(\\d+)", "\\:x", ":n*", "a-:k", "{b}?", "*?", ":id(\\d+)+",
+    *_SEGMENTS, ":id", "*", "{x}", "{/y}?", ":id?", "(\\d+)", "\\:x", ":n*", "a-:k",
+    "{b}?", "*?", ":id(\\d+)+",
 ]  # fmt: skip
 _TEMPLATE_SEGMENTS = ["{id}", "{+p}", "{/a,b}", "{?q}", "a{x}", "{a}{b}", "foo", "", "{;z}", "{#f}", "{.d}"]
 
