@@ -113,24 +113,24 @@ def _patterns(choose: random.Random, count: int) -> list[Matcher]:
     return list(found)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_candidates_hold_all_that_match(seed: int) -> None:
     choose = random.Random(seed)
-    patterns = _patterns(choose, 300)
+    patterns = _patterns(choose, 200)
     table: PatternTable[int] = PatternTable()
     for number, matcher in enumerate(patterns):
         table.add(matcher, number)
     assert len(table) == len(patterns)
     assert [table.get(matcher) for matcher in patterns] == list(range(len(patterns)))
     matching = tried = 0
-    for _ in range(300):
+    for _ in range(200):
         topic = _some(choose, _HOSTS, _SEGMENTS) if choose.random() < 0.9 else choose.choice(patterns).value
         candidates = [matcher for matcher, _ in table.candidates(topic)]
         expected = {matcher for matcher in patterns if matcher.matches(topic)}
         assert expected <= set(candidates), topic
         assert len(set(candidates)) == len(candidates)
         matching, tried = matching + len(expected), tried + len(candidates)
-    assert 100 < matching < tried < 300 * len(patterns) / 2
+    assert 50 < matching < tried < 200 * len(patterns) / 2
     for matcher in patterns:
         table.remove(matcher)
         assert table.get(matcher) is None
