@@ -2,7 +2,9 @@
 # make test    all tests
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
-# make bench   what docs/performance.md measures (Linux, a C compiler)
+# make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
+# make bench-quick     the same, smaller, in two minutes
+# make bench-publish   put the last make bench into docs/performance.md
 #
 # Each of them makes its own virtual environment first. PYTHON chooses the interpreter.
 
@@ -11,7 +13,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -30,7 +32,14 @@ docs: $(VENV)/hub.done
 
 bench: $(VENV)/hub.done
 	$(MAKE) -C bench
-	$(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python -m bench.run $(BENCH)
+
+bench-quick: $(VENV)/hub.done
+	$(MAKE) -C bench
+	$(BIN)/python -m bench.run --quick $(BENCH)
+
+bench-publish: $(VENV)/hub.done
+	$(BIN)/python -m bench.publish build/bench/results.json
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
