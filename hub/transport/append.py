@@ -17,6 +17,7 @@ from hub.transport import schema
 from hub.transport.interface import Entry
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_ROWS = (64, 16, 4, 1)  # of one statement of SQLite
 
 
 class Appender:
@@ -104,12 +105,31 @@ class _Statement:
         self._order = None if order is None else [self._names.index(name) for name in order]
         if self._order == list(range(len(self._names))):
             self._order = []
+        self._by_rows: dict[int, str] = {}
+        if engine.dialect.name == "sqlite" and self._order == [] and compiled.isinsert:
+            row = f", ({', '.join('?' * len(self._names))})"
+            self._by_rows = {rows: self._sql + row * (rows - 1) for rows in _ROWS}
 
     def run(self, cursor: Any, row: tuple[object, ...]) -> None:
         cursor.execute(self._sql, self._arranged(row))
 
     def run_many(self, cursor: Any, rows: Sequence[tuple[object, ...]]) -> None:
+        if self._by_rows:
+            self._run_in_blocks(cursor, rows)
+            return
         cursor.executemany(self._sql, rows if self._order == [] else [self._arranged(row) for row in rows])
+
+    def _run_in_blocks(self, cursor: Any, rows: Sequence[tuple[object, ...]]) -> None:
+        """Insert many rows with few statements.
+
+        SQLite's driver lets go of the interpreter for each step of a statement; with the event loop busy,
+        getting it back takes longer than to insert the row.
+        """
+        start = 0
+        for size, sql in self._by_rows.items():
+            while len(rows) - start >= size:
+                cursor.execute(sql, [value for row in rows[start : start + size] for value in row])
+                start += size
 
     def _arranged(self, row: tuple[object, ...]) -> object:
         if self._order is None:
