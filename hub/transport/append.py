@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,7 +74,7 @@ class Appender:
                 (
                     entry.sequence,
                     entry.update.id,
-                    _encode(entry.update.topics),
+                    _topics(entry.update.topics),
                     entry.update.data.encode(),
                     entry.update.private,
                     entry.update.type,
@@ -92,6 +93,15 @@ class Appender:
             ],
         )
         return entries
+
+
+def _topics(topics: tuple[str, ...]) -> str:
+    return _single(topics) if len(topics) == 1 else _encode(topics)
+
+
+@lru_cache(maxsize=1024)  # most updates have one topic, and a topic has many updates
+def _single(topics: tuple[str]) -> str:
+    return _encode(topics)
 
 
 class _Statement:

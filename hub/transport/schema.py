@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
@@ -45,6 +46,7 @@ topic = Table(
 )
 
 
+@lru_cache(maxsize=4096)
 def topic_hash(value: str) -> int:
     """A stable hash of a topic as a signed 64-bit integer."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
