@@ -27,10 +27,11 @@ class Channel:
     :param fd: descriptor of a socket that is connected and non-blocking.
     """
 
-    __slots__ = ("_fd", "_tls")
+    __slots__ = ("_fd", "_has_sent", "_tls")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._has_sent = False
         self._tls: ssl.SSLSocket | None = None
 
     def handshake(self, context: ssl.SSLContext, timeout: float) -> None:
@@ -60,6 +61,11 @@ class Channel:
         :raises Timeout: nothing arrived.
         :raises OSError: the connection is broken.
         """
+        if self._has_sent and self._tls is None:
+            # It is the other side's turn. And when a commit answers a hundred publishers, each has its
+            # answer before the next request of the first is read: that wakes them once, not a hundred times.
+            self._has_sent = False
+            self._wait(_READ, timeout)
         while True:
             try:
                 return os.read(self._fd, _SIZE) if self._tls is None else self._tls.recv(_SIZE)
@@ -75,6 +81,7 @@ class Channel:
         :raises Timeout: it took nothing.
         :raises OSError: the connection is broken.
         """
+        self._has_sent = True
         rest: bytes | memoryview = octets
         while rest:
             try:
