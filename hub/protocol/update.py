@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 from dataclasses import dataclass
 
 from hub.protocol import event_stream
@@ -53,7 +53,7 @@ class PublicationLimits:
 def new_id() -> str:
     """A fresh id: opaque and random, so that it tells nothing of other updates (spec, Reconciliation)."""
     # UUIDv4 (RFC 9562 section 5.4). An object of uuid.UUID takes five times as long to make and to print.
-    digits = os.urandom(16).hex()
+    digits = secrets.token_hex(16)
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"urn:uuid:{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
