@@ -86,6 +86,7 @@ class Broker:
         self._idle.set()
         self._unanswered = 0
         self._is_dispatching = False
+        self._accepted: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._greenlets: list[gevent.Greenlet] = []
         self._watchers: list[object] = []
 
@@ -118,6 +119,7 @@ class Broker:
         for subscriber in self.engine:
             self.engine.end(subscriber, "the hub stops")
         gevent.killall(self._greenlets)
+        self._hand_over()
         self._transport.close()
         for watcher in self._watchers:
             watcher.stop()  # type: ignore[attr-defined]
@@ -169,7 +171,19 @@ class Broker:
     ) -> None:
         self._unanswered += 1
         self._idle.clear()
-        self._transport.append_all(updates, waiter, presence)
+        if not self._accepted:
+            gevent.get_hub().loop.run_callback(self._hand_over)
+        self._accepted.append((updates, waiter, presence))
+
+    def _hand_over(self) -> None:
+        """Give the log what this turn of the event loop brought.
+
+        All at once: given one by one, the log's thread would begin a transaction for the first of a
+        hundred, and then fight for the interpreter with the loop that reads the others.
+        """
+        accepted, self._accepted = self._accepted, []
+        for updates, waiter, presence in accepted:
+            self._transport.append_all(updates, waiter, presence)
 
     def _collect(self) -> None:
         for commit in self._transport.collect():

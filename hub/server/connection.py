@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -60,13 +59,13 @@ class Connection:
     """Serves one connection; ``run`` is the body of a greenlet.
 
     :param site: see there.
-    :param sock: accepted and non-blocking.
+    :param fd: descriptor of an accepted, non-blocking socket.
     :param peer: the address at the other end.
     """
 
-    def __init__(self, site: Site, sock: socket.socket, peer: str) -> None:
+    def __init__(self, site: Site, fd: int, peer: str) -> None:
         self._site = site
-        self._channel = Channel(sock)
+        self._channel = Channel(fd)
         self._peer = peer
         self._reader = RequestReader(site.max_body)
         self._has_begun = False

@@ -185,6 +185,20 @@ def test_two_hubs_on_one_file_share_the_sequence(open_log: Opener) -> None:
         assert [entry for entry in logs[0].everything() if entry.update.id == str(id(log))] == own
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 63, 64, 65, 149])
+def test_a_batch_of_any_size_keeps_its_order_and_its_topics(open_log: Opener, count: int) -> None:
+    """A statement takes up to 64 rows; what is left over goes into smaller ones."""
+    log = open_log()
+    batch = [update(f"a{number}", "all", id=str(number)) for number in range(count)]
+    entries = log.append(*batch)
+    assert [entry.update for entry in log.everything()] == batch
+    assert [entry.sequence for entry in entries] == list(range(1, count + 1))
+    for number in (0, count // 2, count - 1):
+        found = log.transport.read(0, count, [f"a{number}"], 1000).entries
+        assert [entry.update.id for entry in found] == [str(number)]
+    assert len(log.transport.read(0, count, ["all"], 1000).entries) == count
+
+
 def test_close_commits_what_is_queued(open_log: Opener) -> None:
     log = open_log()
     for ticket in range(2500):
