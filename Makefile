@@ -1,5 +1,6 @@
 # make demo    the chat, with the hub and the app, on one printed address
 # make test    all tests
+# make test-apache   a part of them: Apache, nginx and Caddy with the shipped files, supervisord, Chromium
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
 # make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
@@ -13,7 +14,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs bench bench-quick bench-publish clean
+.PHONY: demo test test-apache check docs bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -22,6 +23,10 @@ test: $(VENV)/test.done
 	@sh tests/browser.sh
 	$(BIN)/python -m pytest $(PYTEST)
 
+test-apache: $(VENV)/test.done
+	@sh tests/browser.sh
+	$(BIN)/python -m pytest tests/deployment $(PYTEST)
+
 check: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,6 +34,7 @@ check: $(VENV)/test.done
 
 docs: $(VENV)/hub.done
 	$(BIN)/python -m hub settings > docs/settings.md
+	$(BIN)/python -m hub install --docs docs
 
 bench: $(VENV)/hub.done
 	$(MAKE) -C bench

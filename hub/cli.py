@@ -20,6 +20,8 @@ _EPILOG = """commands:
   mercure-hub             run the hub
   mercure-hub keys        print a fresh secret, or with --rsa, --ec, --ed25519 a key pair
   mercure-hub settings    print the reference of all settings as Markdown
+  mercure-hub install     print a unit, a proxy's configuration or a Dockerfile, filled in for this machine
+  mercure-hub convert     print our settings for the Caddyfile or the environment of another hub
 """
 
 
@@ -35,8 +37,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["settings"]:
         sys.stdout.write(reference())
         return 0
+    if words[:1] == ["install"]:
+        from hub.installation import command as installation  # noqa: PLC0415
+
+        return installation.run(_Parser("mercure-hub install"), words[1:], os.environ)
+    if words[:1] == ["convert"]:
+        from hub.migration import command as migration  # noqa: PLC0415
+
+        return migration.run(_Parser("mercure-hub convert"), words[1:])
     if words and words[0] != "run" and not words[0].startswith("-"):
-        return _refuse("there is no such command; there are keys and settings")
+        return _refuse("there is no such command; there are keys, settings, install and convert")
     return _serve(words[1:] if words[:1] == ["run"] else words)
 
 
