@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import threading
 from collections.abc import Iterator
 
 _TURN = 0  # the octet of the file whose lock is the turn to write
@@ -31,6 +32,7 @@ class Seats:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._own_turn = threading.Lock()  # the file's lock does not part the threads of a process
         self.own = -1
 
     def take(self) -> int:
@@ -62,12 +64,13 @@ class Seats:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until no other process writes, and keep the others waiting meanwhile."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
-        try:
-            yield
-        finally:
-            self._unlock(_TURN)
+        """Wait until nobody else writes, and keep the others waiting meanwhile."""
+        with self._own_turn:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
+            try:
+                yield
+            finally:
+                self._unlock(_TURN)
 
     def close(self) -> None:
         """Let go of everything."""

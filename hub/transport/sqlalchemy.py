@@ -96,16 +96,19 @@ class SqlTransport(Generic[Ticket]):
         """Create what is missing in the database, take a seat and start the writer."""
         self._wake, self._backlog = wake, backlog
         try:
-            with self._engine.connect() as connection, _writing(connection):
-                schema.metadata.create_all(connection)
-                if connection.scalar(sa.select(schema.position.c.id)) is None:
-                    connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
-            seats = Seats(f"{self._url.database}-lock")
-            seats.take()
+            with self._engine.connect() as connection:
+                self._seats = Seats(f"{self._url.database}-lock")
+                # In turn: while others write without a pause, the database's own lock is never seen free.
+                with self._turn(), _writing(connection):
+                    schema.metadata.create_all(connection)
+                    if connection.scalar(sa.select(schema.position.c.id)) is None:
+                        connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
+            self._seats.take()
         except (SQLAlchemyError, OSError) as error:
             self._engine.dispose()
+            if self._seats is not None:
+                self._seats.close()
             raise self._error("opened", error) from None
-        self._seats = seats
         newest = self.newest()
         self._writer.start()
         if self._follower is not None:
@@ -179,7 +182,7 @@ class SqlTransport(Generic[Ticket]):
         if self._seats is None:
             return []
         try:
-            with self._engine.connect() as connection, _writing(connection):
+            with self._turn(), self._engine.connect() as connection, _writing(connection):
                 return presence.adopt(connection, self._seats)
         except SQLAlchemyError as error:
             raise self._error("written", error) from None

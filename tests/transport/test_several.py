@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hub.transport.doorbell import Doorbell, bells
 from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
+from hub.transport.seats import Seats
 from tests.transport.log import Log, beside, update
 
 PATIENCE = 30.0
@@ -182,6 +184,38 @@ def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCap
         follows.transport.append(update(id="eleventh"), 0)
         follows.until(lambda: follows.ids == ["eleventh"])
     assert "updates 1 to 10 were discarded" in caplog.text
+
+
+def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    with several(path, 1) as (writer,):
+        opened = threading.Event()
+        turns = 0
+
+        def write() -> None:
+            nonlocal turns
+            with closing(Seats(f"{path}-lock")) as seats, beside(path) as database:
+                while not opened.is_set():
+                    with seats.turn():
+                        database.execute("BEGIN IMMEDIATE")
+                        opened.wait(0.05)
+                        database.execute("COMMIT")
+                    turns += 1
+                    time.sleep(0.002)  # or the kernel lets nobody else have it
+
+        writes = threading.Thread(target=write)
+        writes.start()
+        try:
+            late = Log(path)
+            late.open()
+            assert late.transport.adopt() == []
+        finally:
+            opened.set()
+            writes.join()
+        late.close()
+        assert turns < 12
+        writer.transport.append(update(), 1)
+        writer.has(1, 1)
 
 
 def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
