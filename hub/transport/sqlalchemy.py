@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
@@ -29,7 +29,7 @@ from hub.transport.append import Appender
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
 from hub.transport.interface import Commit, Entry, Page, Presence
-from hub.transport.presence import PresenceWriter
+from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
 
@@ -83,6 +83,7 @@ class SqlTransport(Generic[Ticket]):
                 self._engine, doorbell, self._hand_over, self._is_crowded, self._companions
             )
         self._trimmed_at = 0.0
+        self._owed = Owed()
         self._failure: StorageError | None = None
 
     @property
@@ -259,7 +260,8 @@ class SqlTransport(Generic[Ticket]):
         while more:
             batch: list[_Waiting[Ticket]] = []
             try:
-                first = self._waiting.get(timeout=_TRIM_INTERVAL if self._retention.is_bounded else None)
+                is_restless = self._retention.is_bounded or self._owed
+                first = self._waiting.get(timeout=_TRIM_INTERVAL if is_restless else None)
                 more = first is not None
                 if first is not None:
                     batch.append(first)
@@ -270,8 +272,8 @@ class SqlTransport(Generic[Ticket]):
                     connection = self._engine.connect()
                     driver = connection.connection.driver_connection
                     pens = Appender(self._engine, driver), PresenceWriter(self._engine, self._seat)
-                if batch:
-                    more = self._commit(*pens, batch)
+                if batch or self._owed:
+                    more = self._commit(*pens, batch) and more
             except SQLAlchemyError as error:
                 self._fail(batch, error)
             else:
@@ -284,7 +286,8 @@ class SqlTransport(Generic[Ticket]):
 
         :returns: whether there will be more.
         """
-        count, characters = len(batch[0][0]), _characters(batch[0][0])
+        count = sum(len(updates) for updates, _, _ in batch)
+        characters = sum(_characters(updates) for updates, _, _ in batch)
         try:
             while count < _MAX_BATCH and characters < _MAX_BATCH_CHARACTERS:
                 waiting = self._waiting.get_nowait()
@@ -299,16 +302,21 @@ class SqlTransport(Generic[Ticket]):
 
     def _commit(self, appender: Appender, present: PresenceWriter, batch: list[_Waiting[Ticket]]) -> bool:
         more = True
+        owed = self._owed.take()
         try:
             with self._turn():
-                more = self._fill(batch)  # now, for more has come while another process wrote
-                changes = [change for _, _, change in batch if change is not None]
+                if batch:
+                    more = self._fill(batch)  # now, for more has come while another process wrote
+                everything = [*owed, *((updates, change) for updates, _, change in batch)]
+                changes = [change for _, change in everything if change is not None]
                 entries = appender.append(
-                    [update for updates, _, _ in batch for update in updates],
+                    [update for updates, _ in everything for update in updates],
                     self._clock(),
                     (lambda cursor: present.write(cursor, changes)) if changes else None,
                 )
         except Exception as error:  # whatever it is: this thread must live on
+            for updates, change in owed if self._is_passing(error) else ():
+                self._owed.add(updates, change)
             self._fail(batch, error)
             return more
         self._failure = None
@@ -334,10 +342,21 @@ class SqlTransport(Generic[Ticket]):
         return contextlib.nullcontext() if self._seats is None else self._seats.turn()
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
+        is_known = self._failure is not None
         self._failure = self._error("written", error)
-        _log.error("%s", self._failure)
+        if batch or not is_known:  # what is tried again and again is told once
+            _log.error("%s", self._failure)
         if batch:
+            for updates, _, change in batch if self._is_passing(error) else ():
+                if change is not None:
+                    self._owed.add(updates, change)
             self._hand_over(Commit((), [ticket for _, ticket, _ in batch], self._failure))
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether the database is to blame and not what should be stored: a full disk, a lock."""
+        dialect = self._engine.dialect
+        own = getattr(dialect.loaded_dbapi, "OperationalError", OperationalError)
+        return isinstance(error, OperationalError | own)
 
     def _trim(self, connection: sa.Connection) -> None:
         """Discard one step of what is too old; the next step comes after the next batch."""

@@ -241,6 +241,55 @@ def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
         assert second.transport.others() == ["stays"]
 
 
+@contextmanager
+def no_table(path: Path, name: str) -> Iterator[None]:
+    """A database with an error that passes, as that of a full disk does."""
+    with beside(path) as database:
+        database.execute(f"ALTER TABLE {name} RENAME TO elsewhere")
+        yield
+        database.execute(f"ALTER TABLE elsewhere RENAME TO {name}")
+
+
+@pytest.mark.parametrize("comes", ["an update", "nothing"])
+def test_presence_that_could_not_be_written_is_written_later(
+    tmp_path: Path, comes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "hub.db"
+    with closing(Log(path)) as log, closing(Log(path)) as other:
+        log.open()
+        other.open()
+        log.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
+        log.wait(1)
+        with no_table(path, "mercure_update"):
+            log.transport.append_all((update(id="went"),), 1, Presence("key", None))
+            assert log.wait(1)[0].error is not None
+            log.transport.append_all((update(id="briefly"),), 2, Presence("brief", "record"))
+            assert log.wait(1)[0].error is not None
+            log.transport.append_all((update(id="briefly"),), 3, Presence("brief", None))
+            log.transport.append_all((update(id="late"),), 4, Presence("late", "late"))
+            log.transport.append(update(id="refused"), 5)
+            assert all(commit.error is not None for commit in log.wait(3))
+            time.sleep(1.1)  # it is tried again meanwhile
+        expected = ["came", "went", "late"]
+        if comes == "an update":
+            log.append(update(id="next"))
+            expected.append("next")
+        deadline = time.monotonic() + PATIENCE
+        while other.transport.others() != ["late"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert [entry.update.id for entry in log.everything()] == expected
+        assert len(caplog.messages) <= 5
+
+
+def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "hub.db")) as log:
+        log.open()
+        log.transport.append_all((update(data="\ud800"),), 1, Presence("key", "record"))
+        assert log.wait(1)[0].error is not None
+        assert [entry.update.id for entry in log.append(update(id="next"))] == ["next"]
+
+
 def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 3) as (dies, first, second):
