@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hub import issuers
+from hub import issuers, playground
 from hub.issuers import IssuerError
 from hub.protocol.errors import KeyMaterialError, shown
 from hub.protocol.identity import Identity
@@ -213,6 +213,24 @@ TABLE: tuple[Setting, ...] = (
         _WHO,
     ),
     Setting(
+        "debugger",
+        boolean,
+        "0",
+        "0|1",
+        "A page below the hub's URL, /debugger/, to subscribe, to publish and to see why a token is refused. "
+        "It holds no token.",
+        _WHO,
+    ),
+    Setting(
+        "playground",
+        boolean,
+        "0",
+        "0|1",
+        "For development, on a loopback address only: the debugger with a token that allows everything, "
+        "anonymous subscribers, active subscriptions, pages of localhost, and no key needed.",
+        _WHO,
+    ),
+    Setting(
         "transport_url", database, "sqlite:///mercure.db", "URL", "Database that holds the updates.", _STORE
     ),
     Setting("history_size", count, "0", "NUMBER", "Updates to keep, 0 = all.", _STORE),
@@ -351,6 +369,8 @@ class Settings:
     cors_origins: tuple[str, ...]
     publish_origins: tuple[str, ...]
     cookie_name: str
+    debugger: bool
+    playground: bool
     transport_url: str
     history_size: int
     history_max_age: float
@@ -382,10 +402,46 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
     :param flags: values of flags by the setting's name.
     :raises SettingError: for the first value that cannot be used.
     """
+    values, given, tables, path = _read_values(environment, flags, TABLE)
+    if values["playground"]:
+        _fill_playground(values, given)
+    plays = bool(values["playground"])
+    trusted = [*_own_issuer(values, has_others=plays or bool(tables)), *_other_issuers(tables, path)]
+    if plays:
+        trusted.append(playground.issuer())
+    _check_tls(values)
+    return Settings(**values, trusted=_all_different(trusted))
+
+
+def _fill_playground(values: dict[str, Any], given: Collection[str]) -> None:
+    try:
+        playground.fill(values, given)
+    except ValueError as error:
+        setting = _BY_NAME[str(error)]
+        raise SettingError(
+            f"MERCURE_PLAYGROUND: is for this machine only, and {setting.variable} is for more; "
+            "take one of the two away"
+        ) from None
+
+
+def load_some(environment: Mapping[str, str], flags: Mapping[str, str], *names: str) -> dict[str, Any]:
+    """Read a few settings, for a command that needs no more: neither a key nor a certificate.
+
+    :param names: of rows of the table.
+    :raises SettingError: for the first value that cannot be used.
+    """
+    return _read_values(environment, flags, [_BY_NAME[name] for name in names])[0]
+
+
+def _read_values(
+    environment: Mapping[str, str], flags: Mapping[str, str], table: Sequence[Setting]
+) -> tuple[dict[str, Any], set[str], list[dict[str, object]], str]:
+    """Values by name, which of them were set, the ``[[issuer]]`` tables, and the path of their file."""
     path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
     file, tables = _read_file(path) if path else ({}, [])
     values: dict[str, Any] = {}
-    for setting in TABLE:
+    given: set[str] = set()
+    for setting in table:
         text, place = setting.default, setting.variable
         if setting.name in flags:
             text, place = flags[setting.name], setting.flag
@@ -393,14 +449,14 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
             text = environment[setting.variable]
         elif setting.name in file:
             text, place = file[setting.name], f"{setting.name} in {path}"
+        if place != setting.variable or environment.get(setting.variable):
+            given.add(setting.name)
         try:
             values[setting.name] = setting.read(text if setting.is_secret else text.strip())
         except ValueError as error:
             shown = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
             raise SettingError(f"{place}:{shown} {error}") from None
-    trusted = [*_own_issuer(values, has_others=bool(tables)), *_other_issuers(tables, path)]
-    _check_tls(values)
-    return Settings(**values, trusted=_all_different(trusted))
+    return values, given, tables, path
 
 
 def _read_file(path: str) -> tuple[dict[str, str], list[dict[str, object]]]:

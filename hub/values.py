@@ -115,7 +115,7 @@ def origins(value: str) -> tuple[str, ...]:
     found: list[str] = []
     for one in value.split():
         lowered = one.lower()
-        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", lowered):
+        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+(:\*)?", lowered):
             raise ValueError(f"holds {one!r}, which is not an origin such as https://example.com (no path)")
         scheme = lowered.partition("://")[0]
         found.append(lowered.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "\0")))

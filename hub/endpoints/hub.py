@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
+from hub.endpoints.debugger.pages import Pages
 from hub.protocol.access_token import Protocol
 from hub.protocol.update import PublicationLimits
 
@@ -22,6 +23,7 @@ class Hub:
     :param cors_origins: origins whose pages may read answers.
     :param lifetime: seconds after which a stream ends, 0 = never.
     :param limits: of a publication.
+    :param debugger: the debugger's page, if there is one.
     """
 
     broker: Broker
@@ -31,3 +33,4 @@ class Hub:
     cors_origins: Collection[str]
     lifetime: float
     limits: PublicationLimits
+    debugger: Pages | None = None

@@ -26,7 +26,7 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
     headers: Headers = [("Vary", "Origin")]
     if origin is None:
         return headers
-    if origin in allowed and origin != ANY:
+    if is_listed(origin, allowed):
         headers.append(("Access-Control-Allow-Origin", origin))
         headers.append(("Access-Control-Allow-Credentials", "true"))
     elif ANY in allowed:
@@ -35,6 +35,13 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
         return headers
     headers.append(("Access-Control-Expose-Headers", _EXPOSED_HEADERS))
     return headers
+
+
+def is_listed(origin: str, allowed: Collection[str]) -> bool:
+    """Whether an origin is named, itself or as one of a host's with any port (``http://localhost:*``)."""
+    scheme, _, host = origin.partition("://")
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return origin != ANY and (origin in allowed or f"{scheme}://{name}:*" in allowed)
 
 
 def preflight_headers(origin: str | None, allowed: Collection[str], *, private_network: bool) -> Headers:
@@ -69,7 +76,7 @@ def check_publication(
     source = origin if origin is not None else _origin_of(referer)
     if source is None:
         raise CrossSite("a token in a cookie needs an Origin or Referer header to publish")
-    if source != own_origin and source not in allowed and ANY not in allowed:
+    if source != own_origin and not is_listed(source, allowed) and ANY not in allowed:
         raise CrossSite(f"pages of {source!r} may not publish with a cookie (MERCURE_PUBLISH_ORIGINS)")
 
 
