@@ -193,7 +193,8 @@ TABLE: tuple[Setting, ...] = (
         origins,
         "",
         "ORIGIN ...",
-        "Origins whose pages may subscribe, with their cookies. * admits the others without cookies.",
+        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all ports of a host. * "
+        "admits the others without cookies.",
         _WHO,
     ),
     Setting(

@@ -111,7 +111,7 @@ def urls(value: str) -> tuple[str, ...]:
 
 
 def origins(value: str) -> tuple[str, ...]:
-    """Origins as browsers write them: host in lower case, no default port."""
+    """Origins as browsers write them: host in lower case, no default port; ``:*`` stands for any port."""
     found: list[str] = []
     for one in value.split():
         lowered = one.lower()

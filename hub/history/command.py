@@ -209,7 +209,12 @@ def _time(text: str) -> float:
 @contextlib.contextmanager
 def _output(path: Path | None) -> Iterator[BinaryIO]:
     if path is None:
-        yield sys.stdout.buffer
+        try:
+            yield sys.stdout.buffer
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise HistoryError(f"standard output cannot be written: {error.strerror}") from None
         return
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # private updates are in it

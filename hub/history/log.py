@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,9 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
                 with seats.turn(), engine.connect() as connection, writing(connection):
                     version = migrate(connection)
             yield Log(engine, path, seats, version or 0)
-    except (SQLAlchemyError, OSError) as error:
+    except BrokenPipeError:
+        raise
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         raise StorageError(f"the database {str(path)!r} cannot be used: {reason(error)}") from None
     finally:
         engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from hub.protocol.answer import Headers
 from hub.protocol.errors import CrossSite
 
 ANY = "*"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\[\]:@/]+))(?::[0-9]{1,5})?")
 _ALLOWED_METHODS = "GET, HEAD, POST, QUERY"
 _ALLOWED_HEADERS = "Authorization, Cache-Control, Content-Type, Last-Event-ID"
 _EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID"
@@ -39,9 +41,10 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
 
 def is_listed(origin: str, allowed: Collection[str]) -> bool:
     """Whether an origin is named, itself or as one of a host's with any port (``http://localhost:*``)."""
-    scheme, _, host = origin.partition("://")
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    return origin != ANY and (origin in allowed or f"{scheme}://{name}:*" in allowed)
+    if origin == ANY:
+        return False
+    found = _ORIGIN.fullmatch(origin)
+    return origin in allowed or (found is not None and f"{found[1]}:*" in allowed)
 
 
 def preflight_headers(origin: str | None, allowed: Collection[str], *, private_network: bool) -> Headers:

@@ -114,7 +114,9 @@ function subscribe(event) {
   stream?.close();
   show(byId("subscribe-problem"));
   curl();
-  stream = new Stream(`${hub}?${query()}`, request(), {
+  const wanted = query();
+  if (!wanted.has("last_event_id")) wanted.set("last_event_id", ""); // the hub answers with where that is
+  stream = new Stream(`${hub}?${wanted}`, request(), {
     state,
     open: () => show(byId("subscribe-problem")),
     event: addEvent,
@@ -188,7 +190,7 @@ async function explain(event) {
 
 // -- presence ----------------------------------------------------------------------------------
 
-const presence = new Presence(hub, request, (response) => {
+const presence = new Presence(hub, given.protocol === "0.x", request, (response) => {
   byId("unwatch").hidden = true;
   return problem("presence-problem", response, "subscribe");
 });

@@ -4,8 +4,8 @@ import { byId, make, show } from "./dom.js";
 import { Stream } from "./stream.js";
 
 export class Presence {
-  constructor(hub, request, refused) {
-    Object.assign(this, { hub, request, refused });
+  constructor(hub, old, request, refused) {
+    Object.assign(this, { hub, old, request, refused });
     this.known = new Map();
     this.stream = null;
   }
@@ -22,7 +22,8 @@ export class Presence {
     const list = (await response.json()).subscriptions ?? [];
     this.known = new Map(list.map((one) => [one.id, one]));
     this.render();
-    const query = new URLSearchParams([["match_urlpattern", `${base}/*`]]);
+    const all = this.old ? ["topic", `${base}/{topic}/{subscriber}`] : ["match_urlpattern", `${base}/*`];
+    const query = new URLSearchParams([all]);
     if (cursor) query.set("last_event_id", cursor);
     this.stream = new Stream(`${this.hub}?${query}`, this.request(), {
       open: () => {},

@@ -44,6 +44,7 @@ export class Parser {
 
 // A header has octets, and an id may have any character: it goes as UTF-8.
 const asOctets = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+const fromOctets = (value) => new TextDecoder().decode(Uint8Array.from(value, (c) => c.charCodeAt(0)));
 
 export class Stream {
   // on: { open(response), event(event), state(name, detail), refused(response) }
@@ -82,6 +83,8 @@ export class Stream {
       }
       if (response.ok) {
         this.pause = FIRST_PAUSE;
+        // Where it began: what comes during an interruption before the first event is not missed either.
+        this.lastId ||= fromOctets(response.headers.get("Mercure-Last-Event-ID") ?? "");
         this.on.open(response);
         this.on.state("live");
         await this.read(response);
