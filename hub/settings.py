@@ -193,7 +193,7 @@ TABLE: tuple[Setting, ...] = (
         origins,
         "",
         "ORIGIN ...",
-        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all ports of a host. * "
+        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all its ports. * "
         "admits the others without cookies.",
         _WHO,
     ),

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 
 SECRET = "a secret of the tests with more than 32 octets"
 COOKIE = "mercure_access_token"
+CONTROLS = ("button", "textbox", "radio", "checkbox", "combobox", "tab")
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 
 
@@ -190,7 +191,7 @@ def test_history(page: Debugger, hub: Hub) -> None:
 
 
 def test_without_a_token(page: Debugger) -> None:
-    page.click('input[name="who"][value="nothing"] + span')
+    page.click('input[name="who"][value="nothing"]')
     page.subscribe("public")
     page.live()
     page.publish("public", "x")
@@ -332,14 +333,7 @@ def test_everything_has_a_name(page: Debugger, hub: Hub) -> None:
         tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
         for node in tree:
             role = node.get("role", {}).get("value")
-            if not node.get("ignored") and role in (
-                "button",
-                "textbox",
-                "radio",
-                "checkbox",
-                "combobox",
-                "tab",
-            ):
+            if not node.get("ignored") and role in CONTROLS:
                 assert node["name"]["value"].strip(), node
     assert page.run("return document.documentElement.lang") == "en"
 
