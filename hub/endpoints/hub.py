@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
+from hub.endpoints.debugger.pages import Pages
 from hub.protocol.access_token import Protocol
 from hub.protocol.update import PublicationLimits
 
@@ -23,6 +24,7 @@ class Hub:
     :param lifetime: seconds after which a stream ends, 0 = never.
     :param limits: of a publication.
     :param compression: compress streams for those who ask for it.
+    :param debugger: the debugger's page, if there is one.
     """
 
     broker: Broker
@@ -33,3 +35,4 @@ class Hub:
     lifetime: float
     limits: PublicationLimits
     compression: bool
+    debugger: Pages | None = None

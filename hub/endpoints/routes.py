@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 
 from hub.endpoints.batch import is_batch, publish_batch
+from hub.endpoints.debugger.pages import PATH as DEBUGGER
+from hub.endpoints.debugger.verdict import PATH as VERDICT
+from hub.endpoints.debugger.verdict import verdict
 from hub.endpoints.health import PATH as HEALTH
 from hub.endpoints.health import health
 from hub.endpoints.hub import Hub
@@ -45,6 +48,8 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
         below = request.path.removeprefix(base.rstrip("/"))
         if below != request.path and (below == _API or below.startswith(_API + "/")):
             return _subscriptions(hub, request, request.identity.path.rstrip("/") + below)
+        if below != request.path and (below == DEBUGGER or below.startswith(DEBUGGER + "/")):
+            return _debugger(hub, request, below.removeprefix(DEBUGGER))
     raise NotFound("There is nothing here.")
 
 
@@ -84,6 +89,13 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
 def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     _allow(request, (*_READ, "OPTIONS"))
     return _preflight(hub, request) if request.method == "OPTIONS" else subscriptions(hub, request, path)
+
+
+def _debugger(hub: Hub, request: Request, below: str) -> Answer:
+    if hub.debugger is None:
+        raise NotFound("The debugger is off (MERCURE_DEBUGGER).")
+    _allow(request, _READ)
+    return verdict(hub, request) if below == VERDICT else hub.debugger.serve(request, below)
 
 
 def _preflight(hub: Hub, request: Request) -> Answer:

@@ -17,6 +17,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from hub.protocol.errors import InvalidRequest, TokenInvalid, shown
+from hub.protocol.explanation import Unverified
 from hub.protocol.grant import Grant, Json, Scope
 from hub.protocol.issuer import Issuer, Role
 from hub.protocol.keys import Key
@@ -82,6 +83,21 @@ class TokenVerifier:
         if len(self._verified) > self._remembered:
             self._verified.popitem(last=False)
         return grant
+
+    def read(self, token: str) -> Unverified | None:
+        """What a token says, verified or not; ``None`` when it cannot be read."""
+        try:
+            return Unverified(*_unverified(token)) if len(token) <= _MAX_LENGTH else None
+        except TokenInvalid:
+            return None
+
+    def is_signed(self, token: str) -> bool:
+        """Whether one of the trusted keys has signed a token, whoever's and whatever it says."""
+        read = self.read(token)
+        roles: tuple[Role, ...] = ("publish", "subscribe")
+        return read is not None and any(
+            issuer.has_signed(token, read.header, role) for issuer in self._issuers.values() for role in roles
+        )
 
     def trust(self, issuer: Issuer) -> None:
         """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""

@@ -117,6 +117,17 @@ class Issuer:
             raise KeyUnknown(cause, self.identifier, explained)
         raise TokenInvalid(cause, explained)
 
+    def has_signed(self, token: str, header: Mapping[str, Any], role: Role) -> bool:
+        """Whether one of the keys of a role has signed a token.
+
+        :param header: of the token, not verified.
+        """
+        try:
+            self.signer(token, header, role)
+        except TokenInvalid:
+            return False
+        return True
+
     def _check_algorithm(self, algorithm: object, role: Role) -> None:
         allowed = dict.fromkeys(name for key in self.keys(role) for name in key.algorithms)
         if self.remote is not None and role in self.remote.roles:

@@ -19,6 +19,8 @@ from gevent.hub import Waiter
 
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
+from hub.endpoints.debugger.local import token_for
+from hub.endpoints.debugger.pages import Pages, features
 from hub.endpoints.hub import Hub
 from hub.fanout import compression
 from hub.fanout.census import Count
@@ -331,7 +333,18 @@ def _hub(
         lifetime=settings.write_timeout,
         limits=PublicationLimits(),
         compression=broker.compresses,
+        debugger=_debugger(settings) if settings.debugger else None,
     )
+
+
+def _debugger(settings: Settings) -> Pages:
+    known = features(
+        subscriptions=settings.subscriptions,
+        protocol=settings.protocol,
+        anonymous=settings.anonymous,
+        playground=settings.playground,
+    )
+    return Pages(known, token_for(settings.protocol, time.time)) if settings.playground else Pages(known)
 
 
 def _compress_from(settings: Settings) -> int | None:

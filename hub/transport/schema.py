@@ -62,6 +62,14 @@ presence = Table(
     Column("record", Text, nullable=False),
 )
 
+# One row: which of the steps in hub.transport.migration these tables have behind them.
+version = Table(
+    "mercure_schema",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+)
+
 
 @lru_cache(maxsize=4096)
 def topic_hash(value: str) -> int:

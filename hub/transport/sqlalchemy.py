@@ -17,7 +17,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -26,9 +26,11 @@ from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import presence, retention, schema
 from hub.transport.append import Appender
+from hub.transport.database import lock_path, make_engine, reason, writing
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
 from hub.transport.interface import Commit, Entry, Page, Presence
+from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
@@ -36,6 +38,7 @@ from hub.transport.seats import Seats
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
 
+_PATIENCE = 2.0  # seconds to wait for the turn before the log tells why
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_INTERVAL = 1.0
@@ -67,10 +70,7 @@ class SqlTransport(Generic[Ticket]):
         self._url = sa.make_url(url)
         self._retention = kept
         self._clock = clock
-        self._engine = sa.create_engine(self._url, pool_size=4, max_overflow=4)
-        if self._url.get_backend_name() == "sqlite":
-            sa.event.listen(self._engine, "connect", _configure_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._engine = make_engine(self._url)
         self._seats: Seats | None = None
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
@@ -94,27 +94,34 @@ class SqlTransport(Generic[Ticket]):
     def open(
         self, wake: Callable[[], None], backlog: Callable[[], int] = lambda: 0
     ) -> tuple[int, str | None]:
-        """Create what is missing in the database, take a seat and start the writer."""
+        """Bring the tables of the database up to date, take a seat and start the writer."""
         self._wake, self._backlog = wake, backlog
-        try:
-            with self._engine.connect() as connection:
-                self._seats = Seats(f"{self._url.database}-lock")
-                # In turn: while others write without a pause, the database's own lock is never seen free.
-                with self._turn(), _writing(connection):
-                    schema.metadata.create_all(connection)
-                    if connection.scalar(sa.select(schema.position.c.id)) is None:
-                        connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
-            self._seats.take()
-        except (SQLAlchemyError, OSError) as error:
-            self._engine.dispose()
-            if self._seats is not None:
-                self._seats.close()
-            raise self._error("opened", error) from None
+        self._seats = self._prepare()
         newest = self.newest()
         self._writer.start()
         if self._follower is not None:
             self._follower.start(newest[0])
         return newest
+
+    def _prepare(self) -> Seats:
+        seats: Seats | None = None
+        try:
+            self._engine.connect().close()  # makes the file: it says better what is wrong with its folder
+            seats = Seats(lock_path(self._url))
+            if not seats.wait(_PATIENCE):
+                _log.warning("the hub waits until mercure-hub history has done its work on %s", self.place)
+            with seats.turn(), self._engine.connect() as connection, writing(connection):
+                migrate(connection)
+                seats.take()  # in one turn with it: who works on the database meanwhile needs to know of us
+        except (SQLAlchemyError, OSError, StorageError) as error:
+            self._engine.dispose()
+            if seats is not None:
+                seats.close()
+            if isinstance(error, StorageError):
+                raise
+            failure = self._error("opened", error)
+            raise StorageError(f"{failure}; check the path and who may write there") from None
+        return seats
 
     def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update for the writer."""
@@ -183,7 +190,7 @@ class SqlTransport(Generic[Ticket]):
         if self._seats is None:
             return []
         try:
-            with self._turn(), self._engine.connect() as connection, _writing(connection):
+            with self._turn(), self._engine.connect() as connection, writing(connection):
                 return presence.adopt(connection, self._seats)
         except SQLAlchemyError as error:
             raise self._error("written", error) from None
@@ -205,7 +212,7 @@ class SqlTransport(Generic[Ticket]):
         """Nobody may publish to a hub that reports a failure: it has to find out itself that it is over."""
         table = schema.position
         try:
-            with self._engine.connect() as connection, _writing(connection):
+            with self._engine.connect() as connection, writing(connection):
                 connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
         except SQLAlchemyError as error:
             raise self._error("written", error) from None
@@ -249,7 +256,7 @@ class SqlTransport(Generic[Ticket]):
             raise self._error("read", error) from error
 
     def _error(self, participle: str, error: Exception) -> StorageError:
-        return StorageError(f"the database {self.place} cannot be {participle}: {_reason(error)}")
+        return StorageError(f"the database {self.place} cannot be {participle}: {reason(error)}")
 
     # What follows runs in the writer's thread.
 
@@ -365,7 +372,7 @@ class SqlTransport(Generic[Ticket]):
             return
         grace = GRACE if self._companions() else 0.0
         try:
-            with self._turn(), _writing(connection):
+            with self._turn(), writing(connection):
                 discarded = retention.discard(connection, self._retention, now, grace)
             if discarded < retention.STEP:
                 self._trimmed_at = now
@@ -377,40 +384,5 @@ class SqlTransport(Generic[Ticket]):
             self._fail((), error)
 
 
-@contextlib.contextmanager
-def _writing(connection: sa.Connection) -> Iterator[None]:
-    """A transaction that takes the write lock at once, so that it cannot fail half-way for want of it."""
-    connection.info["writing"] = True
-    try:
-        with connection.begin():
-            yield
-    finally:
-        connection.info.pop("writing", None)
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("writing") else "BEGIN")
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin_sqlite
-    cursor = connection.cursor()
-    for pragma in (
-        "auto_vacuum = INCREMENTAL",  # counts when the file is created
-        "busy_timeout = 5000",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "journal_size_limit = 16777216",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
 def _characters(updates: Sequence[Update]) -> int:
     return sum(len(update.data) for update in updates)
-
-
-def _reason(error: Exception) -> str:
-    """The database's own words; SQLAlchemy's would add the statement and its values."""
-    cause = getattr(error, "orig", None)
-    return str(cause if cause is not None else error).splitlines()[0]

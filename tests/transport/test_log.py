@@ -331,7 +331,8 @@ class TestUnopenable:
     def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
         path = tmp_path / "nowhere" / "mercure.db"
         assert self.refused(f"sqlite:///{path}") == (
-            f"the database sqlite:///{path} cannot be opened: unable to open database file"
+            f"the database sqlite:///{path} cannot be opened: unable to open database file; "
+            "check the path and who may write there"
         )
 
     def test_a_directory(self, tmp_path: Path) -> None:
