@@ -68,7 +68,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--certificate-key": f"its private key; by default {usual.certificate_key}",
     }.items():
         parser.add_argument(flag, help=text)
-    parser.add_argument("--streams", type=int, help=f"subscribers at the same time; by default {usual.streams}")
+    parser.add_argument(
+        "--streams", type=int, help=f"subscribers at the same time; by default {usual.streams}"
+    )
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:

@@ -77,7 +77,9 @@ class Layout:
             raise LayoutError(f"streams: {self.streams} is not a number from 1 to 1000000")
         parts = urlsplit(self.public_url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not _WORD.fullmatch(parts.netloc):
-            raise LayoutError(f"public_url: {self.public_url!r} is not a URL with http:// or https:// and a host")
+            raise LayoutError(
+                f"public_url: {self.public_url!r} is not a URL with http:// or https:// and a host"
+            )
         if not _PUBLIC_PATH.fullmatch(parts.path):
             raise LayoutError(f"public_url: {self.public_url!r} has no path such as {DEFAULT_PATH}")
 

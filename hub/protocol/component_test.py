@@ -14,7 +14,7 @@ from typing import Protocol
 
 import re2
 
-from hub.protocol.url_pattern_syntax import Anything, Element, Elements, Optional, Repeated, Segment, joined
+from hub.protocol.url_pattern_syntax import Anything, Elements, Optional, Repeated, Segment, joined
 
 _MAX_ALTERNATIVES = 4
 _MAX_SEGMENTS = 64
@@ -71,9 +71,7 @@ def _alternatives(elements: Elements) -> list[Elements] | None:
     """What the elements mean with and without the optional ones; ``None`` if that is too much."""
     if not any(isinstance(one, Optional) for one in elements):
         return [elements]
-    options = [
-        ((), one.elements) if isinstance(one, Optional) else ((one,),) for one in elements
-    ]
+    options = [((), one.elements) if isinstance(one, Optional) else ((one,),) for one in elements]
     if 2 ** sum(len(one) - 1 for one in options) > _MAX_ALTERNATIVES:
         return None
     return [joined(itertools.chain.from_iterable(one)) for one in itertools.product(*options)]

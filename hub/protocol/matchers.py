@@ -109,7 +109,9 @@ class Matcher:
     def is_heavy(self) -> bool:
         """Whether the matcher is a URL Pattern that takes many times the memory of the usual ones."""
         pattern = self._pattern
-        return isinstance(pattern, URLPattern) or (isinstance(pattern, CompactPattern) and pattern.is_expression)
+        return isinstance(pattern, URLPattern) or (
+            isinstance(pattern, CompactPattern) and pattern.is_expression
+        )
 
     def selects(self, other: Matcher) -> bool:
         """Tell whether this matcher, of a token, covers a subscription's own matcher (spec, Payloads)."""

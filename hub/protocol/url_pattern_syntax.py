@@ -191,7 +191,9 @@ class _Reader:
 
 
 def _modified(found: Elements, modifier: str) -> Elements:
-    repeats = modifier in ("*", "+") and _ANYTHING not in found and found != (_SEGMENT,)  # else it adds nothing
+    repeats = (
+        modifier in ("*", "+") and _ANYTHING not in found and found != (_SEGMENT,)
+    )  # else it adds nothing
     if repeats:
         found = (Repeated(found),)
     return (Optional(found),) if modifier in ("?", "*") else found
