@@ -68,14 +68,18 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--certificate-key": f"its private key; by default {usual.certificate_key}",
     }.items():
         parser.add_argument(flag, help=text)
-    parser.add_argument("--streams", type=int, help=f"subscribers at the same time; by default {usual.streams}")
+    parser.add_argument(
+        "--streams", type=int, help=f"subscribers at the same time; by default {usual.streams}"
+    )
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     """The settings of the hub that a layout takes up, as text."""
     path = environment.get("MERCURE_CONFIG")
     file = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    found = {name: str(file[name]) for name in ("listen", "public_url", "tls_cert") if name in file}
+    found: dict[str, str] = {
+        name: str(file[name]) for name in ("listen", "public_url", "tls_cert") if name in file
+    }
     for name in ("listen", "public_url", "tls_cert"):
         if environment.get(f"MERCURE_{name.upper()}"):
             found[name] = environment[f"MERCURE_{name.upper()}"]
