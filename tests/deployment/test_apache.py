@@ -6,8 +6,6 @@ The application runs under mod_wsgi and has an RSA key pair, of which the hub kn
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,20 +15,17 @@ from urllib.parse import quote
 
 import pytest
 
-from flask_mercure.tokens import TokenFactory
+from flask_mercure.tokens.factory import TokenFactory
 from hub.protocol.keys import load
+from tests.deployment.echo import check_upgrade
+from tests.deployment.front import Front, curl, free_ports, wait_until
 from tests.deployment.site import (
-    DEBIAN,
-    SYSTEM_PYTHON,
     TOPIC,
     Apache,
-    curl,
-    free_ports,
     hub_process,
-    make_application,
+    make_sources,
     readable_folder,
     running_apache,
-    wait_until,
 )
 from tests.hub.running import RunningHub
 
@@ -41,25 +36,11 @@ ORDER = "match=" + quote(TOPIC, safe="")
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Path]:
+def shop(environment: Path) -> Iterator[Path]:
     """The folder of the application."""
-    lacking = [
-        name
-        for name, is_here in {
-            "apache2": Path("/usr/sbin/apache2").exists(),
-            "libapache2-mod-wsgi-py3": (DEBIAN / "mods-available" / "wsgi.load").exists(),
-            "python3-venv": SYSTEM_PYTHON.exists(),
-            "curl": shutil.which("curl") is not None,
-        }.items()
-        if not is_here
-    ]
-    if lacking:
-        message = f"apt-get install {' '.join(lacking)}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
     with readable_folder() as folder:
-        make_application(folder)
+        (folder / "venv").symlink_to(environment)
+        make_sources(folder)
         yield folder
 
 
@@ -97,14 +78,14 @@ def token(shop: Path, *audience: str) -> str:
     return factory.create(subscribe="*")
 
 
-def pay(apache: Apache, state: str) -> str:
+def pay(apache: Front, state: str) -> str:
     """Have the application publish, by the hub's internal URL; returns the id of the update."""
     status, _, text = apache.fetch("/pay", "POST", f"state={state}")
     assert status == 200, text + apache.log()
     return text
 
 
-def subscriptions(hub: RunningHub, apache: Apache, shop: Path) -> list[dict[str, Any]]:
+def subscriptions(hub: RunningHub, apache: Front, shop: Path) -> list[dict[str, Any]]:
     """Who is connected, by the hub itself."""
     path = f"{apache.path.rstrip('/')}/subscriptions"
     reply = hub.get(path=path, token=token(shop, apache.public_url))
@@ -161,7 +142,7 @@ def test_without_a_cookie(apache: Apache, hub: RunningHub) -> None:
     check_refusal(apache)
 
 
-def check_refusal(apache: Apache) -> None:
+def check_refusal(apache: Front) -> None:
     """It leads to the metadata, and these are there."""
     status, headers, _ = apache.fetch(f"{apache.path}?{ORDER}")
     assert status == 401
@@ -185,7 +166,7 @@ def test_names_of_subscriptions_pass_unchanged(apache: Apache, hub: RunningHub, 
         check_names(apache, hub, shop)
 
 
-def check_names(apache: Apache, hub: RunningHub, shop: Path) -> None:
+def check_names(apache: Front, hub: RunningHub, shop: Path) -> None:
     """They hold an encoded slash, which Apache refuses by default."""
     (found,) = subscriptions(hub, apache, shop)
     assert quote(TOPIC, safe="") in found["id"]
@@ -277,3 +258,7 @@ def test_the_other_fragments(shop: Path, hub_port: int, folder: Path, fragment: 
         check_names(apache, hub, shop)
         # By a name that the hub's certificate does not have.
         assert apache.fetch(f"{apache.path}?{ORDER}", Host="example.com")[0] == 401
+
+
+def test_a_websocket_passes(apache: Apache, hub_port: int) -> None:
+    check_upgrade(apache, hub_port)
