@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,15 @@ class TestVerdict:
         assert found["source"] == "cookie"
         assert found["claims"]["sub"] == "Ada"
         assert found["header"]["typ"] == "at+jwt"
+
+    @pytest.mark.parametrize("depth", [10, 300, 900, 990, 1500, 3000])
+    def test_a_cookie_with_claims_nested_deeply(self, depth: int, debugged: RunningHub) -> None:
+        nested = "[" * depth + "]" * depth
+        parts = ('{"alg":"HS256"}', f'{{"mercure":{nested}}}')
+        token = ".".join(urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts) + ".c2ln"
+        found = self.ask(debugged, None, cookie=f"__Secure-mercure_access_token={token}")
+        assert found["source"] == "cookie"
+        assert found["publish"]["accepted"] is False
 
     @pytest.mark.parametrize(
         "headers",
