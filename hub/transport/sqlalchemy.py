@@ -32,6 +32,7 @@ from hub.transport.interface import Commit, Entry, Page, Presence
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
+from hub.transport.still_there import StillThere
 
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
@@ -72,6 +73,7 @@ class SqlTransport(Generic[Ticket]):
             sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         self._seats: Seats | None = None
+        self._file = self._lock_file = StillThere(None)
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
@@ -98,7 +100,9 @@ class SqlTransport(Generic[Ticket]):
         self._wake, self._backlog = wake, backlog
         try:
             with self._engine.connect() as connection:
+                self._file = StillThere(self._url.database)
                 self._seats = Seats(f"{self._url.database}-lock")
+                self._lock_file = StillThere(f"{self._url.database}-lock")
                 # In turn: while others write without a pause, the database's own lock is never seen free.
                 with self._turn(), _writing(connection):
                     schema.metadata.create_all(connection)
@@ -196,6 +200,8 @@ class SqlTransport(Generic[Ticket]):
         """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""
         if not self._writer.is_alive():
             raise StorageError(f"the writer of {self.place} has stopped")
+        self._file.check()
+        self._lock_file.check()  # who comes later cannot tell the living from the dead
         if self._failure is None:
             self.newest()
         else:
@@ -305,6 +311,7 @@ class SqlTransport(Generic[Ticket]):
         owed = self._owed.take()
         try:
             with self._turn():
+                self._file.check()  # an update that is acknowledged has to be there after a restart
                 if batch:
                     more = self._fill(batch)  # now, for more has come while another process wrote
                 everything = [*owed, *((updates, change) for updates, _, change in batch)]
