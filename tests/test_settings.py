@@ -62,6 +62,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "max_connections": ("20000", 20000),
     "max_connections_per_address": ("100", 100),
     "max_connections_per_token": ("10", 10),
+    "max_heavy_patterns": ("0", 0),
     "max_request_body_size": ("1024", 1024),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),

@@ -7,7 +7,7 @@ expressions for RE2, which take some ten thousand.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Protocol
@@ -21,16 +21,16 @@ _MAX_SEGMENTS = 64
 _MAX_MEMORY = 1 << 16
 
 
-class Test(Protocol):
+class ComponentMatch(Protocol):
     """Tells whether a text is matched."""
 
     is_expression: bool
 
-    def test(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         """Try the whole text."""
 
 
-def make_test(elements: Elements, delimiter: str) -> Test | None:
+def make_match(elements: Elements, delimiter: str) -> ComponentMatch | None:
     """Make the cheapest test for the elements of a component.
 
     :param delimiter: what a named group cannot hold: ``/`` in a path, ``.`` in a host, empty for nothing.
@@ -77,7 +77,7 @@ def _alternatives(elements: Elements) -> list[Elements] | None:
     return [joined(itertools.chain.from_iterable(one)) for one in itertools.product(*options)]
 
 
-def _simple(elements: Elements, delimiter: str) -> Test | None:
+def _simple(elements: Elements, delimiter: str) -> ComponentMatch | None:
     before = elements[0] if elements and isinstance(elements[0], str) else ""
     inner = elements[1:] if before else elements
     after = inner[-1] if inner and isinstance(inner[-1], str) else ""
@@ -104,7 +104,7 @@ class _Same:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def test(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         return text == self._text
 
 
@@ -120,7 +120,7 @@ class _Between:
         self._delimiter = delimiter if is_segment else ""
         self._least = len(before) + len(after) + is_segment
 
-    def test(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         return (
             text.startswith(self._before)
             and len(text) >= self._least
@@ -141,7 +141,7 @@ class _Segments:
     def __init__(self, before: str) -> None:
         self._before = before
 
-    def test(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         start = len(self._before)
         return (
             text.startswith("/", start)
@@ -165,7 +165,7 @@ class _Path:
         self._variables = _picker(tuple(place for place, one in enumerate(segments) if one is None))
         self._with_tail = with_tail
 
-    def test(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         segments = text.split("/", self._count)
         return (
             len(segments) == self._count + self._with_tail
@@ -177,14 +177,14 @@ class _Path:
 class _Either:
     """Any of several tests."""
 
-    __slots__ = ("_tests",)
+    __slots__ = ("_choices",)
     is_expression = False
 
-    def __init__(self, tests: tuple[Test, ...]) -> None:
-        self._tests = tests
+    def __init__(self, choices: tuple[ComponentMatch, ...]) -> None:
+        self._choices = choices
 
-    def test(self, text: str) -> bool:
-        return any(one.test(text) for one in self._tests)
+    def matches(self, text: str) -> bool:
+        return any(one.matches(text) for one in self._choices)
 
 
 class _Expression:
@@ -203,7 +203,7 @@ class _Expression:
         segment = f"[^{re2.escape(delimiter)}]+" if delimiter else ".+"
         self._pattern = re2.compile(_expression(elements, segment).encode(), options)
 
-    def test(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         return text.startswith(self._before) and self._pattern.fullmatch(text.encode()) is not None
 
 
@@ -244,12 +244,14 @@ def _by_segment(elements: Elements) -> _Path | None:
 
 
 @lru_cache(maxsize=256)
-def _picker(places: tuple[int, ...]) -> Callable[[object], tuple[str | None, ...]]:
+def _picker(places: tuple[int, ...]) -> Callable[[Sequence[str | None]], tuple[str | None, ...]]:
     """Takes the items at some places, always as a tuple."""
     if not places:
         return _nothing
-    return itemgetter(*(places if len(places) > 1 else places * 2))
+    pick: Callable[[Sequence[str | None]], tuple[str | None, ...]]
+    pick = itemgetter(*(places if len(places) > 1 else places * 2))
+    return pick
 
 
-def _nothing(_: object) -> tuple[str | None, ...]:
+def _nothing(_: Sequence[str | None]) -> tuple[str | None, ...]:
     return ()
