@@ -21,11 +21,11 @@ from gevent.event import Event
 from gevent.hub import Waiter
 
 from hub.fanout.engine import Engine, EngineLimits
-from hub.fanout.framing import chunk
 from hub.fanout.quota import Quota
 from hub.fanout.subscriber import Subscriber
 from hub.protocol.cursor import EARLIEST
 from hub.protocol.errors import StorageError
+from hub.protocol.grant import Scope
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import Subscription, restored
 from hub.protocol.update import Update
@@ -124,6 +124,11 @@ class Broker:
             watcher.stop()  # type: ignore[attr-defined]
             watcher.close()  # type: ignore[attr-defined]
         self.engine.close()
+
+    @property
+    def compresses(self) -> bool:
+        """Whether streams can be compressed."""
+        return self.engine.compresses
 
     def drain(self, timeout: float) -> None:
         """Wait until each update that was accepted is committed and written to its subscribers.
@@ -233,7 +238,7 @@ class Broker:
         :raises StorageError: the log cannot be read; the connection has to end.
         """
         topics = _exact_topics(subscriber.matchers)
-        frame = chunk if subscriber.is_framed else bytes
+        wanted = Scope(subscriber.matchers)
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
             gevent.sleep(0.001)
         is_held = False
@@ -246,14 +251,15 @@ class Broker:
             if after >= upto:
                 return
             page: Page = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
-            octets = b"".join(
-                entry.update.encode() for entry in page.entries if _is_for(subscriber, entry.update)
-            )
+            events = [
+                entry.update.encode() for entry in page.entries if _is_for(subscriber, wanted, entry.update)
+            ]
             if self.clock() >= subscriber.ends_at:
                 self.engine.release(subscriber)
                 return
-            if octets:
-                yield frame(octets)
+            for octets in self.engine.encoded(events, subscriber.form):
+                yield octets
+                gevent.sleep(0)
             after = page.reached
 
     def start(self, subscriber: Subscriber) -> None:
@@ -307,10 +313,10 @@ def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
         yield Subscription(matcher, subscriber.id, subscriber.grant.payload_for(matcher))
 
 
-def _is_for(subscriber: Subscriber, update: Update) -> bool:
+def _is_for(subscriber: Subscriber, wanted: Scope, update: Update) -> bool:
     if update.private and not subscriber.grant.subscribe.covers_any(update.topics):
         return False
-    return any(matcher.matches(topic) for matcher in subscriber.matchers for topic in update.topics)
+    return wanted.covers_any(update.topics)
 
 
 def _exact_topics(matchers: tuple[Matcher, ...]) -> frozenset[str] | None:

@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from hub import issuers
+from hub.fanout.compression import MAX_SMALLEST
 from hub.issuers import IssuerError
 from hub.protocol.errors import KeyMaterialError, shown
 from hub.protocol.identity import Identity
@@ -214,6 +215,13 @@ def _cookie_name(value: str) -> str:
     return value
 
 
+def _min_size(value: str) -> int:
+    size = _count(value)
+    if size > MAX_SMALLEST:
+        raise ValueError(f"is over {MAX_SMALLEST}")
+    return size
+
+
 def _workers(value: str) -> int:
     if not 1 <= _count(value) <= _MOST_WORKERS:
         raise ValueError(f"is not a number from 1 to {_MOST_WORKERS}")
@@ -397,6 +405,22 @@ TABLE: tuple[Setting, ...] = (
         _STREAM,
     ),
     Setting(
+        "compression",
+        _one_of("off", "zstd"),
+        "off",
+        "off|zstd",
+        "Compress streams for clients that ask for it, each update once for all of them.",
+        _STREAM,
+    ),
+    Setting(
+        "compression_min_size",
+        _min_size,
+        "256",
+        "OCTETS",
+        "Smallest event that is compressed, at most 65536.",
+        _STREAM,
+    ),
+    Setting(
         "max_connections",
         _count,
         "0",
@@ -504,6 +528,8 @@ class Settings:
     write_timeout: float
     drain: float
     dispatch_timeout: float
+    compression: str
+    compression_min_size: int
     max_connections: int
     max_connections_per_address: int
     max_connections_per_token: int

@@ -22,6 +22,7 @@ class Hub:
     :param cors_origins: origins whose pages may read answers.
     :param lifetime: seconds after which a stream ends, 0 = never.
     :param limits: of a publication.
+    :param compression: compress streams for those who ask for it.
     """
 
     broker: Broker
@@ -31,3 +32,4 @@ class Hub:
     cors_origins: Collection[str]
     lifetime: float
     limits: PublicationLimits
+    compression: bool

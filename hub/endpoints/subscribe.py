@@ -9,6 +9,7 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request, form_of
 from hub.protocol import cursor
 from hub.protocol.answer import Headers
+from hub.protocol.content_coding import prefers
 from hub.protocol.grant import Grant
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import matchers_from
@@ -32,6 +33,7 @@ class Stream:
     :param start: where it begins.
     :param headers: of the response.
     :param lifetime: seconds until the connection has to end; infinite if never.
+    :param is_compressed: the stream is made of Zstandard frames.
     """
 
     matchers: tuple[Matcher, ...]
@@ -39,6 +41,7 @@ class Stream:
     start: Start
     headers: Headers
     lifetime: float
+    is_compressed: bool
 
 
 def subscribe(hub: Hub, request: Request) -> Stream:
@@ -60,7 +63,12 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         headers.append(("Mercure-Last-Event-ID", value))
         if old:
             headers.append(("Last-Event-ID", value))
-    return Stream(matchers, grant, start, headers, _lifetime(hub, grant))
+    is_compressed = hub.compression and prefers("zstd", request.header("accept-encoding"))
+    if is_compressed:
+        headers.append(("Content-Encoding", "zstd"))
+    if hub.compression:
+        headers.append(("Vary", "Accept-Encoding"))
+    return Stream(matchers, grant, start, headers, _lifetime(hub, grant), is_compressed)
 
 
 def _event_id(header: str | None) -> str | None:

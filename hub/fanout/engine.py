@@ -13,15 +13,15 @@ import contextlib
 import os
 import select
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from hub.fanout.framing import HEARTBEAT_CHUNK, LAST, chunk
+from hub.fanout.compression import Compressor, estimate
+from hub.fanout.framing import CHUNKED, FORMS, HEARTBEATS, LAST, ZSTD, in_form
 from hub.fanout.index import Index
 from hub.fanout.subscriber import GONE, Subscriber
 from hub.fanout.timetable import Timetable
-from hub.protocol.event_stream import HEARTBEAT
 from hub.protocol.grant import Scope
 from hub.protocol.update import Update
 
@@ -29,9 +29,12 @@ _INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 _SLICE = 512  # writes between two pauses: some 4 ms
+_SLICE_OCTETS = 8 << 20  # octets between two pauses: the same
+_EVENTS = 128  # of sockets, that are handled at once
 _LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
 _ROUND = 20_000  # deliveries that are prepared before the first of them is written
-_EVALUATIONS = 2_000  # patterns that are tried between two pauses: some 4 ms
+_PAUSE = 4_000  # estimated microseconds of work between two pauses, beside the writes
+_EVALUATION, _DECISION, _PREPARATION = 5, 8, 4  # what a pattern, a token, an update takes
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _TLS_RECORDS = 64 << 10
 
@@ -55,11 +58,13 @@ class EngineLimits:
     :param heartbeat: time between two comments, which keep a connection alive.
     :param dispatch_timeout: how long a subscriber may take nothing before it is dropped.
     :param buffer: octets a subscriber may be behind.
+    :param compress_from: size from which events are compressed for those who want it; ``None``: never.
     """
 
     heartbeat: float = 40.0
     dispatch_timeout: float = 5.0
     buffer: int = 8 << 20
+    compress_from: int | None = None
 
 
 class Engine:
@@ -88,7 +93,10 @@ class Engine:
         self._by_fd: dict[int, Subscriber] = {}
         self._stalled: dict[Subscriber, None] = {}
         self._held: dict[Subscriber, None] = {}
-        self._framed = self._unframed = 0
+        self._in_form = [0 for _ in FORMS]
+        self._forms: list[int] = []
+        self._compressor = None if limits.compress_from is None else Compressor(limits.compress_from)
+        self._spent = 0
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -119,13 +127,17 @@ class Engine:
 
     def _enter(self, subscriber: Subscriber) -> None:
         self._index.add(subscriber)
-        self._framed += subscriber.is_framed
-        self._unframed += not subscriber.is_framed
+        self._count(subscriber.form, 1)
 
     def _leave(self, subscriber: Subscriber) -> None:
         self._index.remove(subscriber)
-        self._framed -= subscriber.is_framed
-        self._unframed -= not subscriber.is_framed
+        self._count(subscriber.form, -1)
+
+    def _count(self, form: int, change: int) -> None:
+        before = self._in_form[form]
+        self._in_form[form] = before + change
+        if not before or not before + change:
+            self._forms = [form for form in FORMS if self._in_form[form]]
 
     def start(self, subscriber: Subscriber) -> None:
         """Take over a subscriber's descriptor and send it every update from now on."""
@@ -148,7 +160,7 @@ class Engine:
 
     def end(self, subscriber: Subscriber, reason: str) -> None:
         """End a subscriber's stream in order: with a last chunk, if nothing else waits."""
-        if subscriber.is_open and subscriber.is_framed and not subscriber.pending:
+        if subscriber.is_open and subscriber.form & CHUNKED and not subscriber.pending:
             subscriber.pending, subscriber.pending_size = [LAST], len(LAST)
             self._flush(subscriber, self._clock())
         self.drop(subscriber, reason)
@@ -182,13 +194,24 @@ class Engine:
             deliveries = 0
             while position < len(entries) and deliveries < _ROUND:
                 start, position = position, _end_of_run(entries, position)
-                receivers = self._receivers(entries[start].update)
-                self.dispatched = entries[position - 1].sequence
+                update = entries[start].update
+                for evaluated in self._index.evaluate(update.topics) if self._index.has_patterns else ():
+                    if self._is_time_to_pause(evaluated * _EVALUATION):
+                        yield
+                receivers = self._index.matching(update.topics)
+                self.dispatched = entries[position - 1].sequence  # who comes from now on reads it in the log
+                if update.private and len(receivers) == 1:  # often, and not worth a generator
+                    receivers = receivers if _may_read(receivers[0], update) else []
+                elif update.private and receivers:
+                    receivers = yield from self._allowed(receivers, update.topics)
                 if receivers:
-                    prepared += self._by_framing(_join(entries[start:position]), receivers)
+                    events = [entry.update.encode() for entry in entries[start:position]]
+                    frames = b""
+                    if self._compressor is not None and any(one.form & ZSTD for one in receivers):
+                        frames = yield from self._compress(self._compressor, events)
+                    prepared += self._in_forms(_join(events), frames, receivers)
                     deliveries += len(receivers)
-                if self._index.evaluated >= _EVALUATIONS:
-                    self._index.evaluated = 0
+                if self._is_time_to_pause(_PREPARATION):
                     yield
             if len(prepared) == 1:
                 yield from self._write_same(*prepared[0])
@@ -197,39 +220,59 @@ class Engine:
             if position < len(entries):
                 yield
 
-    def _by_framing(self, octets: bytes, receivers: list[Subscriber]) -> list[tuple[bytes, list[Subscriber]]]:
-        """Chunks for those who speak HTTP/1.1. There is seldom anybody who does not."""
-        if not self._unframed:
-            return [(chunk(octets), receivers)]
-        if not self._framed:
-            return [(octets, receivers)]
-        framed = [subscriber for subscriber in receivers if subscriber.is_framed]
-        unframed = [subscriber for subscriber in receivers if not subscriber.is_framed]
-        return [(variant, group) for variant, group in ((chunk(octets), framed), (octets, unframed)) if group]
+    def _is_time_to_pause(self, spent: int) -> bool:
+        """Count work that is no write; true once it has been enough."""
+        self._spent += spent
+        if self._spent < _PAUSE:
+            return False
+        self._spent = 0
+        return True
 
-    def _receivers(self, update: Update) -> list[Subscriber]:
-        found = self._index.matching(update.topics)
-        if not update.private:
-            return found
+    def _allowed(
+        self, found: Sequence[Subscriber], topics: Sequence[str]
+    ) -> Generator[None, None, list[Subscriber]]:
+        """Those whose token allows them to read a private update, decided once for each token."""
         decided: dict[Scope, bool] = {}
         allowed: list[Subscriber] = []
         for subscriber in found:
             scope = subscriber.grant.subscribe
             decision = decided.get(scope)
             if decision is None:
-                decision = decided[scope] = scope.covers_any(update.topics)
+                decision = decided[scope] = scope.covers_any(topics)
+                if self._is_time_to_pause(_DECISION):
+                    yield
             if decision:
                 allowed.append(subscriber)
         return allowed
+
+    def _compress(self, compressor: Compressor, events: Iterable[bytes]) -> Generator[None, None, bytes]:
+        """Each event in frames of its own."""
+        frames: list[bytes] = []
+        for event in events:
+            for frame in compressor.frames(event):
+                frames.append(frame)
+                if self._is_time_to_pause(estimate(event)):
+                    yield
+        return _join(frames)
+
+    def _in_forms(
+        self, octets: bytes, frames: bytes, receivers: list[Subscriber]
+    ) -> list[tuple[bytes, list[Subscriber]]]:
+        """Updates as their receivers want them; mostly, all want the same."""
+        if len(self._forms) == 1:
+            return [(in_form(self._forms[0], octets, frames), receivers)]
+        groups = ((form, [one for one in receivers if one.form == form]) for form in self._forms)
+        return [(in_form(form, octets, frames), group) for form, group in groups if group]
 
     def _write_same(self, octets: bytes, receivers: Sequence[Subscriber]) -> Iterator[None]:
         """The hot loop. One test sorts out all that is not a plain socket with nothing waiting."""
         size = len(octets)
         write = os.write
-        for start in range(0, len(receivers), _SLICE):
+        step = min(_SLICE, _SLICE_OCTETS // size + 1)
+        for start in range(0, len(receivers), step):
             if start:
                 yield
-            for subscriber in receivers[start : start + _SLICE]:
+            for subscriber in receivers[start : start + step]:
                 if subscriber.pending is not None:
                     self._append(subscriber, octets)
                     continue
@@ -256,12 +299,16 @@ class Engine:
                 else:
                     subscriber.pending, subscriber.pending_size = [octets], size
                     ready.append(subscriber)
-        for start in range(0, len(ready), _SLICE):
-            if start:
+        now = self._clock()
+        writes = size = 0
+        for subscriber in ready:
+            if writes == _SLICE or size > _SLICE_OCTETS:
                 yield
-            now = self._clock()
-            for subscriber in ready[start : start + _SLICE]:
-                self._flush(subscriber, now)
+                now = self._clock()
+                writes = size = 0
+            writes += 1
+            size += subscriber.pending_size
+            self._flush(subscriber, now)
 
     def _append(self, subscriber: Subscriber, octets: bytes) -> None:
         """Queue octets for a subscriber that has something waiting, or speaks TLS."""
@@ -310,12 +357,38 @@ class Engine:
             self._stalled[subscriber] = None
             subscriber.stalled_at = now
 
+    @property
+    def compresses(self) -> bool:
+        """Whether there may be subscribers with frames of Zstandard."""
+        return self._compressor is not None
+
+    def encoded(self, events: Sequence[bytes], form: int) -> Iterator[bytes]:
+        """Events of the history as those with one form get them.
+
+        :returns: pieces, none of them empty; the work between two of them is bounded.
+        """
+        if not form & ZSTD or self._compressor is None:
+            if events:
+                yield in_form(form, b"".join(events), b"")
+            return
+        frames: list[bytes] = []
+        spent = 0
+        for event in events:
+            for frame in self._compressor.frames(event):
+                frames.append(frame)
+                spent += estimate(event)
+                if spent >= _PAUSE:
+                    yield in_form(form, b"", b"".join(frames))
+                    frames, spent = [], 0
+        if frames:
+            yield in_form(form, b"", b"".join(frames))
+
     # -- events of the sockets and of the clock --------------------------------------------------
 
     def poll(self) -> None:
         """Handle what the kernel reports: clients that left, sockets that are writable again."""
         now = self._clock()
-        for fd, events in self._epoll.poll(0):
+        for fd, events in self._epoll.poll(0, _EVENTS):
             subscriber = self._by_fd.get(fd)
             if subscriber is None:
                 continue
@@ -351,7 +424,7 @@ class Engine:
             self.end(subscriber, "its time is over")
             return
         if self._limits.heartbeat and not subscriber.pending:
-            octets = HEARTBEAT_CHUNK if subscriber.is_framed else HEARTBEAT
+            octets = HEARTBEATS[subscriber.form]
             subscriber.pending, subscriber.pending_size = [octets], len(octets)
             self._flush(subscriber, now)
         if subscriber.is_open:
@@ -374,10 +447,12 @@ def _end_of_run(entries: Sequence[Logged], start: int) -> int:
     return end
 
 
-def _join(entries: Sequence[Logged]) -> bytes:
-    if len(entries) == 1:
-        return entries[0].update.encode()
-    return b"".join([entry.update.encode() for entry in entries])
+def _may_read(subscriber: Subscriber, update: Update) -> bool:
+    return subscriber.grant.subscribe.covers_any(update.topics)
+
+
+def _join(parts: Sequence[bytes]) -> bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _write(subscriber: Subscriber, pending: list[bytes]) -> int:

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hub.fanout.subscriber import Subscriber
-from hub.protocol.matchers import Matcher
+from hub.protocol.pattern_table import PatternTable
 
 Bucket = dict[Subscriber, None]
 """The subscribers with one matcher; a dict for its order and its cheap removal."""
 
 _MAX_REMEMBERED = 10_000
+_AT_ONCE = 500  # patterns that are tried between two steps of ``evaluate``
 
 
 class Index:
     """Subscribers by what they listen to.
 
-    An exact topic is one look-up. Each distinct pattern is evaluated once for a topic and the outcome
-    is remembered, as long as no pattern comes or goes.
-
-    ``evaluated`` counts the evaluations; whoever pauses after many of them may set it back.
+    An exact topic is one look-up. Of the distinct patterns, those that can match a topic are each evaluated
+    once, and the outcome is remembered, as long as no pattern comes or goes.
     """
 
     def __init__(self) -> None:
-        self.evaluated = 0
         self._exact: dict[str, Bucket] = {}
-        self._patterns: dict[Matcher, Bucket] = {}
+        self._patterns: PatternTable[Bucket] = PatternTable()
         self._everything: Bucket = {}
         self._remembered: dict[str, tuple[Bucket, ...]] = {}
+        self._changes = 0
 
     def add(self, subscriber: Subscriber) -> None:
         """Enter a subscriber under each of its matchers."""
@@ -40,11 +39,13 @@ class Index:
                     self._exact[matcher.exact] = {subscriber: None}
                 else:
                     bucket[subscriber] = None
-            elif matcher in self._patterns:
-                self._patterns[matcher][subscriber] = None
             else:
-                self._patterns[matcher] = {subscriber: None}
-                self._remembered.clear()
+                bucket = self._patterns.get(matcher)
+                if bucket is None:
+                    self._patterns.add(matcher, {subscriber: None})
+                    self._forget()
+                else:
+                    bucket[subscriber] = None
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber."""
@@ -62,8 +63,31 @@ class Index:
                 if bucket is not None:
                     bucket.pop(subscriber, None)
                     if not bucket:
-                        del self._patterns[matcher]
-                        self._remembered.clear()
+                        self._patterns.remove(matcher)
+                        self._forget()
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether there is anything to evaluate."""
+        return bool(self._patterns)
+
+    def evaluate(self, topics: Sequence[str]) -> Iterator[int]:
+        """Try patterns ahead of ``matching``, which then does not have to.
+
+        :returns: an iterator to exhaust, best at once; each step is the number of patterns that were tried.
+        """
+        for topic in topics:
+            if topic in self._remembered:
+                continue
+            changes = self._changes
+            candidates = self._patterns.candidates(topic)
+            found: list[Bucket] = []
+            for start in range(0, len(candidates) or 1, _AT_ONCE):
+                some = candidates[start : start + _AT_ONCE]
+                found += [bucket for matcher, bucket in some if matcher.matches(topic)]
+                yield len(some) + 1
+            if changes == self._changes:  # else a pattern came or went in a pause
+                self._remember(topic, tuple(found))
 
     def matching(self, topics: Sequence[str]) -> list[Subscriber]:
         """The subscribers that listen to one of the topics, each once."""
@@ -90,9 +114,16 @@ class Index:
     def _by_pattern(self, topic: str) -> tuple[Bucket, ...]:
         known = self._remembered.get(topic)
         if known is None:
-            self.evaluated += len(self._patterns)
-            known = tuple(bucket for matcher, bucket in self._patterns.items() if matcher.matches(topic))
-            if len(self._remembered) >= _MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[topic] = known
+            candidates = self._patterns.candidates(topic)
+            known = tuple(bucket for matcher, bucket in candidates if matcher.matches(topic))
+            self._remember(topic, known)
         return known
+
+    def _remember(self, topic: str, found: tuple[Bucket, ...]) -> None:
+        if len(self._remembered) >= _MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[topic] = found
+
+    def _forget(self) -> None:
+        self._remembered.clear()
+        self._changes += 1

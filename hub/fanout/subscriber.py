@@ -24,7 +24,7 @@ class Subscriber:
     :param peer: the client's address, for the log.
     :param now: monotonic time of the connection, in seconds.
     :param ends_at: monotonic time at which the connection must be closed.
-    :param is_framed: the client speaks HTTP/1.1 and gets chunks.
+    :param form: how its octets are framed and coded, see ``hub.fanout.framing``.
 
     ``pending`` holds what could not be written yet. It is ``None`` only for a plain socket with nothing
     waiting, so that this one test finds the subscribers that can be written to without more ado; it is
@@ -36,10 +36,10 @@ class Subscriber:
         "connected_at",
         "ends_at",
         "fd",
+        "form",
         "grant",
         "id",
         "identity",
-        "is_framed",
         "matchers",
         "offset",
         "peer",
@@ -61,9 +61,9 @@ class Subscriber:
         peer: str,
         now: float,
         ends_at: float,
-        is_framed: bool = False,
+        form: int = 0,
     ) -> None:
-        self.is_framed = is_framed
+        self.form = form
         self.fd = fd
         self.tls = tls
         self.id = id

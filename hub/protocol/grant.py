@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.protocol.matchers import Matcher
+from hub.protocol.pattern_table import PatternTable
 
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
 
-class Scope:
-    """The topics that a token allows for one action.
+_FEW = 4  # patterns that are tried one after another; more are looked up
 
-    :param matchers: any of them allows the topic.
+
+class Scope:
+    """The topics that a token allows for one action, or that a subscriber listens to.
+
+    :param matchers: any of them covers the topic.
     """
 
-    __slots__ = ("_everything", "_exact", "_patterns")
+    __slots__ = ("_everything", "_exact", "_patterns", "_table")
 
     def __init__(self, matchers: Sequence[Matcher]) -> None:
         self._everything = any(matcher.is_wildcard for matcher in matchers)
@@ -24,11 +28,18 @@ class Scope:
         self._patterns = tuple(
             matcher for matcher in matchers if matcher.exact is None and not matcher.is_wildcard
         )
+        self._table: PatternTable[None] | None = None
+        if len(self._patterns) > _FEW:
+            self._table = PatternTable()
+            for matcher in dict.fromkeys(self._patterns):
+                self._table.add(matcher, None)
 
     def covers(self, topic: str) -> bool:
         """Tell whether the topic is allowed."""
         if self._everything or topic in self._exact:
             return True
+        if self._table is not None:
+            return any(matcher.matches(topic) for matcher, _ in self._table.candidates(topic))
         return any(matcher.matches(topic) for matcher in self._patterns)
 
     def covers_any(self, topics: Sequence[str]) -> bool:

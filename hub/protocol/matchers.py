@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 from urlpattern import URLPattern
 
 from hub.protocol.errors import InvalidRequest
+from hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
 from hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
 from hub.protocol.topics import WILDCARD, forbidden_character
 from hub.protocol.uri_template import Pattern, compile_template
@@ -38,10 +39,21 @@ class Matcher:
     :param type: how ``value`` is read.
     :param value: the matcher as the client wrote it.
 
-    ``exact`` is the one topic that it matches, when that is all it can match.
+    ``exact`` is the one topic that it matches, when that is all it can match. ``place`` is what the topics of
+    a pattern begin with.
     """
 
-    __slots__ = ("__weakref__", "_base", "_pattern", "exact", "is_wildcard", "type", "value")
+    __slots__ = (
+        "__weakref__",
+        "_base",
+        "_last",
+        "_pattern",
+        "exact",
+        "is_wildcard",
+        "place",
+        "type",
+        "value",
+    )
 
     def __init__(
         self, type_: MatcherType, value: str, base: str, pattern: URLPattern | Pattern | None
@@ -52,6 +64,12 @@ class Matcher:
         self.exact = value if pattern is None and not self.is_wildcard else None
         self._base = base
         self._pattern = pattern
+        self._last: tuple[str, bool] = ("", False)
+        self.place = NOWHERE
+        if isinstance(pattern, URLPattern):
+            self.place = of_url_pattern(pattern, base)
+        elif pattern is not None:
+            self.place = of_template(value)
 
     def __repr__(self) -> str:
         return f"Matcher({self.type}, {self.value!r})"
@@ -60,9 +78,15 @@ class Matcher:
         """Tell whether the matcher selects a topic."""
         if self.is_wildcard or topic == self.exact:
             return True
-        pattern = self._pattern
-        if pattern is None:
+        if self._pattern is None:
             return False
+        # One update is tried for thousands of tokens and subscribers that share their patterns.
+        last = self._last
+        if last[0] is not topic:
+            last = self._last = (topic, self._evaluate(self._pattern, topic))
+        return last[1]
+
+    def _evaluate(self, pattern: URLPattern | Pattern, topic: str) -> bool:
         if isinstance(pattern, URLPattern):
             return bool(pattern.test(topic, self._base))
         return topic == self.value or pattern.fullmatch(topic) is not None

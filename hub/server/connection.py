@@ -14,12 +14,11 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
 from hub.endpoints.subscribe import Stream
-from hub.fanout.framing import HEARTBEAT_CHUNK
+from hub.fanout.framing import CHUNKED, HEARTBEATS, ZSTD
 from hub.fanout.subscriber import Subscriber
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
-from hub.protocol.event_stream import HEARTBEAT
 from hub.protocol.identity import Identity
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
@@ -173,13 +172,14 @@ class Connection:
                 self._closing = True
                 self._channel.send(head, _SEND)
                 return False
-            return self._stream(result, request, head, is_framed=message.takes_chunks)
+            form = CHUNKED * message.takes_chunks | ZSTD * result.is_compressed
+            return self._stream(result, request, head, form)
         if isinstance(result, Answer):
             octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
             self._channel.send(octets, _SEND)
         return False
 
-    def _stream(self, stream: Stream, request: Request, head: bytes, *, is_framed: bool) -> bool:
+    def _stream(self, stream: Stream, request: Request, head: bytes, form: int) -> bool:
         """Send what the subscriber missed, then hand its descriptor to the engine."""
         broker = self._site.hub.broker
         now = broker.clock()
@@ -193,13 +193,13 @@ class Connection:
             peer=request.peer,
             now=now,
             ends_at=now + stream.lifetime,
-            is_framed=is_framed,
+            form=form,
         )
         broker.quota.enter(subscriber)
         is_complete = False
         try:
             # A comment follows the head at once, so that a proxy passes the head on.
-            self._channel.send(head + (HEARTBEAT_CHUNK if is_framed else HEARTBEAT), _SEND)
+            self._channel.send(head + HEARTBEATS[form], _SEND)
             if stream.start.after is not None:
                 for octets in broker.replay(subscriber, stream.start.after):
                     self._send_history(octets, subscriber)

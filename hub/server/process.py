@@ -20,6 +20,7 @@ from gevent.hub import Waiter
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
 from hub.endpoints.hub import Hub
+from hub.fanout import compression
 from hub.fanout.census import Count
 from hub.fanout.engine import EngineLimits
 from hub.fanout.quota import ConnectionLimits, Quota
@@ -92,7 +93,9 @@ class Process:
         )
         self._broker = Broker(
             transport,
-            EngineLimits(settings.heartbeat, settings.dispatch_timeout),
+            EngineLimits(
+                settings.heartbeat, settings.dispatch_timeout, compress_from=_compress_from(settings)
+            ),
             time.monotonic,
             Quota(
                 ConnectionLimits(
@@ -307,7 +310,20 @@ def _hub(
         cors_origins=frozenset(settings.cors_origins),
         lifetime=settings.write_timeout,
         limits=PublicationLimits(),
+        compression=broker.compresses,
     )
+
+
+def _compress_from(settings: Settings) -> int | None:
+    if settings.compression == "off":
+        return None
+    if not compression.is_available():
+        _log.warning(
+            "MERCURE_COMPRESSION=%s has no effect, for backports.zstd is missing: pip install backports.zstd",
+            settings.compression,
+        )
+        return None
+    return settings.compression_min_size
 
 
 def _raise_descriptor_limit() -> int:

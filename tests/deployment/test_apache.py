@@ -141,6 +141,22 @@ def test_http_2(apache: Apache, hub: RunningHub) -> None:
                 assert line, "the stream ended"
 
 
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_a_compressed_stream_passes_unharmed(
+    apache: Apache, shop: Path, hub_port: int, folder: Path, version: str
+) -> None:
+    """curl asks for what it can decode, zstd among it, and decodes as it reads."""
+    with hub_process(folder, hub_port, apache.public_url, shop, MERCURE_COMPRESSION="zstd"):
+        headers = ("--compressed", "-H", f"Cookie: {apache.cookie()}")
+        with curl(version, "-i", *headers, f"{apache.public_url}?{ORDER}") as output:
+            head = b"".join(iter(output.readline, b"\r\n")).lower()
+            assert b"content-encoding: zstd" in head
+            for state in ("s0", "s1" * 1000, "s2"):
+                pay(apache, state)
+                while (line := output.readline()) != f"data: {state}\n".encode():
+                    assert line, "the stream ended"
+
+
 def test_without_a_cookie(apache: Apache, hub: RunningHub) -> None:
     check_refusal(apache)
 

@@ -45,6 +45,7 @@ def subscriber(
     tls: ssl.SSLSocket | None = None,
     grant: Grant = ANONYMOUS,
     ends_at: float = FOREVER,
+    form: int = 0,
 ) -> Subscriber:
     return Subscriber(
         fd,
@@ -56,6 +57,7 @@ def subscriber(
         peer="192.0.2.1",
         now=START,
         ends_at=ends_at,
+        form=form,
     )
 
 
@@ -138,6 +140,7 @@ class Bench:
         tcp: bool = False,
         small: bool = False,
         start: bool = True,
+        form: int = 0,
     ) -> Reader:
         """A subscriber with its connection.
 
@@ -152,7 +155,8 @@ class Bench:
                 # TCP with a tiny window waits for its timers.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536 if tcp else _SMALLEST)
         self.adopt(theirs)
-        reader = Reader(theirs, subscriber(*matchers, fd=ours.detach(), grant=grant, ends_at=ends_at))
+        own = subscriber(*matchers, fd=ours.detach(), grant=grant, ends_at=ends_at, form=form)
+        reader = Reader(theirs, own)
         if start:
             self.engine.start(reader.subscriber)
         return reader

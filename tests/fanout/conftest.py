@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hub.protocol.matchers import Matcher
 from tests.fanout.bench import Bench
 
 
@@ -34,3 +37,17 @@ def bench(no_descriptor_left: None) -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.close()
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each pattern has been tried for a topic."""
+    counted: Counter[str] = Counter()
+    evaluate = Matcher._evaluate
+
+    def count(self: Matcher, *arguments: Any) -> bool:
+        counted[self.value] += 1
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(Matcher, "_evaluate", count)
+    return counted

@@ -203,9 +203,9 @@ def test_a_long_batch_pauses_between_its_rounds(bench: Bench, monkeypatch: pytes
 
 
 def test_the_trial_of_many_patterns_pauses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.fanout.engine._EVALUATIONS", 10)
-    readers = [bench.connect(pattern(f"https://example.com/{n}/:id")) for n in range(5)]
-    entries = [bench.update(f"https://example.com/{n % 5}/{n}") for n in range(20)]
+    monkeypatch.setattr("hub.fanout.engine._PAUSE", 20)
+    readers = [bench.connect(pattern(f"https://example.com/:any/{n}")) for n in range(5)]
+    entries = [bench.update(f"https://example.com/{n}/{n % 5}") for n in range(20)]
     assert bench.dispatch(*entries) > 8
     assert [len(reader.ids()) for reader in readers] == [4] * 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from hub.fanout.index import Index
@@ -43,14 +45,14 @@ def test_nothing_stays_behind() -> None:
     assert index.matching(["a", "https://example.com/1"]) == []
 
 
-def test_the_same_pattern_of_several_is_evaluated_once() -> None:
+def test_the_same_pattern_of_several_is_evaluated_once(evaluations: Counter[str]) -> None:
     index = Index()
     for _ in range(10):
-        index.add(subscriber(pattern("https://example.com/:id")))
+        index.add(subscriber(pattern("https://once.example/:id")))
     for _ in range(5):
-        assert len(index.matching(["https://example.com/1"])) == 10
-        assert index.matching(["https://example.com/1/2"]) == []
-    assert index.evaluated == 2
+        assert len(index.matching(["https://once.example/1"])) == 10
+        assert index.matching(["https://once.example/1/2"]) == []
+    assert evaluations == {"https://once.example/:id": 2}
 
 
 def test_a_new_pattern_is_seen_for_topics_that_are_remembered() -> None:
@@ -89,7 +91,6 @@ def test_without_patterns_nothing_is_remembered() -> None:
     for number in range(100):
         index.matching([str(number), "a"])
     assert sizes(index) == (1, 0, 1, 0)
-    assert index.evaluated == 0
 
 
 def test_the_answer_is_a_copy() -> None:

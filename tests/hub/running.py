@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import sys
 import threading
 import time
 import uuid
@@ -21,6 +22,11 @@ import jwt
 from hub.protocol.event_stream import Event, Parser
 from hub.server.process import Process
 from hub.settings import load_settings
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import ZstdDecompressor
+else:
+    from backports.zstd import ZstdDecompressor
 
 SECRET = "a secret that is long enough for HMAC-SHA-256"
 HUB_PATH = "/.well-known/mercure"
@@ -45,8 +51,30 @@ class Reply:
         return json.loads(self.body)
 
 
+class Frames:
+    """Decodes frames of Zstandard, one after another, as they arrive."""
+
+    def __init__(self) -> None:
+        self._decoder = ZstdDecompressor()
+        self.count = 0
+
+    def decode(self, octets: bytes) -> bytes:
+        decoded = b""
+        while octets:
+            decoded += self._decoder.decompress(octets)
+            octets = b""
+            if self._decoder.eof:
+                self.count += 1
+                octets = self._decoder.unused_data
+                self._decoder = ZstdDecompressor()
+        return decoded
+
+
 class Stream:
-    """A subscriber's connection."""
+    """A subscriber's connection.
+
+    ``wire`` counts what arrived, ``raw`` is the content, decoded.
+    """
 
     def __init__(self, sock: socket.socket, received: bytes, reply: Reply) -> None:
         self.sock = sock
@@ -54,6 +82,8 @@ class Stream:
         self._parser = Parser()
         self._ready: list[Event] = []
         self._chunks = b""
+        self._frames = Frames() if reply.headers.get("content-encoding") == "zstd" else None
+        self.wire = 0
         self.raw = b""
         self._take(received)
 
@@ -81,6 +111,7 @@ class Stream:
     def _take(self, received: bytes) -> None:
         """Take off the framing of chunks, if there is one, and parse."""
         octets = received
+        self.wire += len(received)
         if self.reply.headers.get("transfer-encoding") == "chunked":
             self._chunks += received
             octets = b""
@@ -91,6 +122,8 @@ class Stream:
                     break
                 octets += rest[:length]
                 self._chunks = rest[length + 2 :]
+        if self._frames is not None:
+            octets = self._frames.decode(octets)
         self.raw += octets
         self._ready += self._parser.feed(octets)
 
@@ -168,13 +201,15 @@ class RunningHub:
         target = path + ("?" + urlencode(_pairs(query)) if query else "")
         return self.request("GET", target, _headers(token, headers))
 
-    def subscribe(self, query: Form, token: str | None = None, **headers: str) -> Stream:
+    def subscribe(
+        self, query: Form, token: str | None = None, *, version: str = "1.1", **headers: str
+    ) -> Stream:
         """Subscribe, and wait until the stream is open."""
         target = HUB_PATH + "?" + urlencode(_pairs(query))
         fields = {"Host": f"127.0.0.1:{self.port}", **_headers(token, headers)}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         sock = self.connect()
-        sock.sendall(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+        sock.sendall(f"GET {target} HTTP/{version}\r\n{head}\r\n".encode("latin-1"))
         _, rest, reply = read_reply(sock, only_head=True)
         stream = Stream(sock, rest, reply)
         self._open.append(stream)

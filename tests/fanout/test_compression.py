@@ -1,0 +1,237 @@
+"""Frames: each can be decoded alone, all streams hold the same events, nobody waits for a large one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from hub.fanout.compression import MAX_SMALLEST, Compressor, estimate, is_available, stored
+from hub.fanout.engine import EngineLimits
+from hub.fanout.framing import CHUNKED, FORMS, HEARTBEATS, ZSTD, chunk, in_form
+from hub.protocol.event_stream import HEARTBEAT
+from tests.fanout.bench import Bench, Reader, exact, ids
+from tests.hub.running import Frames
+
+if sys.version_info >= (3, 14):
+    from compression.zstd import DecompressionParameter, ZstdDecompressor, decompress, get_frame_info
+else:
+    from backports.zstd import DecompressionParameter, ZstdDecompressor, decompress, get_frame_info
+
+TEXT = json.dumps([{"id": number, "state": "paid"} for number in range(20_000)]).encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 65_535, 65_536])
+def test_a_stored_frame_is_read_by_a_decoder(size: int) -> None:
+    octets = os.urandom(size)
+    frame = stored(octets)
+    assert decompress(frame) == octets
+    assert get_frame_info(frame).decompressed_size == size
+    assert len(frame) - size in (9, 10)
+
+
+@pytest.mark.parametrize("smallest", [0, 256, MAX_SMALLEST])
+@pytest.mark.parametrize("size", [1, 100, 255, 256, 300, 65_536, 65_537, 262_144, 262_145, len(TEXT)])
+@pytest.mark.parametrize("kind", ["text", "noise"])
+def test_an_event_as_frames(smallest: int, size: int, kind: str) -> None:
+    event = (TEXT if kind == "text" else random.Random(1).randbytes(len(TEXT)))[:size]
+    frames = list(Compressor(smallest).frames(event))
+    assert b"".join(decompress(frame) for frame in frames) == event
+    assert len(frames) == -(-size // 262_144)
+    for frame in frames:
+        assert 0 < get_frame_info(frame).decompressed_size <= 262_144
+        # A window of 256 KiB is enough; RFC 9659 allows 8 MiB.
+        decoder = ZstdDecompressor(options={DecompressionParameter.window_log_max: 18})
+        decoder.decompress(frame)
+        assert decoder.eof
+    total = sum(map(len, frames))
+    assert total <= size + 16 * len(frames)
+    if kind == "text" and size >= max(smallest, 300):
+        assert total < size
+
+
+def test_a_compressor_shares_nothing_between_two_events() -> None:
+    """Else the size of one would tell of the content of another."""
+    compressor = Compressor(0)
+    secret = b"data: the secret is " + random.Random(2).randbytes(400).hex().encode()
+    (alone,) = Compressor(0).frames(secret)
+    list(compressor.frames(secret))
+    (again,) = compressor.frames(secret)
+    assert again == alone
+
+
+def test_the_library_is_here() -> None:
+    assert is_available()
+
+
+def test_the_estimate_is_bounded_by_the_size_of_a_frame() -> None:
+    assert estimate(b"") < estimate(b"x" * 10_000) < estimate(b"x" * 262_144) == estimate(b"x" * 10_000_000)
+
+
+def test_forms() -> None:
+    frame = stored(HEARTBEAT)
+    assert [in_form(form, b"plain", b"frames") for form in FORMS] == [
+        b"plain", chunk(b"plain"), b"frames", chunk(b"frames"),
+    ]  # fmt: skip
+    assert (b":\n", chunk(b":\n"), frame, chunk(frame)) == HEARTBEATS
+
+
+@pytest.fixture
+def bench(no_descriptor_left: None) -> Iterator[Bench]:
+    bench = Bench(EngineLimits(heartbeat=40, compress_from=256))
+    yield bench
+    bench.close()
+
+
+def unchunked(octets: bytes) -> Iterator[bytes]:
+    while octets:
+        size, _, rest = octets.partition(b"\r\n")
+        length = int(size, 16)
+        assert rest[length : length + 2] == b"\r\n"
+        yield rest[:length]
+        octets = rest[length + 2 :]
+
+
+def content(reader: Reader) -> bytes:
+    """What has arrived, without its form; each chunk holds whole frames."""
+    reader.read()
+    octets = bytes(reader.received)
+    parts = list(unchunked(octets)) if reader.subscriber.form & CHUNKED else [octets]
+    if reader.subscriber.form & ZSTD:
+        parts = [Frames().decode(part) for part in parts if part]
+    return b"".join(parts)
+
+
+def everybody(bench: Bench, *, start: bool = True) -> list[Reader]:
+    """Several subscribers of each form."""
+    return [bench.connect(exact("a"), exact("b"), form=form, start=start) for form in [*FORMS] * 3]
+
+
+@pytest.mark.parametrize("topics", ["a", "aa", "abab"], ids=["one", "same receivers", "different receivers"])
+@pytest.mark.parametrize("size", [10, 2_000, 600_000])
+def test_all_forms_hold_the_same_events(bench: Bench, topics: str, size: int) -> None:
+    readers = everybody(bench)
+    entries = [bench.update(topic, data=f"{n}{TEXT[:size].decode()}") for n, topic in enumerate(topics)]
+    expected = b"".join(entry.update.encode() for entry in entries)
+    bench.dispatch(*entries)
+    for _ in range(200):
+        for reader in readers:
+            reader.read()
+        bench.engine.poll()
+    assert {content(reader) for reader in readers} == {expected}
+
+
+def test_each_event_is_compressed_once_for_all_and_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    frames = Compressor.frames
+
+    def count(self: Compressor, event: bytes) -> Iterator[bytes]:
+        made.append(event)
+        return frames(self, event)
+
+    monkeypatch.setattr(Compressor, "frames", count)
+    plain = bench.connect(exact("a"), exact("b"))
+    bench.publish("a")
+    assert made == []  # nobody wants it
+    everybody(bench)
+    only_plain = bench.connect(exact("c"))
+    bench.publish("c")
+    assert made == []
+    entries = [bench.update("a", data=str(number)) for number in range(5)]
+    bench.dispatch(*entries)
+    assert made == [entry.update.encode() for entry in entries]
+    assert len(plain.ids()) == 6
+    assert only_plain.ids() == ["2"]
+
+
+def test_heartbeats_have_the_form_of_their_stream(bench: Bench) -> None:
+    readers = everybody(bench)
+    bench.tick(40)
+    bench.publish("a")
+    assert {content(reader) for reader in readers} == {b":\nid: 1\ndata: \n\n"}
+
+
+def test_the_end_of_a_stream_in_order(bench: Bench) -> None:
+    readers = everybody(bench)
+    for reader in readers:
+        bench.engine.end(reader.subscriber, "the hub stops")
+        last = reader.read()
+        assert last == (b"0\r\n\r\n" if reader.subscriber.form & CHUNKED else b"")
+        assert reader.at_end
+
+
+def test_what_came_while_a_subscriber_read_history(bench: Bench) -> None:
+    readers = everybody(bench, start=False)
+    for reader in readers:
+        bench.engine.hold(reader.subscriber)
+    entries = [bench.publish("a", data=TEXT[:1000].decode()) for _ in range(3)]
+    for reader in readers:
+        bench.engine.start(reader.subscriber)
+    entries.append(bench.publish("a"))
+    assert {content(reader) for reader in readers} == {b"".join(one.update.encode() for one in entries)}
+
+
+def test_history_in_each_form(bench: Bench) -> None:
+    events = [bench.update("a", data=TEXT[: n * 100_000].decode()).update.encode() for n in range(7)]
+    for form in FORMS:
+        pieces = list(bench.engine.encoded(events, form))
+        octets = b"".join(pieces)
+        assert all(pieces)
+        if form & CHUNKED:
+            octets = b"".join(unchunked(octets))
+        if form & ZSTD:
+            frames = Frames()
+            octets = frames.decode(octets)
+            assert frames.count >= len(events)  # none is shared by two events
+            assert len(pieces) > 1
+        assert octets == b"".join(events)
+        assert list(bench.engine.encoded([], form)) == []
+
+
+def test_others_are_served_while_a_large_update_is_compressed(bench: Bench) -> None:
+    reader = bench.connect(exact("a"), form=ZSTD)
+    other = bench.connect(exact("b"))
+    entry = bench.update("a", data=TEXT.decode() * 12)
+    size = len(entry.update.encode())
+    slices = bench.dispatch(entry)
+    assert slices > size / 262_144 / 4
+    late = bench.publish("b")
+    for _ in range(200):
+        reader.read()
+        bench.engine.poll()
+    assert content(reader) == entry.update.encode()
+    assert other.ids() == ids([late])
+
+
+def test_one_that_joins_while_an_update_is_compressed_reads_it_in_the_log(bench: Bench) -> None:
+    bench.connect(exact("a"), form=ZSTD)
+    entry = bench.update("a", data=TEXT.decode() * 12)
+    seen: list[int] = []
+    joined: list[Reader] = []
+
+    def join(count: int) -> None:
+        if count == 1:
+            seen.append(bench.engine.dispatched)
+            joined.append(bench.connect(exact("a"), form=ZSTD))
+
+    bench.dispatch(entry, between=join)
+    assert seen == [entry.sequence]
+    assert joined[0].read() == b""
+
+
+def test_an_event_that_is_cut_goes_on_at_the_exact_octet(no_descriptor_left: None) -> None:
+    bench = Bench(EngineLimits(compress_from=256))
+    reader = bench.connect(exact("a"), form=ZSTD | CHUNKED, small=True)
+    noise = random.Random(3).randbytes(40_000).hex()
+    entries = [bench.publish("a", data=f"{n}{noise}") for n in range(4)]
+    assert reader.subscriber.pending
+    while reader.read():
+        bench.engine.poll()
+    assert content(reader) == b"".join(one.update.encode() for one in entries)
+    bench.close()

@@ -1,0 +1,214 @@
+"""What the fan-out costs, counted in work: it follows those that match, not those that are connected."""
+
+from __future__ import annotations
+
+import select
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from hub.fanout.index import Index
+from hub.protocol.grant import Scope
+from hub.protocol.matchers import Matcher
+from tests.fanout.bench import Bench, Reader, exact, ids, may_read, pattern, subscriber, template
+
+SITE = "https://cost.example"
+
+
+@pytest.fixture
+def scopes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a token has been asked about a topic."""
+    counted: Counter[str] = Counter()
+    covers_any = Scope.covers_any
+
+    def count(self: Scope, topics: tuple[str, ...]) -> bool:
+        counted[topics[0]] += 1
+        return covers_any(self, topics)
+
+    monkeypatch.setattr(Scope, "covers_any", count)
+    return counted
+
+
+@pytest.mark.parametrize("make", [pattern, template])
+def test_of_many_patterns_only_those_are_tried_that_can_match(
+    make: Callable[[str], Matcher], evaluations: Counter[str]
+) -> None:
+    variable = ":id" if make is pattern else "{id}"
+    index = Index()
+    listeners = [subscriber(make(f"{SITE}/rooms/{n % 100}/{variable}")) for n in range(1000)]
+    for listener in listeners:
+        index.add(listener)
+    for number in range(100):
+        found = index.matching([f"{SITE}/rooms/{number}/{number}"])
+        assert found == listeners[number::100]
+    assert len(evaluations) == evaluations.total() == 100
+
+
+def test_a_pattern_without_a_literal_beginning_is_tried_for_every_topic(evaluations: Counter[str]) -> None:
+    index = Index()
+    listeners = [subscriber(pattern(f"{SITE}/:any/{n}")) for n in range(10)]
+    for listener in listeners:
+        index.add(listener)
+    assert index.matching([f"{SITE}/rooms/3"]) == [listeners[3]]
+    assert evaluations.total() == 10
+
+
+@pytest.mark.parametrize("connected", [100, 1000])
+def test_a_private_update_asks_the_tokens_of_those_that_match(
+    bench: Bench, scopes: Counter[str], connected: int
+) -> None:
+    readers = [bench.connect(exact(f"{n}"), grant=may_read(exact(f"{n}"))) for n in range(connected)]
+    for number in range(0, connected, 10):
+        bench.publish(f"{number}", private=True)
+    assert sum(len(reader.ids()) for reader in readers) == scopes.total() == connected / 10
+
+
+def test_a_token_with_many_patterns_tries_few_of_them(evaluations: Counter[str]) -> None:
+    scope = Scope([pattern(f"{SITE}/tokens/{n}/:id") for n in range(100)])
+    for number in range(100):
+        assert scope.covers(f"{SITE}/tokens/{number}/7")
+        assert not scope.covers(f"{SITE}/others/{number}/7")
+    assert evaluations.total() == 100
+
+
+def test_a_pattern_that_many_tokens_share_is_tried_once(bench: Bench, evaluations: Counter[str]) -> None:
+    shared = pattern(f"{SITE}/shared/:id")
+    own = [pattern(f"{SITE}/{n}/:id") for n in range(3)]
+    readers = [bench.connect(exact(f"{SITE}/shared/1"), grant=may_read(*own, shared)) for _ in range(50)]
+    bench.publish(f"{SITE}/shared/1", private=True)
+    assert {tuple(reader.ids()) for reader in readers} == {("1",)}
+    assert evaluations == {one.value: 1 for one in (*own, shared)}
+
+
+def test_the_memory_of_a_pattern_is_of_its_last_topic_only() -> None:
+    one = pattern(f"{SITE}/last/:id")
+    topics = [f"{SITE}/last/1", f"{SITE}/lost/1", "".join([f"{SITE}/", "last/1"])]
+    for topic in topics * 3:
+        assert one.matches(topic) is ("last" in topic)
+
+
+def pauses(bench: Bench, *topics: str, private: bool = False) -> int:
+    return bench.dispatch(bench.update(*topics, private=private)) - 1
+
+
+def test_the_trial_of_one_update_with_many_topics_pauses(bench: Bench) -> None:
+    readers = [bench.connect(pattern(f"{SITE}/:any/{n}")) for n in range(40)]
+    assert pauses(bench, *[f"{SITE}/{n}/{n}" for n in range(100)]) >= 4
+    assert [reader.ids() for reader in readers] == [["1"]] * 40
+
+
+def test_the_trial_of_many_patterns_for_one_topic_pauses() -> None:
+    index = Index()
+    for number in range(1200):
+        index.add(subscriber(template(f"{{a}}/{number}")))
+    steps = list(index.evaluate(["x/7"]))
+    assert len(steps) == 3
+    assert sum(steps) == 1203
+    assert list(index.evaluate(["x/7"])) == []
+    assert len(index.matching(["x/7"])) == 1
+
+
+def test_the_decision_about_many_tokens_pauses(bench: Bench, scopes: Counter[str]) -> None:
+    readers = [bench.connect(exact("t"), grant=may_read(exact("t"), exact(f"{n}"))) for n in range(1100)]
+    assert pauses(bench, "t", private=True) >= 2 + 2
+    assert scopes.total() == 1100
+    assert {tuple(reader.ids()) for reader in readers} == {("1",)}
+
+
+def test_many_small_updates_for_many_different_readers_pause(bench: Bench) -> None:
+    readers = [bench.connect(exact(f"{n}")) for n in range(10)]
+    entries = [bench.update(f"{n % 10}") for n in range(3000)]
+    assert bench.dispatch(*entries) > 3
+    assert sum(len(reader.ids()) for reader in readers) == 3000
+
+
+@pytest.mark.parametrize("topics", ["a", "ab"], ids=["same receivers", "different receivers"])
+def test_large_updates_pause_after_fewer_writes(bench: Bench, topics: str) -> None:
+    for _ in range(100):
+        bench.connect(exact("a"), exact("b"))
+    entries = [bench.update(topic, data="x" * (1 << 20)) for topic in topics]
+    assert bench.dispatch(*entries) >= 100 / 9
+    assert bench.dispatch(*[bench.update(topic) for topic in topics]) == 1
+
+
+def test_many_events_of_sockets_are_handled_some_at_a_time(bench: Bench) -> None:
+    readers = [bench.connect(exact("a")) for _ in range(300)]
+    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+        bench.engine.poll()
+    for reader in readers:
+        reader.close()
+    counts = []
+    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+        before = len(bench.gone)
+        bench.engine.poll()
+        counts.append(len(bench.gone) - before)
+    assert sum(counts) == 300
+    assert max(counts) <= 128
+
+
+class TestChangesInAPause:
+    """While patterns are tried or tokens asked, subscribers come and go."""
+
+    @pytest.fixture
+    def crowd(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Reader]]:
+        monkeypatch.setattr("hub.fanout.index._AT_ONCE", 2)
+        monkeypatch.setattr("hub.fanout.engine._PAUSE", 1)
+        yield [bench.connect(pattern(f"{SITE}/:any/{n % 7}")) for n in range(14)]
+
+    def test_a_pattern_that_comes(self, bench: Bench, crowd: list[Reader]) -> None:
+        """Before the receivers are chosen, so that it does not read the update in the log."""
+        joined: list[Reader] = []
+
+        def join(count: int) -> None:
+            if count == 1:
+                assert bench.engine.dispatched == 0
+                joined.append(bench.connect(pattern(f"{SITE}/*/3")))
+
+        entry = bench.update(f"{SITE}/x/3")
+        bench.dispatch(entry, between=join)
+        bench.publish(f"{SITE}/x/3")
+        assert joined[0].ids() == crowd[3].ids() == crowd[10].ids() == ["1", "2"]
+
+    def test_a_pattern_that_goes(self, bench: Bench, crowd: list[Reader]) -> None:
+        def leave(count: int) -> None:
+            if count == 1:
+                for place in (3, 10):
+                    bench.engine.drop(crowd[place].subscriber, "left")
+
+        bench.dispatch(bench.update(f"{SITE}/x/3"), between=leave)
+        again = bench.connect(pattern(f"{SITE}/:any/3"))
+        bench.publish(f"{SITE}/x/3")
+        assert crowd[3].ids() == []
+        assert again.ids() == ["2"]
+
+    def test_one_that_comes_when_the_receivers_are_chosen_reads_it_in_the_log(
+        self, bench: Bench, crowd: list[Reader]
+    ) -> None:
+        readers = [bench.connect(exact("t"), grant=may_read(exact("t"))) for _ in range(5)]
+        seen: list[int] = []
+        joined: list[Reader] = []
+
+        def join(count: int) -> None:
+            if bench.engine.dispatched and not joined:
+                seen.append(bench.engine.dispatched)
+                joined.append(bench.connect(exact("t"), grant=may_read(exact("t"))))
+
+        entry = bench.update("t", private=True)
+        bench.dispatch(entry, between=join)
+        assert seen == [entry.sequence]
+        assert joined[0].ids() == []
+        assert [reader.ids() for reader in readers] == [ids([entry])] * 5
+
+
+def test_leaving_with_many_matchers_touches_no_other_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index()
+    stays = [subscriber(*[pattern(f"{SITE}/stays/{n}/{k}/:id") for k in range(20)]) for n in range(20)]
+    leaves = subscriber(*[pattern(f"{SITE}/leaves/{k}/:id") for k in range(100)])
+    for one in (*stays, leaves):
+        index.add(one)
+    matched: list[str] = []
+    monkeypatch.setattr(Matcher, "_evaluate", lambda self, *_: matched.append(self.value))
+    index.remove(leaves)
+    assert matched == []
+    assert len(index._patterns) == 400
