@@ -251,13 +251,11 @@ class Broker:
             if after >= upto:
                 return
             page: Page = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
-            events = [
-                entry.update.encode() for entry in page.entries if _is_for(subscriber, wanted, entry.update)
-            ]
+            updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
             if self.clock() >= subscriber.ends_at:
                 self.engine.release(subscriber)
                 return
-            for octets in self.engine.encoded(events, subscriber.form):
+            for octets in self.engine.encoded(updates, subscriber.form):
                 yield octets
                 gevent.sleep(0)
             after = page.reached

@@ -421,6 +421,14 @@ TABLE: tuple[Setting, ...] = (
         _STREAM,
     ),
     Setting(
+        "websocket",
+        _boolean,
+        "1",
+        "0|1",
+        "Serve subscribers over WebSockets too.",
+        _STREAM,
+    ),
+    Setting(
         "max_connections",
         _count,
         "0",
@@ -530,6 +538,7 @@ class Settings:
     dispatch_timeout: float
     compression: str
     compression_min_size: int
+    websocket: bool
     max_connections: int
     max_connections_per_address: int
     max_connections_per_token: int

@@ -23,6 +23,7 @@ class Hub:
     :param lifetime: seconds after which a stream ends, 0 = never.
     :param limits: of a publication.
     :param compression: compress streams for those who ask for it.
+    :param websocket: serve subscribers over WebSockets too.
     """
 
     broker: Broker
@@ -33,3 +34,4 @@ class Hub:
     lifetime: float
     limits: PublicationLimits
     compression: bool
+    websocket: bool

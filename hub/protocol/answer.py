@@ -15,6 +15,7 @@ from hub.protocol.errors import (
     StorageError,
     TokenMissing,
     TooManyRequests,
+    UpgradeRequired,
 )
 
 Headers = list[tuple[str, str]]
@@ -66,6 +67,12 @@ def for_error(error: MercureError, resource_metadata: str | None = None) -> Answ
                 headers.append(("Allow", error.allow))
             if isinstance(error, TooManyRequests):
                 headers.append(("Retry-After", str(error.retry_after)))
+            if isinstance(error, UpgradeRequired):
+                headers += [
+                    ("Upgrade", "websocket"),
+                    ("Connection", "Upgrade"),
+                    ("Sec-WebSocket-Version", "13"),
+                ]
             return _problem(error.status, error.title, error.detail, headers, error.field)
         case StorageError():
             return _problem(503, "Service Unavailable", error.detail, [("Retry-After", "5")])

@@ -14,16 +14,17 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
 from hub.endpoints.subscribe import Stream
-from hub.fanout.framing import CHUNKED, HEARTBEATS, ZSTD
+from hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from hub.fanout.subscriber import Subscriber
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
 from hub.protocol.identity import Identity
+from hub.protocol.websocket import WebSocket
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.channel import Channel, Timeout
-from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head
+from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head, encode_switch
 
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
 _LAST_LOOK = 0.1  # the same when the hub stops
@@ -152,7 +153,10 @@ class Connection:
         result: Answer | Stream
         try:
             identity = site.addressing.identity(self._peer, message.headers, any_url=path == HEALTH)
-            request = Request(message.method, path, query, message.headers, message.body, peer, identity)
+            may_switch = message.takes_chunks and not (message.is_followed or message.body)
+            request = Request(
+                message.method, path, query, message.headers, message.body, peer, identity, may_switch
+            )
             result = route(site.hub, request)
         except MercureError as error:
             _note(error, peer, message.method)
@@ -163,17 +167,20 @@ class Connection:
         extra = [] if request is None else cors(site.hub, request)
         now = time.time()
         is_head = message.method == "HEAD"
-        status = result.status if isinstance(result, Answer) else 200
+        status = result.status if isinstance(result, Answer) else 200 if result.accept is None else 101
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
+            if result.accept is not None:
+                return self._stream(result, request, encode_switch(result.headers, now), WEBSOCKET)
             head = encode_stream_head(result.headers, extra, now, is_framed=message.takes_chunks)
             if is_head:
                 self._closing = True
                 self._channel.send(head, _SEND)
                 return False
             form = CHUNKED * message.takes_chunks | ZSTD * result.is_compressed
-            return self._stream(result, request, head, form)
+            # A comment follows the head at once, so that a proxy passes the head on.
+            return self._stream(result, request, head + HEARTBEATS[form], form)
         if isinstance(result, Answer):
             octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
             self._channel.send(octets, _SEND)
@@ -194,12 +201,12 @@ class Connection:
             now=now,
             ends_at=now + stream.lifetime,
             form=form,
+            websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
         )
         broker.quota.enter(subscriber)
         is_complete = False
         try:
-            # A comment follows the head at once, so that a proxy passes the head on.
-            self._channel.send(head + HEARTBEATS[form], _SEND)
+            self._channel.send(head, _SEND)
             if stream.start.after is not None:
                 for octets in broker.replay(subscriber, stream.start.after):
                     self._send_history(octets, subscriber)

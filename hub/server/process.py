@@ -311,6 +311,7 @@ def _hub(
         lifetime=settings.write_timeout,
         limits=PublicationLimits(),
         compression=broker.compresses,
+        websocket=settings.websocket,
     )
 
 
