@@ -125,6 +125,10 @@ def _address(value: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _optional_address(value: str) -> tuple[str, int] | None:
+    return _address(value) if value else None
+
+
 def _is_address(value: str) -> bool:
     try:
         ip_address(value)
@@ -234,12 +238,13 @@ def _rotation(value: str) -> str:
     return value
 
 
-_URL, _KEYS, _WHO, _STORE, _STREAM, _LOG = (
+_URL, _KEYS, _WHO, _STORE, _STREAM, _WATCH, _LOG = (
     "Address",
     "Keys",
     "Who may do what",
     "Storage",
     "Streams and limits",
+    "Health and figures",
     "Log",
 )
 _KEY_FORM = "secret, PEM text or @/path"
@@ -449,6 +454,22 @@ TABLE: tuple[Setting, ...] = (
         "max_request_body_size", _count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
     ),
     Setting(
+        "metrics",
+        _boolean,
+        "0",
+        "0|1",
+        "Serve /metrics for Prometheus on the address of the hub, to those who come without a proxy.",
+        _WATCH,
+    ),
+    Setting(
+        "metrics_listen",
+        _optional_address,
+        "",
+        "ADDRESS:PORT",
+        "An address of its own for /metrics, /healthz, /livez and /readyz, without TLS. Keep it private.",
+        _WATCH,
+    ),
+    Setting(
         "log_level",
         _one_of("debug", "info", "warning", "error"),
         "info",
@@ -543,6 +564,8 @@ class Settings:
     max_connections_per_address: int
     max_connections_per_token: int
     max_request_body_size: int
+    metrics: bool
+    metrics_listen: tuple[str, int] | None
     log_level: str
     log_format: str
     log_file: str

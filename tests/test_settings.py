@@ -62,6 +62,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "max_connections_per_address": ("100", 100),
     "max_connections_per_token": ("10", 10),
     "max_request_body_size": ("1024", 1024),
+    "metrics": ("1", True),
+    "metrics_listen": ("127.0.0.1:9102", ("127.0.0.1", 9102)),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
     "log_file": ("/var/log/mercure.log", "/var/log/mercure.log"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hub.broker import Broker
@@ -24,6 +24,8 @@ class Hub:
     :param limits: of a publication.
     :param compression: compress streams for those who ask for it.
     :param websocket: serve subscribers over WebSockets too.
+    :param metrics: serve them on the address of the hub.
+    :param note_figures: notes the gauges of this process.
     """
 
     broker: Broker
@@ -35,3 +37,5 @@ class Hub:
     limits: PublicationLimits
     compression: bool
     websocket: bool
+    metrics: bool
+    note_figures: Callable[[], None]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hub.fanout import endings
 from hub.fanout.compression import Compressor, estimate
 from hub.fanout.framing import (
     ALL_FORMS,
@@ -88,7 +89,8 @@ class Engine:
     :param clock: monotonic time in seconds.
     :param on_gone: called once for each subscriber that is no longer there, with the reason.
 
-    ``dispatched`` is the sequence up to which the receivers of updates have been chosen.
+    ``dispatched`` is the sequence up to which the receivers of updates have been chosen; ``delivered`` counts
+    updates by receiver.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Engine:
         on_gone: Callable[[Subscriber, str], None],
     ) -> None:
         self.dispatched = 0
+        self.delivered = 0
         self._limits = limits
         self._clock = clock
         self._on_gone = on_gone
@@ -118,6 +121,11 @@ class Engine:
 
     def __iter__(self) -> Iterator[Subscriber]:
         yield from list(self._by_fd.values())
+
+    @property
+    def websockets(self) -> int:
+        """How many of the subscribers have a WebSocket."""
+        return self._in_form[WEBSOCKET]
 
     def fileno(self) -> int:
         """A descriptor that is readable when ``poll`` has something to do."""
@@ -244,6 +252,7 @@ class Engine:
                     sent = messages(entry.update for entry in run) if self._in_form[WEBSOCKET] else b""
                     prepared += self._in_forms(_join(events), frames, sent, receivers)
                     deliveries += len(receivers)
+                    self.delivered += len(receivers) * len(run)
                 if self._is_time_to_pause(_PREPARATION):
                     yield
             if len(prepared) == 1:
@@ -360,7 +369,7 @@ class Engine:
         else:  # in a burst, nothing may have been written yet
             self._flush(subscriber, self._clock())
             if subscriber.pending_size > self._limits.buffer:
-                self.drop(subscriber, f"more than {self._limits.buffer} octets behind")
+                self.drop(subscriber, endings.behind(self._limits.buffer))
 
     def _flush(self, subscriber: Subscriber, now: float) -> None:
         """Write what is pending, until nothing is or the socket takes no more."""
@@ -434,7 +443,7 @@ class Engine:
             if events & select.EPOLLIN:
                 self._receive(subscriber)
             if events & _GONE:
-                self.drop(subscriber, "closed by the client")
+                self.drop(subscriber, endings.CLOSED_BY_CLIENT)
             elif subscriber.pending:
                 self._flush(subscriber, now)
 
@@ -450,11 +459,13 @@ class Engine:
                 self.drop(subscriber, _describe(error))
                 return
             if not octets:
-                self.drop(subscriber, "closed by the client")
+                self.drop(subscriber, endings.CLOSED_BY_CLIENT)
                 return
             content, close = websocket.take(octets)
             if close is not None:
-                self.end(subscriber, close.reason, close.code)
+                is_asked_for = close.reason == endings.CLOSED_BY_CLIENT
+                reason = close.reason if is_asked_for else endings.violation(close.reason)
+                self.end(subscriber, reason, close.code)
             elif content is not None and subscriber.pending:
                 self._append(subscriber, pong(content))
             elif content is not None:
@@ -477,7 +488,7 @@ class Engine:
                 # has made some room before that.
                 self._flush(subscriber, now)
                 if now - subscriber.stalled_at >= self._limits.dispatch_timeout and subscriber.pending:
-                    self.drop(subscriber, f"took nothing for {self._limits.dispatch_timeout:g} s")
+                    self.drop(subscriber, endings.took_nothing(self._limits.dispatch_timeout))
         for count, subscriber in enumerate(self._timetable.take(now), 1):
             self._attend(subscriber, now)
             if count % _SLICE == 0:
@@ -487,7 +498,7 @@ class Engine:
         websocket = subscriber.websocket
         if now + 1 > subscriber.ends_at:
             is_of_token = websocket is not None and websocket.ends_with_token
-            self.end(subscriber, "its time is over", VIOLATION if is_of_token else GOING_AWAY)
+            self.end(subscriber, endings.TIME_IS_OVER, VIOLATION if is_of_token else GOING_AWAY)
             return
         if websocket is not None:
             websocket.renew()
@@ -578,5 +589,5 @@ def _close(subscriber: Subscriber) -> None:
 
 def _describe(error: OSError) -> str:
     if isinstance(error, ConnectionError | ssl.SSLError):
-        return "closed by the client"
+        return endings.CLOSED_BY_CLIENT
     return error.strerror or type(error).__name__

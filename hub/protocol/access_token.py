@@ -100,15 +100,20 @@ class TokenVerifier:
 
     def _validate(self, token: str, role: Role, resource: str, now: float) -> _Verified:
         if len(token) > _MAX_LENGTH:
-            raise TokenInvalid(f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}")
+            raise TokenInvalid(
+                f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}", "malformed"
+            )
         header, claims = _unverified(token)
         current = _is_access_token(header) or "authorization_details" in claims
         if current and self._protocol == "0.x":
-            raise TokenInvalid("this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x")
+            raise TokenInvalid(
+                "this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x", "typ"
+            )
         if not current and self._protocol == "1.0":
             raise TokenInvalid(
                 f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r} "
-                "(a 0.x token needs MERCURE_PROTOCOL=both)"
+                "(a 0.x token needs MERCURE_PROTOCOL=both)",
+                "typ",
             )
         issuer = self._trusted_issuer(claims) if current else self._issuer_of_old(header, role)
         key = issuer.signer(token, header, role)
@@ -118,7 +123,7 @@ class TokenVerifier:
         if not current:
             return _old_grant(claims, expires_at, resource), not_before, issuer.identifier, key
         if not _is_access_token(header):
-            raise TokenInvalid(f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}")
+            raise TokenInvalid(f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", "typ")
         if expires_at is None:
             raise TokenInvalid("the exp claim is missing")
         _check_audience(claims.get("aud"), resource)
@@ -130,7 +135,7 @@ class TokenVerifier:
         issuer = self._issuers.get(identifier) if isinstance(identifier, str) else None
         if issuer is None:
             trusted = ", ".join(map(repr, self._issuers))
-            raise TokenInvalid(f"iss is {shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)")
+            raise TokenInvalid(f"iss is {shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)", "iss")
         return issuer
 
     def _issuer_of_old(self, header: Mapping[str, Any], role: Role) -> Issuer:
@@ -147,7 +152,7 @@ def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Header and claims, only good for choosing the key and the rules."""
     found = _COMPACT.fullmatch(token)  # PyJWT allows padding, and older ones any other character
     if found is None:
-        raise TokenInvalid("this is not a JWT in compact serialization")
+        raise TokenInvalid("this is not a JWT in compact serialization", "malformed")
     return _json_object(found[1], "header"), _json_object(found[2], "payload")
 
 
@@ -155,9 +160,9 @@ def _json_object(segment: str, name: str) -> Mapping[str, Any]:
     try:
         value = _JSON.decode(urlsafe_b64decode(segment + "==").decode())
     except (ValueError, RecursionError):
-        raise TokenInvalid(f"the {name} of the token is not JSON that can be read") from None
+        raise TokenInvalid(f"the {name} of the token is not JSON that can be read", "malformed") from None
     if not isinstance(value, dict):
-        raise TokenInvalid(f"the {name} of the token is not a JSON object")
+        raise TokenInvalid(f"the {name} of the token is not a JSON object", "malformed")
     return value
 
 
@@ -188,10 +193,11 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
 
 def _check_time(expires_at: float | None, not_before: float, now: float) -> None:
     if expires_at is not None and expires_at <= now:
-        raise TokenInvalid(f"the token expired {now - expires_at:.0f} s ago")
+        raise TokenInvalid(f"the token expired {now - expires_at:.0f} s ago", "expired")
     if not_before > now:
         raise TokenInvalid(
-            f"the token is not valid before {not_before - now:.0f} s from now; compare the clocks"
+            f"the token is not valid before {not_before - now:.0f} s from now; compare the clocks",
+            "expired",
         )
 
 
@@ -202,7 +208,9 @@ def _check_audience(audience: object, resource: str) -> None:
     hint = ""
     if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
         hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
-    raise TokenInvalid(f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}")
+    raise TokenInvalid(
+        f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", "aud"
+    )
 
 
 def _grant(details: object, expires_at: float, resource: str) -> Grant:

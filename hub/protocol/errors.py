@@ -124,29 +124,43 @@ class HeaderTooLarge(InvalidRequest):
     title = "Request Header Fields Too Large"
 
 
+REFUSALS = (
+    *("missing", "malformed", "typ", "iss", "kid", "keys", "alg", "signature", "expired", "aud", "claims"),
+    *("scope", "cross_site", "other"),
+)
+"""Why tokens are refused, as kinds that can be counted; docs/troubleshooting.md explains them."""
+
+
 class AuthorizationError(MercureError):
     """The token is missing, not valid, or does not allow the operation.
 
     :param cause: the precise reason, for the hub's log. It never holds the token or a key. Only
         ``InsufficientScope`` and ``CrossSite`` show it to the client (spec, Error Responses).
+    :param kind: one of ``REFUSALS``; by default that of the class.
     """
 
     status = 401
     code: str | None = None
+    kind = "other"
 
-    def __init__(self, cause: str) -> None:
+    def __init__(self, cause: str, kind: str | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
+        if kind is not None:
+            self.kind = kind
 
 
 class TokenMissing(AuthorizationError):
     """No access token was presented and the operation requires one."""
+
+    kind = "missing"
 
 
 class TokenInvalid(AuthorizationError):
     """A token was presented and fails validation."""
 
     code = "invalid_token"
+    kind = "claims"
 
 
 class KeyUnknown(TokenInvalid):
@@ -155,8 +169,8 @@ class KeyUnknown(TokenInvalid):
     :param issuer: the identifier of that issuer.
     """
 
-    def __init__(self, cause: str, issuer: str) -> None:
-        super().__init__(cause)
+    def __init__(self, cause: str, issuer: str, kind: str = "kid") -> None:
+        super().__init__(cause, kind)
         self.issuer = issuer
 
 
@@ -165,6 +179,7 @@ class TokenMalformed(AuthorizationError):
 
     status = 400
     code = "invalid_request"
+    kind = "malformed"
 
 
 class InsufficientScope(AuthorizationError):
@@ -172,6 +187,7 @@ class InsufficientScope(AuthorizationError):
 
     status = 403
     code = "insufficient_scope"
+    kind = "scope"
 
 
 class CrossSite(AuthorizationError):
@@ -179,6 +195,7 @@ class CrossSite(AuthorizationError):
 
     status = 403
     code = "insufficient_scope"
+    kind = "cross_site"
 
 
 class StorageError(MercureError):

@@ -84,7 +84,7 @@ class Issuer:
         """
         algorithm, kid = header.get("alg"), header.get("kid")
         if "kid" in header and not isinstance(kid, str):
-            raise TokenInvalid(f"kid is {shown(kid)}, not a string")
+            raise TokenInvalid(f"kid is {shown(kid)}, not a string", "kid")
         self._check_algorithm(algorithm, role)
         keys = self.keys(role)
         named = kid is not None and any(key.kid == kid for key in keys)
@@ -92,7 +92,8 @@ class Issuer:
         fitting = [key for key in tried if algorithm in key.algorithms]
         if len(fitting) > _MAX_TRIED:
             raise TokenInvalid(
-                f"{len(fitting)} keys of {self.identifier!r} could have signed the token; it needs a kid"
+                f"{len(fitting)} keys of {self.identifier!r} could have signed the token; it needs a kid",
+                "kid",
             )
         for key in fitting:
             if _fits(token, key):
@@ -100,28 +101,32 @@ class Issuer:
         if named:
             raise TokenInvalid(
                 f"the signature does not match the key {shown(kid)} of {self.identifier!r} "
-                f"with alg {shown(algorithm)}"
+                f"with alg {shown(algorithm)}",
+                "signature",
             )
-        cause = f"the signature does not match the {HOLDERS[role]} key"
+        cause, kind = f"the signature does not match the {HOLDERS[role]} key", "signature"
         if not keys:
+            kind = "keys"
             cause = f"the {HOLDERS[role]} keys of {self.identifier!r} are not fetched yet"
         elif len(tried) < len(keys):
+            kind = "kid"
             names = [key.kid for key in keys if key.kid is not None]
             cause = f"kid is {shown(kid)}; the {HOLDERS[role]} keys of {self.identifier!r} are {shown(names)}"
         if self.remote is not None and role in self.remote.roles and algorithm in self.remote.algorithms:
-            raise KeyUnknown(cause, self.identifier)
-        raise TokenInvalid(cause)
+            raise KeyUnknown(cause, self.identifier, kind)
+        raise TokenInvalid(cause, kind)
 
     def _check_algorithm(self, algorithm: object, role: Role) -> None:
         allowed = dict.fromkeys(name for key in self.keys(role) for name in key.algorithms)
         if self.remote is not None and role in self.remote.roles:
             allowed |= dict.fromkeys(self.remote.algorithms)
         if not allowed:
-            raise TokenInvalid(f"no {HOLDERS[role]} key is configured for {self.identifier!r}")
+            raise TokenInvalid(f"no {HOLDERS[role]} key is configured for {self.identifier!r}", "keys")
         if algorithm not in list(allowed):
             raise TokenInvalid(
                 f"alg is {shown(algorithm)}; the {HOLDERS[role]} key is used with {', '.join(allowed)} "
-                f"(MERCURE_{HOLDERS[role].upper()}_JWT_ALG)"
+                f"(MERCURE_{HOLDERS[role].upper()}_JWT_ALG)",
+                "alg",
             )
 
 
@@ -131,5 +136,5 @@ def _fits(token: str, key: Key) -> bool:
     except InvalidSignatureError:
         return False
     except (PyJWTError, ValueError, RecursionError) as error:
-        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}") from None
+        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}", "malformed") from None
     return True

@@ -7,15 +7,18 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from hub.endpoints.health import PATH as HEALTH
+from hub.endpoints.health import HEALTH, LIVE, READY
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
 from hub.endpoints.subscribe import Stream
 from hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from hub.fanout.subscriber import Subscriber
+from hub.metrics.catalogue import ANSWERS, REFUSED
+from hub.metrics.tally import Tally
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
@@ -33,6 +36,8 @@ _SEND = 30.0
 _HISTORY_PIECE = 256 << 10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_OF_ANY_URL = frozenset({HEALTH, LIVE, READY})
+
 _log = logging.getLogger("hub.server")
 
 
@@ -46,6 +51,8 @@ class Site:
     :param max_body: octets of content in a request.
     :param tls: context of a hub that ends TLS itself.
     :param replay_timeout: seconds for which a subscriber may take nothing of its history.
+    :param route: from a request to its answer.
+    :param any_url: answer whatever URL is asked for.
     """
 
     hub: Hub
@@ -54,6 +61,8 @@ class Site:
     max_body: int
     tls: ssl.SSLContext | None
     replay_timeout: float
+    route: Callable[[Hub, Request], Answer | Stream] = route
+    any_url: bool = False
 
 
 class Connection:
@@ -152,14 +161,16 @@ class Connection:
         peer = site.addressing.client(self._peer, message.headers)
         result: Answer | Stream
         try:
-            identity = site.addressing.identity(self._peer, message.headers, any_url=path == HEALTH)
+            identity = site.addressing.identity(
+                self._peer, message.headers, any_url=site.any_url or path in _OF_ANY_URL
+            )
             may_switch = message.takes_chunks and not (message.is_followed or message.body)
             request = Request(
                 message.method, path, query, message.headers, message.body, peer, identity, may_switch
             )
-            result = route(site.hub, request)
+            result = site.route(site.hub, request)
         except MercureError as error:
-            _note(error, peer, message.method)
+            _note(site.hub.broker.tally, error, peer, message.method)
             result = answer.for_error(error, None if identity is None else identity.metadata_url)
         except Exception:
             _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
@@ -168,6 +179,7 @@ class Connection:
         now = time.time()
         is_head = message.method == "HEAD"
         status = result.status if isinstance(result, Answer) else 200 if result.accept is None else 101
+        site.hub.broker.tally.add(ANSWERS, 1, str(status))
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
@@ -236,6 +248,7 @@ class Connection:
         octets = encode_answer(answer.for_error(error), [], time.time(), keep_alive=False, head_only=False)
         with contextlib.suppress(OSError, Timeout):
             self._channel.send(octets, _SEND)
+        self._site.hub.broker.tally.add(ANSWERS, 1, str(error.status))
         self._site.access_log.write_refused(self._peer, error.status, error.detail)
         self._drain()
 
@@ -259,8 +272,9 @@ def _origin_form(target: str, headers: dict[str, str]) -> str:
     return slash + path or "/"
 
 
-def _note(error: MercureError, peer: str, method: str) -> None:
+def _note(tally: Tally, error: MercureError, peer: str, method: str) -> None:
     if isinstance(error, AuthorizationError):
+        tally.add(REFUSED, 1, error.kind)
         _log.info("%s from %s refused with %d: %s", method, peer, error.status, error.cause)
     elif isinstance(error, StorageError):
         _log.error("%s from %s failed: %s", method, peer, error.detail)

@@ -12,9 +12,8 @@ import subprocess
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
 
-from hub.server.sockets import HANDED_OVER
+from hub.server.sockets import HANDED_OVER, SUCCESSION
 
-_TELLS = "MERCURE_HUB_READY"
 _READY = b"ready"
 
 
@@ -30,7 +29,7 @@ class Successor:
         environment = {
             **os.environ,
             HANDED_OVER: ",".join(map(str, sockets)),
-            _TELLS: str(tells),
+            SUCCESSION: str(tells),
         }
         try:
             self._child = subprocess.Popen(  # noqa: S603 - our own command
@@ -66,7 +65,7 @@ class Successor:
 
 def tell_predecessor(environment: MutableMapping[str, str]) -> None:
     """Tell the hub whose sockets were taken over that this one serves now, if there is one."""
-    descriptor = environment.pop(_TELLS, "")
+    descriptor = environment.pop(SUCCESSION, "")
     if descriptor:
         os.write(int(descriptor), _READY)
         os.close(int(descriptor))

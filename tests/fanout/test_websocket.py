@@ -88,7 +88,7 @@ def test_pings_at_the_heartbeat_and_what_may_be_sent_until_the_next(bench: Bench
     assert frames(reader) == [(PING, b"")] * 3
     reader.sock.send(frame(PONG) * 2)
     bench.engine.poll()
-    assert bench.reasons() == [f"more than {BUDGET} octets within a heartbeat"]
+    assert bench.reasons() == [f"sent what it must not: more than {BUDGET} octets within a heartbeat"]
     assert frames(reader)[-1][1][:2] == (1008).to_bytes(2, "big")
 
 

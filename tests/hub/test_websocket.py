@@ -323,13 +323,14 @@ def test_one_that_does_not_read_is_dropped_and_the_others_go_on(folder: Path) ->
             assert [json.loads(watcher.next().data)["active"] for _ in range(2)] == [True, True]
             slow.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             got: list[str] = []
-            reader = threading.Thread(target=lambda: got.extend(one["data"] for one in messages(quick, 60)))
+            reader = threading.Thread(target=lambda: got.extend(one["data"] for one in messages(quick, 30)))
             reader.start()
-            for number in range(60):
+            for number in range(30):
                 hub.send("slow", f"{number} " + "x" * 500_000)
-                slow.send(frame(PING))  # to be alive is not enough
+                with contextlib.suppress(OSError):
+                    slow.send(frame(PING))  # to be alive is not enough
             reader.join(TIMEOUT)
-            assert [one.split()[0] for one in got] == [str(number) for number in range(60)]
+            assert [one.split()[0] for one in got] == [str(number) for number in range(30)]
             assert json.loads(watcher.next().data)["active"] is False
 
 
@@ -343,36 +344,6 @@ def test_the_end_of_the_hub(folder: Path) -> None:
         assert child.wait(TIMEOUT) == 0
 
 
-def test_another_hub_takes_over(folder: Path) -> None:
-    with process(folder, MERCURE_DRAIN="0") as (child, hub):
-        with client(hub, {"match": "a"}) as connection:
-            first = hub.send("a", "before")
-            child.send_signal(signal.SIGUSR2)
-            assert messages(connection)[0]["data"] == "before"
-            assert end(connection) == (1001, "another hub takes over")
-        assert child.wait(TIMEOUT) == 0
-        pid = next(int(pid) for pid in listeners(hub.port))
-        try:
-            hub.send("a", "after")
-            with client(hub, {"match": "a", "last_event_id": first}) as connection:
-                assert messages(connection)[0]["data"] == "after"
-        finally:
-            os.kill(pid, signal.SIGKILL)
-
-
-def listeners(port: int) -> list[str]:
-    """The processes that listen on a port."""
-    wanted = f"0100007F:{port:04X}"
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    inodes = {f"socket:[{line[9]}]" for line in lines if line[1] == wanted and line[3] == "0A"}
-    found: set[str] = set()
-    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if str(descriptor.readlink()) in inodes:
-                found.add(descriptor.parts[2])
-    return sorted(found)
-
-
 def resident(pid: int) -> int:
     """Octets of memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -381,7 +352,7 @@ def resident(pid: int) -> int:
 def taken_by(folder: Path, headers: dict[str, str], count: int = 1000) -> float:
     """Memory of the hub for each idle subscriber."""
     folder.mkdir()
-    with process(folder, MERCURE_LOG_FILE=os.devnull, MERCURE_HEARTBEAT="0") as (child, hub):
+    with process(folder, MERCURE_ACCESS_LOG=os.devnull, MERCURE_HEARTBEAT="0") as (child, hub):
         some = [ask(hub, {"match": "a"}, headers)[1] for _ in range(200)]  # what is only taken once
         before = resident(child.pid)
         more = [ask(hub, {"match": "a"}, headers)[1] for _ in range(count)]
