@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from flask_mercure.tokens import TokenFactory
 from hub.protocol.keys import load
@@ -32,7 +33,8 @@ from tests.deployment.site import (
     running_apache,
     wait_until,
 )
-from tests.hub.running import RunningHub
+from tests.hub.running import TIMEOUT, RunningHub
+from tests.hub.websocket import client, end, messages
 
 pytestmark = pytest.mark.apache
 
@@ -277,3 +279,31 @@ def test_the_other_fragments(shop: Path, hub_port: int, folder: Path, fragment: 
         check_names(apache, hub, shop)
         # By a name that the hub's certificate does not have.
         assert apache.fetch(f"{apache.path}?{ORDER}", Host="example.com")[0] == 401
+
+
+def test_a_websocket_goes_through(apache: Apache, hub: RunningHub) -> None:
+    front = RunningHub(apache.https, "https")
+    origin = f"https://127.0.0.1:{apache.https}"
+    cookie = apache.cookie()
+    with client(front, {"match": TOPIC}, origin=origin, Cookie=cookie) as connection:
+        first = pay(apache, "paid")
+        assert messages(connection)[0]["id"] == first
+        assert connection.ping().wait(TIMEOUT)
+        second = pay(apache, "sent")
+        query = {"match": TOPIC, "last_event_id": first}
+        with client(front, query, origin=origin, Cookie=cookie) as late:
+            assert [messages(one)[0]["id"] for one in (connection, late)] == [second, second]
+        connection.send("no")
+        assert end(connection)[0] == 1003
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        client(front, {"match": TOPIC}, origin="https://evil.example", Cookie=cookie),
+    ):
+        pass
+
+
+def test_the_figures_stay_inside(apache: Apache, shop: Path, hub_port: int, folder: Path) -> None:
+    with hub_process(folder, hub_port, apache.public_url, shop, MERCURE_METRICS="1") as own:
+        assert own.get(path="/metrics").status == 200
+        for target in ("/metrics", "/.well-known/mercure/metrics", "/.well-known/mercure/../../metrics"):
+            assert "mercure_updates" not in apache.fetch(target)[2]
