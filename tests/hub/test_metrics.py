@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from hub.protocol.errors import REFUSALS
+from hub.endpoints.health import ready
+from hub.endpoints.hub import Hub
+from hub.protocol.errors import REFUSALS, StorageError
+from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import SECRET, RunningHub, read_reply, running_hub
 from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import Samples, of, samples
@@ -55,20 +59,28 @@ def test_a_hub_that_is_well(hub: RunningHub, path: str) -> None:
     assert hub.request("POST", path).status == 405
 
 
-def test_a_hub_without_its_storage_lives_and_is_not_ready(folder: Path) -> None:
+def test_a_hub_without_its_storage_lives_and_is_not_ready(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise StorageError("the disk is gone")
+
     with running_hub(folder, anonymous=1, metrics=1) as hub:
-        (folder / "hub.db").rename(folder / "away")
-        database = sqlite3.connect(folder / "hub.db")
-        database.execute("CREATE TABLE something (else_ INTEGER)")
-        database.commit()
-        database.close()
-        for name in ("hub.db-wal", "hub.db-shm"):
-            (folder / name).unlink(missing_ok=True)
-        assert [hub.get(path=path).status for path in ("/livez", "/healthz", "/readyz")] in (
-            [200, 503, 503],
-            [200, 200, 200],  # the connections that are open go on with the file that they have
-        )
-        assert scrape(hub.port)[("mercure_storage_works", ())] in (0, 1)
+        assert scrape(hub.port)[("mercure_storage_works", ())] == 1
+        monkeypatch.setattr(SqlTransport, "check", fails)
+        assert [hub.get(path=path).status for path in ("/livez", "/healthz", "/readyz")] == [200, 503, 503]
+        found = scrape(hub.port)
+        assert found[("mercure_storage_works", ())] == 0
+        assert ("mercure_history_updates", ()) not in found
+        assert total(found, "mercure_http_answers_total", status="503") == 2
+
+
+def test_a_hub_that_ends_is_not_ready() -> None:
+    broker = SimpleNamespace(is_draining=False, check=lambda: None)
+    hub = cast(Hub, SimpleNamespace(broker=broker))
+    assert ready(hub).status == 200
+    broker.is_draining = True
+    assert ready(hub).status == 503
 
 
 def test_what_happens_is_counted(folder: Path) -> None:
@@ -134,9 +146,9 @@ class TestWhoIsServed:
     def test_not_through_a_proxy(self, folder: Path) -> None:
         with running_hub(folder, metrics=1) as hub:
             assert hub.get(path="/metrics").status == 200
-            for field in ("X_Forwarded_For", "Forwarded", "Via"):
-                assert hub.get(path="/metrics", **{field: "192.0.2.1"}).status == 404
-                assert hub.get(path="/livez", **{field: "192.0.2.1"}).status == 200
+            for field in ("X-Forwarded-For", "Forwarded", "Via"):
+                assert hub.request("GET", "/metrics", {field: "192.0.2.1"}).status == 404
+                assert hub.request("GET", "/livez", {field: "192.0.2.1"}).status == 200
 
     def test_an_address_of_its_own(self, folder: Path) -> None:
         port = free_port()
