@@ -23,7 +23,7 @@ def handshake(hub: Hub, request: Request) -> tuple[Request, str | None]:
         return request, None
     if not hub.websocket:
         raise InvalidRequest("WebSockets are off (MERCURE_WEBSOCKET); subscribe with EventSource.", "Upgrade")
-    if not request.may_switch:
+    if not request.may_switch or request.header("transfer-encoding") is not None:
         raise InvalidRequest(
             "A handshake is a request of HTTP/1.1 without content, and nothing follows it yet."
         )

@@ -44,7 +44,7 @@ class Message:
     body: bytes = b""
     keep_alive: bool = True
     takes_chunks: bool = True
-    is_followed: bool = False
+    is_followed: bool = field(default=False, compare=False)
 
 
 class RequestReader:
