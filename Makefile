@@ -1,8 +1,11 @@
 # make demo    the chat, with the hub and the app, on one printed address
 # make test    all tests
+# make test-apache   a part of them: Apache, nginx and Caddy with the shipped files, supervisord, Chromium
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
-# make bench   what docs/performance.md measures (Linux, a C compiler)
+# make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
+# make bench-quick     the same, smaller, in two minutes
+# make bench-publish   put the last make bench into docs/performance.md
 #
 # Each of them makes its own virtual environment first. PYTHON chooses the interpreter.
 
@@ -11,7 +14,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test test-apache check docs bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -20,6 +23,10 @@ test: $(VENV)/test.done
 	@sh tests/browser.sh
 	$(BIN)/python -m pytest $(PYTEST)
 
+test-apache: $(VENV)/test.done
+	@sh tests/browser.sh
+	$(BIN)/python -m pytest tests/deployment $(PYTEST)
+
 check: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,10 +34,18 @@ check: $(VENV)/test.done
 
 docs: $(VENV)/hub.done
 	$(BIN)/python -m hub settings > docs/settings.md
+	$(BIN)/python -m hub install --docs docs
 
 bench: $(VENV)/hub.done
 	$(MAKE) -C bench
-	$(BIN)/python bench/run.py $(BENCH)
+	$(BIN)/python -m bench.run $(BENCH)
+
+bench-quick: $(VENV)/hub.done
+	$(MAKE) -C bench
+	$(BIN)/python -m bench.run --quick $(BENCH)
+
+bench-publish: $(VENV)/hub.done
+	$(BIN)/python -m bench.publish build/bench/results.json
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

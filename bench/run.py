@@ -1,185 +1,213 @@
-"""Measures the hub beside the floor, as docs/performance.md shows it.
+"""Measures the hub beside the floor and other hubs; docs/performance.md says how.
 
-    make bench                    everything, some five minutes
-    make bench BENCH=--smoke      one short run of each kind, for correctness only
+    make bench                          all rows, five runs of each
+    make bench-quick                    one small run of each, under two minutes
+    make bench BENCH=--smoke            smaller still, for correctness only
+    make bench BENCH='--only fanout,connect --runs 3'
+    make bench BENCH='--hub http://127.0.0.1:8080/.well-known/mercure --hub-pid 123 ...'
 
-Each figure is the median of several runs; the floor (`sseload floor`: a C loop of send() with no
-protocol) runs before each, so that a busy machine disturbs both. Everything goes over the loopback.
+Everything goes over the loopback. The floor is `sseload floor`: a C loop of send() without protocol,
+tokens or storage.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import socket
-import statistics
-import subprocess
+import datetime
+import shlex
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import jwt
-import requests
+from bench import machine, report
+from bench.context import Bench, Size
+from bench.generator import SSELOAD, Fault
+from bench.hubs import Contestant, GivenHub, Hubs, Nchan, OurHub, Refused, nchan_is_missing
+from bench.model import Row, Skipped, measure
+from bench.rows import GROUPS, SUBJECTS, Subject, chosen
+from bench.tokens import EVERYTHING, Mint, write_header
 
-HERE = Path(__file__).parent
-SSELOAD = HERE / "sseload"
-SECRET = "a secret for benchmarks on the loopback only"
-PATH = "/.well-known/mercure"
-Result = dict[str, float]
-
-
-@contextmanager
-def hub(**settings: str) -> Iterator[tuple[str, int, str]]:
-    """A fresh hub: its address, its process and a token that may publish everything."""
-    with tempfile.TemporaryDirectory(prefix="mercure-bench-") as folder:
-        address = f"127.0.0.1:{free_port()}"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")},
-            "MERCURE_LISTEN": address,
-            "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
-            "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-            "MERCURE_PUBLIC_URL": f"http://127.0.0.1{PATH}",
-            "MERCURE_ANONYMOUS": "1",
-            "MERCURE_LOG_LEVEL": "warning",  # a hub that is measured writes no line for each request
-            **settings,
-        }
-        with subprocess.Popen([sys.executable, "-m", "hub"], env=environment) as child:
-            try:
-                wait_for(address, child)
-                yield address, child.pid, token()
-            finally:
-                child.terminate()
+_OUT = Path("build/bench")
+_MOST_WORDS = 160
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
 
-
-def wait_for(address: str, child: subprocess.Popen[bytes]) -> None:
-    """Return when the hub answers."""
-    while child.poll() is None:
-        try:
-            requests.get(f"http://{address}/healthz", timeout=5).raise_for_status()
-        except requests.ConnectionError:
-            time.sleep(0.05)
-        else:
-            return
-    sys.exit("the hub did not start")
-
-
-def token() -> str:
-    """A token that publishes on every topic."""
-    detail = {
-        "type": "https://mercure.rocks/authorization-detail",
-        "actions": ["publish"],
-        "topics": [{"match": "*"}],
-    }
-    claims = {
-        "iss": "urn:flask-mercure",
-        "aud": f"http://127.0.0.1{PATH}",
-        "exp": 4102444800,
-        "authorization_details": [detail],
-    }
-    return jwt.encode(claims, SECRET, "HS256", headers={"typ": "at+jwt"})
-
-
-def sseload(mode: str, *options: str) -> Result:
-    """One run of the load generator.
-
-    :raises SystemExit: an update went missing or came twice.
+    :returns: exit status: 0, 1 if a run found a fault, 2 if it could not be made.
     """
-    done = subprocess.run([str(SSELOAD), mode, *options], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"sseload {mode} {' '.join(options)} found a fault:\n{done.stdout}{done.stderr}")
-    result: Result = json.loads(done.stdout)
-    return result
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    try:
+        subjects = chosen(options.only)
+    except ValueError as error:
+        return _refuse(f"--only: {error}")
+    if not SSELOAD.exists():
+        return _refuse("sseload is not built: make -C bench")
+    started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    machine_before = machine.describe()
+    size: Size = options.size
+    runs = options.runs or (5 if size == "full" else 1)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="mercure-bench-", dir=options.temporary) as name:
+        folder = Path(name)
+        try:
+            hubs = _hubs(options, folder)
+        except ValueError as error:
+            return _refuse(str(error))
+        bench = Bench(hubs, size, folder)
+        for subject in subjects:
+            begun = time.monotonic()
+            rows.append(_row(bench, subject, runs))
+            _tell(f"{subject.name} took {time.monotonic() - begun:.0f} s", end=True)
+    command = shlex.join(["python", "-m", "bench.run", *_without_secrets(words)])
+    outcome = report.Outcome(command, started, size, runs, machine_before, rows, hubs.absent)
+    report.write(outcome, options.out)
+    sys.stdout.write(report.markdown(outcome))
+    _tell(f"written to {options.out}/: results.json, table.md and a picture for each row", end=True)
+    return 1 if any(row.failed for row in rows) else 0
 
 
-def fanout(subscribers: int, updates: int, publishers: int = 1, **settings: str) -> Result:
-    """One topic for all."""
-    with hub(**settings) as (address, pid, bearer):
-        return sseload(
-            "fanout",
-            *("-a", address, "-pid", str(pid), "-n", str(subscribers), "-m", str(updates), "-s", "200"),
-            *("-p", str(publishers), "-path", f"{PATH}?match=t", "-topic", "t"),
-            *("-PH", f"Authorization: Bearer {bearer}"),
-        )
+def _row(bench: Bench, subject: Subject, runs: int) -> Row:
+    try:
+        _tell(f"{subject.name}: getting ready")
+        cases = subject.build(bench)
+    except Skipped as error:
+        return Row(subject.name, subject.title, skipped=str(error))
+    try:
+        lines, records = measure(cases, runs, lambda words: _tell(f"{subject.name}, {words}"))
+    except (Fault, Refused) as error:
+        sys.stderr.write(f"\n{subject.name}: {error}\n")  # the other rows can still be measured
+        return Row(subject.name, subject.title, skipped=_shown(error), failed=True)
+    return Row(subject.name, subject.title, lines, subject.notes, runs=records)
 
 
-def floor(subscribers: int, updates: int) -> Result:
-    """The same without a hub."""
-    return sseload("floor", "-n", str(subscribers), "-m", str(updates), "-s", "200")
+def _shown(error: Exception) -> str:
+    """The first line, as much of it as a table can hold."""
+    line = str(error).splitlines()[0].replace("|", "/")
+    return line if len(line) <= _MOST_WORDS else f"{line[:_MOST_WORDS]} ..."
 
 
-def publish(publishers: int, updates: int) -> Result:
-    """Durable publishing with nobody there."""
-    with hub() as (address, pid, bearer):
-        return sseload(
-            "publish",
-            *("-a", address, "-pid", str(pid), "-m", str(updates), "-p", str(publishers), "-s", "200"),
-            *("-topic", "t", "-PH", f"Authorization: Bearer {bearer}"),
-        )
+def _hubs(options: argparse.Namespace, folder: Path) -> Hubs:
+    """Who takes part.
+
+    :raises ValueError: the options for another hub do not fit together.
+    """
+    others: list[Contestant] = []
+    absent = []
+    missing = nchan_is_missing()
+    if missing:
+        absent.append(missing)
+    elif size_has_peers(options.size):
+        others.append(Nchan(folder))
+    if options.hub:
+        others.append(_given(options, folder))
+    return Hubs(OurHub(folder), others, absent)
 
 
-def connect(subscribers: int) -> Result:
-    """Idle subscribers."""
-    with hub() as (address, pid, _):
-        return sseload(
-            "connect",
-            *("-a", address, "-pid", str(pid), "-n", str(subscribers), "-path", f"{PATH}?match=t"),
-            *("-settle", "1", "-hold", "3"),
-        )
+def size_has_peers(size: str) -> bool:
+    """Whether nchan takes part: the short run looks at our own correctness."""
+    return size != "smoke"
 
 
-def median(results: list[Result], field: str) -> float:
-    """The median of a field."""
-    return statistics.median(result[field] for result in results)
+def _given(options: argparse.Namespace, folder: Path) -> GivenHub:
+    publisher = folder / "other-publisher"
+    mint = None
+    if options.hub_secret:
+        mint = Mint(_secret(options.hub_secret), options.hub, options.hub_protocol)
+    if options.publisher_token:
+        write_header(publisher, _secret(options.publisher_token))
+    elif mint is not None:
+        write_header(publisher, mint.token("publish", [EVERYTHING]))
+    else:
+        raise ValueError("--hub needs --publisher-token or --hub-secret")
+    subscriber = None
+    if options.subscriber_token:
+        subscriber = write_header(folder / "other-subscriber", _secret(options.subscriber_token))
+    return GivenHub(
+        options.hub_name,
+        options.hub,
+        publisher,
+        options.hub_protocol,
+        subscriber,
+        options.hub_pid,
+        mint,
+    )
 
 
-def main() -> None:
-    """Run and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="one short run of each kind")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each kind (5)")
-    options = parser.parse_args()
-    runs = 1 if options.smoke else options.runs
-    scale = 10 if options.smoke else 1
-    say("| what | floor | hub | ratio |")
-    say("|---|---|---|---|")
-    for subscribers, updates in ((1000 // scale, 200), (5000 // scale, 50)):
-        floors, hubs = [], []
-        for _ in range(runs):
-            floors.append(floor(subscribers, updates))
-            hubs.append(fanout(subscribers, updates))
-        low, high = median(floors, "deliveries_per_cpu_s"), median(hubs, "deliveries_per_cpu_s")
-        name = f"{subscribers} subscribers x {updates} updates, deliveries per CPU-second"
-        say(f"| {name} | {low:,.0f} | {high:,.0f} | {high / low:.2f} |")
-    subscribers, updates = 1000 // scale, 2000 // scale
-    bursts = [fanout(subscribers, updates, 64) for _ in range(runs)]
-    name = f"{subscribers} subscribers, 64 publishers x {updates} updates, deliveries per CPU-second"
-    say(f"| {name} | | {median(bursts, 'deliveries_per_cpu_s'):,.0f} | |")
-    idle = [connect(5000 // scale) for _ in range(runs)]
-    say(f"| memory of an idle subscriber (PSS, octets) | | {median(idle, 'pss_per_conn'):,.0f} | |")
-    say(f"| hub CPU for a connect (µs) | | {median(idle, 'hub_cpu_us_per_connect'):,.0f} | |")
-    for publishers, updates in ((1, 3000), (16, 15000), (64, 15000)):
-        results = [publish(publishers, updates // scale) for _ in range(runs)]
-        rate, cpu = median(results, "publishes_per_s"), median(results, "hub_cpu_us_per_publish")
-        name = f"durable publishes per second, {publishers} publishers"
-        say(f"| {name} | | {rate:,.0f} ({cpu:,.0f} µs CPU each) | |")
+def _secret(given: str) -> str:
+    """A value, or with ``@`` the content of a file, which keeps it out of the process list."""
+    return Path(given[1:]).read_text().strip() if given.startswith("@") else given
 
 
-def say(line: str) -> None:
-    """Print at once, for whoever watches."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+_SECRETS = ("--publisher-token", "--subscriber-token", "--hub-secret")
+
+
+def _without_secrets(words: Sequence[str]) -> list[str]:
+    """The command as it may be shown: without tokens and secrets."""
+    shown: list[str] = []
+    hide = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if hide:
+            shown.append("...")
+        elif name in _SECRETS and equals:
+            shown.append(f"{name}=...")
+        else:
+            shown.append(word)
+        hide = word in _SECRETS
+    return shown
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False
+    )
+    names = ", ".join([*(subject.name for subject in SUBJECTS), *GROUPS])
+    parser.set_defaults(size="full")
+    parser.add_argument(
+        "--quick", dest="size", action="store_const", const="quick", help="small, one run of each"
+    )
+    parser.add_argument(
+        "--smoke", dest="size", action="store_const", const="smoke", help="tiny, correctness only"
+    )
+    parser.add_argument("--only", default="", metavar="ROWS", help=f"with commas, of:\n{names}")
+    parser.add_argument("--runs", type=int, help="runs of each case (5; 1 with --quick and --smoke)")
+    parser.add_argument("--out", type=Path, default=_OUT, help=f"folder for the results ({_OUT})")
+    parser.add_argument("--temporary", help="folder for databases, on the disk to be measured")
+    other = parser.add_argument_group("another Mercure hub that runs on this machine")
+    other.add_argument("--hub", metavar="URL", help="http://127.0.0.1:PORT/.well-known/mercure")
+    other.add_argument("--hub-name", default="other", help="its column (other)")
+    other.add_argument("--hub-protocol", choices=["1.0", "0.x"], default="0.x", help="that it speaks (0.x)")
+    other.add_argument("--hub-pid", type=int, help="its process, for CPU and memory")
+    other.add_argument("--hub-secret", metavar="SECRET|@FILE", help="its HMAC key, to make tokens")
+    other.add_argument("--publisher-token", metavar="TOKEN|@FILE", help="may publish everything")
+    other.add_argument("--subscriber-token", metavar="TOKEN|@FILE", help="if it admits nobody without")
+    return parser
+
+
+def _tell(words: str, *, end: bool = False) -> None:
+    """Say what goes on, to whoever watches."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{words}" + ("\n" if end else ""))
+    elif end:
+        sys.stderr.write(words + "\n")
+    sys.stderr.flush()
+
+
+def _refuse(words: str) -> int:
+    sys.stderr.write(f"bench: {words}\n")
+    return 2
+
+
+def _end(number: int, _frame: object) -> None:
+    """Leave through the ``with`` blocks, which end the hubs and remove their files."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(main())

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import responses
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import requests
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
 from flask_mercure.configuration import Configuration
@@ -19,6 +22,12 @@ from flask_mercure.errors import HubUnreachable, PublishError
 from hub.protocol.topics import forbidden_character
 
 _MAX_ID = 2048
+
+
+class _HasHeaders(Protocol):
+    headers: CaseInsensitiveDict[str]
+
+
 _ERROR_CODE = re.compile(r'\berror="([a-z_]+)"')
 
 
@@ -27,14 +36,8 @@ def published_id(response: requests.Response, body: bytes, configuration: Config
 
     :raises PublishError: this is not the answer of a hub that published.
     """
+    _check_status(response, body, configuration)
     status = response.status_code
-    if status != HTTPStatus.OK:
-        raise PublishError(
-            _refusal(response, body, configuration),
-            status=status,
-            reason=reason(response, body),
-            possibly_published=status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT),
-        )
     media_type = _media_type(response)
     text = body.decode("utf-8", "replace").strip()
     if (
@@ -45,12 +48,49 @@ def published_id(response: requests.Response, body: bytes, configuration: Config
         or text.startswith(("<", "{"))
     ):
         raise PublishError(
-            f"{configuration.url} (MERCURE_URL) answered 200 with {_kind(media_type, body)}, not with the id "
+            f"{configuration.url} ({configuration.setting('URL')}) answered 200 with "
+            f"{_kind(media_type, body)}, not with the id "
             "of an update: something else than a Mercure hub answers there",
             status=status,
             reason=reason(response, body),
         )
     return text
+
+
+def published_ids(
+    response: requests.Response, body: bytes, configuration: Configuration, count: int
+) -> list[str]:
+    """The ids in the answer to a batch (docs/protocol.md, Batches).
+
+    :param count: of the updates in the batch.
+    :raises PublishError: this is not the answer of a hub that published all of them.
+    """
+    _check_status(response, body, configuration)
+    try:
+        ids = json.loads(body)["ids"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        ids = None
+    if not isinstance(ids, list) or len(ids) != count or not all(isinstance(one, str) for one in ids):
+        raise PublishError(
+            f"{configuration.url} ({configuration.setting('URL')}) answered 200 to a batch "
+            f"of {count} updates, not with their "
+            "ids; they may have been published",
+            status=response.status_code,
+            possibly_published=True,
+        )
+    return ids
+
+
+def _check_status(response: requests.Response, body: bytes, configuration: Configuration) -> None:
+    status = response.status_code
+    if status != HTTPStatus.OK:
+        raise PublishError(
+            _refusal(response, body, configuration),
+            status=status,
+            reason=reason(response, body),
+            possibly_published=status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT),
+            retry_after=retry_after(response),
+        )
 
 
 def _refusal(response: requests.Response, body: bytes, configuration: Configuration) -> str:
@@ -76,10 +116,15 @@ def _refusal(response: requests.Response, body: bytes, configuration: Configurat
             target = urlsplit(response.headers.get("Location", ""))
             return (
                 f"{answered}, a redirect to {target.scheme}://{target.netloc}{target.path}. It is not "
-                "followed, since the token would be lost or go astray: set MERCURE_URL to the hub's own URL"
+                f"followed, since the token would be lost or go astray: set "
+                f"{configuration.setting('URL')} to the "
+                "hub's own URL"
             )
         case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
-            return f"{answered}. Is the path of MERCURE_URL right? It usually is /.well-known/mercure"
+            return (
+                f"{answered}. Is the path of {configuration.setting('URL')} right? It usually is "
+                "/.well-known/mercure"
+            )
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return f"{answered}. Send less, or raise MERCURE_MAX_REQUEST_BODY_SIZE in the hub"
         case HTTPStatus.BAD_GATEWAY | HTTPStatus.SERVICE_UNAVAILABLE | HTTPStatus.GATEWAY_TIMEOUT:
@@ -88,7 +133,7 @@ def _refusal(response: requests.Response, body: bytes, configuration: Configurat
             return answered
 
 
-def reason(response: requests.Response, body: bytes) -> str | None:
+def reason(response: _HasHeaders, body: bytes) -> str | None:
     """What the hub said about a refusal, on one line.
 
     :param response: headers of the answer.
@@ -115,7 +160,22 @@ def reason(response: requests.Response, body: bytes) -> str | None:
     return "".join(character if character.isprintable() else " " for character in said[:300]).strip()
 
 
-def _media_type(response: requests.Response) -> str:
+def retry_after(response: requests.Response) -> float | None:
+    """Seconds that the hub asks to wait (RFC 9110 section 10.2.3).
+
+    A date counts from that of the answer, so that no two clocks are compared.
+    """
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        until = parsedate_to_datetime(value)
+        return max(0.0, (until - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds())
+    except (ValueError, TypeError):  # TypeError: one of them names no time zone
+        return None
+
+
+def _media_type(response: _HasHeaders) -> str:
     return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
@@ -129,24 +189,26 @@ def _kind(media_type: str, body: bytes) -> str:
 
 def unreachable(error: Exception, configuration: Configuration) -> HubUnreachable:
     """An error of the connection, in words; it never holds the request's headers."""
-    where = f"{configuration.url} (MERCURE_URL)"
+    where = f"{configuration.url} ({configuration.setting('URL')})"
     cause = error.args[0] if error.args else None
     while isinstance(cause, MaxRetryError) and cause.reason is not None:
         cause = cause.reason
     if isinstance(cause, SSLError):
         return HubUnreachable(
             f"no TLS connection to {where}: {_words(cause)}. For a certificate of your own set "
-            "MERCURE_VERIFY_TLS to the path of its CA file"
+            f"{configuration.setting('VERIFY_TLS')} to the path of its CA file"
         )
     if isinstance(cause, NewConnectionError):  # before its base class ConnectTimeoutError
         return HubUnreachable(f"no connection to {where}: {_words(cause)}. Does the hub run?")
     if isinstance(cause, ConnectTimeoutError):
         return HubUnreachable(
-            f"no connection to {where} within {configuration.connect_timeout:g} s (MERCURE_CONNECT_TIMEOUT)"
+            f"no connection to {where} within {configuration.connect_timeout:g} s "
+            f"({configuration.setting('CONNECT_TIMEOUT')})"
         )
     if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
         return HubUnreachable(
-            f"no answer from {where} within {configuration.read_timeout:g} s (MERCURE_TIMEOUT); "
+            f"no answer from {where} within {configuration.read_timeout:g} s "
+            f"({configuration.setting('TIMEOUT')}); "
             "the update may have been published",
             possibly_published=True,
         )

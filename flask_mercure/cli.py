@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from flask_mercure import development, subscriber
-from flask_mercure.discovery import subscription_url
+from flask_mercure import development
+from flask_mercure.doctor.command import doctor
 from flask_mercure.errors import MercureError
 from flask_mercure.extension import Mercure, state_of
 from flask_mercure.matchers import Topic, URLPattern
+from flask_mercure.outbox_commands import outbox, relay
 from hub.protocol import event_stream
 
 mercure = AppGroup("mercure", help="Publish to the Mercure hub, subscribe to it, run it for development.")
@@ -121,19 +122,19 @@ def subscribe(
     wanted = _topics(topics, urlpattern)
     if not wanted:
         raise click.UsageError("name a topic, or a pattern with --urlpattern")
-    with _errors_in_words():
-        configuration = state_of(current_app).configuration
-        events = subscriber.follow(
-            subscription_url(configuration.url, configuration.protocol, wanted),
-            lambda: Mercure().create_token(wanted),
-            verify=configuration.verify_tls,
-            connect_timeout=configuration.connect_timeout,
-            last_event_id=last_event_id,
-        )
-        with closing(events), suppress(KeyboardInterrupt):
-            for event in islice(events, count):
-                event_type = None if event.type == "message" else event.type
-                click.echo(event_stream.encode(event.id, event.data, event_type), nl=False)
+    with (
+        _errors_in_words(),
+        suppress(KeyboardInterrupt),
+        Mercure().subscribe(wanted, last_event_id=last_event_id) as events,
+    ):
+        for event in islice(events, count):
+            event_type = None if event.type == "message" else event.type
+            click.echo(event_stream.encode(event.id, event.data, event_type), nl=False)
+
+
+mercure.add_command(relay)
+mercure.add_command(outbox)
+mercure.add_command(doctor)
 
 
 def _topics(exact: Sequence[str], patterns: Sequence[str]) -> list[Topic]:

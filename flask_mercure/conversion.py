@@ -7,16 +7,20 @@ environment variables hold nothing else.
 
 from __future__ import annotations
 
+import inspect
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flask_mercure.matchers import Protocol
-from flask_mercure.token_source import TokenSource
+from flask_mercure.errors import InvalidArgument, TokenError
+from flask_mercure.matchers import Protocol, Topic, matchers
+from flask_mercure.token_source import TokenSource, check_compact, expiry
+from flask_mercure.tokens import as_list
 from hub.protocol.topics import forbidden_character
 
 _EXAMPLE = "http://127.0.0.1:3000/.well-known/mercure"
@@ -38,10 +42,45 @@ def text(value: object) -> str:
     )
 
 
-def key_material(value: object) -> str:
-    """A key or a passphrase, as it is: white space at its ends belongs to a secret."""
+def secret_text(value: object) -> str:
+    """A passphrase, as it is: white space at its ends belongs to it."""
     text(value)
     return str(value)
+
+
+def key_material(value: object) -> str:
+    """A key as it is: white space at its ends belongs to a secret; a JWK or a JWK set as JSON."""
+    if isinstance(value, Mapping):
+        try:
+            return json.dumps(dict(value))
+        except (TypeError, ValueError):
+            raise ValueError("is a dict that is no JSON; give a JWK, a JWK set, or text") from None
+    return secret_text(value)
+
+
+def token(value: object) -> str:
+    """A finished token."""
+    given = text(value)
+    try:
+        expiry(check_compact(given, "it"))
+    except TokenError as error:
+        raise ValueError(f"cannot be used: {error}") from None
+    return given
+
+
+def provider(value: object) -> Callable[[], object]:
+    """What gives the app the token to publish with, or its import path."""
+    if isinstance(value, str):
+        value = imported(value)
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(f"is {value!r}; give a callable without arguments that returns a token")  # noqa: TRY004
+    try:
+        inspect.signature(value).bind()
+    except TypeError:
+        raise ValueError(f"is {value!r}, which cannot be called without arguments") from None
+    except ValueError:  # some callables of C have no signature
+        pass
+    return value
 
 
 def url(value: object) -> str:
@@ -103,6 +142,19 @@ def seconds(value: object) -> float:
     raise ValueError(f"is {value!r}; give a number of seconds above 0, or a timedelta")
 
 
+def topics(value: object) -> list[Topic]:
+    """Topics: a list, or text with white space between them."""
+    given = value.split() if isinstance(value, str) else value
+    try:
+        found = as_list(given)  # type: ignore[arg-type]
+        checked: list[Topic] = [*matchers(found, "1.0", "it")]
+    except (TypeError, InvalidArgument) as error:
+        raise ValueError(f"cannot be used: {error}") from None
+    if not checked:
+        raise ValueError("is empty; give topics, or '*' for all")
+    return checked
+
+
 def boolean(value: object) -> bool:
     """A switch; the text "false", from an environment variable, is false."""
     word = str(value).strip().lower() if isinstance(value, bool | int | str) else ""
@@ -144,7 +196,7 @@ def domain(value: object) -> str:
 def factory(value: object) -> TokenSource:
     """What makes the tokens: the thing itself, or its import path."""
     if isinstance(value, str):
-        value = _imported(value)
+        value = imported(value)
     try:
         return TokenSource(value)
     except TypeError as error:
@@ -154,7 +206,8 @@ def factory(value: object) -> TokenSource:
         ) from None
 
 
-def _imported(path: str) -> object:
+def imported(path: str) -> object:
+    """What an import path ``package.module:name`` names."""
     module_name, colon, name = path.partition(":")
     if not colon or not module_name or not name:
         raise ValueError(f"is {path!r}; an import path has the form 'package.module:name'")

@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from werkzeug.datastructures import Headers
-from werkzeug.http import dump_cookie
+from werkzeug.datastructures import Headers, ResponseCacheControl
+from werkzeug.http import dump_cookie, parse_cache_control_header, parse_set_header
 
 from flask_mercure.errors import CookieError
+from flask_mercure.naming import Naming
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]*")
@@ -38,6 +39,8 @@ class CookiePolicy:
     :param domain: ``Domain`` attribute; ``None``: derived from the hosts of app and hub.
     :param secure: ``Secure`` attribute.
     :param same_site: ``SameSite`` attribute; ``None`` leaves it out.
+    :param partitioned: ``Partitioned`` attribute (CHIPS): one jar for each site that embeds the page.
+    :param setting: the names of the settings, for messages.
     :raises ValueError: a browser would refuse each such cookie, or never send it to the hub; the message
         names the configuration key.
     """
@@ -48,49 +51,91 @@ class CookiePolicy:
     domain: str | None
     secure: bool
     same_site: str | None
+    partitioned: bool = False
+    setting: Naming = field(default_factory=Naming)
     host: str = field(init=False)
 
     def __post_init__(self) -> None:
+        of = self.setting
         url = urlsplit(self.public_url)
         object.__setattr__(self, "host", _normal(url.hostname or ""))
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"MERCURE_COOKIE_NAME is {self.name!r}, which cannot be the name of a cookie")
+            raise ValueError(f"{of('COOKIE_NAME')} is {self.name!r}, which cannot be the name of a cookie")
         if not _PATH.fullmatch(self.path):
-            raise ValueError(f"MERCURE_COOKIE_PATH is {self.path!r}; it must start with / and have no ;")
+            raise ValueError(f"{of('COOKIE_PATH')} is {self.path!r}; it must start with / and have no ;")
         if not _path_matches(url.path, self.path):
             raise ValueError(
-                f"MERCURE_COOKIE_PATH is {self.path!r}: browsers would not send the cookie to the hub at "
-                f"{url.path!r} (MERCURE_PUBLIC_URL)"
+                f"{of('COOKIE_PATH')} is {self.path!r}: browsers would not send the cookie to the hub at "
+                f"{url.path!r} ({of('PUBLIC_URL')})"
             )
+        if self.partitioned:
+            self._check_partitioned()
         prefix = self.name.lower()
         if not self.secure:
             if prefix.startswith(("__secure-", "__host-", "__http-")):
                 raise ValueError(
-                    f"MERCURE_COOKIE_SECURE is False, and browsers refuse a cookie named {self.name} without "
-                    "Secure: set MERCURE_COOKIE_NAME, in the hub too, to a name such as mercure_access_token"
+                    f"{of('COOKIE_SECURE')} is False, and browsers refuse a cookie named {self.name} without "
+                    f"Secure: set {of('COOKIE_NAME')}, in the hub too, to a name such as mercure_access_token"
                 )
             if self.same_site == "None":
                 raise ValueError(
-                    "MERCURE_COOKIE_SAMESITE is 'None', which browsers refuse without Secure: "
-                    "set MERCURE_COOKIE_SECURE=True, or MERCURE_COOKIE_SAMESITE='Lax'"
+                    f"{of('COOKIE_SAMESITE')} is 'None', which browsers refuse without Secure: "
+                    f"set {of('COOKIE_SECURE')}=True, or {of('COOKIE_SAMESITE')}='Lax'"
                 )
         if prefix.startswith("__host-") and (self.path != "/" or self.domain is not None):
             raise ValueError(
-                f"MERCURE_COOKIE_NAME is {self.name}: browsers want MERCURE_COOKIE_PATH='/' and no "
-                "MERCURE_COOKIE_DOMAIN with it; the prefix __Secure- has neither rule"
+                f"{of('COOKIE_NAME')} is {self.name}: browsers want {of('COOKIE_PATH')}='/' and no "
+                f"{of('COOKIE_DOMAIN')} with it; the prefix __Secure- has neither rule"
             )
         if self.domain is not None:
             self._check_domain(self.domain)
 
+    def _check_partitioned(self) -> None:
+        of = self.setting
+        named = f"{of('COOKIE_PARTITIONED')} is True"
+        if not self.secure:
+            raise ValueError(
+                f"{named}, and browsers refuse a Partitioned cookie without Secure: set "
+                f"{of('COOKIE_SECURE')}=True"
+            )
+        if self.same_site != "None":
+            raise ValueError(
+                f"{named} and {of('COOKIE_SAMESITE')} is {self.same_site!r}: a Partitioned cookie is "
+                "for pages inside a frame of another site, and there browsers send only SameSite=None; leave "
+                "one of the two out"
+            )
+
+    def collides_with(self, other: CookiePolicy) -> bool:
+        """Whether a browser may keep one cookie for both: equal name and path, and a domain for both hosts.
+
+        :param other: the cookie of another hub.
+        """
+        if (self.name, self.path) != (other.name, other.path):
+            return False
+        if self.domain is not None and other.domain is not None:
+            return self.domain == other.domain
+        return is_same_site(self.host, other.host)
+
+    def is_set(self, headers: Headers) -> str | None:
+        """The value that the response gives the cookie; empty when it deletes it, ``None`` without it.
+
+        :param headers: of the response.
+        """
+        for line in headers.getlist("Set-Cookie"):
+            if _identity(line)[:2] == (self.name, self.path):
+                return line.partition(";")[0].partition("=")[2]
+        return None
+
     def _check_domain(self, domain: str) -> None:
+        of = self.setting
         if not _HOST_NAME.fullmatch(domain) or _is_address(domain):
-            raise ValueError(f"MERCURE_COOKIE_DOMAIN is {domain!r}; it must be a domain name, not an address")
+            raise ValueError(f"{of('COOKIE_DOMAIN')} is {domain!r}; it must be a domain name, not an address")
         if "." not in domain:
-            raise ValueError(f"MERCURE_COOKIE_DOMAIN is {domain!r}; browsers refuse a domain of one label")
+            raise ValueError(f"{of('COOKIE_DOMAIN')} is {domain!r}; browsers refuse a domain of one label")
         if not _domain_matches(self.host, domain):
             raise ValueError(
-                f"MERCURE_COOKIE_DOMAIN is {domain!r}, which is neither {self.host!r}, the host of "
-                "MERCURE_PUBLIC_URL, nor a parent of it"
+                f"{of('COOKIE_DOMAIN')} is {domain!r}, which is neither {self.host!r}, the host of "
+                f"{of('PUBLIC_URL')}, nor a parent of it"
             )
 
     def set(self, headers: Headers, request_host: str, token: str, max_age: int | None) -> None:
@@ -130,26 +175,27 @@ class CookiePolicy:
         :returns: ``None`` when both have the same host: a cookie for this host alone.
         :raises CookieError: there is no such domain.
         """
+        of = self.setting
         app = _normal(request_host)
         if self.domain is not None:
             if not _domain_matches(app, self.domain):
                 raise CookieError(
-                    f"the page comes from {app!r}, outside of MERCURE_COOKIE_DOMAIN={self.domain!r}: "
+                    f"the page comes from {app!r}, outside of {of('COOKIE_DOMAIN')}={self.domain!r}: "
                     "browsers refuse such a cookie"
                 )
             return self.domain
         if app == self.host:
             return None
-        between = f"the page comes from {app!r} and the hub is at {self.host!r} (MERCURE_PUBLIC_URL)"
+        between = f"the page comes from {app!r} and the hub is at {self.host!r} ({of('PUBLIC_URL')})"
         if self.name.lower().startswith("__host-"):
             raise CookieError(
-                f"{between}: a cookie with the prefix __Host- stays on one host; set MERCURE_COOKIE_NAME "
+                f"{between}: a cookie with the prefix __Host- stays on one host; set {of('COOKIE_NAME')} "
                 "to a name with the prefix __Secure-"
             )
         if _is_address(app) or _is_address(self.host):
             raise CookieError(
                 f"{between}: a cookie cannot be shared between an IP address and another host; open the page "
-                "by the host of MERCURE_PUBLIC_URL, or put the hub behind the app's host"
+                f"by the host of {of('PUBLIC_URL')}, or put the hub behind the app's host"
             )
         parent = _common_parent(app, self.host)
         if _is_public_suffix(parent):
@@ -159,7 +205,7 @@ class CookiePolicy:
             raise CookieError(
                 f"{between}: {shared}, so no cookie can reach both. Put the hub on a subdomain of the site "
                 "or behind the app's host; else hand the token to fetch() with an Authorization header. "
-                "MERCURE_COOKIE_DOMAIN overrules this"
+                f"{of('COOKIE_DOMAIN')} overrules this"
             )
         return parent
 
@@ -175,12 +221,15 @@ class CookiePolicy:
             httponly=True,
             samesite=self.same_site,
             max_size=0,
-        )
+            # not partitioned=…: werkzeug has it since 3.1
+        ) + ("; Partitioned" if self.partitioned else "")
 
     def _replace(self, headers: Headers, line: str) -> None:
-        """One cookie of a name in a response (RFC 6265 section 4.1.1): the last call wins."""
-        kept = [one for one in headers.getlist("Set-Cookie") if not one.startswith(f"{self.name}=")]
+        """One cookie of a name, path and domain in a response (RFC 6265 section 4.1.1): the last wins."""
+        replaced = _identity(line)
+        kept = [one for one in headers.getlist("Set-Cookie") if _identity(one) != replaced]
         headers.setlist("Set-Cookie", [*kept, line])
+        keep_private(headers)
 
 
 def is_loopback(host: str) -> bool:
@@ -191,12 +240,53 @@ def is_loopback(host: str) -> bool:
     return _is_address(name) and ipaddress.ip_address(name.strip("[]")).is_loopback
 
 
+def is_same_site(one: str, other: str) -> bool:
+    """Tell whether two hosts belong to one site, as far as that is known without the public suffix list.
+
+    :param one: a host, without port.
+    :param other: another one.
+    """
+    left, right = _normal(one), _normal(other)
+    if left == right:
+        return True
+    return not (_is_address(left) or _is_address(right) or _is_public_suffix(_common_parent(left, right)))
+
+
 def host_of(authority: str) -> str:
     """The host of a ``Host`` header, without its port."""
     try:
         return urlsplit(f"//{authority}").hostname or ""
     except ValueError:
         return ""
+
+
+def keep_private(headers: Headers) -> None:
+    """Keep a response with a cookie of one user out of the caches that several users share.
+
+    RFC 9111 sections 3.5, 4.1, 5.2.2. Rules for the browser's own cache stay.
+
+    :param headers: of the response.
+    """
+    control = parse_cache_control_header(headers.get("Cache-Control"), cls=ResponseCacheControl)
+    control.public = False
+    control.s_maxage = None
+    control.private = True
+    headers["Cache-Control"] = control.to_header()
+    for name in ("CDN-Cache-Control", "Surrogate-Control"):
+        headers.pop(name, None)
+    vary = parse_set_header(headers.get("Vary"))
+    if "*" not in vary:
+        vary.add("Cookie")
+        headers["Vary"] = vary.to_header()
+
+
+def _identity(line: str) -> tuple[str, str, str]:
+    """What makes two cookies one to a browser: name, path and domain (RFC 6265 section 5.3)."""
+    pair, *rest = line.split(";")
+    attributes = {
+        name.strip().lower(): value.strip() for name, _, value in (one.partition("=") for one in rest)
+    }
+    return pair.partition("=")[0].strip(), attributes.get("path", ""), attributes.get("domain", "")
 
 
 def _normal(host: str) -> str:

@@ -68,10 +68,19 @@ def environment(configuration: Configuration, inherited: Mapping[str, str]) -> d
                 f"MERCURE_{role}_JWT_KEY is not set: the hub needs the key that verifies the tokens of a "
                 f"{role.lower()}; set it, or MERCURE_JWT_SECRET for both roles"
             )
+    return made | import_path(inherited)
+
+
+def import_path(inherited: Mapping[str, str]) -> dict[str, str]:
+    """What the hub's environment needs for its interpreter to find the package.
+
+    :param inherited: environment of this process.
+    """
     folder = Path(hub.__file__).parent.parent
-    if folder != Path(sysconfig.get_path("purelib")):  # a work tree that is not installed
-        made["PYTHONPATH"] = ":".join(filter(None, (str(folder), inherited.get("PYTHONPATH"))))
-    return made
+    if folder == Path(sysconfig.get_path("purelib")):
+        return {}
+    # a work tree that is not installed
+    return {"PYTHONPATH": ":".join(filter(None, (str(folder), inherited.get("PYTHONPATH"))))}
 
 
 def _address(url: str, inherited: Mapping[str, str]) -> str:
@@ -96,6 +105,11 @@ def _page_origins(inherited: Mapping[str, str]) -> str:
 def _verifying(key: Key) -> str:
     """The key as the hub wants it: of a pair the public half, so that the private one stays here."""
     if isinstance(key.material, bytes):
-        return key.material.decode()
+        if b"\0" in key.material:  # a JWK may hold any octets
+            raise ConfigurationError(
+                "MERCURE_JWT_SECRET holds a zero byte, which no environment variable can: start the hub with "
+                "a JWK set instead ([[issuer]] in its TOML file)"
+            )
+        return key.material.decode("utf-8", "surrogateescape")
     public = key.material.public_key() if isinstance(key.material, PrivateKey) else key.material
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()

@@ -16,7 +16,7 @@ what went wrong. A value of the wrong type raises :class:`TypeError`, as everywh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class MercureError(RuntimeError):
@@ -61,6 +61,10 @@ class PublishError(MercureError):
     :param possibly_published: whether the update may have been published all the same, because the
         request went out and the answer did not come back. Publish again only when this is false, or
         when seeing the update twice does no harm.
+    :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
+
+    ``published`` holds the ids of those updates of a batch that are published all the same, in order: a hub
+    that takes no batches gets one update after the other. With a hub of this project it is empty.
     """
 
     def __init__(
@@ -70,12 +74,32 @@ class PublishError(MercureError):
         status: int | None = None,
         reason: str | None = None,
         possibly_published: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.possibly_published = possibly_published
+        self.retry_after = retry_after
+        self.published: tuple[str, ...] = ()
 
 
 class HubUnreachable(PublishError):
     """The hub could not be reached, or gave no answer in time."""
+
+
+class SomeHubsFailed(PublishError):
+    """An update for several hubs was not published on all of them.
+
+    :param message: which hubs failed, and why.
+    :param published_ids: the ids of the update by the names of the hubs that have it.
+    :param errors: what each of the others raised, by its name.
+    """
+
+    def __init__(
+        self, message: str, *, published_ids: Mapping[str, str], errors: Mapping[str, Exception]
+    ) -> None:
+        unclear = any(isinstance(one, PublishError) and one.possibly_published for one in errors.values())
+        super().__init__(message, possibly_published=unclear)
+        self.published_ids = dict(published_ids)
+        self.errors = dict(errors)

@@ -1,96 +1,60 @@
-"""The extension object: what an application calls."""
+"""The extension object: what an application makes, once."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
-from flask import Flask, Response, after_this_request, current_app, request
-from werkzeug.wrappers import Response as BaseResponse
+from flask import Flask, Response, current_app
 
-from flask_mercure import configuration, encryption
-from flask_mercure.configuration import Configuration
-from flask_mercure.cookie import host_of
-from flask_mercure.discovery import add_links, hub_link, self_link, subscription_url
+from flask_mercure import content, delivery, encryption, everywhere, page, registry, reliability
+from flask_mercure.content import UNSET, Unset
+from flask_mercure.discovery import subscription_url
 from flask_mercure.encryption import KeySet
-from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, TokenError
-from flask_mercure.matchers import Topics, check_characters, exact_topics
+from flask_mercure.errors import ConfigurationError, InvalidArgument
+from flask_mercure.matchers import Topics, exact_topics
 from flask_mercure.publication import Publication
 from flask_mercure.publisher import Publisher
-from flask_mercure.token_source import expiry
+from flask_mercure.recorder import Recording, record
+from flask_mercure.reliability import OnFailure
+from flask_mercure.renewal import GrantingHub, renew_all
+from flask_mercure.state import KEY, HubState, MercureState, state_of
 
 if TYPE_CHECKING:
     from flask_mercure.encryption import Recipients
 
-_KEY = "mercure"
+__all__ = ["Mercure", "MercureState", "state_of"]
 
 
-class _Unset(Enum):
-    UNSET = 0
-
-    def __repr__(self) -> str:
-        return "unset"
-
-
-# Not None: the key of a user who has none must not lead to an update that everybody can read.
-_UNSET: Final = _Unset.UNSET
-
-# flask.redirect() gives this one, flask.make_response() a subclass
-_Response = TypeVar("_Response", bound=BaseResponse)
-
-
-@dataclass(frozen=True, slots=True)
-class MercureState:
-    """What the extension keeps for one app, in ``app.extensions["mercure"]``.
-
-    :param configuration: of the app.
-    :param publisher: sends its updates.
-    """
-
-    configuration: Configuration
-    publisher: Publisher
-
-
-def state_of(app: Flask) -> MercureState:
-    """The state of an app.
-
-    :raises ConfigurationError: ``init_app`` was not called for it.
-    """
-    state = app.extensions.get(_KEY)
-    if not isinstance(state, MercureState):
-        raise ConfigurationError(
-            f"the app {app.name!r} has no Mercure: call Mercure(app) or mercure.init_app(app)"
-        )
-    return state
-
-
-class Mercure:
+class Mercure(GrantingHub):
     """Publishes updates and lets browsers subscribe to them.
 
-    The object belongs to no app; what it does concerns the app whose context is active, and it serves any
-    number of apps.
+    It is the default hub of the app whose context is active, and gives the others by their names. The object
+    belongs to no app and serves any number of apps.
 
     :param app: calls :meth:`init_app` with it.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
+        super().__init__()
+        self._named: dict[str, GrantingHub] = {}
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
         """Read and check the configuration of an app, and give its templates ``mercure_url``.
 
-        It reads these keys of ``app.config``, and no other:
+        For several hubs, ``MERCURE_HUBS`` maps names to the settings of each, without the prefix:
+        ``{"eu": {"URL": "https://…"}}``. What a hub does not have of its own is taken from the keys below;
+        but a hub with a URL or keys of its own takes none of these from there. ``MERCURE_DEFAULT_HUB`` names
+        the one that is meant when none is named; default: the hub ``default``, or the only one. For each hub:
 
         * ``MERCURE_URL``: of the hub, where the app publishes; ``http://127.0.0.1:3000/.well-known/mercure``.
         * ``MERCURE_PUBLIC_URL``: of the hub, for browsers and in ``aud``; default: ``MERCURE_URL``.
-        * ``MERCURE_JWT_SECRET``: secret or private key of both roles: the text itself (a secret or a PEM),
-          or ``@`` and the path of a file.
+        * ``MERCURE_JWT_SECRET``: secret or private key of both roles: the text itself (a secret, a PEM,
+          a JWK or a JWK set; these two also as a dict), or ``@`` and the path of a file.
         * ``MERCURE_PUBLISHER_JWT_KEY``, ``MERCURE_SUBSCRIBER_JWT_KEY``: the same for one role. An app that
           only publishes, or only sets cookies, needs only that one.
         * ``MERCURE_JWT_ALGORITHM``, ``MERCURE_PUBLISHER_JWT_ALG``, ``MERCURE_SUBSCRIBER_JWT_ALG``: JWA names;
@@ -100,6 +64,11 @@ class Mercure:
         * ``MERCURE_TOKEN_FACTORY``: makes the tokens in place of :class:`~flask_mercure.TokenFactory`: an
           object with ``create(subscribe, publish, additional_claims)``, a callable of that shape, or an
           import path ``package.module:name``. Keys are then used only by ``flask mercure hub``.
+        * ``MERCURE_JWT_KEY_ID``: ``kid`` in the header of tokens, and of the key to take from a JWK set.
+        * ``MERCURE_JWT``: a finished token to publish with; the app then needs no key for that.
+        * ``MERCURE_TOKEN_PROVIDER``: a callable without arguments that gives the token to publish with, or
+          its import path; asked again shortly before that token ends.
+        * ``MERCURE_PUBLISH_TOPICS``: what the app's own token allows to publish on, a list; ``*``.
         * ``MERCURE_TOKEN_LIFETIME``: seconds or a timedelta; 3600.
         * ``MERCURE_PROTOCOL``: ``1.0``, or ``0.x`` for older hubs.
         * ``MERCURE_COOKIE_NAME``: ``__Secure-mercure_access_token``; in 0.x ``mercureAuthorization``.
@@ -107,22 +76,55 @@ class Mercure:
         * ``MERCURE_COOKIE_PATH``: default: the path of the public URL.
         * ``MERCURE_COOKIE_SECURE``: True.
         * ``MERCURE_COOKIE_SAMESITE``: ``Strict`` (default), ``Lax``, ``None``; Python's None leaves it out.
+        * ``MERCURE_COOKIE_PARTITIONED``: for pages in a frame of another site (CHIPS); ``SameSite`` is then
+          ``None``. False.
         * ``MERCURE_VERIFY_TLS``: of an https hub: True, False, or the path of a CA file; True.
         * ``MERCURE_CONNECT_TIMEOUT``: seconds for the connection; 2.
         * ``MERCURE_TIMEOUT``: seconds that the hub may be silent before it answers; 5.
+        * ``MERCURE_ON_FAILURE``: what ``publish`` does when it fails: ``raise``, ``log``, or ``background``;
+          ``raise``.
+        * ``MERCURE_BACKGROUND_QUEUE``: updates that may wait in the background; 1000.
+        * ``MERCURE_OUTBOX``: database of the outbox: a Flask-SQLAlchemy object, True for the app's own, a
+          ``sessionmaker``, an ``Engine``, or an import path; models then use it.
+        * ``MERCURE_OUTBOX_PUBLISH``: whether ``publish`` uses it too; False.
+        * ``MERCURE_OUTBOX_KEEP``: seconds for which delivered updates stay in it; 0.
+        * ``MERCURE_RELAY_THREAD``: whether a thread of each process empties it; False.
+        * ``MERCURE_RELAY_INTERVAL``: seconds between two looks of a relay at it; 1.
+        * ``MERCURE_STATIC_PATH``: of this app, where it serves its JavaScript module; ``/_mercure``.
 
         :param app: the application.
         :raises ConfigurationError: a key is missing or wrong, or the app has the extension already.
         """
-        if _KEY in app.extensions:
+        if KEY in app.extensions:
             raise ConfigurationError(
                 f"the app {app.name!r} has Mercure already; call init_app once and share the object"
             )
-        read = configuration.read(app.config)
-        app.add_template_global(_template_url(read), "mercure_url")
-        app.extensions[_KEY] = MercureState(read, Publisher(read))
+        configurations, default = registry.read_hubs(app.config)
+        hubs = {name: HubState(name, read, Publisher(read)) for name, read in configurations.items()}
+        state = MercureState(MappingProxyType(hubs), default)
+        page.install(app, state)
+        app.add_template_global(_template_url(state), "mercure_url")
+        reliability.init_app(app, delivery.send)
+        app.extensions[KEY] = state
 
-    def publish(
+        @app.after_request
+        def renew(response: Response) -> Response:
+            renew_all((self, *self._named.values()), response)
+            return response
+
+    def hub(self, name: str | None = None) -> GrantingHub:
+        """One of the hubs that the configuration names; it can be asked for before there is an app.
+
+        :param name: of the hub; ``None`` for the default one, which this object is.
+        """
+        return self if name is None else self._named.setdefault(name, GrantingHub(name))
+
+    @property
+    def hubs(self) -> Mapping[str, GrantingHub]:
+        """All hubs of the app whose context is active, by name."""
+        return {name: self.hub(name) for name in state_of(current_app).hubs}
+
+    def publish_to_all(
         self,
         topics: str | Iterable[str],
         data: Any = "",
@@ -131,35 +133,44 @@ class Mercure:
         id: str | None = None,
         type: str | None = None,
         retry: int | None = None,
-        encrypt_for: Recipients | Literal[_Unset.UNSET] = _UNSET,
-    ) -> str:
-        """Publish an update (spec, Publication).
+        encrypt_for: Recipients | Literal[Unset.UNSET] = UNSET,
+        on_failure: OnFailure | None = None,
+        hubs: Iterable[str] | None = None,
+    ) -> dict[str, str]:
+        """Publish an update on all hubs, or some, under one id.
 
-        It is sent once; after :class:`~flask_mercure.PublishError` the attribute ``possibly_published`` tells
-        whether subscribers may see it twice when it is published again.
+        They are asked one after the other, and one that fails does not keep the others from it. The arguments
+        are those of :meth:`publish`, and in addition:
 
-        :param topics: the canonical topic, or several: the canonical one and its alternates.
-        :param data: a ``str`` is sent as it is, anything else as JSON, by Flask's provider.
-        :param private: deliver only to subscribers whose token allows one of the topics.
-        :param id: of the update; without one the hub makes it.
-        :param type: event type, for ``addEventListener`` in the browser.
-        :param retry: milliseconds after which a browser that lost the connection tries again.
-        :param encrypt_for: who shall read the update, as in :meth:`encrypt`; left out, it is not encrypted.
-        :returns: the id of the update.
-        :raises EncryptionError: a key cannot be used.
-        :raises InvalidArgument: the hub would refuse the update.
-        :raises PublishError: the hub refused it, or could not be reached.
-        :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
+        :param hubs: names of hubs; default: all that the app has.
+        :returns: the ids of the update by the names of the hubs.
+        :raises SomeHubsFailed: after all were tried; ``errors`` has the error of each hub that failed,
+            ``published_ids`` the hubs that have the update.
+        :raises ConfigurationError: the app has no hub of a name; nothing was sent.
         """
         state = state_of(current_app)
-        if encrypt_for is not _UNSET:
-            data = self.encrypt(data, encrypt_for)
-        if isinstance(data, bytes | bytearray | memoryview):
-            raise TypeError("data is bytes, and an update is text: decode it, or encode it as base64")
-        text = data if isinstance(data, str) else current_app.json.dumps(data)
-        return state.publisher.publish(
-            Publication(exact_topics(topics), text, private, id=id, type=type, retry=retry)
-        )
+        if isinstance(hubs, str):
+            raise TypeError(f"hubs is the str {hubs!r}; give a list of names")
+        chosen = [state.hub(name) for name in dict.fromkeys(state.hubs if hubs is None else hubs)]
+        if not chosen:
+            raise InvalidArgument("hubs is empty; leave it out for all hubs")
+        text = content.text(data) if encrypt_for is UNSET else content.encrypted(data, encrypt_for)
+        publication = Publication(exact_topics(topics), text, private, id=id, type=type, retry=retry)
+        return everywhere.publish(chosen, publication, on_failure)
+
+    def record(self) -> AbstractContextManager[Recording]:
+        """Record what is published, on all hubs and in all threads, instead of sending it; for tests.
+
+        ::
+
+            with mercure.record() as updates:
+                client.post("/books", json={"title": "Ulysses"})
+            assert updates.one("books/1").json == {"title": "Ulysses"}
+
+        :returns: a context manager that gives a :class:`~flask_mercure.recorder.Recording`, a list of what
+            was published. It may be nested.
+        """
+        return record()
 
     def encrypt(self, data: Any, keys: Recipients, *, content_type: str | None = None) -> str:
         """Encrypt data that the hub shall not read, to publish it (spec, Encryption; RFC 7516).
@@ -181,14 +192,7 @@ class Mercure:
         :raises InvalidArgument: ``content_type`` is no media type, or text cannot be encoded.
         :raises TypeError: something is no key, or ``data`` cannot be written as JSON.
         """
-        if isinstance(data, bytes | bytearray | memoryview):
-            content: str | bytes = bytes(data)
-            usual = "application/octet-stream"
-        elif isinstance(data, str):
-            content, usual = data, "text/plain;charset=utf-8"
-        else:
-            content, usual = current_app.json.dumps(data), "application/json"
-        return encryption.encrypt(content, keys, usual if content_type is None else content_type)
+        return content.encrypted(data, keys, content_type)
 
     def key_set(self, *key_sets: KeySet) -> Response:
         """An answer with keys, **secrets among them**, for a subscriber that may read what they open.
@@ -207,223 +211,10 @@ class Mercure:
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
-    def create_token(
-        self,
-        subscribe: Topics | None = None,
-        publish: Topics | None = None,
-        additional_claims: Mapping[str, Any] | None = None,
-        *,
-        lifetime: float | timedelta | None = None,
-        payload: Any = None,
-    ) -> str:
-        """Make a token with the app's factory, for a client that is no browser or sends a header.
 
-        :param subscribe: topics whose private updates may be read: a topic, ``*``, a
-            :class:`~flask_mercure.URLPattern`, or several.
-        :param publish: topics on which updates may be published, in the same forms.
-        :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
-        :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
-        :param payload: shown with the active subscriptions, to everybody who may see those.
-        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
-        :raises TokenError: the factory cannot make such a token.
-        """
-        claims = dict(additional_claims or {})
-        if lifetime is not None:
-            if "exp" in claims:
-                raise InvalidArgument("give lifetime, or exp in additional_claims, not both")
-            claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
-        tokens = state_of(current_app).configuration.tokens
-        return tokens.create(subscribe, publish, claims, payload)
-
-    def claims(
-        self,
-        subscribe: Topics | None = None,
-        publish: Topics | None = None,
-        additional_claims: Mapping[str, Any] | None = None,
-        payload: Any = None,
-    ) -> dict[str, Any]:
-        """All claims of a token for the app's hub, to be signed by a JWT library of the app's own.
-
-        Meant for the object of ``MERCURE_TOKEN_FACTORY``, which passes its arguments on. In protocol 1.0 the
-        header of the token must have ``"typ": "at+jwt"`` (RFC 9068).
-
-        :param subscribe: as in :meth:`create_token`.
-        :param publish: as in :meth:`create_token`.
-        :param additional_claims: replace or join the standard claims.
-        :param payload: shown with the active subscriptions, to everybody who may see those.
-        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
-        """
-        factory = state_of(current_app).configuration.own_factory
-        return factory.claims(subscribe, publish, additional_claims, payload)
-
-    def set_cookie(
-        self,
-        response: _Response,
-        subscribe: Topics = (),
-        *,
-        publish: Topics | None = None,
-        additional_claims: Mapping[str, Any] | None = None,
-        lifetime: float | timedelta | None = None,
-        payload: Any = None,
-    ) -> _Response:
-        """Give the browser a token, in the cookie that it sends to the hub (spec, Cookie).
-
-        The cookie ends with the token. Set it where the user signs in, and again before it ends.
-
-        :param response: to add the cookie to.
-        :param subscribe: topics whose private updates the browser may read: a topic, ``*``, a
-            :class:`~flask_mercure.URLPattern`, or several.
-        :param publish: topics on which the browser itself may publish; seldom needed.
-        :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
-        :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
-        :param payload: shown with the active subscriptions, to everybody who may see those.
-        :returns: the response.
-        :raises CookieError: a browser would refuse the cookie, or not send it to the hub.
-        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
-        :raises TokenError: the factory cannot make such a token.
-        """
-        cookie = state_of(current_app).configuration.cookie
-        host = host_of(request.host)
-        if not request.is_secure and not cookie.is_delivered_over_http(host):
-            _check_http(cookie.public_url, host)
-        token = self.create_token(subscribe, publish, additional_claims, lifetime=lifetime, payload=payload)
-        end = expiry(token)
-        max_age = None if end is None else math.floor(end - time.time())
-        if max_age is not None and max_age <= 0:
-            raise TokenError(f"the token has expired {-max_age} s ago; look at its exp claim and at lifetime")
-        cookie.set(response.headers, host, token, max_age)
-        return response
-
-    def clear_cookie(self, response: _Response) -> _Response:
-        """Make the browser delete the cookie, where the user signs out.
-
-        The token in it stays valid until its end, and so does a stream that is open: the page closes it by
-        leaving.
-
-        :param response: to add the empty cookie to.
-        :returns: the response.
-        :raises CookieError: no browser can have the cookie from this host.
-        """
-        state_of(current_app).configuration.cookie.clear(response.headers, host_of(request.host))
-        return response
-
-    def url(self, topics: Topics = (), last_event_id: str | None = None) -> str:
-        """The URL to open an ``EventSource`` with; templates have it as ``mercure_url``.
-
-        :param topics: to subscribe to; none gives the hub's URL.
-        :param last_event_id: of the last update that the page includes.
-        :raises InvalidArgument: a topic or the id holds forbidden characters.
-        """
-        read = state_of(current_app).configuration
-        return subscription_url(read.public_url, read.protocol, topics, last_event_id)
-
-    @overload
-    def discover(
-        self,
-        response: _Response,
-        *,
-        topic: str | None = None,
-        last_event_id: str | None = None,
-        content_type: str | None = None,
-        type: str | None = None,
-        key_set: str | None = None,
-    ) -> _Response: ...
-
-    @overload
-    def discover(
-        self,
-        response: None = None,
-        *,
-        topic: str | None = None,
-        last_event_id: str | None = None,
-        content_type: str | None = None,
-        type: str | None = None,
-        key_set: str | None = None,
-    ) -> None: ...
-
-    def discover(
-        self,
-        response: _Response | None = None,
-        *,
-        topic: str | None = None,
-        last_event_id: str | None = None,
-        content_type: str | None = None,
-        type: str | None = None,
-        key_set: str | None = None,
-    ) -> _Response | None:
-        """Advertise the hub, and the topic of the resource, in ``Link`` headers (spec, Discovery; RFC 8288).
-
-        Calling it again for a response replaces what it added before. Scripts of other origins read the
-        headers only when ``Access-Control-Expose-Headers`` names ``Link``.
-
-        :param response: to add the links to; without one, the response of the current request gets them.
-        :param topic: canonical topic of the resource, advertised with ``rel="self"``.
-        :param last_event_id: of the last update that the resource includes.
-        :param content_type: media type of the updates, where it is not that of the resource.
-        :param type: event type of the updates, where they have one.
-        :param key_set: URL of the view with the keys (:meth:`key_set`), where the updates are encrypted.
-        :returns: the response that was given.
-        :raises InvalidArgument: a value cannot be written into a header.
-        """
-        read = state_of(current_app).configuration
-        links = [
-            hub_link(
-                read.public_url,
-                last_event_id=last_event_id,
-                content_type=content_type,
-                type=type,
-                key_set=key_set,
-            )
-        ]
-        if topic is not None:
-            links.insert(0, self_link(check_characters(topic, "topic")))
-        if response is not None:
-            add_links(response.headers, *links)
-            return response
-
-        @after_this_request
-        def advertise(late: Response) -> Response:
-            add_links(late.headers, *links)
-            return late
-
-        return None
-
-
-def _template_url(read: Configuration) -> Callable[..., str]:
-    def mercure_url(topics: Topics = (), last_event_id: str | None = None) -> str:
+def _template_url(state: MercureState) -> Callable[..., str]:
+    def mercure_url(topics: Topics = (), last_event_id: str | None = None, hub: str | None = None) -> str:
+        read = state.hub(hub).configuration
         return subscription_url(read.public_url, read.protocol, topics, last_event_id)
 
     return mercure_url
-
-
-def _seconds(lifetime: object) -> float:
-    if isinstance(lifetime, timedelta):
-        lifetime = lifetime.total_seconds()
-    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
-        raise TypeError(f"lifetime is {lifetime!r}; give seconds or a timedelta")
-    if not math.isfinite(lifetime) or lifetime <= 0:
-        raise InvalidArgument(f"lifetime is {lifetime!r}; give a number of seconds above 0")
-    return lifetime
-
-
-def _check_http(public_url: str, host: str) -> None:
-    """A ``Secure`` cookie on a page that seems to come without TLS.
-
-    It only seems so when a proxy ends TLS and the app has no ``ProxyFix``; then the cookie works. It
-    cannot work when the hub has no TLS either.
-
-    :raises CookieError: the hub has no TLS.
-    """
-    if public_url.startswith("https:"):
-        current_app.logger.warning(
-            "The Mercure cookie is Secure and this request to %s came over http. If a proxy ends TLS, use "
-            "werkzeug's ProxyFix; if none does, browsers refuse the cookie.",
-            host,
-        )
-        return
-    raise CookieError(
-        f"the page at {host!r} and the hub at {public_url} (MERCURE_PUBLIC_URL) are not on https, and "
-        "browsers refuse a Secure cookie there. For development without TLS open the page as "
-        "http://localhost, or set MERCURE_COOKIE_SECURE=False and MERCURE_COOKIE_NAME, in the hub too, to a "
-        "name without the prefix __Secure-, such as mercure_access_token"
-    )

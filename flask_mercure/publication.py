@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.matchers import check_characters
 from hub.protocol.cursor import EARLIEST
+from hub.protocol.form import Pairs
 from hub.protocol.topics import WILDCARD
 
 _HUB_EVENT_TYPE = "mercure"
@@ -54,15 +55,19 @@ class Publication:
             if self.retry < 0:
                 raise InvalidArgument(f"retry is {self.retry}; give a number of milliseconds, 0 or more")
 
-    def encode(self) -> bytes:
-        """The body, ``application/x-www-form-urlencoded``."""
+    def pairs(self) -> Pairs:
+        """The fields of the form."""
         pairs = [("topic", topic) for topic in self.topics]
         pairs.append(("data", self.data))
         if self.private:
             pairs.append(("private", "on"))
         optional = (("id", self.id), ("type", self.type), ("retry", self.retry))
         pairs.extend((name, str(value)) for name, value in optional if value is not None)
+        return pairs
+
+    def encode(self) -> bytes:
+        """The body, ``application/x-www-form-urlencoded``."""
         try:
-            return urlencode(pairs).encode("ascii")
+            return urlencode(self.pairs()).encode("ascii")
         except UnicodeEncodeError:
             raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.cookiejar import DefaultCookiePolicy
 
 import requests
@@ -18,15 +18,18 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from flask_mercure import answer
+from flask_mercure.batch_support import BatchSupport
 from flask_mercure.configuration import Configuration
+from flask_mercure.errors import InvalidArgument, PublishError
 from flask_mercure.publication import Publication
 from flask_mercure.token_source import PublisherToken
 from hub import __version__
+from hub.protocol import batch
 
 USER_AGENT = f"flask-mercure/{__version__}"
 
 _POOL = 64  # connections that are kept when they are idle: the threads of a large WSGI process
-_MAX_ANSWER = 65536
+_MAX_ANSWER = 4 << 20  # the ids of a batch: 1000, of 2048 characters at most
 
 
 class Publisher:
@@ -39,6 +42,7 @@ class Publisher:
     def __init__(self, configuration: Configuration, clock: Callable[[], float] = time.time) -> None:
         self._configuration = configuration
         self._clock = clock
+        self._batches = BatchSupport(configuration, clock)
         # One entry for each process. That of a parent stays, unused: sharing its sockets would mix answers
         # up, and closing them could wait for a lock that a thread of the parent held at the fork.
         self._lines: dict[int, tuple[requests.Session, PublisherToken]] = {}
@@ -50,17 +54,44 @@ class Publisher:
         :raises PublishError: the hub did not take it, or did not answer.
         :raises MercureError: there is no token to publish with.
         """
+        response, body = self._post(publication.encode(), "application/x-www-form-urlencoded")
+        return answer.published_id(response, body, self._configuration)
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[str]:
+        """Send updates: to a hub that takes batches in one request, to others one after the other.
+
+        :returns: the ids that the hub gave to them, in order.
+        :raises PublishError: the hub did not take all of them, or did not answer; ``published`` has the
+            ids of those that it took.
+        :raises MercureError: there is no token to publish with.
+        """
+        if len(publications) > 1 and self._batches.are_taken(self._line()[0]):
+            try:
+                content = batch.encode([publication.pairs() for publication in publications])
+            except UnicodeEncodeError:
+                raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None
+            response, body = self._post(content, batch.MEDIA_TYPE)
+            if response.status_code != requests.codes.unsupported_media_type:
+                return answer.published_ids(response, body, self._configuration, len(publications))
+            self._batches.are_refused()  # another hub answers there now, and has published nothing
+        ids: list[str] = []
+        for publication in publications:
+            try:
+                ids.append(self.publish(publication))
+            except PublishError as error:
+                error.published = tuple(ids)
+                raise
+        return ids
+
+    def _post(self, content: bytes, content_type: str) -> tuple[requests.Response, bytes]:
         session, tokens = self._line()
         token = tokens.get()
         configuration = self._configuration
         try:
             response = session.post(
                 configuration.url,
-                data=publication.encode(),
-                headers={
-                    "Authorization": f"Bearer {token}",
-                    "Content-Type": "application/x-www-form-urlencoded",
-                },
+                data=content,
+                headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
                 # A redirect is an error: it would drop the token, or take it to another host.
                 allow_redirects=False,
                 stream=True,
@@ -73,7 +104,7 @@ class Publisher:
             raise answer.unreachable(error, configuration) from error
         if response.status_code == requests.codes.unauthorized:
             tokens.forget(token)
-        return answer.published_id(response, body, configuration)
+        return response, body
 
     def close(self) -> None:
         """Close the connections of this process; the next publication opens others."""
@@ -86,7 +117,7 @@ class Publisher:
         line = self._lines.get(process)
         if line is None:
             configuration = self._configuration
-            tokens = PublisherToken(configuration.tokens, configuration.lifetime, self._clock)
+            tokens = PublisherToken(configuration.publisher_tokens, configuration.lifetime, self._clock)
             # setdefault is atomic: of two threads that come first, both take the same one
             line = self._lines.setdefault(process, (open_session(), tokens))
         return line

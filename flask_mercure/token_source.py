@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import jwt
@@ -19,6 +20,10 @@ from flask_mercure.tokens import as_list
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _MARGIN = 60.0
 """Seconds before its end at which the publisher's token is replaced: more than clocks differ."""
+
+
+_END_OF_TIME = 1e15
+"""Seconds since the epoch that no token has as its end; an int can be too large for a float."""
 
 
 class TokenSource:
@@ -57,13 +62,22 @@ class TokenSource:
             if not self._takes_payload:
                 raise TokenError("the object of MERCURE_TOKEN_FACTORY does not take a payload argument")
             arguments["payload"] = payload
-        token = self._create(**arguments)
-        if not isinstance(token, str) or not _COMPACT.fullmatch(token):
-            raise TokenError(
-                f"the object of MERCURE_TOKEN_FACTORY gave a {type(token).__name__} that is no JWT in "
-                "compact serialization (three parts of base64url, joined by dots)"
-            )
-        return token
+        return check_compact(self._create(**arguments), "the object of MERCURE_TOKEN_FACTORY")
+
+
+def check_compact(token: object, origin: str) -> str:
+    """Refuse what is no JWT in compact serialization.
+
+    :param token: to be checked.
+    :param origin: where it comes from, for the error.
+    :raises TokenError: it is none.
+    """
+    if not isinstance(token, str) or not _COMPACT.fullmatch(token):
+        raise TokenError(
+            f"{origin} gave a {type(token).__name__} that is no JWT in compact serialization (three parts of "
+            "base64url, joined by dots)"
+        )
+    return token
 
 
 def _takes(create: Callable[..., object], *more: str) -> bool:
@@ -87,25 +101,51 @@ def expiry(token: str) -> float | None:
     """
     try:
         claims = jwt.decode(token, options={"verify_signature": False})
-    except jwt.PyJWTError as error:
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
         raise TokenError(f"the token factory gave something that is no JWT: {error}") from None
     value = claims.get("exp")
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TokenError(f"the exp claim of the factory's token is {value!r}, not a number of seconds")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _END_OF_TIME:
+        raise TokenError(f"the exp claim of the token is {str(value)[:40]!r}, not a number of seconds")
     return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherSource:
+    """Where the app has the token from with which it publishes.
+
+    :param make: gives one; it is asked again shortly before that one ends.
+    :param origin: what it is, for errors.
+    :param advice: what to do about a token that has expired.
+    """
+
+    make: Callable[[], object] = field(repr=False)
+    origin: str
+    advice: str = "it must give one that is valid"
+
+    @classmethod
+    def static(cls, token: str, setting: str) -> PublisherSource:
+        """A token that is configured.
+
+        :param token: in compact serialization.
+        :param setting: the name of its setting.
+        """
+        advice = "put a new one there, or give the app the key with MERCURE_JWT_SECRET to make its own"
+        return cls(lambda: token, setting, advice)
 
 
 class PublisherToken:
     """The token with which the app itself publishes, on every topic, made anew shortly before its end.
 
-    :param source: makes it.
+    :param source: gives it.
     :param lifetime: seconds for which a token without ``exp`` is kept.
     :param clock: gives the seconds since the epoch.
     """
 
-    def __init__(self, source: TokenSource, lifetime: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, source: PublisherSource, lifetime: float, clock: Callable[[], float] = time.time
+    ) -> None:
         self._source = source
         self._lifetime = lifetime
         self._clock = clock
@@ -134,11 +174,21 @@ class PublisherToken:
 
     def _make(self) -> tuple[str, float]:
         now = self._clock()
-        token = self._source.create(publish=["*"])
+        token = check_compact(self._source.make(), self._source.origin)
         end = expiry(token)
         if end is None:
             return token, now + self._lifetime
         remaining = end - now
         if remaining <= 0:
-            raise TokenError("the token factory gave a publisher's token that has expired already")
+            raise TokenError(
+                f"the token of {self._source.origin}, to publish with, has expired at {_utc(end)}, "
+                f"{timedelta(seconds=int(-remaining))} ago: {self._source.advice}"
+            )
         return token, end - min(_MARGIN, remaining / 10)
+
+
+def _utc(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, OSError, ValueError):  # a year that the calendar does not have
+        return f"{seconds:g} s since 1970"

@@ -104,7 +104,7 @@ class TokenFactory:
     :param subscriber_key: signs tokens that subscribe.
     :param protocol: generation of the tokens.
     :param lifetime: of a token, in seconds.
-    :param key_id: ``kid`` of the header.
+    :param key_id: ``kid`` of the header; default: that of the key.
     :param clock: gives the seconds since the epoch.
     """
 
@@ -146,8 +146,9 @@ class TokenFactory:
         claims = self.claims(subscribe, publish, additional_claims, payload)
         key = self._key(subscribe=bool(subscribe), publish=bool(publish))
         headers = {"typ": TOKEN_TYPE} if self._protocol == "1.0" else {}
-        if self._key_id is not None:
-            headers["kid"] = self._key_id
+        key_id = key.kid if self._key_id is None else self._key_id
+        if key_id is not None:
+            headers["kid"] = key_id
         return jwt.encode(claims, key.material, key.algorithms[0], headers)  # type: ignore[arg-type]
 
     def claims(

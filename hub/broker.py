@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -94,6 +94,7 @@ class Broker:
         self._idle.set()
         self._unanswered = 0
         self._is_dispatching = False
+        self._accepted: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._greenlets: list[gevent.Greenlet] = []
         self._watchers: list[object] = []
 
@@ -118,15 +119,15 @@ class Broker:
         """Tell of the end of subscriptions whose process was killed: it could not."""
         for record in self._transport.adopt():
             subscription, identity = restored(record)
-            self._append(
-                subscription.event(identity, active=False), None, Presence(subscription.path(identity), None)
-            )
+            end = subscription.event(identity, active=False)
+            self._append((end,), None, Presence(subscription.path(identity), None))
 
     def close(self) -> None:
         """End all streams, write what is queued, close the log."""
         for subscriber in self.engine:
             self.engine.end(subscriber, endings.HUB_STOPS)
         gevent.killall(self._greenlets)
+        self._hand_over()
         self._transport.close()
         for watcher in self._watchers:
             watcher.stop()  # type: ignore[attr-defined]
@@ -159,19 +160,40 @@ class Broker:
 
         :raises StorageError: it could not be stored, and nobody gets it.
         """
+        self.publish_all((update,))
+
+    def publish_all(self, updates: Sequence[Update]) -> None:
+        """Store updates in one transaction and have them sent in order; returns once they are durable.
+
+        :raises StorageError: they could not be stored, and nobody gets any of them.
+        """
         self._has_room.wait()
         waiter = Waiter()
-        self._append(update, waiter)
+        self._append(updates, waiter)
         outcome: Outcome = waiter.get()
         if outcome is not None:
-            self.tally.add(FAILED)
+            self.tally.add(FAILED, len(updates))
             raise outcome
-        self.tally.add(UPDATES)
+        self.tally.add(UPDATES, len(updates))
 
-    def _append(self, update: Update, waiter: Waiter | None, presence: Presence | None = None) -> None:
+    def _append(
+        self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None = None
+    ) -> None:
         self._unanswered += 1
         self._idle.clear()
-        self._transport.append(update, waiter, presence)
+        if not self._accepted:
+            gevent.get_hub().loop.run_callback(self._hand_over)
+        self._accepted.append((updates, waiter, presence))
+
+    def _hand_over(self) -> None:
+        """Give the log what this turn of the event loop brought.
+
+        All at once: given one by one, the log's thread would begin a transaction for the first of a
+        hundred, and then fight for the interpreter with the loop that reads the others.
+        """
+        accepted, self._accepted = self._accepted, []
+        for updates, waiter, presence in accepted:
+            self._transport.append_all(updates, waiter, presence)
 
     def _collect(self) -> None:
         for commit in self._transport.collect():
@@ -340,7 +362,7 @@ class Broker:
         for subscription in _subscriptions(subscriber):
             record = subscription.record(identity) if active else None
             presence = Presence(subscription.path(identity), record)
-            self._append(subscription.event(identity, active=active), None, presence)
+            self._append((subscription.event(identity, active=active),), None, presence)
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:

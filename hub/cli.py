@@ -7,40 +7,70 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from hub import __version__
 from hub.protocol.errors import MercureError
+from hub.protocol.identity import WELL_KNOWN
 from hub.protocol.keys import generate_pair, generate_secret
 from hub.settings import CONFIG, TABLE, Setting, SettingError, load_settings, reference
+from hub.variables import unknown_variables
 
 _DESCRIPTION = "Streams Mercure updates to browsers and other clients."
-_EPILOG = """commands:
-  mercure-hub             run the hub
-  mercure-hub keys        print a fresh secret, or with --rsa, --ec, --ed25519 a key pair
-  mercure-hub settings    print the reference of all settings as Markdown
-"""
+_COMMANDS = {
+    "run": "run the hub; without a command, this is it",
+    "keys": "print a fresh secret, or with --rsa, --ec, --ed25519 a key pair",
+    "history": "look at the stored updates, export, import, prune, vacuum, back them up",
+    "install": "print a unit, a proxy's configuration or a Dockerfile, filled in for this machine",
+    "convert": "print our settings for the Caddyfile or the environment of another hub",
+    "settings": "print the reference of all settings as Markdown",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     :param arguments: without the program's name; by default those of the process.
-    :returns: exit status: 0, or 2 when a setting cannot be used.
+    :returns: exit status: 0, 1 when a command could not do its work, or 2 when a setting or a word on the
+        command line cannot be used.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["keys"]:
-        return _keys(words[1:])
-    if words[:1] == ["settings"]:
-        sys.stdout.write(reference())
-        return 0
-    if words and words[0] != "run" and not words[0].startswith("-"):
-        return _refuse("there is no such command; there are keys and settings")
-    return _serve(words[1:] if words[:1] == ["run"] else words)
+    command = words.pop(0) if words and not words[0].startswith("-") else "run"
+    match command:
+        case "run":
+            return _serve(words)
+        case "keys":
+            return _keys(words)
+        case "settings":
+            _command_parser("settings").parse_args(words)
+            sys.stdout.write(reference())
+            return 0
+        case "history":
+            from hub.history import command as history  # noqa: PLC0415 - needs a database, the others do not
+
+            return history.main(words, os.environ, _command_parser("history"))
+        case "install" | "convert":
+            return _for_people(command, words)
+    near = get_close_matches(command, _COMMANDS, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
+    return _refuse(f"there is no such command; {hint}")
+
+
+def _for_people(command: str, words: Sequence[str]) -> int:
+    """The commands that print something to be put elsewhere."""
+    from hub.installation import command as installation  # noqa: PLC0415
+    from hub.migration import command as migration  # noqa: PLC0415
+
+    parser = _command_parser(command)
+    if command == "install":
+        return installation.run(parser, words, os.environ)
+    return migration.run(parser, words)
 
 
 def _keys(words: Sequence[str]) -> int:
-    parser = _Parser("mercure-hub keys", description="Print key material.")
+    parser = _command_parser("keys")
     kinds = parser.add_mutually_exclusive_group()
     for kind in ("rsa", "ec", "ed25519"):
         kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
@@ -73,12 +103,26 @@ def _serve(words: Sequence[str]) -> int:
     try:
         logs.configure(settings.log_level, settings.log_format, settings.log_file, settings.access_log)
     except OSError as error:
-        name = "MERCURE_ACCESS_LOG" if error.filename == settings.access_log else "MERCURE_LOG_FILE"
-        return _refuse(f"{name}: {error.filename!r} cannot be opened: {error.strerror}")
+        is_access_log = bool(settings.access_log) and error.filename == str(
+            Path(settings.access_log).absolute()
+        )
+        name, path = (
+            ("MERCURE_ACCESS_LOG", settings.access_log)
+            if is_access_log
+            else ("MERCURE_LOG_FILE", settings.log_file)
+        )
+        return _refuse(f"{name}: {path!r} cannot be opened: {error.strerror}")
     log = logging.getLogger("hub.server")
+    for warning in unknown_variables(os.environ):
+        log.warning("%s", warning)
 
     def announce(address: str) -> None:
         log.info("mercure-hub %s listens on %s", __version__, address)
+        if settings.debugger:
+            own = settings.public_url.url if settings.public_url else address + WELL_KNOWN
+            log.info("the debugger is at %s/debugger/", own.rstrip("/"))
+        if settings.playground:
+            log.warning("PLAYGROUND: everybody on this machine may publish and read everything here")
         tell_predecessor(os.environ)
         notify(os.environ, "READY=1", f"STATUS=listens on {address}")
 
@@ -87,7 +131,7 @@ def _serve(words: Sequence[str]) -> int:
     except SettingError as error:
         return _refuse(str(error))
     except MercureError as error:
-        return _refuse(f"MERCURE_TRANSPORT_URL: {error}; check the path and who may write there")
+        return _refuse(f"MERCURE_TRANSPORT_URL: {error}")
     return 0
 
 
@@ -101,11 +145,18 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"mercure-hub: {message}; see {self.prog} --help\n")
 
 
+def _command_parser(command: str) -> _Parser:
+    text = _COMMANDS[command]
+    return _Parser(f"mercure-hub {command}", description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+
+
 def _parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  mercure-hub {name:<10}{text}" for name, text in _COMMANDS.items())
     parser = _Parser(
         "mercure-hub",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
+        usage="mercure-hub [COMMAND] [FLAG ...]",
+        description=f"{_DESCRIPTION}\n\ncommands, each with a --help of its own:\n{commands}",
+        epilog="A flag wins over the environment, the environment over the file of --config.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

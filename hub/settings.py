@@ -7,34 +7,42 @@ and docs/settings.md are made from the table.
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
-from hub import issuers
-from hub.fanout.compression import MAX_SMALLEST
+from hub import issuers, playground
 from hub.issuers import IssuerError
 from hub.protocol.errors import KeyMaterialError, shown
 from hub.protocol.identity import Identity
 from hub.protocol.issuer import Issuer
-from hub.protocol.keys import ALGORITHMS, Key, load
-
-Network = IPv4Network | IPv6Network
+from hub.protocol.keys import Key, load
+from hub.values import (
+    Network,
+    address,
+    algorithms,
+    boolean,
+    cookie_name,
+    count,
+    database,
+    min_size,
+    networks,
+    one_of,
+    optional_address,
+    optional_url,
+    origins,
+    plain,
+    rotation,
+    seconds,
+    urls,
+    workers,
+)
 
 PREFIX = "MERCURE_"
 
-_MOST_WORKERS = 256
-
-_HOST = re.compile(r"|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # empty: all addresses
 _PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
 
 
@@ -74,170 +82,6 @@ class Setting:
         return "--" + self.name.replace("_", "-")
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _boolean(value: str) -> bool:
-    lowered = value.lower()
-    if lowered in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("", "0", "false", "no", "off"):
-        return False
-    raise ValueError("is not 1 or 0")
-
-
-def _count(value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise ValueError("is not a whole number of 0 or more")
-    return int(value)
-
-
-def _seconds(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError("is not a number of seconds of 0 or more")
-    return seconds
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def read(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"is not one of {', '.join(allowed)}")
-        return value
-
-    return read
-
-
-def _address(value: str) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("is not an address and port such as 127.0.0.1:3000 or [::1]:3000")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError("is an IPv6 address without brackets; write [::1]:3000")
-    if not (_is_address(host) if ":" in host else _HOST.fullmatch(host)):
-        raise ValueError("has a host that is no address and no host name")
-    return host, int(port)
-
-
-def _optional_address(value: str) -> tuple[str, int] | None:
-    return _address(value) if value else None
-
-
-def _is_address(value: str) -> bool:
-    try:
-        ip_address(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is not a URL with http:// or https:// and a host")
-    if parts.path.rstrip("/") == "":
-        raise ValueError("has no path; a hub's URL is usually https://HOST/.well-known/mercure")
-    if parts.query or parts.fragment or "@" in parts.netloc:
-        raise ValueError("has a query, a fragment or a user; give only scheme, host, port and path")
-    if not re.fullmatch(r"[a-z0-9._~-]+|[0-9a-f:.]+", parts.hostname):
-        raise ValueError("has a host that is none; write a name outside of ASCII in its xn-- form")
-    default = {"http": 80, "https": 443}[parts.scheme]
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    shown_port = "" if port in (None, default) else f":{port}"
-    return f"{parts.scheme}://{host}{shown_port}{parts.path}"
-
-
-def _optional_url(value: str) -> Identity | None:
-    return Identity(_url(value)) if value else None
-
-
-def _urls(value: str) -> tuple[str, ...]:
-    return tuple(_url(one) for one in value.split())
-
-
-def _origins(value: str) -> tuple[str, ...]:
-    """Origins as browsers write them: host in lower case, no default port."""
-    found: list[str] = []
-    for one in value.split():
-        lowered = one.lower()
-        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+", lowered):
-            raise ValueError(f"holds {one!r}, which is not an origin such as https://example.com (no path)")
-        scheme = lowered.partition("://")[0]
-        found.append(lowered.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "\0")))
-    return tuple(found)
-
-
-def _networks(value: str) -> tuple[Network, ...]:
-    found: list[Network] = []
-    for one in value.split():
-        try:
-            found.append(ip_network(one, strict=False))
-        except ValueError:
-            raise ValueError(f"holds {one!r}, which is not an IP address or network") from None
-    return tuple(found)
-
-
-def _database(value: str) -> str:
-    try:
-        url = make_url(value)
-    except ArgumentError:
-        raise ValueError("is not a database URL such as sqlite:////var/lib/mercure/mercure.db") from None
-    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise ValueError(f"names {url.drivername!r}; this version stores in sqlite:///PATH")
-    if url.host:
-        raise ValueError("has a host; write three slashes for a relative path, four for an absolute one")
-    if not url.database or url.database == ":memory:":
-        raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
-    if url.query:
-        raise ValueError(
-            "has parameters after the path, and there are none; MERCURE_HISTORY_SIZE and "
-            "MERCURE_HISTORY_MAX_AGE bound the history"
-        )
-    return value
-
-
-def _algorithms(value: str) -> str:
-    for one in value.split():
-        if one not in ALGORITHMS:
-            raise ValueError(f"holds {one!r}; known are {', '.join(ALGORITHMS)}")
-    return value
-
-
-def _cookie_name(value: str) -> str:
-    if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", value):
-        raise ValueError("is not a cookie name")
-    return value
-
-
-def _min_size(value: str) -> int:
-    size = _count(value)
-    if size > MAX_SMALLEST:
-        raise ValueError(f"is over {MAX_SMALLEST}")
-    return size
-
-
-def _workers(value: str) -> int:
-    if not 1 <= _count(value) <= _MOST_WORKERS:
-        raise ValueError(f"is not a number from 1 to {_MOST_WORKERS}")
-    return int(value)
-
-
-def _rotation(value: str) -> str:
-    if value not in ("", "hourly", "daily") and not re.fullmatch(r"[1-9][0-9]{0,9}[kKmMgG]?", value):
-        raise ValueError("is not a size such as 10M, nor hourly or daily")
-    return value
-
-
 _URL, _KEYS, _WHO, _STORE, _STREAM, _WATCH, _LOG = (
     "Address",
     "Keys",
@@ -250,10 +94,10 @@ _URL, _KEYS, _WHO, _STORE, _STREAM, _WATCH, _LOG = (
 _KEY_FORM = "secret, PEM text or @/path"
 
 TABLE: tuple[Setting, ...] = (
-    Setting("listen", _address, "127.0.0.1:3000", "ADDRESS:PORT", "Where the hub accepts connections.", _URL),
+    Setting("listen", address, "127.0.0.1:3000", "ADDRESS:PORT", "Where the hub accepts connections.", _URL),
     Setting(
         "public_url",
-        _optional_url,
+        optional_url,
         "",
         "URL",
         "The hub's URL as clients know it: what tokens name in aud, base of relative patterns; its path is "
@@ -261,21 +105,21 @@ TABLE: tuple[Setting, ...] = (
         _URL,
     ),
     Setting(
-        "allowed_urls", _urls, "", "URL ...", "Public URLs that are served; others get 421. Unset: all.", _URL
+        "allowed_urls", urls, "", "URL ...", "Public URLs that are served; others get 421. Unset: all.", _URL
     ),
     Setting(
         "trusted_proxies",
-        _networks,
+        networks,
         "",
         "ADDRESS ...",
         "Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks.",
         _URL,
     ),
-    Setting("tls_cert", _text, "", "PATH", "Certificate chain in PEM; with it the hub speaks HTTPS.", _URL),
-    Setting("tls_key", _text, "", "PATH", "Private key of the certificate, if it is in another file.", _URL),
+    Setting("tls_cert", plain, "", "PATH", "Certificate chain in PEM; with it the hub speaks HTTPS.", _URL),
+    Setting("tls_key", plain, "", "PATH", "Private key of the certificate, if it is in another file.", _URL),
     Setting(
         "workers",
-        _workers,
+        workers,
         "1",
         "NUMBER",
         "Processes that share the port and the log. As many as there are cores for them is enough.",
@@ -283,7 +127,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "publisher_jwt_key",
-        _text,
+        plain,
         "",
         _KEY_FORM,
         "Key that verifies publishers' tokens. Required, unless there is a JWK set or an [[issuer]] table. "
@@ -293,7 +137,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "publisher_jwt_alg",
-        _algorithms,
+        algorithms,
         "",
         "NAME ...",
         "Algorithms of that key. Unset: HS256 for a secret, else what fits the key.",
@@ -301,21 +145,21 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "subscriber_jwt_key",
-        _text,
+        plain,
         "",
         _KEY_FORM,
         "Key that verifies subscribers' tokens. Unset: the publisher's key.",
         _KEYS,
         is_secret=True,
     ),
-    Setting("subscriber_jwt_alg", _algorithms, "", "NAME ...", "Algorithms of that key.", _KEYS),
+    Setting("subscriber_jwt_alg", algorithms, "", "NAME ...", "Algorithms of that key.", _KEYS),
     Setting(
-        "issuer", _text, "urn:flask-mercure", "NAME", "The iss of the tokens that these keys sign.", _KEYS
+        "issuer", plain, "urn:flask-mercure", "NAME", "The iss of the tokens that these keys sign.", _KEYS
     ),
-    Setting("jwks_file", _text, "", "PATH", "File with a JWK set: more keys of that issuer.", _KEYS),
+    Setting("jwks_file", plain, "", "PATH", "File with a JWK set: more keys of that issuer.", _KEYS),
     Setting(
         "jwks_uri",
-        _text,
+        plain,
         "",
         "URL",
         "URL of a JWK set, fetched and renewed in the background: more keys of that issuer. Must be https.",
@@ -323,7 +167,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "jwks_allow_private",
-        _boolean,
+        boolean,
         "0",
         "0|1",
         "That URL may lead into a private network, or to this host, to which plain http is allowed then.",
@@ -331,7 +175,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "authorization_server",
-        _boolean,
+        boolean,
         "0",
         "0|1",
         "Tell clients, in the hub's metadata, that they can get tokens from that issuer.",
@@ -339,25 +183,26 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "protocol",
-        _one_of("both", "1.0", "0.x"),
+        one_of("both", "1.0", "0.x"),
         "both",
         "both|1.0|0.x",
         "Generations of the protocol that are spoken.",
         _WHO,
     ),
-    Setting("anonymous", _boolean, "0", "0|1", "Admit subscribers without a token, to public updates.", _WHO),
-    Setting("subscriptions", _boolean, "0", "0|1", "Active subscriptions: their events and their API.", _WHO),
+    Setting("anonymous", boolean, "0", "0|1", "Admit subscribers without a token, to public updates.", _WHO),
+    Setting("subscriptions", boolean, "0", "0|1", "Active subscriptions: their events and their API.", _WHO),
     Setting(
         "cors_origins",
-        _origins,
+        origins,
         "",
         "ORIGIN ...",
-        "Origins whose pages may subscribe, with their cookies. * admits the others without cookies.",
+        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all its ports. * "
+        "admits the others without cookies.",
         _WHO,
     ),
     Setting(
         "publish_origins",
-        _origins,
+        origins,
         "",
         "ORIGIN ...",
         "Further origins whose pages may publish with a cookie; * for all.",
@@ -365,20 +210,38 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "cookie_name",
-        _cookie_name,
+        cookie_name,
         "__Secure-mercure_access_token",
         "NAME",
         "Cookie that holds the token.",
         _WHO,
     ),
     Setting(
-        "transport_url", _database, "sqlite:///mercure.db", "URL", "Database that holds the updates.", _STORE
+        "debugger",
+        boolean,
+        "0",
+        "0|1",
+        "A page below the hub's URL, /debugger/, to subscribe, to publish and to see why a token is refused. "
+        "It holds no token.",
+        _WHO,
     ),
-    Setting("history_size", _count, "0", "NUMBER", "Updates to keep, 0 = all.", _STORE),
-    Setting("history_max_age", _seconds, "0", "SECONDS", "How long to keep an update, 0 = for ever.", _STORE),
+    Setting(
+        "playground",
+        boolean,
+        "0",
+        "0|1",
+        "For development, on a loopback address only: the debugger with a token that allows everything, "
+        "anonymous subscribers, active subscriptions, pages of localhost, and no key needed.",
+        _WHO,
+    ),
+    Setting(
+        "transport_url", database, "sqlite:///mercure.db", "URL", "Database that holds the updates.", _STORE
+    ),
+    Setting("history_size", count, "0", "NUMBER", "Updates to keep, 0 = all.", _STORE),
+    Setting("history_max_age", seconds, "0", "SECONDS", "How long to keep an update, 0 = for ever.", _STORE),
     Setting(
         "heartbeat",
-        _seconds,
+        seconds,
         "40",
         "SECONDS",
         "Time between two comments, which keep a quiet stream alive, 0 = none.",
@@ -386,7 +249,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "write_timeout",
-        _seconds,
+        seconds,
         "600",
         "SECONDS",
         "How long a stream lives before the client has to reconnect, 0 = no end.",
@@ -394,7 +257,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "drain",
-        _seconds,
+        seconds,
         "10",
         "SECONDS",
         "Time over which the streams end when another hub takes over (SIGUSR2): the clients shall not come "
@@ -403,7 +266,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "dispatch_timeout",
-        _seconds,
+        seconds,
         "5",
         "SECONDS",
         "How long a subscriber may take nothing before it is dropped, 0 = no end.",
@@ -411,7 +274,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "compression",
-        _one_of("off", "zstd"),
+        one_of("off", "zstd"),
         "off",
         "off|zstd",
         "Compress streams for clients that ask for it, each update once for all of them.",
@@ -419,7 +282,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "compression_min_size",
-        _min_size,
+        min_size,
         "256",
         "OCTETS",
         "Smallest event that is compressed, at most 65536.",
@@ -427,7 +290,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "websocket",
-        _boolean,
+        boolean,
         "1",
         "0|1",
         "Serve subscribers over WebSockets too.",
@@ -435,7 +298,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "max_connections",
-        _count,
+        count,
         "0",
         "NUMBER",
         "Subscribers at the same time; one more gets 429. 0 = as many as the process may have descriptors.",
@@ -443,19 +306,19 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "max_connections_per_address",
-        _count,
+        count,
         "0",
         "NUMBER",
         "The same for one client address. Behind a proxy set MERCURE_TRUSTED_PROXIES too.",
         _STREAM,
     ),
-    Setting("max_connections_per_token", _count, "0", "NUMBER", "The same for one access token.", _STREAM),
+    Setting("max_connections_per_token", count, "0", "NUMBER", "The same for one access token.", _STREAM),
     Setting(
-        "max_request_body_size", _count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
+        "max_request_body_size", count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
     ),
     Setting(
         "metrics",
-        _boolean,
+        boolean,
         "0",
         "0|1",
         "Serve /metrics for Prometheus on the address of the hub, to those who come without a proxy.",
@@ -463,7 +326,7 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "metrics_listen",
-        _optional_address,
+        optional_address,
         "",
         "ADDRESS:PORT",
         "An address of its own for /metrics, /healthz, /livez and /readyz, without TLS. Keep it private.",
@@ -471,19 +334,19 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "log_level",
-        _one_of("debug", "info", "warning", "error"),
+        one_of("debug", "info", "warning", "error"),
         "info",
         "debug|info|warning|error",
         "What is logged. info has a line for each request.",
         _LOG,
     ),
     Setting(
-        "log_format", _one_of("text", "json"), "text", "text|json", "A line is text or a JSON object.", _LOG
+        "log_format", one_of("text", "json"), "text", "text|json", "A line is text or a JSON object.", _LOG
     ),
-    Setting("log_file", _text, "", "PATH", "Where the log goes. Unset: standard error.", _LOG),
+    Setting("log_file", plain, "", "PATH", "Where the log goes. Unset: standard error.", _LOG),
     Setting(
         "access_log",
-        _text,
+        plain,
         "",
         "PATH",
         "File for the lines of requests, whatever the level. Unset: they stand in the log, at level info.",
@@ -491,17 +354,17 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "log_rotate",
-        _rotation,
+        rotation,
         "",
         "SIZE|hourly|daily",
         "When these files are renamed to NAME.1 and so on: at a size such as 10M, or by time. Unset: never.",
         _LOG,
     ),
-    Setting("log_keep", _count, "7", "NUMBER", "How many renamed files stay.", _LOG),
+    Setting("log_keep", count, "7", "NUMBER", "How many renamed files stay.", _LOG),
 )
 
 CONFIG = Setting(
-    "config", _text, "", "PATH", "TOML file with settings; its keys are the names in lower case.", _LOG
+    "config", plain, "", "PATH", "TOML file with settings; its keys are the names in lower case.", _LOG
 )
 
 RELOADABLE = frozenset(
@@ -550,6 +413,8 @@ class Settings:
     cors_origins: tuple[str, ...]
     publish_origins: tuple[str, ...]
     cookie_name: str
+    debugger: bool
+    playground: bool
     transport_url: str
     history_size: int
     history_max_age: float
@@ -586,10 +451,46 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
     :param flags: values of flags by the setting's name.
     :raises SettingError: for the first value that cannot be used.
     """
+    values, given, tables, path = _read_values(environment, flags, TABLE)
+    if values["playground"]:
+        _fill_playground(values, given)
+    plays = bool(values["playground"])
+    trusted = [*_own_issuer(values, has_others=plays or bool(tables)), *_other_issuers(tables, path)]
+    if plays:
+        trusted.append(playground.issuer())
+    _check_tls(values)
+    return Settings(**values, trusted=_all_different(trusted))
+
+
+def _fill_playground(values: dict[str, Any], given: Collection[str]) -> None:
+    try:
+        playground.fill(values, given)
+    except ValueError as error:
+        setting = _BY_NAME[str(error)]
+        raise SettingError(
+            f"MERCURE_PLAYGROUND: is for this machine only, and {setting.variable} is for more; "
+            "take one of the two away"
+        ) from None
+
+
+def load_some(environment: Mapping[str, str], flags: Mapping[str, str], *names: str) -> dict[str, Any]:
+    """Read a few settings, for a command that needs no more: neither a key nor a certificate.
+
+    :param names: of rows of the table.
+    :raises SettingError: for the first value that cannot be used.
+    """
+    return _read_values(environment, flags, [_BY_NAME[name] for name in names])[0]
+
+
+def _read_values(
+    environment: Mapping[str, str], flags: Mapping[str, str], table: Sequence[Setting]
+) -> tuple[dict[str, Any], set[str], list[dict[str, object]], str]:
+    """Values by name, which of them were set, the ``[[issuer]]`` tables, and the path of their file."""
     path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
     file, tables = _read_file(path) if path else ({}, [])
     values: dict[str, Any] = {}
-    for setting in TABLE:
+    given: set[str] = set()
+    for setting in table:
         text, place = setting.default, setting.variable
         if setting.name in flags:
             text, place = flags[setting.name], setting.flag
@@ -597,14 +498,14 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
             text = environment[setting.variable]
         elif setting.name in file:
             text, place = file[setting.name], f"{setting.name} in {path}"
+        if place != setting.variable or environment.get(setting.variable):
+            given.add(setting.name)
         try:
             values[setting.name] = setting.read(text if setting.is_secret else text.strip())
         except ValueError as error:
             shown = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
             raise SettingError(f"{place}:{shown} {error}") from None
-    trusted = [*_own_issuer(values, has_others=bool(tables)), *_other_issuers(tables, path)]
-    _check_tls(values)
-    return Settings(**values, trusted=_all_different(trusted))
+    return values, given, tables, path
 
 
 def _read_file(path: str) -> tuple[dict[str, str], list[dict[str, object]]]:

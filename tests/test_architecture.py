@@ -33,10 +33,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "flask_mercure": ("hub.protocol",),
 }
 MAY_NOT_IMPORT: dict[str, tuple[str, ...]] = {
-    "hub.endpoints": ("hub.server", "hub.cli", "hub.__main__"),
+    "hub.endpoints": ("hub.server", "hub.history", "hub.cli", "hub.__main__"),
+    "hub.history": ("hub.server", "hub.endpoints", "hub.broker", "hub.fanout", "hub.cli", "hub.__main__"),
     "hub.settings": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
     "hub.issuers": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.server": ("hub.cli", "hub.__main__"),
+    "hub.values": ("hub.settings", "hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
+    "hub.playground": ("hub.settings", "hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
+    "hub.variables": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
+    "hub.server": ("hub.history", "hub.cli", "hub.__main__"),
 }
 
 

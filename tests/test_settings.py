@@ -48,6 +48,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "cors_origins": ("https://a.example *", ("https://a.example", "*")),
     "publish_origins": ("https://a.example:8443", ("https://a.example:8443",)),
     "cookie_name": ("mercureAuthorization", "mercureAuthorization"),
+    "debugger": ("1", True),
+    "playground": ("0", False),
     "transport_url": ("sqlite:////var/lib/mercure.db", "sqlite:////var/lib/mercure.db"),
     "history_size": ("100", 100),
     "history_max_age": ("0.5", 0.5),

@@ -12,6 +12,7 @@ from hub.protocol.access_token import Protocol, Role, TokenVerifier
 from hub.protocol.credentials import Credential
 from hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing
 from hub.protocol.grant import ANONYMOUS, Grant
+from hub.protocol.sections import Section
 
 _log = logging.getLogger("hub.authorization")
 
@@ -44,19 +45,19 @@ class Gatekeeper:
 
         :raises AuthorizationError: the token is refused, or there is none and one is needed.
         """
-        credential = self._credential(request)
+        credential = self.credential(request)
         if credential is None:
             if self.anonymous:
                 return ANONYMOUS
             raise TokenMissing("no token, and MERCURE_ANONYMOUS is off")
-        return self._verify(credential, "subscribe", request)
+        return self.grant(credential, "subscribe", request)
 
     def publisher(self, request: Request) -> Grant:
         """The grant of a publisher.
 
         :raises AuthorizationError: the token is missing or refused, or a cookie came from elsewhere.
         """
-        credential = self._credential(request)
+        credential = self.credential(request)
         if credential is None:
             raise TokenMissing("no token")
         if credential.source == "cookie":
@@ -66,9 +67,13 @@ class Gatekeeper:
                 request.identity.origin,
                 self.publish_origins,
             )
-        return self._verify(credential, "publish", request)
+        return self.grant(credential, "publish", request)
 
-    def _credential(self, request: Request) -> Credential | None:
+    def credential(self, request: Request) -> Credential | None:
+        """The token that a request presents.
+
+        :raises TokenMalformed: it has one that cannot be read.
+        """
         authorization = request.header("authorization")
         cookie = request.header("cookie")
         old = self.protocol != "1.0"
@@ -80,7 +85,12 @@ class Gatekeeper:
             from_query=old,
         )
 
-    def _verify(self, credential: Credential, role: Role, request: Request) -> Grant:
+    def grant(self, credential: Credential, role: Role, request: Request) -> Grant:
+        """What a token allows.
+
+        :param role: what it is presented for.
+        :raises TokenInvalid: it is refused.
+        """
         token, resource = credential.token, request.identity.url
         try:
             grant = self.verifier.verify(token, role, resource, self.clock())
@@ -89,5 +99,8 @@ class Gatekeeper:
                 raise
             grant = self.verifier.verify(token, role, resource, self.clock())
         if credential.source == "query" and not grant.is_old:
-            raise TokenInvalid("a token of protocol 1.0 came in the URL; send it in a header or a cookie")
+            raise TokenInvalid(
+                "a token of protocol 1.0 came in the URL; send it in a header or a cookie",
+                Section.TOKEN_IN_URL,
+            )
         return grant

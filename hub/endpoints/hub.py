@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
+from hub.endpoints.debugger.pages import Pages
 from hub.protocol.access_token import Protocol
 from hub.protocol.update import PublicationLimits
 
@@ -26,6 +27,7 @@ class Hub:
     :param websocket: serve subscribers over WebSockets too.
     :param metrics: serve them on the address of the hub.
     :param note_figures: notes the gauges of this process.
+    :param debugger: the debugger's page, if there is one.
     """
 
     broker: Broker
@@ -39,3 +41,4 @@ class Hub:
     websocket: bool
     metrics: bool
     note_figures: Callable[[], None]
+    debugger: Pages | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
-from hub.protocol import answer
+from hub.protocol import answer, batch
 from hub.protocol.access_token import DETAIL_TYPE
 from hub.protocol.answer import Answer
 from hub.protocol.matchers import SUPPORTED
@@ -19,6 +19,7 @@ def metadata(hub: Hub, request: Request) -> Answer:
         "mercure_cookie": hub.gatekeeper.cookie_name,
         "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
     }
+    document[batch.METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
     if hub.gatekeeper.authorization_servers:
         document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
     if hub.subscriptions:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request, form_of
 from hub.metrics.catalogue import PUBLISH
@@ -24,7 +26,9 @@ def publish(hub: Hub, request: Request) -> Answer:
     """
     started = hub.broker.clock()
     fields = _form(request)
-    _refuse_reserved(fields, request, hub.limits)
+    if not isinstance(fields, InvalidRequest):
+        topics = [value for name, value in fields if name == "topic"]
+        refuse_reserved(topics, request, hub.limits)
     grant = hub.gatekeeper.publisher(request)
     if isinstance(fields, InvalidRequest):
         raise fields
@@ -47,13 +51,11 @@ def _form(request: Request) -> form.Pairs | InvalidRequest:
         return error
 
 
-def _refuse_reserved(
-    fields: form.Pairs | InvalidRequest, request: Request, limits: PublicationLimits
-) -> None:
-    """Refuse the hub's own topics. What is over a limit is passed over: it is refused later anyway."""
-    if isinstance(fields, InvalidRequest):
-        return
-    topics = [value for name, value in fields if name == "topic"]
+def refuse_reserved(topics: Sequence[str], request: Request, limits: PublicationLimits) -> None:
+    """Refuse the hub's own topics. What is over a limit is passed over: it is refused elsewhere.
+
+    :raises InvalidRequest: one of the topics is reserved.
+    """
     for topic in topics[: limits.topics]:
         if topic == WILDCARD:
             raise InvalidRequest(

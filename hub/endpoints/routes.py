@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from hub.endpoints.batch import is_batch, publish_batch
+from hub.endpoints.debugger.pages import PATH as DEBUGGER
+from hub.endpoints.debugger.verdict import PATH as VERDICT
+from hub.endpoints.debugger.verdict import verdict
 from hub.endpoints.health import HEALTH, LIVE, READY, health, live, ready
 from hub.endpoints.hub import Hub
 from hub.endpoints.metadata import metadata
@@ -13,7 +17,7 @@ from hub.endpoints.publish import publish
 from hub.endpoints.request import Request
 from hub.endpoints.subscribe import Stream, subscribe
 from hub.endpoints.subscriptions import subscriptions
-from hub.protocol import origins
+from hub.protocol import batch, origins
 from hub.protocol.answer import Answer, Headers
 from hub.protocol.errors import MethodNotAllowed, NotFound
 from hub.protocol.identity import WELL_KNOWN
@@ -46,6 +50,8 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
         below = request.path.removeprefix(base.rstrip("/"))
         if below != request.path and (below == _API or below.startswith(_API + "/")):
             return _subscriptions(hub, request, request.identity.path.rstrip("/") + below)
+        if below != request.path and (below == DEBUGGER or below.startswith(DEBUGGER + "/")):
+            return _debugger(hub, request, below.removeprefix(DEBUGGER))
     raise NotFound("There is nothing here.")
 
 
@@ -78,8 +84,10 @@ def cors(hub: Hub, request: Request) -> Headers:
         allowed = [one for one in allowed if one != origins.ANY]
     origin = request.header("origin")
     headers = origins.cors_headers(origin, allowed)
+    if origin is None:
+        return headers
     is_readable = any(name == "Access-Control-Allow-Origin" for name, _ in headers)
-    if origin is not None and not is_readable and origin != request.identity.origin:
+    if not is_readable and origin != request.identity.origin:
         _log.info(
             "the browser keeps this answer from a page of %s: name the origin in MERCURE_CORS_ORIGINS if it "
             "is one of yours",
@@ -93,9 +101,11 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
         case "GET" | "HEAD" | "QUERY":
             return subscribe(hub, request)
         case "POST":
-            return publish(hub, request)
+            return publish_batch(hub, request) if is_batch(request) else publish(hub, request)
         case "OPTIONS":
-            return _preflight(hub, request)
+            described = _preflight(hub, request)
+            described.headers.append(("Accept-Post", batch.ACCEPT_POST))
+            return described
         case _:
             raise MethodNotAllowed("Subscribe with GET or QUERY, publish with POST.", _METHODS)
 
@@ -105,11 +115,20 @@ def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     return _preflight(hub, request) if request.method == "OPTIONS" else subscriptions(hub, request, path)
 
 
+def _debugger(hub: Hub, request: Request, below: str) -> Answer:
+    if hub.debugger is None:
+        raise NotFound("The debugger is off (MERCURE_DEBUGGER).")
+    _allow(request, _READ)
+    return verdict(hub, request) if below == VERDICT else hub.debugger.serve(request, below)
+
+
 def _preflight(hub: Hub, request: Request) -> Answer:
     wants_private = request.header("access-control-request-private-network") == "true"
-    headers = origins.preflight_headers(
-        request.header("origin"), hub.cors_origins, private_network=wants_private
-    )
+    origin = request.header("origin")
+    headers = origins.preflight_headers(origin, hub.cors_origins, private_network=wants_private)
+    # Each answer gets these; twice they would be worth nothing (Fetch, CORS check).
+    added = origins.cors_headers(origin, hub.cors_origins)
+    headers = [one for one in headers if one not in added]
     return Answer(204, b"", [("Allow", _METHODS), *headers])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hub.protocol.errors import REFUSALS
+from hub.protocol.sections import REFUSALS
 
 OTHER = "other"
 
@@ -100,7 +100,7 @@ REFUSED = Family(
     Kind.COUNTER,
     "Requests refused for their token or the want of one.",
     "cause",
-    REFUSALS,
+    (*REFUSALS, OTHER),
 )
 ANSWERS = Family("mercure_http_answers", Kind.COUNTER, "Answers of HTTP.", "status", _STATUSES)
 CPU = Family("mercure_process_cpu_seconds", Kind.COUNTER, "Processor time.")

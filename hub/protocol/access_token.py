@@ -17,10 +17,12 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from hub.protocol.errors import InvalidRequest, TokenInvalid, shown
+from hub.protocol.explanation import Unverified
 from hub.protocol.grant import Grant, Json, Scope
 from hub.protocol.issuer import Issuer, Role
 from hub.protocol.keys import Key
 from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
+from hub.protocol.sections import Section
 
 __all__ = ["DETAIL_TYPE", "TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
 
@@ -82,6 +84,21 @@ class TokenVerifier:
             self._verified.popitem(last=False)
         return grant
 
+    def read(self, token: str) -> Unverified | None:
+        """What a token says, verified or not; ``None`` when it cannot be read."""
+        try:
+            return Unverified(*_unverified(token)) if len(token) <= _MAX_LENGTH else None
+        except TokenInvalid:
+            return None
+
+    def is_signed(self, token: str) -> bool:
+        """Whether one of the trusted keys has signed a token, whoever's and whatever it says."""
+        read = self.read(token)
+        roles: tuple[Role, ...] = ("publish", "subscribe")
+        return read is not None and any(
+            issuer.has_signed(token, read.header, role) for issuer in self._issuers.values() for role in roles
+        )
+
     def trust(self, issuer: Issuer) -> None:
         """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""
         self._issuers[issuer.identifier] = issuer
@@ -101,19 +118,20 @@ class TokenVerifier:
     def _validate(self, token: str, role: Role, resource: str, now: float) -> _Verified:
         if len(token) > _MAX_LENGTH:
             raise TokenInvalid(
-                f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}", "malformed"
+                f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}", Section.TOKEN_MALFORMED
             )
         header, claims = _unverified(token)
         current = _is_access_token(header) or "authorization_details" in claims
         if current and self._protocol == "0.x":
             raise TokenInvalid(
-                "this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x", "typ"
+                "this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x",
+                Section.GENERATION,
             )
         if not current and self._protocol == "1.0":
             raise TokenInvalid(
                 f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r} "
                 "(a 0.x token needs MERCURE_PROTOCOL=both)",
-                "typ",
+                Section.GENERATION,
             )
         issuer = self._trusted_issuer(claims) if current else self._issuer_of_old(header, role)
         key = issuer.signer(token, header, role)
@@ -123,9 +141,11 @@ class TokenVerifier:
         if not current:
             return _old_grant(claims, expires_at, resource), not_before, issuer.identifier, key
         if not _is_access_token(header):
-            raise TokenInvalid(f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", "typ")
+            raise TokenInvalid(
+                f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
+            )
         if expires_at is None:
-            raise TokenInvalid("the exp claim is missing")
+            raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
         _check_audience(claims.get("aud"), resource)
         grant = _grant(claims.get("authorization_details", []), expires_at, resource)
         return grant, not_before, issuer.identifier, key
@@ -135,7 +155,9 @@ class TokenVerifier:
         issuer = self._issuers.get(identifier) if isinstance(identifier, str) else None
         if issuer is None:
             trusted = ", ".join(map(repr, self._issuers))
-            raise TokenInvalid(f"iss is {shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)", "iss")
+            raise TokenInvalid(
+                f"iss is {shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)", Section.ISSUER
+            )
         return issuer
 
     def _issuer_of_old(self, header: Mapping[str, Any], role: Role) -> Issuer:
@@ -152,7 +174,7 @@ def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Header and claims, only good for choosing the key and the rules."""
     found = _COMPACT.fullmatch(token)  # PyJWT allows padding, and older ones any other character
     if found is None:
-        raise TokenInvalid("this is not a JWT in compact serialization", "malformed")
+        raise TokenInvalid("this is not a JWT in compact serialization", Section.TOKEN_MALFORMED)
     return _json_object(found[1], "header"), _json_object(found[2], "payload")
 
 
@@ -160,9 +182,11 @@ def _json_object(segment: str, name: str) -> Mapping[str, Any]:
     try:
         value = _JSON.decode(urlsafe_b64decode(segment + "==").decode())
     except (ValueError, RecursionError):
-        raise TokenInvalid(f"the {name} of the token is not JSON that can be read", "malformed") from None
+        raise TokenInvalid(
+            f"the {name} of the token is not JSON that can be read", Section.TOKEN_MALFORMED
+        ) from None
     if not isinstance(value, dict):
-        raise TokenInvalid(f"the {name} of the token is not a JSON object", "malformed")
+        raise TokenInvalid(f"the {name} of the token is not a JSON object", Section.TOKEN_MALFORMED)
     return value
 
 
@@ -187,17 +211,17 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     if value is None and name not in claims:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TokenInvalid(f"{name} is {shown(value)}, not a number")
+        raise TokenInvalid(f"{name} is {shown(value)}, not a number", Section.TOKEN_CLAIMS)
     return float(max(-_MAX_TIME, min(value, _MAX_TIME)))
 
 
 def _check_time(expires_at: float | None, not_before: float, now: float) -> None:
     if expires_at is not None and expires_at <= now:
-        raise TokenInvalid(f"the token expired {now - expires_at:.0f} s ago", "expired")
+        raise TokenInvalid(f"the token expired {now - expires_at:.0f} s ago", Section.TOKEN_EXPIRED)
     if not_before > now:
         raise TokenInvalid(
             f"the token is not valid before {not_before - now:.0f} s from now; compare the clocks",
-            "expired",
+            Section.TOKEN_NOT_YET_VALID,
         )
 
 
@@ -209,29 +233,31 @@ def _check_audience(audience: object, resource: str) -> None:
     if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
         hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
     raise TokenInvalid(
-        f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", "aud"
+        f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", Section.AUDIENCE
     )
 
 
 def _grant(details: object, expires_at: float, resource: str) -> Grant:
     """Read ``authorization_details``: all of it, or nothing (spec, Authorization Details)."""
     if not isinstance(details, list):
-        raise TokenInvalid("authorization_details is not an array")
+        raise TokenInvalid("authorization_details is not an array", Section.TOKEN_CLAIMS)
     if len(details) > _MAX_DETAILS:
-        raise TokenInvalid(f"{len(details)} authorization details; the limit is {_MAX_DETAILS}")
+        raise TokenInvalid(
+            f"{len(details)} authorization details; the limit is {_MAX_DETAILS}", Section.TOKEN_CLAIMS
+        )
     allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
     payloads: list[tuple[tuple[Matcher, ...], Json]] = []
     for index, detail in enumerate(details):
         place = f"authorization_details[{index}]"
         if not isinstance(detail, dict):
-            raise TokenInvalid(f"{place} is not an object")
+            raise TokenInvalid(f"{place} is not an object", Section.TOKEN_CLAIMS)
         if detail.get("type") != DETAIL_TYPE:
             continue
         actions = _actions(detail.get("actions"), place)
         matchers = _topics(detail.get("topics"), place, resource)
         payload = detail.get("payload")
         if "payload" in detail and not isinstance(payload, dict):
-            raise TokenInvalid(f"{place}.payload is not an object")
+            raise TokenInvalid(f"{place}.payload is not an object", Section.TOKEN_CLAIMS)
         _check_depth(payload, f"{place}.payload")
         for role in actions:
             allowed[role].extend(matchers)
@@ -253,30 +279,35 @@ def _check_depth(payload: Json, place: str) -> None:
         if not below:
             return
         level = below
-    raise TokenInvalid(f"{place} is nested more than {_MAX_DEPTH} levels deep")
+    raise TokenInvalid(f"{place} is nested more than {_MAX_DEPTH} levels deep", Section.TOKEN_CLAIMS)
 
 
 def _actions(value: object, place: str) -> set[Role]:
     if not isinstance(value, list) or not value:
-        raise TokenInvalid(f"{place}.actions is not an array with at least one action")
+        raise TokenInvalid(f"{place}.actions is not an array with at least one action", Section.TOKEN_CLAIMS)
     if not all(isinstance(action, str) for action in value):
-        raise TokenInvalid(f"{place}.actions holds something that is not a string")
+        raise TokenInvalid(f"{place}.actions holds something that is not a string", Section.TOKEN_CLAIMS)
     return {_ACTIONS[action] for action in value if action in _ACTIONS}
 
 
 def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
     if not isinstance(value, list) or not value:
-        raise TokenInvalid(f"{place}.topics is not an array with at least one matcher")
+        raise TokenInvalid(f"{place}.topics is not an array with at least one matcher", Section.TOKEN_CLAIMS)
     if len(value) > _MAX_MATCHERS:
-        raise TokenInvalid(f"{place}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}")
+        raise TokenInvalid(
+            f"{place}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
+        )
     matchers: list[Matcher] = []
     for index, entry in enumerate(value):
         here = f"{place}.topics[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
-            raise TokenInvalid(f"{here} is not an object with a string match")
+            raise TokenInvalid(f"{here} is not an object with a string match", Section.TOKEN_CLAIMS)
         match_type = entry.get("match_type", MatcherType.EXACT.value)
         if not isinstance(match_type, str) or match_type not in SUPPORTED:
-            raise TokenInvalid(f"{here}.match_type is {shown(match_type)}; known are {', '.join(SUPPORTED)}")
+            raise TokenInvalid(
+                f"{here}.match_type is {shown(match_type)}; known are {', '.join(SUPPORTED)}",
+                Section.TOKEN_CLAIMS,
+            )
         matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
     return tuple(matchers)
 
@@ -285,7 +316,7 @@ def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Match
     try:
         return make(type_, value, resource, place)
     except InvalidRequest as error:
-        raise TokenInvalid(error.detail) from None
+        raise TokenInvalid(error.detail, Section.TOKEN_CLAIMS) from None
 
 
 def _old_grant(claims: Mapping[str, Any], expires_at: float | None, resource: str) -> Grant:
@@ -294,7 +325,9 @@ def _old_grant(claims: Mapping[str, Any], expires_at: float | None, resource: st
     if claim is None:
         claim = claims.get("mercure")
     if not isinstance(claim, dict):
-        raise TokenInvalid("the token has neither authorization_details nor a mercure claim")
+        raise TokenInvalid(
+            "the token has neither authorization_details nor a mercure claim", Section.TOKEN_CLAIMS
+        )
     payload = claim.get("payload")
     _check_depth(payload, "mercure.payload")
     return Grant(
@@ -311,7 +344,9 @@ def _old_scope(claim: Mapping[str, Any], role: Role, resource: str) -> Scope:
     if value is None:
         value = []
     if not isinstance(value, list) or not all(isinstance(selector, str) for selector in value):
-        raise TokenInvalid(f"mercure.{role} is not an array of strings")
+        raise TokenInvalid(f"mercure.{role} is not an array of strings", Section.TOKEN_CLAIMS)
     if len(value) > _MAX_MATCHERS:
-        raise TokenInvalid(f"mercure.{role} has {len(value)} entries; the limit is {_MAX_MATCHERS}")
+        raise TokenInvalid(
+            f"mercure.{role} has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
+        )
     return Scope([_matcher(MatcherType.TEMPLATE, one, resource, f"mercure.{role}") for one in value])

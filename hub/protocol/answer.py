@@ -17,6 +17,7 @@ from hub.protocol.errors import (
     TooManyRequests,
     UpgradeRequired,
 )
+from hub.protocol.sections import problem_type, reference
 
 Headers = list[tuple[str, str]]
 
@@ -56,7 +57,8 @@ def for_error(error: MercureError, resource_metadata: str | None = None) -> Answ
     :param resource_metadata: absolute URL of the protected resource metadata (RFC 9728), named in
         each bearer challenge.
     :returns: a bearer challenge (RFC 6750 section 3; spec, Error Responses) for authorization
-        errors, a problem document (RFC 9457) for the others.
+        errors, a problem document (RFC 9457) for both; its ``type`` names the section of the documentation,
+        its ``help`` says where that is.
     """
     match error:
         case AuthorizationError():
@@ -73,11 +75,11 @@ def for_error(error: MercureError, resource_metadata: str | None = None) -> Answ
                     ("Connection", "Upgrade"),
                     ("Sec-WebSocket-Version", "13"),
                 ]
-            return _problem(error.status, error.title, error.detail, headers, error.field)
+            return _problem(error, error.status, error.title, error.detail, headers, field_name=error.field)
         case StorageError():
-            return _problem(503, "Service Unavailable", error.detail, [("Retry-After", "5")])
+            return _problem(error, 503, "Service Unavailable", error.detail, [("Retry-After", "5")])
         case _:
-            return _problem(500, "Internal Server Error", "The hub failed; its log says why.", [])
+            return _problem(error, 500, "Internal Server Error", "The hub failed; its log says why.", [])
 
 
 def _challenge(error: AuthorizationError, resource_metadata: str | None) -> Answer:
@@ -86,7 +88,7 @@ def _challenge(error: AuthorizationError, resource_metadata: str | None) -> Answ
         parameters.append(f'error="{error.code}"')
     if resource_metadata is not None:
         parameters.append(f'resource_metadata="{quote(resource_metadata, safe=_URL)}"')
-    answer = _problem(error.status, HTTPStatus(error.status).phrase, _public_detail(error), [], None)
+    answer = _problem(error, error.status, HTTPStatus(error.status).phrase, _public_detail(error), [])
     answer.headers.append(("WWW-Authenticate", "Bearer " + ", ".join(parameters)))
     return answer
 
@@ -99,8 +101,22 @@ def _public_detail(error: AuthorizationError) -> str:
     return error.cause
 
 
-def _problem(status: int, title: str, detail: str, headers: Headers, field_name: str | None = None) -> Answer:
-    document: dict[str, object] = {"title": title, "status": status, "detail": detail}
+def _problem(
+    error: MercureError,
+    status: int,
+    title: str,
+    detail: str,
+    headers: Headers,
+    *,
+    field_name: str | None = None,
+) -> Answer:
+    document: dict[str, object] = {
+        "type": problem_type(error.section),
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "help": reference(error.section),
+    }
     if field_name is not None:
         document["field"] = field_name
     answer = to_json(document, "application/problem+json")

@@ -26,9 +26,13 @@
 
 from __future__ import annotations
 
+from hub.protocol.sections import Section
+
 
 class MercureError(Exception):
     """Root of everything that this package raises on purpose."""
+
+    section = Section.DEFECT
 
 
 class InvalidRequest(MercureError):
@@ -40,6 +44,7 @@ class InvalidRequest(MercureError):
 
     status = 400
     title = "Bad Request"
+    section = Section.BAD_REQUEST
 
     def __init__(self, detail: str, field: str | None = None) -> None:
         super().__init__(detail)
@@ -52,6 +57,7 @@ class NotFound(InvalidRequest):
 
     status = 404
     title = "Not Found"
+    section = Section.NOT_FOUND
 
 
 class MethodNotAllowed(InvalidRequest):
@@ -62,6 +68,7 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     title = "Method Not Allowed"
+    section = Section.METHOD
 
     def __init__(self, detail: str, allow: str) -> None:
         super().__init__(detail)
@@ -73,6 +80,7 @@ class RequestTimeout(InvalidRequest):
 
     status = 408
     title = "Request Timeout"
+    section = Section.REQUEST_TIMEOUT
 
 
 class ContentTooLarge(InvalidRequest):
@@ -80,6 +88,7 @@ class ContentTooLarge(InvalidRequest):
 
     status = 413
     title = "Content Too Large"
+    section = Section.TOO_LARGE
 
 
 class UnsupportedMedia(InvalidRequest):
@@ -87,6 +96,7 @@ class UnsupportedMedia(InvalidRequest):
 
     status = 415
     title = "Unsupported Media Type"
+    section = Section.MEDIA_TYPE
 
 
 class Misdirected(InvalidRequest):
@@ -94,6 +104,7 @@ class Misdirected(InvalidRequest):
 
     status = 421
     title = "Misdirected Request"
+    section = Section.MISDIRECTED
 
 
 class UpgradeRequired(InvalidRequest):
@@ -101,6 +112,7 @@ class UpgradeRequired(InvalidRequest):
 
     status = 426
     title = "Upgrade Required"
+    section = Section.UPGRADE
 
 
 class TooManyRequests(InvalidRequest):
@@ -111,6 +123,7 @@ class TooManyRequests(InvalidRequest):
 
     status = 429
     title = "Too Many Requests"
+    section = Section.TOO_MANY
 
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail)
@@ -122,13 +135,7 @@ class HeaderTooLarge(InvalidRequest):
 
     status = 431
     title = "Request Header Fields Too Large"
-
-
-REFUSALS = (
-    *("missing", "malformed", "typ", "iss", "kid", "keys", "alg", "signature", "expired", "aud", "claims"),
-    *("scope", "cross_site", "other"),
-)
-"""Why tokens are refused, as kinds that can be counted; docs/troubleshooting.md explains them."""
+    section = Section.HEADER_TOO_LARGE
 
 
 class AuthorizationError(MercureError):
@@ -136,31 +143,29 @@ class AuthorizationError(MercureError):
 
     :param cause: the precise reason, for the hub's log. It never holds the token or a key. Only
         ``InsufficientScope`` and ``CrossSite`` show it to the client (spec, Error Responses).
-    :param kind: one of ``REFUSALS``; by default that of the class.
+    :param explained: section on this cause, for the log; the client is told the one of the class.
     """
 
     status = 401
     code: str | None = None
-    kind = "other"
+    section = Section.TOKEN_REFUSED
 
-    def __init__(self, cause: str, kind: str | None = None) -> None:
+    def __init__(self, cause: str, explained: Section | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
-        if kind is not None:
-            self.kind = kind
+        self.explained = explained or self.section
 
 
 class TokenMissing(AuthorizationError):
     """No access token was presented and the operation requires one."""
 
-    kind = "missing"
+    section = Section.TOKEN_MISSING
 
 
 class TokenInvalid(AuthorizationError):
     """A token was presented and fails validation."""
 
     code = "invalid_token"
-    kind = "claims"
 
 
 class KeyUnknown(TokenInvalid):
@@ -169,8 +174,8 @@ class KeyUnknown(TokenInvalid):
     :param issuer: the identifier of that issuer.
     """
 
-    def __init__(self, cause: str, issuer: str, kind: str = "kid") -> None:
-        super().__init__(cause, kind)
+    def __init__(self, cause: str, issuer: str, explained: Section | None = None) -> None:
+        super().__init__(cause, explained)
         self.issuer = issuer
 
 
@@ -179,7 +184,7 @@ class TokenMalformed(AuthorizationError):
 
     status = 400
     code = "invalid_request"
-    kind = "malformed"
+    section = Section.TOKEN_MALFORMED
 
 
 class InsufficientScope(AuthorizationError):
@@ -187,7 +192,7 @@ class InsufficientScope(AuthorizationError):
 
     status = 403
     code = "insufficient_scope"
-    kind = "scope"
+    section = Section.SCOPE
 
 
 class CrossSite(AuthorizationError):
@@ -195,7 +200,7 @@ class CrossSite(AuthorizationError):
 
     status = 403
     code = "insufficient_scope"
-    kind = "cross_site"
+    section = Section.CROSS_SITE
 
 
 class StorageError(MercureError):
@@ -203,6 +208,8 @@ class StorageError(MercureError):
 
     :param detail: what failed, in words that name the database but no credentials.
     """
+
+    section = Section.STORAGE
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 HEARTBEAT = b":\n"
 
@@ -55,6 +57,13 @@ class Event:
     data: str
     id: str
     type: str
+
+    def json(self) -> Any:
+        """The data, read as JSON.
+
+        :raises ValueError: it is something else.
+        """
+        return json.loads(self.data)
 
 
 class Parser:

@@ -23,16 +23,22 @@ class Identity:
 
     :param url: absolute URL; the resource identifier that tokens name in ``aud``, and the base of
         relative patterns and topics (spec, Token Validation and URL Pattern).
+
+    ``reserved_base`` is what topics are resolved against to see whether they are reserved.
     """
 
     url: str
     path: str = field(init=False)
     origin: str = field(init=False)
+    reserved_base: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         object.__setattr__(self, "path", parts.path)
         object.__setattr__(self, "origin", f"{parts.scheme}://{parts.netloc}")
+        # The authority does not count for what is reserved, and one that comes from the request could be
+        # no host at all: with Host: x:99999 nothing would resolve. So a stand-in takes its place.
+        object.__setattr__(self, "reserved_base", f"{parts.scheme}://mercure.invalid{parts.path}")
 
     @property
     def metadata_path(self) -> str:
@@ -73,9 +79,11 @@ def is_reserved(topic: str, identity: Identity) -> bool:
     :param topic: a topic whose characters are valid.
     :param identity: the hub's public URL.
     """
-    # The authority does not count, and one that comes from the request could be no host at all: with
-    # Host: x:99999 nothing would resolve, and nothing be reserved. So a stand-in takes its place.
-    base = f"{identity.origin.partition(':')[0]}://mercure.invalid{identity.path}"
+    return _is_reserved(topic, identity.reserved_base)
+
+
+@lru_cache(maxsize=2048)
+def _is_reserved(topic: str, base: str) -> bool:
     path = _resolved_path(topic, base)
     if path is None:
         return False
@@ -89,7 +97,6 @@ def _own_paths(base: str) -> tuple[str, ...]:
     return (path,) if path else ("/", "/subscriptions")
 
 
-@lru_cache(maxsize=2048)
 def _resolved_path(topic: str, base: str) -> str | None:
     result = _ANY_URL.exec(topic, base)
     return None if result is None else _unescape_unreserved(result["pathname"]["input"])

@@ -16,6 +16,7 @@ from jwt.exceptions import InvalidSignatureError, PyJWTError
 
 from hub.protocol.errors import KeyUnknown, TokenInvalid, shown
 from hub.protocol.keys import Key
+from hub.protocol.sections import Section
 
 Role = Literal["publish", "subscribe"]
 
@@ -84,7 +85,7 @@ class Issuer:
         """
         algorithm, kid = header.get("alg"), header.get("kid")
         if "kid" in header and not isinstance(kid, str):
-            raise TokenInvalid(f"kid is {shown(kid)}, not a string", "kid")
+            raise TokenInvalid(f"kid is {shown(kid)}, not a string", Section.KEY_UNKNOWN)
         self._check_algorithm(algorithm, role)
         keys = self.keys(role)
         named = kid is not None and any(key.kid == kid for key in keys)
@@ -93,7 +94,7 @@ class Issuer:
         if len(fitting) > _MAX_TRIED:
             raise TokenInvalid(
                 f"{len(fitting)} keys of {self.identifier!r} could have signed the token; it needs a kid",
-                "kid",
+                Section.KEY_UNKNOWN,
             )
         for key in fitting:
             if _fits(token, key):
@@ -102,31 +103,44 @@ class Issuer:
             raise TokenInvalid(
                 f"the signature does not match the key {shown(kid)} of {self.identifier!r} "
                 f"with alg {shown(algorithm)}",
-                "signature",
+                Section.SIGNATURE,
             )
-        cause, kind = f"the signature does not match the {HOLDERS[role]} key", "signature"
+        cause, explained = f"the signature does not match the {HOLDERS[role]} key", Section.SIGNATURE
         if not keys:
-            kind = "keys"
+            explained = Section.KEY_UNKNOWN
             cause = f"the {HOLDERS[role]} keys of {self.identifier!r} are not fetched yet"
         elif len(tried) < len(keys):
-            kind = "kid"
+            explained = Section.KEY_UNKNOWN
             names = [key.kid for key in keys if key.kid is not None]
             cause = f"kid is {shown(kid)}; the {HOLDERS[role]} keys of {self.identifier!r} are {shown(names)}"
         if self.remote is not None and role in self.remote.roles and algorithm in self.remote.algorithms:
-            raise KeyUnknown(cause, self.identifier, kind)
-        raise TokenInvalid(cause, kind)
+            raise KeyUnknown(cause, self.identifier, explained)
+        raise TokenInvalid(cause, explained)
+
+    def has_signed(self, token: str, header: Mapping[str, Any], role: Role) -> bool:
+        """Whether one of the keys of a role has signed a token.
+
+        :param header: of the token, not verified.
+        """
+        try:
+            self.signer(token, header, role)
+        except TokenInvalid:
+            return False
+        return True
 
     def _check_algorithm(self, algorithm: object, role: Role) -> None:
         allowed = dict.fromkeys(name for key in self.keys(role) for name in key.algorithms)
         if self.remote is not None and role in self.remote.roles:
             allowed |= dict.fromkeys(self.remote.algorithms)
         if not allowed:
-            raise TokenInvalid(f"no {HOLDERS[role]} key is configured for {self.identifier!r}", "keys")
+            raise TokenInvalid(
+                f"no {HOLDERS[role]} key is configured for {self.identifier!r}", Section.SIGNATURE
+            )
         if algorithm not in list(allowed):
             raise TokenInvalid(
                 f"alg is {shown(algorithm)}; the {HOLDERS[role]} key is used with {', '.join(allowed)} "
                 f"(MERCURE_{HOLDERS[role].upper()}_JWT_ALG)",
-                "alg",
+                Section.ALGORITHM,
             )
 
 
@@ -136,5 +150,5 @@ def _fits(token: str, key: Key) -> bool:
     except InvalidSignatureError:
         return False
     except (PyJWTError, ValueError, RecursionError) as error:
-        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}", "malformed") from None
+        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}", Section.SIGNATURE) from None
     return True

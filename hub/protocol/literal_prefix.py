@@ -8,9 +8,11 @@ prefixes hold the pattern's.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 from urlpattern import URLPattern
+
+from hub.protocol.compact_pattern import CompactPattern
+from hub.protocol.resolution import leading_segments, origin_of, prefixes_of, resolver
 
 Place = tuple[str | None, str, str]
 """Base URL against which topics are resolved, or ``None`` where they are taken as they are; origin, empty for
@@ -19,26 +21,29 @@ any; leading segments."""
 NOWHERE: Place = (None, "", "")
 """The place of what is no pattern."""
 
-_ANY_URL = URLPattern({})
 _VARIABLE = re.compile(r"[*:{}()\\?+]")  # all that is not literal in a component of a URL Pattern
+_MODIFIER = re.compile(r"[)}*][?*+]|:[\w$]+[?*+]")
 _NOT_LITERAL = re.compile(r"\{|[^\x00-\x7f]")  # in a template; beyond ASCII a topic may be percent-encoded
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_MAX_DEPTH = 12  # slashes in a prefix
 
 
-def of_url_pattern(pattern: URLPattern, base: str) -> Place:
+def of_url_pattern(pattern: URLPattern | CompactPattern, base: str) -> Place:
     """The place of a URL Pattern.
 
     :param base: the hub's public URL, against which topics are resolved.
     """
+    if isinstance(pattern, CompactPattern):
+        return base, pattern.origin, pattern.prefix
     parts = (pattern.protocol, pattern.hostname, pattern.port)
     is_known = not any(_VARIABLE.search(part) for part in parts)
-    return base, _origin(*parts) if is_known else "", _leading_segments(pattern.pathname, _VARIABLE)
+    prefix = _before(pattern.pathname, _VARIABLE)
+    if _MODIFIER.search(pattern.pathname):  # without its variable, /a/:x?b goes on behind /a
+        prefix = prefix.rpartition("/")[0]
+    return base, origin_of(*parts) if is_known else "", leading_segments(prefix)
 
 
 def of_template(template: str) -> Place:
     """The place of a URI Template."""
-    return None, "", _leading_segments(template, _NOT_LITERAL)
+    return None, "", leading_segments(_before(template, _NOT_LITERAL))
 
 
 def above(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] | None:
@@ -48,33 +53,12 @@ def above(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] | None:
     :returns: the topic's origin and all its prefixes; ``None`` if it is no URL, which no URL Pattern matches.
     """
     if base is None:
-        return "", _prefixes(topic)
-    return _resolved(topic, None if _ABSOLUTE.match(topic) else base)
+        return "", prefixes_of(topic)
+    found = resolver(base).resolve(topic)
+    return None if found is None else (found.origin, found.prefixes)
 
 
-@lru_cache(maxsize=4096)
-def _resolved(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] | None:
-    found = _ANY_URL.exec(topic) if base is None else _ANY_URL.exec(topic, base)
-    if found is None:
-        return None
-    protocol, hostname, port, path = (
-        found[name]["input"] for name in ("protocol", "hostname", "port", "pathname")
-    )
-    return _origin(protocol, hostname, port), _prefixes(path)
-
-
-def _origin(protocol: str, hostname: str, port: str) -> str:
-    return f"{protocol}://{hostname}:{port}"
-
-
-def _leading_segments(text: str, variable: re.Pattern[str]) -> str:
+def _before(text: str, variable: re.Pattern[str]) -> str:
     """The complete segments before the first variable; the last one before it may be cut or optional."""
     found = variable.search(text)
-    literal = text if found is None else text[: found.start()].rpartition("/")[0]
-    return "/".join(literal.split("/", _MAX_DEPTH + 1)[: _MAX_DEPTH + 1])
-
-
-def _prefixes(path: str) -> tuple[str, ...]:
-    """The empty one, and each that ends before a slash or at the end; deeper than any pattern's, no more."""
-    segments = path.split("/", _MAX_DEPTH + 1)[: _MAX_DEPTH + 1]
-    return tuple(dict.fromkeys(["", *("/".join(segments[: n + 1]) for n in range(len(segments)))]))
+    return text if found is None else text[: found.start()].rpartition("/")[0]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import enum
 from functools import lru_cache
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from urlpattern import URLPattern
 
+from hub.protocol.compact_pattern import CompactPattern, read_pattern
 from hub.protocol.errors import InvalidRequest
 from hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
 from hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
+from hub.protocol.resolution import resolver
 from hub.protocol.topics import WILDCARD, forbidden_character
 from hub.protocol.uri_template import Pattern, compile_template
 
@@ -45,9 +47,9 @@ class Matcher:
 
     __slots__ = (
         "__weakref__",
-        "_base",
         "_last",
         "_pattern",
+        "_resolver",
         "exact",
         "is_wildcard",
         "place",
@@ -56,17 +58,21 @@ class Matcher:
     )
 
     def __init__(
-        self, type_: MatcherType, value: str, base: str, pattern: URLPattern | Pattern | None
+        self,
+        type_: MatcherType,
+        value: str,
+        base: str,
+        pattern: CompactPattern | URLPattern | Pattern | None,
     ) -> None:
         self.type = type_
         self.value = value
         self.is_wildcard = value == WILDCARD
         self.exact = value if pattern is None and not self.is_wildcard else None
-        self._base = base
+        self._resolver = resolver(base)
         self._pattern = pattern
-        self._last: tuple[str, bool] = ("", False)
+        self._last: tuple[str | None, bool] = (None, False)
         self.place = NOWHERE
-        if isinstance(pattern, URLPattern):
+        if isinstance(pattern, CompactPattern | URLPattern):
             self.place = of_url_pattern(pattern, base)
         elif pattern is not None:
             self.place = of_template(value)
@@ -86,15 +92,26 @@ class Matcher:
             last = self._last = (topic, self._evaluate(self._pattern, topic))
         return last[1]
 
-    def _evaluate(self, pattern: URLPattern | Pattern, topic: str) -> bool:
+    def _evaluate(self, pattern: CompactPattern | URLPattern | Pattern, topic: str) -> bool:
+        if isinstance(pattern, CompactPattern):
+            url = self._resolver.resolve(topic)
+            return url is not None and pattern.test(url)
         if isinstance(pattern, URLPattern):
-            return bool(pattern.test(topic, self._base))
+            return bool(pattern.test(topic, self._resolver.base))
         return topic == self.value or pattern.fullmatch(topic) is not None
 
     @property
     def has_groups(self) -> bool:
         """Whether the matcher is a URL Pattern with regular expressions, which are dear to compile."""
         return isinstance(self._pattern, URLPattern) and self._pattern.hasRegExpGroups
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the matcher is a URL Pattern that takes many times the memory of the usual ones."""
+        pattern = self._pattern
+        return isinstance(pattern, URLPattern) or (
+            isinstance(pattern, CompactPattern) and pattern.is_expression
+        )
 
     def selects(self, other: Matcher) -> bool:
         """Tell whether this matcher, of a token, covers a subscription's own matcher (spec, Payloads)."""
@@ -153,19 +170,40 @@ def _is_pattern(type_: MatcherType, value: str) -> bool:
 
 
 _in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueDictionary()
+_heavy: WeakSet[Matcher] = WeakSet()
 
 
-# A compiled pattern takes 40 KiB, a dear one several hundred: few that nobody uses are kept.
-@lru_cache(maxsize=512)
+def heavy_in_use() -> int:
+    """The number of URL Patterns in use that take many times the memory of the usual ones."""
+    return len(_heavy)
+
+
 def _compiled(type_: MatcherType, value: str, base: str) -> Matcher:
     matcher = _in_use.get((type_, value, base))
     if matcher is None:
         pattern = _url_pattern(value, base) if type_ is MatcherType.URLPATTERN else compile_template(value)
         matcher = _in_use[type_, value, base] = Matcher(type_, value, base, pattern)
+        if matcher.is_heavy:
+            _heavy.add(matcher)
+    return _recent_heavy(matcher) if matcher.is_heavy else _recent(matcher)
+
+
+@lru_cache(maxsize=512)
+def _recent(matcher: Matcher) -> Matcher:
+    """Keep the matcher for a while if nobody uses it."""
     return matcher
 
 
-def _url_pattern(value: str, base: str) -> URLPattern:
+# The library's pattern takes 70 KiB, a dear one several hundred: few that nobody uses are kept.
+@lru_cache(maxsize=64)
+def _recent_heavy(matcher: Matcher) -> Matcher:
+    return matcher
+
+
+def _url_pattern(value: str, base: str) -> CompactPattern | URLPattern:
+    compact = read_pattern(value, base)
+    if compact is not None:
+        return compact
     try:
         return URLPattern(value)
     except ValueError:  # relative, or not well-formed; a base would bend urn\:uuid\:* to a path of the hub

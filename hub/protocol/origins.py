@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from hub.protocol.answer import Headers
 from hub.protocol.errors import CrossSite, shown
 
 ANY = "*"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\[\]:@/]+))(?::[0-9]{1,5})?")
 _ALLOWED_METHODS = "GET, HEAD, POST, QUERY"
 _ALLOWED_HEADERS = "Authorization, Cache-Control, Content-Type, Last-Event-ID"
 _EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID"
@@ -26,7 +28,7 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
     headers: Headers = [("Vary", "Origin")]
     if origin is None:
         return headers
-    if origin in allowed and origin != ANY:
+    if is_listed(origin, allowed):
         headers.append(("Access-Control-Allow-Origin", origin))
         headers.append(("Access-Control-Allow-Credentials", "true"))
     elif ANY in allowed:
@@ -35,6 +37,14 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
         return headers
     headers.append(("Access-Control-Expose-Headers", _EXPOSED_HEADERS))
     return headers
+
+
+def is_listed(origin: str, allowed: Collection[str]) -> bool:
+    """Whether an origin is named, itself or as one of a host's with any port (``http://localhost:*``)."""
+    if origin == ANY:
+        return False
+    found = _ORIGIN.fullmatch(origin)
+    return origin in allowed or (found is not None and f"{found[1]}:*" in allowed)
 
 
 def preflight_headers(origin: str | None, allowed: Collection[str], *, private_network: bool) -> Headers:
@@ -69,7 +79,7 @@ def check_publication(
     source = origin if origin is not None else _origin_of(referer)
     if source is None:
         raise CrossSite("a token in a cookie needs an Origin or Referer header to publish")
-    if source != own_origin and source not in allowed and ANY not in allowed:
+    if source != own_origin and not is_listed(source, allowed) and ANY not in allowed:
         raise CrossSite(f"pages of {source!r} may not publish with a cookie (MERCURE_PUBLISH_ORIGINS)")
 
 
@@ -82,7 +92,7 @@ def may_bring_cookie(origin: str | None, own_origin: str, allowed: Collection[st
     :raises CrossSite: no page of this origin may subscribe. CORS would keep the answer from it; to a
         WebSocket it does not apply.
     """
-    if origin is None or origin == own_origin or (origin in allowed and origin != ANY):
+    if origin is None or origin == own_origin or is_listed(origin, allowed):
         return True
     if ANY not in allowed:
         raise CrossSite(f"pages of {shown(origin)} may not subscribe (MERCURE_CORS_ORIGINS)")

@@ -24,7 +24,7 @@ _QUANTIFIERS = "*+?"
 
 TOO_MUCH = 1_000_000
 
-_OUTSIDE = re.compile(r"\\.|[(:{*]|.", re.DOTALL)
+_OUTSIDE = re.compile(r"[^\\(:{*]+|\\.|.", re.DOTALL)
 _INSIDE = re.compile(
     r"""\\[pP](?:\{[^}]*\}|.)|\\[xuU]\{[^}]*\}|\\.   # escapes, some with braces of their own
     |\[\^?\]?(?:\\.|[^\]\\])*\]                      # a class of characters
@@ -52,7 +52,7 @@ def url_pattern_cost(pattern: str) -> int:
             group, position = _group(pattern, position)
             cost += group
         else:
-            cost += _WILDCARD if piece in ":*{" else _CHARACTER
+            cost += _WILDCARD if piece in ":*{" else _CHARACTER * len(piece)
     return min(cost, TOO_MUCH)
 
 

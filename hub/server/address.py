@@ -62,14 +62,19 @@ class Addressing:
             forwarded = headers.get("x-forwarded-proto", scheme).rpartition(",")[2].strip().lower()
             scheme = forwarded if forwarded in _DEFAULT_PORTS else scheme
             host = headers.get("x-forwarded-host", host).rpartition(",")[2].strip()
-        if not _HOST.fullmatch(host):
-            raise InvalidRequest("The Host header is not a host and port.", "Host")
-        return derived(scheme, host.removesuffix(_DEFAULT_PORTS[scheme]))
+        return _derived(scheme, host)
 
     def _trusts(self, address: str) -> bool:
         if not self.trusted_proxies or len(address) > _MAX_ADDRESS:
             return False
         return _is_in(address, tuple(self.trusted_proxies))
+
+
+@lru_cache(maxsize=1024)
+def _derived(scheme: str, host: str) -> Identity:
+    if not _HOST.fullmatch(host):
+        raise InvalidRequest("The Host header is not a host and port.", "Host")
+    return derived(scheme, host.removesuffix(_DEFAULT_PORTS[scheme]))
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 
@@ -18,28 +19,31 @@ class Timeout(Exception):
 
 
 class Channel:
-    """A socket for one greenlet.
+    """A connected socket for one greenlet.
 
-    :param sock: connected and non-blocking.
+    A plain one is no more than its descriptor: an object of ``socket`` would ask the kernel for its own
+    address, and most connections need it only until the engine has the descriptor.
+
+    :param fd: descriptor of a socket that is connected and non-blocking.
     """
 
-    __slots__ = ("_sock",)
+    __slots__ = ("_fd", "_has_sent", "_tls")
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    @property
-    def tls(self) -> ssl.SSLSocket | None:
-        """The TLS layer, if there is one."""
-        return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._has_sent = False
+        self._tls: ssl.SSLSocket | None = None
 
     def handshake(self, context: ssl.SSLContext, timeout: float) -> None:
         """Begin TLS as the server.
 
         :raises OSError: the handshake failed.
         """
-        tls = context.wrap_socket(self._sock, server_side=True, do_handshake_on_connect=False)
-        self._sock = tls
+        fd, self._fd = self._fd, -1  # until the handshake can begin, who closes it is the socket's affair
+        with contextlib.closing(socket.socket(fileno=fd)) as plain:
+            plain.setblocking(False)  # or the TLS layer would make the descriptor a blocking one
+            tls = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        self._fd, self._tls = fd, tls
         while True:
             try:
                 tls.do_handshake()
@@ -57,9 +61,14 @@ class Channel:
         :raises Timeout: nothing arrived.
         :raises OSError: the connection is broken.
         """
+        if self._has_sent and self._tls is None:
+            # It is the other side's turn. And when a commit answers a hundred publishers, each has its
+            # answer before the next request of the first is read: that wakes them once, not a hundred times.
+            self._has_sent = False
+            self._wait(_READ, timeout)
         while True:
             try:
-                return self._sock.recv(_SIZE)
+                return os.read(self._fd, _SIZE) if self._tls is None else self._tls.recv(_SIZE)
             except (BlockingIOError, ssl.SSLWantReadError):
                 self._wait(_READ, timeout)
             except ssl.SSLWantWriteError:
@@ -72,36 +81,48 @@ class Channel:
         :raises Timeout: it took nothing.
         :raises OSError: the connection is broken.
         """
-        rest = memoryview(octets)
+        self._has_sent = True
+        rest: bytes | memoryview = octets
         while rest:
             try:
-                rest = rest[self._sock.send(rest) :]
+                sent = os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._wait(_WRITE, timeout)
             except ssl.SSLWantReadError:
                 self._wait(_READ, timeout)
+            else:
+                if sent == len(rest):
+                    return
+                rest = memoryview(rest)[sent:]
 
     def detach(self) -> tuple[int, ssl.SSLSocket | None]:
         """Give the descriptor away; the channel is of no more use."""
-        tls = self.tls
-        if tls is not None:
-            return tls.fileno(), tls
-        return self._sock.detach(), None
+        fd, self._fd = self._fd, -1
+        return fd, self._tls
 
     def end(self) -> None:
         """Have a greenlet that waits in ``receive`` see the end of the connection."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            sock = self._tls or socket.socket(fileno=self._fd)
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            finally:
+                if sock is not self._tls:
+                    sock.detach()
 
     def close(self) -> None:
         """Close the connection."""
+        fd, self._fd = self._fd, -1
         with contextlib.suppress(OSError):
-            self._sock.close()
+            if self._tls is not None:
+                self._tls.close()
+            elif fd >= 0:
+                os.close(fd)
 
     def _wait(self, events: int, timeout: float) -> None:
         hub = gevent.get_hub()
         waiter = Waiter(hub)
-        watcher = hub.loop.io(self._sock.fileno(), events)
+        watcher = hub.loop.io(self._fd, events)
         timer = hub.loop.timer(timeout)
         try:
             watcher.start(waiter.switch, True)

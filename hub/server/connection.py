@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
 from hub.protocol.identity import Identity
+from hub.protocol.sections import reference
 from hub.protocol.websocket import WebSocket
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
@@ -69,13 +69,13 @@ class Connection:
     """Serves one connection; ``run`` is the body of a greenlet.
 
     :param site: see there.
-    :param sock: accepted and non-blocking.
+    :param fd: descriptor of an accepted, non-blocking socket.
     :param peer: the address at the other end.
     """
 
-    def __init__(self, site: Site, sock: socket.socket, peer: str) -> None:
+    def __init__(self, site: Site, fd: int, peer: str) -> None:
         self._site = site
-        self._channel = Channel(sock)
+        self._channel = Channel(fd)
         self._peer = peer
         self._reader = RequestReader(site.max_body)
         self._has_begun = False
@@ -249,7 +249,8 @@ class Connection:
         with contextlib.suppress(OSError, Timeout):
             self._channel.send(octets, _SEND)
         self._site.hub.broker.tally.add(ANSWERS, 1, str(error.status))
-        self._site.access_log.write_refused(self._peer, error.status, error.detail)
+        reason = f"{error.detail} See {reference(error.section)}"
+        self._site.access_log.write_refused(self._peer, error.status, reason)
         self._drain()
 
     def _drain(self) -> None:
@@ -274,7 +275,8 @@ def _origin_form(target: str, headers: dict[str, str]) -> str:
 
 def _note(tally: Tally, error: MercureError, peer: str, method: str) -> None:
     if isinstance(error, AuthorizationError):
-        tally.add(REFUSED, 1, error.kind)
-        _log.info("%s from %s refused with %d: %s", method, peer, error.status, error.cause)
+        tally.add(REFUSED, 1, error.explained)
+        where = reference(error.explained)
+        _log.info("%s from %s refused with %d: %s, see %s", method, peer, error.status, error.cause, where)
     elif isinstance(error, StorageError):
-        _log.error("%s from %s failed: %s", method, peer, error.detail)
+        _log.error("%s from %s failed: %s, see %s", method, peer, error.detail, reference(error.section))

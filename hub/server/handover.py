@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, MutableMapping, Sequence
 
 from hub.server.sockets import HANDED_OVER, SUCCESSION
+from hub.settings import SettingError
 
 _READY = b"ready"
 
@@ -62,10 +63,22 @@ class Successor:
             self._child.wait()
         return serves
 
+    def abandon(self) -> None:
+        """End it, for the hub that it should follow is told to stop before it serves."""
+        self._child.terminate()
+
 
 def tell_predecessor(environment: MutableMapping[str, str]) -> None:
-    """Tell the hub whose sockets were taken over that this one serves now, if there is one."""
-    descriptor = environment.pop(SUCCESSION, "")
-    if descriptor:
-        os.write(int(descriptor), _READY)
-        os.close(int(descriptor))
+    """Tell the hub whose sockets were taken over that this one serves now, if there is one.
+
+    :raises SettingError: it was stopped meanwhile, and so this one is not wanted.
+    """
+    descriptor = int(environment.pop(SUCCESSION, "") or -1)
+    if descriptor < 0:
+        return
+    try:
+        os.write(descriptor, _READY)
+    except BrokenPipeError:
+        raise SettingError("the hub that this one should take over from has stopped; start it anew") from None
+    finally:
+        os.close(descriptor)

@@ -133,12 +133,18 @@ class RequestReader:
         """A piece of the request target."""
         if self._in_head:
             self._message.target += url
-        self._grow_head(len(url))
+        self._silent = 0
+        self._head += len(url)
+        if self._head > _MAX_HEAD:
+            self._fail(_head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field, or a trailer field: those count, and are ignored (RFC 9110 section 6.5.1)."""
-        self._grow_head(len(name) + len(value))
+        self._silent = 0
+        self._head += len(name) + len(value)
         self._fields += 1
+        if self._head > _MAX_HEAD:
+            self._fail(_head_too_large())
         if self._fields > _MAX_FIELDS:
             self._fail(HeaderTooLarge(f"More than {_MAX_FIELDS} header fields."))
         if not self._in_head:
@@ -194,15 +200,13 @@ class RequestReader:
         if self._error is None:
             self.ready.append(message)
 
-    def _grow_head(self, octets: int) -> None:
-        self._silent = 0
-        self._head += octets
-        if self._head > _MAX_HEAD:
-            self._fail(HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} octets."))
-
     def _fail(self, error: InvalidRequest) -> None:
         if self._error is None:
             self._error = error
+
+
+def _head_too_large() -> HeaderTooLarge:
+    return HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} octets.")
 
 
 def _too_large(limit: int) -> ContentTooLarge:
@@ -227,7 +231,12 @@ def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: boo
     :param head_only: leave out the body, for HEAD.
     """
     has_body = answer.status not in (204, 304)
-    parts = [_status_line(answer.status), _date(int(now)), *_lines(answer.headers), *_lines(extra)]
+    parts = [
+        _status_line(answer.status),
+        _date(int(now)),
+        _lines(tuple(answer.headers)),
+        _lines(tuple(extra)),
+    ]
     if has_body:
         parts.append(f"Content-Length: {len(answer.body)}\r\n")
     if not keep_alive:
@@ -242,7 +251,7 @@ def encode_stream_head(headers: Headers, extra: Headers, now: float, *, is_frame
 
     :param is_framed: the body comes in chunks.
     """
-    lines = [_status_line(200), _date(int(now)), *_lines(headers), *_lines(extra)]
+    lines = [_status_line(200), _date(int(now)), _lines((*headers, *extra))]
     if is_framed:
         lines.append("Transfer-Encoding: chunked\r\n")
     return "".join([*lines, "Connection: close\r\n\r\n"]).encode("latin-1", "replace")
@@ -255,8 +264,9 @@ def encode_switch(headers: Headers, now: float) -> bytes:
     return "".join([*lines, "\r\n"]).encode("latin-1", "replace")
 
 
-def _lines(headers: Headers) -> list[str]:
-    return [f"{name}: {_one_line(value)}\r\n" for name, value in headers]
+@lru_cache(maxsize=256)  # most answers have the same fields as the one before
+def _lines(headers: tuple[tuple[str, str], ...]) -> str:
+    return "".join([f"{name}: {_one_line(value)}\r\n" for name, value in headers])
 
 
 def _one_line(value: str) -> str:

@@ -1,4 +1,9 @@
-"""Accepts connections and gives each a greenlet."""
+"""Accepts connections, and has a few greenlets serve them.
+
+A greenlet of its own for each connection would cost more than what most of them need: a subscriber's
+request is there before it is accepted, is answered without waiting, and the engine takes the descriptor.
+So the greenlet goes on to the next connection; only while one waits for its client is another needed.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,16 @@ import logging
 import os
 import socket
 import sys
+from collections import deque
 
 import gevent
+from gevent import getcurrent
+from greenlet import greenlet  # type: ignore[import-untyped]
 
 from hub.server.connection import Connection, Site
 
-_ACCEPTS = 200  # in one turn of the event loop
+_ACCEPTS = 100  # in one turn of the event loop
+_IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
 _BACKLOG = 4096
 _PAUSE = 0.1  # seconds without accepting when the process has no descriptor left
 
@@ -62,9 +71,13 @@ class Listener:
     def __init__(self, site: Site, listening: socket.socket) -> None:
         self._site = site
         self._listening = listening
-        self._loop = gevent.get_hub().loop
+        self._hub = gevent.get_hub()
+        self._loop = self._hub.loop
         self._watcher = self._loop.io(listening.fileno(), 1)
         self._connections: set[Connection] = set()
+        self._accepted: deque[Connection] = deque()
+        self._idle: list[greenlet] = []
+        self._is_stopped = False
 
     def start(self) -> None:
         """Begin to accept."""
@@ -80,6 +93,8 @@ class Listener:
         self._listening.close()
         for connection in list(self._connections):
             connection.stop()
+        self._is_stopped = True
+        self._loop.run_callback(self._dismiss)
 
     def drain(self, timeout: float) -> None:
         """Wait until the requests that have begun are answered.
@@ -91,26 +106,47 @@ class Listener:
                 gevent.sleep(0.01)
 
     def _accept(self) -> None:
+        self._take_waiting()
+        if self._accepted:
+            self._loop.run_callback(self._hand_out)
+
+    def _take_waiting(self) -> None:
         for _ in range(_ACCEPTS):
             try:
-                sock, address = self._listening.accept()
+                # Not accept(), which makes an object of the descriptor; see Channel.
+                fd, address = self._listening._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
                 self._on_failure(error)
                 return
-            sock.setblocking(False)
+            os.set_blocking(fd, False)
             # Interned: behind a proxy thousands of subscribers have the same one.
             peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
-            connection = Connection(self._site, sock, peer)
+            connection = Connection(self._site, fd, peer)
             self._connections.add(connection)
-            gevent.spawn_raw(self._serve, connection)
+            self._accepted.append(connection)
 
-    def _serve(self, connection: Connection) -> None:
-        try:
-            connection.run()
-        finally:
-            self._connections.discard(connection)
+    def _hand_out(self) -> None:
+        """Give each connection to a greenlet; in the event loop, which goes on when the greenlet waits."""
+        while self._accepted:
+            worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
+            worker.switch(self._accepted.popleft())
+
+    def _work(self, connection: Connection | None) -> None:
+        while connection is not None:
+            try:
+                connection.run()
+            finally:
+                self._connections.discard(connection)
+            connection = None  # while it idles, a greenlet holds nothing
+            if len(self._idle) < _IDLE and not self._is_stopped:
+                self._idle.append(getcurrent())
+                connection = self._hub.switch()
+
+    def _dismiss(self) -> None:
+        while self._idle:
+            self._idle.pop().switch(None)
 
     def _on_failure(self, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):

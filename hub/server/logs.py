@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import sys
 from logging.handlers import WatchedFileHandler
 
@@ -31,6 +33,40 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class _File(WatchedFileHandler):
+    """Looks before each line whether the file is still the one of that name.
+
+    When the new one cannot be opened, for the folder belongs to somebody else or no descriptor is left, the
+    lines go on into the old one: no request may fail because of its line in the log.
+    """
+
+    _has_failed = False
+
+    def reopenIfNeeded(self) -> None:
+        """Open the file anew where it has been renamed or removed."""
+        with contextlib.suppress(OSError):
+            there = os.stat(self.baseFilename)  # noqa: PTH116 - once for each line
+            if (there.st_dev, there.st_ino) == (self.dev, self.ino):
+                return
+        try:
+            fresh = self._open()
+        except OSError as error:
+            if not self._has_failed and sys.stderr is not None:
+                with contextlib.suppress(OSError):
+                    print(  # noqa: T201
+                        f"mercure-hub: {self.baseFilename!r} cannot be opened anew: {error.strerror}; "
+                        "lines go on into the file that had this name",
+                        file=sys.stderr,
+                    )
+            self._has_failed = True
+            return
+        self._has_failed = False
+        old, self.stream = self.stream, fresh
+        with contextlib.suppress(OSError):  # a full disk: what was buffered is lost
+            old.close()
+        self._statstream()
 
 
 def configure(level: str, style: str, path: str, access_path: str = "") -> None:
@@ -70,8 +106,12 @@ def name_worker(number: int) -> None:
 def reopen() -> None:
     """Open the files anew, where they have been renamed; each line does it too."""
     for handler in _handlers():
-        if isinstance(handler, WatchedFileHandler):
-            handler.reopenIfNeeded()
+        if isinstance(handler, _File):
+            handler.acquire()  # the log's threads write as well
+            try:
+                handler.reopenIfNeeded()
+            finally:
+                handler.release()
 
 
 def _handlers() -> list[logging.Handler]:
@@ -80,8 +120,7 @@ def _handlers() -> list[logging.Handler]:
 
 def _handler(path: str, style: str) -> logging.Handler:
     handler: logging.Handler = (
-        # Looks before each line whether the file is still the one of that name.
-        WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        _File(path, encoding="utf-8", errors="backslashreplace")
         if path
         else logging.StreamHandler(sys.stderr)
     )

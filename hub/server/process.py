@@ -19,6 +19,8 @@ from gevent.hub import Waiter
 
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
+from hub.endpoints.debugger.local import token_for
+from hub.endpoints.debugger.pages import Pages, features
 from hub.endpoints.hub import Hub
 from hub.endpoints.routes import watch
 from hub.fanout import compression, endings
@@ -95,6 +97,8 @@ class Process:
         self._noting: gevent.Greenlet | None = None
         self._parent = None if place is None else place.parent
         self._rotating: gevent.Greenlet | None = None
+        self._successor: Successor | None = None
+        self._is_leaving = False
         self._own_bells = bells(1) if place is None else []
         doorbell = Doorbell(self._own_bells[0], ()) if place is None else place.doorbell
         transport: SqlTransport[Waiter | None] = SqlTransport(
@@ -237,28 +241,44 @@ class Process:
 
     def hand_over(self) -> None:
         """Start another hub on this socket, and give way to it once it serves."""
-        if self._stopping.is_set():
+        if self._is_leaving or self._stopping.is_set():  # told twice: one successor is enough
             return
+        self._is_leaving = True
+        if self._is_succeeded():
+            self._end_by_and_by()
+        else:
+            self._is_leaving = False
+
+    def _is_succeeded(self) -> bool:
         _log.info("another hub is started to take over")
         try:
-            successor = Successor([self._listening.fileno()])
+            self._successor = Successor([self._listening.fileno()])
         except OSError as error:
             _log.error("it cannot be started, so this one goes on: %s", error)
-            return
-        if not successor.is_ready(_wait_to_read):
+            return False
+        is_ready = self._successor.is_ready(_wait_to_read)
+        if is_ready:
+            notify(os.environ, f"MAINPID={self._successor.pid}")
+        elif not self._stopping.is_set():
             _log.error("it did not start, so this one goes on; its own lines tell why")
-            return
-        notify(os.environ, f"MAINPID={successor.pid}")
-        self.give_way()
+        self._successor = None
+        return is_ready
 
     def give_way(self) -> None:
         """Accept no more, end the streams one after the other, then stop.
 
         Their clients come back to the other hub, with their cursors.
         """
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._end_by_and_by()
+
+    def _end_by_and_by(self) -> None:
         seconds = self._settings.drain
         _log.info("another hub accepts connections; the streams here end within %g s", seconds)
         self._broker.is_draining = True
+        if self._rotating is not None:  # the other hub does it now
+            self._rotating.kill()
         self._listener.stop()
         streams = list(self._broker.engine)
         self._listener.drain(_DRAIN)
@@ -290,6 +310,8 @@ class Process:
     def close(self) -> None:
         """Accept no more, answer what has begun, end the streams, write what is queued."""
         _log.info("the hub stops")
+        if self._successor is not None:
+            self._successor.abandon()
         if self._rotating is not None:
             self._rotating.kill()
         self._broker.is_draining = True
@@ -354,7 +376,18 @@ def _hub(
         websocket=settings.websocket,
         metrics=settings.metrics,
         note_figures=note_figures,
+        debugger=_debugger(settings) if settings.debugger else None,
     )
+
+
+def _debugger(settings: Settings) -> Pages:
+    known = features(
+        subscriptions=settings.subscriptions,
+        protocol=settings.protocol,
+        anonymous=settings.anonymous,
+        playground=settings.playground,
+    )
+    return Pages(known, token_for(settings.protocol, time.time)) if settings.playground else Pages(known)
 
 
 def _compress_from(settings: Settings) -> int | None:

@@ -93,7 +93,7 @@ class Rotation:
     def _is_large(self, path: Path) -> bool:
         if not self._rule.size:
             return False
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # whoever writes to it tells
             return path.stat().st_size >= self._rule.size
         return False
 

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Mapping, MutableMapping
 
+from hub.protocol.addresses import is_loopback
 from hub.server.listener import bind
 from hub.settings import SettingError, Settings
 
@@ -29,7 +30,20 @@ def listening_sockets(
     :param environment: may name sockets that are open already; those names are taken out of it.
     :raises SettingError: the address cannot be used.
     """
-    given = _given(os.environ if environment is None else environment)
+    found = _found(settings, count, os.environ if environment is None else environment)
+    public = [one.getsockname()[0] for one in found if not is_loopback(one.getsockname()[0])]
+    if settings.playground and public:
+        for one in found:
+            one.close()
+        raise SettingError(
+            f"MERCURE_PLAYGROUND: is for this machine only, and {public[0]} can be reached from others; "
+            "listen on 127.0.0.1 (MERCURE_LISTEN), or use MERCURE_DEBUGGER=1, which opens nothing to anybody"
+        )
+    return found
+
+
+def _found(settings: Settings, count: int, environment: MutableMapping[str, str]) -> list[socket.socket]:
+    given = _given(environment)
     if not given:
         return _bound(settings, count)
     try:

@@ -35,6 +35,7 @@ _WATCHED = (*_STOP, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
 _READY = b"ready"
 _START = 60.0  # seconds for a worker to start
 _END = 20.0  # seconds for the workers to stop, before they are killed
+_LOOK = 0.1  # seconds between two looks at the signals that wait
 _TRIES = 5  # starts that may fail one after the other before the hub gives up
 _LONGEST_PAUSE = 5.0
 
@@ -151,8 +152,9 @@ class Workers:
         except OSError as error:
             _log.error("it cannot be started, so this one goes on: %s", error)
             return False
-        if not successor.is_ready(lambda descriptor: bool(select.select([descriptor], [], [], _START)[0])):
-            _log.error("it did not start, so this one goes on; its own lines tell why")
+        if not successor.is_ready(_wait_to_read):
+            if not _is_told_to_stop():
+                _log.error("it did not start, so this one goes on; its own lines tell why")
             return False
         notify(os.environ, f"MAINPID={successor.pid}")
         for listening in self._sockets:
@@ -160,7 +162,9 @@ class Workers:
         _signal(self._pids, signal.SIGUSR2)
         deadline = time.monotonic() + self._settings.drain + _END
         while self._pids and time.monotonic() < deadline:
-            signal.sigtimedwait([signal.SIGCHLD], 0.5)
+            received = signal.sigtimedwait([signal.SIGCHLD, *_STOP], 0.5)
+            if received is not None and received.si_signo in _STOP:
+                break  # at once, then
             for worker in self._workers:
                 if worker.pid and os.waitpid(worker.pid, os.WNOHANG)[0]:
                     worker.pid = 0
@@ -283,6 +287,20 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _wait_to_read(descriptor: int) -> bool:
+    """Wait for a successor, but not when this hub is told to stop."""
+    deadline = time.monotonic() + _START
+    while time.monotonic() < deadline and not _is_told_to_stop():
+        if select.select([descriptor], [], [], _LOOK)[0]:
+            return True
+    return False
+
+
+def _is_told_to_stop() -> bool:
+    """Whether a signal that is kept back means the end."""
+    return not signal.sigpending().isdisjoint(_STOP)
 
 
 def _tell(fd: int, words: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from hub.transport import schema
 from hub.transport.interface import Entry
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_ROWS = (64, 16, 4, 1)  # of one statement of SQLite
 
 
 class Appender:
@@ -77,7 +79,7 @@ class Appender:
                 (
                     entry.sequence,
                     entry.update.id,
-                    _encode(entry.update.topics),
+                    _topics(entry.update.topics),
                     entry.update.data.encode(),
                     entry.update.private,
                     entry.update.type,
@@ -98,6 +100,15 @@ class Appender:
         return entries
 
 
+def _topics(topics: tuple[str, ...]) -> str:
+    return _single(topics) if len(topics) == 1 else _encode(topics)
+
+
+@lru_cache(maxsize=1024)  # most updates have one topic, and a topic has many updates
+def _single(topics: tuple[str]) -> str:
+    return _encode(topics)
+
+
 class Statement:
     """A compiled statement and the order of its parameters."""
 
@@ -109,12 +120,31 @@ class Statement:
         self._order = None if order is None else [self._names.index(name) for name in order]
         if self._order == list(range(len(self._names))):
             self._order = []
+        self._by_rows: dict[int, str] = {}
+        if engine.dialect.name == "sqlite" and self._order == [] and compiled.isinsert:
+            row = f", ({', '.join('?' * len(self._names))})"
+            self._by_rows = {rows: self._sql + row * (rows - 1) for rows in _ROWS}
 
     def run(self, cursor: Any, row: tuple[object, ...]) -> None:
         cursor.execute(self._sql, self._arranged(row))
 
     def run_many(self, cursor: Any, rows: Sequence[tuple[object, ...]]) -> None:
+        if self._by_rows:
+            self._run_in_blocks(cursor, rows)
+            return
         cursor.executemany(self._sql, rows if self._order == [] else [self._arranged(row) for row in rows])
+
+    def _run_in_blocks(self, cursor: Any, rows: Sequence[tuple[object, ...]]) -> None:
+        """Insert many rows with few statements.
+
+        SQLite's driver lets go of the interpreter for each step of a statement; with the event loop busy,
+        getting it back takes longer than to insert the row.
+        """
+        start = 0
+        for size, sql in self._by_rows.items():
+            while len(rows) - start >= size:
+                cursor.execute(sql, [value for row in rows[start : start + size] for value in row])
+                start += size
 
     def _arranged(self, row: tuple[object, ...]) -> object:
         if self._order is None:

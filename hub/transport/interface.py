@@ -38,7 +38,7 @@ class Page:
 class Size:
     """How much history there is, as far as that is cheap to tell.
 
-    :param updates: in the log.
+    :param updates: from the oldest to the newest; those between them that were discarded on demand still count.
     :param octets: that the database takes; ``None`` when it is not told.
     """
 
@@ -55,7 +55,7 @@ class Commit(Generic[Ticket]):
 
     :param entries: what is durable now; empty when the transaction failed, and when its updates come with a
         later commit, in their order among those of other processes.
-    :param tickets: what the callers of ``append`` gave, one for each update, in order.
+    :param tickets: what the callers of ``append`` and ``append_all`` gave, one for each call, in order.
     :param error: why the transaction failed.
     :param at: monotonic time of it in seconds; of one of another process, when it was read.
     """
@@ -91,8 +91,14 @@ class Transport(Protocol[Ticket]):
         :raises StorageError: the log cannot be opened.
         """
 
-    def append(self, update: Update, ticket: Ticket, presence: Presence | None = None) -> None:
+    def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update; the commit that answers it comes back through ``collect``."""
+
+    def append_all(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
+        """Queue updates that become durable together, one after the other, or not at all.
+
+        :param presence: becomes durable with them.
+        """
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call, in order, those of other processes on this log among them."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hub.protocol.update import Update
 from hub.transport import schema
 from hub.transport.append import Statement
 from hub.transport.interface import Presence
@@ -39,6 +40,31 @@ class PresenceWriter:
             self._delete.run(cursor, (change.key,))
             if change.record is not None:
                 self._insert.run(cursor, (change.key, self._seat, change.record))
+
+
+class Owed:
+    """Changes whose commit failed, with their updates: they come with the next one.
+
+    Nobody would try again, and a subscription that has ended would be listed as long as its process lives.
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, tuple[Sequence[Update], Presence]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_key)
+
+    def add(self, updates: Sequence[Update], change: Presence) -> None:
+        """Take note of a change; the end of what was never told of is forgotten with its beginning."""
+        before = self._by_key.pop(change.key, None)
+        if before is None or change.record is not None:
+            self._by_key[change.key] = updates, change
+
+    def take(self) -> list[tuple[Sequence[Update], Presence]]:
+        """All of them, in order; they are owed no more."""
+        owed = list(self._by_key.values())
+        self._by_key.clear()
+        return owed
 
 
 def others(connection: sa.Connection, seat: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +55,24 @@ def discard(connection: sa.Connection, retention: Retention, now: float, grace: 
         # Not younger than the grace; but what a clock published in the future does not stay for ever.
         and not now - grace < row.published_at <= now
     ]
-    if old:
-        connection.execute(
-            _DELETE_TOPIC,
-            [
-                {"hashed": schema.topic_hash(value), "at": row.sequence}
-                for row in old
-                for value in json.loads(row.topics)
-            ],
-        )
-        connection.execute(_DELETE_UPDATE, [{"at": row.sequence} for row in old])
-    return len(old)
+    return delete(connection, old) if old else 0
+
+
+def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:
+    """Discard updates, in a transaction that writes.
+
+    :param rows: at least one, with sequence and topics.
+    :returns: how many were still there.
+    """
+    connection.execute(
+        _DELETE_TOPIC,
+        [
+            {"hashed": schema.topic_hash(value), "at": row.sequence}
+            for row in rows
+            for value in json.loads(row.topics)
+        ],
+    )
+    return connection.execute(_DELETE_UPDATE, [{"at": row.sequence} for row in rows]).rowcount
 
 
 def return_space(connection: sa.Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -61,7 +62,16 @@ presence = Table(
     Column("record", Text, nullable=False),
 )
 
+# One row: which of the steps in hub.transport.migration these tables have behind them.
+version = Table(
+    "mercure_schema",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+)
 
+
+@lru_cache(maxsize=4096)
 def topic_hash(value: str) -> int:
     """A stable hash of a topic as a signed 64-bit integer."""
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)

@@ -10,11 +10,14 @@ import contextlib
 import fcntl
 import os
 import struct
+import threading
+import time
 from collections.abc import Iterator
 
 _TURN = 0  # the octet of the file whose lock is the turn to write
 _SEATS = 1  # the octet of the first seat
 _MOST = 1024
+_LOOK = 0.02  # seconds between two looks
 _GAP = 16  # free seats after which there is nobody any more
 
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
@@ -31,6 +34,7 @@ class Seats:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._own_turn = threading.Lock()  # the file's lock does not part the threads of a process
         self.own = -1
 
     def take(self) -> int:
@@ -60,14 +64,28 @@ class Seats:
             seat += 1
         return count
 
+    def wait(self, timeout: float) -> bool:
+        """Wait until no other process has the turn, as far as can be told from outside.
+
+        :param timeout: seconds to wait at most.
+        :returns: whether it is free.
+        """
+        deadline = time.monotonic() + timeout
+        while self._is_locked(_TURN):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK)
+        return True
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until no other process writes, and keep the others waiting meanwhile."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
-        try:
-            yield
-        finally:
-            self._unlock(_TURN)
+        """Wait until nobody else writes, and keep the others waiting meanwhile."""
+        with self._own_turn:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
+            try:
+                yield
+            finally:
+                self._unlock(_TURN)
 
     def close(self) -> None:
         """Let go of everything."""

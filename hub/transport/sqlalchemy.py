@@ -17,25 +17,28 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import presence, retention, schema
 from hub.transport.append import Appender
+from hub.transport.database import lock_path, make_engine, reason, writing
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
 from hub.transport.interface import Commit, Entry, Page, Presence, Size
-from hub.transport.presence import PresenceWriter
+from hub.transport.migration import migrate
+from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
 
 Ticket = TypeVar("Ticket")
-_Waiting = tuple[Update, Ticket, Presence | None]
+_Waiting = tuple[Sequence[Update], Ticket, Presence | None]
 
+_PATIENCE = 2.0  # seconds to wait for the turn before the log tells why
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_INTERVAL = 1.0
@@ -67,10 +70,7 @@ class SqlTransport(Generic[Ticket]):
         self._url = sa.make_url(url)
         self._retention = kept
         self._clock = clock
-        self._engine = sa.create_engine(self._url, pool_size=4, max_overflow=4)
-        if self._url.get_backend_name() == "sqlite":
-            sa.event.listen(self._engine, "connect", _configure_sqlite)
-            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._engine = make_engine(self._url)
         self._seats: Seats | None = None
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
@@ -83,6 +83,7 @@ class SqlTransport(Generic[Ticket]):
                 self._engine, doorbell, self._hand_over, self._is_crowded, self._companions
             )
         self._trimmed_at = 0.0
+        self._owed = Owed()
         self._failure: StorageError | None = None
 
     @property
@@ -93,28 +94,42 @@ class SqlTransport(Generic[Ticket]):
     def open(
         self, wake: Callable[[], None], backlog: Callable[[], int] = lambda: 0
     ) -> tuple[int, str | None]:
-        """Create what is missing in the database, take a seat and start the writer."""
+        """Bring the tables of the database up to date, take a seat and start the writer."""
         self._wake, self._backlog = wake, backlog
-        try:
-            with self._engine.connect() as connection, _writing(connection):
-                schema.metadata.create_all(connection)
-                if connection.scalar(sa.select(schema.position.c.id)) is None:
-                    connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
-            seats = Seats(f"{self._url.database}-lock")
-            seats.take()
-        except (SQLAlchemyError, OSError) as error:
-            self._engine.dispose()
-            raise self._error("opened", error) from None
-        self._seats = seats
+        self._seats = self._prepare()
         newest = self.newest()
         self._writer.start()
         if self._follower is not None:
             self._follower.start(newest[0])
         return newest
 
-    def append(self, update: Update, ticket: Ticket, presence: Presence | None = None) -> None:
+    def _prepare(self) -> Seats:
+        seats: Seats | None = None
+        try:
+            self._engine.connect().close()  # makes the file: it says better what is wrong with its folder
+            seats = Seats(lock_path(self._url))
+            if not seats.wait(_PATIENCE):
+                _log.warning("the hub waits until mercure-hub history has done its work on %s", self.place)
+            with seats.turn(), self._engine.connect() as connection, writing(connection):
+                migrate(connection)
+                seats.take()  # in one turn with it: who works on the database meanwhile needs to know of us
+        except (SQLAlchemyError, OSError, StorageError) as error:
+            self._engine.dispose()
+            if seats is not None:
+                seats.close()
+            if isinstance(error, StorageError):
+                raise
+            failure = self._error("opened", error)
+            raise StorageError(f"{failure}; check the path and who may write there") from None
+        return seats
+
+    def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update for the writer."""
-        self._waiting.put((update, ticket, presence))
+        self._waiting.put(((update,), ticket, None))
+
+    def append_all(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
+        """Queue updates for one transaction of the writer."""
+        self._waiting.put((updates, ticket, presence))
 
     def collect(self) -> list[Commit[Ticket]]:
         """The commits since the last call."""
@@ -175,7 +190,7 @@ class SqlTransport(Generic[Ticket]):
         if self._seats is None:
             return []
         try:
-            with self._engine.connect() as connection, _writing(connection):
+            with self._turn(), self._engine.connect() as connection, writing(connection):
                 return presence.adopt(connection, self._seats)
         except SQLAlchemyError as error:
             raise self._error("written", error) from None
@@ -185,7 +200,7 @@ class SqlTransport(Generic[Ticket]):
         return -1 if self._seats is None else self._seats.own
 
     def size(self) -> Size:
-        """How much history there is: the sequence has no gaps, so two look-ups tell."""
+        """How much history there is: places follow one another, so two look-ups tell; see ``Size``."""
         with self._reading() as connection:
             last = connection.scalar(sa.select(schema.position.c.last_sequence)) or 0
             first = connection.scalar(sa.select(sa.func.min(schema.update.c.sequence)))
@@ -211,7 +226,7 @@ class SqlTransport(Generic[Ticket]):
         """Nobody may publish to a hub that reports a failure: it has to find out itself that it is over."""
         table = schema.position
         try:
-            with self._engine.connect() as connection, _writing(connection):
+            with self._engine.connect() as connection, writing(connection):
                 connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
         except SQLAlchemyError as error:
             raise self._error("written", error) from None
@@ -255,7 +270,7 @@ class SqlTransport(Generic[Ticket]):
             raise self._error("read", error) from error
 
     def _error(self, participle: str, error: Exception) -> StorageError:
-        return StorageError(f"the database {self.place} cannot be {participle}: {_reason(error)}")
+        return StorageError(f"the database {self.place} cannot be {participle}: {reason(error)}")
 
     # What follows runs in the writer's thread.
 
@@ -266,7 +281,8 @@ class SqlTransport(Generic[Ticket]):
         while more:
             batch: list[_Waiting[Ticket]] = []
             try:
-                first = self._waiting.get(timeout=_TRIM_INTERVAL if self._retention.is_bounded else None)
+                is_restless = self._retention.is_bounded or self._owed
+                first = self._waiting.get(timeout=_TRIM_INTERVAL if is_restless else None)
                 more = first is not None
                 if first is not None:
                     batch.append(first)
@@ -277,8 +293,8 @@ class SqlTransport(Generic[Ticket]):
                     connection = self._engine.connect()
                     driver = connection.connection.driver_connection
                     pens = Appender(self._engine, driver), PresenceWriter(self._engine, self._seat)
-                if batch:
-                    more = self._commit(*pens, batch)
+                if batch or self._owed:
+                    more = self._commit(*pens, batch) and more
             except SQLAlchemyError as error:
                 self._fail(batch, error)
             else:
@@ -291,30 +307,37 @@ class SqlTransport(Generic[Ticket]):
 
         :returns: whether there will be more.
         """
-        characters = len(batch[0][0].data)
+        count = sum(len(updates) for updates, _, _ in batch)
+        characters = sum(_characters(updates) for updates, _, _ in batch)
         try:
-            while len(batch) < _MAX_BATCH and characters < _MAX_BATCH_CHARACTERS:
+            while count < _MAX_BATCH and characters < _MAX_BATCH_CHARACTERS:
                 waiting = self._waiting.get_nowait()
                 if waiting is None:
                     return False
                 batch.append(waiting)
-                characters += len(waiting[0].data)
+                count += len(waiting[0])
+                characters += _characters(waiting[0])
         except queue.Empty:
             pass
         return True
 
     def _commit(self, appender: Appender, present: PresenceWriter, batch: list[_Waiting[Ticket]]) -> bool:
         more = True
+        owed = self._owed.take()
         try:
             with self._turn():
-                more = self._fill(batch)  # now, for more has come while another process wrote
-                changes = [change for _, _, change in batch if change is not None]
+                if batch:
+                    more = self._fill(batch)  # now, for more has come while another process wrote
+                everything = [*owed, *((updates, change) for updates, _, change in batch)]
+                changes = [change for _, change in everything if change is not None]
                 entries = appender.append(
-                    [update for update, _, _ in batch],
+                    [update for updates, _ in everything for update in updates],
                     self._clock(),
                     (lambda cursor: present.write(cursor, changes)) if changes else None,
                 )
         except Exception as error:  # whatever it is: this thread must live on
+            for updates, change in owed if self._is_passing(error) else ():
+                self._owed.add(updates, change)
             self._fail(batch, error)
             return more
         self._failure = None
@@ -340,10 +363,21 @@ class SqlTransport(Generic[Ticket]):
         return contextlib.nullcontext() if self._seats is None else self._seats.turn()
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
+        is_known = self._failure is not None
         self._failure = self._error("written", error)
-        _log.error("%s", self._failure)
+        if batch or not is_known:  # what is tried again and again is told once
+            _log.error("%s", self._failure)
         if batch:
+            for updates, _, change in batch if self._is_passing(error) else ():
+                if change is not None:
+                    self._owed.add(updates, change)
             self._hand_over(Commit((), [ticket for _, ticket, _ in batch], self._failure))
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Whether the database is to blame and not what should be stored: a full disk, a lock."""
+        dialect = self._engine.dialect
+        own = getattr(dialect.loaded_dbapi, "OperationalError", OperationalError)
+        return isinstance(error, OperationalError | own)
 
     def _trim(self, connection: sa.Connection) -> None:
         """Discard one step of what is too old; the next step comes after the next batch."""
@@ -352,7 +386,7 @@ class SqlTransport(Generic[Ticket]):
             return
         grace = GRACE if self._companions() else 0.0
         try:
-            with self._turn(), _writing(connection):
+            with self._turn(), writing(connection):
                 discarded = retention.discard(connection, self._retention, now, grace)
             if discarded < retention.STEP:
                 self._trimmed_at = now
@@ -364,36 +398,5 @@ class SqlTransport(Generic[Ticket]):
             self._fail((), error)
 
 
-@contextlib.contextmanager
-def _writing(connection: sa.Connection) -> Iterator[None]:
-    """A transaction that takes the write lock at once, so that it cannot fail half-way for want of it."""
-    connection.info["writing"] = True
-    try:
-        with connection.begin():
-            yield
-    finally:
-        connection.info.pop("writing", None)
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("writing") else "BEGIN")
-
-
-def _configure_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin_sqlite
-    cursor = connection.cursor()
-    for pragma in (
-        "auto_vacuum = INCREMENTAL",  # counts when the file is created
-        "busy_timeout = 5000",
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "journal_size_limit = 16777216",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _reason(error: Exception) -> str:
-    """The database's own words; SQLAlchemy's would add the statement and its values."""
-    cause = getattr(error, "orig", None)
-    return str(cause if cause is not None else error).splitlines()[0]
+def _characters(updates: Sequence[Update]) -> int:
+    return sum(len(update.data) for update in updates)

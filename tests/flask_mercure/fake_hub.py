@@ -68,6 +68,9 @@ class FakeHub:
             def do_POST(self) -> None:
                 hub.handle(self)
 
+            def do_OPTIONS(self) -> None:
+                hub.handle(self)
+
             def do_GET(self) -> None:
                 hub.handle(self)
 

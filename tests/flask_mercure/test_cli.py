@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 from flask import Flask
 
-from flask_mercure import ConfigurationError, HubUnreachable, development, subscriber
+from flask_mercure import ConfigurationError, Event, Subscription, development
 from flask_mercure.cli import mercure
 from flask_mercure.configuration import read
 from flask_mercure.extension import state_of
@@ -184,36 +184,13 @@ def test_a_refusal_after_the_first_connection_ends_it(hub: FakeHub) -> None:
     assert "403" in result.stderr
 
 
-def test_the_first_connection_must_succeed(hub: FakeHub) -> None:
-    hub.answers = [Dropped()]
-    with pytest.raises(HubUnreachable):
-        next(subscriber.follow(hub.url, lambda: "a.b.c"))
-    assert len(hub.received) == 1
-
-
-def test_the_hub_says_how_long_to_wait(hub: FakeHub) -> None:
-    hub.answers = [
-        stream(b"data: 1\n\n"),
-        stream(b"retry: 250\n\n"),
-        stream(b"data: 2\n\n"),
-        stream(b"data: 3\n\n"),
-    ]
-    waits: list[float] = []
-    events = subscriber.follow(hub.url, lambda: "a.b.c", sleep=waits.append)
-    assert [next(events).data for _ in range(3)] == ["1", "2", "3"]
-    events.close()
-    assert waits == [2, 0.25, 0.25]
-
-
-def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> Iterator[object]:
-        yield from map(interrupt, "x")
-
-    def interrupt(_: str) -> None:
+def test_ctrl_c_is_quiet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: Subscription) -> Event:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subscriber, "follow", interrupted)
-    result = run(make_app(), "subscribe", "a")
+    hub.answers = [stream(b"data: 1\n\n")]
+    monkeypatch.setattr(Subscription, "__next__", interrupt)
+    result = run(make_app(URL=hub.url), "subscribe", "a")
     assert (result.exit_code, result.output) == (0, "")
 
 

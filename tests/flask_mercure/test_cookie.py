@@ -13,7 +13,7 @@ import pytest
 from flask import Flask, Response, redirect
 from werkzeug.test import create_environ, run_wsgi_app
 
-from flask_mercure import CookieError, Mercure, TokenError, URLPattern
+from flask_mercure import ConfigurationError, CookieError, Mercure, TokenError, URLPattern
 from tests.flask_mercure.fake_hub import SECRET, make_app
 
 Attributes = dict[str, str]
@@ -313,3 +313,66 @@ def test_it_needs_a_request() -> None:
     mercure = Mercure()
     with make_app(mercure).app_context(), pytest.raises(RuntimeError, match="request context"):
         mercure.set_cookie(Response(), ["a"])
+
+
+def test_a_partitioned_cookie_is_for_frames_of_other_sites() -> None:
+    config = {**SITE, "COOKIE_PARTITIONED": True}
+    line = cookie_line(config, "https://site.example", subscribe=["a"])
+    _, _, attributes = parsed(line)
+    assert line.endswith("; Partitioned")
+    assert (attributes["samesite"], attributes["secure"]) == ("None", "")
+    cleared = cookie_line(config, "https://site.example", clear=True)
+    assert cleared.endswith("; Partitioned")  # or the browser looks for it in the other jar
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"COOKIE_SECURE": False, "COOKIE_NAME": "m"}, "refuse a Partitioned cookie without Secure"),
+        ({"COOKIE_SAMESITE": "Strict"}, "MERCURE_COOKIE_SAMESITE is 'Strict'"),
+        ({"COOKIE_SAMESITE": "Lax"}, "there browsers send only SameSite=None"),
+        ({"COOKIE_SAMESITE": None}, "MERCURE_COOKIE_SAMESITE is None"),
+    ],
+)
+def test_a_partitioned_cookie_that_browsers_refuse_or_keep_back(
+    config: Mapping[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_app(None, **SITE, COOKIE_PARTITIONED=True, **config)
+    assert words in "\n".join(caught.value.problems)
+
+
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize(
+    ("given", "control", "vary"),
+    [
+        ({}, {"private"}, {"Cookie"}),
+        ({"Cache-Control": "public, s-maxage=5, max-age=9"}, {"private", "max-age=9"}, {"Cookie"}),
+        ({"Cache-Control": "no-store", "Vary": "Accept"}, {"no-store", "private"}, {"Accept", "Cookie"}),
+        ({"Vary": "*"}, {"private"}, {"*"}),
+        ({"Vary": "cookie", "CDN-Cache-Control": "max-age=60"}, {"private"}, {"cookie"}),
+    ],
+)
+def test_a_response_with_the_cookie_is_for_one_browser(
+    given: Mapping[str, str], control: set[str], vary: set[str], clear: bool
+) -> None:
+    mercure = Mercure()
+    response = Response(headers=dict(given))
+    with make_app(mercure, **SITE).test_request_context(base_url="https://site.example"):
+        if clear:
+            mercure.clear_cookie(response)
+        else:
+            mercure.set_cookie(response, ["a"])
+    assert {one.strip() for one in response.headers["Cache-Control"].split(",")} == control
+    assert {one.strip() for one in response.headers["Vary"].split(",")} == vary
+    assert "CDN-Cache-Control" not in response.headers
+
+
+def test_a_cookie_of_the_same_name_for_other_paths_stays() -> None:
+    mercure = Mercure()
+    response = Response()
+    response.set_cookie("__Secure-mercure_access_token", "x", path="/other")
+    with make_app(mercure, **SITE).test_request_context(base_url="https://site.example"):
+        mercure.set_cookie(response, ["a"])
+        mercure.set_cookie(response, ["b"])
+    assert len(response.headers.getlist("Set-Cookie")) == 2

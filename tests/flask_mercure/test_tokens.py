@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from flask_mercure import ConfigurationError, InvalidArgument, Mercure, TokenError, TokenFactory, URLPattern
 from flask_mercure.extension import state_of
-from flask_mercure.token_source import PublisherToken, TokenSource, expiry
+from flask_mercure.token_source import PublisherSource, PublisherToken, TokenSource, expiry
 from hub.protocol import keys
 from hub.protocol.access_token import DETAIL_TYPE, Issuer, TokenVerifier
 from hub.protocol.access_token import Protocol as HubProtocol
@@ -408,6 +408,11 @@ class Clock:
         return self.now
 
 
+def source_of(factory: object) -> PublisherSource:
+    tokens = TokenSource(factory)
+    return PublisherSource(lambda: tokens.create(publish=["*"]), "the token factory")
+
+
 def counting(clock: Clock, lifetime: float | None) -> tuple[PublisherToken, list[int]]:
     made: list[int] = []
 
@@ -419,7 +424,7 @@ def counting(clock: Clock, lifetime: float | None) -> tuple[PublisherToken, list
             claims["exp"] = clock() + lifetime
         return jwt.encode(claims, SECRET)
 
-    return PublisherToken(TokenSource(factory), 100, clock), made
+    return PublisherToken(source_of(factory), 100, clock), made
 
 
 @pytest.mark.parametrize(("lifetime", "kept"), [(3600, 3540), (100, 90), (None, 100)])
@@ -448,7 +453,7 @@ def test_a_refused_token_is_forgotten_once() -> None:
 
 def test_a_publishers_token_that_has_expired() -> None:
     tokens, _ = counting(Clock(), 0)
-    with pytest.raises(TokenError, match="expired already"):
+    with pytest.raises(TokenError, match="the token factory, to publish with, has expired at"):
         tokens.get()
 
 
@@ -471,7 +476,7 @@ def test_a_factory_that_fails_is_asked_again() -> None:
     def factory(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> str:
         return answers.pop(0)()
 
-    tokens = PublisherToken(TokenSource(factory), 100)
+    tokens = PublisherToken(source_of(factory), 100)
     with pytest.raises(TokenError):
         tokens.get()
     assert tokens.get().count(".") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -13,12 +14,16 @@ import pytest
 
 from hub.endpoints.health import ready
 from hub.endpoints.hub import Hub
-from hub.protocol.errors import REFUSALS, StorageError
+from hub.protocol import errors
+from hub.protocol.errors import StorageError
+from hub.protocol.sections import REFUSALS, Section
 from hub.transport.sqlalchemy import SqlTransport
-from tests.hub.running import SECRET, RunningHub, read_reply, running_hub
+from tests.hub.running import HUB_PATH, SECRET, RunningHub, read_reply, running_hub
 from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import Samples, of, samples
 from tests.server.test_workers import ENOUGH, many, workers
+
+SOURCE = Path(errors.__file__).parents[1]
 
 
 def scrape(port: int) -> Samples:
@@ -116,19 +121,46 @@ def test_what_happens_is_counted(folder: Path) -> None:
         assert total(found, "mercure_subscribers_connected") == 0
 
 
+def test_a_batch_is_one_request_of_many_updates(folder: Path) -> None:
+    with running_hub(folder, metrics=1) as hub:
+        reply = hub.request(
+            "POST",
+            HUB_PATH,
+            {"Content-Type": "application/json", "Authorization": f"Bearer {hub.token()}"},
+            b'[{"topic": "t"}, {"topic": "t"}, {"topic": "u"}]',
+        )
+        assert reply.status == 200
+        found = wait_for(hub.port, "mercure_delivery_seconds_count", 3)
+        assert found[of("mercure_updates_total")] == 3
+        assert found[of("mercure_publish_seconds_count")] == 1
+
+
+def test_every_refusal_of_a_token_can_be_counted() -> None:
+    """A section that the code names and the table lacks would be counted as another one."""
+    named = set()
+    for file in ("protocol/access_token.py", "protocol/issuer.py", "endpoints/authorization.py"):
+        named |= set(re.findall(r"\bSection\.([A-Z_]+)", (SOURCE / file).read_text(encoding="utf-8")))
+    left = [errors.AuthorizationError]
+    while left:
+        kind = left.pop()
+        left += kind.__subclasses__()
+        named.add(kind.section.name)
+    assert named == {section.name for section in REFUSALS}
+
+
 def test_refused_tokens_by_cause(folder: Path) -> None:
     with running_hub(folder, metrics=1, protocol="1.0") as hub:
         wrong = RunningHub(hub.port, secret=SECRET + "!")
         for token, cause in (
-            (None, "missing"),
-            ("x", "malformed"),
-            (wrong.token(), "signature"),
-            (hub.token(iss="urn:other"), "iss"),
-            (hub.token(aud="https://other.example/"), "aud"),
-            (hub.token(lifetime=-5), "expired"),
-            (hub.old_token(publish=["*"]), "typ"),
-            (hub.token(authorization_details=5), "claims"),
-            (hub.token(publish=["other"]), "scope"),
+            (None, Section.TOKEN_MISSING),
+            ("x", Section.TOKEN_MALFORMED),
+            (wrong.token(), Section.SIGNATURE),
+            (hub.token(iss="urn:other"), Section.ISSUER),
+            (hub.token(aud="https://other.example/"), Section.AUDIENCE),
+            (hub.token(lifetime=-5), Section.TOKEN_EXPIRED),
+            (hub.old_token(publish=["*"]), Section.GENERATION),
+            (hub.token(authorization_details=5), Section.TOKEN_CLAIMS),
+            (hub.token(publish=["other"]), Section.SCOPE),
         ):
             assert cause in REFUSALS
             before = scrape(hub.port)

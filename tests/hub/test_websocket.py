@@ -177,6 +177,9 @@ class TestOrigins:
             for stranger in ("https://evil.example", "null", "https://friend.example.evil.example"):
                 detail = refused(hub, {"match": "a"}, 403, origin=stranger)
                 assert "MERCURE_CORS_ORIGINS" in detail
+        with running_hub(folder, anonymous=1, cors_origins="http://localhost:*") as hub:
+            assert self.sees(hub, "http://localhost:5173") == both
+            refused(hub, {"match": "a"}, 403, origin="http://localhost.evil.example:5173")
         with running_hub(folder, anonymous=1, cors_origins="* https://friend.example") as hub:
             assert self.sees(hub, "https://friend.example") == both
             assert self.sees(hub, "https://evil.example") == self.sees(hub, "null") == public

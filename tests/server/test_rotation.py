@@ -148,3 +148,25 @@ def test_another_process_renames_and_no_line_is_lost(log: Path) -> None:
                 logs.reopen()
     found = [word for path in log.parent.iterdir() for word in last_words(path)]
     assert sorted(found) == sorted(f"n{number}" for number in range(100))
+
+
+def test_lines_go_on_into_the_old_file_while_a_new_one_cannot_be_opened(
+    tmp_path: Path, log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    path, moved = folder / "hub.log", tmp_path / "moved"
+    logs.configure("info", "text", str(path))
+    write("before")
+    folder.rename(moved)
+    for number in range(3):
+        write(f"n{number}")
+        logs.reopen()
+    Rotation([path], RotationRule(size=1), NOON).check(NOON)
+    assert last_words(moved / "hub.log") == ["before", "n0", "n1", "n2"]
+    told = capsys.readouterr().err
+    assert told.count("cannot be opened anew: No such file or directory") == 1
+    assert len(told.splitlines()) == 1
+    folder.mkdir()
+    write("after")
+    assert last_words(path) == ["after"]

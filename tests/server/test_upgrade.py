@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from hub.server.handover import tell_predecessor
+from hub.settings import SettingError
 from tests.hub.running import HUB_PATH, RunningHub
+from tests.hub.test_metrics import free_port
 from tests.server.test_workers import Workers, many, until, workers
 
 
@@ -149,3 +152,86 @@ def test_a_successor_that_cannot_start_changes_nothing(folder: Path) -> None:
         assert hub.child.stderr is not None
         os.set_blocking(hub.child.stderr.fileno(), False)
         assert "there is no such setting" in hub.child.stderr.read()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_readiness_tells_of_both_hubs_while_one_gives_way(folder: Path, count: int) -> None:
+    port = free_port()
+    with workers(folder, count, MERCURE_DRAIN="600", MERCURE_METRICS_LISTEN=f"127.0.0.1:{port}") as hub:
+        watched = RunningHub(port)
+
+        def answers(path: str) -> set[int]:
+            return {watched.get(path=path).status for _ in range(200)}  # each by a connection of its own
+
+        stream = hub.subscribe({"match": "t"})
+        assert answers("/readyz") == {200}
+        hub.child.send_signal(signal.SIGUSR2)
+        wait_for_lines(hub, "another hub accepts connections", count)
+        assert answers("/readyz") == {200, 503}
+        assert answers("/livez") == {200}
+        hub.child.terminate()
+        assert hub.child.wait(30) == 0
+        assert stream.ended()
+        assert answers("/readyz") == {200}
+        os.kill(pid_of_listener(hub.port), signal.SIGTERM)
+        wait_for_end(hub.port)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_is_told_twice_starts_one_successor(folder: Path, count: int) -> None:
+    with workers(folder, count, MERCURE_DRAIN="1") as hub:
+        streams = many(hub, count=6)
+        for words in ("another hub is started", "another hub accepts connections"):
+            hub.child.send_signal(signal.SIGUSR2)
+            wait_for_lines(hub, words, 1)
+            hub.child.send_signal(signal.SIGUSR2)
+        assert hub.child.wait(30) == 0
+        assert all(stream.ended() for stream in streams)
+        hub.send("t")
+        os.kill(pid_of_listener(hub.port), signal.SIGTERM)
+        wait_for_end(hub.port)
+        text = hub.log.read_text(encoding="utf-8")
+        assert text.count("another hub is started") == 1
+        assert text.count("listens on") == 2
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_stops_while_its_successor_starts_leaves_none(folder: Path, count: int) -> None:
+    with workers(folder, count) as hub:
+        hub.child.send_signal(signal.SIGUSR2)
+        wait_for_lines(hub, "another hub is started", 1)
+        hub.child.terminate()
+        assert hub.child.wait(30) == 0
+        wait_for_end(hub.port)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_is_told_to_stop_ends_its_streams_at_once(folder: Path, count: int) -> None:
+    with workers(folder, count, MERCURE_DRAIN="600") as hub:
+        streams = many(hub, count=6)
+        hub.child.send_signal(signal.SIGUSR2)
+        wait_for_lines(hub, "another hub accepts connections", count)
+        hub.child.terminate()
+        assert hub.child.wait(30) == 0
+        assert all(stream.ended() for stream in streams)
+        hub.send("t")
+        os.kill(pid_of_listener(hub.port), signal.SIGTERM)
+        wait_for_end(hub.port)
+
+
+def test_a_successor_whose_predecessor_died_says_so() -> None:
+    listens, tells = os.pipe()
+    os.close(listens)
+    with pytest.raises(SettingError, match="has stopped; start it anew"):
+        tell_predecessor({"MERCURE_HUB_READY": str(tells)})
+    with pytest.raises(OSError):
+        os.fstat(tells)
+
+
+def wait_for_end(port: int) -> None:
+    """Wait until no process listens on a port any more."""
+    deadline = time.monotonic() + 20
+    with pytest.raises(ValueError):
+        while pid_of_listener(port):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

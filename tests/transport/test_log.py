@@ -185,6 +185,20 @@ def test_two_hubs_on_one_file_share_the_sequence(open_log: Opener) -> None:
         assert [entry for entry in logs[0].everything() if entry.update.id == str(id(log))] == own
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 63, 64, 65, 149])
+def test_a_batch_of_any_size_keeps_its_order_and_its_topics(open_log: Opener, count: int) -> None:
+    """A statement takes up to 64 rows; what is left over goes into smaller ones."""
+    log = open_log()
+    batch = [update(f"a{number}", "all", id=str(number)) for number in range(count)]
+    entries = log.append(*batch)
+    assert [entry.update for entry in log.everything()] == batch
+    assert [entry.sequence for entry in entries] == list(range(1, count + 1))
+    for number in (0, count // 2, count - 1):
+        found = log.transport.read(0, count, [f"a{number}"], 1000).entries
+        assert [entry.update.id for entry in found] == [str(number)]
+    assert len(log.transport.read(0, count, ["all"], 1000).entries) == count
+
+
 def test_close_commits_what_is_queued(open_log: Opener) -> None:
     log = open_log()
     for ticket in range(2500):
@@ -317,7 +331,8 @@ class TestUnopenable:
     def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
         path = tmp_path / "nowhere" / "mercure.db"
         assert self.refused(f"sqlite:///{path}") == (
-            f"the database sqlite:///{path} cannot be opened: unable to open database file"
+            f"the database sqlite:///{path} cannot be opened: unable to open database file; "
+            "check the path and who may write there"
         )
 
     def test_a_directory(self, tmp_path: Path) -> None:
@@ -359,3 +374,17 @@ def test_nothing_is_logged_when_all_is_well(log: Log, caplog: pytest.LogCaptureF
     caplog.set_level(logging.DEBUG, "hub")
     log.append(update())
     assert caplog.records == []
+
+
+def test_updates_that_are_appended_together_share_their_fate(log: Log) -> None:
+    log.transport.append_all([update(data="1"), update(data="2")], 7)
+    (commit,) = log.wait(1)
+    assert commit.tickets == [7]
+    assert [entry.update.data for entry in commit.entries] == ["1", "2"]
+    with broken(log.path):
+        log.transport.append_all([update(data="3"), update(data="4")], 8)
+        (failed,) = log.wait(1)
+    assert (failed.tickets, failed.entries) == ([8], ())
+    assert failed.error is not None
+    log.append(update(data="5"))
+    assert [entry.update.data for entry in log.everything()] == ["1", "2", "5"]

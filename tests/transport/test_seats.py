@@ -98,6 +98,22 @@ def test_a_turn_waits_for_the_other_process(tmp_path: Path) -> None:
         waits.join()
 
 
+def test_a_turn_waits_for_the_other_thread(tmp_path: Path) -> None:
+    got = threading.Event()
+    with closing(Seats(str(tmp_path / "lock"))) as seats:
+
+        def wait() -> None:
+            with seats.turn():
+                got.set()
+
+        waits = threading.Thread(target=wait)
+        with seats.turn():
+            waits.start()
+            assert not got.wait(0.05)
+        assert got.wait(10)
+        waits.join()
+
+
 def test_the_turn_ends_with_an_error(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     with closing(Seats(path)) as first, closing(Seats(path)) as second:

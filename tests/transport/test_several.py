@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from hub.transport.doorbell import Doorbell, bells
 from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
+from hub.transport.seats import Seats
 from tests.transport.log import Log, beside, update
 
 PATIENCE = 30.0
@@ -184,13 +186,45 @@ def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCap
     assert "updates 1 to 10 were discarded" in caplog.text
 
 
+def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) -> None:
+    path = tmp_path / "hub.db"
+    with several(path, 1) as (writer,):
+        opened = threading.Event()
+        turns = 0
+
+        def write() -> None:
+            nonlocal turns
+            with closing(Seats(f"{path}-lock")) as seats, beside(path) as database:
+                while not opened.is_set():
+                    with seats.turn():
+                        database.execute("BEGIN IMMEDIATE")
+                        opened.wait(0.05)
+                        database.execute("COMMIT")
+                    turns += 1
+                    time.sleep(0.002)  # or the kernel lets nobody else have it
+
+        writes = threading.Thread(target=write)
+        writes.start()
+        try:
+            late = Log(path)
+            late.open()
+            assert late.transport.adopt() == []
+        finally:
+            opened.set()
+            writes.join()
+        late.close()
+        assert turns < 12
+        writer.transport.append(update(), 1)
+        writer.has(1, 1)
+
+
 def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
-        first.transport.append(update(id="came"), 0, Presence("key", "record"))
+        first.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
         second.until(lambda: second.ids == ["came"])
         assert second.transport.others() == ["record"]
         assert first.transport.others() == []
-        first.transport.append(update(id="went"), 1, Presence("key", None))
+        first.transport.append_all((update(id="went"),), 1, Presence("key", None))
         second.until(lambda: second.ids == ["came", "went"])
         assert second.transport.others() == []
 
@@ -198,18 +232,69 @@ def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path)
 def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
         for number in range(50):
-            first.transport.append(update(id="came"), number, Presence(str(number), f"record {number}"))
-            first.transport.append(update(id="went"), number, Presence(str(number), None))
-        first.transport.append(update(id="stays"), 50, Presence("stays", "stays"))
+            first.transport.append_all(
+                (update(id="came"),), number, Presence(str(number), f"record {number}")
+            )
+            first.transport.append_all((update(id="went"),), number, Presence(str(number), None))
+        first.transport.append_all((update(id="stays"),), 50, Presence("stays", "stays"))
         second.until(lambda: len(second.entries) == 101)
         assert second.transport.others() == ["stays"]
+
+
+@contextmanager
+def no_table(path: Path, name: str) -> Iterator[None]:
+    """A database with an error that passes, as that of a full disk does."""
+    with beside(path) as database:
+        database.execute(f"ALTER TABLE {name} RENAME TO elsewhere")
+        yield
+        database.execute(f"ALTER TABLE elsewhere RENAME TO {name}")
+
+
+@pytest.mark.parametrize("comes", ["an update", "nothing"])
+def test_presence_that_could_not_be_written_is_written_later(
+    tmp_path: Path, comes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "hub.db"
+    with closing(Log(path)) as log, closing(Log(path)) as other:
+        log.open()
+        other.open()
+        log.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
+        log.wait(1)
+        with no_table(path, "mercure_update"):
+            log.transport.append_all((update(id="went"),), 1, Presence("key", None))
+            assert log.wait(1)[0].error is not None
+            log.transport.append_all((update(id="briefly"),), 2, Presence("brief", "record"))
+            assert log.wait(1)[0].error is not None
+            log.transport.append_all((update(id="briefly"),), 3, Presence("brief", None))
+            log.transport.append_all((update(id="late"),), 4, Presence("late", "late"))
+            log.transport.append(update(id="refused"), 5)
+            assert all(commit.error is not None for commit in log.wait(3))
+            time.sleep(1.1)  # it is tried again meanwhile
+        expected = ["came", "went", "late"]
+        if comes == "an update":
+            log.append(update(id="next"))
+            expected.append("next")
+        deadline = time.monotonic() + PATIENCE
+        while other.transport.others() != ["late"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert [entry.update.id for entry in log.everything()] == expected
+        assert len(caplog.messages) <= 5
+
+
+def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -> None:
+    with closing(Log(tmp_path / "hub.db")) as log:
+        log.open()
+        log.transport.append_all((update(data="\ud800"),), 1, Presence("key", "record"))
+        assert log.wait(1)[0].error is not None
+        assert [entry.update.id for entry in log.append(update(id="next"))] == ["next"]
 
 
 def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 3) as (dies, first, second):
-        dies.transport.append(update(id="a"), 0, Presence("of the dead", "dead"))
-        first.transport.append(update(id="b"), 0, Presence("of the living", "living"))
+        dies.transport.append_all((update(id="a"),), 0, Presence("of the dead", "dead"))
+        first.transport.append_all((update(id="b"),), 0, Presence("of the living", "living"))
         second.until(lambda: len(second.entries) == 2)
         assert second.transport.adopt() == []
         dies.close()
@@ -220,7 +305,7 @@ def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> Non
 def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 1) as (crashes,):
-        crashes.transport.append(update(id="a"), 0, Presence("key", "record"))
+        crashes.transport.append_all((update(id="a"),), 0, Presence("key", "record"))
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 2) as (first, second):
         assert [first.transport.adopt(), second.transport.adopt()] == [["record"], []]

@@ -1,0 +1,1 @@
+"""Measures the hub beside a floor and beside other hubs; see docs/performance.md."""

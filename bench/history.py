@@ -1,0 +1,91 @@
+"""A database with a long history, filled by the hub's own statements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from hub.protocol.update import Update
+from hub.transport.append import Appender
+from hub.transport.sqlalchemy import Retention, SqlTransport
+
+NEWEST = "newest"
+"""Topic of the last ten updates."""
+
+RARE = "https://example.com/rare/1"
+"""Topic of ten updates that lie far apart."""
+
+RARE_PATTERN = "https://example.com/rare/:id"
+
+EVENTS = 10
+_BATCH = 10_000
+_OTHERS = 1000  # topics of all the other updates
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A filled database.
+
+    :param url: for MERCURE_TRANSPORT_URL.
+    :param behind: id of the update before the last ten.
+    """
+
+    url: str
+    behind: str
+
+
+def filled(folder: Path, size: int) -> History:
+    """The history with so many updates; made once in a folder.
+
+    Each update's data begins as ``sseload`` expects it: its running number within its topic.
+    """
+    path = folder / f"history-{size}.db"
+    url = f"sqlite:///{path}"
+    if not path.exists():
+        _fill(path, size)
+    return History(url, _id(size - EVENTS))
+
+
+def _fill(path: Path, size: int) -> None:
+    partial = path.with_suffix(".partial")
+    url = f"sqlite:///{partial}"
+    empty: SqlTransport[None] = SqlTransport(url, Retention(), time.time)  # makes the tables
+    empty.open(lambda: None)
+    empty.close()
+    engine = sa.create_engine(url)
+    connection = engine.raw_connection()
+    try:
+        driver = connection.driver_connection
+        assert driver is not None
+        driver.isolation_level = None
+        driver.execute("PRAGMA synchronous = OFF")
+        appender = Appender(engine, driver)
+        updates = _updates(size)
+        while batch := list(islice(updates, _BATCH)):
+            appender.append(batch, time.time())
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.close()
+        engine.dispose()
+    partial.rename(path)
+
+
+def _updates(size: int) -> Iterator[Update]:
+    distance = size // EVENTS
+    for number in range(1, size + 1):
+        if number > size - EVENTS:
+            topic, within = NEWEST, number - (size - EVENTS)
+        elif number % distance == 1:
+            topic, within = RARE, number // distance + 1
+        else:
+            topic, within = f"https://example.com/others/{number % _OTHERS}", number
+        yield Update((topic,), f"T{within:016x}".ljust(200, "x"), _id(number), False, None, None)
+
+
+def _id(number: int) -> str:
+    return f"urn:uuid:00000000-0000-4000-8000-{number:012x}"

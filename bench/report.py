@@ -1,0 +1,139 @@
+"""Writes what was measured: a table in Markdown, a picture for each row, everything as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import machine, plot
+from bench.model import FLOOR, HUB, Line, Row, Target, number
+
+LIMIT = 0.85
+"""Share of a core from which on the load generator is the limit."""
+
+_BEGIN, _END = "<!-- table: written by bench/publish.py -->", "<!-- end of the table -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A whole measurement.
+
+    :param command: that was given.
+    :param started: date and time, UTC.
+    :param size: full, quick or smoke.
+    :param runs: of each case.
+    :param absent: hubs that were not there, in words.
+    """
+
+    command: str
+    started: str
+    size: str
+    runs: int
+    machine: Mapping[str, str]
+    rows: Sequence[Row]
+    absent: Sequence[str] = ()
+
+
+def write(outcome: Outcome, folder: Path) -> None:
+    """Write ``results.json``, ``table.md`` and a picture for each row."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(_lines(asdict(outcome)))
+    (folder / "table.md").write_text(markdown(outcome))
+    for row in outcome.rows:
+        if row.lines:
+            (folder / f"{row.name}.svg").write_text(plot.svg(row))
+
+
+def _lines(content: dict[str, Any]) -> str:
+    """JSON with a line for each run: some hundred, which a person may want to compare."""
+    rows = []
+    for row in content["rows"]:
+        runs = ",\n".join(json.dumps(one) for one in row["runs"])
+        rows.append(json.dumps({**row, "runs": []})[:-3] + f"[\n{runs}\n]}}")
+    head = json.dumps({**content, "rows": []}, indent=1)
+    return head.replace('"rows": []', '"rows": [\n' + ",\n".join(rows) + "\n]", 1) + "\n"
+
+
+def read(path: Path) -> Outcome:
+    """Read ``results.json`` again."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    rows = [Row(**{**row, "lines": [_line(line) for line in row["lines"]]}) for row in content["rows"]]
+    return Outcome(**{**content, "rows": rows})
+
+
+def _line(content: dict[str, Any]) -> Line:
+    target = content["target"]
+    return Line(**{**content, "target": None if target is None else Target(**target)})
+
+
+def markdown(outcome: Outcome, pictures: str = "") -> str:
+    """The table, with what has to be known about it.
+
+    :param pictures: folder of the pictures as the page names it, to link them; empty for none.
+    """
+    peers = _peers(outcome.rows)
+    small = "" if outcome.size == "full" else f", of {outcome.size} size; the targets are for full size"
+    parts = [
+        f"Measured on {outcome.started}: {machine.sentence(dict(outcome.machine))}. "
+        f"Each figure is the median of {outcome.runs} run{'s' if outcome.runs > 1 else ''}"
+        f"{small}."
+    ]
+    if outcome.absent:
+        parts.append("\n".join(f"- {words}" for words in outcome.absent))
+    head = ["what", HUB, *peers, "ratio", "target", ""]
+    table = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(peers) + 2) + "---|---|"]
+    notes: list[str] = []
+    for row in outcome.rows:
+        title = f"[{row.title}]({pictures}/{row.name}.svg)" if pictures and row.lines else row.title
+        tail = f": *not measured: {row.skipped}*" if row.skipped else ""
+        table.append(f"| **{title}**{tail} |" + " |" * (len(head) - 1))
+        table += [_cells(row, line, peers) for line in row.lines]
+        notes += [f"- {row.title}: {note}" for note in [*row.notes, *_limits(row)]]
+    parts.append("\n".join(table))
+    if notes:
+        parts.append("\n".join(notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _peers(rows: Sequence[Row]) -> list[str]:
+    names = dict.fromkeys(name for row in rows for line in row.lines for name in line.values)
+    others = [name for name in names if name not in (HUB, FLOOR)]
+    return [name for name in (FLOOR, *others) if name in names]
+
+
+def _cells(row: Row, line: Line, peers: Sequence[str]) -> str:
+    medians = [line.median(name) for name in (HUB, *peers)]
+    ratio, met = row.ratio(line), row.is_met(line)
+    cells = [
+        f"{line.case}: {line.title}",
+        *("" if value is None else number(value) for value in medians),
+        "" if ratio is None else f"{ratio:.2f}",
+        "" if line.target is None else line.target.words(),
+        "" if met is None else "met" if met else "**missed**",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _limits(row: Row) -> list[str]:
+    limited = [line for line in row.lines if line.generator is not None and line.generator >= LIMIT]
+    return [
+        f"the load generator used {line.generator:.0%} of a core in “{line.case}: {line.title}” and may be "
+        "its limit"
+        for line in limited
+    ]
+
+
+def refresh(page: Path, table: str) -> None:
+    """Put a table between the two marks of a page.
+
+    :raises ValueError: the page does not have them.
+    """
+    text = page.read_text()
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no {_BEGIN} and {_END} to put the table between")
+    page.write_text(f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")

@@ -1,0 +1,64 @@
+"""The rows of the table: a subject each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.context import Bench
+from bench.model import Case
+from bench.rows import fanout, idle, matchers, matching, publishing, replay, workers
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A row before it is measured.
+
+    :param build: makes its cases; may raise ``Skipped``.
+    :param notes: what a reader has to know.
+    """
+
+    name: str
+    title: str
+    build: Callable[[Bench], Sequence[Case]]
+    notes: Sequence[str] = ()
+
+
+SUBJECTS = (
+    Subject("fanout", "Fan-out", fanout.fanout),
+    Subject("burst", "Burst", fanout.burst, ["the floor sends each update by itself; hubs join what waits"]),
+    Subject("private", "A private topic and a token for each", matching.private),
+    Subject("patterns", "Patterns", matching.patterns),
+    Subject("connect", "Connecting and being there", idle.connect, ["nchan checks no token, and keeps none"]),
+    Subject(
+        "publish", "Publishing", publishing.publish,
+        ["our hub answers after a commit with `synchronous=FULL`; nchan is not durable"],
+    ),
+    Subject("replay", "Coming back", replay.replay),
+    Subject("latency", "Latency", fanout.latency),
+    Subject("idle", "Idle", idle.idle),
+    Subject("stalled", "Subscribers that read nothing", fanout.stalled),
+    Subject("bodies", "Large updates", publishing.bodies),
+    Subject("topics", "Many topics", publishing.topics),
+    Subject("tokens", "Tokens with many matchers", matchers.tokens),
+    Subject("matchers", "Subscribers with many matchers", matchers.subscribers),
+    Subject("scan", "Earliest by a pattern", replay.scan),
+    Subject("workers", "Two processes", workers.workers),
+)  # fmt: skip
+
+GROUPS = {"cliffs": ("bodies", "topics", "tokens", "matchers", "scan")}
+
+
+def chosen(words: str) -> list[Subject]:
+    """The subjects that a list with commas names.
+
+    :raises ValueError: there is no such subject.
+    """
+    if not words:
+        return list(SUBJECTS)
+    names = [name for word in words.split(",") for name in GROUPS.get(word, (word,))]
+    known = {subject.name for subject in SUBJECTS}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is no row; there are {', '.join([*sorted(known), *GROUPS])}")
+    return [subject for subject in SUBJECTS if subject.name in names]

@@ -1,0 +1,78 @@
+"""Coming back: how long until a subscriber has what it missed, by the size of the history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.context import Bench, field, on, size_options
+from bench.generator import Result, sseload
+from bench.history import EVENTS, NEWEST, RARE, RARE_PATTERN, filled
+from bench.hubs import Running
+from bench.model import Case, Figure, Target
+from bench.tokens import Matcher
+
+
+@dataclass(frozen=True, slots=True)
+class _Return:
+    """A way of coming back.
+
+    :param limit: ms that the last event may take, or ``None``.
+    :param is_tail: from the update before the last ten, not from the earliest.
+    """
+
+    name: str
+    matcher: Matcher
+    limit: float | None
+    is_tail: bool
+
+    def at(self, size: int) -> str:
+        """The name of its case."""
+        return f"{self.name}, history of {size:,}"
+
+
+_WAYS = (
+    _Return(f"{EVENTS} behind, one topic", ("exact", NEWEST), 5.0, True),
+    _Return(f"{EVENTS} behind, by pattern", ("urlpattern", "*ewest"), 5.0, True),
+    _Return(f"earliest, {EVENTS} events of a topic", ("exact", RARE), 20.0, False),
+)
+_SCAN = _Return("earliest by pattern", ("urlpattern", RARE_PATTERN), None, False)
+
+
+def replay(bench: Bench) -> list[Case]:
+    """Ten events behind, and ten events among all of them."""
+    sizes = bench.pick((10_000, 1_000_000), (10_000, 100_000), (1000,))
+    count = bench.pick(200, 50, 10)
+    return [_case(bench, way, size, count, sizes[0]) for way in _WAYS for size in sizes]
+
+
+def scan(bench: Bench) -> list[Case]:
+    """From the earliest by a pattern: the one way that reads the whole history."""
+    sizes = bench.pick((10_000, 100_000, 1_000_000), (1000, 10_000), (1000,))
+    return [_case(bench, _SCAN, size, 1, 0) for size in sizes]
+
+
+def _case(bench: Bench, way: _Return, size: int, count: int, shortest: int) -> Case:
+    history = filled(bench.folder, size)
+
+    def load(running: Running) -> Result:
+        cursor = history.behind if way.is_tail else "earliest"
+        return sseload(
+            "replay", *running.where(), *running.subscribe(way.matcher), "-H", f"Last-Event-ID: {cursor}",
+            *size_options(n=count, events=EVENTS),
+        )  # fmt: skip
+
+    is_flat = size > shortest > 0
+    figures = [
+        Figure(
+            f"ms to event {EVENTS} (p50)",
+            field("last_event_ms", "p50"),
+            None if way.limit is None else Target(way.limit),
+            uses_generator=True,
+        ),
+        Figure(
+            "µs of CPU",
+            field("hub_cpu_us_per_replay"),
+            Target(1.5, case=way.at(shortest)) if is_flat else None,
+        ),
+    ]
+    return Case(way.at(size), on([bench.hubs.ours], load, MERCURE_TRANSPORT_URL=history.url), figures)

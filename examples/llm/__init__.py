@@ -1,0 +1,1 @@
+"""Answers of a language model, shown as they are made."""

@@ -1,0 +1,1 @@
+"""A list of stock that is published from its database."""

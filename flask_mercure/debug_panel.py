@@ -1,0 +1,140 @@
+"""A panel of Flask-DebugToolbar with the updates that a request has published.
+
+``app.config["DEBUG_TB_PANELS"] = (..., "flask_mercure.debug_panel.MercurePanel")``
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flask import g, has_request_context
+
+from flask_mercure.errors import ConfigurationError
+from flask_mercure.signals import publish_failed, update_published
+
+try:
+    from flask_debugtoolbar.panels import DebugPanel
+except ImportError:
+    raise ConfigurationError(
+        "the panel needs Flask-DebugToolbar, which is not installed: pip install 'flask-mercure[debug]'"
+    ) from None
+
+if TYPE_CHECKING:
+    from flask_mercure.errors import MercureError
+    from flask_mercure.publication import Publication
+
+_KEY = "_mercure_debug_panel"
+_MOST_SHOWN = 500  # updates
+_MOST_CHARACTERS = 4000  # of the data of one
+
+_TEMPLATE = """
+{% if rows %}
+  <table>
+    <thead>
+      <tr>
+        <th>Topics</th><th>Data</th><th>Private</th><th>Type</th><th>Time</th><th>Id or error</th><th>Hub</th>
+      </tr>
+    </thead>
+    <tbody>
+      {% for row in rows %}
+        <tr class="{{ loop.cycle('flDebugOdd', 'flDebugEven') }}">
+          <td>{% for topic in row.update.topics %}<div><code>{{ topic }}</code></div>{% endfor %}</td>
+          <td style="width: 40%">
+            {% if row.data %}
+              <pre style="white-space: pre-wrap; overflow-wrap: anywhere; margin: 0">{{ row.data }}</pre>
+            {% endif %}
+          </td>
+          <td>{{ "private" if row.update.private }}</td>
+          <td>{{ row.update.type or "" }}</td>
+          <td style="white-space: nowrap">{{ "%.1f ms"|format(row.seconds * 1000) }}</td>
+          <td>
+            {% if row.error is none %}<code>{{ row.id }}</code>
+            {% else %}<strong>{{ row.error_type }}</strong>: {{ row.error }}{% endif %}
+          </td>
+          <td>{{ row.hub }}</td>
+        </tr>
+      {% endfor %}
+    </tbody>
+  </table>
+  {% if left_out %}<p>And {{ left_out }} more.</p>{% endif %}
+{% else %}
+  <p>This request published nothing.</p>
+{% endif %}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One update of the request."""
+
+    hub: str
+    update: Publication
+    seconds: float
+    id: str | None = None
+    error: MercureError | None = None
+
+    @property
+    def data(self) -> str:
+        data = self.update.data
+        if len(data) <= _MOST_CHARACTERS:
+            return data
+        return f"{data[:_MOST_CHARACTERS]}… ({len(data)} characters)"
+
+    @property
+    def error_type(self) -> str:
+        return type(self.error).__name__
+
+
+def _note(_sender: object, **values: Any) -> None:
+    """Keep what a request publishes; it has one panel at most."""
+    if has_request_context():
+        rows = g.get(_KEY)
+        if rows is not None:
+            rows.append(_Row(**values))
+
+
+class MercurePanel(DebugPanel):  # type: ignore[misc, unused-ignore]
+    """Lists topics, data, id or error, and the time, of each update; private data as well."""
+
+    name = "Mercure"
+    has_content = True
+
+    def process_request(self, request: Any) -> None:  # noqa: ARG002 - the toolbar gives it
+        """Begin to collect."""
+        setattr(g, _KEY, [])
+
+    @property
+    def _rows(self) -> list[_Row]:
+        return g.get(_KEY) or []
+
+    def nav_title(self) -> str:
+        """Name in the toolbar."""
+        return "Mercure"
+
+    def nav_subtitle(self) -> str:
+        """How many updates there were, how long they took, how many failed."""
+        rows = self._rows
+        failed = sum(row.error is not None for row in rows)
+        text = f"{len(rows)} update{'' if len(rows) == 1 else 's'}"
+        if rows:
+            text += f", {max(row.seconds for row in rows) * 1000:.1f} ms at most"
+        return text + (f", {failed} failed" if failed else "")
+
+    def title(self) -> str:
+        """Heading of the panel."""
+        return "Updates published in this request"
+
+    def url(self) -> str:
+        """No page of its own."""
+        return ""
+
+    def content(self) -> str:
+        """The table."""
+        rows = self._rows
+        template = self.jinja_env.from_string(_TEMPLATE)
+        return template.render(rows=rows[:_MOST_SHOWN], left_out=max(0, len(rows) - _MOST_SHOWN))
+
+
+update_published.connect(_note)
+publish_failed.connect(_note)

@@ -1,0 +1,192 @@
+"""What browsers make of the cookie, and of answers to pages of another origin."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from werkzeug.datastructures import Headers
+
+from flask_mercure.cookie import CookiePolicy, is_loopback, is_same_site
+from flask_mercure.doctor.addresses import Profile
+from flask_mercure.doctor.exchange import Head
+from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, ok, problem, warning
+from flask_mercure.errors import CookieError
+from hub.protocol.sections import Section
+
+_OLD_COOKIE = "mercureAuthorization"  # hubs that speak 0.x read it besides the one that they name
+_ALLOW_ORIGIN = "access-control-allow-origin"
+_ALLOW_CREDENTIALS = "access-control-allow-credentials"
+
+
+def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, pages: str) -> Finding:
+    """Do what a browser does with the cookie: keep it or not, and send it to the hub or not (RFC 6265bis).
+
+    :param policy: of the app.
+    :param token: a real one, for its length.
+    :param max_age: of the cookie, in seconds.
+    :param app_url: origin of the app, whose answer sets the cookie.
+    :param pages: origin of the pages that open streams.
+    """
+    sets, page, url = urlsplit(app_url), urlsplit(pages), urlsplit(policy.public_url)
+    host = sets.hostname or ""
+    try:
+        policy.set(Headers(), host, token, max_age)
+    except CookieError as error:
+        return problem("cookie", str(error), Section.COOKIE_REFUSED)
+    if policy.secure:
+        for where, scheme, name in (
+            ("the app is", sets.scheme, host),
+            ("the hub is", url.scheme, policy.host),
+        ):
+            if scheme == "http" and not is_loopback(name):
+                return problem(
+                    "cookie",
+                    f"the cookie is Secure and {where} on http at {name}: browsers do not keep it, or do not "
+                    "send it. Serve it over https; in development without TLS open the page as "
+                    "http://localhost, or take all of these lines",
+                    Section.COOKIE_REFUSED,
+                    app("MERCURE_COOKIE_SECURE = False"),
+                    app('MERCURE_COOKIE_NAME = "mercure_access_token"'),
+                    hub("MERCURE_COOKIE_NAME=mercure_access_token"),
+                )
+    lax = policy.same_site in ("Strict", "Lax")
+    if not is_same_site(page.hostname or "", policy.host):
+        if lax:
+            return problem(
+                "cookie",
+                f"pages of {pages} and the hub at {policy.host} are two sites, and the cookie is "
+                f"SameSite={policy.same_site}: browsers do not send it. Put the hub on the site of the "
+                "pages, or "
+                "hand the token to fetch() with an Authorization header",
+                Section.COOKIE_LOST,
+                app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
+            )
+        return warning(
+            "cookie",
+            f"pages of {pages} and the hub at {policy.host} are two sites: most browsers block cookies "
+            "between them",
+            Section.COOKIE_LOST,
+            app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
+        )
+    if lax and page.scheme != url.scheme:
+        line = f'MERCURE_PUBLIC_URL = "{page.scheme}{policy.public_url[len(url.scheme) :]}"'
+        return problem(
+            "cookie",
+            f"pages come over {page.scheme} and the hub's URL is on {url.scheme}: for browsers these are two "
+            f"sites, and they do not send a cookie that is SameSite={policy.same_site}. Serve both over "
+            "https",
+            Section.COOKIE_LOST,
+            app(line),
+        )
+    domain = policy.domain_for(host)
+    span = f"for {host} only" if domain is None else f"for {domain} and its subdomains"
+    return ok("cookie", f"browsers keep {policy.name} from {app_url}, {span}, and send it to the hub")
+
+
+def cookie_unread(policy: CookiePolicy, known: Profile | None, status: int) -> Finding:
+    """The hub admits the token in a header and not in the cookie.
+
+    :param policy: of the app.
+    :param known: the hub's metadata.
+    :param status: the answer to the cookie; 200 when the stream opened and a private update did not come.
+    """
+    if known is not None and known.cookie not in (None, policy.name) and policy.name != _OLD_COOKIE:
+        return problem(
+            "cookie",
+            f"the app sets the cookie {policy.name} and the hub reads {known.cookie}",
+            Section.COOKIE_NAME,
+            app(f'MERCURE_COOKIE_NAME = "{known.cookie}"'),
+            hub(f"MERCURE_COOKIE_NAME={policy.name}"),
+        )
+    seen = f"answers {status} to the same token in the cookie {policy.name}"
+    if status == 200:
+        seen = f"sends no private update to a browser with the cookie {policy.name}, as if it were anonymous"
+    return problem(
+        "cookie",
+        f"the hub admits a token in the Authorization header and {seen}: it reads a cookie of another "
+        "name, or a "
+        "proxy removes it",
+        Section.COOKIE_NAME,
+        hub(f"MERCURE_COOKIE_NAME={policy.name}"),
+        nginx("proxy_set_header Cookie $http_cookie;"),
+    )
+
+
+def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
+    """Whether a page of another origin may read the stream, with its cookie (Fetch standard, CORS check).
+
+    :param origin: of the page.
+    :param answer: to a subscription with the cookie.
+    :param preflight: answer to the question that fetch() asks before it sends an Authorization header.
+    """
+    allowed = answer.all(_ALLOW_ORIGIN)
+    line = hub(f"MERCURE_CORS_ORIGINS={origin}  # besides those that are there, separated by spaces")
+    if len(allowed) > 1 or any("," in one for one in allowed):
+        return problem(
+            "cors",
+            "the answer has Access-Control-Allow-Origin more than once, from the hub and from the proxy: "
+            "browsers refuse it. Take it out of the proxy (add_header in nginx, Header in Apache): the "
+            "hub does it",
+            Section.CORS,
+            nginx("proxy_hide_header Access-Control-Allow-Origin;  # if the proxy shall do it"),
+            apache("Header always unset Access-Control-Allow-Origin  # the proxy's own"),
+        )
+    if allowed == ["*"]:
+        return problem(
+            "cors",
+            "the answer allows any origin (*), which does not count for requests with a cookie: "
+            f"{origin} has to "
+            "be named",
+            Section.CORS,
+            line,
+        )
+    if allowed != [origin]:
+        named = f"allows {allowed[0][:100]!r}" if allowed else "names no origin"
+        return problem(
+            "cors",
+            f"pages of {origin} may not read the stream: Access-Control-Allow-Origin {named}",
+            Section.CORS,
+            line,
+        )
+    if answer.get(_ALLOW_CREDENTIALS) != "true":
+        return problem(
+            "cors",
+            f"pages of {origin} may read the stream, but not with their cookie: there is no "
+            "Access-Control-Allow-Credentials: true",
+            Section.CORS,
+            line,
+        )
+    if preflight is not None and (preflight.status >= 300 or preflight.all(_ALLOW_ORIGIN) != [origin]):
+        return warning(
+            "cors",
+            f"EventSource works from {origin}; fetch() with an Authorization header does not: the "
+            "question "
+            f"before it (OPTIONS) is answered with {preflight.status} and without the origin. Does the "
+            "proxy "
+            "answer OPTIONS itself?",
+            Section.CORS,
+            line,
+        )
+    return ok("cors", f"pages of {origin} may read the stream with their cookie")
+
+
+def publishing(origin: str, status: int) -> Finding:
+    """Whether a page may publish with its cookie.
+
+    :param origin: of the page.
+    :param status: the answer to a publication without a topic.
+    """
+    if status == 403:
+        return problem(
+            "cors",
+            f"pages of {origin} may not publish with their cookie (403)",
+            Section.CROSS_SITE,
+            hub(f"MERCURE_PUBLISH_ORIGINS={origin}  # besides those that are there"),
+        )
+    if status == 401:
+        return problem(
+            "cors",
+            "the hub does not take a publication with the cookie (401)",
+            Section.COOKIE_NAME,
+        )
+    return ok("cors", f"pages of {origin} may publish with their cookie")

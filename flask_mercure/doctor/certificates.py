@@ -1,0 +1,164 @@
+"""What a certificate says, and what that means for the app and for browsers."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+
+from flask_mercure.doctor.connection import Endpoint, Unreachable
+from flask_mercure.doctor.finding import Finding, app, hub, ok, problem, warning
+from hub.protocol.sections import Section
+
+_SOON = timedelta(days=14)
+_EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+_NOT_YET = 9  # X509_V_ERR_CERT_NOT_YET_VALID
+_WRONG_HOST = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The certificate of a server.
+
+    :param names: DNS names and addresses it is for.
+    :param not_before: its beginning.
+    :param not_after: its end.
+    :param is_self_signed: nobody else has signed it.
+    """
+
+    names: tuple[str, ...]
+    not_before: datetime
+    not_after: datetime
+    is_self_signed: bool
+
+    def is_for(self, host: str) -> bool:
+        """Whether a host is among the names (RFC 6125 section 6.4)."""
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            parent = host.lower().partition(".")[2]
+            return any(
+                name.lower() == host.lower() or (parent and name.lower() == f"*.{parent}")
+                for name in self.names
+            )
+        return str(address) in self.names
+
+
+def parse(der: bytes) -> Certificate | None:
+    """Read a certificate; ``None`` for one that cannot be read."""
+    try:
+        found = x509.load_der_x509_certificate(der)
+        names: list[str] = []
+        try:
+            extension = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            names += extension.get_values_for_type(x509.DNSName)
+            names += map(str, extension.get_values_for_type(x509.IPAddress))
+        except x509.ExtensionNotFound:
+            pass
+        is_self_signed = found.issuer == found.subject
+        return Certificate(
+            tuple(names), found.not_valid_before_utc, found.not_valid_after_utc, is_self_signed
+        )
+    except ValueError:
+        return None
+
+
+def accepted(endpoint: Endpoint, served: Certificate | None, now: float) -> Finding:
+    """A certificate that was verified."""
+    if served is None:
+        return ok("tls", f"the certificate of {endpoint.host} is trusted")
+    left = served.not_after - datetime.fromtimestamp(now, UTC)
+    until = f"{served.not_after:%Y-%m-%d}"
+    if left < _SOON:
+        return warning(
+            "tls",
+            f"the certificate of {endpoint.host} ends in {left.days} days, on {until}: "
+            "renew it, and restart what serves it",
+            Section.CERTIFICATE_EXPIRED,
+        )
+    return ok("tls", f"the certificate of {endpoint.host} is trusted, until {until}")
+
+
+def refused(
+    endpoint: Endpoint,
+    error: Unreachable,
+    served: Certificate | None,
+    now: float,
+    *,
+    verify: bool | str,
+    by_browsers: bool,
+) -> Finding:
+    """A certificate that was not accepted.
+
+    :param error: of the handshake.
+    :param served: the certificate, as far as it is known.
+    :param now: seconds since the epoch.
+    :param verify: ``MERCURE_VERIFY_TLS``.
+    :param by_browsers: it is the public one, and the app has no part in it.
+    """
+    who = "browsers refuse" if by_browsers else "the app refuses"
+    what = f"{who} the certificate of {endpoint.named}"
+    if served is not None and (error.code == _EXPIRED or served.not_after.timestamp() < now):
+        return problem(
+            "tls",
+            f"{what}: it ended on {served.not_after:%Y-%m-%d}. Renew it, and restart what serves it",
+            Section.CERTIFICATE_EXPIRED,
+            hub("MERCURE_TLS_CERT=<the new certificate with its chain>, if the hub itself ends TLS"),
+        )
+    if error.code == _NOT_YET:
+        return problem(
+            "tls", f"{what}: it is not valid yet. Is the clock of this machine right?", Section.CLOCK
+        )
+    if served is not None and (error.code in _WRONG_HOST or not served.is_for(endpoint.host)):
+        named = ", ".join(served.names[:5]) or "no host"
+        line = f'{endpoint.setting} = "<the URL with a host that the certificate names>"'
+        return problem(
+            "tls", f"{what}: it is for {named}, not for {endpoint.host}", Section.CERTIFICATE, app(line)
+        )
+    if error.code == 0:
+        line = f'{endpoint.setting} = "{endpoint.url.replace("https:", "http:", 1)}"'
+        return problem(
+            "tls",
+            f"no TLS with {endpoint.named}: {error.reason}",
+            Section.CERTIFICATE,
+            app(line),
+            hub("MERCURE_TLS_CERT=… and MERCURE_TLS_KEY=…, if it shall speak TLS"),
+        )
+    signed = "it is self-signed" if served is not None and served.is_self_signed else error.reason
+    if by_browsers:
+        return problem(
+            "tls",
+            f"{what}: {signed}. Use one of a public authority; in development, one of an authority that "
+            "browsers and this machine trust (mkcert)",
+            Section.CERTIFICATE,
+            app('MERCURE_VERIFY_TLS = "/path/of/that/ca.pem"'),
+        )
+    lines = [
+        app('MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"  # of a self-signed one, the certificate itself')
+    ]
+    if verify is not True:
+        lines = [app(f"MERCURE_VERIFY_TLS = {verify!r}  # is not the file that signed this certificate")]
+    return problem("tls", f"{what}: {signed}", Section.CERTIFICATE, *lines)
+
+
+def only_for_the_app(endpoint: Endpoint, verify: bool | str) -> Finding:
+    """The public certificate is accepted with the app's own rules only."""
+    how = "is not verified (MERCURE_VERIFY_TLS is False)" if verify is False else f"is trusted by {verify}"
+    return warning(
+        "tls",
+        f"the certificate of {endpoint.named} {how}, and by nobody else: a browser refuses it unless the "
+        "authority is imported there, and an EventSource shows no page to click through",
+        Section.CERTIFICATE,
+    )
+
+
+def unverified(endpoint: Endpoint) -> Finding:
+    """The app does not look at the certificate."""
+    return warning(
+        "tls",
+        f"the app does not verify the certificate of {endpoint.named}: whoever answers there gets its tokens",
+        Section.CERTIFICATE,
+        app('MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"'),
+    )

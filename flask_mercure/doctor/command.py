@@ -1,0 +1,125 @@
+"""``flask mercure doctor``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import click
+from flask import Flask, current_app
+from flask.cli import with_appcontext
+
+from flask_mercure.doctor import report
+from flask_mercure.doctor.connection import origin_of
+from flask_mercure.doctor.examination import Examination, Options
+from flask_mercure.doctor.finding import Finding
+from flask_mercure.errors import MercureError
+from flask_mercure.state import HubState, state_of
+
+_INTERRUPTED = 130  # as a shell has it for SIGINT
+
+
+class _Origin(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A URL of which scheme, host and port count."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            parts = urlsplit(value.strip())
+            is_origin = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+            origin = origin_of(parts.geturl()) if is_origin else ""
+        except ValueError:
+            origin = ""
+        return origin or self.fail("give a URL such as https://example.com", param, ctx)
+
+
+_ORIGIN = _Origin()
+
+
+@click.command("doctor")
+@click.option("--hub", "name", metavar="NAME", help="One of MERCURE_HUBS; all are examined otherwise.")
+@click.option("--app-url", type=_ORIGIN, help="Where browsers see the app. Default: SERVER_NAME, or asks.")
+@click.option(
+    "--origin",
+    "origins",
+    type=_ORIGIN,
+    multiple=True,
+    help="Of pages that open streams, if it is not the app's; may be repeated.",
+)
+@click.option("--pages-publish", is_flag=True, help="The pages publish, with their cookie.")
+@click.option(
+    "--within",
+    type=click.FloatRange(min=0.1, max=60),
+    default=3.0,
+    show_default=True,
+    help="Seconds that an update may take.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0, max=3600),
+    default=45.0,
+    show_default=True,
+    help="Seconds to wait for a heartbeat, to see whether a proxy cuts quiet streams; 0: not at all.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_appcontext
+def doctor(
+    name: str | None,
+    app_url: str | None,
+    origins: tuple[str, ...],
+    *,
+    pages_publish: bool,
+    within: float,
+    patience: float,
+    as_json: bool,
+) -> None:
+    """Find out why updates do not arrive: examine app, hub, proxy and what browsers make of them.
+
+    The hub is really asked: private updates are published on a topic of their own and received, with a token
+    in a header and in the cookie. The status is 1 when there is a problem.
+    """
+    try:
+        state = state_of(current_app)
+        hubs = list(state.hubs.values()) if name is None else [state.hub(name)]
+    except MercureError as error:
+        raise click.ClickException(str(error)) from error
+    app_url = app_url or _server_name(current_app)
+    if app_url is None and not as_json and sys.stdin.isatty():
+        suggested = origin_of(hubs[0].configuration.public_url)
+        app_url = click.prompt("Where do browsers see the app?", default=suggested, type=_ORIGIN, err=True)
+    options = Options(app_url, origins, pages_publish, within, patience)
+    try:
+        outcomes = [(hub, _examine(hub, options, is_shown=not as_json, named=len(hubs) > 1)) for hub in hubs]
+    except KeyboardInterrupt:
+        click.echo("interrupted; what was open is closed", err=True)
+        sys.exit(_INTERRUPTED)
+    everything = [finding for _, findings in outcomes for finding in findings]
+    if as_json:
+        documents = [report.as_document(hub.name, findings) for hub, findings in outcomes]
+        healthy = report.is_healthy(everything)
+        click.echo(json.dumps({"healthy": healthy, "hubs": documents}, indent=2))
+    else:
+        click.echo(report.summary(everything))
+    sys.exit(0 if report.is_healthy(everything) else 1)
+
+
+def _examine(hub: HubState, options: Options, *, is_shown: bool, named: bool) -> Sequence[Finding]:
+    """Examine a hub, and show each finding when it comes: the last one takes its time."""
+    if named and is_shown:
+        click.echo(f"Hub {hub.name!r}: its settings are in MERCURE_HUBS, without the prefix.")
+    findings = []
+    with closing(Examination(hub.configuration, options).run()) as found:
+        for finding in found:
+            findings.append(finding)
+            if is_shown:
+                click.echo(report.as_text(finding))
+    return findings
+
+
+def _server_name(app: Flask) -> str | None:
+    name = app.config.get("SERVER_NAME")
+    return origin_of(f"{app.config['PREFERRED_URL_SCHEME']}://{name}") if name else None

@@ -1,0 +1,210 @@
+"""What became of an update on its ways to the subscribers, and of streams that stay open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
+from hub.protocol.sections import Section
+
+_LATE = 1.0
+
+_UNBUFFERED = (
+    nginx("proxy_http_version 1.1; proxy_buffering off; proxy_cache off; gzip off;"),
+    apache("ProxyPass … flushpackets=on"),
+    apache("SetEnv no-gzip 1"),
+)
+_UNCOMPRESSED = (nginx("gzip off;"), apache("SetEnv no-gzip 1"), apache("SetEnv no-brotli 1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A stream, and what came on it. Times in seconds.
+
+    :param name: of the URL, for messages.
+    :param head_after: from the request to the head of the answer; ``None`` when it did not come.
+    :param arrived_after: from the publication to the update; ``None`` when it did not come.
+    :param encoding: ``Content-Encoding``.
+    :param has_begun: any content has come.
+    """
+
+    name: str
+    head_after: float | None
+    arrived_after: float | None
+    encoding: str = ""
+    has_begun: bool = False
+
+
+def delivered(direct: Way, public: Way | None, *, within: float, came_back: bool | None) -> list[Finding]:
+    """Compare the way on the hub's own port with the public one.
+
+    :param direct: on the hub's own port, where the app publishes.
+    :param public: through the public address; ``None`` when it is the same, or was not opened.
+    :param within: seconds that an update may take.
+    :param came_back: an update published at the public URL arrived on the direct stream; ``None`` when it
+        could not be published there.
+    """
+    if public is not None and public.arrived_after is not None:
+        return _public_arrived(direct, public)
+    if direct.arrived_after is None:
+        return [
+            problem(
+                "delivery",
+                f"the hub took an update and delivered it to nobody within {within:g} s, though the "
+                "subscriber's token allows its topic. Does MERCURE_URL lead to several hubs that do not "
+                "share their "
+                "log, or does the token factory leave topics out?",
+                Section.NOT_DELIVERED,
+            )
+        ]
+    if public is None:
+        return [ok("delivery", f"a private update arrives after {_shown(direct.arrived_after)}")]
+    at_once = f"an update arrives after {_shown(direct.arrived_after)} on {direct.name}"
+    if came_back is False:
+        return [
+            problem(
+                "delivery",
+                f"{direct.name} and {public.name} lead to different hubs: what is published at one does not "
+                "arrive at the other",
+                Section.DIFFERENT_HUBS,
+                app('MERCURE_URL = "<the hub behind MERCURE_PUBLIC_URL>"'),
+                nginx("proxy_pass http://127.0.0.1:3000;  # the address of MERCURE_URL"),
+                apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …'),
+            )
+        ]
+    held = "not even the head of the stream comes" if public.head_after is None else "nothing comes"
+    if public.head_after is not None and public.has_begun:
+        held = "the stream opens and the update does not come"
+    if public.encoding:
+        return [
+            problem(
+                "delivery",
+                f"{at_once}, and on {public.name} {held} within {within:g} s, compressed as "
+                f"{public.encoding}: the proxy "
+                "compresses the stream and holds it back",
+                Section.COMPRESSION,
+                *_UNCOMPRESSED,
+            )
+        ]
+    doubt = "" if came_back else ", or it leads to another hub (publishing there was not possible, to tell)"
+    return [
+        problem(
+            "delivery",
+            f"{at_once}, and on {public.name} {held} within {within:g} s: a proxy buffers the stream{doubt}",
+            Section.BUFFERING,
+            *_UNBUFFERED,
+        )
+    ]
+
+
+def _public_arrived(direct: Way, public: Way) -> list[Finding]:
+    arrived = public.arrived_after or 0.0
+    findings = []
+    if direct.arrived_after is not None and arrived - direct.arrived_after > _LATE:
+        findings.append(
+            warning(
+                "delivery",
+                f"an update arrives after {_shown(direct.arrived_after)} on {direct.name} and after "
+                f"{_shown(arrived)} on "
+                f"{public.name}: a proxy holds the stream back for a while",
+                Section.BUFFERING,
+                *_UNBUFFERED,
+            )
+        )
+    else:
+        findings.append(
+            ok(
+                "delivery",
+                f"a private update from {direct.name} arrives on {public.name} after {_shown(arrived)}",
+            )
+        )
+    if public.encoding and not direct.encoding:
+        findings.append(
+            warning(
+                "delivery",
+                f"a proxy compresses the stream ({public.encoding}): it costs memory for each subscriber, "
+                "and holds "
+                "updates back when it does not flush after each of them",
+                Section.COMPRESSION,
+                *_UNCOMPRESSED,
+            )
+        )
+    return findings
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """How long a stream lived.
+
+    :param name: of the URL, for messages.
+    :param seconds: from its opening to its end, or to the end of the observation.
+    :param has_ended: somebody else ended it.
+    :param silence: longest time without an octet that it survived; for one that has ended, the last one.
+    :param heartbeats: comments that came after the opening.
+    """
+
+    name: str
+    seconds: float
+    has_ended: bool
+    silence: float
+    heartbeats: int
+
+
+def kept(public: Life, direct: Life | None, patience: float) -> Finding:
+    """Whether quiet streams live.
+
+    :param public: the stream of the browsers.
+    :param direct: the one on the hub's own port, for comparison.
+    :param patience: seconds of observation.
+    """
+    if not public.has_ended:
+        if public.heartbeats:
+            return ok(
+                "patience", f"the stream is open after {_shown(public.seconds)}, with a heartbeat of the hub"
+            )
+        return note(
+            "patience",
+            f"the stream is open after {_shown(public.seconds)}, without a heartbeat so far: whether a "
+            "proxy cuts a "
+            f"quiet stream later shows with a larger --patience than {patience:g}, above the hub's "
+            "MERCURE_HEARTBEAT",
+            Section.CUT,
+        )
+    if direct is None:
+        return problem(
+            "patience",
+            f"{public.name} was cut after {_shown(public.silence)} of silence, {_shown(public.seconds)} "
+            "after it "
+            "opened: by the time-out of a proxy that is shorter than the hub's heartbeat, by the end of "
+            "the token, or "
+            "by the hub's limit for a connection",
+            Section.CUT,
+            nginx("proxy_read_timeout 1h;"),
+            apache("ProxyPass … timeout=3600"),
+            hub("MERCURE_WRITE_TIMEOUT=600"),
+        )
+    if direct.has_ended:
+        return problem(
+            "patience",
+            f"the hub ended the stream after {_shown(public.seconds)}: the token's lifetime, the hub's "
+            "limit for a "
+            "connection, or a restart",
+            Section.CUT,
+            app("MERCURE_TOKEN_LIFETIME = 3600"),
+            hub("MERCURE_WRITE_TIMEOUT=600"),
+        )
+    limit = max(int(public.silence), 1)
+    return problem(
+        "patience",
+        f"{public.name} was cut after {_shown(public.silence)} of silence, and the same stream on "
+        f"{direct.name} "
+        "lives: the time-out of a proxy is shorter than the hub's heartbeat",
+        Section.CUT,
+        nginx("proxy_read_timeout 1h;"),
+        apache("ProxyPass … timeout=3600"),
+        hub(f"MERCURE_HEARTBEAT={max(limit // 2, 1)}  # if the proxy is not yours"),
+    )
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

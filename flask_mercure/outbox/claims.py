@@ -1,0 +1,191 @@
+"""How a relay takes updates so that no other relay sends them, or anything behind them, meanwhile.
+
+Where the engine can, a relay locks the rows at the head of their topics (``FOR UPDATE SKIP LOCKED``) and
+holds its transaction while it sends: a relay that dies loses its connection and with it the locks. SQLite
+has no locks on rows. There a relay writes its name and a time into them, and another one takes them when that
+time has passed, or at once when the process of that name is gone from this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, Select, Table, or_, select, update
+
+from flask_mercure.outbox.order import Entry, Order
+from flask_mercure.outbox.rows import topics_of
+from flask_mercure.outbox.table import WAITING, moment, seconds
+
+_PAGE = 500
+_MOST_VARIABLES = 500  # in one statement: old SQLite takes 999
+_WITH_ROW_LOCKS = frozenset({"postgresql", "mysql", "mariadb", "oracle"})
+
+# Anything longer than a batch takes: a relay stops sending well before its lease ends.
+LEASE = 30.0
+
+
+@dataclass
+class Claim:
+    """Updates that one relay may send now.
+
+    :param connection: to record on what became of them, with :mod:`flask_mercure.outbox.settlement`.
+    :param rows: of the updates, in order.
+    :param scanned: rows that were looked at to find them.
+    """
+
+    connection: Connection
+    rows: list[RowMapping] = field(default_factory=list)
+    scanned: int = 0
+
+
+class Claims:
+    """Takes updates for one relay.
+
+    :param engine: of the database with the outbox.
+    :param table: the outbox.
+    :param owner: name of the relay; by default one that tells machine and process.
+    """
+
+    def __init__(self, engine: Engine, table: Table, owner: str | None = None) -> None:
+        self._table = table
+        self._owner = owner or f"{socket.gethostname()[:64]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._has_row_locks = engine.dialect.name in _WITH_ROW_LOCKS
+        # Not stricter: what other relays have committed since must be seen.
+        self._engine = (
+            engine.execution_options(isolation_level="READ COMMITTED") if self._has_row_locks else engine
+        )
+
+    @contextmanager
+    def take(self, now: float, limit: int, paused: frozenset[str] = frozenset()) -> Iterator[Claim]:
+        """Take updates for the length of a ``with`` block, oldest first.
+
+        :param now: seconds since the epoch.
+        :param limit: most updates to take.
+        :param paused: hubs whose updates stay.
+        """
+        with self._engine.connect() as connection:
+            claim = Claim(connection)
+            self._fill(claim, now, limit, paused)
+            if self._has_row_locks:
+                yield claim
+                connection.commit()
+                return
+            connection.commit()
+            try:
+                yield claim
+                connection.commit()
+            finally:
+                connection.rollback()  # what an error in the block left open
+                if claim.rows:
+                    self._release(connection)
+                    connection.commit()
+
+    def _fill(self, claim: Claim, now: float, limit: int, paused: frozenset[str]) -> None:
+        connection, table = claim.connection, self._table
+        order, after = Order(), -1
+        held: set[int] = set()
+        dead: set[str] = set()
+        while not held:
+            page = connection.execute(self._page(after, paused)).all()
+            claim.scanned += len(page)
+            dead.update(name for name in {row.leased_by for row in page} if name and _is_gone(name))
+            heads = order.add(self._entry(row, now, dead) for row in page)
+            if not self._has_row_locks:
+                connection.commit()  # SQLite refuses to turn a transaction that read into one that writes
+            held.update(self._hold(connection, heads[:limit], now, dead))
+            if len(page) < _PAGE:
+                break
+            after = page[-1].sequence
+        wanted = order.sendable(held)[:limit]
+        for some in _portions(wanted):
+            rows = select(table).where(table.c.sequence.in_(some), table.c.state == WAITING)
+            rows = rows.order_by(table.c.sequence)
+            claim.rows += connection.execute(rows).mappings()
+
+    def _page(self, after: int, paused: frozenset[str]) -> Select[Any]:
+        columns = self._table.c
+        return (
+            select(
+                columns.sequence,
+                columns.hub,
+                columns.topics,
+                columns.not_before,
+                columns.leased_by,
+                columns.leased_until,
+            )
+            .where(columns.state == WAITING, columns.sequence > after, columns.hub.not_in(sorted(paused)))
+            .order_by(columns.sequence)
+            .limit(_PAGE)
+        )
+
+    def _entry(self, row: Any, now: float, dead: set[str]) -> Entry:
+        try:
+            topics = topics_of(row.topics)
+        except ValueError:
+            topics = []  # not ours; the relay parks it
+        is_due = row.not_before is None or seconds(row.not_before) <= now
+        if row.leased_until is not None and row.leased_by not in dead:
+            is_due = is_due and seconds(row.leased_until) <= now
+        return Entry(row.sequence, tuple((row.hub, topic) for topic in topics), is_due)
+
+    def _hold(
+        self, connection: Connection, heads: Sequence[int], now: float, dead: set[str]
+    ) -> Iterator[int]:
+        """Make heads ours, those that still can be."""
+        columns = self._table.c
+        for some in _portions(heads):
+            ours = select(columns.sequence).where(columns.sequence.in_(some), columns.state == WAITING)
+            if self._has_row_locks:
+                # In order, so that relays which lock the same rows do not wait in a circle.
+                locking = ours.order_by(columns.sequence).with_for_update(skip_locked=True)
+                yield from connection.execute(locking).scalars()
+                continue
+            lease = {columns.leased_by: self._owner, columns.leased_until: moment(now + LEASE)}
+            connection.execute(
+                update(self._table)
+                .where(columns.sequence.in_(some), columns.state == WAITING, self._is_free(now, dead))
+                .values(lease)
+            )
+            yield from connection.execute(ours.where(columns.leased_by == self._owner)).scalars()
+
+    def _is_free(self, now: float, dead: set[str]) -> Any:
+        columns = self._table.c
+        until: datetime = moment(now)
+        return or_(
+            columns.leased_by.is_(None), columns.leased_until <= until, columns.leased_by.in_(sorted(dead))
+        )
+
+    def _release(self, connection: Connection) -> None:
+        columns = self._table.c
+        connection.execute(
+            update(self._table)
+            .where(columns.leased_by == self._owner)
+            .values({columns.leased_by: None, columns.leased_until: None})
+        )
+
+
+def _portions(sequences: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(sequences), _MOST_VARIABLES):
+        yield sequences[start : start + _MOST_VARIABLES]
+
+
+def _is_gone(owner: str) -> bool:
+    """Whether a relay was a process of this machine and is no more."""
+    host, _, rest = owner.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname()[:64] or not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,96 @@
+"""A relay in each process of the app, for those who want no other process to look after."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+
+from flask import Flask
+
+from flask_mercure.outbox.relay import Relay
+
+_ENDING = 5.0
+_PAUSE = 5.0
+
+_log = logging.getLogger("flask_mercure.relay")
+
+
+class RelayThread:
+    """A daemon thread that begins when it is first needed, in each process that is forked anew.
+
+    :param app: whose outbox it relays.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._begin()
+        _threads.add(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._relay: Relay | None = None
+        self._ending = threading.Event()
+
+    def ensure(self) -> None:
+        """Have the thread running."""
+        if self._thread is None and not self._ending.is_set():
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="mercure relay", daemon=True)
+                    self._thread.start()
+
+    def wake(self) -> None:
+        """Have the thread look at the outbox now."""
+        self.ensure()
+        relay = self._relay
+        if relay is not None:
+            relay.wake()
+
+    def stop(self, timeout: float = _ENDING) -> None:
+        """End the thread after the update that is under way; what waits stays in the outbox.
+
+        :param timeout: seconds to wait for it.
+        """
+        self._ending.set()
+        relay, thread = self._relay, self._thread
+        if relay is not None:
+            relay.stop()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _run(self) -> None:
+        from flask_mercure.outbox.service import relay_for  # noqa: PLC0415
+
+        while not self._ending.is_set():
+            try:
+                with self._app.app_context(), contextlib.closing(relay_for(self._app)) as relay:
+                    self._relay = relay
+                    if not self._ending.is_set():
+                        relay.run()
+            except Exception:
+                _log.exception("the relay ended; it begins again in %.0f s", _PAUSE)
+                self._ending.wait(_PAUSE)
+
+
+_threads: weakref.WeakSet[RelayThread] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for thread in _threads:
+        thread._begin()
+
+
+def _at_exit() -> None:
+    until = time.monotonic() + _ENDING
+    for thread in list(_threads):
+        thread.stop(max(0.0, until - time.monotonic()))
+
+
+os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

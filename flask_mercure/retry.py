@@ -1,0 +1,67 @@
+"""Whether an update that was not published may be sent again, and when.
+
+Values and functions; time and chance are passed in.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from http import HTTPStatus
+
+from flask_mercure.errors import InvalidArgument, MercureError, PublishError
+
+FIRST_DELAY = 0.25
+LONGEST_DELAY = 30.0
+LONGEST_RETRY_AFTER = 3600.0
+
+_OF_THE_UPDATE = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+
+
+class Verdict(Enum):
+    """What a failure says about the next attempt."""
+
+    REFUSED = "refused"
+    """The hub read this update and will never take it."""
+    LATER = "later"
+    """The hub may take this update later; others may pass now."""
+    UNREACHABLE = "unreachable"
+    """There is no hub now, for any update."""
+    MISCONFIGURED = "misconfigured"
+    """No update will be taken until somebody changes a setting."""
+
+
+def verdict(error: MercureError) -> Verdict:
+    """Judge a failure (spec, Publication and Error Responses; RFC 9110 section 15).
+
+    :param error: what publishing raised.
+    """
+    if isinstance(error, InvalidArgument):
+        return Verdict.REFUSED
+    if not isinstance(error, PublishError):
+        return Verdict.MISCONFIGURED  # no token can be made
+    if error.status is None:
+        return Verdict.UNREACHABLE
+    if error.status in _OF_THE_UPDATE:
+        return Verdict.REFUSED
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Verdict.LATER
+    return Verdict.MISCONFIGURED  # 401, 404, a redirect, or 200 from something that is no hub
+
+
+def delay(attempts: int, jitter: float, retry_after: float | None = None) -> float:
+    """Seconds until the next attempt: doubled each time, between half and whole.
+
+    :param attempts: that failed, 1 or more.
+    :param jitter: from 0 to 1, by chance, so that those who failed together do not come back together.
+    :param retry_after: seconds that the hub asked for (RFC 9110 section 10.2.3).
+    """
+    longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempts - 1, 30))
+    wanted = 0.0 if retry_after is None else min(retry_after, LONGEST_RETRY_AFTER)
+    return max(longest * (0.5 + jitter / 2), wanted)

@@ -1,0 +1,78 @@
+"""What the extension keeps for one app, in ``app.extensions["mercure"]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import Flask
+
+from flask_mercure.configuration import Configuration
+from flask_mercure.errors import ConfigurationError
+from flask_mercure.publisher import Publisher
+
+KEY = "mercure"
+"""Of the state in ``app.extensions``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """One hub of one app.
+
+    :param name: of the hub, in the app's configuration.
+    :param configuration: how to reach it and what it accepts.
+    :param publisher: sends updates to it.
+    """
+
+    name: str
+    configuration: Configuration
+    publisher: Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class MercureState:
+    """The hubs of an app.
+
+    :param hubs: by name, in the order of the configuration.
+    :param default: name of the hub that is meant when none is named.
+    """
+
+    hubs: Mapping[str, HubState]
+    default: str
+
+    def hub(self, name: str | None = None) -> HubState:
+        """One hub.
+
+        :param name: of it; ``None`` for the default one.
+        :raises ConfigurationError: the app has no hub of that name.
+        """
+        try:
+            return self.hubs[self.default if name is None else name]
+        except KeyError:
+            known = ", ".join(map(repr, self.hubs))
+            raise ConfigurationError(
+                f"there is no hub named {name!r}; MERCURE_HUBS of this app has {known}"
+            ) from None
+
+    @property
+    def configuration(self) -> Configuration:
+        """That of the default hub."""
+        return self.hub().configuration
+
+    @property
+    def publisher(self) -> Publisher:
+        """That of the default hub."""
+        return self.hub().publisher
+
+
+def state_of(app: Flask) -> MercureState:
+    """The state of an app.
+
+    :raises ConfigurationError: ``init_app`` was not called for it.
+    """
+    state = app.extensions.get(KEY)
+    if not isinstance(state, MercureState):
+        raise ConfigurationError(
+            f"the app {app.name!r} has no Mercure: call Mercure(app) or mercure.init_app(app)"
+        )
+    return state

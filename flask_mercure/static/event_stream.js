@@ -1,0 +1,67 @@
+// Event streams, as the HTML standard parses them (section 9.2.6, "Interpreting an event stream").
+
+/**
+ * Takes a stream in pieces, wherever they were cut, and gives events.
+ *
+ * An event that the stream's end cuts short is not given, as the standard says.
+ */
+export class EventStreamParser {
+  #decoder = new TextDecoder(); // takes a byte order mark off, and joins characters that were cut
+  #partial = ""; // a line without its end
+  #endedWithCR = false; // an LF may follow that belongs to it
+  #data = [];
+  #type = "";
+  #id = "";
+  #onevent;
+  #onretry;
+
+  /**
+   * @param {(event: {id: string, type: string, data: string}) => void} onevent
+   * @param {(milliseconds: number) => void} [onretry] the stream names a time before reconnecting
+   */
+  constructor(onevent, onretry = () => {}) {
+    this.#onevent = onevent;
+    this.#onretry = onretry;
+  }
+
+  /** @param {Uint8Array} octets */
+  push(octets) {
+    let text = this.#decoder.decode(octets, { stream: true });
+    if (!text) return;
+    if (this.#endedWithCR && text[0] === "\n") text = text.slice(1);
+    this.#endedWithCR = false;
+    const ends = /\r\n?|\n/g;
+    let start = 0;
+    for (let end = ends.exec(text); end; end = ends.exec(text)) {
+      const line = this.#partial + text.slice(start, end.index);
+      this.#partial = "";
+      start = ends.lastIndex;
+      if (end[0] === "\r" && start === text.length) this.#endedWithCR = true;
+      this.#line(line);
+    }
+    this.#partial += text.slice(start);
+  }
+
+  #line(line) {
+    if (line === "") {
+      this.#dispatch();
+      return;
+    }
+    const colon = line.indexOf(":");
+    if (colon === 0) return; // a comment
+    const name = colon < 0 ? line : line.slice(0, colon);
+    let value = colon < 0 ? "" : line.slice(colon + 1);
+    if (value[0] === " ") value = value.slice(1);
+    if (name === "data") this.#data.push(value);
+    else if (name === "event") this.#type = value;
+    else if (name === "id" && !value.includes("\0")) this.#id = value;
+    else if (name === "retry" && /^[0-9]+$/.test(value)) this.#onretry(Number(value));
+  }
+
+  #dispatch() {
+    const [data, type] = [this.#data, this.#type];
+    this.#data = [];
+    this.#type = "";
+    if (data.length) this.#onevent({ id: this.#id, type: type || "message", data: data.join("\n") });
+  }
+}

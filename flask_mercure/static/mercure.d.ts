@@ -1,0 +1,110 @@
+/** A topic, `*`, or a matcher of protocol 1.0. In 0.x a string may be a URI Template. */
+export type Topic = string | { match: string; match_type?: "exact" | "urlpattern" };
+export type Topics = Topic | Iterable<Topic>;
+
+export interface Options {
+  /** Joined with those of the URL. */
+  topics?: Topics;
+  /** Of the last update that the page includes; without it the stream begins now. */
+  lastEventId?: string | null;
+  /** Default: `1.0`, or what the URL's parameters tell. */
+  protocol?: "1.0" | "0.x";
+  /**
+   * `fetch` (default) reports lost history and refusals, hears all event types and can send a token.
+   * `eventsource` shows events in the developer tools.
+   */
+  transport?: "fetch" | "eventsource";
+  /** Called for each request; sent as `Authorization: Bearer`, and cookies are not. */
+  token?: (() => string | Promise<string>) | null;
+  /** Default: `include`. A hub that allows any origin (`*`) wants `omit`. */
+  credentials?: RequestCredentials;
+  /**
+   * Renews the cookie: a URL that answers a POST with one, or a function; `false` from it, and 401, 403 or a
+   * redirect from the URL, mean that the user is signed out.
+   */
+  refresh?: string | (() => unknown) | null;
+  /** Seconds after which the cookie is renewed unasked; 0 for never. */
+  refreshAfter?: number;
+  /** Seconds between two signs of life of the hub; 40, as the hub's default. 0 when it sends none. */
+  heartbeat?: number;
+  /** One stream for all tabs. Default: true, unless there is a token and no `identity`. */
+  share?: boolean;
+  /** Tabs with another identity have a stream of their own. */
+  identity?: string;
+  /** What an update is about: `"type"`, its event type; or a function that finds it in the update. */
+  topicOf?: "type" | ((update: Update) => string | string[] | null | undefined) | null;
+}
+
+export class Update {
+  readonly id: string;
+  readonly type: string;
+  readonly data: string;
+  /** What `topicOf` tells; the protocol itself does not carry topics. */
+  readonly topics: string[];
+  /** The data, parsed as JSON. */
+  json<T = any>(): T;
+}
+
+/**
+ * `idle`: no topics. `offline`: another attempt follows by itself. `refused`: the hub wants other credentials;
+ * seldom attempts follow. `closed`: by `close()`.
+ */
+export type State = "idle" | "connecting" | "open" | "offline" | "refused" | "closed";
+
+export interface StateDetail {
+  state: State;
+  /** HTTP status of the answer, if there was one. */
+  status?: number;
+  error?: string;
+  /** Time of the next attempt, in milliseconds since 1970. */
+  until?: number;
+}
+
+/** Updates after `requested` may be missing: fetch what the page shows anew. */
+export interface GapDetail {
+  requested: string | null;
+  resumed: string | null;
+}
+
+/**
+ * `unanswered`: the hub's answer takes more than ten seconds. `silent`: it answered and nothing follows, as behind
+ * a proxy that buffers. `no-topic`: `topicOf` told nothing about the update `id`, which was dropped.
+ */
+export interface ProblemDetail {
+  reason: "unanswered" | "silent" | "no-topic";
+  id?: string;
+}
+
+export interface MercureEvents {
+  state: CustomEvent<StateDetail>;
+  gap: CustomEvent<GapDetail>;
+  problem: CustomEvent<ProblemDetail>;
+}
+
+export class Mercure extends EventTarget {
+  readonly state: State;
+  /** Id of the last update that is known. */
+  readonly lastEventId: string | null;
+  /** Listen to updates of a type, `message` for those without one. Returns what takes the listener off. */
+  on(type: string, listener: (update: Update) => void): () => void;
+  /** Subscribe to more topics. A listener gets their updates only, and needs `topicOf`. Returns what ends it. */
+  subscribe(topics: Topics, listener?: (update: Update) => void): () => void;
+  /** Tell that the cookie has changed. */
+  renewed(): void;
+  close(): void;
+  addEventListener<K extends keyof MercureEvents>(
+    type: K,
+    listener: (event: MercureEvents[K]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}
+
+/** Subscribe to what `mercure_script()` has put into the page; the options win. */
+export function connect(options?: Options): Mercure;
+/** Subscribe at a hub. The URL may have matchers, as `mercure_url()` gives it. */
+export function connect(url: string | URL, options?: Options): Mercure;

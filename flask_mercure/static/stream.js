@@ -1,0 +1,237 @@
+// One subscription to the hub, kept up: it resumes after each loss with the last event that it has.
+
+import { subscriptionUrl } from "./topics.js";
+
+const FIRST_DELAY = 1000; // milliseconds before a second attempt, unless the hub names a time
+const LONGEST_DELAY = 30_000;
+const UNANSWERED = 10_000; // milliseconds without an answer, after which something seems to hold it back
+
+/**
+ * @typedef {object} Settings of all streams of a page
+ * @property {URL} url of the hub
+ * @property {"1.0" | "0.x"} protocol
+ * @property {import("./transports.js").Transport} transport
+ * @property {(() => string | Promise<string>) | null} token
+ * @property {RequestCredentials} credentials
+ * @property {Credentials} access renews the cookie
+ * @property {number} heartbeat of the hub, in milliseconds; 0 when it has none
+ * @property {() => Iterable<string>} types event types that somebody listens to
+ */
+
+/** The sink's methods: `event(e)`, `state(state, detail)`, `gap(detail)`, `problem(detail)`. */
+export class Stream {
+  #settings;
+  #sink;
+  #end = null; // ends the transport
+  #turn = 0; // counts what was begun, so that what was waited for can tell whether it still matters
+  #timer = 0; // of the next attempt
+  #watch = 0;
+  #attempts = 0;
+  #delay = FIRST_DELAY;
+  #lastSign = 0; // when the hub was last heard
+  #wasOpen = false;
+  #hasRenewed = false; // since it was open: a second refusal is not for the cookie's age
+  #isClosed = false;
+  isOpen = false;
+
+  /**
+   * @param {Settings} settings
+   * @param {import("./topics.js").Matchers} topics
+   * @param {string | null} cursor id of the last event that is known; `null` starts now
+   * @param {object} sink
+   */
+  constructor(settings, topics, cursor, sink) {
+    this.#settings = settings;
+    this.topics = topics;
+    this.cursor = cursor;
+    this.#sink = sink;
+  }
+
+  /** Called once, when the sink can take what comes. */
+  start() {
+    this.#open();
+  }
+
+  close() {
+    this.#isClosed = true;
+    this.isOpen = false;
+    this.#stop();
+  }
+
+  /** Something changed (the network is back, the page is looked at): don't wait for a timer. */
+  wake() {
+    if (this.#isClosed) return;
+    if (this.#timer) this.#open();
+    else if (this.isOpen && this.#isTooQuiet(1.5)) this.#again({});
+  }
+
+  #stop() {
+    this.#turn++;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#watch);
+    this.#timer = 0;
+    this.#end?.();
+    this.#end = null;
+  }
+
+  async #open() {
+    this.#stop();
+    const { access, url, protocol, transport, token, credentials, types } = this.#settings;
+    this.#sink.state("connecting", {});
+    if (access.isDue()) {
+      const turn = this.#turn;
+      if ((await access.renew()) !== "renewed") access.postpone();
+      if (turn !== this.#turn) return;
+    }
+    const requested = this.cursor;
+    this.#lastSign = Date.now();
+    this.#watch = setTimeout(() => this.#sink.problem({ reason: "unanswered" }), UNANSWERED);
+    this.#end = transport.open(
+      { url: subscriptionUrl(url, this.topics, protocol, requested), token, credentials, types: types() },
+      {
+        open: ({ position }) => this.#opened(requested, position),
+        alive: () => (this.#lastSign = Date.now()),
+        retry: (milliseconds) => (this.#delay = Math.min(milliseconds, LONGEST_DELAY)),
+        event: (event) => {
+          if (event.id) this.cursor = event.id;
+          this.#sink.event(event);
+        },
+        end: (end) => this.#again(end),
+      },
+    );
+  }
+
+  #opened(requested, position) {
+    clearTimeout(this.#watch);
+    if (requested !== null && position !== null && position !== requested) {
+      this.#sink.gap({ requested, resumed: position });
+    } else if (requested === null && this.#wasOpen) {
+      // Cut off before the first event, and the hub does not tell positions: nobody can know.
+      this.#sink.gap({ requested: null, resumed: position });
+    }
+    if (requested === null && position) this.cursor = position;
+    this.isOpen = this.#wasOpen = true;
+    this.#hasRenewed = false;
+    this.#attempts = 0;
+    this.#lastSign = 0;
+    this.#sink.state("open", {});
+    const opened = Date.now();
+    if (this.#settings.transport.showsOctets && this.#settings.heartbeat) this.#watchSilence(opened);
+  }
+
+  /** Without an octet since it is open, something buffers; without one for long, the connection is dead. */
+  #watchSilence(opened) {
+    const { heartbeat } = this.#settings;
+    this.#watch = setTimeout(() => {
+      if (this.#lastSign === 0 && Date.now() - opened >= 1.5 * heartbeat) {
+        this.#sink.problem({ reason: "silent" });
+        this.#lastSign = opened;
+      }
+      if (this.#isTooQuiet(3)) this.#again({});
+      else this.#watchSilence(opened);
+    }, 1.5 * heartbeat);
+  }
+
+  #isTooQuiet(heartbeats) {
+    const { heartbeat, transport } = this.#settings;
+    const isWatched = transport.showsOctets && heartbeat > 0 && this.#lastSign > 0;
+    return isWatched && Date.now() - this.#lastSign > heartbeats * heartbeat;
+  }
+
+  async #again({ status, retryAfter, error }) {
+    const wasOpen = this.isOpen;
+    this.isOpen = false;
+    this.#stop();
+    const { access, transport } = this.#settings;
+    // EventSource does not tell whether it was refused, and what for.
+    const isRefused = status === 401 || status === 403 || (!transport.showsStatus && !wasOpen);
+    if (isRefused && access.canRenew && !this.#hasRenewed) {
+      this.#hasRenewed = true;
+      const turn = this.#turn;
+      const outcome = await access.renew();
+      if (turn !== this.#turn) return;
+      if (outcome === "renewed") return void this.#open();
+      if (outcome === "refused") status ??= 401;
+    }
+    // Half of each delay is chance, so that a hub that starts again does not meet all pages at once.
+    const most = Math.min(this.#delay * 2 ** this.#attempts++, LONGEST_DELAY);
+    const delay = Math.max(retryAfter ?? 0, most * (0.5 + Math.random() / 2));
+    this.#hasRenewed &&= this.#attempts % 4 !== 0; // once in a while, perhaps somebody signed in again
+    this.#timer = setTimeout(() => this.#open(), delay);
+    const isDenied = status === 401 || status === 403;
+    this.#sink.state(isDenied ? "refused" : "offline", {
+      status,
+      error: error?.message,
+      until: Date.now() + delay,
+    });
+  }
+}
+
+/** Renews the cookie, for all streams of the page at once. */
+export class Credentials {
+  #refresh;
+  #lifetime;
+  #renewed = Date.now();
+  #underWay = null;
+
+  /**
+   * @param {string | (() => unknown) | null} refresh URL that answers a POST with a cookie, or a function
+   * @param {number} lifetime milliseconds after which a cookie is renewed before it is used; 0 for never
+   */
+  constructor(refresh, lifetime) {
+    this.#refresh = refresh;
+    this.#lifetime = lifetime;
+  }
+
+  get canRenew() {
+    return this.#refresh !== null;
+  }
+
+  /** Milliseconds until it should be renewed; `null` for never. */
+  get left() {
+    return this.canRenew && this.#lifetime ? Math.max(0, this.#renewed + this.#lifetime - Date.now()) : null;
+  }
+
+  isDue() {
+    return this.left === 0;
+  }
+
+  /** It could not be renewed: not again at once. */
+  postpone() {
+    this.#renewed = Date.now() - this.#lifetime + Math.min(this.#lifetime, LONGEST_DELAY);
+  }
+
+  /** Somebody else has renewed it. */
+  note() {
+    this.#renewed = Date.now();
+  }
+
+  /** @returns {Promise<"renewed" | "refused" | "failed">} */
+  renew() {
+    this.#underWay ??= this.#ask().finally(() => (this.#underWay = null));
+    return this.#underWay;
+  }
+
+  async #ask() {
+    try {
+      if (typeof this.#refresh === "function") {
+        if ((await this.#refresh()) === false) return "refused";
+      } else {
+        const response = await fetch(this.#refresh, {
+          method: "POST",
+          credentials: "same-origin",
+          redirect: "manual", // to a login page: signed out
+          cache: "no-store",
+        });
+        if (response.type === "opaqueredirect" || response.status === 401 || response.status === 403) {
+          return "refused";
+        }
+        if (!response.ok) return "failed";
+      }
+      this.note();
+      return "renewed";
+    } catch {
+      return "failed";
+    }
+  }
+}

@@ -1,0 +1,107 @@
+// Ways to read an event stream. All have one shape, so that another one can take their place:
+//
+//   transport({url, token, credentials}, sink) -> close()
+//
+// The sink's `open({position})` comes first, then any number of `alive()`, `event({id, type, data})` and
+// `retry(milliseconds)`, and once `end({status?, retryAfter?, error?})`, after which nothing comes. After
+// `close()` nothing comes at all.
+
+import { EventStreamParser } from "./event_stream.js";
+
+/**
+ * @typedef {object} Transport
+ * @property {(request: object, sink: object) => () => void} open
+ * @property {boolean} showsOctets `alive` is called for each piece that arrives, comments too
+ * @property {boolean} showsStatus `end` tells the status of a refusal
+ * @property {boolean} hearsAllTypes whatever the types that were named
+ */
+
+/**
+ * With fetch: sees the hub's headers, each octet and the status of a refusal, and can send a token.
+ *
+ * @param {{url: URL, token: (() => string | Promise<string>) | null, credentials: RequestCredentials}} request
+ * @param {object} sink
+ * @returns {() => void} ends it
+ */
+function openFetch({ url, token, credentials }, sink) {
+  const abort = new AbortController();
+  const tell = (name, value) => abort.signal.aborted || sink[name](value);
+
+  async function read() {
+    const headers = { Accept: "text/event-stream" };
+    if (token) headers.Authorization = `Bearer ${await token()}`;
+    const response = await fetch(url, {
+      headers,
+      credentials: token ? "omit" : credentials,
+      cache: "no-store",
+      signal: abort.signal,
+    });
+    const [mediaType] = (response.headers.get("Content-Type") ?? "").split(";");
+    if (response.status !== 200 || mediaType.trim().toLowerCase() !== "text/event-stream") {
+      response.body?.cancel().catch(() => {});
+      const retryAfter = Number(response.headers.get("Retry-After")) * 1000 || undefined;
+      return { status: response.status, retryAfter };
+    }
+    const position = response.headers.get("Mercure-Last-Event-ID") ?? response.headers.get("Last-Event-ID");
+    tell("open", { position: position === null ? null : fromOctets(position) });
+    const parser = new EventStreamParser(
+      (event) => tell("event", event),
+      (milliseconds) => tell("retry", milliseconds),
+    );
+    const reader = response.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return {};
+      tell("alive");
+      parser.push(value);
+    }
+  }
+
+  read().then(
+    (end) => tell("end", end),
+    (error) => tell("end", { error }),
+  );
+  return () => abort.abort();
+}
+
+/** Headers arrive as ISO 8859-1; the id is UTF-8. */
+function fromOctets(text) {
+  return new TextDecoder().decode(Uint8Array.from(text, (character) => character.charCodeAt(0)));
+}
+
+/**
+ * With EventSource: shown as events by the browser's developer tools, and blind to headers and comments.
+ *
+ * It only hears the types that it was told before.
+ *
+ * @param {{url: URL, credentials: RequestCredentials, types: Iterable<string>}} request
+ * @param {object} sink
+ * @returns {() => void} ends it
+ */
+function openEventSource({ url, credentials, types }, sink) {
+  const source = new EventSource(url, { withCredentials: credentials === "include" });
+  source.onopen = () => sink.open({ position: null });
+  source.onerror = () => {
+    source.close(); // it would connect again by itself, and to the cursor of its URL at first
+    sink.end({});
+  };
+  const listener = ({ lastEventId, type, data }) => {
+    sink.alive();
+    sink.event({ id: lastEventId, type, data });
+  };
+  for (const type of new Set(["message", ...types])) {
+    // "open" and "error" are the source's own events as well, and those have no data.
+    source.addEventListener(type, (event) => event instanceof MessageEvent && listener(event));
+  }
+  return () => {
+    source.onopen = source.onerror = null;
+    source.close();
+    sink = { event() {}, alive() {} };
+  };
+}
+
+/** @type {Record<string, Transport>} */
+export const TRANSPORTS = {
+  fetch: { open: openFetch, showsOctets: true, showsStatus: true, hearsAllTypes: true },
+  eventsource: { open: openEventSource, showsOctets: false, showsStatus: false, hearsAllTypes: false },
+};

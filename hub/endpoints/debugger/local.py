@@ -1,0 +1,29 @@
+"""The token that the page of a playground comes with, for whoever sits at this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hub import playground
+from hub.endpoints.debugger.pages import TokenFor
+from hub.endpoints.request import Request
+from hub.protocol.access_token import Protocol
+
+_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+
+
+def token_for(protocol: Protocol, clock: Callable[[], float]) -> TokenFor:
+    """Gives each page a token of its own.
+
+    :param protocol: generations that the hub speaks.
+    :param clock: seconds since the epoch.
+    """
+
+    def token(request: Request) -> str | None:
+        # By another name than this machine's it comes through a proxy, or from a page whose name was made
+        # to lead here (DNS rebinding).
+        if not playground.is_local(request.identity) or any(map(request.header, _OF_PROXIES)):
+            return None
+        return playground.token(request.identity.url, clock(), protocol)
+
+    return token

@@ -1,0 +1,1 @@
+"""Settings of other hubs, turned into ours. ``mercure-hub convert`` prints them."""

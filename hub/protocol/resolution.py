@@ -1,0 +1,87 @@
+"""Topics resolved against the hub's URL, as URL Patterns see them."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from urlpattern import URLPattern
+
+_ANY_URL = URLPattern({})
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_MAX_DEPTH = 12  # slashes in a prefix
+
+
+class Resolved:
+    """The components of a URL that patterns are tried on, in canonical form.
+
+    ``prefixes`` are those of the path: the empty one, and each that ends before a slash or at the end, as deep
+    as any pattern's.
+    """
+
+    __slots__ = ("hostname", "origin", "pathname", "port", "prefixes", "protocol", "search")
+
+    def __init__(self, protocol: str, hostname: str, port: str, pathname: str, search: str) -> None:
+        self.protocol = protocol
+        self.hostname = hostname
+        self.port = port
+        self.pathname = pathname
+        self.search = search
+        self.origin = origin_of(protocol, hostname, port)
+        self.prefixes = prefixes_of(pathname)
+
+
+class Resolver:
+    """Resolves topics against one base, and remembers the last one: patterns are tried in long rows.
+
+    :param base: the hub's public URL.
+    """
+
+    __slots__ = ("_last", "base")
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self._last: tuple[str | None, Resolved | None] = (None, None)
+
+    def resolve(self, topic: str) -> Resolved | None:
+        """The components of a topic; ``None`` if it is no URL, which no URL Pattern matches."""
+        last = self._last
+        if last[0] is not topic:
+            last = self._last = (topic, _resolved(topic, None if _ABSOLUTE.match(topic) else self.base))
+        return last[1]
+
+
+@lru_cache(maxsize=64)
+def resolver(base: str) -> Resolver:
+    """The resolver of a base, shared."""
+    return Resolver(base)
+
+
+def origin_of(protocol: str, hostname: str, port: str) -> str:
+    """An origin as one text to compare."""
+    return f"{protocol}://{hostname}:{port}"
+
+
+def leading_segments(text: str) -> str:
+    """A literal path, without what is deeper than all prefixes."""
+    return "/".join(text.split("/", _MAX_DEPTH + 1)[: _MAX_DEPTH + 1])
+
+
+def prefixes_of(path: str) -> tuple[str, ...]:
+    """The empty text, and the path up to each slash and to its end; deeper than any pattern's, no more."""
+    segments = path.split("/", _MAX_DEPTH + 1)[: _MAX_DEPTH + 1]
+    return tuple(dict.fromkeys(["", *("/".join(segments[: n + 1]) for n in range(len(segments)))]))
+
+
+@lru_cache(maxsize=1024)
+def _resolved(topic: str, base: str | None) -> Resolved | None:
+    found = _ANY_URL.exec(topic) if base is None else _ANY_URL.exec(topic, base)
+    if found is None:
+        return None
+    return Resolved(
+        found["protocol"]["input"],
+        found["hostname"]["input"],
+        found["port"]["input"],
+        found["pathname"]["input"],
+        found["search"]["input"],
+    )

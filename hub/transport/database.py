@@ -1,0 +1,61 @@
+"""Connections to the database of the log, configured the same for the hub and for the commands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+
+def make_engine(url: sa.URL) -> sa.Engine:
+    """An engine whose transactions are ours.
+
+    :param url: of the database.
+    """
+    engine = sa.create_engine(url, pool_size=4, max_overflow=4)
+    if url.get_backend_name() == "sqlite":
+        sa.event.listen(engine, "connect", _configure_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextlib.contextmanager
+def writing(connection: sa.Connection) -> Iterator[None]:
+    """A transaction that takes the write lock at once, so that it cannot fail half-way for want of it."""
+    connection.info["writing"] = True
+    try:
+        with connection.begin():
+            yield
+    finally:
+        connection.info.pop("writing", None)
+
+
+def lock_path(url: sa.URL) -> str:
+    """The file by whose locks processes on this database find one another (``hub.transport.seats``)."""
+    return f"{url.database}-lock"
+
+
+def reason(error: Exception) -> str:
+    """The database's own words; SQLAlchemy's would add the statement and its values."""
+    cause = getattr(error, "orig", None)
+    return str(cause if cause is not None else error).splitlines()[0]
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("writing") else "BEGIN")
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun by _begin_sqlite
+    cursor = connection.cursor()
+    for pragma in (
+        "auto_vacuum = INCREMENTAL",  # counts when the file is created
+        "busy_timeout = 5000",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "journal_size_limit = 16777216",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,24 @@
+"""The load generator, built for these tests."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture(scope="session")
+def sseload(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program; its warnings are errors, as in every build."""
+    if not sys.platform.startswith("linux") or shutil.which("cc") is None or shutil.which("make") is None:
+        pytest.skip("the load generator needs Linux, make and a C compiler")
+    folder = tmp_path_factory.mktemp("bench")
+    for name in ("sseload.c", "Makefile"):
+        shutil.copy(SOURCE / name, folder)
+    subprocess.run(["make", "-C", str(folder)], check=True, capture_output=True)
+    return folder / "sseload"

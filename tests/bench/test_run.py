@@ -1,0 +1,152 @@
+"""The command: what can be chosen, what it refuses, what it never shows, and one real run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench import generator, hubs, run
+from bench.context import Bench
+from bench.generator import Fault
+from bench.history import EVENTS, NEWEST, RARE, filled
+from bench.hubs import OurHub, Refused
+from bench.report import read
+from bench.rows import SUBJECTS, chosen
+from bench.rows.workers import smallest_share
+from bench.tokens import Mint, write_header
+from hub.transport.sqlalchemy import Retention, SqlTransport
+
+
+def test_rows_can_be_chosen() -> None:
+    assert [subject.name for subject in chosen("connect,fanout")] == ["fanout", "connect"]
+    assert [subject.name for subject in chosen("cliffs")] == [
+        "bodies",
+        "topics",
+        "tokens",
+        "matchers",
+        "scan",
+    ]
+    assert len(chosen("")) == len(SUBJECTS) == len({subject.name for subject in SUBJECTS})
+    with pytest.raises(ValueError, match="'speed' is no row; there are bodies, burst"):
+        chosen("fanout,speed")
+
+
+def test_a_row_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--only", "speed"]) == 2
+    assert "'speed' is no row" in capsys.readouterr().err
+
+
+def test_another_hub_needs_a_token(
+    sseload: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SSELOAD", sseload)
+    assert run.main(["--smoke", "--only", "fanout", "--hub", "http://127.0.0.1:1/"]) == 2
+    assert "--hub needs --publisher-token or --hub-secret" in capsys.readouterr().err
+
+
+def test_a_program_that_is_not_built_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "SSELOAD", tmp_path / "sseload")
+    assert run.main(["--smoke"]) == 2
+    assert "make -C bench" in capsys.readouterr().err
+
+
+def test_nchan_is_skipped_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hubs, "NCHAN_MODULE", tmp_path / "absent.so")
+    assert "apt-get install nginx libnginx-mod-nchan" in hubs.nchan_is_missing()
+
+
+def test_the_command_is_shown_without_secrets() -> None:
+    words = ["--publisher-token", "abc", "--hub-secret=def", "--subscriber-token", "ghi", "--runs", "3"]
+    shown = " ".join(run._without_secrets(words))
+    assert shown == "--publisher-token ... --hub-secret=... --subscriber-token ... --runs 3"
+
+
+def test_tokens_lie_in_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = write_header(tmp_path / "token", "abc", "def")
+    assert path.read_text() == "Authorization: Bearer abc\nAuthorization: Bearer def\n"
+    assert path.stat().st_mode & 0o077 == 0
+    assert Mint("a secret that is long enough for it", "http://x/", "0.x").token("publish", [("exact", "*")])
+
+
+def test_a_fault_shows_what_the_generator_said(sseload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generator, "SSELOAD", sseload)
+    with pytest.raises(Fault, match=r"not clean: sseload publish -a 127\.0\.0\.1:1[\s\S]*refused"):
+        generator.sseload("publish", "-a", "127.0.0.1:1")
+
+
+def test_a_hub_that_refuses_says_why(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="MERCURE_HEARTBEAT"), OurHub(tmp_path).start(MERCURE_HEARTBEAT="soon"):
+        pass
+
+
+def test_a_hub_ends_with_its_block(tmp_path: Path) -> None:
+    with OurHub(tmp_path).start() as running:
+        assert running.pid is not None
+        os.kill(running.pid, signal.SIGCONT)
+    with pytest.raises(ProcessLookupError):
+        os.kill(running.pid, 0)
+
+
+def test_a_history_is_what_the_rows_expect(tmp_path: Path) -> None:
+    history = filled(tmp_path, 500)
+    log: SqlTransport[None] = SqlTransport(history.url, Retention(), time.time)
+    log.open(lambda: None)
+    try:
+        assert log.newest()[0] == 500
+        assert log.find(history.behind) == 500 - EVENTS
+        assert len(log.read(0, 500, None, 1000).entries) == 500
+        for topic in (NEWEST, RARE):
+            entries = log.read(0, 500, {topic}, 1000).entries
+            assert [int(entry.update.data[1:17], 16) for entry in entries] == list(range(1, EVENTS + 1))
+        assert [entry.sequence for entry in entries][:3] == [1, 51, 101]
+    finally:
+        log.close()
+    assert filled(tmp_path, 500) == history
+    assert [path.name for path in tmp_path.glob("*.partial*")] == []
+
+
+def test_the_smallest_share_leaves_the_parent_out() -> None:
+    assert smallest_share({"sockets_connected": [3, 60, 40]}, 2) == 0.4
+
+
+@pytest.mark.parametrize("sizes", ["full", "quick", "smoke"])
+def test_names_of_cases_are_unique_and_targets_are_there(
+    sizes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each case a target compares with is in its row, under the same title."""
+    monkeypatch.setattr("bench.rows.replay.filled", lambda _folder, size: SimpleNamespace(url="", behind=""))
+    for subject in SUBJECTS:
+        if subject.name == "workers":
+            continue
+        bench = Bench(hubs.Hubs(OurHub(tmp_path)), sizes, tmp_path)  # type: ignore[arg-type]
+        cases = subject.build(bench)
+        titles = [(case.name, figure.title) for case in cases for figure in case.figures]
+        assert len(set(titles)) == len(titles), subject.name
+        for case in cases:
+            for figure in case.figures:
+                if figure.target is not None and figure.target.case:
+                    assert (figure.target.case, figure.title) in titles, (subject.name, case.name)
+
+
+def test_a_short_run(
+    sseload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the command to the table, with a real hub."""
+    monkeypatch.setattr(run, "SSELOAD", sseload)
+    monkeypatch.setattr(generator, "SSELOAD", sseload)
+    assert run.main(["--smoke", "--only", "fanout,workers", "--out", str(tmp_path)]) == 0
+    outcome = read(tmp_path / "results.json")
+    assert [row.name for row in outcome.rows] == ["fanout", "workers"]
+    assert not any(row.failed for row in outcome.rows)
+    assert {name for line in outcome.rows[0].lines for name in line.values} == {"floor", "hub"}
+    assert outcome.rows[0].runs[0]["result"]["command"].startswith("sseload floor")
+    printed = capsys.readouterr().out
+    assert "| 100 subscribers x 20 updates: deliveries per CPU-second |" in printed
+    assert "Bearer" not in (tmp_path / "results.json").read_text()

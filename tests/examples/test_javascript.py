@@ -1,0 +1,446 @@
+"""The JavaScript module in headless Chromium, with a hub and an app that are real."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import JavascriptException
+
+from tests.examples.browser import leave
+from tests.examples.page_site import Site, Tab
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    running = Site(tmp_path)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def tab(chromium: Callable[[int], list[webdriver.Chrome]], site: Site) -> Iterator[Tab]:
+    first = Tab(chromium(1)[0])
+    yield first
+    first.driver.switch_to.window(first.driver.window_handles[0])
+    assert leave([first]) == []
+
+
+def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a&topics=b")
+    tab.follow()
+    tab.wait_open()
+    site.publish("a", "1")
+    site.publish("c", "no")
+    site.publish("b", "2")
+    tab.wait_updates("1", "2")
+    assert site.topics() == [["a", "b"]]
+    assert tab.seen("states") == ["connecting", "open"]
+
+
+def test_close_ends_everything(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    tab.run("mercure.close()")
+    tab.wait_for("subscriptions", site.topics, [])
+    assert tab.run("return mercure.state") == "closed"
+    locks = "return navigator.locks.query().then(({held, pending}) => held.length + pending.length)"
+    tab.wait_for("locks", lambda: tab.run(locks), 0)
+    with pytest.raises(JavascriptException, match="this connection was closed"):
+        tab.run("mercure.subscribe('b')")
+
+
+def test_two_tabs_share_a_connection(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    other = tab.new()
+    other.visit(f"{site.url}/?topics=a")
+    other.follow()
+    other.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    other.wait_updates("1")
+    assert site.topics() == [["a"]]
+
+
+@pytest.mark.parametrize("says_so", [True, False], ids=["says that it leaves", "crashes"])
+def test_tabs_with_different_topics_share_one_when_updates_tell_their_topic(
+    site: Site, tab: Tab, says_so: bool
+) -> None:
+    tab.visit(f"{site.url}/?topics=a&topic_of=type")
+    tab.follow(types=["a", "b"])
+    tab.wait_open()
+    other = tab.new()
+    other.visit(f"{site.url}/?topics=b&topic_of=type")
+    other.follow(types=["a", "b"])
+    other.wait_open()
+    site.publish("a", "1", type="a")
+    site.publish("b", "2", type="b")
+    tab.wait_updates("1")
+    other.wait_updates("2")
+    tab.wait_for("connections", site.topics, [["a", "b"]])
+    if not says_so:
+        other.run("BroadcastChannel.prototype.postMessage = () => {}")
+    other.close()
+    tab.wait_for("connections", site.topics, [["a"]])
+
+
+def test_tabs_with_different_topics_do_not_mix_updates_without_that(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    other = tab.new()
+    other.visit(f"{site.url}/?topics=b")
+    other.follow()
+    other.wait_open()
+    site.publish("a", "1")
+    site.publish("b", "2")
+    tab.wait_updates("1")
+    other.wait_updates("2")
+    assert site.topics() == [["a"], ["b"]]
+
+
+def test_the_leader_closes_under_steady_publishing(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    leader = tab.new()
+    leader.visit(f"{site.url}/?topics=a")
+    leader.follow()
+    leader.wait_open()
+    tab.follow()
+    tab.wait_open()
+    with site.steady("a") as sent:
+        tab.wait("some updates", lambda: len(tab.seen()) > 50)
+        leader.close()
+        count = len(sent())
+        tab.wait("more updates", lambda: len(tab.seen()) > count + 50)
+    tab.wait_for("the last", lambda: tab.seen()[-1], sent()[-1])
+    received = tab.seen()
+    assert received == sent()[-len(received) :]
+    assert tab.seen("gaps") == []
+
+
+def test_the_leader_closes_when_nothing_was_published_yet(site: Site, tab: Tab) -> None:
+    """The hub says where a stream begins, so its successor begins there too."""
+    site.publish("other", "0")
+    tab.visit(f"{site.url}/?topics=a")
+    leader = tab.new()
+    leader.visit(f"{site.url}/?topics=a")
+    leader.follow()
+    leader.wait_open()
+    tab.follow()
+    tab.wait_open()
+    site.hub.kill()  # so that the successor's stream certainly begins later than the update
+    leader.close()
+    site.hub.start()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+
+
+def test_a_leader_that_sleeps_is_replaced(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    leader = tab.new()
+    leader.visit(f"{site.url}/?topics=a")
+    leader.follow()
+    leader.wait_open()
+    tab.follow()
+    tab.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    # As a suspended page: its lock stays, and it does nothing.
+    asleep = 12.0
+    leader.run(
+        "setTimeout((end) => { while (Date.now() < end); }, 0, Date.now() + 1000 * arguments[0])", asleep
+    )
+    began = time.monotonic()
+    site.publish("a", "2")
+    tab.run("dispatchEvent(new Event('online'))")  # otherwise it looks every ten seconds
+    tab.wait_updates("1", "2")
+    assert time.monotonic() - began < asleep
+    leader.wait_updates("1", "2")
+    site.publish("a", "3")
+    tab.wait_updates("1", "2", "3")
+    leader.wait_updates("1", "2", "3")
+    tab.wait_for("connections", site.topics, [["a"]])
+
+
+def test_a_leader_that_was_long_in_the_background_is_replaced(site: Site, tab: Tab) -> None:
+    """Browsers stretch the timers of such pages to a minute, so it would be slow to come back."""
+    tab.visit(f"{site.url}/?topics=a")
+    leader = tab.new()
+    leader.visit(f"{site.url}/?topics=a")
+    leader.follow()
+    leader.wait_open()
+    tab.follow()
+    tab.wait_open()
+    leads = """
+      return navigator.locks.request("probe", async () => {
+        const { held } = await navigator.locks.query();
+        const me = held.find(({ name }) => name === "probe").clientId;
+        return held.some(({ name, clientId }) => name.endsWith("]") && clientId === me);
+      });
+    """
+    assert (leader.run(leads), tab.run(leads)) == (True, False)
+    leader.run(
+        """
+        const now = Date.now;
+        Object.defineProperty(document, "visibilityState", { get: () => "hidden" });
+        document.dispatchEvent(new Event("visibilitychange"));
+        Date.now = () => now() + 300_000;
+        """
+    )
+    with site.steady("a") as sent:
+        tab.run("dispatchEvent(new Event('online'))")
+        tab.wait("another leader", lambda: tab.run(leads))
+        count = len(sent())
+        tab.wait("more updates", lambda: len(tab.seen()) > count)
+    for one in (tab, leader):
+        one.wait_for("updates", one.seen, sent())
+    tab.wait_for("connections", site.topics, [["a"]])
+
+
+def test_topics_are_added_and_taken_away_without_loss(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    site.publish("b", "old: b is not subscribed to yet")
+    with site.steady("a") as sent:
+        tab.wait("some updates", lambda: len(tab.seen()) > 20)
+        tab.run("window.off = mercure.subscribe(['b', 'c'])")
+        tab.wait_for("connections", site.topics, [["a", "b", "c"]])
+        site.publish("b", "b")
+        tab.wait("b", lambda: "b" in tab.seen())
+        tab.run("off()")
+        tab.wait_for("connections", site.topics, [["a"]])
+        count = len(sent())
+        tab.wait("more updates", lambda: len(tab.seen()) > count)
+    tab.wait_for("the last", lambda: tab.seen()[-1], sent()[-1])
+    received = [one for one in tab.seen() if one != "b"]
+    assert received == sent()[-len(received) :]
+    assert tab.seen("gaps") == []
+
+
+def test_a_listener_for_topics_and_patterns(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topic_of=type")
+    tab.follow()
+    assert tab.run("return mercure.state") == "idle"
+    tab.run(
+        """
+        window.got = [];
+        mercure.subscribe("a", ({ data }) => got.push(`a ${data}`));
+        const books = { match: "/books/:id", match_type: "urlpattern" };
+        mercure.subscribe(books, ({ data }) => got.push(`book ${data}`));
+        """
+    )
+    tab.wait_open()
+    site.publish("a", "1", type="a")
+    site.publish("/books/7", "2", type="/books/7")
+    site.publish("a", "3", type="b")  # of a topic that nobody here has subscribed to, by what it says
+    site.publish("a", "4", type="a")
+    tab.wait_for("what they got", lambda: tab.run("return got"), ["a 1", "book 2", "a 4"])
+
+
+def test_an_update_whose_topic_nobody_knows_is_reported(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.run("window.own = { topicOf: (update) => update.json().topic }")
+    tab.run("follow(undefined, own)")
+    tab.wait_open()
+    nobody = site.publish("a", {})
+    site.publish("a", {"topic": "a"})
+    tab.wait_updates('{"topic": "a"}')
+    assert tab.seen("problems") == [{"reason": "no-topic", "id": nobody}]
+    with pytest.raises(JavascriptException, match="needs the option topicOf"):
+        tab.run("connect('/hub').subscribe('a', () => {})")
+
+
+def test_a_token_in_the_header(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/")
+    tab.run("window.token = arguments[0]", site.token(subscribe=["a"]))
+    tab.run("follow(arguments[0], { topics: ['a'], token: () => window.token })", site.hub.url)
+    tab.wait_open()
+    site.publish("a", "1", private=True)
+    site.publish("a", "2", private=True, type="other")
+    site.publish("a", "3")
+    tab.wait_updates("1", "3")
+    in_a_url = "return performance.getEntriesByType('resource').some((one) => one.name.includes(token))"
+    assert tab.run(in_a_url) is False
+
+
+def test_who_may_not_read_is_told_so(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a&refresh=/refuse")
+    tab.run("window.token = 'nonsense'")
+    tab.run("follow(undefined, { token: () => window.token })")
+    tab.wait_for("state", lambda: tab.run("return mercure.state"), "refused")
+    assert site.renewals == 1
+    tab.run("window.token = arguments[0]", site.token(subscribe=["a"]))
+    tab.wait_open()
+
+
+def test_event_source(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a&transport=eventsource")
+    tab.follow(types=["message", "x"])
+    tab.wait_open()
+    other = tab.new()
+    other.visit(f"{site.url}/?topics=a&transport=eventsource")
+    other.follow(types=["y"])
+    other.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    # The stream was opened before somebody listened to y, and is opened again for it.
+    with site.steady("a") as sent:
+        tab.wait("some updates", lambda: len(tab.seen()) > 20)
+    site.publish("a", "x", type="x")
+    site.publish("a", "y", type="y")
+    other.wait_updates("y")
+    tab.wait_for("the last", lambda: tab.seen()[-1], "x")
+    assert tab.seen() == ["1", *sent(), "x"]
+    site.hub.kill()
+    tab.wait_for("state", lambda: tab.run("return mercure.state"), "offline")
+    site.hub.start()
+    site.publish("a", "2")
+    tab.wait_for("the last", lambda: tab.seen()[-1], "2")
+    assert tab.seen() == ["1", *sent(), "x", "2"]
+
+
+def test_the_back_forward_cache(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    # The events of a page that is put away and comes back; headless Chromium keeps none.
+    tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    tab.wait_for("connections", site.topics, [])
+    site.publish("a", "2")
+    tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    tab.wait_updates("1", "2")
+    tab.wait_for("connections", site.topics, [["a"]])
+
+
+def test_without_locks_each_tab_has_its_own(site: Site, tab: Tab) -> None:
+    """A page without TLS: browsers give it no Web Locks."""
+    tab.visit(f"{site.url}/?topics=a")
+    tab.run("Object.defineProperty(navigator, 'locks', { value: undefined })")
+    tab.follow()
+    tab.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    tab.wait_for("connections", site.topics, [])
+    site.publish("a", "2")
+    tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    tab.wait_updates("1", "2")
+
+
+def test_what_holds_the_stream_back_is_reported(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/")
+    tab.follow(f"{site.url}/buffered?match=a", {"heartbeat": 0.5})
+    tab.wait_for("problems", lambda: tab.seen("problems")[:1], [{"reason": "silent"}])
+    tab.run("mercure.close()")
+
+
+def test_a_listener_that_fails_keeps_no_other_from_its_update(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.run(
+        "addEventListener('error', (event) => { window.failed = event.message; event.preventDefault(); })"
+    )
+    tab.follow(types=[])
+    tab.run("mercure.on('message', () => { throw new Error('of the test'); })")
+    tab.run("window.off = mercure.on('message', ({ data }) => seen.updates.push(data))")
+    tab.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    assert tab.run("return window.failed")
+    tab.run("off()")
+    last = site.publish("a", "2")
+    tab.wait_for("the last id", lambda: tab.run("return mercure.lastEventId"), last)
+    tab.wait_updates("1")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("{ transport: 'carrier pigeon' }", "the transport is"),
+        ("{ transport: 'eventsource', token: () => '' }", "only the transport fetch"),
+        ("{ token: 'abc' }", "token is no function"),
+        ("{ topics: [''] }", "is no topic"),
+        ("{ topics: [{ match: 'a', match_type: 'regexp' }] }", "known are"),
+    ],
+)
+def test_wrong_options_are_refused(site: Site, tab: Tab, option: str, message: str) -> None:
+    tab.visit(f"{site.url}/")
+    with pytest.raises(JavascriptException, match=message):
+        tab.run(f"connect('/hub', {option})")
+
+
+def test_the_hub_is_killed_under_an_open_page(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    site.hub.kill()
+    tab.wait_for("state", lambda: tab.run("return mercure.state"), "offline")
+    site.hub.start()
+    site.publish("a", "2")
+    tab.wait_updates("1", "2")
+    assert tab.seen("gaps") == []
+
+
+def test_a_page_resumes_where_its_content_ends(site: Site, tab: Tab) -> None:
+    first = site.publish("a", "1")
+    site.publish("a", "2")
+    tab.visit(f"{site.url}/?topics=a&last_event_id={first}")
+    tab.follow()
+    tab.wait_updates("2")
+    other = tab.new()
+    other.visit(f"{site.url}/?topics=a&last_event_id={first}")
+    other.follow()  # the connection that it joins is past that
+    other.wait_updates("2")
+    tab.wait_for("connections", site.topics, [["a"]])
+    site.publish("a", "3")
+    tab.wait_updates("2", "3")
+    other.wait_updates("2", "3")
+
+
+def test_lost_history_is_reported(site: Site, tab: Tab) -> None:
+    site.publish("a", "1")
+    tab.visit(f"{site.url}/?topics=a&last_event_id=urn:gone")
+    tab.follow()
+    tab.wait_for("gaps", lambda: tab.seen("gaps"), [{"requested": "urn:gone", "resumed": "earliest"}])
+    tab.wait_updates("1")
+
+
+def test_the_cookie_is_renewed_when_the_token_ends(site: Site, tab: Tab) -> None:
+    site.lifetime = 3
+    tab.driver.get(f"{site.url}/sign-in")
+    tab.visit(f"{site.url}/?topics=a&refresh=/renew")
+    tab.follow()
+    tab.wait_open()
+    site.publish("a", "1", private=True)
+    tab.wait_updates("1")
+    states = len(tab.seen("states"))
+    # Anonymous subscribers are let in here: only the private update shows that there is a cookie again.
+    tab.wait("it is open again", lambda: tab.seen("states")[states:][-1:] == ["open"])
+    site.publish("a", "2")
+    tab.wait_updates("1", "2")
+
+
+def test_the_cookie_is_renewed_before_the_token_ends(site: Site, tab: Tab) -> None:
+    tab.driver.get(f"{site.url}/sign-in")
+    tab.visit(f"{site.url}/?topics=a")
+    tab.follow(options={"refresh": "/renew", "refreshAfter": 1})
+    tab.wait_open()
+    with site.steady("a") as sent:
+        tab.wait("two renewals", lambda: site.renewals >= 2)
+        tab.wait("updates", lambda: len(tab.seen()) > 50)
+    tab.wait_for("the last", lambda: tab.seen()[-1], sent()[-1])
+    received = tab.seen()
+    assert received == sent()[-len(received) :]
+    assert tab.seen("states") == ["connecting", "open"]

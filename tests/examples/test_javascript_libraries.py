@@ -1,0 +1,164 @@
+"""``examples/htmx`` and ``examples/turbo`` in headless Chromium, with the libraries as npm has them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from selenium import webdriver
+
+from tests.examples.browser import ROOT, leave
+from tests.examples.page_site import Served, Tab
+
+pytestmark = pytest.mark.browser
+
+_INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+
+
+def _example(name: str) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(
+        f"{name}_example", ROOT / "examples" / name / "app.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # Flask looks up where its templates are
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Installs what an example needs, outside of the repository."""
+    npm = shutil.which("npm")
+    if npm is None:
+        reason = "npm not found: apt-get install npm"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+    def install(example: str) -> str:
+        folder = tmp_path_factory.mktemp(example)
+        shutil.copy(ROOT / "examples" / example / "package.json", folder)
+        run = subprocess.run(
+            [npm, *_INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        return str(folder / "node_modules")
+
+    return install
+
+
+@pytest.fixture
+def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
+    first = Tab(chromium(1)[0])
+    yield first
+    first.driver.switch_to.window(first.handle)
+    assert leave([first]) == []
+
+
+@pytest.fixture(scope="module")
+def shopping(tmp_path_factory: pytest.TempPathFactory, libraries: Callable[[str], str]) -> Iterator[Served]:
+    modules = libraries("htmx")
+    app = _example("htmx")
+    site = Served(
+        tmp_path_factory.mktemp("site"),
+        lambda config: app.create_app({**config, "NODE_MODULES": modules}),
+        app.mercure,
+    )
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def turbo(libraries: Callable[[str], str]) -> str:
+    return libraries("turbo")
+
+
+@pytest.fixture
+def votes(tmp_path: Path, turbo: str) -> Iterator[Callable[[bool], Served]]:
+    running: list[Served] = []
+
+    def serve(one_origin: bool) -> Served:
+        app = _example("turbo")
+        site = Served(
+            tmp_path,
+            lambda config: app.create_app({**config, "NODE_MODULES": turbo}),
+            app.mercure,
+            one_origin=one_origin,
+        )
+        running.append(site)
+        return site
+
+    yield serve
+    for site in running:
+        site.close()
+
+
+def _wait_connected(site: Served, tab: Tab, count: int = 1) -> None:
+    tab.wait_for("connections", lambda: len(site.subscriptions()), count)
+
+
+def test_htmx(shopping: Served, tab: Tab) -> None:
+    tab.driver.get(shopping.url)
+    _wait_connected(shopping, tab)
+    other = tab.new()
+    other.driver.get(shopping.url)
+    _wait_connected(shopping, tab, 2)
+
+    other.driver.find_element("name", "text").send_keys("bread & <b>butter</b>\n")
+
+    things = "return [...document.querySelectorAll('#things li')].map((one) => one.textContent)"
+    for one in (tab, other):
+        tab.wait_for("things", lambda one=one: one.run(things), ["bread & <b>butter</b>"])  # type: ignore[misc]
+        tab.wait_for("count", lambda one=one: one.run("return count.textContent"), "1")  # type: ignore[misc]
+
+
+def test_htmx_serves_what_it_names(shopping: Served) -> None:
+    client = shopping.app.test_client()
+    with client.get("/libraries/htmx.js") as library:
+        assert library.status_code == 200
+    assert client.get("/libraries/package.json").status_code == 404
+    assert client.post("/things", data={"text": " "}).status_code == 422
+    assert client.post("/things", data={"text": "x" * 81}).status_code == 422
+
+
+@pytest.mark.parametrize(("path", "one_origin", "connections"), [("/", False, 1), ("/element", True, 2)])
+def test_turbo(
+    votes: Callable[[bool], Served], tab: Tab, path: str, one_origin: bool, connections: int
+) -> None:
+    """With the module two tabs have one connection, to any origin; with Turbo's element each has its own."""
+    site = votes(one_origin)
+    tab.driver.get(site.url + path)
+    _wait_connected(site, tab)
+    other = tab.new()
+    other.driver.get(site.url + path)
+    other.wait_for("Turbo", lambda: other.run("return typeof Turbo"), "object")
+    if connections == 2:
+        _wait_connected(site, tab, 2)
+    # Turbo sends the form and shows the page that it leads to, in the same document.
+    other.run("window.isSame = true; document.querySelector('form[action$=plum] button').click()")
+    votes_for_plum = "return document.getElementById('plum').textContent"
+    for one in (tab, other):
+        one.wait_for("votes", lambda one=one: one.run(votes_for_plum), "1")  # type: ignore[misc]
+    assert other.run("return window.isSame") is True
+    if connections == 1:
+        _wait_connected(site, tab)
+
+
+def test_turbos_element_sends_no_cookie_to_another_origin(votes: Callable[[bool], Served], tab: Tab) -> None:
+    """What docs/javascript.md says; the day it does, this fails."""
+    site = votes(False)
+    tab.driver.get(f"{site.url}/element")
+    src = tab.run("return document.querySelector('turbo-stream-source').src")
+    assert src.startswith(site.hub.url)
+    with_credentials = "return document.querySelector('turbo-stream-source').streamSource.withCredentials"
+    tab.wait_for("withCredentials", lambda: tab.run(with_credentials), False)
+    assert site.subscriptions() == {}

@@ -1,0 +1,3 @@
+from tests.flask_mercure.databases import database, postgresql, postgresql_server
+
+__all__ = ["database", "postgresql", "postgresql_server"]

@@ -1,0 +1,127 @@
+"""Databases for tests: SQLite in a file, and a PostgreSQL of its own on a Unix socket."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.engine import URL
+
+_BINARIES = Path("/usr/lib/postgresql")
+_TIMEOUT = 60.0
+
+
+def _binaries() -> Path | None:
+    """The newest PostgreSQL of this machine; Debian does not have its server on the path."""
+    found = sorted(_BINARIES.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+def _user() -> str | None:
+    """Who runs the server, which refuses to run as root."""
+    if os.geteuid() != 0:
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+@contextmanager
+def running_postgresql() -> Iterator[Path]:
+    """A server for the length of a ``with`` block; gives the folder of its socket."""
+    binaries = _binaries()
+    if binaries is None:
+        reason = f"there is no PostgreSQL under {_BINARIES}: apt-get install postgresql"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    user = _user()
+    # Not pytest's folder: that is closed to other users, and too long for the path of a socket.
+    folder = Path(tempfile.mkdtemp(prefix="mercure-pg-"))
+    try:
+        if user is not None:
+            entry = pwd.getpwnam(user)
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        group = None if user is None else pwd.getpwnam(user).pw_gid
+        extra = None if user is None else ()
+        data = folder / "data"
+        subprocess.run(
+            [binaries / "initdb", "-D", data, "-U", "app", "--auth=trust", "--no-sync", "-E", "UTF8"],
+            user=user, group=group, extra_groups=extra, cwd=folder, check=True, capture_output=True,
+            timeout=_TIMEOUT, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        )  # fmt: skip
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [
+                    binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=",
+                    "-c", "fsync=off", "-c", "max_connections=200",
+                ],
+                user=user, group=group, extra_groups=extra, cwd=folder, stdout=log, stderr=log,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            )  # fmt: skip
+        try:
+            _await(folder, server)
+            yield folder
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(_TIMEOUT)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _await(folder: Path, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _TIMEOUT
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user="app", dbname="postgres").close()
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((folder / "log").read_text()) from None
+            time.sleep(0.05)  # the server has no other sign
+        else:
+            return
+
+
+@contextmanager
+def fresh_database(folder: Path) -> Iterator[str]:
+    """A database of that server for one test; gives its URL."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(host=str(folder), user="app", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield URL.create(
+                "postgresql+psycopg", username="app", database=name, query={"host": str(folder)}
+            ).render_as_string()
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Path]:
+    with running_postgresql() as folder:
+        yield folder
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Path) -> Iterator[str]:
+    with fresh_database(postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, once for each engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/app.db"
+    url: str = request.getfixturevalue("postgresql")
+    return url

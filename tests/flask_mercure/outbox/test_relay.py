@@ -1,0 +1,389 @@
+"""The relay, on each database, with a hub that is a function and a clock that is a variable."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, MetaData, create_engine, event, insert, select, update
+from sqlalchemy.pool import NullPool
+
+from flask_mercure.errors import HubUnreachable, PublishError, TokenError
+from flask_mercure.outbox import outbox_table
+from flask_mercure.outbox.claims import LEASE, Claims
+from flask_mercure.outbox.contents import listing, purge, retry, stats
+from flask_mercure.outbox.relay import Relay
+from flask_mercure.outbox.rows import channel, write
+from flask_mercure.outbox.table import moment
+from flask_mercure.outbox.wakeup import wakeup_for
+from flask_mercure.publication import Publication
+
+TABLE = outbox_table(MetaData())
+
+
+class Hub:
+    """Takes updates, or raises what is planned for a topic."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str]] = []
+        self.attempts: list[str] = []
+        self.errors: dict[str, Exception] = {}
+        self.before: Callable[[Publication], None] = lambda _publication: None
+
+    def send(self, hub: str, publication: Publication) -> None:
+        topic = publication.topics[0]
+        self.attempts.append(publication.data)
+        self.before(publication)
+        for planned in (topic, publication.data, hub):
+            if planned in self.errors:
+                raise self.errors[planned]
+        self.taken.append((topic, publication.data))
+
+    def of(self, topic: str) -> list[str]:
+        return [data for name, data in self.taken if name == topic]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    made = create_engine(database, poolclass=NullPool)
+    if made.dialect.name == "sqlite":
+
+        @event.listens_for(made, "connect")
+        def pragmas(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+
+    TABLE.create(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
+
+
+@pytest.fixture
+def relay(engine: Engine, hub: Hub, clock: Clock) -> Iterator[Relay]:
+    with relaying(engine, hub, clock) as made:
+        yield made
+
+
+@contextmanager
+def relaying(engine: Engine, hub: Hub, clock: Clock, **options: Any) -> Iterator[Relay]:
+    wakeup = wakeup_for(engine, channel(TABLE))
+    with wakeup:
+        yield Relay(engine, TABLE, hub.send, wakeup, clock=clock, chance=lambda: 1.0, **options)
+
+
+def put(engine: Engine, *updates: tuple[str | list[str], str], hub: str = "default", now: float = 0) -> None:
+    rows = [
+        (hub, Publication([topics] if isinstance(topics, str) else topics, data, id=f"urn:x:{data}"))
+        for topics, data in updates
+    ]
+    with engine.begin() as connection:
+        write(connection, TABLE, rows, now)
+
+
+def rows(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(select(TABLE).order_by(TABLE.c.sequence)).all())
+
+
+def test_it_sends_in_order_and_deletes(engine: Engine, relay: Relay, hub: Hub) -> None:
+    put(engine, *[("ab"[number % 2], str(number)) for number in range(250)])
+    done = relay.run_once()
+    assert done.sent == 250
+    assert hub.of("a") == [str(number) for number in range(0, 250, 2)]
+    assert hub.of("b") == [str(number) for number in range(1, 250, 2)]
+    assert rows(engine) == []
+
+
+def test_what_is_sent_is_what_was_written(engine: Engine, hub: Hub, relay: Relay) -> None:
+    sent: list[Publication] = []
+    hub.before = sent.append
+    written = Publication(["é", "b"], "zwölf\n€ \u2028", True, id="urn:é", type="t", retry=5)
+    with engine.begin() as connection:
+        write(connection, TABLE, [("default", written)], 0)
+    relay.run_once()
+    assert sent == [written]
+
+
+def test_a_failing_topic_stops_only_what_shares_it(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock
+) -> None:
+    put(engine, ("a", "1"), ("b", "2"), (["c", "a"], "3"), ("c", "4"), ("b", "5"))
+    hub.errors["a"] = PublishError("busy", status=500)
+    done = relay.run_once()
+    assert hub.taken == [("b", "2"), ("b", "5")]  # 3 waits for 1, and 4 for 3
+    assert (done.sent, done.failed) == (2, 1)
+    assert [(row.attempts, row.error) for row in rows(engine)] == [(1, "busy"), (0, None), (0, None)]
+    hub.errors.clear()
+    assert relay.run_once().sent == 0  # its time has not come
+    clock.now += 0.3
+    relay.run_once()
+    assert hub.taken[2:] == [("a", "1"), ("c", "3"), ("c", "4")]
+
+
+def test_a_poison_update_is_parked_and_the_next_one_goes(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(engine, ("a", "poison"), ("a", "fine"))
+    hub.errors["poison"] = PublishError("the hub answered 403", status=403)
+    with caplog.at_level(logging.INFO):
+        assert relay.run_once().parked == 1
+    assert hub.of("a") == ["fine"]
+    clock.now += 10_000
+    assert relay.run_once().sent == 0
+    assert hub.attempts.count("poison") == 1
+    with engine.begin() as connection:
+        (parked,) = listing(connection, TABLE, "parked")
+        assert (parked.id, parked.error, parked.attempts) == ("urn:x:poison", "the hub answered 403", 1)
+        assert stats(connection, TABLE, clock.now).parked == 1
+        assert retry(connection, TABLE, [parked.sequence]) == 1
+    hub.errors.clear()
+    relay.run_once()
+    assert hub.of("a") == ["fine", "poison"]
+    assert rows(engine) == []
+    assert "is parked: the hub answered 403" in caplog.text
+
+
+def test_without_a_hub_one_attempt_is_made(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(engine, *[(f"t{number}", str(number)) for number in range(50)])
+    hub.errors["default"] = HubUnreachable("no connection")
+    relay.run_once()
+    relay.run_once()
+    assert hub.attempts == ["0"]
+    for pause in (0.25, 0.5, 1.0):
+        clock.now += pause - 0.01
+        relay.run_once()
+        before = len(hub.attempts)
+        clock.now += 0.02
+        relay.run_once()
+        assert len(hub.attempts) == before + 1
+    hub.errors.clear()
+    clock.now += 2
+    relay.run_once()
+    assert len(hub.taken) == 50
+    assert "takes updates again" in caplog.text
+
+
+@pytest.mark.parametrize("error", [PublishError("401", status=401), TokenError("no key")])
+def test_a_wrong_setting_parks_nothing(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock, error: Exception
+) -> None:
+    put(engine, ("a", "1"), ("b", "2"))
+    hub.errors["default"] = error
+    relay.run_once()
+    assert [row.state for row in rows(engine)] == ["waiting", "waiting"]
+    hub.errors.clear()
+    clock.now += 60
+    assert relay.run_once().sent == 2
+
+
+def test_the_hub_says_when_to_come_back(engine: Engine, relay: Relay, hub: Hub, clock: Clock) -> None:
+    put(engine, ("a", "1"))
+    hub.errors["a"] = PublishError("slow down", status=429, retry_after=120)
+    relay.run_once()
+    hub.errors.clear()
+    clock.now += 119
+    assert relay.run_once().sent == 0
+    clock.now += 2
+    assert relay.run_once().sent == 1
+
+
+def test_one_hub_that_is_down_does_not_stop_another(engine: Engine, relay: Relay, hub: Hub) -> None:
+    put(engine, ("a", "1"), ("a", "2"), hub="eu")
+    put(engine, ("a", "3"), hub="us")
+    hub.errors["eu"] = HubUnreachable("no connection")
+    relay.run_once()
+    assert hub.taken == [("a", "3")]
+
+
+def test_many_failing_topics_are_a_failing_hub(engine: Engine, relay: Relay, hub: Hub) -> None:
+    put(engine, *[(f"t{number}", str(number)) for number in range(50)])
+    hub.errors["default"] = PublishError("503", status=503)
+    relay.run_once()
+    assert len(hub.attempts) == 10
+
+
+def test_a_long_row_of_one_failing_topic_hides_no_other(engine: Engine, relay: Relay, hub: Hub) -> None:
+    put(engine, *[("stuck", str(number)) for number in range(1200)], ("free", "x"))
+    hub.errors["stuck"] = PublishError("500", status=500)
+    relay.run_once()
+    assert hub.taken == [("free", "x")]
+
+
+def test_delivered_updates_are_kept_as_long_as_asked(engine: Engine, hub: Hub, clock: Clock) -> None:
+    put(engine, ("a", "1"))
+    with relaying(engine, hub, clock, keep=3600) as relay:
+        relay.run_once()
+        assert [row.state for row in rows(engine)] == ["delivered"]
+        clock.now += 3000
+        assert relay.run_once().sent == 0
+        assert len(rows(engine)) == 1
+        clock.now += 1000
+        relay.run_once()
+    assert rows(engine) == []
+
+
+def test_two_relays_share_topics_and_keep_their_order(engine: Engine, hub: Hub, clock: Clock) -> None:
+    """While one relay is in the middle of topic a, another sends b and nothing of a."""
+    put(engine, ("a", "1"), ("a", "2"), ("b", "3"), (["b", "a"], "4"))
+    other = Hub()
+
+    def meanwhile(publication: Publication) -> None:
+        if publication.data == "1":
+            put(engine, ("c", "5"), ("a", "6"))
+            with relaying(engine, other, clock) as second:
+                second.run_once()
+
+    hub.before = meanwhile
+    with relaying(engine, hub, clock) as first:
+        first.run_once()
+    assert other.taken == [("c", "5")]  # a and b are in the hands of the first
+    assert hub.taken == [("a", "1"), ("a", "2"), ("b", "3"), ("b", "4"), ("a", "6")]
+    assert rows(engine) == []
+
+
+def test_a_relay_that_dies_gives_its_updates_back(engine: Engine, hub: Hub, clock: Clock) -> None:
+    put(engine, ("a", "1"), ("a", "2"))
+
+    def die(publication: Publication) -> None:
+        raise KeyboardInterrupt
+
+    hub.before = die
+    with relaying(engine, hub, clock) as first, pytest.raises(KeyboardInterrupt):
+        first.run_once()
+    hub.before = lambda _publication: None
+    with relaying(engine, hub, clock) as second:
+        second.run_once()
+    assert hub.of("a") == ["1", "2"]
+
+
+def test_leases_end_by_time_and_with_the_process(engine: Engine, clock: Clock) -> None:
+    """What stays of a relay that was killed, where there are no locks on rows."""
+    if engine.dialect.name != "sqlite":
+        pytest.skip("the engine has locks on rows")
+    put(engine, ("a", "1"))
+    claims = Claims(engine, TABLE)
+
+    def lease(owner: str) -> None:
+        with engine.begin() as connection:
+            until = moment(clock.now + LEASE)
+            connection.execute(update(TABLE).values(leased_by=owner, leased_until=until))
+
+    def taken() -> int:
+        with claims.take(clock.now, 10) as claim:
+            return len(claim.rows)
+
+    lease("another-machine:1:abc")
+    assert taken() == 0
+    clock.now += LEASE + 1
+    assert taken() == 1
+    import socket
+    import subprocess
+    import sys
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    lease(f"{socket.gethostname()[:64]}:{process.pid}:abc")
+    assert taken() == 1
+    assert [row.leased_by for row in rows(engine)] == [None]
+
+
+def test_a_row_that_is_no_update_is_parked(engine: Engine, relay: Relay, hub: Hub) -> None:
+    put(engine, ("a", "1"))
+    with engine.begin() as connection:
+        broken = {
+            "state": "waiting", "hub": "default", "id": "x", "topics": "not JSON", "data": "",
+            "private": False, "created_at": moment(0), "attempts": 0,
+        }  # fmt: skip
+        connection.execute(insert(TABLE), [broken, {**broken, "topics": '["*"]'}])
+    assert relay.run_once().parked == 2
+    assert hub.taken == [("a", "1")]
+
+
+def test_it_is_woken_and_ends(engine: Engine, hub: Hub) -> None:
+    """Nothing but the wake-up can bring it to look within the interval."""
+    arrived = threading.Event()
+    hub.before = lambda _publication: arrived.set()
+    wakeup = wakeup_for(engine, channel(TABLE))
+    relay = Relay(engine, TABLE, hub.send, wakeup, interval=600)
+    thread = threading.Thread(target=relay.run)
+    idle = threading.Event()
+    original = wakeup.wait
+
+    def wait(longest: float, *, urgent_only: bool = False) -> None:
+        idle.set()
+        original(longest, urgent_only=urgent_only)
+
+    wakeup.wait = wait  # type: ignore[method-assign]
+    thread.start()
+    try:
+        assert idle.wait(10)
+        put(engine, ("a", "1"))
+        if engine.dialect.name != "postgresql":
+            relay.wake()  # PostgreSQL has told it
+        assert arrived.wait(10)
+    finally:
+        relay.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_database_that_fails_does_not_end_it(
+    engine: Engine, hub: Hub, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    TABLE.drop(engine)
+    wakeup = wakeup_for(engine, channel(TABLE))
+    relay = Relay(engine, TABLE, hub.send, wakeup)
+    waits: list[float] = []
+
+    def wait(longest: float, *, urgent_only: bool = False) -> None:
+        waits.append(longest)
+        if len(waits) == 3:
+            TABLE.create(engine)
+            put(engine, ("a", "1"))
+        if len(waits) > 3:
+            relay.stop()
+
+    wakeup.wait = wait  # type: ignore[method-assign]
+    relay.run()
+    assert hub.of("a") == ["1"]
+    assert caplog.text.count("the outbox cannot be read") == 3
+    assert "INSERT" not in caplog.text
+
+
+def test_purging_and_numbers(engine: Engine, clock: Clock, relay: Relay, hub: Hub) -> None:
+    put(engine, ("a", "1"), now=clock.now - 100)
+    put(engine, ("b", "2"), now=clock.now - 10)
+    hub.errors["b"] = PublishError("400", status=400)
+    hub.errors["a"] = PublishError("500", status=500)
+    relay.run_once()
+    with engine.begin() as connection:
+        read = stats(connection, TABLE, clock.now)
+        assert (read.waiting, read.failing, read.parked, round(read.oldest_age)) == (1, 1, 1, 100)
+        assert purge(connection, TABLE, before=clock.now - 50) == 0
+        assert purge(connection, TABLE) == 1
+        assert retry(connection, TABLE) == 1
+        assert purge(connection, TABLE, states=("waiting",)) == 1
+        assert stats(connection, TABLE, clock.now).oldest_age == 0

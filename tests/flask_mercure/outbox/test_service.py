@@ -1,0 +1,150 @@
+"""The relay as a thread and as a command, the other commands, the numbers for monitoring."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from flask_mercure.cli import mercure
+from flask_mercure.outbox import OutboxCollector, outbox_stats
+from flask_mercure.outbox.service import relay_for
+from flask_mercure.reliability import reliability_of
+from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
+from tests.flask_mercure.library import Library, library
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with running() as hub:
+        yield hub
+
+
+@pytest.fixture
+def books(database: str, hub: FakeHub) -> Iterator[Library]:
+    with library(database, hub.url, outbox=True) as opened:
+        yield opened
+
+
+def run(app: Flask, *arguments: str) -> str:
+    result = app.test_cli_runner().invoke(mercure, [*arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def data_of(hub: FakeHub) -> list[str]:
+    return [dict(request.pairs)["data"] for request in hub.received]
+
+
+def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub) -> None:
+    with library(database, hub.url, outbox=True, RELAY_THREAD=True, RELAY_INTERVAL=300) as books:
+        arrived = threading.Semaphore(0)
+        handle = hub.handle
+
+        def handled(handler: Any) -> None:
+            handle(handler)
+            arrived.release()
+
+        hub.handle = handled  # type: ignore[method-assign]
+        thread = reliability_of(books.app).relay_thread
+        assert thread is not None
+        try:
+            for number in range(3):
+                with books.sessions() as session:
+                    books.mercure.outbox(session).publish("a", str(number))
+                    session.commit()
+                assert arrived.acquire(timeout=10)
+        finally:
+            thread.stop()
+        assert data_of(hub) == ["0", "1", "2"]
+        thread.wake()  # after its end, nothing begins anew
+    assert not [one for one in threading.enumerate() if one.name == "mercure relay"]
+
+
+def test_the_first_request_starts_the_thread(database: str, hub: FakeHub) -> None:
+    with library(database, hub.url, outbox=True, RELAY_THREAD=True) as books:
+        thread = reliability_of(books.app).relay_thread
+        assert thread is not None
+
+        def relays() -> list[str]:
+            return [one.name for one in threading.enumerate() if one.name == "mercure relay"]
+
+        assert relays() == []
+        books.app.test_client().get("/")
+        assert relays() == ["mercure relay"]
+        thread.stop()
+
+
+def test_relaying_once(books: Library, hub: FakeHub) -> None:
+    hub.answers = [Answer(), Answer(b"no", 403), Answer()]
+    with books.sessions() as session:
+        for number in range(3):
+            books.mercure.outbox(session).publish("a", str(number))
+        session.commit()
+    assert run(books.app, "relay", "--once") == "2 sent, 0 to be tried again, 1 parked\n"
+    assert data_of(hub) == ["0", "1", "2"]
+    shown = run(books.app, "outbox", "list")
+    assert "parked" in shown
+    assert "403" in shown
+    assert "after 1 attempts" in shown
+    assert "parked     1" in run(books.app, "outbox", "stats")
+    assert run(books.app, "outbox", "retry", "--all") == "1 updates are tried again\n"
+    assert run(books.app, "relay", "--once").startswith("1 sent")
+    assert run(books.app, "outbox", "list") == ""
+
+
+def test_purging(books: Library) -> None:
+    with books.sessions() as session:
+        books.mercure.outbox(session).publish("a", "1")
+        session.commit()
+    runner = books.app.test_cli_runner()
+    refused = runner.invoke(mercure, ["outbox", "purge", "--state", "waiting"], input="n\n")
+    assert refused.exit_code == 1
+    assert outbox_stats(books.app).waiting == 1
+    assert run(books.app, "outbox", "purge", "--state", "waiting", "--older-than", "1", "--yes").startswith(
+        "0"
+    )
+    assert run(books.app, "outbox", "purge", "--state", "waiting", "--yes") == "1 updates are deleted\n"
+    for arguments in (["purge"], ["purge", "1", "--state", "parked"], ["retry"], ["retry", "1", "--all"]):
+        assert runner.invoke(mercure, ["outbox", *arguments]).exit_code == 2
+
+
+def test_an_app_without_outbox_is_told(hub: FakeHub) -> None:
+    for arguments in (["relay", "--once"], ["outbox", "list"]):
+        result = make_app(URL=hub.url).test_cli_runner().invoke(mercure, [*arguments])
+        assert result.exit_code == 1
+        assert "set MERCURE_OUTBOX" in result.output
+
+
+def test_signals_end_the_command(books: Library, hub: FakeHub) -> None:
+    from flask_mercure.outbox.service import ending_on_signals
+
+    before = signal.getsignal(signal.SIGTERM)
+    relay = relay_for(books.app)
+    with ending_on_signals(relay):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        relay.run()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_numbers_for_prometheus(books: Library) -> None:
+    prometheus = pytest.importorskip("prometheus_client")
+    registry = prometheus.CollectorRegistry()
+    registry.register(OutboxCollector(books.app))
+    with books.sessions() as session:
+        books.mercure.outbox(session).publish("a", "1")
+        session.commit()
+    assert registry.get_sample_value("mercure_outbox_waiting") == 1
+    assert registry.get_sample_value("mercure_outbox_parked") == 0
+    age = registry.get_sample_value("mercure_outbox_oldest_age_seconds")
+    assert age is not None
+    assert 0 <= age < 60
+    assert books.outbox is not None
+    with books.engine.connect() as connection:
+        assert connection.scalar(select(books.outbox.table.c.attempts)) == 0

@@ -1,0 +1,83 @@
+"""Proxies that do to a hub's streams what real ones do when they are not set up for them."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_PIECE = 65536
+
+
+def unchanged(octets: bytes) -> bytes:
+    return octets
+
+
+@contextmanager
+def proxy(
+    port: int,
+    *,
+    holds: bool = False,
+    silence: float | None = None,
+    request: Callable[[bytes], bytes] = unchanged,
+    answer: Callable[[bytes], bytes] = unchanged,
+) -> Iterator[int]:
+    """Run a proxy before a port of the loopback.
+
+    :param holds: keep an event stream back until it ends.
+    :param silence: seconds after which a quiet connection is cut.
+    :param request: changes each piece that goes to the hub.
+    :param answer: changes each piece that comes from it.
+    :returns: its own port.
+    """
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop, stopped = socket.socketpair()
+    threads: list[threading.Thread] = []
+
+    def serve() -> None:
+        while True:
+            ready, _, _ = select.select([listening, stopped], [], [])
+            if stopped in ready:
+                return
+            client, _ = listening.accept()
+            threads.append(threading.Thread(target=relay, args=(client,)))
+            threads[-1].start()
+
+    def relay(client: socket.socket) -> None:
+        held = b""
+        with client, socket.create_connection(("127.0.0.1", port)) as upstream:
+            while True:
+                ready, _, _ = select.select([client, upstream, stopped], [], [], silence)
+                if not ready or stopped in ready:
+                    return
+                try:
+                    if client in ready:
+                        octets = client.recv(_PIECE)
+                        if not octets:
+                            return
+                        upstream.sendall(request(octets))
+                    if upstream in ready:
+                        octets = upstream.recv(_PIECE)
+                        if not octets:
+                            client.sendall(held)
+                            return
+                        octets = answer(octets)
+                        if holds and (held or b"text/event-stream" in octets):
+                            held += octets
+                        else:
+                            client.sendall(octets)
+                except OSError:
+                    return
+
+    acceptor = threading.Thread(target=serve)
+    acceptor.start()
+    try:
+        yield int(listening.getsockname()[1])
+    finally:
+        stop.close()
+        for thread in [acceptor, *threads]:
+            thread.join()
+        listening.close()
+        stopped.close()

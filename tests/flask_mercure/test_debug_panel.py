@@ -1,0 +1,81 @@
+"""The panel of Flask-DebugToolbar, in a real app with the real toolbar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from flask_debugtoolbar import DebugToolbarExtension
+from markupsafe import escape
+
+from flask_mercure import Mercure, PublishError
+from flask_mercure.extension import state_of
+from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
+
+mercure = Mercure()
+PAGE = "<!doctype html><html><body><p>{}</p></body></html>"
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with running() as hub:
+        yield hub
+
+
+@pytest.fixture
+def app(hub: FakeHub) -> Iterator[Flask]:
+    app = make_app(mercure, URL=hub.url)
+    app.debug = True
+    app.config.update(
+        SECRET_KEY="x",
+        DEBUG_TB_ENABLED=True,
+        DEBUG_TB_INTERCEPT_REDIRECTS=False,
+        DEBUG_TB_PANELS=("flask_mercure.debug_panel.MercurePanel",),
+    )
+    DebugToolbarExtension(app)
+
+    @app.get("/quiet")
+    def quiet() -> str:
+        return PAGE.format("quiet")
+
+    @app.get("/loud")
+    def loud() -> str:
+        mercure.publish(["books/1", "books"], "<script>x</script>", private=True, type="saved")
+        hub.answers = [Answer(b"", 403)]
+        try:
+            mercure.publish("refused", "y" * 5000)
+        except PublishError:
+            return PAGE.format("loud")
+        raise AssertionError
+
+    yield app
+    state_of(app).publisher.close()
+
+
+def test_what_a_request_published(app: Flask, hub: FakeHub) -> None:
+    page = app.test_client().get("/loud").text
+    assert "Updates published in this request" in page
+    assert "2 updates, " in page
+    assert ", 1 failed" in page
+    for shown in ("books/1", "books", "saved", "urn:uuid:1", "default", "PublishError", "(5000 characters)"):
+        assert shown in page
+    assert str(escape("<script>x</script>")) in page
+    assert "<script>x</script>" not in page
+    token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
+    assert token not in page
+
+
+def test_requests_do_not_mix(app: Flask) -> None:
+    client = app.test_client()
+    client.get("/loud")
+    page = client.get("/quiet").text
+    assert "This request published nothing." in page
+    assert "0 updates" in page
+
+
+def test_without_the_toolbar_nothing_is_collected(app: Flask) -> None:
+    with app.app_context():
+        mercure.publish("a")
+    with app.test_request_context("/"):
+        mercure.publish("a")

@@ -1,0 +1,129 @@
+"""Who is connected, and who comes and goes from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_mercure import ActiveSubscription, HubUnreachable, InvalidArgument, Mercure, Refused, URLPattern
+from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
+from tests.flask_mercure.real_hub import app_on
+from tests.hub.running import RunningHub, running_hub
+
+PATIENCE = 10.0
+mercure = Mercure()
+
+
+@pytest.fixture(scope="module")
+def app(hub: RunningHub) -> Iterator[Any]:
+    with app_on(hub, mercure) as app:
+        yield app
+
+
+@pytest.fixture
+def other() -> Iterator[FakeHub]:
+    with running() as hub:
+        yield hub
+
+
+def test_all_and_those_of_a_topic(app: Any) -> None:
+    pattern = URLPattern("/p-rooms/:id")
+    with (
+        mercure.subscribe(["p/a?b=c&ü", pattern], payload={"name": "Ada"}),
+        mercure.subscribe("p-2") as second,
+    ):
+        everyone = mercure.subscriptions()
+        assert len(everyone) == 3
+        assert len(everyone.subscribers) == 2
+        (one,) = mercure.subscriptions("p/a?b=c&ü")
+        assert (one.topic, one.match_type, one.payload) == ("p/a?b=c&ü", "exact", {"name": "Ada"})
+        (two,) = mercure.subscriptions(pattern)
+        assert (two.topic, two.match_type, two.subscriber) == ("/p-rooms/:id", "urlpattern", one.subscriber)
+        (three,) = mercure.subscriptions("p-2")
+        assert three == ActiveSubscription("p-2", "exact", three.subscriber)
+        assert mercure.subscriptions("p-none")[:] == ()
+        second.close()
+
+
+def test_what_changes_from_then_on(app: Any) -> None:
+    active = mercure.subscriptions("p-follow")
+    assert active.last_event_id is not None
+    with mercure.subscribe("p-follow"), mercure.subscribe("p-elsewhere"):
+        pass
+    with mercure.subscribe(active.events, active.last_event_id) as events:
+        came, went = events.wait(PATIENCE), events.wait(PATIENCE)
+        assert (came.type, came.json()["match"], came.json()["active"]) == ("mercure", "p-follow", True)
+        assert (went.json()["subscriber"], went.json()["active"]) == (came.json()["subscriber"], False)
+        with pytest.raises(TimeoutError):
+            events.wait(0.1)
+
+
+def test_the_older_generation(hub: RunningHub) -> None:
+    old = Mercure()
+    with app_on(hub, old, PROTOCOL="0.x"):
+        with old.subscribe("p-old/{id}", payload="Ada"):
+            (one,) = old.subscriptions("p-old/{id}")
+            assert (one.topic, one.match_type, one.payload) == ("p-old/{id}", None, "Ada")
+            active = old.subscriptions()
+            assert one in active
+        with old.subscribe(active.events, active.last_event_id, PATIENCE) as events:
+            # What the list had already may be told again.
+            assert any(event.json()["active"] is False for event in events)
+
+
+def test_a_hub_with_another_public_url(folder: Path) -> None:
+    public = "https://example.com/hub/.well-known/mercure"
+    with running_hub(folder, subscriptions=1, public_url=public) as hub:
+        own = Mercure()
+        with app_on(hub, own, PUBLIC_URL=public), own.subscribe("a"):
+            assert [one.topic for one in own.subscriptions()] == ["a"]
+
+
+def test_a_hub_without_the_feature(folder: Path) -> None:
+    with running_hub(folder) as hub, app_on(hub, Mercure()):
+        with pytest.raises(Refused, match="MERCURE_SUBSCRIPTIONS") as refusal:
+            Mercure().subscriptions()
+        assert refusal.value.status == 404
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"no json", 200, "application/json"),
+        Answer(b"[]", 200, "application/json"),
+        Answer(b'{"subscriptions": 1}', 200, "application/json"),
+        Answer(b'{"subscriptions": [{"subscriber": "x"}]}', 200, "application/json"),
+        Answer(b"", 302, None, {"Location": "/"}),
+        Answer(b"", 401, None),
+    ],
+)
+def test_an_answer_that_is_none(other: FakeHub, answer: Answer) -> None:
+    other.answers = [answer]
+    with make_app(URL=other.url).app_context(), pytest.raises(Refused):
+        Mercure().subscriptions()
+
+
+@pytest.mark.parametrize(
+    ("link", "cursor"),
+    [
+        ('<https://e.example/>; rel="mercure"; last-event-id="a\\"b\\\\"; type="mercure"', 'a"b\\'),
+        ("<https://e.example/>; rel=mercure; Last-Event-Id*=UTF-8''%C3%A9", "é"),
+        ('<https://e.example/>; rel="mercure"', None),
+    ],
+)
+def test_the_cursor(other: FakeHub, link: str, cursor: str | None) -> None:
+    other.answers = [Answer(b'{"subscriptions": []}', 200, "application/json", {"Link": link})]
+    with make_app(URL=other.url).app_context():
+        assert Mercure().subscriptions().last_event_id == cursor
+
+
+def test_no_answer_and_no_topic(other: FakeHub) -> None:
+    other.answers = [Dropped()]
+    with make_app(URL=other.url).app_context():
+        with pytest.raises(HubUnreachable):
+            Mercure().subscriptions()
+        with pytest.raises(InvalidArgument):
+            Mercure().subscriptions("")

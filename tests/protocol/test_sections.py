@@ -1,0 +1,43 @@
+"""Each section that an answer or a log line names is on the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hub.protocol import errors
+from hub.protocol.answer import for_error
+from hub.protocol.sections import PAGE, Section, problem_type, reference
+from tests.protocol.test_answer import ANSWERS
+
+TEXT = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
+
+
+def test_the_page_has_each_section_once() -> None:
+    anchors = re.findall(r'^<a id="([a-z-]+)"></a>\n### ', TEXT, re.MULTILINE)
+    assert sorted(anchors) == sorted(Section)
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
+        for line in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#([^)]*)\)", TEXT)) <= headings | set(Section)
+
+
+@pytest.mark.parametrize("error", [error for error, _, _ in ANSWERS], ids=lambda error: type(error).__name__)
+def test_an_answer_names_its_section(error: errors.MercureError) -> None:
+    document = json.loads(for_error(error).body)
+    assert document["type"] == problem_type(error.section) == f"urn:flask-mercure:problem:{error.section}"
+    assert document["help"] == reference(error.section) == f"docs/troubleshooting.md#{error.section}"
+
+
+def test_the_client_is_not_told_which_check_a_token_failed() -> None:
+    error = errors.TokenInvalid("the precise cause", Section.SIGNATURE)
+    assert (error.explained, error.section) == (Section.SIGNATURE, Section.TOKEN_REFUSED)
+    assert b"signature" not in for_error(error).body
+    assert errors.TokenInvalid("x").explained is Section.TOKEN_REFUSED
