@@ -3,6 +3,7 @@
 # make test-apache   a part of them: Apache, nginx and Caddy with the shipped files, supervisord, Chromium
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
+# make site    the documentation as a site, build/site/index.html
 # make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
 # make bench-quick     the same, smaller, in two minutes
 # make bench-publish   put the last make bench into docs/performance.md
@@ -14,7 +15,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-apache check docs bench bench-quick bench-publish clean
+.PHONY: demo test test-apache check docs site bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -34,7 +35,13 @@ check: $(VENV)/test.done
 
 docs: $(VENV)/hub.done
 	$(BIN)/python -m hub settings > docs/settings.md
+	$(BIN)/python -m docs.website.commands > docs/commands.md
+	$(BIN)/python -m docs.website.problems > docs/problems.md
 	$(BIN)/python -m hub install --docs docs
+
+site: $(VENV)/docs.done
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs -d build/doctrees . build/site
+	@echo build/site/index.html
 
 bench: $(VENV)/hub.done
 	$(MAKE) -C bench
@@ -57,7 +64,11 @@ $(VENV)/hub.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/test.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,check]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,check,docs]'
+	@touch $@ $(VENV)/hub.done $(VENV)/docs.done
+
+$(VENV)/docs.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,docs]'
 	@touch $@ $(VENV)/hub.done
 
 clean:

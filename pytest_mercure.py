@@ -13,8 +13,8 @@ import pytest
 
 if TYPE_CHECKING:
     from flask_mercure import Recording, Subscription
-    from flask_mercure.matchers import Topics
-    from flask_mercure.testing import LocalHub
+    from flask_mercure.development.local_hub import LocalHub
+    from flask_mercure.topics.matchers import Topics
 
 
 class Subscribes(Protocol):
@@ -39,7 +39,7 @@ def mercure_hub(
 
     ``app.config.update(mercure_hub.config)`` before ``init_app`` lets an app use it.
     """
-    from flask_mercure.testing import local_hub  # noqa: PLC0415 - see above
+    from flask_mercure.development.local_hub import local_hub  # noqa: PLC0415 - see above
 
     with local_hub(tmp_path_factory.mktemp("mercure-hub"), mercure_hub_settings) as hub:
         yield hub
@@ -48,7 +48,7 @@ def mercure_hub(
 @pytest.fixture
 def mercure_recorder() -> Iterator[Recording]:
     """Records what apps publish during a test; nothing is sent."""
-    from flask_mercure.recorder import record  # noqa: PLC0415
+    from flask_mercure.publishing.recorder import record  # noqa: PLC0415
 
     with record() as updates:
         yield updates

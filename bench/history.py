@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from hub.protocol.update import Update
 from hub.transport.append import Appender
-from hub.transport.sqlalchemy import Retention, SqlTransport
+from hub.transport.retention import Retention
+from hub.transport.sqlalchemy import SqlTransport
 
 NEWEST = "newest"
 """Topic of the last ten updates."""

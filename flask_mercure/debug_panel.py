@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask import g, has_request_context
 
 from flask_mercure.errors import ConfigurationError
-from flask_mercure.signals import publish_failed, update_published
+from flask_mercure.publishing.signals import publish_failed, update_published
 
 try:
     from flask_debugtoolbar.panels import DebugPanel
@@ -22,7 +22,7 @@ except ImportError:
 
 if TYPE_CHECKING:
     from flask_mercure.errors import MercureError
-    from flask_mercure.publication import Publication
+    from flask_mercure.updates.publication import Publication
 
 _KEY = "_mercure_debug_panel"
 _MOST_SHOWN = 500  # updates

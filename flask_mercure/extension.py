@@ -4,31 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from flask import Flask, Response, current_app
 
-from flask_mercure import content, delivery, encryption, everywhere, page, registry, reliability
-from flask_mercure.content import UNSET, Unset
-from flask_mercure.discovery import subscription_url
-from flask_mercure.encryption import KeySet
+from flask_mercure.configuration import registry
+from flask_mercure.encryption.key_set import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
-from flask_mercure.matchers import Topics, exact_topics
-from flask_mercure.publication import Publication
-from flask_mercure.publisher import Publisher
-from flask_mercure.recorder import Recording, record
-from flask_mercure.reliability import OnFailure
-from flask_mercure.renewal import GrantingHub, renew_all
+from flask_mercure.grants.renewal import renew_all
+from flask_mercure.http.publisher import Publisher
+from flask_mercure.hub import Hub
+from flask_mercure.pages import page
+from flask_mercure.publishing import delivery, everywhere, reliability
+from flask_mercure.publishing.recorder import Recording, record
+from flask_mercure.publishing.reliability import KeepsUpdates
+from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings
 from flask_mercure.state import KEY, HubState, MercureState, state_of
+from flask_mercure.topics.address import subscription_url
+from flask_mercure.topics.matchers import Topics, exact_topics
+from flask_mercure.updates import content
+from flask_mercure.updates.content import UNSET, Unset
+from flask_mercure.updates.publication import Publication
 
 if TYPE_CHECKING:
-    from flask_mercure.encryption import Recipients
+    from flask_mercure.encryption.jwe import Recipients
 
 __all__ = ["Mercure", "MercureState", "state_of"]
 
 
-class Mercure(GrantingHub):
+class Mercure(Hub):
     """Publishes updates and lets browsers subscribe to them.
 
     It is the default hub of the app whose context is active, and gives the others by their names. The object
@@ -39,7 +45,7 @@ class Mercure(GrantingHub):
 
     def __init__(self, app: Flask | None = None) -> None:
         super().__init__()
-        self._named: dict[str, GrantingHub] = {}
+        self._named: dict[str, Hub] = {}
         if app is not None:
             self.init_app(app)
 
@@ -104,7 +110,7 @@ class Mercure(GrantingHub):
         state = MercureState(MappingProxyType(hubs), default)
         page.install(app, state)
         app.add_template_global(_template_url(state), "mercure_url")
-        reliability.init_app(app, delivery.send)
+        reliability.init_app(app, delivery.send, _open_outbox)
         app.extensions[KEY] = state
 
         @app.after_request
@@ -112,15 +118,15 @@ class Mercure(GrantingHub):
             renew_all((self, *self._named.values()), response)
             return response
 
-    def hub(self, name: str | None = None) -> GrantingHub:
+    def hub(self, name: str | None = None) -> Hub:
         """One of the hubs that the configuration names; it can be asked for before there is an app.
 
         :param name: of the hub; ``None`` for the default one, which this object is.
         """
-        return self if name is None else self._named.setdefault(name, GrantingHub(name))
+        return self if name is None else self._named.setdefault(name, Hub(name))
 
     @property
-    def hubs(self) -> Mapping[str, GrantingHub]:
+    def hubs(self) -> Mapping[str, Hub]:
         """All hubs of the app whose context is active, by name."""
         return {name: self.hub(name) for name in state_of(current_app).hubs}
 
@@ -167,8 +173,8 @@ class Mercure(GrantingHub):
                 client.post("/books", json={"title": "Ulysses"})
             assert updates.one("books/1").json == {"title": "Ulysses"}
 
-        :returns: a context manager that gives a :class:`~flask_mercure.recorder.Recording`, a list of what
-            was published. It may be nested.
+        :returns: a context manager that gives a :class:`~flask_mercure.Recording`, a list of what was
+            published. It may be nested.
         """
         return record()
 
@@ -204,9 +210,7 @@ class Mercure(GrantingHub):
         :raises EncryptionError: there is no key, or two different ones have the same ``kid``.
         :raises TypeError: something is not a :class:`~flask_mercure.KeySet`.
         """
-        response = current_app.response_class(
-            encryption.merged_json(key_sets), content_type="application/jwk-set+json"
-        )
+        response = current_app.response_class(merged_json(key_sets), content_type="application/jwk-set+json")
         response.headers["Cache-Control"] = "no-store, private"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -218,3 +222,18 @@ def _template_url(state: MercureState) -> Callable[..., str]:
         return subscription_url(read.public_url, read.protocol, topics, last_event_id)
 
     return mercure_url
+
+
+def _open_outbox(app: Flask, settings: ReliabilitySettings) -> KeepsUpdates:
+    """The outbox of an app; nothing of it is loaded without one, since it loads SQLAlchemy.
+
+    :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
+    """
+    try:
+        service = import_module("flask_mercure.outbox.service")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"needs a package that is not installed ({error.name}): pip install 'flask-mercure[outbox]'"
+        ) from None
+    outbox: KeepsUpdates = service.open_outbox(app, settings)
+    return outbox

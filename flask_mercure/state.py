@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from flask_mercure.configuration import Configuration
+from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError
-from flask_mercure.publisher import Publisher
+from flask_mercure.http.publisher import Publisher
 
 KEY = "mercure"
 """Of the state in ``app.extensions``."""

@@ -35,8 +35,10 @@ from hub.protocol.update import Update
 from hub.transport.interface import Entry, Page, Presence, Size, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
+_MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
 _PAGE = 500  # updates read from the log at once
 _TICK = 1.0
+_FIRST_LOOK, _LAST_LOOK = 0.001, 0.1  # seconds between two looks at what has been dispatched
 
 _log = logging.getLogger("hub.subscriber")
 
@@ -87,6 +89,7 @@ class Broker:
         self._announces = subscriptions
         self._backlog: deque[Entry] = deque()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
+        self._characters = 0  # of the backlog and of what is being dispatched
         self._has_backlog = Event()
         self._has_room = Event()
         self._has_room.set()
@@ -106,7 +109,7 @@ class Broker:
         loop = gevent.get_hub().loop
         wake = loop.async_()
         wake.start(self._collect)
-        self.engine.dispatched, newest_id = self._transport.open(wake.send, self._backlog.__len__)
+        self.engine.dispatched, newest_id = self._transport.open(wake.send, self._load)
         self.last_event_id = newest_id or EARLIEST
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
@@ -202,13 +205,18 @@ class Broker:
                 self._idle.clear()
                 self._backlog.extend(commit.entries)
                 self._commits.append((commit.entries[-1].sequence, commit.at, len(commit.entries)))
+                self._characters += _size(commit.entries)
                 self._has_backlog.set()
-                if len(self._backlog) > _MAX_BACKLOG:
+                if self._load() > _MAX_BACKLOG:
                     self._has_room.clear()
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
         self._note_idle()
+
+    def _load(self) -> int:
+        """How many updates there are to be dispatched; large ones count for several."""
+        return max(len(self._backlog), self._characters * _MAX_BACKLOG // _MAX_BACKLOG_CHARACTERS)
 
     def _dispatch(self) -> None:
         while True:
@@ -217,7 +225,8 @@ class Broker:
             self._backlog.clear()
             self._is_dispatching = True
             self._has_backlog.clear()
-            self._has_room.set()
+            if self._load() <= _MAX_BACKLOG:
+                self._has_room.set()
             self.last_event_id = entries[-1].update.id
             try:
                 for _ in self.engine.dispatch(entries):
@@ -227,6 +236,9 @@ class Broker:
                 self.engine.dispatched = entries[-1].sequence
             self._is_dispatching = False
             self._note_dispatched(entries[-1].sequence)
+            self._characters -= _size(entries)
+            if self._load() <= _MAX_BACKLOG:
+                self._has_room.set()
             self._note_idle()
 
     def _note_dispatched(self, sequence: int) -> None:
@@ -296,8 +308,13 @@ class Broker:
         """
         topics = _exact_topics(subscriber.matchers)
         wanted = Scope(subscriber.matchers)
+        pause = _FIRST_LOOK
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
-            gevent.sleep(0.001)
+            if self.clock() >= subscriber.ends_at:
+                self.engine.release(subscriber)
+                return
+            gevent.sleep(pause)  # ever longer: there may be thousands, and a process with much to do
+            pause = min(2 * pause, _LAST_LOOK)
         is_held = False
         while True:
             if not is_held:
@@ -368,6 +385,10 @@ class Broker:
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
     for matcher in subscriber.matchers:
         yield Subscription(matcher, subscriber.id, subscriber.grant.payload_for(matcher))
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.update.data) for entry in entries)
 
 
 def _is_for(subscriber: Subscriber, wanted: Scope, update: Update) -> bool:

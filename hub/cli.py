@@ -73,7 +73,13 @@ def _keys(words: Sequence[str]) -> int:
     parser = _command_parser("keys")
     kinds = parser.add_mutually_exclusive_group()
     for kind in ("rsa", "ec", "ed25519"):
-        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
+        kinds.add_argument(
+            f"--{kind}",
+            dest="kind",
+            action="store_const",
+            const=kind,
+            help="a private key and its public key, as PEM",
+        )
     kind = parser.parse_args(words).kind
     if kind is None:
         print(generate_secret())  # noqa: T201

@@ -314,6 +314,16 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("max_connections_per_token", count, "0", "NUMBER", "The same for one access token.", _STREAM),
     Setting(
+        "max_heavy_patterns",
+        count,
+        "500",
+        "NUMBER",
+        "Different URL Patterns in use with regular expressions or rare syntax, which take 100 KiB each, "
+        "some 700; a subscriber with one more gets 429. The usual ones take 1 KiB and do not count. "
+        "0 = no limit.",
+        _STREAM,
+    ),
+    Setting(
         "max_request_body_size", count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
     ),
     Setting(
@@ -428,6 +438,7 @@ class Settings:
     max_connections: int
     max_connections_per_address: int
     max_connections_per_token: int
+    max_heavy_patterns: int
     max_request_body_size: int
     metrics: bool
     metrics_listen: tuple[str, int] | None

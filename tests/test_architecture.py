@@ -32,6 +32,38 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hub.broker": ("hub.protocol", "hub.transport", "hub.fanout", "hub.metrics"),
     "flask_mercure": ("hub.protocol",),
 }
+# The parts of flask_mercure, each of which knows those above it only, and of these the ones named here.
+# A module that is imported by name at run time counts too.
+EXTENSION: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "topics": ("errors",),
+    "encryption": ("errors", "topics"),
+    "tokens": ("errors", "topics"),
+    "cookies": ("errors",),
+    "updates": ("errors", "topics", "encryption"),
+    "configuration": ("errors", "topics", "tokens", "cookies"),
+    "http": ("errors", "tokens", "updates", "configuration"),
+    "state": ("errors", "configuration", "http"),
+    "publishing": ("errors", "topics", "updates", "configuration", "state"),
+    "reading": ("errors", "topics", "configuration", "http", "state"),
+    "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
+    "pages": ("errors", "topics", "configuration", "state"),
+    "outbox": ("errors", "encryption", "updates", "state", "publishing"),
+    "broadcast": ("errors", "updates", "state", "publishing", "outbox"),
+    "hub": (
+        *("topics", "encryption", "updates", "state", "publishing", "reading", "grants", "pages"),
+        "broadcast",
+    ),
+    "extension": (
+        *("errors", "topics", "encryption", "updates", "configuration", "http", "state", "publishing"),
+        *("grants", "pages", "outbox", "hub"),
+    ),
+    "development": ("errors", "topics", "tokens", "configuration", "reading"),
+    "doctor": ("errors", "topics", "tokens", "cookies", "updates", "configuration", "http", "state"),
+    "debug_panel": ("errors", "updates", "publishing"),
+    "commands": ("errors", "topics", "state", "outbox", "hub", "development"),
+    "cli": ("doctor", "commands"),
+}
 MAY_NOT_IMPORT: dict[str, tuple[str, ...]] = {
     "hub.endpoints": ("hub.server", "hub.history", "hub.cli", "hub.__main__"),
     "hub.history": ("hub.server", "hub.endpoints", "hub.broker", "hub.fanout", "hub.cli", "hub.__main__"),
@@ -63,6 +95,15 @@ def imports(path: Path) -> Iterator[str]:
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names if _is_module(f"{base}.{alias.name}"))
+
+
+def imports_by_name(path: Path) -> Iterator[str]:
+    """Modules of the extension that a file names in a string, for import_module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = node.value
+            if name.startswith("flask_mercure.") and name.isascii() and " " not in name and _is_module(name):
+                yield name
 
 
 def _is_module(name: str) -> bool:
@@ -124,6 +165,42 @@ def test_the_arrows(path: Path) -> None:
     else:
         wrong = [module for module in own if is_within(module, *MAY_NOT_IMPORT.get(part, ()))]
     assert wrong == []
+
+
+def test_the_parts_of_the_extension_are_in_order() -> None:
+    """No part imports one that comes after it, so there is no circle."""
+    before: set[str] = set()
+    for part, known in EXTENSION.items():
+        assert before.issuperset(known), part
+        before.add(part)
+    found = {module_name(path).split(".")[1] for path in files("flask_mercure") if "." in module_name(path)}
+    assert found == set(EXTENSION)
+
+
+@pytest.mark.parametrize("path", files("flask_mercure"), ids=module_name)
+def test_the_arrows_within_the_extension(path: Path) -> None:
+    own = module_name(path).split(".")[1:2]
+    if not own:  # flask_mercure itself, which gives the public names
+        return
+    named = {*imports(path), *imports_by_name(path)}
+    parts = {module.split(".")[1] for module in named if module.startswith("flask_mercure.")}
+    assert parts - set(own) - set(EXTENSION[own[0]]) == set()
+
+
+def test_no_arrow_is_allowed_that_nobody_needs() -> None:
+    needed: dict[str, set[str]] = {part: set() for part in EXTENSION}
+    for path in files("flask_mercure"):
+        own = module_name(path).split(".")[1:2]
+        if own:
+            for module in {*imports(path), *imports_by_name(path)}:
+                if module.startswith("flask_mercure."):
+                    needed[own[0]] |= {module.split(".")[1]} - set(own)
+    assert {part: set(known) for part, known in EXTENSION.items()} == needed
+
+
+@pytest.mark.parametrize("path", files("flask_mercure"), ids=module_name)
+def test_the_extension_is_made_of_small_files(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("path", files("hub"), ids=module_name)

@@ -63,6 +63,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "max_connections": ("20000", 20000),
     "max_connections_per_address": ("100", 100),
     "max_connections_per_token": ("10", 10),
+    "max_heavy_patterns": ("0", 0),
     "max_request_body_size": ("1024", 1024),
     "metrics": ("1", True),
     "metrics_listen": ("127.0.0.1:9102", ("127.0.0.1", 9102)),

@@ -33,7 +33,6 @@ from flask import (
     current_app,
     flash,
     jsonify,
-    make_response,
     redirect,
     render_template,
     request,
@@ -43,7 +42,7 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from flask_mercure import Mercure, PublishError, URLPattern
+from flask_mercure import Grants, Mercure, PublishError, URLPattern
 
 TOPICS = "https://chat.example"  # a name and not an address: nothing is ever fetched from there
 ROOMS = {
@@ -115,49 +114,50 @@ def sign_in() -> ResponseReturnValue:
     if name is None:
         flash("Use 1 to 24 letters or digits; spaces, dots, hyphens and apostrophes may be between them.")
         return render_template("sign_in.html", name=request.form.get("name", "")[:24]), 422
-    session["name"] = name
-    response = make_response(redirect(url_for(".index")))
-    authorize(response)
-    return response
+    session["name"] = name  # the cookie for the hub comes with it, see may_read
+    return redirect(url_for(".index"))
 
 
 @pages.post("/sign-out")
 def sign_out() -> ResponseReturnValue:
-    """Forget the name and take back the cookie."""
+    """Forget the name; with it goes the cookie for the hub."""
     session.clear()
-    response = make_response(redirect(url_for(".sign_in")))
-    mercure.clear_cookie(response)
-    return response
+    return redirect(url_for(".sign_in"))
 
 
 @pages.post("/session")
 def renew() -> ResponseReturnValue:
-    """A fresh cookie: a page asks for it before the hub ends its stream at the token's ``exp``."""
-    if me() is None:
+    """A fresh cookie: a page asks for it before the hub ends its stream at the token's ``exp``.
+
+    Also when the browser has lost the one for the hub, which no other response would notice.
+    """
+    grants = may_read()
+    if grants is None:
         abort(401, "You are signed out.")
     response = jsonify(lifetime=current_app.config["MERCURE_TOKEN_LIFETIME"])
-    authorize(response)
-    return response
+    return mercure.set_cookie(response, grants.topics, payload=grants.payload)
 
 
-def authorize(response: Response) -> None:
-    """Let the browser read the rooms, its own private messages, and who is here.
+@mercure.subscribe_grants
+def may_read() -> Grants | None:
+    """What a browser may read: the rooms, its own private messages, and who is here.
 
     The payload is shown to everybody who may see the subscriptions: it is how a page knows who is
     behind one.
     """
     person = me()
-    assert person is not None
+    if person is None:
+        return None
     namespace = urlsplit(mercure.url()).path + "/subscriptions"
-    mercure.set_cookie(
-        response,
-        subscribe=[
+    return Grants(
+        [
             URLPattern(f"{TOPICS}/rooms/:room"),
             user_topic(person["id"]),
             namespace,  # the list of subscriptions, and below it their events
             URLPattern(f"{namespace}/exact/:match/:subscriber"),
         ],
         payload=person,
+        user=person["id"],
     )
 
 

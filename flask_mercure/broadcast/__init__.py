@@ -2,7 +2,7 @@
 
 * ``rule`` - what of a model is published, and to whom;
 * ``models`` - listening to what happens to its objects;
-* ``transaction`` - what a transaction publishes when it commits.
+* ``transactions`` - how an application asks for it.
 
-Importing this package loads nothing; its modules load SQLAlchemy.
+Importing this package loads nothing; ``rule`` and ``models`` load SQLAlchemy.
 """

@@ -13,13 +13,15 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import Mapper, object_session
 
 from flask_mercure.broadcast.rule import Action, Rule
-from flask_mercure.broadcast.transaction import Entry, Outgoing, collect, listen
-from flask_mercure.delivery import deliver
+from flask_mercure.outbox.app import AppOutbox, outbox_of
 from flask_mercure.outbox.rows import check
-from flask_mercure.publication import Publication
-from flask_mercure.reliability import OnFailure, Reliability, reliability_of, with_id
+from flask_mercure.outbox.transaction import Entry, Outgoing, collect, listen
+from flask_mercure.publishing.delivery import deliver
+from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.publishing.settings import OnFailure
 from flask_mercure.state import state_of
-from flask_mercure.update import Update
+from flask_mercure.updates.publication import Publication, with_id
+from flask_mercure.updates.update import Update
 
 _Model = TypeVar("_Model", bound=type[Any])
 
@@ -90,8 +92,7 @@ class _Way:
 
     app: Flask
     hub: str
-    reliability: Reliability
-    table: Table | None
+    outbox: AppOutbox | None
     on_failure: OnFailure
 
     @classmethod
@@ -103,18 +104,22 @@ class _Way:
         policy = rule.on_failure or reliability.settings.on_failure
         if policy == "raise" and rule.on_failure is None:
             policy = "log"  # what is saved must not become an error page
-        outbox = reliability.outbox
         hub = state_of(app).hub(rule.hub).name
-        return cls(app, hub, reliability, None if outbox is None else outbox.table, policy)
+        return cls(app, hub, outbox_of(app) if reliability.outbox is not None else None, policy)
+
+    @property
+    def table(self) -> Table | None:
+        """That the updates are written to."""
+        return None if self.outbox is None else self.outbox.binding.table
 
     def settled(self, updates: Sequence[Outgoing]) -> None:
         """After the commit: wake the relay, or send."""
-        if self.table is not None:
-            self.reliability.settled(updates)
+        if self.outbox is not None:
+            self.outbox.settled(updates)
             return
         with self.app.app_context():
             publications = [one.publication for one in updates]
-            deliver(state_of(self.app).hub(self.hub), publications, self.on_failure)
+            deliver(state_of(self.app).hub(self.hub), publications, self.on_failure, together=False)
 
 
 @dataclass

@@ -12,8 +12,8 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.reliability import OnFailure, check_policy
-from flask_mercure.update import Update
+from flask_mercure.publishing.settings import OnFailure, check_policy
+from flask_mercure.updates.update import Update
 
 Action = Literal["create", "update", "delete"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from flask_mercure.cookie import is_loopback
+from flask_mercure.cookies.hosts import is_loopback
 from flask_mercure.doctor.connection import Endpoint, Unreachable, origin_of
 from flask_mercure.doctor.exchange import Reply
 from flask_mercure.doctor.finding import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning

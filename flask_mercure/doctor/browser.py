@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 
 from werkzeug.datastructures import Headers
 
-from flask_mercure.cookie import CookiePolicy, is_loopback, is_same_site
+from flask_mercure.cookies.hosts import is_loopback, is_same_site
+from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.exchange import Head
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, ok, problem, warning

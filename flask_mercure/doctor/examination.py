@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from flask_mercure.configuration import Configuration
+from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor import addresses, browser, clock, delivery, observation, protocols, trials, verdicts
 from flask_mercure.doctor.admission import Admission, bearer
 from flask_mercure.doctor.connection import Endpoint, Unreachable
@@ -17,8 +17,8 @@ from flask_mercure.doctor.finding import Finding, problem, skipped
 from flask_mercure.doctor.streams import Refused, Stream, listen
 from flask_mercure.doctor.trials import Role
 from flask_mercure.errors import MercureError
-from flask_mercure.publication import Publication
-from flask_mercure.token_source import PublisherToken, expiry
+from flask_mercure.tokens.source import PublisherToken, expiry
+from flask_mercure.updates.publication import Publication
 from hub.protocol.sections import Section
 
 EVENT_TYPE = "flask-mercure-doctor"

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial
-from flask_mercure.publisher import USER_AGENT
+from flask_mercure.http.session import USER_AGENT
 
 _MAX_HEAD = 65536
 _MAX_BODY = 65536

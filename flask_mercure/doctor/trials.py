@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import jwt
 
-from flask_mercure.configuration import DEFAULT_ISSUER, Configuration
+from flask_mercure.configuration.settings import DEFAULT_ISSUER, Configuration
 from flask_mercure.doctor.addresses import Profile
-from flask_mercure.matchers import Protocol
-from flask_mercure.tokens import TOKEN_TYPE, TokenFactory
+from flask_mercure.tokens.factory import TOKEN_TYPE, TokenFactory
+from flask_mercure.topics.matchers import Protocol
 from hub.protocol.errors import KeyMaterialError
 from hub.protocol.keys import ALGORITHMS, Key, PrivateKey
 

@@ -2,7 +2,8 @@
 
 * ``binding`` - which database: engine, table, session;
 * ``table``, ``rows`` - the table, an update as a row, writing it in a transaction;
-* ``writer`` - ``mercure.outbox(session).publish(...)``;
+* ``transaction`` - what a session publishes when it commits;
+* ``app``, ``writer`` - the outbox of an app, ``mercure.outbox(session).publish(...)``;
 * ``order`` - which updates may be sent now;
 * ``claims``, ``settlement`` - taking them from other relays' reach, recording what became of them;
 * ``relay``, ``wakeup`` - the loop that sends, what it waits with;

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from flask_mercure.errors import ConfigurationError
+from flask_mercure.outbox.app import outbox_of
 from flask_mercure.outbox.contents import Stats, stats
-from flask_mercure.outbox.writer import outbox_of
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -33,7 +33,7 @@ def outbox_stats(app: Flask, clock: Callable[[], float] = time.time) -> Stats:
     :raises ConfigurationError: the app has no outbox.
     """
     with app.app_context():
-        outbox = outbox_of(app)
+        outbox = outbox_of(app).binding
         with outbox.engine.connect() as connection:
             return stats(connection, outbox.table, clock())
 

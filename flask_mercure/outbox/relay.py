@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine, RowMapping, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from flask_mercure.errors import MercureError, PublishError
@@ -21,8 +21,8 @@ from flask_mercure.outbox.claims import Claim, Claims
 from flask_mercure.outbox.contents import stats
 from flask_mercure.outbox.rows import publication_of, topics_of
 from flask_mercure.outbox.wakeup import Wakeup
-from flask_mercure.publication import Publication
-from flask_mercure.retry import Verdict, delay, verdict
+from flask_mercure.publishing.retry import Verdict, delay, verdict
+from flask_mercure.updates.publication import Publication
 
 BATCH = 100
 # A batch ends after this time, so that a claim is short, and little is sent twice after a crash.
@@ -30,7 +30,9 @@ LONGEST_BATCH = 2.0
 _MOST_FAILURES = 10  # of different topics in a row, without a success: it is the hub that fails
 _BETWEEN_REPORTS = 60.0
 
-Send = Callable[[str, Publication], object]
+_MOST_OCTETS = 1 << 18  # of data in one request: it must not take the hub longer than it may be silent
+
+Send = Callable[[str, Sequence[Publication]], object]
 
 _log = logging.getLogger("flask_mercure.relay")
 
@@ -63,11 +65,12 @@ class _Outage:
 
 @dataclass
 class _Batch:
-    """Outcomes, until they are recorded."""
+    """Outcomes, until they are recorded, and the topics of a hub whose updates wait for one that failed."""
 
     delivered: list[int] = field(default_factory=list)
     failed: list[tuple[int, str, float]] = field(default_factory=list)
     parked: list[tuple[int, str]] = field(default_factory=list)
+    blocked: set[tuple[str, str]] = field(default_factory=set)
 
 
 class Relay:
@@ -75,7 +78,8 @@ class Relay:
 
     :param engine: of the database.
     :param table: the outbox.
-    :param send: publishes an update on the hub of a name.
+    :param send: publishes updates on the hub of a name.
+    :param takes_batches: whether that hub takes several updates in one request, all of them or none.
     :param wakeup: what the relay waits with; it belongs to the relay from now on.
     :param interval: seconds between two looks at the table, when nothing wakes the relay.
     :param keep: seconds for which delivered updates stay in the table; 0 deletes them.
@@ -90,6 +94,7 @@ class Relay:
         send: Send,
         wakeup: Wakeup,
         *,
+        takes_batches: Callable[[str], bool] = lambda _hub: False,
         interval: float = 1.0,
         keep: float = 0.0,
         clock: Callable[[], float] = time.time,
@@ -98,6 +103,7 @@ class Relay:
         self._engine = engine
         self._table = table
         self._send = send
+        self._takes_batches = takes_batches
         self._wakeup = wakeup
         self._interval = interval
         self._keep = keep
@@ -173,35 +179,67 @@ class Relay:
 
     def _send_all(self, claim: Claim, deadline: float) -> _Batch:
         batch = _Batch()
-        blocked: set[tuple[str, str]] = set()
-        for row in claim.rows:
-            if self._stopped or self._clock() >= deadline:
-                break
-            hub = str(row["hub"])
-            if self._is_paused(hub):
-                continue
-            try:
-                lanes = {(hub, topic) for topic in topics_of(row["topics"])}
-            except ValueError:
-                lanes = set()
-            if not blocked.isdisjoint(lanes):
-                blocked |= lanes
-                continue
-            try:
-                self._send(hub, publication_of(dict(row)))
-            except MercureError as error:
-                if not self._judge(batch, row["sequence"], row["attempts"] + 1, hub, error):
-                    blocked |= lanes
-            else:
-                self._succeeded(hub)
-                batch.delivered.append(row["sequence"])
+        for group in _groups(claim.rows):
+            for row in self._send_together(group, batch, deadline):
+                self._send_one(row, batch, deadline)
         return batch
 
-    def _judge(self, batch: _Batch, sequence: int, attempts: int, hub: str, error: MercureError) -> bool:
+    def _send_together(
+        self, group: Sequence[RowMapping], batch: _Batch, deadline: float
+    ) -> Sequence[RowMapping]:
+        """Send the rows of one hub in one request, where that can be.
+
+        :returns: those of them that are to be sent one by one.
+        """
+        hub = str(group[0]["hub"])
+        # A hub that took nothing just now gets one update first: there may be too much in the request.
+        if len(group) == 1 or hub in self._outages or self._is_over(deadline):
+            return group
+        lanes = {lane for row in group for lane in _lanes(row)}
+        try:
+            if not batch.blocked.isdisjoint(lanes) or not self._takes_batches(hub):
+                return group
+            self._send(hub, [publication_of(dict(row)) for row in group])
+        except MercureError as error:
+            # some, if another hub answers there since the last request, one without batches
+            published = len(error.published) if isinstance(error, PublishError) else 0
+            batch.delivered += [row["sequence"] for row in group[:published]]
+            rest = group[published:]
+            if verdict(error) in (Verdict.REFUSED, Verdict.LATER):
+                return rest  # one of them is the reason
+            self._judge(batch, rest[0], error)
+            batch.blocked |= lanes
+            return ()
+        self._succeeded(hub)
+        batch.delivered += [row["sequence"] for row in group]
+        return ()
+
+    def _send_one(self, row: RowMapping, batch: _Batch, deadline: float) -> None:
+        hub = str(row["hub"])
+        if self._is_over(deadline) or self._is_paused(hub):
+            return
+        lanes = _lanes(row)
+        if not batch.blocked.isdisjoint(lanes):
+            batch.blocked |= lanes
+            return
+        try:
+            self._send(hub, [publication_of(dict(row))])
+        except MercureError as error:
+            if not self._judge(batch, row, error):
+                batch.blocked |= lanes
+        else:
+            self._succeeded(hub)
+            batch.delivered.append(row["sequence"])
+
+    def _is_over(self, deadline: float) -> bool:
+        return self._stopped or self._clock() >= deadline
+
+    def _judge(self, batch: _Batch, row: RowMapping, error: MercureError) -> bool:
         """Decide about an update that was not taken.
 
         :returns: whether what is behind it may go on.
         """
+        sequence, attempts, hub = row["sequence"], row["attempts"] + 1, str(row["hub"])
         judgement = verdict(error)
         if judgement is Verdict.REFUSED:
             self._failures = 0
@@ -260,6 +298,28 @@ class Relay:
                 read.oldest_age,
                 read.parked,
             )
+
+
+def _groups(rows: Iterable[RowMapping]) -> Iterator[list[RowMapping]]:
+    """Consecutive rows of one hub that may leave in one request."""
+    group: list[RowMapping] = []
+    octets = 0
+    for row in rows:
+        octets += len(row["data"])
+        if group and (row["hub"] != group[0]["hub"] or octets > _MOST_OCTETS):
+            yield group
+            group, octets = [], len(row["data"])
+        group.append(row)
+    if group:
+        yield group
+
+
+def _lanes(row: RowMapping) -> set[tuple[str, str]]:
+    """The topics of an update, each of which has an order of its own on each hub."""
+    try:
+        return {(str(row["hub"]), topic) for topic in topics_of(row["topics"])}
+    except ValueError:
+        return set()
 
 
 def _words(error: SQLAlchemyError) -> str:

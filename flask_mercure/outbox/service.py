@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from flask import Flask
 
-from flask_mercure.delivery import deliver
+from flask_mercure.outbox.app import AppOutbox, outbox_of
+from flask_mercure.outbox.binding import bind
 from flask_mercure.outbox.relay import Relay
 from flask_mercure.outbox.rows import channel
+from flask_mercure.outbox.thread import RelayThread
 from flask_mercure.outbox.wakeup import wakeup_for
-from flask_mercure.outbox.writer import outbox_of
-from flask_mercure.publication import Publication
-from flask_mercure.reliability import reliability_of
+from flask_mercure.publishing.delivery import deliver
+from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.publishing.settings import ReliabilitySettings
 from flask_mercure.state import state_of
+from flask_mercure.updates.publication import Publication
+
+
+def open_outbox(app: Flask, settings: ReliabilitySettings) -> AppOutbox:
+    """The outbox that the settings of an app name, with a thread that empties it if they ask for one.
+
+    :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
+    """
+    binding = bind(settings.outbox, app.extensions)
+    if not settings.relay_thread:
+        return AppOutbox(binding)
+    thread = RelayThread(app, relay_for)
+    # At the first request, not now: a server may fork its workers after it has loaded the app.
+    app.before_request(thread.ensure)
+    return AppOutbox(binding, thread)
 
 
 def relay_for(app: Flask) -> Relay:
@@ -24,16 +41,21 @@ def relay_for(app: Flask) -> Relay:
 
     :raises ConfigurationError: the app has no outbox.
     """
-    outbox, settings, state = outbox_of(app), reliability_of(app).settings, state_of(app)
+    outbox, settings, state = outbox_of(app).binding, reliability_of(app).settings, state_of(app)
 
-    def send(hub: str, publication: Publication) -> None:
-        deliver(state.hub(hub), [publication])
+    def send(hub: str, publications: Sequence[Publication]) -> None:
+        # whatever ``publish`` does in this app: the relay has to know what became of them
+        deliver(state.hub(hub), publications, "raise")
+
+    def takes_batches(hub: str) -> bool:
+        return state.hub(hub).publisher.takes_batches()
 
     return Relay(
         outbox.engine,
         outbox.table,
         send,
         wakeup_for(outbox.engine, channel(outbox.table)),
+        takes_batches=takes_batches,
         interval=settings.interval,
         keep=settings.keep,
     )

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Callable
 
 from flask import Flask
 
@@ -24,10 +25,12 @@ class RelayThread:
     """A daemon thread that begins when it is first needed, in each process that is forked anew.
 
     :param app: whose outbox it relays.
+    :param relay_for: makes the relay, in the context of the app.
     """
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, relay_for: Callable[[Flask], Relay]) -> None:
         self._app = app
+        self._relay_for = relay_for
         self._begin()
         _threads.add(self)
 
@@ -65,11 +68,9 @@ class RelayThread:
             thread.join(timeout)
 
     def _run(self) -> None:
-        from flask_mercure.outbox.service import relay_for  # noqa: PLC0415
-
         while not self._ending.is_set():
             try:
-                with self._app.app_context(), contextlib.closing(relay_for(self._app)) as relay:
+                with self._app.app_context(), contextlib.closing(self._relay_for(self._app)) as relay:
                     self._relay = relay
                     if not self._ending.is_set():
                         relay.run()

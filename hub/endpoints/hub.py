@@ -22,6 +22,7 @@ class Hub:
     :param subscriptions: serve the subscription API.
     :param cors_origins: origins whose pages may read answers.
     :param lifetime: seconds after which a stream ends, 0 = never.
+    :param max_heavy_patterns: that may be in use when a subscriber comes with another one, 0 = no limit.
     :param limits: of a publication.
     :param compression: compress streams for those who ask for it.
     :param websocket: serve subscribers over WebSockets too.
@@ -36,6 +37,7 @@ class Hub:
     subscriptions: bool
     cors_origins: Collection[str]
     lifetime: float
+    max_heavy_patterns: int
     limits: PublicationLimits
     compression: bool
     websocket: bool

@@ -58,7 +58,9 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     current, old = hub.protocol != "0.x", hub.protocol != "1.0"
     grant = hub.gatekeeper.subscriber(request)
     parameters = [*request.query, *form_of(request)] if request.method == "QUERY" else request.query
-    matchers = matchers_from(parameters, request.identity, current=current, old=old)
+    matchers = matchers_from(
+        parameters, request.identity, current=current, old=old, max_heavy=hub.max_heavy_patterns
+    )
     # The query component comes first, so its cursor wins over the body's.
     wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
     start = hub.broker.locate(wanted)

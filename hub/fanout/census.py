@@ -30,10 +30,18 @@ class Census:
 
         :param process: its number, from 0.
         """
+        self.clear(process)
         start = process * _COUNTERS
-        self._counts[start : start + _COUNTERS] = memoryview(bytes(_COUNTERS * _OCTETS)).cast("i")
         others = [other * _COUNTERS for other in range(self._processes) if other != process]
         return Count(self._counts, start, others)
+
+    def clear(self, process: int) -> None:
+        """Count the connections of a process no more: it is dead.
+
+        :param process: its number, from 0.
+        """
+        start = process * _COUNTERS
+        self._counts[start : start + _COUNTERS] = memoryview(bytes(_COUNTERS * _OCTETS)).cast("i")
 
 
 class Count:

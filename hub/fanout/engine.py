@@ -213,6 +213,7 @@ class Engine:
             _close(subscriber)
         subscriber.pending = GONE
         self._on_gone(subscriber, reason)
+        subscriber.matchers = ()  # the timetable keeps it for a while, and patterns take memory
 
     def close(self) -> None:
         """Let go of the epoll; the subscribers have to be dropped before."""

@@ -77,7 +77,9 @@ def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     """The settings of the hub that a layout takes up, as text."""
     path = environment.get("MERCURE_CONFIG")
     file = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    found = {name: str(file[name]) for name in ("listen", "public_url", "tls_cert") if name in file}
+    found: dict[str, str] = {
+        name: str(file[name]) for name in ("listen", "public_url", "tls_cert") if name in file
+    }
     for name in ("listen", "public_url", "tls_cert"):
         if environment.get(f"MERCURE_{name.upper()}"):
             found[name] = environment[f"MERCURE_{name.upper()}"]

@@ -70,8 +70,8 @@ class Layout:
             raise LayoutError(f"user: {self.user!r} is not the name of a user")
         if not self.user and not self.state.startswith(_STATE_ROOT):
             raise LayoutError(
-                f"state: {self.state!r} is not below {_STATE_ROOT}, the only place where systemd gives a folder "
-                "to a user that it makes; name a user, too"
+                f"state: {self.state!r} is not below {_STATE_ROOT}, the only place where systemd gives a "
+                "folder to a user that it makes; name a user, too"
             )
         if not 1 <= self.streams <= 1_000_000:
             raise LayoutError(f"streams: {self.streams} is not a number from 1 to 1000000")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import sys
 
-from hub.protocol.component_test import Test, begins_with, make_test
+from hub.protocol.component_match import ComponentMatch, begins_with, make_match
 from hub.protocol.resolution import Resolved, leading_segments, origin_of, resolver
-from hub.protocol.url_pattern_syntax import Anything, Element, Segment, elements, query_start, tokens
+from hub.protocol.url_pattern_syntax import Anything, Segment, elements, query_start, tokens
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = rf"(?![^/:]*--)(?:{_LABEL}\.)*(?![0-9]){_LABEL}"  # one that ends in a number is an address
@@ -39,7 +39,12 @@ class CompactPattern:
     __slots__ = ("_pathname", "_search", "_site", "origin", "prefix")
 
     def __init__(
-        self, origin: str, site: _Site | None, pathname: Test, search: Test | None, prefix: str
+        self,
+        origin: str,
+        site: _Site | None,
+        pathname: ComponentMatch,
+        search: ComponentMatch | None,
+        prefix: str,
     ) -> None:
         self.origin = sys.intern(origin)
         self.prefix = prefix
@@ -47,14 +52,16 @@ class CompactPattern:
         self._pathname = pathname
         self._search = search
 
-    def test(self, url: Resolved) -> bool:
+    def matches(self, url: Resolved) -> bool:
         """Tell whether a URL is matched."""
         if self._site is None:
             if url.origin != self.origin:
                 return False
-        elif not self._site.test(url):
+        elif not self._site.matches(url):
             return False
-        return self._pathname.test(url.pathname) and (self._search is None or self._search.test(url.search))
+        return self._pathname.matches(url.pathname) and (
+            self._search is None or self._search.matches(url.search)
+        )
 
     @property
     def is_expression(self) -> bool:
@@ -71,16 +78,16 @@ class _Site:
 
     __slots__ = ("_hostname", "_port", "_protocols")
 
-    def __init__(self, protocols: tuple[str, ...], hostname: Test | None, port: str) -> None:
+    def __init__(self, protocols: tuple[str, ...], hostname: ComponentMatch | None, port: str) -> None:
         self._protocols = protocols
         self._hostname = hostname
         self._port = port
 
-    def test(self, url: Resolved) -> bool:
+    def matches(self, url: Resolved) -> bool:
         return (
             url.port == self._port
             and (not self._protocols or url.protocol in self._protocols)
-            and (self._hostname is None or self._hostname.test(url.hostname))
+            and (self._hostname is None or self._hostname.matches(url.hostname))
         )
 
 
@@ -105,16 +112,16 @@ def read_pattern(value: str, base: str) -> CompactPattern | None:
     if protocol in _DEFAULT_PORTS and _LITERAL_HOST.fullmatch(host):
         return _pattern(origin_of(protocol, host, port), None, path)
     protocols = {_ANY_SCHEME: (), _HTTP: ("http", "https")}.get(protocol, (protocol,))
-    return _pattern("", _Site(protocols, _host_test(host), port), path)
+    return _pattern("", _Site(protocols, _host_match(host), port), path)
 
 
 def _relative(value: str, base: str) -> CompactPattern | None:
-    if value[:1] in ("", "?", "{"):  # takes more from the base, or looks relative and is not
+    if value[:1] in ("", "?"):  # takes the path of the base, too
         return None
     url = resolver(base).resolve(base)
     if url is None or not _LITERAL_HOST.fullmatch(url.hostname) or url.protocol not in _DEFAULT_PORTS:
         return None
-    path = value if value[0] == "/" else url.pathname[: url.pathname.rfind("/") + 1] + value
+    path = value if value.startswith(("/", "{/")) else url.pathname[: url.pathname.rfind("/") + 1] + value
     return _pattern(url.origin, None, path)
 
 
@@ -126,22 +133,24 @@ def _pattern(origin: str, site: _Site | None, path: str) -> CompactPattern | Non
     pathname = elements(found[:end], "/")
     if pathname is None:
         return None
-    path_test = make_test(pathname, "/")
-    if path_test is None:
+    path_match = make_match(pathname, "/")
+    if path_match is None:
         return None
-    search_test = None
+    search_match = None
     if end < len(found):
         search = elements(found[end + 1 :], "")
-        search_test = None if search is None else make_test(search, "")
-        if search_test is None:
+        search_match = None if search is None else make_match(search, "")
+        if search_match is None:
             return None
-    return CompactPattern(origin, site, path_test, search_test, leading_segments(begins_with(pathname)))
+    return CompactPattern(origin, site, path_match, search_match, leading_segments(begins_with(pathname)))
 
 
-def _host_test(host: str) -> Test | None:
+def _host_match(host: str) -> ComponentMatch | None:
     if host == "*":
         return None
     label, dot, rest = host.partition(".")
-    variable: Element | None = {"*": Anything(), ":": Segment()}.get(label[0])
-    found = (host,) if variable is None else (variable, dot + rest)
-    return make_test(found, ".")
+    if label == "*":
+        return make_match((Anything(), dot + rest), ".")
+    if label[0] == ":":
+        return make_match((Segment(), dot + rest), ".")
+    return make_match((host,), ".")

@@ -9,7 +9,7 @@ from weakref import WeakSet, WeakValueDictionary
 from urlpattern import URLPattern
 
 from hub.protocol.compact_pattern import CompactPattern, read_pattern
-from hub.protocol.errors import InvalidRequest
+from hub.protocol.errors import InvalidRequest, TooManyRequests
 from hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
 from hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
 from hub.protocol.resolution import resolver
@@ -32,6 +32,7 @@ MAX_LENGTH = 2048
 """Characters of a matcher."""
 
 _MAX_PATTERN = 512
+_RETRY_AFTER = 10  # seconds
 _MAX_COST = {MatcherType.URLPATTERN: 4000, MatcherType.TEMPLATE: 2000}  # µs of one pattern
 
 
@@ -95,7 +96,7 @@ class Matcher:
     def _evaluate(self, pattern: CompactPattern | URLPattern | Pattern, topic: str) -> bool:
         if isinstance(pattern, CompactPattern):
             url = self._resolver.resolve(topic)
-            return url is not None and pattern.test(url)
+            return url is not None and pattern.matches(url)
         if isinstance(pattern, URLPattern):
             return bool(pattern.test(topic, self._resolver.base))
         return topic == self.value or pattern.fullmatch(topic) is not None
@@ -118,13 +119,15 @@ class Matcher:
         return self is other or self.matches(other.value)
 
 
-def make(type_: MatcherType, value: str, base: str, field: str | None = None) -> Matcher:
+def make(type_: MatcherType, value: str, base: str, field: str | None = None, max_heavy: int = 0) -> Matcher:
     """Make a matcher, or take the equal one that is in use.
 
     :param type_: matcher type.
     :param value: exact topic, URL Pattern, URI Template, or ``*``.
     :param base: the hub's public URL, against which patterns and topics are resolved.
     :param field: name of the parameter, for the error.
+    :param max_heavy: URL Patterns in use that take much memory, 0 = no limit.
+    :raises TooManyRequests: there are as many as that, and this would be another one.
     :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
     """
     field = field or str(type_)
@@ -146,7 +149,7 @@ def make(type_: MatcherType, value: str, base: str, field: str | None = None) ->
             field,
         )
     try:
-        return _compiled(type_, value, base)
+        return _compiled(type_, value, base, max_heavy)
     except ValueError:
         raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
 
@@ -173,15 +176,18 @@ _in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueD
 _heavy: WeakSet[Matcher] = WeakSet()
 
 
-def heavy_in_use() -> int:
-    """The number of URL Patterns in use that take many times the memory of the usual ones."""
-    return len(_heavy)
-
-
-def _compiled(type_: MatcherType, value: str, base: str) -> Matcher:
+def _compiled(type_: MatcherType, value: str, base: str, max_heavy: int) -> Matcher:
     matcher = _in_use.get((type_, value, base))
     if matcher is None:
-        pattern = _url_pattern(value, base) if type_ is MatcherType.URLPATTERN else compile_template(value)
+        pattern: CompactPattern | URLPattern | Pattern | None
+        if type_ is MatcherType.TEMPLATE:
+            pattern = compile_template(value)
+        else:
+            pattern = read_pattern(value, base)
+            if max_heavy and (pattern is None or pattern.is_expression):
+                _check_heavy(max_heavy)
+            if pattern is None:
+                pattern = _url_pattern(value, base)
         matcher = _in_use[type_, value, base] = Matcher(type_, value, base, pattern)
         if matcher.is_heavy:
             _heavy.add(matcher)
@@ -200,10 +206,18 @@ def _recent_heavy(matcher: Matcher) -> Matcher:
     return matcher
 
 
-def _url_pattern(value: str, base: str) -> CompactPattern | URLPattern:
-    compact = read_pattern(value, base)
-    if compact is not None:
-        return compact
+def _check_heavy(most: int) -> None:
+    if len(_heavy) >= most:
+        _recent_heavy.cache_clear()
+    if len(_heavy) >= most:
+        raise TooManyRequests(
+            f"The hub holds {len(_heavy)} URL Patterns with regular expressions or rare syntax "
+            "(MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and wildcards only.",
+            _RETRY_AFTER,
+        )
+
+
+def _url_pattern(value: str, base: str) -> URLPattern:
     try:
         return URLPattern(value)
     except ValueError:  # relative, or not well-formed; a base would bend urn\:uuid\:* to a path of the hub

@@ -15,8 +15,7 @@ _MAX_DEPTH = 12  # slashes in a prefix
 class Resolved:
     """The components of a URL that patterns are tried on, in canonical form.
 
-    ``prefixes`` are those of the path: the empty one, and each that ends before a slash or at the end, as deep
-    as any pattern's.
+    ``prefixes`` are those of the path: the empty one, and each that ends before a slash or at the end.
     """
 
     __slots__ = ("hostname", "origin", "pathname", "port", "prefixes", "protocol", "search")

@@ -72,15 +72,9 @@ class Section(StrEnum):
 
 REFUSALS = (
     *(Section.TOKEN_MISSING, Section.TOKEN_REFUSED, Section.TOKEN_MALFORMED, Section.TOKEN_EXPIRED),
-    *(
-        Section.TOKEN_NOT_YET_VALID,
-        Section.TOKEN_CLAIMS,
-        Section.SIGNATURE,
-        Section.ALGORITHM,
-        Section.ISSUER,
-    ),
-    *(Section.KEY_UNKNOWN, Section.AUDIENCE, Section.GENERATION, Section.SCOPE, Section.CROSS_SITE),
-    Section.TOKEN_IN_URL,
+    *(Section.TOKEN_NOT_YET_VALID, Section.TOKEN_CLAIMS, Section.TOKEN_IN_URL, Section.SIGNATURE),
+    *(Section.ALGORITHM, Section.ISSUER, Section.KEY_UNKNOWN, Section.AUDIENCE, Section.GENERATION),
+    *(Section.SCOPE, Section.CROSS_SITE),
 )
 """The sections on refused tokens; such requests are counted by them."""
 

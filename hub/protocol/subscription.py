@@ -26,14 +26,18 @@ _MAX_WITH_GROUPS = 10
 _MAX_COST = 50_000  # µs to compile the patterns of one request
 
 
-def matchers_from(parameters: Pairs, identity: Identity, *, current: bool, old: bool) -> tuple[Matcher, ...]:
+def matchers_from(
+    parameters: Pairs, identity: Identity, *, current: bool, old: bool, max_heavy: int = 0
+) -> tuple[Matcher, ...]:
     """The matchers that a subscription request names.
 
     :param parameters: names and values of query and body together.
     :param identity: the hub, base of relative patterns.
     :param current: accept ``match`` and its kin.
     :param old: accept ``topic`` of 0.x.
+    :param max_heavy: URL Patterns in use that take much memory, 0 = no limit.
     :returns: the distinct matchers in order.
+    :raises TooManyRequests: there are as many as that.
     :raises InvalidRequest: none, too many, an unknown ``match*`` name, or a value that is not valid.
     """
     found: dict[Matcher, None] = {}
@@ -52,7 +56,7 @@ def matchers_from(parameters: Pairs, identity: Identity, *, current: bool, old: 
         spent += cost(type_, value)
         if spent > _MAX_COST:
             raise InvalidRequest("The patterns of this request are too costly to compile together.", name)
-        matcher = make(type_, value, identity.url, name)
+        matcher = make(type_, value, identity.url, name, max_heavy)
         if matcher not in found:
             found[matcher] = None
             with_groups += matcher.has_groups

@@ -44,12 +44,12 @@ Elements = tuple[Element, ...]
 
 _SEGMENT, _ANYTHING = Segment(), Anything()
 
-_TOKEN = re.compile(
+_PIECE = re.compile(
     r":[A-Za-z_$][A-Za-z0-9_$]*+(?![^\x00-\x7f]|\()"  # a name; beyond ASCII it could go on
     r"|[*{}]|[?+]"
     r"|(?:[A-Za-z0-9._~!$&,;=@/-]|%(?!2[Ee])|[^\x00-\x7f])+"
 )
-_DOTS = re.compile(r"(?:^|/)\.\.?(?:/|$)")  # canonicalization takes them away
+_DOTS = re.compile(r"/\.\.?(?:/|$)")  # canonicalization takes them away
 _MODIFIERS = ("?", "*", "+")
 
 
@@ -62,26 +62,26 @@ def tokens(text: str) -> list[str] | None:
     found: list[str] = []
     position = 0
     while position < len(text):
-        token = _TOKEN.match(text, position)
-        if token is None:
+        piece = _PIECE.match(text, position)
+        if piece is None:
             return None
-        found.append(token[0])
-        position = token.end()
+        found.append(piece[0])
+        position = piece.end()
     return found
 
 
 def query_start(found: list[str]) -> int:
     """The place of the ``?`` that begins the query, or the number of tokens."""
     depth = 0
-    for place, token in enumerate(found):
-        depth += (token == "{") - (token == "}")
-        if token == "?" and depth == 0 and (place == 0 or not _takes_modifier(found[place - 1])):
+    for place, piece in enumerate(found):
+        depth += (piece == "{") - (piece == "}")
+        if piece == "?" and depth == 0 and (place == 0 or not _takes_modifier(found[place - 1])):
             return place
     return len(found)
 
 
-def _takes_modifier(token: str) -> bool:
-    return token in ("}", "*") or token[0] == ":"
+def _takes_modifier(piece: str) -> bool:
+    return piece in ("}", "*") or piece[0] == ":"
 
 
 def elements(found: list[str], prefix: str) -> Elements | None:
@@ -118,24 +118,24 @@ class _Reader:
 
     def read(self) -> bool:
         while self._place < len(self._tokens):
-            token = self._next()
-            if token == "{":
+            piece = self._next()
+            if piece == "{":
                 if not self._group():
                     return False
-            elif token == "*" or token[0] == ":":
+            elif piece == "*" or piece[0] == ":":
                 before = ""
                 if self._prefix and self._pending.endswith(self._prefix) and self._follows_text():
                     before, self._pending = self._prefix, self._pending[: -len(self._prefix)]
-                if not self._variable(before, token, ""):
+                if not self._variable(before, piece, ""):
                     return False
-            elif token in ("}", *_MODIFIERS):
+            elif piece in ("}", *_MODIFIERS):
                 return False
             else:
-                self._pending += token
+                self._pending += piece
         return self._flush()
 
     def _follows_text(self) -> bool:
-        """Whether the token before the last one is literal text; that in braces binds to no variable."""
+        """Whether the piece before the last one is literal text; that in braces binds to no variable."""
         return self._place > 1 and self._tokens[self._place - 2] not in ("}", *_MODIFIERS)
 
     def _next(self) -> str:
@@ -143,14 +143,14 @@ class _Reader:
         return self._tokens[self._place - 1]
 
     def _take(self, *kinds: str) -> str:
-        """The next token if it is one of a kind; a colon stands for names, no kind at all for text."""
+        """The next piece if it is one of a kind; a colon stands for names, no kind at all for text."""
         if self._place == len(self._tokens):
             return ""
-        token = self._tokens[self._place]
-        kind = ":" if token[0] == ":" else token
+        piece = self._tokens[self._place]
+        kind = ":" if piece[0] == ":" else piece
         if kind in kinds or (not kinds and kind not in ("{", "}", ":", *_MODIFIERS)):
             self._place += 1
-            return token
+            return piece
         return ""
 
     def _group(self) -> bool:
@@ -169,13 +169,13 @@ class _Reader:
             self.done += _modified((_canonical(before),), modifier)
         return True
 
-    def _variable(self, before: str, token: str, after: str) -> bool:
+    def _variable(self, before: str, piece: str, after: str) -> bool:
         modifier = self._take(*_MODIFIERS)
-        if not self._flush() or _bent(before) or _bent(after) or token in self._names:
+        if not self._flush() or _bent(before) or _bent(after) or piece in self._names:
             return False
-        if token != "*":
-            self._names.add(token)
-        parts = (_canonical(before), _ANYTHING if token == "*" else _SEGMENT, _canonical(after))
+        if piece != "*":
+            self._names.add(piece)
+        parts = (_canonical(before), _ANYTHING if piece == "*" else _SEGMENT, _canonical(after))
         found = tuple(part for part in parts if part != "")
         self.done += _modified(found, modifier)
         return True

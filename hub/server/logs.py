@@ -44,7 +44,7 @@ class _File(WatchedFileHandler):
 
     _has_failed = False
 
-    def reopenIfNeeded(self) -> None:
+    def reopenIfNeeded(self) -> None:  # noqa: N802 - overridden
         """Open the file anew where it has been renamed or removed."""
         with contextlib.suppress(OSError):
             there = os.stat(self.baseFilename)  # noqa: PTH116 - once for each line
@@ -64,8 +64,9 @@ class _File(WatchedFileHandler):
             return
         self._has_failed = False
         old, self.stream = self.stream, fresh
-        with contextlib.suppress(OSError):  # a full disk: what was buffered is lost
-            old.close()
+        if old is not None:
+            with contextlib.suppress(OSError):  # a full disk: what was buffered is lost
+                old.close()
         self._statstream()
 
 

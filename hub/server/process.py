@@ -371,6 +371,7 @@ def _hub(
         subscriptions=settings.subscriptions,
         cors_origins=frozenset(settings.cors_origins),
         lifetime=settings.write_timeout,
+        max_heavy_patterns=settings.max_heavy_patterns,
         limits=PublicationLimits(),
         compression=broker.compresses,
         websocket=settings.websocket,

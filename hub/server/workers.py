@@ -180,6 +180,8 @@ class Workers:
                 _log.error(
                     "worker %d (process %d) %s; another one takes its place", worker.number, pid, _end(status)
                 )
+                # At once: its clients come to the others, before another worker is there.
+                self._census.clear(worker.number)
                 worker.pid = 0
                 worker.due = time.monotonic()
 
@@ -219,6 +221,7 @@ class Workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        self._census.clear(worker.number)
         worker.pid = 0
         kind, _, text = answer.decode().partition(":")
         if kind == SettingError.__name__:

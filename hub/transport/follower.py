@@ -28,8 +28,8 @@ _LOOK = 1.0  # seconds after which the log is looked at though no bell rang
 _LOOK_BLIND = 0.05  # the same when somebody writes who does not ring: the hub that this one takes over from
 _PAUSE = 0.02
 _MOST = 500  # updates that are read at once
-_MOST_LARGE = 20  # the same when updates are large: they are all in memory
-_LARGE = 64 << 10
+_MOST_CHARACTERS = 8 << 20  # the same for their size, give or take some rows
+_ROWS = 10  # fetched at once
 
 _log = logging.getLogger("hub.transport")
 
@@ -61,7 +61,6 @@ class Follower(Generic[Ticket]):
         self._is_closing = False
         self._lock = threading.Lock()
         self._seen = 0  # the sequence up to which everything was handed over
-        self._limit = _MOST
         self._connection: sa.PoolProxiedConnection | None = None
         table = schema.update
         following = (
@@ -69,10 +68,7 @@ class Follower(Generic[Ticket]):
             .where(table.c.sequence > sa.bindparam("after", type_=sa.BigInteger))
             .order_by(table.c.sequence)
         )
-        self._next = {
-            most: Statement(engine, following.suffix_with(f"LIMIT {most}"), ["after"])
-            for most in (_MOST, _MOST_LARGE)
-        }
+        self._next = Statement(engine, following.suffix_with(f"LIMIT {_MOST}"), ["after"])
 
     def start(self, seen: int) -> None:
         """Begin to listen.
@@ -110,7 +106,7 @@ class Follower(Generic[Ticket]):
     def catch_up(self) -> None:
         """Hand over all that others have written by now."""
         more = True
-        while more:
+        while more and not self._is_closing:
             with self._lock:
                 more = self._try_to_catch_up()
 
@@ -141,7 +137,7 @@ class Follower(Generic[Ticket]):
             return False
 
     def _catch_up(self) -> bool:
-        entries = self._read()
+        entries, is_all = self._read()
         if not entries:
             return False
         if entries[0].sequence > self._seen + 1:
@@ -154,18 +150,25 @@ class Follower(Generic[Ticket]):
             )
         self._seen = entries[-1].sequence
         self._hand_over(Commit(entries, ()))
-        is_full = len(entries) == self._limit
-        largest = max(len(entry.update.data) for entry in entries)
-        self._limit = _MOST_LARGE if largest > _LARGE else _MOST
-        return is_full
+        return not is_all
 
-    def _read(self) -> list[Entry]:
+    def _read(self) -> tuple[list[Entry], bool]:
+        """The next entries, as many as may be in memory at once.
+
+        :returns: and whether they were all.
+        """
         if self._connection is None:
             self._connection = self._engine.raw_connection()
         cursor = self._connection.cursor()
         try:
-            self._next[self._limit].run(cursor, (self._seen,))
-            return [schema.entry(row) for row in cursor.fetchall()]
+            self._next.run(cursor, (self._seen,))
+            entries: list[Entry] = []
+            characters = 0
+            while characters < _MOST_CHARACTERS and (rows := cursor.fetchmany(_ROWS)):
+                read = [schema.entry(row) for row in rows]
+                characters += sum(len(entry.update.data) for entry in read)
+                entries += read
+            return entries, len(entries) < _MOST and characters < _MOST_CHARACTERS
         finally:
             cursor.close()
 

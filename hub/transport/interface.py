@@ -38,7 +38,7 @@ class Page:
 class Size:
     """How much history there is, as far as that is cheap to tell.
 
-    :param updates: from the oldest to the newest; those between them that were discarded on demand still count.
+    :param updates: from the oldest to the newest, with those between them that were discarded on demand.
     :param octets: that the database takes; ``None`` when it is not told.
     """
 
@@ -85,8 +85,8 @@ class Transport(Protocol[Ticket]):
         """Make the log ready.
 
         :param wake: called, from any thread, when ``collect`` has something to return.
-        :param backlog: how many updates the caller has collected and not dealt with yet. When it is many,
-            those of other processes stay in the log for the moment.
+        :param backlog: how many updates the caller has collected and not dealt with yet; large ones may count
+            for several. When it is many, those of other processes stay in the log for the moment.
         :returns: as ``newest``; all that comes after it is collected.
         :raises StorageError: the log cannot be opened.
         """

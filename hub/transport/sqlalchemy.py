@@ -34,6 +34,7 @@ from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
+from hub.transport.still_there import StillThere
 
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
@@ -72,6 +73,7 @@ class SqlTransport(Generic[Ticket]):
         self._clock = clock
         self._engine = make_engine(self._url)
         self._seats: Seats | None = None
+        self._file = self._lock_file = StillThere(None)
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
@@ -97,6 +99,8 @@ class SqlTransport(Generic[Ticket]):
         """Bring the tables of the database up to date, take a seat and start the writer."""
         self._wake, self._backlog = wake, backlog
         self._seats = self._prepare()
+        self._file = StillThere(self._url.database)
+        self._lock_file = StillThere(str(lock_path(self._url)))
         newest = self.newest()
         self._writer.start()
         if self._follower is not None:
@@ -217,6 +221,8 @@ class SqlTransport(Generic[Ticket]):
         """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""
         if not self._writer.is_alive():
             raise StorageError(f"the writer of {self.place} has stopped")
+        self._file.check()
+        self._lock_file.check()  # who comes later cannot tell the living from the dead
         if self._failure is None:
             self.newest()
         else:
@@ -326,6 +332,7 @@ class SqlTransport(Generic[Ticket]):
         owed = self._owed.take()
         try:
             with self._turn():
+                self._file.check()  # an update that is acknowledged has to be there after a restart
                 if batch:
                     more = self._fill(batch)  # now, for more has come while another process wrote
                 everything = [*owed, *((updates, change) for updates, _, change in batch)]

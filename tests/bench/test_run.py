@@ -19,7 +19,8 @@ from bench.report import read
 from bench.rows import SUBJECTS, chosen
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
-from hub.transport.sqlalchemy import Retention, SqlTransport
+from hub.transport.retention import Retention
+from hub.transport.sqlalchemy import SqlTransport
 
 
 def test_rows_can_be_chosen() -> None:

@@ -13,13 +13,16 @@ from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 from typing import IO
 
+from requests.structures import CaseInsensitiveDict
+
 from hub.protocol.event_stream import Event, Parser
 from tests.hub.running import TIMEOUT
 
 COOKIE = "__Secure-mercure_access_token"
+PATIENCE = 40.0  # seconds: after a reload the first page waits for a process that imports the application
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = TIMEOUT) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Ask again and again.
 
     :raises AssertionError: it did not come true in time.
@@ -140,14 +143,18 @@ class Front:
         self, target: str, method: str = "GET", body: str | None = None, **headers: str
     ) -> tuple[int, Mapping[str, str], str]:
         """One request over HTTPS: status, headers and text."""
-        connection = HTTPSConnection("127.0.0.1", self.https, timeout=TIMEOUT, context=unverified())
+        connection = HTTPSConnection("127.0.0.1", self.https, timeout=PATIENCE, context=unverified())
         try:
             fields = {name.replace("_", "-"): value for name, value in headers.items()}
             if body is not None:
                 fields["Content-Type"] = "application/x-www-form-urlencoded"
             connection.request(method, target, body, fields)
             response = connection.getresponse()
-            return response.status, dict(response.headers), response.read().decode(errors="replace")
+            return (
+                response.status,
+                CaseInsensitiveDict(response.headers.items()),
+                response.read().decode(errors="replace"),
+            )
         finally:
             connection.close()
 

@@ -6,23 +6,18 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from contextlib import contextmanager
 from pathlib import Path
-from ssl import CERT_NONE, SSLContext, create_default_context
-from typing import IO
 
-from hub.protocol.event_stream import Event, Parser
 from hub.protocol.keys import generate_pair
-from tests.hub.running import SECRET, TIMEOUT, RunningHub
+from tests.deployment.front import Front, free_ports, is_listening, wait_until
+from tests.examples.browser import end
+from tests.hub.running import SECRET, RunningHub
 from tests.hub.test_streams import self_signed
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +104,8 @@ def readable_folder() -> Iterator[Path]:
         yield folder
 
 
-def make_application(folder: Path) -> None:
-    """The virtual environment, the application and its key pair, as on the page."""
+def make_environment(folder: Path) -> None:
+    """The virtual environment, with the Python that mod_wsgi has."""
     venv = folder / "venv"
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", venv], check=True)
     subprocess.run(
@@ -124,6 +119,10 @@ def make_application(folder: Path) -> None:
     (site_packages,) = venv.glob("lib/python3*/site-packages")
     for package in ("flask_mercure", "hub"):  # a build in the clone would leave files there
         shutil.copytree(ROOT / package, site_packages / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def make_sources(folder: Path) -> None:
+    """The application, its key pair, and a certificate."""
     (folder / "wsgi.py").write_text(APPLICATION)
     private, public = generate_pair("rsa")
     (folder / "private.pem").write_text(private)
@@ -146,7 +145,9 @@ def running_apache(
         http, https = free_ports(2)
         apache = Apache(folder, http, https, path)
         _lay_out(apache, shop, hub_port, fragment)
-        (shop / "settings.py").write_text(_settings(apache, shop, hub_port, is_tls="tls" in fragment))
+        (shop / "settings.py").write_text(
+            application_settings(apache, shop, hub_port, is_tls="tls" in fragment)
+        )
         with (folder / "log" / "output").open("wb") as output:
             apache.child = subprocess.Popen(
                 ["/usr/sbin/apache2", "-d", folder, "-f", "apache2.conf", "-DFOREGROUND"],
@@ -160,8 +161,7 @@ def running_apache(
             assert child.poll() is None, apache.log("output") + apache.log()
             yield apache
         finally:
-            child.terminate()
-            child.wait(TIMEOUT)
+            end(child)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -218,10 +218,11 @@ def _lay_out(apache: Apache, shop: Path, hub_port: int, shipped: str) -> None:
     (folder / "sites-enabled" / "site.conf").write_text(site)
 
 
-def _settings(apache: Apache, shop: Path, hub_port: int, *, is_tls: bool) -> str:
+def application_settings(front: Front, shop: Path, hub_port: int, *, is_tls: bool) -> str:
+    """The application's configuration, as a Python file."""
     scheme = "https" if is_tls else "http"
     lines = {
-        "MERCURE_PUBLIC_URL": apache.public_url,
+        "MERCURE_PUBLIC_URL": front.public_url,
         "MERCURE_URL": f"{scheme}://127.0.0.1:{hub_port}/.well-known/mercure",
         "MERCURE_JWT_SECRET": f"@{shop}/private.pem",
     }
@@ -257,5 +258,4 @@ def hub_process(
         assert child.poll() is None, log.read_text()
         yield RunningHub(port, "https" if "MERCURE_TLS_CERT" in variables else "http", SECRET)
     finally:
-        child.terminate()
-        child.wait(TIMEOUT)
+        end(child)

@@ -6,8 +6,6 @@ The application runs under mod_wsgi and has an RSA key pair, of which the hub kn
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,20 +16,16 @@ from urllib.parse import quote
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from flask_mercure.tokens import TokenFactory
+from flask_mercure.tokens.factory import TokenFactory
 from hub.protocol.keys import load
+from tests.deployment.front import Front, curl, free_ports, wait_until
 from tests.deployment.site import (
-    DEBIAN,
-    SYSTEM_PYTHON,
     TOPIC,
     Apache,
-    curl,
-    free_ports,
     hub_process,
-    make_application,
+    make_sources,
     readable_folder,
     running_apache,
-    wait_until,
 )
 from tests.hub.running import TIMEOUT, RunningHub
 from tests.hub.websocket import client, end, messages
@@ -43,25 +37,11 @@ ORDER = "match=" + quote(TOPIC, safe="")
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Path]:
+def shop(environment: Path) -> Iterator[Path]:
     """The folder of the application."""
-    lacking = [
-        name
-        for name, is_here in {
-            "apache2": Path("/usr/sbin/apache2").exists(),
-            "libapache2-mod-wsgi-py3": (DEBIAN / "mods-available" / "wsgi.load").exists(),
-            "python3-venv": SYSTEM_PYTHON.exists(),
-            "curl": shutil.which("curl") is not None,
-        }.items()
-        if not is_here
-    ]
-    if lacking:
-        message = f"apt-get install {' '.join(lacking)}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
     with readable_folder() as folder:
-        make_application(folder)
+        (folder / "venv").symlink_to(environment)
+        make_sources(folder)
         yield folder
 
 
@@ -99,14 +79,14 @@ def token(shop: Path, *audience: str) -> str:
     return factory.create(subscribe="*")
 
 
-def pay(apache: Apache, state: str) -> str:
+def pay(apache: Front, state: str) -> str:
     """Have the application publish, by the hub's internal URL; returns the id of the update."""
     status, _, text = apache.fetch("/pay", "POST", f"state={state}")
     assert status == 200, text + apache.log()
     return text
 
 
-def subscriptions(hub: RunningHub, apache: Apache, shop: Path) -> list[dict[str, Any]]:
+def subscriptions(hub: RunningHub, apache: Front, shop: Path) -> list[dict[str, Any]]:
     """Who is connected, by the hub itself."""
     path = f"{apache.path.rstrip('/')}/subscriptions"
     reply = hub.get(path=path, token=token(shop, apache.public_url))
@@ -163,7 +143,7 @@ def test_without_a_cookie(apache: Apache, hub: RunningHub) -> None:
     check_refusal(apache)
 
 
-def check_refusal(apache: Apache) -> None:
+def check_refusal(apache: Front) -> None:
     """It leads to the metadata, and these are there."""
     status, headers, _ = apache.fetch(f"{apache.path}?{ORDER}")
     assert status == 401
@@ -187,7 +167,7 @@ def test_names_of_subscriptions_pass_unchanged(apache: Apache, hub: RunningHub, 
         check_names(apache, hub, shop)
 
 
-def check_names(apache: Apache, hub: RunningHub, shop: Path) -> None:
+def check_names(apache: Front, hub: RunningHub, shop: Path) -> None:
     """They hold an encoded slash, which Apache refuses by default."""
     (found,) = subscriptions(hub, apache, shop)
     assert quote(TOPIC, safe="") in found["id"]
@@ -281,29 +261,39 @@ def test_the_other_fragments(shop: Path, hub_port: int, folder: Path, fragment: 
         assert apache.fetch(f"{apache.path}?{ORDER}", Host="example.com")[0] == 401
 
 
-def test_a_websocket_goes_through(apache: Apache, hub: RunningHub) -> None:
-    front = RunningHub(apache.https, "https")
-    origin = f"https://127.0.0.1:{apache.https}"
-    cookie = apache.cookie()
-    with client(front, {"match": TOPIC}, origin=origin, Cookie=cookie) as connection:
-        first = pay(apache, "paid")
+def check_websocket(front: Front) -> None:
+    """Updates come and messages go, with what was missed; pages of strangers are refused."""
+    public = RunningHub(front.https, "https")
+    origin = f"https://127.0.0.1:{front.https}"
+    cookie = front.cookie()
+    with client(public, {"match": TOPIC}, origin=origin, Cookie=cookie) as connection:
+        first = pay(front, "paid")
         assert messages(connection)[0]["id"] == first
         assert connection.ping().wait(TIMEOUT)
-        second = pay(apache, "sent")
+        second = pay(front, "sent")
         query = {"match": TOPIC, "last_event_id": first}
-        with client(front, query, origin=origin, Cookie=cookie) as late:
+        with client(public, query, origin=origin, Cookie=cookie) as late:
             assert [messages(one)[0]["id"] for one in (connection, late)] == [second, second]
         connection.send("no")
         assert end(connection)[0] == 1003
     with (
         pytest.raises(InvalidStatus, match="403"),
-        client(front, {"match": TOPIC}, origin="https://evil.example", Cookie=cookie),
+        client(public, {"match": TOPIC}, origin="https://evil.example", Cookie=cookie),
     ):
         pass
 
 
+def check_figures_stay_inside(front: Front, own: RunningHub) -> None:
+    """The hub serves them on its own port, and nobody gets them through the proxy."""
+    assert own.get(path="/metrics").status == 200
+    for target in ("/metrics", "/.well-known/mercure/metrics", "/.well-known/mercure/../../metrics"):
+        assert "mercure_updates" not in front.fetch(target)[2]
+
+
+def test_a_websocket_goes_through(apache: Apache, hub: RunningHub) -> None:
+    check_websocket(apache)
+
+
 def test_the_figures_stay_inside(apache: Apache, shop: Path, hub_port: int, folder: Path) -> None:
     with hub_process(folder, hub_port, apache.public_url, shop, MERCURE_METRICS="1") as own:
-        assert own.get(path="/metrics").status == 200
-        for target in ("/metrics", "/.well-known/mercure/metrics", "/.well-known/mercure/../../metrics"):
-            assert "mercure_updates" not in apache.fetch(target)[2]
+        check_figures_stay_inside(apache, own)

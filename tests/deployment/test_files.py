@@ -14,28 +14,39 @@ from hub.settings import TABLE
 from tests.deployment.site import PAGE, ROOT
 
 UNIT = ROOT / "docs" / "systemd" / "mercure-hub.service"
+PAGES = [
+    PAGE,
+    ROOT / "docs" / "coming-from.md",
+    *(ROOT / "docs" / folder / "README.md" for folder in ("nginx", "caddy", "docker")),
+]
 ENVIRONMENT = ROOT / "docs" / "systemd" / "hub.env"
 
 
 def test_the_settings_exist() -> None:
     known = {setting.variable for setting in TABLE}
     known |= set(re.findall(r"MERCURE_[A-Z_]+", (ROOT / "docs" / "extension.md").read_text()))
-    for file in (PAGE, UNIT, ENVIRONMENT, *(ROOT / "docs" / "apache").iterdir()):
+    folders = ("apache", "nginx", "caddy", "supervisor", "docker")
+    files = [file for folder in folders for file in (ROOT / "docs" / folder).iterdir()]
+    for file in (PAGE, UNIT, ENVIRONMENT, *files):
         assert set(re.findall(r"MERCURE_[A-Z_]+", file.read_text())) <= known, file
 
 
-def test_the_files_exist() -> None:
-    text = PAGE.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_exist(page: Path) -> None:
+    text = page.read_text()
     for path in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (PAGE.parent / path).exists(), path
+        assert (page.parent / path).exists(), path
     for path in re.findall(r"(?<![\w/])docs/[\w./-]+", text):
         assert (ROOT / path).exists(), path
 
 
-def test_apache_waits_longer_than_a_heartbeat() -> None:
+def test_proxies_wait_longer_than_a_heartbeat() -> None:
     (heartbeat,) = (float(setting.default) for setting in TABLE if setting.name == "heartbeat")
     for file in (ROOT / "docs" / "apache").glob("mercure*.conf"):
         (timeout,) = re.findall(r" timeout=(\d+)", file.read_text())
+        assert float(timeout) > 2 * heartbeat
+    for file in (ROOT / "docs" / "nginx").glob("mercure*.conf"):
+        (timeout,) = re.findall(r"proxy_read_timeout (\d+)s;", file.read_text())
         assert float(timeout) > 2 * heartbeat
 
 

@@ -16,11 +16,31 @@ from tests.examples.page_site import Site, Tab
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    running = Site(tmp_path)
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    running = Site(tmp_path_factory.mktemp("site"))
     yield running
     running.close()
+
+
+@pytest.fixture
+def own_hub() -> None:
+    """For a test that kills the hub, or that depends on all of its history."""
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A site without connections: that of the module, but for tests that use ``own_hub``."""
+    if "own_hub" in request.fixturenames:
+        running = Site(tmp_path)
+        yield running
+        running.close()
+        return
+    shared: Site = request.getfixturevalue("shared_site")
+    shared.lifetime, shared.renewals = 3600.0, 0
+    shared.buffered.clear()
+    yield shared
+    shared.buffered.set()
 
 
 @pytest.fixture
@@ -29,6 +49,7 @@ def tab(chromium: Callable[[int], list[webdriver.Chrome]], site: Site) -> Iterat
     yield first
     first.driver.switch_to.window(first.driver.window_handles[0])
     assert leave([first]) == []
+    first.wait_for("connections", site.topics, [])
 
 
 def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
@@ -126,6 +147,7 @@ def test_the_leader_closes_under_steady_publishing(site: Site, tab: Tab) -> None
     assert tab.seen("gaps") == []
 
 
+@pytest.mark.usefixtures("own_hub")
 def test_the_leader_closes_when_nothing_was_published_yet(site: Site, tab: Tab) -> None:
     """The hub says where a stream begins, so its successor begins there too."""
     site.publish("other", "0")
@@ -282,6 +304,7 @@ def test_who_may_not_read_is_told_so(site: Site, tab: Tab) -> None:
     tab.wait_open()
 
 
+@pytest.mark.usefixtures("own_hub")
 def test_event_source(site: Site, tab: Tab) -> None:
     tab.visit(f"{site.url}/?topics=a&transport=eventsource")
     tab.follow(types=["message", "x"])
@@ -379,6 +402,7 @@ def test_wrong_options_are_refused(site: Site, tab: Tab, option: str, message: s
         tab.run(f"connect('/hub', {option})")
 
 
+@pytest.mark.usefixtures("own_hub")
 def test_the_hub_is_killed_under_an_open_page(site: Site, tab: Tab) -> None:
     tab.visit(f"{site.url}/?topics=a")
     tab.follow()
@@ -409,6 +433,7 @@ def test_a_page_resumes_where_its_content_ends(site: Site, tab: Tab) -> None:
     other.wait_updates("2", "3")
 
 
+@pytest.mark.usefixtures("own_hub")
 def test_lost_history_is_reported(site: Site, tab: Tab) -> None:
     site.publish("a", "1")
     tab.visit(f"{site.url}/?topics=a&last_event_id=urn:gone")

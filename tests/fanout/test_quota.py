@@ -135,3 +135,17 @@ def test_forked_processes_share_the_counts() -> None:
     os.waitpid(pid, 0)
     with pytest.raises(TooManyRequests):
         own.check("10.9.9.9", b"")
+
+
+def test_the_dead_count_no_more() -> None:
+    census = Census(2)
+    dies, lives = (Quota(ConnectionLimits(total=1, per_address=1), census.of(number)) for number in range(2))
+    dies.enter(subscriber())
+    with pytest.raises(TooManyRequests):
+        lives.check("10.0.0.1", b"")
+    census.clear(0)
+    lives.check("10.0.0.1", b"")
+    lives.enter(subscriber())
+    census.clear(0)
+    with pytest.raises(TooManyRequests):
+        lives.check("10.0.0.1", b"")

@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 from flask import Flask
 
-from flask_mercure import ConfigurationError, Event, Subscription, development
+from flask_mercure import ConfigurationError, Event, Subscription
 from flask_mercure.cli import mercure
-from flask_mercure.configuration import read
+from flask_mercure.configuration.settings import read
+from flask_mercure.development import launch
 from flask_mercure.extension import state_of
 from hub.protocol import keys
 from hub.protocol.access_token import Issuer, TokenVerifier
@@ -65,6 +66,37 @@ def test_publish(hub: FakeHub) -> None:
         ("type", "t"),
         ("retry", "5"),
     ]
+
+
+@pytest.fixture
+def two(hub: FakeHub) -> Flask:
+    """An app whose second hub is there and whose first is not."""
+    here = {"URL": hub.url, "PUBLIC_URL": "https://eu.example/.well-known/mercure", "JWT_SECRET": SECRET}
+    return make_app(HUBS={"default": {"URL": "http://127.0.0.1:9/m"}, "eu": here})
+
+
+def test_a_hub_is_chosen_by_its_name(two: Flask, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(two, "publish", "a", "--hub", "eu").exit_code == 0
+    assert hub.received[0].pairs == [("topic", "a"), ("data", "")]
+    made = run(two, "token", "--hub", "eu", "--subscribe", "a").stdout.strip()
+    claims = jwt.decode(made, options={"verify_signature": False})
+    assert "https://eu.example/.well-known/mercure" in claims["aud"]
+    hub.answers = [Answer(b"data: 1\n\n", content_type="text/event-stream")]
+    shown = run(two, "subscribe", "a", "--hub", "eu", "--count", "1")
+    assert (shown.exit_code, "data: 1" in shown.stdout) == (0, True), shown.output
+    started: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda _path, _command, environment: started.append(environment))
+    monkeypatch.setattr(launch, "find_spec", lambda name: name)
+    assert run(two, "hub", "--hub", "eu", "--log-level", "debug").exit_code == 0
+    assert started[0]["MERCURE_PUBLIC_URL"] == "https://eu.example/.well-known/mercure"
+    assert started[0]["MERCURE_LISTEN"] in hub.url
+
+
+@pytest.mark.parametrize("command", [["publish", "a"], ["token"], ["subscribe", "a"], ["hub"]])
+def test_a_hub_that_the_app_does_not_have(two: Flask, command: Sequence[str]) -> None:
+    result = run(two, command[0], "--hub", "us", *command[1:])
+    assert result.exit_code == 1
+    assert "there is no hub named 'us'; MERCURE_HUBS of this app has 'default', 'eu'" in result.stderr
 
 
 def test_publish_reads_standard_input(hub: FakeHub) -> None:
@@ -196,7 +228,7 @@ def test_ctrl_c_is_quiet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def environment(inherited: dict[str, str] | None = None, **config: object) -> dict[str, str]:
     made = read({**BASE, **{f"MERCURE_{key}": value for key, value in config.items()}})
-    return development.environment(made, inherited or {})
+    return launch.environment(made, inherited or {})
 
 
 def test_the_hub_gets_the_configuration_of_the_app() -> None:
@@ -302,7 +334,7 @@ def test_with_a_factory_of_the_app_the_key_is_the_one_that_verifies() -> None:
 def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(development, "find_spec", lambda name: name)
+    monkeypatch.setattr(launch, "find_spec", lambda name: name)
     result = run(make_app(), "hub", "--cors-origins", "http://x", "--log-level", "debug")
     assert result.exit_code == 0, result.output
     ((path, command, made),) = started
@@ -313,7 +345,7 @@ def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(development, "find_spec", lambda name: None if name == "gevent" else name)
+    monkeypatch.setattr(launch, "find_spec", lambda name: None if name == "gevent" else name)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started"))
     result = run(make_app(), "hub")
     assert result.exit_code == 1

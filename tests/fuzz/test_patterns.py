@@ -2,7 +2,8 @@
 
 Invariant: any text is a matcher or refused with ``InvalidRequest``, and quickly. A matcher answers for any
 topic without an exception, quickly and always the same. ``exact`` selects its own value and nothing
-else, ``*`` everything, a template whatever it expands to and itself. What is below the hub's path is
+else, ``*`` everything, a template whatever it expands to and itself. A URL Pattern in compact form selects
+what the library selects. What is below the hub's path is
 reserved however it is spelt.
 """
 
@@ -15,10 +16,13 @@ from typing import Any
 import uritemplate
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from urlpattern import URLPattern
 
+from hub.protocol.compact_pattern import read_pattern
 from hub.protocol.errors import InvalidRequest
 from hub.protocol.identity import Identity, is_reserved
 from hub.protocol.matchers import Matcher, MatcherType, make
+from hub.protocol.resolution import resolver
 from hub.protocol.topics import forbidden_character
 from hub.protocol.uri_template import compile_template
 
@@ -89,6 +93,91 @@ def test_any_text_is_a_matcher_or_refused(type_: MatcherType, value: str, topic:
         assert answer
     if type_ is MatcherType.TEMPLATE:
         assert matcher.matches(value)
+
+
+BASES = st.sampled_from(
+    [HUB.url, "http://localhost:3000/hub", "https://[::1]/x", "https://h.example/a:b*/c/m"]
+)
+ORIGINS = ["", "", "", "https://example.com", "http://example.com:80", "https://EXAMPLE.com:8443"]
+PATTERN_ORIGINS = [
+    *ORIGINS,
+    "*://example.com",
+    "http{s}?://a-b.example",
+    "https://*.example.com",
+    "https://:host",
+]
+LITERALS = [
+    "/",
+    "/",
+    "/",
+    "a",
+    "b",
+    ".",
+    "..",
+    "-",
+    "%41",
+    "%2e",
+    "é",
+    " ",
+    "\\",
+    "//",
+    "x.json",
+    "?x=1",
+    "#z",
+    "&",
+    "'",
+]
+VARIABLES = [
+    ":id",
+    ":n?",
+    ":m*",
+    ":o+",
+    "*",
+    "{",
+    "}",
+    "{/a}?",
+    "{/:b}*",
+    "{b:c.}+",
+    "?",
+    "+",
+    "**",
+    ":d-",
+    "{/*}?",
+]
+
+
+def texts(origins: list[str], parts: list[str]) -> st.SearchStrategy[str]:
+    """An origin and parts of a path."""
+    some = st.lists(st.sampled_from(parts) | TEXT.filter(lambda text: len(text) < 4), max_size=9)
+    return st.builds(lambda origin, found: origin + "".join(found), st.sampled_from(origins), some)
+
+
+@given(
+    texts(PATTERN_ORIGINS, [*LITERALS, *LITERALS, *VARIABLES]),
+    st.lists(texts(ORIGINS, [*LITERALS, "v", "/v/w", "x.y", "?", "://"]), min_size=1, max_size=5),
+    st.dictionaries(
+        st.sampled_from([name for name in VARIABLES if name[0] in ":{*"]), st.text("ab/.-", max_size=3)
+    ),
+    BASES,
+)
+@example("/a/:x?b", ["/ab", "/a/1b"], {}, HUB.url)
+@example("http{s}?://example.com/:a:b", ["http://example.com/xy", "https://example.com/x"], {}, HUB.url)
+def test_compact_patterns_select_what_the_library_selects(
+    value: str, topics: list[str], values: dict[str, str], base: str
+) -> None:
+    compact = read_pattern(value, base)
+    if compact is None:
+        return
+    try:
+        library = URLPattern(value)
+    except ValueError:
+        library = URLPattern(value, base)  # what is read is well-formed
+    filled = value
+    for variable, text in values.items():
+        filled = filled.replace(variable, text)
+    for topic in [*topics, filled, value]:
+        url = resolver(base).resolve(topic)
+        assert (url is not None and compact.matches(url)) is library.test(topic, base)
 
 
 SEGMENT = st.text("abcXYZ0189-._~", min_size=1, max_size=8).filter(lambda text: set(text) != {"."})

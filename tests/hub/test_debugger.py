@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -112,11 +114,11 @@ class TestPage:
 
 
 class TestVerdict:
-    def ask(self, hub: RunningHub, token: str | None, query: str = "", **headers: str) -> dict[str, object]:
-        reply = hub.get(path=TOKEN + query, token=token, **headers)
+    def ask(self, hub: RunningHub, token: str | None, query: str = "", **headers: str) -> dict[str, Any]:
+        reply = hub.get((), token, TOKEN + query, **headers)
         assert reply.status == 200, reply.text
         assert reply.headers["cache-control"] == "no-store"
-        found: dict[str, object] = reply.json()
+        found: dict[str, Any] = reply.json()
         if token is not None:
             assert token not in reply.text
         assert "a secret that is long" not in reply.text
@@ -158,7 +160,7 @@ class TestVerdict:
         ],
     )
     def test_the_cause_for_who_has_a_signed_token(
-        self, claims: dict[str, object], cause: str, debugged: RunningHub
+        self, claims: dict[str, Any], cause: str, debugged: RunningHub
     ) -> None:
         token = debugged.token(**claims)
         found = self.ask(debugged, token)
@@ -174,14 +176,15 @@ class TestVerdict:
     def test_who_signed_it_himself_learns_nothing_of_the_hub(self, debugged: RunningHub) -> None:
         """Neither whom it trusts nor how its keys are used."""
         good = {"iss": "urn:flask-mercure", "aud": debugged.url, "exp": time.time() + 60}
-        for content, key, algorithm, header in [
+        cases: list[tuple[dict[str, Any], str, str, dict[str, str]]] = [
             (good, STRANGE, "HS256", {"typ": "at+jwt"}),
             ({**good, "iss": "urn:guessed"}, STRANGE, "HS256", {"typ": "at+jwt"}),
             (good, STRANGE * 2, "HS512", {"typ": "at+jwt", "kid": "k1"}),
             (good, generate_pair("rsa")[0], "RS256", {"typ": "at+jwt"}),
             ({**good, "exp": 1}, STRANGE, "HS256", {"typ": "at+jwt"}),
             ({"mercure": {"publish": ["*"]}}, STRANGE, "HS256", {}),
-        ]:
+        ]
+        for content, key, algorithm, header in cases:
             found = self.ask(debugged, jwt.encode(content, key, algorithm, headers=header))
             for role in ("publish", "subscribe"):
                 verdict = found[role]
@@ -207,7 +210,7 @@ class TestVerdict:
     def test_a_key_for_one_role(self, folder: Path) -> None:
         with running_hub(folder, debugger=1, subscriber_jwt_key=STRANGE) as hub:
             found = self.ask(hub, hub.token())
-            assert found["publish"] == {**found["publish"], "accepted": True}  # type: ignore[dict-item]
+            assert found["publish"] == {**found["publish"], "accepted": True}
             assert found["subscribe"] == {
                 "accepted": False,
                 "cause": "the signature does not match the subscriber key",
@@ -217,13 +220,13 @@ class TestVerdict:
         token = debugged.token(publish=["a"], subscribe=[{"match": "/b/*", "match_type": "urlpattern"}])
         for topic, publish, subscribe in [("a", True, False), ("/b/c", False, True), ("c", False, False)]:
             found = self.ask(debugged, token, f"?topic={topic}")
-            assert (found["publish"]["covers"], found["subscribe"]["covers"]) == (publish, subscribe)  # type: ignore[index]
+            assert (found["publish"]["covers"], found["subscribe"]["covers"]) == (publish, subscribe)
 
     @pytest.mark.parametrize("topic", ["*", f"{HUB_PATH}/subscriptions/x"])
     def test_the_hubs_own_topics(self, topic: str, debugged: RunningHub) -> None:
         found = self.ask(debugged, debugged.token(), f"?topic={topic}")
-        assert found["publish"]["covers"] is False  # type: ignore[index]
-        assert found["publish"]["reserved"] is True  # type: ignore[index]
+        assert found["publish"]["covers"] is False
+        assert found["publish"]["reserved"] is True
 
     @pytest.mark.parametrize("topic", ["x" * 2049, "a%0Ab", "a%00"])
     def test_a_topic_that_is_none(self, topic: str, debugged: RunningHub) -> None:
@@ -233,8 +236,17 @@ class TestVerdict:
         token = debugged.token(sub="Ada")
         found = self.ask(debugged, None, cookie=f"__Secure-mercure_access_token={token}")
         assert found["source"] == "cookie"
-        assert found["claims"]["sub"] == "Ada"  # type: ignore[index]
-        assert found["header"]["typ"] == "at+jwt"  # type: ignore[index]
+        assert found["claims"]["sub"] == "Ada"
+        assert found["header"]["typ"] == "at+jwt"
+
+    @pytest.mark.parametrize("depth", [10, 300, 900, 990, 1500, 3000])
+    def test_a_cookie_with_claims_nested_deeply(self, depth: int, debugged: RunningHub) -> None:
+        nested = "[" * depth + "]" * depth
+        parts = ('{"alg":"HS256"}', f'{{"mercure":{nested}}}')
+        token = ".".join(urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts) + ".c2ln"
+        found = self.ask(debugged, None, cookie=f"__Secure-mercure_access_token={token}")
+        assert found["source"] == "cookie"
+        assert found["publish"]["accepted"] is False
 
     @pytest.mark.parametrize(
         "headers",
@@ -247,7 +259,8 @@ class TestVerdict:
     )
     def test_pages_of_others_may_not_ask(self, headers: dict[str, str], debugged: RunningHub) -> None:
         token = debugged.token(sub="Ada")
-        reply = debugged.get(path=TOKEN, cookie=f"__Secure-mercure_access_token={token}", **headers)
+        cookie = f"__Secure-mercure_access_token={token}"
+        reply = debugged.get((), None, TOKEN, cookie=cookie, **headers)
         assert reply.status == 403
         assert "Ada" not in reply.text
 
@@ -327,7 +340,7 @@ class TestPlayground:
     def test_not_behind_a_proxy(self, name: str, value: str, folder: Path) -> None:
         with (
             pytest.raises(SettingError, match=f"and MERCURE_{name.upper()} is for more"),
-            running_hub(folder, playground=1, **{name: value}),
+            running_hub(folder, port=0, **{"playground": 1, name: value}),
         ):
             pass
 

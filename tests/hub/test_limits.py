@@ -57,3 +57,18 @@ def test_for_a_token(folder: Path) -> None:
         hub.subscribe({"match": "a"}, other)
         for _ in range(3):
             hub.subscribe({"match": "a"})  # those without a token are not counted
+
+
+def test_of_heavy_patterns(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, subscriptions=1, max_heavy_patterns=2) as hub:
+        streams = [hub.subscribe({"match_urlpattern": rf"/heavy/{name}/:id(\d+)"}) for name in "ab"]
+        reply = hub.get({"match_urlpattern": r"/heavy/c/:id(\d+)"})
+        assert reply.status == 429
+        assert int(reply.headers["retry-after"]) > 0
+        assert "MERCURE_MAX_HEAVY_PATTERNS" in reply.json()["detail"]
+        hub.subscribe({"match_urlpattern": r"/heavy/a/:id(\d+)"})  # shared with the first one
+        for number in range(5):
+            hub.subscribe({"match_urlpattern": f"/light/{number}/:id"})
+        streams[1].close()
+        wait_until_left(hub, 7)
+        hub.subscribe({"match_urlpattern": r"/heavy/c/:id(\d+)"})

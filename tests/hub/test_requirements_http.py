@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -150,6 +151,24 @@ def test_a_page_of_another_origin_can_read_the_cursor(folder: Path) -> None:
             assert "Authorization" in reply.headers["access-control-allow-headers"]
             assert "QUERY" in reply.headers["access-control-allow-methods"]
             assert reply.headers["access-control-allow-private-network"] == "true"
+
+
+def test_a_preflight_says_everything_once(folder: Path) -> None:
+    """Browsers join a header that comes twice to "origin, origin", and refuse that (Fetch, CORS check)."""
+    fields = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
+    private = {"Access-Control-Request-Private-Network": "true"}
+    with running_hub(folder, subscriptions=1, cors_origins="https://app.example") as hub:
+        for path, more in ((HUB_PATH, {}), (HUB_PATH, private), (API, {}), (API, private)):
+            connection = HTTPConnection("127.0.0.1", hub.port, timeout=10)
+            with contextlib.closing(connection):
+                connection.request("OPTIONS", path, headers=fields | more)
+                response = connection.getresponse()
+            names = [name.lower() for name, _ in response.getheaders()]
+            assert response.status == 204
+            assert sorted(names) == sorted(set(names))
+            assert response.getheader("Access-Control-Allow-Origin") == "https://app.example"
+            assert response.getheader("Access-Control-Allow-Credentials") == "true"
+            assert ("access-control-allow-private-network" in names) is bool(more)
 
 
 def test_the_names_of_0x_are_unknown_where_only_1_0_is_spoken(folder: Path) -> None:

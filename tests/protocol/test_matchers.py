@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hub.protocol import matchers
-from hub.protocol.errors import InvalidRequest
+from hub.protocol.errors import InvalidRequest, TooManyRequests
 from hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Matcher, MatcherType, cost, make
 
 HUB = "https://hub.example.com/.well-known/mercure"
@@ -347,6 +347,43 @@ def test_the_selector_of_0x(value: str, topic: str, matches: bool) -> None:
 def test_has_groups(value: str, has_groups: bool) -> None:
     assert pattern(value).has_groups is has_groups
     assert exact(value).has_groups is False
+
+
+@pytest.mark.parametrize(
+    ("value", "is_heavy"),
+    [("/a/:id", False), ("/a/:id(\\d+)", True), ("/:a-:b", True), ("*", False), ("/a\\.b", True)],
+)
+def test_is_heavy(value: str, is_heavy: bool) -> None:
+    assert pattern(value).is_heavy is is_heavy
+    assert exact(value).is_heavy is template(value).is_heavy is False
+
+
+def test_heavy_patterns_in_use_are_limited() -> None:
+    kept = make(PATTERN, "/limit/:id(\\d+)", HUB)
+    for value in ("/limit/:other(\\d+)", "/limit/:a-:b"):
+        with pytest.raises(TooManyRequests, match="MERCURE_MAX_HEAVY_PATTERNS") as refusal:
+            make(PATTERN, value, HUB, max_heavy=1)
+        assert refusal.value.retry_after > 0
+        make(PATTERN, value, HUB)  # no limit
+    assert make(PATTERN, "/limit/:id(\\d+)", HUB, max_heavy=1) is kept
+    assert make(PATTERN, "/limit/:id", HUB, max_heavy=1).matches("/limit/x")
+    with pytest.raises(InvalidRequest) as not_well_formed:
+        make(PATTERN, "/limit/{", HUB)
+    assert not_well_formed.value.status == 400
+
+
+def test_heavy_patterns_that_nobody_uses_do_not_count() -> None:
+    for number in range(20):
+        make(PATTERN, f"/unused/{number}/(\\d+)", HUB)
+    gc.collect()
+    in_use = len(matchers._heavy) - len([one for one in matchers._heavy if one.value.startswith("/unused/")])
+    make(PATTERN, "/unused/new/(\\d+)", HUB, max_heavy=in_use + 5)
+
+
+def test_the_empty_topic_is_the_hub_itself() -> None:
+    assert pattern("/.well-known/:name").matches("")
+    assert pattern("/.well-known/(mercure)").matches("")
+    assert not pattern("/other/:name").matches("")
 
 
 def test_repr_shows_type_and_value() -> None:

@@ -388,3 +388,28 @@ def test_updates_that_are_appended_together_share_their_fate(log: Log) -> None:
     assert failed.error is not None
     log.append(update(data="5"))
     assert [entry.update.data for entry in log.everything()] == ["1", "2", "5"]
+
+
+@pytest.mark.parametrize("by", ["nothing", "a copy"])
+def test_nothing_is_acknowledged_that_goes_into_a_file_without_a_name(log: Log, by: str) -> None:
+    log.append(update(id="before"))
+    if by == "a copy":
+        copy = log.path.with_name("copy.db")
+        copy.write_bytes(log.path.read_bytes())
+        copy.replace(log.path)
+    else:
+        log.path.unlink()
+    log.transport.append(update(id="lost"), 1)
+    (commit,) = log.wait(1)
+    assert commit.entries == ()
+    assert "was removed or replaced while the hub was running; restart the hub" in str(commit.error)
+    with pytest.raises(StorageError, match="restart the hub"):
+        log.transport.check()
+
+
+def test_a_lock_file_that_was_removed_is_told(log: Log) -> None:
+    log.transport.check()
+    log.path.with_name(f"{log.path.name}-lock").unlink()
+    log.append(update())
+    with pytest.raises(StorageError, match=r"mercure.db-lock' was removed or replaced"):
+        log.transport.check()

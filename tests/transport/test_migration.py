@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -205,3 +207,21 @@ def test_the_second_process_waits_for_the_first_ones_turn(path: Path) -> None:
         assert child.stdout.readline() == "open\n"
         child.communicate("\n", timeout=30)
     assert child.returncode == 0
+
+
+def test_a_hub_that_has_to_wait_says_so(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._PATIENCE", 0.05)
+    log = Log(path)
+    opens = threading.Thread(target=log.open)
+    with closing(Seats(f"{path}-lock")) as seats:
+        with seats.turn():
+            opens.start()
+            deadline = time.monotonic() + 10
+            while "waits until mercure-hub history has done its work" not in caplog.text:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        opens.join(10)
+    assert log.transport.newest() == (0, None)
+    log.close()

@@ -28,6 +28,7 @@ class Member(Log):
         super().__init__(path, kept, doorbell)
         self.entries: list[Entry] = []
         self.answered: list[int] = []
+        self.sizes: list[int] = []
         self.backlog = 0
         self._changed = threading.Condition()
 
@@ -38,6 +39,7 @@ class Member(Log):
         with self._changed:
             for commit in self.transport.collect():
                 self.entries += commit.entries
+                self.sizes.append(sum(len(entry.update.data) for entry in commit.entries))
                 self.answered += commit.tickets
                 assert commit.error is None
             self._changed.notify_all()
@@ -116,6 +118,19 @@ def test_large_updates_come_too(tmp_path: Path) -> None:
             writer.transport.append(update(id=str(number), data="x" * 100_000), number)
         reader.until(lambda: len(reader.entries) == 45)
         assert reader.ids == [str(number) for number in range(45)]
+
+
+def test_who_was_away_reads_large_updates_in_parts(tmp_path: Path) -> None:
+    with several(tmp_path / "hub.db", 2) as (writer, reader):
+        reader.backlog = 1_000_000
+        for number in range(60):
+            writer.transport.append(update(id=str(number), data="x" * 500_000), number)
+        writer.has(60, 60)
+        assert reader.entries == []
+        reader.backlog = 0
+        reader.has(60)
+        assert reader.ids == writer.ids
+        assert max(reader.sizes) <= 14_000_000
 
 
 def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:

@@ -52,7 +52,10 @@ def verdict(hub: Hub, request: Request) -> Answer:
                 document[role] = {"accepted": False, "cause": cause}
             else:
                 document[role] = _accepted(grant, role, topic, request)
-    response = answer.to_json(document)
+    try:
+        response = answer.to_json(document)
+    except RecursionError:  # claims can be read at a depth at which they cannot be written
+        response = answer.to_json({name: document[name] for name in document.keys() - {"header", "claims"}})
     response.headers += [("Cache-Control", "no-store"), ("Cross-Origin-Resource-Policy", "same-origin")]
     return response
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from flask_mercure.outbox.relay import Relay
 from flask_mercure.outbox.rows import channel, write
 from flask_mercure.outbox.table import moment
 from flask_mercure.outbox.wakeup import wakeup_for
-from flask_mercure.publication import Publication
+from flask_mercure.updates.publication import Publication
 
 TABLE = outbox_table(MetaData())
 
@@ -30,11 +30,23 @@ class Hub:
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, str]] = []
+        self.requests: list[int] = []
         self.attempts: list[str] = []
         self.errors: dict[str, Exception] = {}
         self.before: Callable[[Publication], None] = lambda _publication: None
 
-    def send(self, hub: str, publication: Publication) -> None:
+    def send(self, hub: str, publications: Sequence[Publication]) -> None:
+        """All of them or none."""
+        self.requests.append(len(publications))
+        taken = list(self.taken)
+        try:
+            for publication in publications:
+                self._take(hub, publication)
+        except Exception:
+            self.taken = taken
+            raise
+
+    def _take(self, hub: str, publication: Publication) -> None:
         topic = publication.topics[0]
         self.attempts.append(publication.data)
         self.before(publication)
@@ -387,3 +399,101 @@ def test_purging_and_numbers(engine: Engine, clock: Clock, relay: Relay, hub: Hu
         assert retry(connection, TABLE) == 1
         assert purge(connection, TABLE, states=("waiting",)) == 1
         assert stats(connection, TABLE, clock.now).oldest_age == 0
+
+
+@pytest.fixture
+def batching(engine: Engine, hub: Hub, clock: Clock) -> Iterator[Relay]:
+    """A relay to a hub that takes batches."""
+    with relaying(engine, hub, clock, takes_batches=lambda name: name == "default") as made:
+        yield made
+
+
+def test_a_hub_that_takes_batches_gets_one_request(engine: Engine, batching: Relay, hub: Hub) -> None:
+    put(engine, *[("ab"[number % 2], str(number)) for number in range(10)])
+    put(engine, ("a", "10"), ("a", "11"), hub="other")
+    assert batching.run_once().sent == 12
+    assert hub.requests == [10, 1, 1]
+    assert hub.taken == [*(("ab"[number % 2], str(number)) for number in range(10)), ("a", "10"), ("a", "11")]
+    assert rows(engine) == []
+
+
+def test_a_request_does_not_grow_without_end(engine: Engine, batching: Relay, hub: Hub) -> None:
+    put(engine, *[("a", f"{number}" * 100_000) for number in range(5)])
+    assert batching.run_once().sent == 5
+    assert hub.requests == [2, 2, 1]
+
+
+def test_an_update_that_is_refused_does_not_take_its_batch_along(
+    engine: Engine, batching: Relay, hub: Hub
+) -> None:
+    hub.errors["1"] = PublishError("no", status=403)
+    put(engine, *[("a", str(number)) for number in range(4)])
+    done = batching.run_once()
+    assert (done.sent, done.parked) == (3, 1)
+    assert hub.of("a") == ["0", "2", "3"]
+    assert hub.requests == [4, 1, 1, 1, 1]
+    assert [row.id for row in rows(engine)] == ["urn:x:1"]
+
+
+def test_an_update_that_must_wait_holds_its_topic_back_in_a_batch_too(
+    engine: Engine, batching: Relay, hub: Hub, clock: Clock
+) -> None:
+    hub.errors["1"] = PublishError("busy", status=503)
+    put(engine, ("a", "1"), ("b", "2"), ("a", "3"))
+    assert batching.step().sent == 1
+    assert hub.taken == [("b", "2")]
+    hub.errors.clear()
+    clock.now += 60
+    assert batching.step().sent == 2
+    assert hub.taken == [("b", "2"), ("a", "1"), ("a", "3")]
+
+
+def test_a_hub_that_is_down_gets_one_update_before_the_next_batch(
+    engine: Engine, batching: Relay, hub: Hub, clock: Clock
+) -> None:
+    hub.errors["default"] = HubUnreachable("gone")
+    put(engine, *[("a", str(number)) for number in range(5)])
+    done = batching.run_once()
+    assert (done.sent, done.failed) == (0, 1)
+    assert hub.requests == [5]
+    assert [row.attempts for row in rows(engine)] == [1, 0, 0, 0, 0]
+    hub.errors.clear()
+    clock.now += 60
+    assert batching.run_once().sent == 5
+    assert hub.of("a") == ["0", "1", "2", "3", "4"]
+    assert hub.requests[:2] == [5, 1]
+
+
+def test_whether_a_hub_takes_batches_cannot_be_asked_while_it_is_down(
+    engine: Engine, hub: Hub, clock: Clock
+) -> None:
+    def ask(_hub: str) -> bool:
+        raise HubUnreachable("gone")
+
+    with relaying(engine, hub, clock, takes_batches=ask) as relay:
+        put(engine, ("a", "1"), ("b", "2"))
+        done = relay.run_once()
+        assert (done.sent, done.failed) == (0, 1)
+        assert hub.requests == []
+
+
+def test_another_hub_in_its_place_is_not_sent_twice_what_it_has(
+    engine: Engine, hub: Hub, clock: Clock
+) -> None:
+    """It turned the batch down, got the updates one by one, and refused the third."""
+
+    def send(_hub: str, publications: Sequence[Publication]) -> None:
+        hub.requests.append(len(publications))
+        if len(publications) > 1:
+            hub.taken += [(one.topics[0], one.data) for one in publications[:2]]
+            error = PublishError("no", status=403)
+            error.published = ("urn:x:0", "urn:x:1")
+            raise error
+        hub.send(_hub, publications)
+
+    wakeup = wakeup_for(engine, channel(TABLE))
+    with wakeup:
+        relay = Relay(engine, TABLE, send, wakeup, takes_batches=lambda _hub: True, clock=clock)
+        put(engine, *[("a", str(number)) for number in range(4)])
+        assert relay.run_once().sent == 4
+    assert hub.of("a") == ["0", "1", "2", "3"]

@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from flask_mercure.cli import mercure
 from flask_mercure.outbox import OutboxCollector, outbox_stats
+from flask_mercure.outbox.app import outbox_of
 from flask_mercure.outbox.service import relay_for
-from flask_mercure.reliability import reliability_of
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 from tests.flask_mercure.library import Library, library
 
@@ -39,7 +39,7 @@ def run(app: Flask, *arguments: str) -> str:
 
 
 def data_of(hub: FakeHub) -> list[str]:
-    return [dict(request.pairs)["data"] for request in hub.received]
+    return [dict(request.pairs)["data"] for request in hub.received if request.method == "POST"]
 
 
 def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub) -> None:
@@ -52,7 +52,7 @@ def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub)
             arrived.release()
 
         hub.handle = handled  # type: ignore[method-assign]
-        thread = reliability_of(books.app).relay_thread
+        thread = outbox_of(books.app).relay_thread
         assert thread is not None
         try:
             for number in range(3):
@@ -69,7 +69,7 @@ def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub)
 
 def test_the_first_request_starts_the_thread(database: str, hub: FakeHub) -> None:
     with library(database, hub.url, outbox=True, RELAY_THREAD=True) as books:
-        thread = reliability_of(books.app).relay_thread
+        thread = outbox_of(books.app).relay_thread
         assert thread is not None
 
         def relays() -> list[str]:
@@ -82,7 +82,7 @@ def test_the_first_request_starts_the_thread(database: str, hub: FakeHub) -> Non
 
 
 def test_relaying_once(books: Library, hub: FakeHub) -> None:
-    hub.answers = [Answer(), Answer(b"no", 403), Answer()]
+    hub.answers = [Answer(), Answer(), Answer(b"no", 403), Answer()]  # the first is to OPTIONS
     with books.sessions() as session:
         for number in range(3):
             books.mercure.outbox(session).publish("a", str(number))
@@ -97,6 +97,23 @@ def test_relaying_once(books: Library, hub: FakeHub) -> None:
     assert run(books.app, "outbox", "retry", "--all") == "1 updates are tried again\n"
     assert run(books.app, "relay", "--once").startswith("1 sent")
     assert run(books.app, "outbox", "list") == ""
+
+
+@pytest.mark.parametrize(
+    "config", [{"OUTBOX_PUBLISH": True}, {"ON_FAILURE": "log"}, {"ON_FAILURE": "background"}]
+)
+def test_the_relay_sends_whatever_publish_does(database: str, hub: FakeHub, config: dict[str, Any]) -> None:
+    with library(database, hub.url, outbox=True, **config) as books:
+        with books.sessions() as session:
+            books.mercure.outbox(session).publish("a", "1")
+            session.commit()
+        hub.answers = [Answer(b"no", 503)]
+        assert run(books.app, "relay", "--once") == "0 sent, 1 to be tried again, 0 parked\n"
+        hub.answers = [Answer()]
+        assert run(books.app, "outbox", "retry", "--all") == "1 updates are tried again\n"
+        assert run(books.app, "relay", "--once") == "1 sent, 0 to be tried again, 0 parked\n"
+        assert data_of(hub) == ["1", "1"]
+        assert outbox_stats(books.app).waiting == 0
 
 
 def test_purging(books: Library) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from flask_mercure import ConfigurationError, InvalidArgument, Mercure, Update
 from flask_mercure.outbox import Outbox, outbox_table
-from flask_mercure.recorder import record
+from flask_mercure.publishing.recorder import record
 from tests.flask_mercure.fake_hub import SECRET
 from tests.flask_mercure.library import Library, library
 

@@ -1,0 +1,125 @@
+"""The request that publishes, from any thread and any process.
+
+An update is sent once. A request that went out and got no answer is not repeated, since the hub may have
+published it and subscribers would see it twice; ``PublishError.possibly_published`` tells that case from the
+others. A pooled connection that the hub has closed meanwhile is no such case: urllib3 looks at the
+socket before it reuses it, and opens another one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from flask_mercure.configuration.settings import Configuration
+from flask_mercure.errors import InvalidArgument, PublishError
+from flask_mercure.http import answer
+from flask_mercure.http.batch_support import BatchSupport
+from flask_mercure.http.session import open_session
+from flask_mercure.tokens.source import PublisherToken
+from flask_mercure.updates.publication import Publication
+from hub.protocol import batch
+
+_MAX_ANSWER = 4 << 20  # the ids of a batch: 1000, of 2048 characters at most
+
+
+class Publisher:
+    """Sends updates to one hub, from any thread and from each process that is forked.
+
+    :param configuration: of the app.
+    :param clock: gives the seconds since the epoch.
+    """
+
+    def __init__(self, configuration: Configuration, clock: Callable[[], float] = time.time) -> None:
+        self._configuration = configuration
+        self._clock = clock
+        self._batches = BatchSupport(configuration, clock)
+        # One entry for each process. That of a parent stays, unused: sharing its sockets would mix answers
+        # up, and closing them could wait for a lock that a thread of the parent held at the fork.
+        self._lines: dict[int, tuple[requests.Session, PublisherToken]] = {}
+
+    def publish(self, publication: Publication) -> str:
+        """Send an update.
+
+        :returns: the id that the hub gave to it.
+        :raises PublishError: the hub did not take it, or did not answer.
+        :raises MercureError: there is no token to publish with.
+        """
+        response, body = self._post(publication.encode(), "application/x-www-form-urlencoded")
+        return answer.published_id(response, body, self._configuration)
+
+    def publish_all(self, publications: Sequence[Publication]) -> list[str]:
+        """Send updates: to a hub that takes batches in one request, to others one after the other.
+
+        :returns: the ids that the hub gave to them, in order.
+        :raises PublishError: the hub did not take all of them, or did not answer; ``published`` has the
+            ids of those that it took.
+        :raises MercureError: there is no token to publish with.
+        """
+        if len(publications) > 1 and self.takes_batches():
+            try:
+                content = batch.encode([publication.pairs() for publication in publications])
+            except UnicodeEncodeError:
+                raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None
+            response, body = self._post(content, batch.MEDIA_TYPE)
+            if response.status_code != requests.codes.unsupported_media_type:
+                return answer.published_ids(response, body, self._configuration, len(publications))
+            self._batches.are_refused()  # another hub answers there now, and has published nothing
+        ids: list[str] = []
+        for publication in publications:
+            try:
+                ids.append(self.publish(publication))
+            except PublishError as error:
+                error.published = tuple(ids)
+                raise
+        return ids
+
+    def takes_batches(self) -> bool:
+        """Whether the hub takes several updates in one request; it is asked once, and remembered.
+
+        :raises HubUnreachable: the hub gave no answer.
+        """
+        return self._batches.are_taken(self._line()[0])
+
+    def _post(self, content: bytes, content_type: str) -> tuple[requests.Response, bytes]:
+        session, tokens = self._line()
+        token = tokens.get()
+        configuration = self._configuration
+        try:
+            response = session.post(
+                configuration.url,
+                data=content,
+                headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
+                # A redirect is an error: it would drop the token, or take it to another host.
+                allow_redirects=False,
+                stream=True,
+                timeout=(configuration.connect_timeout, configuration.read_timeout),
+                verify=configuration.verify_tls,
+            )
+            with response:
+                body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise answer.unreachable(error, configuration) from error
+        if response.status_code == requests.codes.unauthorized:
+            tokens.forget(token)
+        return response, body
+
+    def close(self) -> None:
+        """Close the connections of this process; the next publication opens others."""
+        line = self._lines.pop(os.getpid(), None)
+        if line is not None:
+            line[0].close()
+
+    def _line(self) -> tuple[requests.Session, PublisherToken]:
+        process = os.getpid()
+        line = self._lines.get(process)
+        if line is None:
+            configuration = self._configuration
+            tokens = PublisherToken(configuration.publisher_tokens, configuration.lifetime, self._clock)
+            # setdefault is atomic: of two threads that come first, both take the same one
+            line = self._lines.setdefault(process, (open_session(), tokens))
+        return line

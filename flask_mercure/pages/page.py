@@ -1,0 +1,189 @@
+"""What templates put into a page: the JavaScript module, its configuration, elements for Turbo.
+
+The module is served by the app itself, under a path with a digest of its files, so that browsers keep it for
+a year and fetch it again when it changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, has_request_context, request, send_from_directory, url_for
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from flask_mercure.configuration.settings import Configuration
+from flask_mercure.errors import ConfigurationError, InvalidArgument
+from flask_mercure.state import MercureState
+from flask_mercure.topics.address import subscription_url
+from flask_mercure.topics.characters import check_characters
+from flask_mercure.topics.matchers import Topics, URLPattern, matchers
+
+ENDPOINT = "mercure_static"
+MODULE = "mercure.js"
+DEFAULT_PATH = "/_mercure"
+
+_FOLDER = Path(__file__).with_name("static")
+_YEAR = 365 * 24 * 3600
+_TYPES = {".js": "text/javascript", ".ts": "text/plain"}
+_RENEW_AT = 0.8  # of a token's lifetime
+_TRANSPORTS = ("fetch", "eventsource")
+
+
+@cache
+def version() -> str:
+    """A digest of the module's files."""
+    digest = sha256()
+    for path in sorted(_FOLDER.iterdir()):
+        if path.suffix in _TYPES:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def install(app: Flask, state: MercureState) -> None:
+    """Serve the module, and give the app's templates the functions of this file.
+
+    :param app: the application.
+    :param state: its hubs.
+    :raises ConfigurationError: ``MERCURE_STATIC_PATH`` is no path.
+    """
+    path = app.config.get("MERCURE_STATIC_PATH") or DEFAULT_PATH
+    if not isinstance(path, str) or not path.startswith("/") or set(path) & set("<>?#"):
+        raise ConfigurationError(
+            f"MERCURE_STATIC_PATH is {path!r}; give a path of this app such as {DEFAULT_PATH}"
+        )
+    app.add_url_rule(f"{path.rstrip('/')}/<digest>/<path:filename>", ENDPOINT, _serve)
+    app.add_template_global(module_url, "mercure_module")
+    app.add_template_global(_script(state), "mercure_script")
+    app.add_template_global(_turbo(state), "turbo_stream_from")
+
+
+def module_url() -> str:
+    """The URL of the JavaScript module, for ``import``."""
+    return url_for(ENDPOINT, digest=version(), filename=MODULE)
+
+
+def _serve(digest: str, filename: str) -> Response:
+    response = send_from_directory(_FOLDER, filename, mimetype=_TYPES.get(Path(filename).suffix))
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if digest == version():
+        response.headers["Cache-Control"] = f"public, max-age={_YEAR}, immutable"
+    else:  # while an update rolls out, another process may have made the page
+        response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def _script(state: MercureState) -> Callable[..., Markup]:
+    def mercure_script(
+        topics: Topics = (),
+        last_event_id: str | None = None,
+        *,
+        hub: str | None = None,
+        nonce: str | None = None,
+        import_map: bool = True,
+        refresh: str | None = None,
+        identity: str | None = None,
+        topic_of: str | None = None,
+        transport: str | None = None,
+    ) -> Markup:
+        """Elements for the page's head, after which scripts can ``import { connect } from "mercure"``.
+
+        :param topics: that ``connect()`` subscribes to.
+        :param last_event_id: of the last update that the page includes.
+        :param hub: name of a hub; ``None`` for the default one.
+        :param nonce: of the page's Content-Security-Policy, for the import map.
+        :param import_map: ``False`` when the page has its own; scripts then import ``mercure_module()``.
+        :param refresh: URL that answers a POST with a fresh cookie; called before the token ends.
+        :param identity: of the user, where tabs of two users must not share a connection.
+        :param topic_of: ``"type"`` when updates are published with their topic as type.
+        :param transport: ``fetch`` (default) or ``eventsource``.
+        :raises InvalidArgument: a topic or an argument cannot be expressed.
+        """
+        read = state.hub(hub).configuration
+        options: dict[str, Any] = {
+            "url": read.public_url,
+            "protocol": read.protocol,
+            "topics": [_as_json(one) for one in matchers(topics, read.protocol, "topics")],
+        }
+        if last_event_id is not None:
+            options["lastEventId"] = check_characters(last_event_id, "last_event_id")
+        if refresh is not None:
+            options |= {"refresh": refresh, "refreshAfter": round(read.lifetime * _RENEW_AT, 3)}
+        if topic_of not in (None, "type"):
+            raise InvalidArgument(
+                f"topic_of is {topic_of!r}; give 'type', or a function to connect() in the page"
+            )
+        if transport is not None and transport not in _TRANSPORTS:
+            raise InvalidArgument(
+                f"transport is {transport!r}; known are {', '.join(map(repr, _TRANSPORTS))}"
+            )
+        given = {"identity": identity, "topicOf": topic_of, "transport": transport}
+        options |= {name: value for name, value in given.items() if value is not None}
+        return Markup("\n").join(_elements(read, options, nonce, import_map))
+
+    return mercure_script
+
+
+def _elements(
+    read: Configuration, options: Mapping[str, Any], nonce: str | None, import_map: bool
+) -> list[Markup]:
+    elements = []
+    if _is_elsewhere(read.public_url):
+        # With cookies: browsers keep connections for requests with and without them apart.
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(read.public_url))
+        link = Markup('<link rel="preconnect" href="{}" crossorigin="use-credentials">')
+        elements.append(link.format(origin))
+    # Not executed, so no Content-Security-Policy forbids it.
+    data = Markup('<script type="application/json" data-mercure>{}</script>')
+    elements.append(data.format(_json(options)))
+    if import_map:
+        allowed = Markup(' nonce="{}"').format(nonce) if nonce else ""
+        names = _json({"imports": {"mercure": module_url()}})
+        elements.append(Markup('<script type="importmap"{}>{}</script>').format(allowed, names))
+    return elements
+
+
+def _turbo(state: MercureState) -> Callable[..., Markup]:
+    def turbo_stream_from(
+        *topics: Topics, last_event_id: str | None = None, hub: str | None = None
+    ) -> Markup:
+        """An element by which Hotwire Turbo takes stream actions from the hub.
+
+        Turbo sends cookies to a hub on the page's own origin only.
+
+        :param topics: to subscribe to, each in the forms of ``mercure_url``.
+        :param last_event_id: of the last update that the page includes.
+        :param hub: name of a hub; ``None`` for the default one.
+        :raises InvalidArgument: there is no topic, or one holds forbidden characters.
+        """
+        read = state.hub(hub).configuration
+        wanted = [one for some in topics for one in matchers(some, read.protocol, "topics")]
+        if not wanted:
+            raise InvalidArgument("turbo_stream_from has no topic to subscribe to")
+        url = subscription_url(read.public_url, read.protocol, wanted, last_event_id)
+        return Markup('<turbo-stream-source src="{}"></turbo-stream-source>').format(url)
+
+    return turbo_stream_from
+
+
+def _as_json(topic: str | URLPattern) -> str | dict[str, str]:
+    return topic if isinstance(topic, str) else {"match": topic.value, "match_type": "urlpattern"}
+
+
+def _json(value: object) -> Markup:
+    """JSON that no text in it can end the element of, in ASCII whatever the app's provider does."""
+    return htmlsafe_json_dumps(value, dumps=json.dumps)
+
+
+def _is_elsewhere(public_url: str) -> bool:
+    """Whether the hub has another origin than the page."""
+    if not has_request_context():
+        return False
+    hub, page = urlsplit(public_url), urlsplit(request.host_url)
+    return (hub.scheme, hub.netloc) != (page.scheme, page.netloc)

@@ -1,0 +1,94 @@
+"""Publishing more than one update: batches, and text that comes bit by bit."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from flask_mercure.publishing import token_stream
+from flask_mercure.publishing.delivery import deliver
+from flask_mercure.publishing.settings import OnFailure
+from flask_mercure.publishing.token_stream import Grouping
+from flask_mercure.state import HubState
+from flask_mercure.topics.matchers import exact_topics
+from flask_mercure.updates import content
+from flask_mercure.updates.publication import Publication
+from flask_mercure.updates.update import Batch, Update, publications
+
+
+class PublishesMany:
+    """The part of :class:`flask_mercure.Hub` that publishes more than one update."""
+
+    @property
+    @abstractmethod
+    def _state(self) -> HubState: ...
+
+    def publish_many(self, updates: Iterable[Update], *, on_failure: OnFailure | None = None) -> list[str]:
+        """Publish updates together, in order (docs/protocol.md, Batches).
+
+        A hub of this project gets them in one request and stores all of them or none. Another hub gets one
+        request for each; when one fails, ``published`` of the error has the ids of those before it.
+
+        :param updates: at most 1000; none is fine.
+        :param on_failure: as of :meth:`publish`. With ``background`` each is sent alone.
+        :returns: their ids, in order.
+        :raises EncryptionError: a key cannot be used.
+        :raises InvalidArgument: the hub would refuse an update, which the message names by its index.
+        :raises PublishError: the hub refused them, or could not be reached.
+        :raises TypeError: something is no :class:`~flask_mercure.Update`, or a value has the wrong type.
+        """
+        made = publications(updates)
+        return deliver(self._state, made, on_failure) if made else []
+
+    def batch(self, *, on_failure: OnFailure | None = None) -> Batch:
+        """Collect updates in a ``with`` block and publish them together when it ends.
+
+        When the block raises, nothing is published.
+
+        :param on_failure: as of :meth:`publish_many`.
+        :returns: an object with ``publish``, which takes the arguments of :meth:`publish`, and later ``ids``.
+        """
+        return Batch(partial(self.publish_many, on_failure=on_failure))
+
+    def stream(
+        self,
+        topics: str | Iterable[str],
+        tokens: Iterable[str],
+        *,
+        private: bool = False,
+        type: str | None = None,
+        stream_id: str | None = None,
+        interval: float = 0.1,
+        size: int = 2000,
+        error: str = "The answer broke off.",
+    ) -> str:
+        """Publish text as it is made, such as the tokens of a language model.
+
+        Tokens are joined to updates; each is a JSON object with ``stream``, ``seq`` (counted from 0 without
+        gaps) and ``kind``: ``text``, ``done`` with the whole text, or ``error`` with ``message``.
+
+        :param topics: the canonical topic, or several.
+        :param tokens: gives the text, bit by bit; a generator is closed at the end.
+        :param private: deliver only to subscribers whose token allows one of the topics.
+        :param type: event type.
+        :param stream_id: tells this text from others of the topic; default: a new UUID.
+        :param interval: seconds from one update to the next, at least.
+        :param size: characters that leave at once, whatever the time.
+        :param error: what subscribers read when ``tokens`` raises: not its message, which may say too much.
+        :returns: the whole text.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        :raises PublishError: the hub refused an update, or could not be reached.
+        :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
+        """
+        state = self._state
+        named = exact_topics(topics)
+        Publication(named, "", private, type=type)  # what is wrong is told before the source starts
+
+        def publish(data: dict[str, Any]) -> None:
+            deliver(state, [Publication(named, content.text(data), private, type=type)], now=True)
+
+        return token_stream.stream(
+            tokens, publish, Grouping(interval, size), stream_id=stream_id, error=error
+        )

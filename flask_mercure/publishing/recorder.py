@@ -1,0 +1,145 @@
+"""Records what an application publishes, for its tests: nothing is sent to a hub meanwhile."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hub.protocol.update import new_id
+
+if TYPE_CHECKING:
+    from flask_mercure.updates.publication import Publication
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedUpdate:
+    """An update that was published while a recording ran.
+
+    :param topics: the canonical topic and the alternate ones.
+    :param data: the text, as a subscriber would get it.
+    :param private: only for subscribers whose token allows one of the topics.
+    :param id: that the app gave to it, or one that was made as a hub would.
+    :param type: event type.
+    :param retry: reconnection time in milliseconds.
+    :param hub: name of the hub in the app's configuration.
+    """
+
+    topics: tuple[str, ...]
+    data: str
+    private: bool
+    id: str
+    type: str | None
+    retry: int | None
+    hub: str
+
+    @property
+    def topic(self) -> str:
+        """The canonical topic."""
+        return self.topics[0]
+
+    @property
+    def json(self) -> Any:
+        """The data, read as JSON.
+
+        :raises AssertionError: it is something else.
+        """
+        try:
+            return json.loads(self.data)
+        except ValueError as error:
+            raise AssertionError(f"the update of {self.topic!r} is not JSON but {self.data!r}") from error
+
+
+class Recording(list[RecordedUpdate]):
+    """The updates, in the order in which they were published; a list that grows while the recording runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grown = threading.Condition()
+
+    def add(self, updates: Sequence[RecordedUpdate]) -> None:
+        """Append updates and wake those who wait for them."""
+        with self._grown:
+            self.extend(updates)
+            self._grown.notify_all()
+
+    def on(self, topic: str) -> list[RecordedUpdate]:
+        """The updates that have a topic, as canonical or alternate one."""
+        return [update for update in self if topic in update.topics]
+
+    def one(self, topic: str | None = None) -> RecordedUpdate:
+        """The only update, or the only one of a topic.
+
+        :raises AssertionError: there is none, or there are several; the message lists what was published.
+        """
+        found = list(self) if topic is None else self.on(topic)
+        if len(found) == 1:
+            return found[0]
+        wanted = "one update" if topic is None else f"one update of {topic!r}"
+        raise AssertionError(f"{len(found)} instead of {wanted}; published were {self._shown()}")
+
+    def wait(self, count: int = 1, timeout: float = 5.0) -> Recording:
+        """Wait for updates that another thread publishes.
+
+        :param count: how many there have to be.
+        :param timeout: seconds.
+        :returns: the recording.
+        :raises AssertionError: there are fewer after that time.
+        """
+        with self._grown:
+            if not self._grown.wait_for(lambda: len(self) >= count, timeout):
+                raise AssertionError(
+                    f"{len(self)} instead of {count} updates within {timeout:g} s; "
+                    f"published were {self._shown()}"
+                )
+        return self
+
+    def _shown(self) -> str:
+        return ", ".join(f"{update.topic!r}: {update.data[:80]!r}" for update in self) or "none"
+
+
+_running: list[Recording] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def record() -> Iterator[Recording]:
+    """Record instead of publishing, in all apps and all threads of this process.
+
+    Recordings may be nested; each has what was published while it ran.
+    """
+    recording = Recording()
+    with _lock:
+        _running.append(recording)
+    try:
+        yield recording
+    finally:
+        with _lock:
+            # By identity: two recordings with the same updates are equal, as lists are.
+            _running[:] = [one for one in _running if one is not recording]
+
+
+def sink(hub: str) -> Callable[[Sequence[Publication]], list[str]] | None:
+    """What takes the updates of a hub while a recording runs; ``None`` when none does.
+
+    :param hub: name of the hub in the app's configuration.
+    """
+    if not _running:
+        return None
+
+    def take(publications: Sequence[Publication]) -> list[str]:
+        updates = [
+            RecordedUpdate(
+                tuple(one.topics), one.data, one.private, one.id or new_id(), one.type, one.retry, hub
+            )
+            for one in publications
+        ]
+        with _lock:
+            for recording in _running:
+                recording.add(updates)
+        return [update.id for update in updates]
+
+    return take

@@ -1,0 +1,195 @@
+"""Who is connected: the subscription API of the hub (spec, Subscription API)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+from urllib.parse import quote, unquote, urlsplit
+
+import requests
+from urllib3.exceptions import HTTPError
+
+from flask_mercure.configuration.settings import Configuration
+from flask_mercure.errors import HubUnreachable
+from flask_mercure.http.answer import reason
+from flask_mercure.http.session import open_session
+from flask_mercure.reading.subscriber import Refused
+from flask_mercure.topics.matchers import Topic, URLPattern, matchers
+
+_MAX_ANSWER = 64 << 20
+_CURSOR = re.compile(r';\s*last-event-id="((?:[^"\\]|\\.)*)"|;\s*last-event-id\*=utf-8\'\'([^\s;,]*)', re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSubscription:
+    """One matcher of one subscriber that is connected.
+
+    :param topic: the topic, pattern or template that it subscribed with.
+    :param match_type: ``exact``, ``urlpattern``; ``None`` from a hub of 0.x.
+    :param subscriber: the hub's identifier of the connection: two tabs of a user are two subscribers.
+    :param payload: from the subscriber's token; ``None`` when it has none.
+    """
+
+    topic: str
+    match_type: str | None
+    subscriber: str
+    payload: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSubscriptions(Sequence[ActiveSubscription]):
+    """The subscriptions of a moment, and how to follow what changes from then on.
+
+    :param items: the subscriptions.
+    :param last_event_id: cursor of the moment; ``None`` when the hub did not tell it.
+    :param events: topics of the events that tell of new and ended subscriptions, for
+        ``mercure.subscribe(active.events, last_event_id=active.last_event_id)``.
+    """
+
+    items: tuple[ActiveSubscription, ...]
+    last_event_id: str | None
+    events: tuple[Topic, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[ActiveSubscription]:
+        return iter(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> ActiveSubscription: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ActiveSubscription, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> ActiveSubscription | tuple[ActiveSubscription, ...]:
+        return self.items[index]
+
+    @property
+    def subscribers(self) -> list[str]:
+        """The identifiers of the connections, each once."""
+        return list(dict.fromkeys(one.subscriber for one in self.items))
+
+
+@dataclass(frozen=True, slots=True)
+class _Resource:
+    """A collection of the subscription API.
+
+    :param segments: below the hub's URL, not encoded.
+    :param variables: names of the segments of one subscription that are missing there.
+    """
+
+    segments: tuple[str, ...]
+    variables: tuple[str, ...]
+
+    def path(self, url: str) -> str:
+        """Path of the collection below a URL of the hub, which is also the topic a token has to allow."""
+        base = urlsplit(url).path.rstrip("/")
+        return "/".join([base, "subscriptions", *(quote(one, safe="") for one in self.segments)])
+
+
+def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
+    """The collection with the subscriptions of one topic, or with all of them.
+
+    :raises InvalidArgument: the topic cannot be expressed.
+    """
+    is_old = configuration.protocol == "0.x"
+    if topic is None:
+        return _Resource((), ("topic", "subscriber") if is_old else ("match_type", "match", "subscriber"))
+    found = matchers([topic], configuration.protocol, "topic")
+    if is_old:
+        return _Resource((str(found[0]),), ("subscriber",))
+    match_type = "urlpattern" if isinstance(found[0], URLPattern) else "exact"
+    return _Resource((match_type, str(found[0])), ("subscriber",))
+
+
+def token_topics(wanted: _Resource, configuration: Configuration) -> list[str]:
+    """The topics that a token for a collection has to allow.
+
+    A hub that derives its URL from the request knows itself by the one that it is reached with.
+    """
+    return list(dict.fromkeys(wanted.path(url) for url in (configuration.public_url, configuration.url)))
+
+
+def fetch(wanted: _Resource, configuration: Configuration, token: str) -> ActiveSubscriptions:
+    """Read a collection.
+
+    :param wanted: the collection.
+    :param configuration: of the hub.
+    :param token: allows to read it.
+    :raises Refused: the hub does not show it.
+    :raises HubUnreachable: the hub gave no answer.
+    """
+    parts = urlsplit(configuration.url)
+    where = f"{parts.scheme}://{parts.netloc}{wanted.path(configuration.url)}"
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, application/ld+json"}
+    try:
+        with (
+            open_session() as session,
+            session.get(
+                where,
+                headers=headers,
+                allow_redirects=False,
+                stream=True,
+                timeout=(configuration.connect_timeout, configuration.read_timeout),
+                verify=configuration.verify_tls,
+            ) as response,
+        ):
+            body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)
+    except (requests.RequestException, HTTPError, OSError) as error:
+        raise HubUnreachable(
+            f"no answer from {configuration.url} (MERCURE_URL), which was asked who is connected"
+        ) from error
+    if response.status_code != requests.codes.ok:
+        raise Refused(_refusal(response, body), response.status_code)
+    try:
+        document = json.loads(body)
+        items = tuple(_item(one) for one in document["subscriptions"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Refused(
+            f"{configuration.url} (MERCURE_URL) answered 200, not with the subscriptions: something else "
+            "than a Mercure hub answers there",
+            response.status_code,
+        ) from None
+    return ActiveSubscriptions(items, _cursor(response, document), _events(wanted, configuration))
+
+
+def _item(document: Any) -> ActiveSubscription:
+    topic = document["match"] if "match" in document else document["topic"]
+    return ActiveSubscription(
+        str(topic), document.get("match_type"), str(document["subscriber"]), document.get("payload")
+    )
+
+
+def _events(wanted: _Resource, configuration: Configuration) -> tuple[Topic, ...]:
+    topics: list[Topic] = []
+    for path in token_topics(wanted, configuration):
+        if configuration.protocol == "0.x":
+            topics.append("/".join([path, *(f"{{{name}}}" for name in wanted.variables)]))
+        else:
+            topics.append(URLPattern("/".join([path, *(f":{name}" for name in wanted.variables)])))
+    return tuple(topics)
+
+
+def _cursor(response: requests.Response, document: Any) -> str | None:
+    """From the ``Link`` header (1.0), or from the document (0.x)."""
+    found = _CURSOR.search(response.headers.get("Link", ""))
+    if found is not None:
+        if found[1] is None:
+            return unquote(found[2])
+        return re.sub(r"\\(.)", r"\1", found[1]).encode("latin-1").decode("utf-8", "replace")
+    old = document.get("lastEventID")
+    return old if isinstance(old, str) else None
+
+
+def _refusal(response: requests.Response, body: bytes) -> str:
+    said = reason(response, body)
+    answered = f"the hub answered {response.status_code}" + (f" ({said})" if said else "")
+    if response.status_code == requests.codes.not_found:
+        return (
+            f"{answered}. Are active subscriptions on? In this project's hub that is MERCURE_SUBSCRIPTIONS=1"
+        )
+    return f"{answered}; its log has the cause"

@@ -1,0 +1,346 @@
+"""A subscriber in Python, which follows topics through every loss of its connection."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from flask_mercure.errors import HubUnreachable, MercureError
+from flask_mercure.http import connection
+from flask_mercure.http.answer import reason
+from flask_mercure.http.connection import Connection
+from flask_mercure.http.session import USER_AGENT
+from hub.protocol.cursor import EARLIEST
+from hub.protocol.event_stream import Event, Parser
+
+_DEFAULT_RETRY = 2000
+"""Milliseconds between two connections, until the hub says otherwise."""
+
+_SILENCE = 120.0
+"""Seconds without an octet after which the connection counts as lost: three heartbeats of the hub."""
+
+_LONGEST_WAIT = 60.0
+_SHORTEST_STEP = 0.1  # seconds, of what is doubled when the hub asks for no pause at all
+_MAX_DOUBLINGS = 10
+_REASON = 4096
+_ANSWER = 10.0  # seconds for the head of an answer
+
+_log = logging.getLogger("flask_mercure")
+
+
+class Refused(MercureError):
+    """The hub does not admit the subscriber.
+
+    :param message: what it answered.
+    :param status: HTTP status of the answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The hub could not resume where the subscriber asked to: updates may be missing (spec, Reconciliation).
+
+    :param requested: id of the last update that the subscriber has.
+    :param resumed_after: id after which the hub resumed, or ``earliest``.
+    """
+
+    requested: str
+    resumed_after: str
+
+
+class Subscription(Iterator[Event]):
+    """The events of a subscription, for ever or until none comes; use it in a ``with`` block, or close it.
+
+    It is active when the object is there. A lost connection is taken up again after the last event, with a
+    fresh token and after a pause that grows while the hub does not answer; only the first one must succeed.
+    Any thread may close it while another one waits for an event.
+
+    :param url: of the subscription, with its matchers.
+    :param token: makes an access token, for each connection a fresh one.
+    :param verify: check the certificate: True, False, or the path of a CA file.
+    :param connect_timeout: seconds for each connection.
+    :param last_event_id: to start after; ``earliest`` for all that the hub has.
+    :param timeout: seconds without an event after which iteration ends and the subscription closes; ``None``
+        for never.
+    :param on_gap: called when the hub cannot resume where it should, before the events that follow.
+    :param clock: monotonic time in seconds.
+    :param pause: waits for a number of seconds between two connections, or until the subscription is closed;
+        the arguments are those of :meth:`threading.Event.wait`.
+    :param jitter: a number from 0 to 1, which spreads the subscribers of a hub that was started again.
+    :raises Refused: the hub answers that it will not stream.
+    :raises HubUnreachable: there is no connection.
+
+    ``last_event_id`` is where the subscription has arrived: store it to go on from there in another process.
+    ``gap`` is the last :class:`Gap` there was, or ``None``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Callable[[], str],
+        *,
+        verify: bool | str = True,
+        connect_timeout: float = 2.0,
+        last_event_id: str | None = None,
+        timeout: float | None = None,
+        on_gap: Callable[[Gap], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], object] | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.gap: Gap | None = None
+        self._closed = threading.Event()
+        self._lock = threading.RLock()  # held by the thread that reads; a signal handler may close in between
+        self._connection: Connection | None = None
+        self._url = url
+        self._token = token
+        self._verify = verify
+        self._connect_timeout = connect_timeout
+        self._timeout = timeout
+        self._on_gap = on_gap
+        self._clock = clock
+        self._pause = pause or self._closed.wait
+        self._jitter = jitter
+        self._parser = Parser(last_event_id or "")
+        self._retry = _DEFAULT_RETRY
+        self._ready: list[Event] = []
+        self._last_event_id = last_event_id or ""
+        self._failures = 0
+        self._heard_at = 0.0
+        self._was_connected = False
+        self._resume_at: float | None = None
+        try:
+            self._connect()
+        except OSError as error:
+            raise HubUnreachable(
+                f"no connection to {self._place}: {_words(error)}. Does the hub run?"
+            ) from error
+
+    @property
+    def last_event_id(self) -> str | None:
+        """Id of the last event that was handed out, or the cursor that the subscription began with."""
+        return self._last_event_id or None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether there will be no more events."""
+        return self._closed.is_set()
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lock"):
+            self.close()
+
+    def __next__(self) -> Event:
+        try:
+            return self.wait(self._timeout)
+        except TimeoutError:
+            self.close()
+        except _ClosedError:
+            pass
+        raise StopIteration
+
+    def wait(self, timeout: float | None = None) -> Event:
+        """The next event; unlike iteration it leaves the subscription open when there is none.
+
+        :param timeout: seconds, ``None`` for ever.
+        :raises TimeoutError: there was none in that time.
+        :raises Refused: the hub does not admit the subscriber any more.
+        :raises RuntimeError: the subscription is closed.
+        """
+        deadline = None if timeout is None else self._clock() + timeout
+        with self._lock:
+            try:
+                while not self._ready:
+                    self._step(deadline)
+            except MercureError:
+                self.close()
+                raise
+            event = self._ready.pop(0)
+            self._last_event_id = event.id
+            return event
+
+    def close(self) -> None:
+        """End the subscription and its connection; a thread that waits for an event stops waiting."""
+        self._closed.set()
+        current = self._connection
+        if current is not None:
+            current.wake()
+        with self._lock:
+            self._ready.clear()
+            self._drop()
+
+    # What follows runs with the lock held.
+
+    def _step(self, deadline: float | None) -> None:
+        """Connect, or read once."""
+        if self._closed.is_set():
+            raise _ClosedError("the subscription is closed")
+        try:
+            if self._connection is None:
+                self._wait_to_connect(deadline)
+                self._connect()
+            else:
+                self._read(self._connection, deadline)
+        except _OutOfTimeError:
+            raise TimeoutError("no event in that time") from None
+        except OSError as error:
+            if not self._closed.is_set():
+                _log.debug("the connection to %s was lost: %s", self._place, _words(error))
+                self._lost()
+
+    def _read(self, current: Connection, deadline: float | None) -> None:
+        silent_at = self._heard_at + _SILENCE
+        until = silent_at if deadline is None else min(silent_at, deadline)
+        try:
+            octets = current.read(max(0.0, until - self._clock()))
+        except TimeoutError:
+            if until == deadline:
+                raise _OutOfTimeError from None
+            raise
+        if not octets:
+            raise connection.ConnectionBroken("the hub ended the stream")
+        self._heard_at = self._clock()
+        self._failures = 0
+        self._ready.extend(self._parser.feed(octets))
+
+    def _lost(self) -> None:
+        """Plan the next connection."""
+        self._drop()
+        step = self._retry if self._parser.retry is None else self._parser.retry
+        self._retry = step
+        # What the hub asks for is the least; with each failure more, and never all subscribers at once.
+        seconds = step / 1000
+        if self._failures > 1:
+            doublings = min(self._failures - 1, _MAX_DOUBLINGS)
+            longest = max(seconds, _LONGEST_WAIT)
+            seconds = min(longest, max(seconds, _SHORTEST_STEP) * 2**doublings)
+        self._failures += 1
+        self._resume_at = self._clock() + seconds * (1 + self._jitter() / 2)
+        # An event that was cut off is sent again: the next stream is parsed afresh.
+        self._parser = Parser(self._parser.last_event_id)
+
+    def _wait_to_connect(self, deadline: float | None) -> None:
+        now = self._clock()
+        resume_at = now if self._resume_at is None else self._resume_at
+        until = resume_at if deadline is None else min(resume_at, deadline)
+        if until > now:
+            self._pause(until - now)
+        if self._closed.is_set():
+            raise _ClosedError("the subscription is closed")
+        if deadline is not None and deadline < resume_at:
+            raise _OutOfTimeError
+
+    def _connect(self) -> None:
+        cursor = self._parser.last_event_id
+        headers = {
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Authorization": f"Bearer {self._token()}",
+            "Cache-Control": "no-cache",
+            # An empty one asks where the hub is now: then a connection that is lost before the first event
+            # is taken up there.
+            "Last-Event-ID": cursor,
+            "User-Agent": USER_AGENT,
+        }
+        opened = connection.get(
+            self._url,
+            headers,
+            verify=self._verify,
+            connect_timeout=self._connect_timeout,
+            answer_timeout=_ANSWER,
+        )
+        try:
+            self._check(opened)
+        except BaseException:
+            opened.close()
+            raise
+        self._connection = opened
+        self._was_connected = True
+        self._heard_at = self._clock()
+        self._note_cursor(cursor, opened)
+
+    def _check(self, opened: Connection) -> None:
+        """Refuse an answer that is no event stream; a hub that is starting again may come back from a 5xx."""
+        media_type = opened.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if opened.status == 200 and media_type == "text/event-stream":
+            return
+        said = reason(opened, _beginning(opened))
+        message = f"the hub answered {opened.status}" + (f" ({said})" if said else "")
+        if self._was_connected and (opened.status >= 500 or opened.status == 429):
+            raise connection.ConnectionBroken(message)
+        raise Refused(f"{message}, not an event stream; its log has the cause", opened.status)
+
+    def _note_cursor(self, requested: str, opened: Connection) -> None:
+        answered = opened.headers.get("Mercure-Last-Event-ID", opened.headers.get("Last-Event-ID"))
+        if answered is None:
+            return
+        resumed_after = answered.encode("latin-1").decode("utf-8", "replace")
+        if not requested:
+            self._parser = Parser(resumed_after)
+            self._last_event_id = resumed_after
+        elif requested not in (resumed_after, EARLIEST):
+            self.gap = Gap(requested, resumed_after)
+            if self._on_gap is None:
+                _log.warning(
+                    "the hub does not have the update %r any more and resumed after %r: "
+                    "updates may be missing",
+                    requested,
+                    resumed_after,
+                )
+            else:
+                self._on_gap(self.gap)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def _place(self) -> str:
+        return f"{self._url.partition('?')[0]} (MERCURE_URL)"
+
+
+class _ClosedError(RuntimeError):
+    """There will be no more events."""
+
+
+class _OutOfTimeError(Exception):
+    """The caller's time is over; a TimeoutError of the socket is something else."""
+
+
+def _beginning(opened: Connection) -> bytes:
+    """Enough of an answer to find the reason in it."""
+    body = b""
+    try:
+        while len(body) < _REASON:
+            octets = opened.read(2.0)
+            if not octets:
+                break
+            body += octets
+    except OSError:
+        pass
+    return body
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error) or type(error).__name__

@@ -1,0 +1,96 @@
+"""Reading from a hub: subscriptions of the application's own, and who is connected."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from flask import current_app
+
+from flask_mercure.errors import InvalidArgument
+from flask_mercure.reading import presence
+from flask_mercure.reading.presence import ActiveSubscriptions
+from flask_mercure.reading.subscriber import Gap, Subscription
+from flask_mercure.state import HubState
+from flask_mercure.topics.address import subscription_url
+from flask_mercure.topics.characters import check_characters
+from flask_mercure.topics.matchers import Topic, Topics, matchers
+
+
+class Reads:
+    """The part of :class:`flask_mercure.Hub` that reads."""
+
+    @property
+    @abstractmethod
+    def _state(self) -> HubState: ...
+
+    def subscribe(
+        self,
+        topics: Topics,
+        last_event_id: str | None = None,
+        timeout: float | None = None,
+        *,
+        on_gap: Callable[[Gap], object] | None = None,
+        payload: Any = None,
+    ) -> Subscription:
+        """Read updates, in a worker, a command or a test; never in a view, which it would hold up.
+
+        The token comes from the app's factory, a fresh one for each connection. ::
+
+            with mercure.subscribe("books/1") as events:
+                for event in events:
+                    print(event.type, event.json())
+
+        :param topics: to subscribe to: a topic, ``*``, a :class:`~flask_mercure.URLPattern`, or several.
+        :param last_event_id: of the last update that is known; ``earliest`` for all that the hub has.
+        :param timeout: seconds without an event after which the iteration ends; default: never.
+        :param on_gap: called with a :class:`~flask_mercure.Gap` when the hub does not have all that was
+            missed: read the resource anew. Without it there is a warning in the log.
+        :param payload: shown with the active subscriptions.
+        :returns: an iterator of events with ``data``, ``id``, ``type`` and ``json()``; it is subscribed.
+        :raises HubUnreachable: there is no connection. Later ones that fail are tried again.
+        :raises InvalidArgument: a topic or the id cannot be expressed, or there is no topic.
+        :raises Refused: the hub does not admit the subscriber.
+        :raises TokenError: the factory cannot make a token.
+        """
+        read = self._state.configuration
+        wanted = matchers(topics, read.protocol, "topics")
+        if not wanted:
+            raise InvalidArgument("topics is empty; name what to subscribe to")
+        if last_event_id is not None:
+            check_characters(last_event_id, "last_event_id")
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+
+        def token() -> str:
+            with app.app_context():  # the factory may need it, and a worker's thread has none
+                return read.tokens.create(wanted, None, None, payload)
+
+        return Subscription(
+            subscription_url(read.url, read.protocol, wanted),
+            token,
+            verify=read.verify_tls,
+            connect_timeout=read.connect_timeout,
+            last_event_id=last_event_id,
+            timeout=timeout,
+            on_gap=on_gap,
+        )
+
+    def subscriptions(self, topic: Topic | None = None) -> ActiveSubscriptions:
+        """Who is connected now (spec, Subscription API); the hub needs ``MERCURE_SUBSCRIPTIONS=1``.
+
+        To see who comes and goes from then on, without a gap::
+
+            active = mercure.subscriptions()
+            for event in mercure.subscribe(active.events, active.last_event_id):
+                print(event.json()["subscriber"], event.json()["active"])
+
+        :param topic: only the subscriptions of this topic or pattern, as the subscribers wrote it.
+        :raises HubUnreachable: the hub gave no answer.
+        :raises InvalidArgument: the topic cannot be expressed.
+        :raises Refused: the hub does not show it, or does not have the feature.
+        :raises TokenError: the factory cannot make a token.
+        """
+        read = self._state.configuration
+        wanted = presence.resource(topic, read)
+        return presence.fetch(wanted, read, read.tokens.create(presence.token_topics(wanted, read)))

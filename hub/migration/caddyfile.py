@@ -1,0 +1,180 @@
+"""The syntax of a Caddyfile: directives, their arguments and blocks, and where each of them stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_VARIABLE = re.compile(r"\{\$([^{}:\s]+)(?::([^{}]*))?\}")
+_HEREDOC = re.compile(r"<<([A-Za-z0-9_-]+)")
+_MOST_LINES = 10_000
+_MOST_BLOCKS = 50
+
+
+class CaddyfileError(Exception):
+    """The text is no Caddyfile; the message has the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line, after the variables in it were replaced.
+
+    :param place: file and number, as it is shown to people.
+    """
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A value for ``{$NAME}``.
+
+    :param place: where it comes from.
+    """
+
+    value: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """A line with its block.
+
+    :param words: the name and the arguments.
+    :param place: file and number.
+    :param block: what stands between the braces, if there are any.
+    """
+
+    words: tuple[str, ...]
+    place: str
+    block: list[Directive] = field(default_factory=list)
+    has_block: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.words[0] if self.words else ""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return self.words[1:]
+
+
+def lines_of(text: str, name: str) -> list[Line]:
+    """Number the lines of a file.
+
+    :raises CaddyfileError: there are more lines than any such file has.
+    """
+    lines = [Line(f"{name}:{number}", line) for number, line in enumerate(text.splitlines(), 1)]
+    if len(lines) > _MOST_LINES:
+        raise CaddyfileError(f"{name}: has more than {_MOST_LINES} lines")
+    return lines
+
+
+def substitute(
+    lines: Sequence[Line], variables: Mapping[str, Variable], missing: Callable[[str, str], None]
+) -> list[Line]:
+    """Put in the values of ``{$NAME}`` and ``{$NAME:default}``, which may have several lines.
+
+    :param missing: is told name and place of a variable without value and default.
+    """
+    found: list[Line] = []
+    for line in lines:
+        if line.text.lstrip().startswith("#"):
+            continue
+        whole = _VARIABLE.fullmatch(line.text.strip())
+        if whole and whole[1] in variables:  # of several lines, each has its own place
+            variable = variables[whole[1]]
+            found += [Line(variable.place, part) for part in variable.value.splitlines()]
+            continue
+
+        def value(match: re.Match[str], place: str = line.place) -> str:
+            if match[1] in variables:
+                return variables[match[1]].value
+            if match[2] is None:
+                missing(match[1], place)
+            return match[2] or ""
+
+        found.append(Line(line.place, _VARIABLE.sub(value, line.text)))
+    return found
+
+
+def parse(lines: Sequence[Line]) -> list[Directive]:
+    """Read directives and their blocks.
+
+    :raises CaddyfileError: braces or quotes do not match.
+    """
+    top: list[Directive] = []
+    open_blocks: list[tuple[list[Directive], str]] = [(top, "")]
+    for place, words in _rows(lines):
+        if words == ["}"]:
+            if len(open_blocks) == 1:
+                raise CaddyfileError(f"{place}: a brace closes what was never opened")
+            open_blocks.pop()
+            continue
+        opens = words[-1] == "{"
+        directive = Directive(tuple(words[:-1] if opens else words), place, has_block=opens)
+        open_blocks[-1][0].append(directive)
+        if opens:
+            open_blocks.append((directive.block, place))
+            if len(open_blocks) > _MOST_BLOCKS:
+                raise CaddyfileError(f"{place}: more than {_MOST_BLOCKS} blocks in each other")
+    if len(open_blocks) > 1:
+        raise CaddyfileError(f"{open_blocks[-1][1]}: the brace at its end is not closed")
+    return top
+
+
+def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
+    """The words of each line; a quoted word and a heredoc may reach over several lines."""
+    number = 0
+    while number < len(lines):
+        place, words = lines[number].place, []
+        rest = lines[number].text
+        while rest := rest.lstrip():
+            if rest[0] == "#":
+                break
+            if rest[0] in '"`':
+                quote, rest = rest[0], rest[1:]
+                while (end := _end(rest, quote)) < 0:
+                    number += 1
+                    if number == len(lines):
+                        raise CaddyfileError(f"{place}: a quoted text has no end")
+                    rest += "\n" + lines[number].text
+                word, rest = rest[:end], rest[end + 1 :]
+                words.append(word.replace('\\"', '"') if quote == '"' else word)
+                continue
+            word, _, rest = _split(rest)
+            heredoc = _HEREDOC.fullmatch(word)
+            if heredoc:
+                taken: list[str] = []
+                number += 1
+                while number < len(lines) and lines[number].text.split()[:1] != [heredoc[1]]:
+                    taken.append(lines[number].text.strip())
+                    number += 1
+                if number == len(lines):
+                    raise CaddyfileError(f"{place}: the text after <<{heredoc[1]} has no end")
+                words.append("\n".join(taken))
+                rest = lines[number].text.split(maxsplit=1)[1] if " " in lines[number].text.strip() else ""
+                continue
+            if word == "\\" and not rest:  # the line goes on
+                number += 1
+                rest = lines[number].text if number < len(lines) else ""
+                continue
+            words.append(word)
+        number += 1
+        if words:
+            yield place, words
+
+
+def _end(text: str, quote: str) -> int:
+    """Where a quoted text ends, or -1."""
+    position = text.find(quote)
+    while quote == '"' and position > 0 and text[position - 1] == "\\":
+        position = text.find(quote, position + 1)
+    return position
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    match = re.search(r"\s", text)
+    return (text, "", "") if match is None else (text[: match.start()], match[0], text[match.end() :])

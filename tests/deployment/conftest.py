@@ -1,0 +1,38 @@
+"""What the tests of Apache share, and browsers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deployment.site import DEBIAN, SYSTEM_PYTHON, make_environment, readable_folder
+from tests.examples.conftest import chromium
+
+__all__ = ["chromium", "environment"]
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[Path]:
+    """A virtual environment with the Python of mod_wsgi; needs Apache, too."""
+    lacking = [
+        name
+        for name, is_here in {
+            "apache2": Path("/usr/sbin/apache2").exists(),
+            "libapache2-mod-wsgi-py3": (DEBIAN / "mods-available" / "wsgi.load").exists(),
+            "python3-venv": SYSTEM_PYTHON.exists(),
+            "curl": shutil.which("curl") is not None,
+        }.items()
+        if not is_here
+    ]
+    if lacking:
+        message = f"apt-get install {' '.join(lacking)}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with readable_folder() as folder:
+        make_environment(folder)
+        yield folder / "venv"

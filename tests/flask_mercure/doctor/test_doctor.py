@@ -1,0 +1,485 @@
+"""From observations to findings: tables, without a hub."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+import zlib
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from flask_mercure.cookies.policy import CookiePolicy
+from flask_mercure.doctor import addresses, browser, certificates, clock, delivery, protocols, report
+from flask_mercure.doctor.addresses import Profile
+from flask_mercure.doctor.certificates import Certificate
+from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, origin_of
+from flask_mercure.doctor.delivery import Life, Way
+from flask_mercure.doctor.exchange import Framing, Head, Reply, read_head
+from flask_mercure.doctor.finding import Finding, Level, Remedy, hub, note, ok, problem, warning
+from hub.protocol.sections import Section
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
+PUBLIC = "https://hub.example.com/.well-known/mercure"
+
+
+def head(status: int = 200, **fields: str) -> Head:
+    return Head(status, "HTTP/1.1", tuple((name.replace("_", "-"), value) for name, value in fields.items()))
+
+
+def told(finding: Finding) -> tuple[str, str | None]:
+    return finding.level, finding.section
+
+
+# The clock
+
+
+@pytest.mark.parametrize(
+    ("ahead", "lifetime", "level"),
+    [
+        (0, 3600, Level.OK),
+        (6, 3600, Level.OK),
+        (-6, 3600, Level.OK),
+        (20, 3600, Level.WARNING),
+        (-20, 3600, Level.WARNING),
+        (20, 10, Level.PROBLEM),
+        (300, 3600, Level.PROBLEM),
+        (-86400, 3600, Level.PROBLEM),
+    ],
+)
+def test_clock(ahead: float, lifetime: float, level: Level) -> None:
+    finding = clock.skew(NOW + ahead, NOW, lifetime)
+    assert finding.level is level
+    assert ("ahead" if ahead > 0 else "behind") in finding.summary or level is Level.OK
+
+
+def test_no_date_is_no_problem() -> None:
+    assert clock.skew(None, NOW, 60).level is Level.OK
+    assert head(date="yesterday").date is None
+    assert head(date="Tue, 24 Nov 2026 00:00:00 GMT").date == NOW
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Example.com:443/a?b", "https://example.com"),
+        ("http://example.com:80", "http://example.com"),
+        ("http://[::1]:3000/m", "http://[::1]:3000"),
+    ],
+)
+def test_origin(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    ("document", "profile"),
+    [
+        ({}, None),
+        ({"resource": PUBLIC}, None),  # of another resource server
+        ({"resource": 5, "mercure_cookie": "c"}, None),
+        ({"resource": PUBLIC, "mercure_cookie": "c"}, Profile(PUBLIC, "c")),
+        (
+            {
+                "resource": PUBLIC,
+                "authorization_details_types_supported": [],
+                "authorization_servers": ["urn:i", 1],
+            },
+            Profile(PUBLIC, None, ("urn:i",)),
+        ),
+    ],
+)
+def test_profile(document: dict[str, object], profile: Profile | None) -> None:
+    assert addresses.profile(document) == profile
+
+
+@pytest.mark.parametrize(
+    ("public", "pages", "sections"),
+    [
+        (PUBLIC, "https://example.com", []),
+        ("http://127.0.0.1:3000/m", "http://localhost:5000", []),
+        ("http://127.0.0.1:3000/m", "https://example.com", [Section.LOOPBACK]),
+        ("http://hub.example.com/m", "https://example.com", [Section.MIXED_CONTENT]),
+    ],
+)
+def test_what_suits_browsers(public: str, pages: str, sections: list[Section]) -> None:
+    found = addresses.suits_browsers(Endpoint(public, "MERCURE_PUBLIC_URL"), pages)
+    assert [finding.section for finding in found] == sections
+
+
+def test_a_hub_without_metadata() -> None:
+    endpoint = Endpoint(PUBLIC, "MERCURE_URL")
+    for status in (400, 401):
+        answer = Reply(head(status, content_type="text/plain"), b"", NOW)
+        assert addresses.identify(endpoint, answer, None).level is Level.OK
+
+
+# Certificates
+
+
+def served(
+    days: float = 60, names: tuple[str, ...] = ("hub.example.com",), *, is_self_signed: bool = False
+) -> Certificate:
+    def at(offset: float) -> datetime:
+        return datetime.fromtimestamp(NOW + offset * 86400, UTC)
+
+    return Certificate(names, at(days - 400), at(days), is_self_signed)
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "is_for"),
+    [
+        (("example.com",), "EXAMPLE.com", True),
+        (("*.example.com",), "hub.example.com", True),
+        (("*.example.com",), "a.hub.example.com", False),
+        (("*.example.com",), "example.com", False),
+        (("127.0.0.1",), "127.0.0.1", True),
+        (("*.0.0.1",), "127.0.0.1", False),
+        ((), "localhost", False),
+    ],
+)
+def test_names_of_a_certificate(names: tuple[str, ...], host: str, is_for: bool) -> None:
+    assert served(names=names).is_for(host) is is_for
+
+
+@pytest.mark.parametrize(
+    ("code", "certificate", "section", "words"),
+    [
+        (10, served(-3), Section.CERTIFICATE_EXPIRED, "ended on 2026-11-21"),
+        (9, served(), Section.CLOCK, "not valid yet"),
+        (62, served(names=("other.example",)), Section.CERTIFICATE, "for other.example"),
+        (18, served(is_self_signed=True), Section.CERTIFICATE, "self-signed"),
+        (20, served(), Section.CERTIFICATE, "unable to get"),
+        (20, None, Section.CERTIFICATE, "unable to get"),
+        (0, None, Section.CERTIFICATE, "no TLS"),
+    ],
+)
+@pytest.mark.parametrize("by_browsers", [False, True])
+def test_a_refused_certificate(
+    code: int, certificate: Certificate | None, section: Section, words: str, by_browsers: bool
+) -> None:
+    error = Unreachable("tls", "unable to get local issuer certificate", code)
+    endpoint = Endpoint(PUBLIC, "MERCURE_PUBLIC_URL")
+    finding = certificates.refused(endpoint, error, certificate, NOW, verify=True, by_browsers=by_browsers)
+    assert told(finding) == (Level.PROBLEM, section)
+    assert words in finding.summary
+
+
+def test_what_is_no_certificate() -> None:
+    assert certificates.parse(b"no") is None
+
+
+# Delivery
+
+
+DIRECT = Way("MERCURE_URL", 0.01, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("direct", "public", "came_back", "expected"),
+    [
+        (DIRECT, None, None, [(Level.OK, None)]),
+        (DIRECT, Way("P", 0.1, 0.2), None, [(Level.OK, None)]),
+        (DIRECT, Way("P", 0.1, 2.0), None, [(Level.WARNING, Section.BUFFERING)]),
+        (DIRECT, Way("P", 0.1, 0.2, "gzip"), None, [(Level.OK, None), (Level.WARNING, Section.COMPRESSION)]),
+        (Way("M", 0.1, 0.1, "gzip"), Way("P", 0.1, 0.2, "gzip"), None, [(Level.OK, None)]),
+        (DIRECT, Way("P", 0.1, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
+        (DIRECT, Way("P", None, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
+        (DIRECT, Way("P", 0.1, None, "gzip"), True, [(Level.PROBLEM, Section.COMPRESSION)]),
+        (DIRECT, Way("P", 0.1, None), None, [(Level.PROBLEM, Section.BUFFERING)]),
+        (DIRECT, Way("P", 0.1, None), False, [(Level.PROBLEM, Section.DIFFERENT_HUBS)]),
+        (Way("M", 0.1, None), Way("P", 0.1, None), None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
+        (Way("M", 0.1, None), None, None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
+    ],
+)
+def test_delivery(
+    direct: Way, public: Way | None, came_back: bool | None, expected: list[tuple[Level, Section | None]]
+) -> None:
+    found = delivery.delivered(direct, public, within=3, came_back=came_back)
+    assert [told(finding) for finding in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("public", "direct", "level", "words"),
+    [
+        (Life("P", 41, False, 40, 1), None, Level.OK, "heartbeat"),
+        (Life("P", 5, False, 5, 0), None, Level.NOTE, "--patience"),
+        (Life("P", 30, True, 30, 0), Life("M", 30, False, 30, 0), Level.PROBLEM, "lives"),
+        (Life("P", 30, True, 30, 0), Life("M", 30, True, 30, 0), Level.PROBLEM, "the hub ended"),
+        (Life("P", 30, True, 30, 0), None, Level.PROBLEM, "or by the hub"),
+    ],
+)
+def test_patience(public: Life, direct: Life | None, level: Level, words: str) -> None:
+    finding = delivery.kept(public, direct, 45)
+    assert finding.level is level
+    assert words in finding.summary
+
+
+# Browsers
+
+
+def policy(
+    public_url: str = PUBLIC, same_site: str | None = "Strict", *, secure: bool = True
+) -> CookiePolicy:
+    name = "__Secure-mercure_access_token" if secure else "mercure_access_token"
+    return CookiePolicy(name, public_url, "/.well-known/mercure", None, secure, same_site)
+
+
+LOCAL = "http://localhost:3000/.well-known/mercure"
+
+
+@pytest.mark.parametrize(
+    ("rules", "app_url", "pages", "expected"),
+    [
+        (policy(), "https://app.example.com", "https://app.example.com", (Level.OK, None)),
+        (policy(), "https://hub.example.com", "https://hub.example.com", (Level.OK, None)),
+        (policy(LOCAL), "http://localhost:5000", "http://localhost:5000", (Level.OK, None)),
+        (policy(), "https://shop.test", "https://shop.test", (Level.PROBLEM, Section.COOKIE_REFUSED)),
+        (
+            policy(),
+            "http://app.example.com",
+            "http://app.example.com",
+            (Level.PROBLEM, Section.COOKIE_REFUSED),
+        ),
+        (
+            policy("http://hub.example.com/.well-known/mercure"),
+            "https://app.example.com",
+            "https://app.example.com",
+            (Level.PROBLEM, Section.COOKIE_REFUSED),
+        ),
+        (policy(), "https://app.example.com", "https://spa.test", (Level.PROBLEM, Section.COOKIE_LOST)),
+        (
+            policy(same_site="None"),
+            "https://app.example.com",
+            "https://spa.test",
+            (Level.WARNING, Section.COOKIE_LOST),
+        ),
+        (
+            policy(secure=False),
+            "http://app.example.com",
+            "http://app.example.com",
+            (Level.PROBLEM, Section.COOKIE_LOST),
+        ),
+    ],
+)
+def test_cookie(
+    rules: CookiePolicy, app_url: str, pages: str, expected: tuple[Level, Section | None]
+) -> None:
+    finding = browser.cookie(rules, "t" * 300, 3600, app_url, pages)
+    assert told(finding) == expected
+    assert "ttt" not in finding.summary
+
+
+def test_a_cookie_that_is_too_long() -> None:
+    app_url = "https://app.example.com"
+    finding = browser.cookie(policy(), "t" * 5000, 3600, app_url, app_url)
+    assert told(finding) == (Level.PROBLEM, Section.COOKIE_REFUSED)
+
+
+PAGE = "https://app.example.com"
+GOOD = head(access_control_allow_origin=PAGE, access_control_allow_credentials="true")
+
+
+@pytest.mark.parametrize(
+    ("answer", "preflight", "level"),
+    [
+        (GOOD, GOOD, Level.OK),
+        (GOOD, None, Level.OK),
+        (GOOD, head(405), Level.WARNING),
+        (head(), GOOD, Level.PROBLEM),
+        (head(access_control_allow_origin="*"), GOOD, Level.PROBLEM),
+        (head(access_control_allow_origin=PAGE), GOOD, Level.PROBLEM),
+        (head(access_control_allow_origin=f"{PAGE}/"), GOOD, Level.PROBLEM),
+        (Head(200, "HTTP/1.1", (*GOOD.fields, *GOOD.fields)), GOOD, Level.PROBLEM),
+    ],
+)
+def test_cors(answer: Head, preflight: Head | None, level: Level) -> None:
+    assert browser.cors(PAGE, answer, preflight).level is level
+
+
+def test_publishing_from_a_page() -> None:
+    assert [browser.publishing(PAGE, status).level for status in (400, 403, 401)] == [
+        Level.OK,
+        Level.PROBLEM,
+        Level.PROBLEM,
+    ]
+
+
+# HTTP/2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "protocol", "streams", "server", "level"),
+    [
+        ("https", "h2", 128, "nginx", Level.OK),
+        ("https", "h2", None, "", Level.OK),
+        ("https", "h2", 6, "nginx", Level.NOTE),
+        ("https", "h2", 100, "Apache/2.4.66 (Debian)", Level.NOTE),
+        ("https", "http/1.1", None, "nginx", Level.NOTE),
+        ("https", None, None, "", Level.NOTE),
+        ("http", None, None, "", Level.NOTE),
+    ],
+)
+def test_connections(
+    scheme: str, protocol: str | None, streams: int | None, server: str, level: Level
+) -> None:
+    assert protocols.connections(scheme, protocol, streams, server).level is level
+
+
+def frame(kind: int, payload: bytes, flags: int = 0) -> bytes:
+    return struct.pack("!HBBBL", len(payload) >> 8, len(payload) & 255, kind, flags, 0) + payload
+
+
+@pytest.mark.parametrize(
+    ("sent", "streams"),
+    [
+        (frame(4, struct.pack("!HLHL", 1, 4096, 3, 128)), 128),
+        (frame(4, b"", 1) + frame(6, b"12345678") + frame(4, struct.pack("!HL", 3, 6)), 6),
+        (frame(4, b""), None),
+        (frame(6, b"12345678") * 20, None),
+    ],
+)
+def test_settings_of_http2(sent: bytes, streams: int | None) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        assert protocols.max_concurrent_streams(ours, time.monotonic() + 5) == streams
+        assert theirs.recv(100).startswith(b"PRI * HTTP/2.0")
+
+
+def test_a_server_that_ends_http2() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"\0")
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(OSError):
+            protocols.max_concurrent_streams(ours, time.monotonic() + 5)
+
+
+# What arrives
+
+
+BODY = b"data: one\n\n:\ndata: two\n\n"
+
+
+def chunked(octets: bytes) -> bytes:
+    pieces = [octets[at : at + 5] for at in range(0, len(octets), 5)]
+    return b"".join(b"%x;x=y\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def zipped(octets: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=31)
+    return compressor.compress(octets) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({}, BODY),
+        ({"transfer_encoding": "chunked"}, chunked(BODY)),
+        ({"content_encoding": "gzip"}, zipped(BODY[:9]) + zipped(BODY[9:])),
+        ({"content_encoding": "gzip", "transfer_encoding": "chunked"}, chunked(zipped(BODY))),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_framing(fields: dict[str, Any], sent: bytes, size: int) -> None:
+    framing = Framing(head(**fields))
+    assert b"".join(framing.feed(sent[at : at + size]) for at in range(0, len(sent), size)) == BODY
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [({"transfer_encoding": "chunked"}, b"zz\r\nabc"), ({"content_encoding": "gzip"}, b"no gzip at all")],
+)
+def test_framing_that_is_broken(fields: dict[str, Any], sent: bytes) -> None:
+    framing = Framing(head(**fields))
+    assert framing.feed(sent) == b""
+    assert framing.is_complete
+
+
+@pytest.mark.parametrize(
+    "sent", [b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 xx\r\n\r\n", b"HTTP/1.1 200", b"x" * 70000, b""]
+)
+def test_what_is_no_answer(sent: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(sent)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(Unreachable):
+            read_head(ours, time.monotonic() + 5)
+
+
+def test_an_answer_that_drips_ends_in_time() -> None:
+    ours, theirs = socket.socketpair()
+    done = threading.Event()
+
+    def drip() -> None:
+        theirs.sendall(b"HTTP/1.1 200 OK\r\n")
+        while not done.wait(0.02):
+            theirs.sendall(b"X: y\r\n")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(Unreachable, match="in time"):
+            read_head(ours, started + 0.3)
+    finally:
+        done.set()
+        thread.join()
+        ours.close()
+        theirs.close()
+    assert time.monotonic() - started < 5
+
+
+def test_interim_answers_are_passed_over() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nA: c\r\n\r\nrest")
+        found, rest = read_head(ours, time.monotonic() + 5)
+    assert (found.status, found.all("a"), rest) == (200, ["b", "c"], b"rest")
+
+
+def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        done.wait(10)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    try:
+        with pytest.raises(Unreachable, match="resolver"):
+            dial(Endpoint("http://hub.example/m", "MERCURE_URL"), None, time.monotonic() + 0.1)
+    finally:
+        done.set()
+        for thread in threading.enumerate():
+            if thread.name == "resolver":
+                thread.join()
+
+
+# The report
+
+
+def test_text_and_document() -> None:
+    finding = problem("token", "a long summary " * 10, Section.ISSUER, hub("MERCURE_ISSUER=" + "x" * 120))
+    lines = report.as_text(finding).splitlines()
+    assert lines[0].startswith("PROBLEM  token     a long summary")
+    assert "hub: MERCURE_ISSUER=" + "x" * 120 in lines[-2]  # to be copied: not wrapped
+    assert lines[-1].strip() == "see docs/troubleshooting.md#issuer"
+    assert report.as_text(ok("clock", "fine")) == "ok       clock     fine"
+    document = json.loads(json.dumps(report.as_document("eu", [finding])))
+    assert document["healthy"] is False
+    assert document["findings"][0]["help"] == "docs/troubleshooting.md#issuer"
+
+
+def test_summary() -> None:
+    bad, odd = problem("a", "b", Section.CORS), warning("a", "b", Section.CORS)
+    assert report.summary([bad, bad, odd]) == "2 problems, 1 warning."
+    assert report.summary([ok("a", "b"), note("a", "b", None, Remedy("app", "c"))]).startswith("Everything")

@@ -1,0 +1,160 @@
+"""What templates put into a page, and the module that the app serves."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from flask import Flask, render_template_string
+
+import flask_mercure
+from flask_mercure import ConfigurationError, InvalidArgument, Mercure, URLPattern
+from flask_mercure.pages.page import version
+
+_HUB = "https://hub.example/.well-known/mercure"
+
+
+def make_app(**config: object) -> Flask:
+    app = Flask("pages")
+    app.config.from_mapping(MERCURE_JWT_SECRET="x" * 40, MERCURE_PUBLIC_URL=_HUB)
+    app.config.from_mapping(config)
+    Mercure(app)
+    return app
+
+
+def render(
+    template: str, app: Flask | None = None, base_url: str = "https://app.example", **values: object
+) -> str:
+    with (app or make_app()).test_request_context(base_url=base_url):
+        return render_template_string(template, **values)
+
+
+def configuration(html: str) -> dict[str, object]:
+    found = re.search(r'<script type="application/json" data-mercure>(.*?)</script>', html, re.DOTALL)
+    assert found is not None
+    read: dict[str, object] = json.loads(found[1])
+    return read
+
+
+def test_the_configuration() -> None:
+    html = render(
+        '{{ mercure_script(topics, "urn:1", refresh="/r", identity="7", topic_of="type", '
+        'transport="eventsource") }}',
+        topics=["a", URLPattern("/books/:id")],
+    )
+    assert configuration(html) == {
+        "url": _HUB,
+        "protocol": "1.0",
+        "topics": ["a", {"match": "/books/:id", "match_type": "urlpattern"}],
+        "lastEventId": "urn:1",
+        "refresh": "/r",
+        "refreshAfter": 2880.0,
+        "identity": "7",
+        "topicOf": "type",
+        "transport": "eventsource",
+    }
+
+
+@pytest.mark.parametrize("topic", ["</script><script>alert(1)</script>", "<!--", "a&b", "\"'", "ä€😀", "]]>"])
+def test_no_topic_ends_the_element(topic: str) -> None:
+    html = render("{{ mercure_script(topic) }}", topic=topic)
+    assert configuration(html)["topics"] == [topic]
+    assert html.count("<script") == html.count("</script") == 2
+    assert html.isascii()
+
+
+def test_line_separators_are_escaped_whatever_the_apps_provider_does() -> None:
+    app = make_app()
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    html = render('{{ mercure_script("a", identity=name) }}', app, name="\u2028\u2029")
+    assert "\\u2028\\u2029" in html
+    assert configuration(html)["identity"] == "\u2028\u2029"
+
+
+def test_the_nonce_is_an_attribute() -> None:
+    html = render("{{ mercure_script('a', nonce=nonce) }}", nonce='x" onload="alert(1)')
+    assert '<script type="importmap" nonce="x&#34; onload=&#34;alert(1)">' in html
+
+
+def test_a_page_with_its_own_import_map() -> None:
+    html = render("{{ mercure_script('a', import_map=False) }} {{ mercure_module() }}")
+    assert "importmap" not in html
+    assert html.endswith(f"/_mercure/{version()}/mercure.js")
+
+
+def test_the_hubs_connection_is_prepared_when_it_is_elsewhere() -> None:
+    link = '<link rel="preconnect" href="https://hub.example" crossorigin="use-credentials">'
+    assert link in render("{{ mercure_script('a') }}")
+    assert "preconnect" not in render("{{ mercure_script('a') }}", base_url="https://hub.example")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("mercure_script('a', topic_of='data')", "topic_of is 'data'"),
+        ("mercure_script('a', transport='pigeon')", "transport is 'pigeon'"),
+        ("mercure_script('')", "empty"),
+        ("mercure_script('a', last_event_id='\\n')", "control"),
+        ("turbo_stream_from()", "no topic"),
+    ],
+)
+def test_wrong_arguments(call: str, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        render(f"{{{{ {call} }}}}")
+
+
+def test_an_element_for_turbo() -> None:
+    html = render("{{ turbo_stream_from('a&b', ['c', pattern]) }}", pattern=URLPattern('/"/:id'))
+    assert html == (
+        f'<turbo-stream-source src="{_HUB}?match=a%26b&amp;match=c&amp;match_urlpattern=%2F%22%2F%3Aid">'
+        "</turbo-stream-source>"
+    )
+
+
+def test_older_hubs() -> None:
+    app = make_app(MERCURE_PROTOCOL="0.x")
+    html = render("{{ mercure_script('/books/{id}') }}", app)
+    assert (configuration(html)["protocol"], configuration(html)["topics"]) == ("0.x", ["/books/{id}"])
+
+
+def test_the_module_is_kept_until_it_changes() -> None:
+    client = make_app().test_client()
+    with client.get(f"/_mercure/{version()}/mercure.js") as response:
+        assert response.status_code == 200
+        assert response.content_type == "text/javascript; charset=utf-8"
+        assert response.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert b"export function connect" in response.data
+    with client.get("/_mercure/another/mercure.js") as response:
+        assert response.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    "name", ["nothing.js", "../page.py", "..%2fpage.py", "%2e%2e/page.py", "/etc/passwd"]
+)
+def test_nothing_else_is_served(name: str) -> None:
+    assert make_app().test_client().get(f"/_mercure/{version()}/{name}").status_code in (404, 308)
+
+
+def test_another_path() -> None:
+    app = make_app(MERCURE_STATIC_PATH="/assets/hub/")
+    assert f"/assets/hub/{version()}/mercure.js" in render("{{ mercure_script('a') }}", app)
+    html = render("{{ mercure_module() }}", app, base_url="https://app.example/prefix")
+    assert html == f"/prefix/assets/hub/{version()}/mercure.js"
+
+
+@pytest.mark.parametrize("path", ["assets", "/<name>", 7])
+def test_a_wrong_path(path: object) -> None:
+    with pytest.raises(ConfigurationError, match="MERCURE_STATIC_PATH"):
+        make_app(MERCURE_STATIC_PATH=path)
+
+
+def test_the_types_name_what_the_module_exports() -> None:
+    folder = Path(flask_mercure.__file__).parent / "pages" / "static"
+    exported = set(re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.js").read_text(), re.M))
+    declared = set(
+        re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.d.ts").read_text(), re.M)
+    )
+    assert exported == declared == {"Mercure", "Update", "connect"}

@@ -1,0 +1,217 @@
+"""The queue of a process: order, repeats, its end, a full one, a fork."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from flask_mercure import HubUnreachable, Mercure, PublishError, TokenError
+from flask_mercure.publishing.background import MOST_REFUSALS, BackgroundCounters, BackgroundQueue
+from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.updates.publication import Publication
+from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, running
+
+Send = Callable[[Publication], None]
+
+
+@contextmanager
+def queue(send: Send, size: int = 100) -> Iterator[BackgroundQueue]:
+    made = BackgroundQueue(send, size, chance=lambda: 0.0)
+    try:
+        yield made
+    finally:
+        made.close(0)
+
+
+def update(data: str) -> Publication:
+    return Publication(["a topic"], data, True, id=f"urn:x:{data}")
+
+
+class Sink:
+    """Records what is sent; raises what is planned, in turn."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.attempts: list[str] = []
+        self.sent: list[str] = []
+
+    def __call__(self, publication: Publication) -> None:
+        self.attempts.append(publication.data)
+        if self.errors:
+            raise self.errors.pop(0)
+        self.sent.append(publication.data)
+
+
+def test_updates_leave_in_order() -> None:
+    sink = Sink()
+    with queue(sink) as waiting:
+        for number in range(50):
+            assert waiting.put(update(str(number)))
+        assert waiting.join(10)
+        assert sink.sent == [str(number) for number in range(50)]
+        assert waiting.counters == BackgroundCounters(sent=50)
+
+
+def test_what_may_be_repeated_is_and_holds_back_the_rest() -> None:
+    sink = Sink(
+        HubUnreachable("refused"),
+        PublishError("busy", status=503),
+        PublishError("slow", status=429, retry_after=0.01),
+        HubUnreachable("no answer", possibly_published=True),
+    )
+    with queue(sink) as waiting:
+        waiting.put(update("1"))
+        waiting.put(update("2"))
+        assert waiting.join(10)
+        assert sink.attempts == ["1"] * 5 + ["2"]
+        assert waiting.counters == BackgroundCounters(sent=2, retried=4)
+
+
+@pytest.mark.parametrize(
+    "error", [*[PublishError("no", status=status) for status in (400, 401, 403)], TokenError("no key")]
+)
+def test_what_may_not_be_repeated_is_logged_once(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink(error)
+    with queue(sink) as waiting:
+        waiting.put(update("secret data"))
+        waiting.put(update("2"))
+        assert waiting.join(10)
+        assert sink.sent == ["2"]
+        assert waiting.counters == BackgroundCounters(sent=1, failed=1)
+    (record,) = caplog.records
+    assert record.getMessage() == f"update urn:x:secret data on ['a topic'] was not published: {error}"
+
+
+def test_an_update_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
+    sink = Sink(*[PublishError("500", status=500)] * MOST_REFUSALS)
+    with queue(sink) as waiting:
+        waiting.put(update("1"))
+        waiting.put(update("2"))
+        assert waiting.join(10)
+        assert sink.sent == ["2"]
+
+
+def test_an_error_of_another_kind_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink(ZeroDivisionError("in a token factory"))
+    with queue(sink) as waiting:
+        waiting.put(update("1"))
+        waiting.put(update("2"))
+        assert waiting.join(10)
+        assert sink.sent == ["2"]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_full_queue_drops_the_newest(caplog: pytest.LogCaptureFixture) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def send(publication: Publication) -> None:
+        inside.set()
+        release.wait(10)
+
+    with queue(send, 2) as waiting:
+        assert waiting.put(update("1"))
+        assert inside.wait(10)
+        assert waiting.put(update("2"))
+        assert not waiting.put(update("3"))
+        assert waiting.counters == BackgroundCounters(waiting=2, dropped=1)
+        release.set()
+        assert waiting.join(10)
+    assert "MERCURE_BACKGROUND_QUEUE=2" in caplog.text
+    assert "urn:x:3" in caplog.text
+
+
+def test_the_end_waits_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink(*[HubUnreachable("down")] * 10_000)
+    waiting = BackgroundQueue(sink, 10)
+    waiting.put(update("1"))
+    waiting.put(update("2"))
+    waiting.close(0.3)
+    assert waiting.counters.failed == 2
+    assert caplog.text.count("before the hub could be reached") == 2
+    assert not waiting.put(update("3"))
+
+
+def test_publish_in_the_background() -> None:
+    mercure = Mercure()
+    with running() as hub:
+        app = make_app(mercure, URL=hub.url, ON_FAILURE="background")
+        with app.app_context():
+            ids = [mercure.publish("a", str(number)) for number in range(5)]
+            waiting = reliability_of(app).queue(mercure._state)
+            assert waiting.join(10)
+            assert reliability_of(app).background["default"].sent == 5
+            waiting.close(0)
+            mercure._state.publisher.close()
+        assert [dict(request.pairs)["id"] for request in hub.received] == ids
+
+
+def test_publish_that_logs(caplog: pytest.LogCaptureFixture) -> None:
+    mercure = Mercure()
+    with running() as hub:
+        hub.answers = [Answer(b"no", 503)]
+        app = make_app(mercure, URL=hub.url)
+        with app.app_context(), caplog.at_level(logging.WARNING, "flask_mercure"):
+            id_ = mercure.publish("a", "secret data", private=True, on_failure="log")
+            with pytest.raises(PublishError):
+                mercure.publish("a", "x")
+            with pytest.raises(ValueError, match="on_failure is 'ignore'"):
+                mercure.publish("a", "x", on_failure="ignore")  # type: ignore[arg-type]
+            mercure._state.publisher.close()
+    lines = [record.getMessage() for record in caplog.records if "was not published" in record.getMessage()]
+    assert len(lines) == 1
+    assert id_ in lines[0]
+    assert "secret" not in caplog.text
+
+
+_PROGRAM = """
+import os, sys
+from flask import Flask
+from flask_mercure import Mercure
+
+mercure = Mercure()
+app = Flask("worker")
+app.config.update(MERCURE_URL=sys.argv[1], MERCURE_JWT_SECRET=sys.argv[2], MERCURE_ON_FAILURE="background")
+mercure.init_app(app)
+with app.app_context():
+    mercure.publish("parent", "1")
+    child = os.fork()
+    if child == 0:
+        mercure.publish("child", "2")
+        mercure.publish("child", "3")
+        sys.exit(0)
+    mercure.publish("parent", "4")
+    _, status = os.waitpid(child, 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_process_and_its_fork_empty_their_own_queues_at_exit() -> None:
+    with running() as hub:
+        arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_PROGRAM), hub.url, SECRET]
+        assert subprocess.run(arguments, timeout=60, check=False).returncode == 0
+        received = [(dict(request.pairs)["topic"], dict(request.pairs)["data"]) for request in hub.received]
+    assert sorted(received) == [("child", "2"), ("child", "3"), ("parent", "1"), ("parent", "4")]
+    assert [data for topic, data in received if topic == "child"] == ["2", "3"]
+
+
+def test_a_dead_hub_does_not_keep_a_process_alive() -> None:
+    arguments = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        textwrap.dedent(_PROGRAM),
+        "http://127.0.0.1:9/x",
+        SECRET,
+    ]
+    ended = subprocess.run(arguments, timeout=60, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert ended.stderr.count("was not published") == 4

@@ -1,0 +1,211 @@
+"""Many updates: in one request where the hub takes that, one by one elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_mercure import HubUnreachable, InvalidArgument, Mercure, PublishError, Update
+from flask_mercure.extension import state_of
+from flask_mercure.http.batch_support import BatchSupport
+from flask_mercure.http.session import open_session
+from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
+from tests.flask_mercure.real_hub import app_on
+from tests.hub.running import RunningHub, running_hub
+
+mercure = Mercure()
+
+
+@pytest.fixture(scope="module")
+def app(hub: RunningHub) -> Iterator[Any]:
+    with app_on(hub, mercure) as app:
+        yield app
+
+
+@pytest.fixture
+def other() -> Iterator[FakeHub]:
+    """A hub that knows no batches."""
+    with running() as hub:
+        yield hub
+
+
+def test_updates_are_published_in_order(app: Any, hub: RunningHub) -> None:
+    stream = hub.subscribe({"match": "many"}, hub.token())
+    ids = mercure.publish_many(
+        Update(["many", "also"], {"n": n}, private=bool(n % 2), type="t", id=f"urn:n:{n}") for n in range(5)
+    )
+    events = [stream.next() for _ in range(5)]
+    assert ids == [f"urn:n:{n}" for n in range(5)] == [event.id for event in events]
+    assert [(event.json(), event.type) for event in events] == [({"n": n}, "t") for n in range(5)]
+
+
+def test_a_block_is_published_when_it_ends(app: Any, hub: RunningHub) -> None:
+    stream = hub.subscribe({"match": "block"})
+    content = ["early"]
+    with mercure.batch() as batch:
+        batch.publish("block", content)
+        content.append("late")
+        batch.publish("block", "2", retry=5)
+        assert len(batch) == 2
+        assert batch.ids == []
+    assert [stream.next().id for _ in range(2)] == batch.ids
+    with pytest.raises(RuntimeError, match="over"):
+        batch.publish("block", "3")
+
+
+def test_a_block_that_raises_publishes_nothing(app: Any) -> None:
+    with mercure.record() as updates, pytest.raises(LookupError), mercure.batch() as batch:
+        batch.publish("block", "1")
+        raise LookupError
+    assert updates == []
+    assert batch.ids == []
+
+
+def test_nothing_is_fine(app: Any) -> None:
+    assert mercure.publish_many([]) == []
+    with mercure.batch() as batch:
+        pass
+    assert batch.ids == []
+
+
+@pytest.mark.parametrize("bad", [Update("*"), Update("b", id="#1"), Update([]), Update("b", type="mercure")])
+def test_a_bad_update_is_named_and_nothing_is_sent(app: Any, bad: Update) -> None:
+    with mercure.record() as updates:
+        with pytest.raises(InvalidArgument, match="update 1 "):
+            mercure.publish_many([Update("a"), bad])
+        with pytest.raises(TypeError, match="update 0 is a str"):
+            mercure.publish_many(["a"])  # type: ignore[list-item]
+    assert updates == []
+
+
+def test_at_most_a_thousand(app: Any) -> None:
+    with mercure.record() as updates:
+        mercure.publish_many([Update("a")] * 1000)
+        assert len(updates) == 1000
+        with pytest.raises(InvalidArgument, match="more than 1000"):
+            mercure.publish_many([Update("a")] * 1001)
+
+
+def test_a_refused_batch(folder: Path) -> None:
+    with running_hub(folder, max_request_body_size=1000) as hub, app_on(hub, Mercure()):
+        with pytest.raises(PublishError) as refusal:
+            Mercure().publish_many([Update("a", "x" * 600)] * 2)
+        assert (refusal.value.status, refusal.value.published) == (413, ())
+        with pytest.raises(InvalidArgument, match="surrogate"):
+            Mercure().publish_many([Update("a", "\ud800")] * 2)
+
+
+def test_another_hub_gets_one_request_for_each_over_one_connection(other: FakeHub) -> None:
+    other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"urn:2"), Answer(b"urn:3"), Answer(b"urn:4")]
+    app = make_app(URL=other.url)
+    with app.app_context():
+        assert Mercure().publish_many([Update("a", "1"), Update("b", "2")]) == ["urn:1", "urn:2"]
+        assert Mercure().publish_many([Update("c"), Update("d")]) == ["urn:3", "urn:4"]
+        state_of(app).publisher.close()
+    assert [one.method for one in other.received] == ["OPTIONS", "POST", "POST", "POST", "POST"]
+    assert len({one.connection for one in other.received}) == 1
+    assert other.received[1].pairs == [("topic", "a"), ("data", "1")]
+
+
+def test_what_is_out_when_another_hub_fails(other: FakeHub) -> None:
+    other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"urn:2"), Answer(b"", 503)]
+    app = make_app(URL=other.url)
+    with app.app_context(), pytest.raises(PublishError) as failure:
+        Mercure().publish_many([Update("a")] * 4)
+    state_of(app).publisher.close()
+    assert failure.value.published == ("urn:1", "urn:2")
+    assert len(other.received) == 4
+
+
+def test_a_hub_that_was_replaced_gets_no_batch_any_more(other: FakeHub) -> None:
+    takes = Answer(b"", 204, None, {"Accept-Post": "application/x-www-form-urlencoded, application/json"})
+    other.answers = [takes, Answer(b"", 415), Answer(b"urn:1"), Answer(b"urn:2")]
+    app = make_app(URL=other.url)
+    with app.app_context():
+        assert Mercure().publish_many([Update("a"), Update("b")]) == ["urn:1", "urn:2"]
+        Mercure().publish_many([Update("a"), Update("b")])
+    state_of(app).publisher.close()
+    kinds = [one.headers.get("Content-Type", one.method) for one in other.received]
+    form = "application/x-www-form-urlencoded"
+    assert kinds == ["OPTIONS", "application/json", form, form, form, form]
+
+
+@pytest.mark.parametrize(
+    "body", [b"urn:1", b"[]", b'{"ids": ["urn:1"]}', b'{"ids": [1, 2]}', b'{"ids": null}']
+)
+def test_an_answer_without_the_ids(other: FakeHub, body: bytes) -> None:
+    takes = Answer(b"", 204, None, {"Accept-Post": "application/json;charset=utf-8"})
+    other.answers = [takes, Answer(body, 200, "application/json")]
+    app = make_app(URL=other.url)
+    with app.app_context(), pytest.raises(PublishError, match="not with their ids") as failure:
+        Mercure().publish_many([Update("a"), Update("b")])
+    state_of(app).publisher.close()
+    assert failure.value.possibly_published
+
+
+def test_a_hub_that_does_not_say_whether_it_takes_batches(other: FakeHub) -> None:
+    other.answers = [Dropped()]
+    app = make_app(URL=other.url)
+    with app.app_context(), pytest.raises(HubUnreachable, match="nothing was published") as failure:
+        Mercure().publish_many([Update("a"), Update("b")])
+    state_of(app).publisher.close()
+    assert not failure.value.possibly_published
+
+
+def test_a_failure_policy_holds_for_batches(caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(URL="http://127.0.0.1:9/.well-known/mercure")
+    with app.app_context():
+        with Mercure().batch(on_failure="log") as batch:
+            batch.publish("a", id="urn:1")
+            batch.publish("b", id="urn:2")
+        with pytest.raises(HubUnreachable), Mercure().batch() as raising:
+            raising.publish("a")
+            raising.publish("b")
+    state_of(app).publisher.close()
+    assert batch.ids == ["urn:1", "urn:2"]
+    assert raising.ids == []
+    assert "urn:1" in caplog.text
+    assert "urn:2" in caplog.text
+
+
+def test_a_batch_that_is_logged_is_all_or_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small, large = Update("a", "x", id="urn:small"), Update("a", "x" * 2000, id="urn:large")
+    with running_hub(folder, anonymous=1, max_request_body_size=1000) as hub, app_on(hub, Mercure()):
+        assert Mercure().publish_many([small, large], on_failure="log") == ["urn:small", "urn:large"]
+        assert [one.getMessage().count("was not published") for one in caplog.records] == [1, 1]
+        assert Mercure().publish_many([small, Update("a", "y")], on_failure="log")[0] == "urn:small"
+        stream = hub.subscribe({"match": "a", "last_event_id": "earliest"})
+        assert [stream.next().data for _ in range(2)] == ["x", "y"]
+
+
+def test_what_another_hub_took_of_a_batch_is_not_logged(
+    other: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"no", 403)]
+    app = make_app(URL=other.url)
+    with app.app_context():
+        updates = [Update("a", "1", id=f"urn:{number}") for number in (1, 2, 3)]
+        assert Mercure().publish_many(updates, on_failure="log") == ["urn:1", "urn:2", "urn:3"]
+        state_of(app).publisher.close()
+    lost = [one.getMessage() for one in caplog.records if "was not published" in one.getMessage()]
+    assert len(lost) == 2
+    assert "urn:2" in lost[0]
+    assert "urn:3" in lost[1]
+
+
+def test_a_hub_without_batches_is_asked_again_later(other: FakeHub) -> None:
+    now = [1000.0]
+    other.answers = [Answer(b"", 405), Answer(b"", 204, None, {"Accept-Post": "application/json"})]
+    support = BatchSupport(state_of(make_app(URL=other.url)).configuration, lambda: now[0])
+    with open_session() as session:
+        assert not support.are_taken(session)
+        now[0] += 599
+        assert not support.are_taken(session)
+        now[0] += 2
+        assert support.are_taken(session)
+        now[0] += 100_000
+        assert support.are_taken(session)
+    assert len(other.received) == 2

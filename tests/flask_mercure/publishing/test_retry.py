@@ -1,0 +1,66 @@
+"""Which failures may be tried again, and when."""
+
+from __future__ import annotations
+
+import pytest
+
+from flask_mercure.errors import HubUnreachable, InvalidArgument, MercureError, PublishError, TokenError
+from flask_mercure.publishing.retry import LONGEST_DELAY, Verdict, delay, verdict
+from tests.flask_mercure.fake_hub import Answer, publishing, running
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (HubUnreachable("no connection"), Verdict.UNREACHABLE),
+        (HubUnreachable("no answer", possibly_published=True), Verdict.UNREACHABLE),
+        (InvalidArgument("a lone surrogate"), Verdict.REFUSED),
+        (TokenError("no key"), Verdict.MISCONFIGURED),
+        *[(PublishError("", status=status), Verdict.REFUSED) for status in (400, 403, 413, 422)],
+        *[(PublishError("", status=status), Verdict.LATER) for status in (429, 500, 502, 503, 504)],
+        *[(PublishError("", status=status), Verdict.MISCONFIGURED) for status in (200, 302, 401, 404, 405)],
+    ],
+)
+def test_verdicts(error: MercureError, expected: Verdict) -> None:
+    assert verdict(error) is expected
+
+
+def test_delays_double_up_to_a_limit_and_spread() -> None:
+    assert [delay(attempts, 1.0) for attempts in (1, 2, 3)] == [0.25, 0.5, 1.0]
+    assert [delay(attempts, 0.0) for attempts in (1, 2, 3)] == [0.125, 0.25, 0.5]
+    assert delay(10_000, 1.0) == LONGEST_DELAY
+
+
+def test_the_hub_has_the_last_word_within_reason() -> None:
+    assert delay(1, 1.0, retry_after=7) == 7
+    assert delay(1, 1.0, retry_after=0) == 0.25
+    assert delay(1, 1.0, retry_after=1e9) == 3600
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120.0),
+        ("Wed, 21 Oct 2026 07:29:00 GMT", 60.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
+        ("soon", None),
+        ("-5", None),
+        ("9" * 400, 999999999.0),
+    ],
+)
+def test_retry_after_of_an_answer(value: str, seconds: float | None) -> None:
+    import requests
+
+    from flask_mercure.http.answer import retry_after
+
+    response = requests.Response()
+    response.headers.update({"Retry-After": value, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    assert retry_after(response) == seconds
+
+
+def test_an_error_carries_it() -> None:
+    with running() as hub, publishing(hub) as publish:
+        hub.answers = [Answer(b"slow down", 429, headers={"Retry-After": "3"})]
+        with pytest.raises(PublishError) as caught:
+            publish("a")
+        assert caught.value.retry_after == 3
