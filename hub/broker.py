@@ -20,16 +20,19 @@ import gevent
 from gevent.event import Event
 from gevent.hub import Waiter
 
+from hub.fanout import endings
 from hub.fanout.engine import Engine, EngineLimits
 from hub.fanout.quota import Quota
 from hub.fanout.subscriber import Subscriber
+from hub.metrics.catalogue import CONNECTED, DELIVERIES, DELIVERY, ENDED, FAILED, QUEUE, SUBSCRIBERS, UPDATES
+from hub.metrics.tally import Board, Tally
 from hub.protocol.cursor import EARLIEST
 from hub.protocol.errors import StorageError
 from hub.protocol.grant import Scope
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import Subscription, restored
 from hub.protocol.update import Update
-from hub.transport.interface import Entry, Page, Presence, Transport
+from hub.transport.interface import Entry, Page, Presence, Size, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
@@ -63,6 +66,7 @@ class Broker:
     :param clock: monotonic time in seconds.
     :param quota: how many subscribers there may be.
     :param subscriptions: publish subscription events.
+    :param tally: counts what happens.
     """
 
     def __init__(
@@ -73,7 +77,10 @@ class Broker:
         quota: Quota,
         *,
         subscriptions: bool,
+        tally: Tally | None = None,
     ) -> None:
+        self.tally = Board(1).of(0) if tally is None else tally
+        self.is_draining = False
         self.clock = clock
         self.quota = quota
         self.last_event_id = EARLIEST
@@ -81,6 +88,7 @@ class Broker:
         self._transport = transport
         self._announces = subscriptions
         self._backlog: deque[Entry] = deque()
+        self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
         self._characters = 0  # of the backlog and of what is being dispatched
         self._has_backlog = Event()
         self._has_room = Event()
@@ -127,7 +135,7 @@ class Broker:
     def close(self) -> None:
         """End all streams, write what is queued, close the log."""
         for subscriber in self.engine:
-            self.engine.end(subscriber, "the hub stops")
+            self.engine.end(subscriber, endings.HUB_STOPS)
         gevent.killall(self._greenlets)
         self._hand_over()
         self._transport.close()
@@ -174,7 +182,9 @@ class Broker:
         self._append(updates, waiter)
         outcome: Outcome = waiter.get()
         if outcome is not None:
+            self.tally.add(FAILED, len(updates))
             raise outcome
+        self.tally.add(UPDATES, len(updates))
 
     def _append(
         self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None = None
@@ -201,6 +211,7 @@ class Broker:
             if commit.entries:
                 self._idle.clear()
                 self._backlog.extend(commit.entries)
+                self._commits.append((commit.entries[-1].sequence, commit.at, len(commit.entries)))
                 self._characters += _size(commit.entries)
                 self._has_backlog.set()
                 if self._load() > _MAX_BACKLOG:
@@ -231,10 +242,34 @@ class Broker:
                 _log.exception("a batch was not dispatched to all; this is a defect of the hub")
                 self.engine.dispatched = entries[-1].sequence
             self._is_dispatching = False
+            self._note_dispatched(entries[-1].sequence)
             self._characters -= _size(entries)
             if self._load() <= _MAX_BACKLOG:
                 self._has_room.set()
             self._note_idle()
+
+    def _note_dispatched(self, sequence: int) -> None:
+        now = self.clock()
+        while self._commits and self._commits[0][0] <= sequence:
+            _, committed, count = self._commits.popleft()
+            self.tally.observe(DELIVERY, max(now - committed, 0.0), count)
+        self.tally.add(DELIVERIES, self.engine.delivered)
+        self.engine.delivered = 0
+
+    def sample(self) -> None:
+        """Note how much there is of what comes and goes."""
+        websockets = min(self.engine.websockets, len(self.engine))
+        self.tally.put(CONNECTED, len(self.engine) - websockets, "sse")
+        self.tally.put(CONNECTED, websockets, "websocket")
+        self.tally.put(QUEUE, self._unanswered, "commit")
+        self.tally.put(QUEUE, len(self._backlog), "dispatch")
+
+    def size(self) -> Size:
+        """How much history there is.
+
+        :raises StorageError: the log cannot be read.
+        """
+        return _in_thread(self._transport.size)
 
     def _note_idle(self) -> None:
         if not self._unanswered and not self._backlog and not self._is_dispatching:
@@ -297,13 +332,11 @@ class Broker:
             if after >= upto:
                 return
             page: Page = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
-            events = [
-                entry.update.encode() for entry in page.entries if _is_for(subscriber, wanted, entry.update)
-            ]
+            updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
             if self.clock() >= subscriber.ends_at:
                 self.engine.release(subscriber)
                 return
-            for octets in self.engine.encoded(events, subscriber.form):
+            for octets in self.engine.encoded(updates, subscriber.form):
                 yield octets
                 gevent.sleep(0)
             after = page.reached
@@ -311,6 +344,7 @@ class Broker:
     def start(self, subscriber: Subscriber) -> None:
         """Send a subscriber all updates from now on, and tell of its subscriptions."""
         # First, for the engine may find that it has left, and then its end is announced.
+        self.tally.add(SUBSCRIBERS, 1, "sse" if subscriber.websocket is None else "websocket")
         self._announce(subscriber, active=True)
         self.engine.start(subscriber)
 
@@ -335,6 +369,7 @@ class Broker:
 
     def _gone(self, subscriber: Subscriber, reason: str) -> None:
         self.quota.leave(subscriber)
+        self.tally.add(ENDED, 1, endings.kind(reason))
         self._announce(subscriber, active=False)
         if _log.isEnabledFor(logging.INFO):
             _log.info(

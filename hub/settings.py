@@ -31,6 +31,7 @@ from hub.values import (
     min_size,
     networks,
     one_of,
+    optional_address,
     optional_url,
     origins,
     plain,
@@ -81,12 +82,13 @@ class Setting:
         return "--" + self.name.replace("_", "-")
 
 
-_URL, _KEYS, _WHO, _STORE, _STREAM, _LOG = (
+_URL, _KEYS, _WHO, _STORE, _STREAM, _WATCH, _LOG = (
     "Address",
     "Keys",
     "Who may do what",
     "Storage",
     "Streams and limits",
+    "Health and figures",
     "Log",
 )
 _KEY_FORM = "secret, PEM text or @/path"
@@ -287,6 +289,14 @@ TABLE: tuple[Setting, ...] = (
         _STREAM,
     ),
     Setting(
+        "websocket",
+        boolean,
+        "1",
+        "0|1",
+        "Serve subscribers over WebSockets too.",
+        _STREAM,
+    ),
+    Setting(
         "max_connections",
         count,
         "0",
@@ -315,6 +325,22 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting(
         "max_request_body_size", count, "1048576", "OCTETS", "Largest publication; over it: 413.", _STREAM
+    ),
+    Setting(
+        "metrics",
+        boolean,
+        "0",
+        "0|1",
+        "Serve /metrics for Prometheus on the address of the hub, to those who come without a proxy.",
+        _WATCH,
+    ),
+    Setting(
+        "metrics_listen",
+        optional_address,
+        "",
+        "ADDRESS:PORT",
+        "An address of its own for /metrics, /healthz, /livez and /readyz, without TLS. Keep it private.",
+        _WATCH,
     ),
     Setting(
         "log_level",
@@ -408,11 +434,14 @@ class Settings:
     dispatch_timeout: float
     compression: str
     compression_min_size: int
+    websocket: bool
     max_connections: int
     max_connections_per_address: int
     max_connections_per_token: int
     max_heavy_patterns: int
     max_request_body_size: int
+    metrics: bool
+    metrics_listen: tuple[str, int] | None
     log_level: str
     log_format: str
     log_file: str

@@ -75,6 +75,10 @@ def address(value: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def optional_address(value: str) -> tuple[str, int] | None:
+    return address(value) if value else None
+
+
 def _is_address(value: str) -> bool:
     try:
         ip_address(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hub.endpoints.hub import Hub
 from hub.endpoints.publish import refuse_reserved
 from hub.endpoints.request import Request
+from hub.metrics.catalogue import PUBLISH
 from hub.protocol import answer, batch
 from hub.protocol.answer import Answer
 from hub.protocol.errors import InsufficientScope, InvalidRequest
@@ -24,6 +25,7 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
     :returns: 200 with the ids in order, once all updates are durable.
     :raises MercureError: see the table of errors.
     """
+    started = hub.broker.clock()
     grant = hub.gatekeeper.publisher(request)
     updates = batch.parse(request.body, hub.limits)
     for index, update in enumerate(updates):
@@ -38,6 +40,7 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
                 f"the token does not allow publishing to {outside!r}, a topic of update {index} (from 0)"
             )
     hub.broker.publish_all(updates)
+    hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
     response = answer.to_json({"ids": [update.id for update in updates]})
     response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
     return response

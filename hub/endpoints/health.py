@@ -1,4 +1,4 @@
-"""``GET /healthz``: is the hub able to work?"""
+"""``GET /healthz``, ``/livez`` and ``/readyz``: for those who watch over the hub, and spread connections."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hub.endpoints.hub import Hub
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 
-PATH = "/healthz"
+HEALTH, LIVE, READY = "/healthz", "/livez", "/readyz"
 
 
 def health(hub: Hub) -> Answer:
@@ -16,3 +16,18 @@ def health(hub: Hub) -> Answer:
     """
     hub.broker.check()
     return answer.text(200, "ok\n")
+
+
+def live() -> Answer:
+    """200: who answers need not be restarted, whatever the storage does."""
+    return answer.text(200, "ok\n")
+
+
+def ready(hub: Hub) -> Answer:
+    """200 when new connections are welcome: the storage works, and the hub does not end.
+
+    :raises StorageError: the storage does not work; the answer is 503.
+    """
+    if hub.broker.is_draining:
+        return answer.text(503, "the hub ends\n")
+    return health(hub)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hub.broker import Broker
@@ -25,6 +25,9 @@ class Hub:
     :param max_heavy_patterns: that may be in use when a subscriber comes with another one, 0 = no limit.
     :param limits: of a publication.
     :param compression: compress streams for those who ask for it.
+    :param websocket: serve subscribers over WebSockets too.
+    :param metrics: serve them on the address of the hub.
+    :param note_figures: notes the gauges of this process.
     :param debugger: the debugger's page, if there is one.
     """
 
@@ -37,4 +40,7 @@ class Hub:
     max_heavy_patterns: int
     limits: PublicationLimits
     compression: bool
+    websocket: bool
+    metrics: bool
+    note_figures: Callable[[], None]
     debugger: Pages | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request, form_of
+from hub.metrics.catalogue import PUBLISH
 from hub.protocol import answer, form, update
 from hub.protocol.answer import Answer
 from hub.protocol.errors import InsufficientScope, InvalidRequest
@@ -23,6 +24,7 @@ def publish(hub: Hub, request: Request) -> Answer:
     :returns: 200 with the id of the update, once it is durable.
     :raises MercureError: see the table of errors.
     """
+    started = hub.broker.clock()
     fields = _form(request)
     if not isinstance(fields, InvalidRequest):
         topics = [value for name, value in fields if name == "topic"]
@@ -35,6 +37,7 @@ def publish(hub: Hub, request: Request) -> Answer:
     if outside is not None:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
     hub.broker.publish(new)
+    hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
     response = answer.text(200, new.id)
     response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
     return response

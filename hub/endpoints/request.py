@@ -24,6 +24,7 @@ class Request:
     :param body: the decoded content.
     :param peer: the client's address, behind trusted proxies.
     :param identity: the hub's public URL for this client.
+    :param may_switch: the connection could be used for another protocol from here on.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Request:
     body: bytes
     peer: str
     identity: Identity
+    may_switch: bool = False
     _query: form.Pairs | None = field(default=None, init=False)
 
     def header(self, name: str) -> str | None:

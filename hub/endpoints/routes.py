@@ -8,10 +8,11 @@ from hub.endpoints.batch import is_batch, publish_batch
 from hub.endpoints.debugger.pages import PATH as DEBUGGER
 from hub.endpoints.debugger.verdict import PATH as VERDICT
 from hub.endpoints.debugger.verdict import verdict
-from hub.endpoints.health import PATH as HEALTH
-from hub.endpoints.health import health
+from hub.endpoints.health import HEALTH, LIVE, READY, health, live, ready
 from hub.endpoints.hub import Hub
 from hub.endpoints.metadata import metadata
+from hub.endpoints.metrics import PATH as METRICS
+from hub.endpoints.metrics import metrics
 from hub.endpoints.publish import publish
 from hub.endpoints.request import Request
 from hub.endpoints.subscribe import Stream, subscribe
@@ -36,9 +37,10 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
 
     :raises MercureError: see the table of errors.
     """
-    if request.path == HEALTH:
-        _allow(request, _READ)
-        return health(hub)
+    if request.path in (HEALTH, LIVE, READY) or (request.path == METRICS and hub.metrics):
+        if request.path == METRICS and _came_through_a_proxy(request):
+            raise NotFound("There is nothing here.")  # for the public
+        return watch(hub, request)
     if request.path == request.identity.metadata_path:
         _allow(request, _READ)
         return metadata(hub, request)
@@ -51,6 +53,28 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
         if below != request.path and (below == DEBUGGER or below.startswith(DEBUGGER + "/")):
             return _debugger(hub, request, below.removeprefix(DEBUGGER))
     raise NotFound("There is nothing here.")
+
+
+def watch(hub: Hub, request: Request) -> Answer:
+    """Serve a request of those who watch over the hub.
+
+    :raises MercureError: see the table of errors.
+    """
+    _allow(request, _READ)
+    match request.path:
+        case "/healthz":
+            return health(hub)
+        case "/livez":
+            return live()
+        case "/readyz":
+            return ready(hub)
+        case "/metrics":
+            return metrics(hub)
+    raise NotFound("There is nothing here but /metrics, /healthz, /livez and /readyz.")
+
+
+def _came_through_a_proxy(request: Request) -> bool:
+    return any(request.header(name) is not None for name in ("x-forwarded-for", "forwarded", "via"))
 
 
 def cors(hub: Hub, request: Request) -> Headers:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hub.broker import Start
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request, form_of
+from hub.endpoints.websocket import handshake
 from hub.protocol import cursor
 from hub.protocol.answer import Headers
 from hub.protocol.content_coding import prefers
@@ -33,7 +34,9 @@ class Stream:
     :param start: where it begins.
     :param headers: of the response.
     :param lifetime: seconds until the connection has to end; infinite if never.
+    :param ends_with_token: that is because of the token.
     :param is_compressed: the stream is made of Zstandard frames.
+    :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
     """
 
     matchers: tuple[Matcher, ...]
@@ -41,7 +44,9 @@ class Stream:
     start: Start
     headers: Headers
     lifetime: float
+    ends_with_token: bool
     is_compressed: bool
+    accept: str | None
 
 
 def subscribe(hub: Hub, request: Request) -> Stream:
@@ -49,6 +54,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
 
     :raises MercureError: see the table of errors.
     """
+    request, accept = handshake(hub, request)
     current, old = hub.protocol != "0.x", hub.protocol != "1.0"
     grant = hub.gatekeeper.subscriber(request)
     parameters = [*request.query, *form_of(request)] if request.method == "QUERY" else request.query
@@ -59,18 +65,20 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
     start = hub.broker.locate(wanted)
     hub.broker.quota.check(request.peer, grant.fingerprint)
-    headers = list(_HEADERS)
+    headers = list(_HEADERS) if accept is None else [("Sec-WebSocket-Accept", accept)]
     if start.last_event_id is not None:
         value = start.last_event_id.encode().decode("latin-1")
         headers.append(("Mercure-Last-Event-ID", value))
         if old:
             headers.append(("Last-Event-ID", value))
-    is_compressed = hub.compression and prefers("zstd", request.header("accept-encoding"))
+    is_compressed = accept is None and hub.compression and prefers("zstd", request.header("accept-encoding"))
     if is_compressed:
         headers.append(("Content-Encoding", "zstd"))
-    if hub.compression:
+    if accept is None and hub.compression:
         headers.append(("Vary", "Accept-Encoding"))
-    return Stream(matchers, grant, start, headers, _lifetime(hub, grant), is_compressed)
+    lifetime = _lifetime(hub, grant)
+    ends_with_token = lifetime < (hub.lifetime or float("inf"))
+    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept)
 
 
 def _event_id(header: str | None) -> str | None:

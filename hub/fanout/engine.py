@@ -17,13 +17,27 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from hub.fanout import endings
 from hub.fanout.compression import Compressor, estimate
-from hub.fanout.framing import CHUNKED, FORMS, HEARTBEATS, LAST, ZSTD, in_form
+from hub.fanout.framing import (
+    ALL_FORMS,
+    CHUNKED,
+    HEARTBEATS,
+    LAST,
+    WEBSOCKET,
+    ZSTD,
+    closing,
+    in_form,
+    messages,
+    pong,
+)
 from hub.fanout.index import Index
+from hub.fanout.parting import Parting
 from hub.fanout.subscriber import GONE, Subscriber
 from hub.fanout.timetable import Timetable
 from hub.protocol.grant import Scope
 from hub.protocol.update import Update
+from hub.protocol.websocket import GOING_AWAY, VIOLATION
 
 _INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -37,6 +51,7 @@ _PAUSE = 4_000  # estimated microseconds of work between two pauses, beside the 
 _EVALUATION, _DECISION, _PREPARATION = 5, 8, 4  # what a pattern, a token, an update takes
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _TLS_RECORDS = 64 << 10
+_INCOMING = 1024  # octets that are read of a WebSocket at once
 
 
 class Logged(Protocol):
@@ -74,7 +89,8 @@ class Engine:
     :param clock: monotonic time in seconds.
     :param on_gone: called once for each subscriber that is no longer there, with the reason.
 
-    ``dispatched`` is the sequence up to which the receivers of updates have been chosen.
+    ``dispatched`` is the sequence up to which the receivers of updates have been chosen; ``delivered`` counts
+    updates by receiver.
     """
 
     def __init__(
@@ -84,6 +100,7 @@ class Engine:
         on_gone: Callable[[Subscriber, str], None],
     ) -> None:
         self.dispatched = 0
+        self.delivered = 0
         self._limits = limits
         self._clock = clock
         self._on_gone = on_gone
@@ -93,7 +110,8 @@ class Engine:
         self._by_fd: dict[int, Subscriber] = {}
         self._stalled: dict[Subscriber, None] = {}
         self._held: dict[Subscriber, None] = {}
-        self._in_form = [0 for _ in FORMS]
+        self._parting = Parting()
+        self._in_form = [0 for _ in ALL_FORMS]
         self._forms: list[int] = []
         self._compressor = None if limits.compress_from is None else Compressor(limits.compress_from)
         self._spent = 0
@@ -103,6 +121,11 @@ class Engine:
 
     def __iter__(self) -> Iterator[Subscriber]:
         yield from list(self._by_fd.values())
+
+    @property
+    def websockets(self) -> int:
+        """How many of the subscribers have a WebSocket."""
+        return self._in_form[WEBSOCKET]
 
     def fileno(self) -> int:
         """A descriptor that is readable when ``poll`` has something to do."""
@@ -137,7 +160,7 @@ class Engine:
         before = self._in_form[form]
         self._in_form[form] = before + change
         if not before or not before + change:
-            self._forms = [form for form in FORMS if self._in_form[form]]
+            self._forms = [form for form in ALL_FORMS if self._in_form[form]]
 
     def start(self, subscriber: Subscriber) -> None:
         """Take over a subscriber's descriptor and send it every update from now on."""
@@ -147,7 +170,8 @@ class Engine:
             self._enter(subscriber)
         self._by_fd[subscriber.fd] = subscriber
         try:
-            self._epoll.register(subscriber.fd, _INTEREST)
+            interest = _INTEREST if subscriber.websocket is None else _INTEREST | select.EPOLLIN
+            self._epoll.register(subscriber.fd, interest)
         except OSError as error:  # the kernel's limits on epoll are reached
             self.drop(subscriber, _describe(error))
             return
@@ -158,27 +182,42 @@ class Engine:
         elif subscriber.pending is not None:
             self._flush(subscriber, now)
 
-    def end(self, subscriber: Subscriber, reason: str) -> None:
-        """End a subscriber's stream in order: with a last chunk, if nothing else waits."""
-        if subscriber.is_open and subscriber.form & CHUNKED and not subscriber.pending:
-            subscriber.pending, subscriber.pending_size = [LAST], len(LAST)
-            self._flush(subscriber, self._clock())
-        self.drop(subscriber, reason)
+    def end(self, subscriber: Subscriber, reason: str, code: int | None = GOING_AWAY) -> None:
+        """End a subscriber's stream in order: with a last chunk or a close frame, if nothing else waits.
+
+        :param reason: for the log and a close frame.
+        :param code: of a close frame; ``None`` for one without.
+        """
+        is_told = False
+        if subscriber.is_open and subscriber.form & (CHUNKED | WEBSOCKET) and not subscriber.pending:
+            last = LAST if subscriber.form & CHUNKED else closing(code, reason)
+            self._write_at_once(subscriber, last, self._clock())
+            is_told = subscriber.form == WEBSOCKET and not subscriber.pending
+        self._drop(subscriber, reason, is_told=is_told)
 
     def drop(self, subscriber: Subscriber, reason: str) -> None:
         """End a subscriber's connection."""
+        self._drop(subscriber, reason, is_told=False)
+
+    def _drop(self, subscriber: Subscriber, reason: str, *, is_told: bool) -> None:
         if not subscriber.is_open:
             return
         self._leave(subscriber)
         self._stalled.pop(subscriber, None)
         self._by_fd.pop(subscriber.fd, None)
-        _close(subscriber)
+        if is_told:
+            fd, tls = subscriber.fd, subscriber.tls
+            subscriber.fd, subscriber.tls = -1, None
+            self._parting.add(fd, tls, self._clock())
+        else:
+            _close(subscriber)
         subscriber.pending = GONE
         self._on_gone(subscriber, reason)
         subscriber.matchers = ()  # the timetable keeps it for a while, and patterns take memory
 
     def close(self) -> None:
         """Let go of the epoll; the subscribers have to be dropped before."""
+        self._parting.close()
         self._epoll.close()
 
     # -- updates -------------------------------------------------------------------------------
@@ -210,8 +249,11 @@ class Engine:
                     frames = b""
                     if self._compressor is not None and any(one.form & ZSTD for one in receivers):
                         frames = yield from self._compress(self._compressor, events)
-                    prepared += self._in_forms(_join(events), frames, receivers)
+                    run = entries[start:position]
+                    sent = messages(entry.update for entry in run) if self._in_form[WEBSOCKET] else b""
+                    prepared += self._in_forms(_join(events), frames, sent, receivers)
                     deliveries += len(receivers)
+                    self.delivered += len(receivers) * len(run)
                 if self._is_time_to_pause(_PREPARATION):
                     yield
             if len(prepared) == 1:
@@ -257,13 +299,13 @@ class Engine:
         return _join(frames)
 
     def _in_forms(
-        self, octets: bytes, frames: bytes, receivers: list[Subscriber]
+        self, octets: bytes, frames: bytes, sent: bytes, receivers: list[Subscriber]
     ) -> list[tuple[bytes, list[Subscriber]]]:
         """Updates as their receivers want them; mostly, all want the same."""
         if len(self._forms) == 1:
-            return [(in_form(self._forms[0], octets, frames), receivers)]
+            return [(in_form(self._forms[0], octets, frames, sent), receivers)]
         groups = ((form, [one for one in receivers if one.form == form]) for form in self._forms)
-        return [(in_form(form, octets, frames), group) for form, group in groups if group]
+        return [(in_form(form, octets, frames, sent), group) for form, group in groups if group]
 
     def _write_same(self, octets: bytes, receivers: Sequence[Subscriber]) -> Iterator[None]:
         """The hot loop. One test sorts out all that is not a plain socket with nothing waiting."""
@@ -328,7 +370,7 @@ class Engine:
         else:  # in a burst, nothing may have been written yet
             self._flush(subscriber, self._clock())
             if subscriber.pending_size > self._limits.buffer:
-                self.drop(subscriber, f"more than {self._limits.buffer} octets behind")
+                self.drop(subscriber, endings.behind(self._limits.buffer))
 
     def _flush(self, subscriber: Subscriber, now: float) -> None:
         """Write what is pending, until nothing is or the socket takes no more."""
@@ -363,11 +405,16 @@ class Engine:
         """Whether there may be subscribers with frames of Zstandard."""
         return self._compressor is not None
 
-    def encoded(self, events: Sequence[bytes], form: int) -> Iterator[bytes]:
-        """Events of the history as those with one form get them.
+    def encoded(self, updates: Sequence[Update], form: int) -> Iterator[bytes]:
+        """Updates of the history as those with one form get them.
 
         :returns: pieces, none of them empty; the work between two of them is bounded.
         """
+        if form == WEBSOCKET:
+            if updates:
+                yield messages(updates)
+            return
+        events = [update.encode() for update in updates]
         if not form & ZSTD or self._compressor is None:
             if events:
                 yield in_form(form, b"".join(events), b"")
@@ -392,11 +439,38 @@ class Engine:
         for fd, events in self._epoll.poll(0, _EVENTS):
             subscriber = self._by_fd.get(fd)
             if subscriber is None:
+                self._parting.on_event(fd)
                 continue
+            if events & select.EPOLLIN:
+                self._receive(subscriber)
             if events & _GONE:
-                self.drop(subscriber, "closed by the client")
+                self.drop(subscriber, endings.CLOSED_BY_CLIENT)
             elif subscriber.pending:
                 self._flush(subscriber, now)
+
+    def _receive(self, subscriber: Subscriber) -> None:
+        """Read what a client sends over its WebSocket: as much as it may, or its connection ends."""
+        websocket = subscriber.websocket
+        while websocket is not None and subscriber.is_open:
+            try:
+                octets = _read(subscriber)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self.drop(subscriber, _describe(error))
+                return
+            if not octets:
+                self.drop(subscriber, endings.CLOSED_BY_CLIENT)
+                return
+            content, close = websocket.take(octets)
+            if close is not None:
+                is_asked_for = close.reason == endings.CLOSED_BY_CLIENT
+                reason = close.reason if is_asked_for else endings.violation(close.reason)
+                self.end(subscriber, reason, close.code)
+            elif content is not None and subscriber.pending:
+                self._append(subscriber, pong(content))
+            elif content is not None:
+                self._write_at_once(subscriber, pong(content), self._clock())
 
     def tick(self) -> Iterator[None]:
         """Send heartbeats, end connections whose time is over, drop those that stall.
@@ -406,6 +480,7 @@ class Engine:
         :returns: an iterator to exhaust; each step is one slice.
         """
         now = self._clock()
+        self._parting.tick(now)
         if self._limits.dispatch_timeout:
             for subscriber in list(self._stalled):
                 if now - subscriber.stalled_at < self._limits.dispatch_timeout:
@@ -414,22 +489,29 @@ class Engine:
                 # has made some room before that.
                 self._flush(subscriber, now)
                 if now - subscriber.stalled_at >= self._limits.dispatch_timeout and subscriber.pending:
-                    self.drop(subscriber, f"took nothing for {self._limits.dispatch_timeout:g} s")
+                    self.drop(subscriber, endings.took_nothing(self._limits.dispatch_timeout))
         for count, subscriber in enumerate(self._timetable.take(now), 1):
             self._attend(subscriber, now)
             if count % _SLICE == 0:
                 yield
 
     def _attend(self, subscriber: Subscriber, now: float) -> None:
+        websocket = subscriber.websocket
         if now + 1 > subscriber.ends_at:
-            self.end(subscriber, "its time is over")
+            is_of_token = websocket is not None and websocket.ends_with_token
+            self.end(subscriber, endings.TIME_IS_OVER, VIOLATION if is_of_token else GOING_AWAY)
             return
+        if websocket is not None:
+            websocket.renew()
         if self._limits.heartbeat and not subscriber.pending:
-            octets = HEARTBEATS[subscriber.form]
-            subscriber.pending, subscriber.pending_size = [octets], len(octets)
-            self._flush(subscriber, now)
+            self._write_at_once(subscriber, HEARTBEATS[subscriber.form], now)
         if subscriber.is_open:
             self._schedule(subscriber, now)
+
+    def _write_at_once(self, subscriber: Subscriber, octets: bytes, now: float) -> None:
+        """Write something to a subscriber that has nothing waiting."""
+        subscriber.pending, subscriber.pending_size = [octets], len(octets)
+        self._flush(subscriber, now)
 
     def _schedule(self, subscriber: Subscriber, now: float) -> None:
         # Never far ahead: the timetable keeps those who left until their second comes.
@@ -454,6 +536,12 @@ def _may_read(subscriber: Subscriber, update: Update) -> bool:
 
 def _join(parts: Sequence[bytes]) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _read(subscriber: Subscriber) -> bytes:
+    if subscriber.tls is not None:
+        return subscriber.tls.recv(_INCOMING)
+    return os.read(subscriber.fd, _INCOMING)
 
 
 def _write(subscriber: Subscriber, pending: list[bytes]) -> int:
@@ -502,5 +590,5 @@ def _close(subscriber: Subscriber) -> None:
 
 def _describe(error: OSError) -> str:
     if isinstance(error, ConnectionError | ssl.SSLError):
-        return "closed by the client"
+        return endings.CLOSED_BY_CLIENT
     return error.strerror or type(error).__name__

@@ -7,6 +7,7 @@ import ssl
 from hub.protocol.grant import Grant
 from hub.protocol.identity import Identity
 from hub.protocol.matchers import Matcher
+from hub.protocol.websocket import WebSocket
 
 GONE: list[bytes] = []
 """``pending`` of a subscriber that is no longer there."""
@@ -25,6 +26,7 @@ class Subscriber:
     :param now: monotonic time of the connection, in seconds.
     :param ends_at: monotonic time at which the connection must be closed.
     :param form: how its octets are framed and coded, see ``hub.fanout.framing``.
+    :param websocket: reads what the client sends; ``None`` for one that sends nothing.
 
     ``pending`` holds what could not be written yet. It is ``None`` only for a plain socket with nothing
     waiting, so that this one test finds the subscribers that can be written to without more ado; it is
@@ -47,6 +49,7 @@ class Subscriber:
         "pending_size",
         "stalled_at",
         "tls",
+        "websocket",
     )
 
     def __init__(
@@ -62,8 +65,10 @@ class Subscriber:
         now: float,
         ends_at: float,
         form: int = 0,
+        websocket: WebSocket | None = None,
     ) -> None:
         self.form = form
+        self.websocket = websocket
         self.fd = fd
         self.tls = tls
         self.id = id

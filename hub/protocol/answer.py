@@ -15,6 +15,7 @@ from hub.protocol.errors import (
     StorageError,
     TokenMissing,
     TooManyRequests,
+    UpgradeRequired,
 )
 from hub.protocol.sections import problem_type, reference
 
@@ -68,6 +69,12 @@ def for_error(error: MercureError, resource_metadata: str | None = None) -> Answ
                 headers.append(("Allow", error.allow))
             if isinstance(error, TooManyRequests):
                 headers.append(("Retry-After", str(error.retry_after)))
+            if isinstance(error, UpgradeRequired):
+                headers += [
+                    ("Upgrade", "websocket"),
+                    ("Connection", "Upgrade"),
+                    ("Sec-WebSocket-Version", "13"),
+                ]
             return _problem(error, error.status, error.title, error.detail, headers, field_name=error.field)
         case StorageError():
             return _problem(error, 503, "Service Unavailable", error.detail, [("Retry-After", "5")])

@@ -8,6 +8,7 @@
     │   ├── ContentTooLarge     413
     │   ├── UnsupportedMedia    415
     │   ├── Misdirected         421  the public URL is not one that this hub serves
+    │   ├── UpgradeRequired     426  a WebSocket handshake that lacks something
     │   ├── TooManyRequests     429
     │   └── HeaderTooLarge      431
     ├── AuthorizationError           what the token does or does not allow
@@ -16,7 +17,7 @@
     │   │   └── KeyUnknown           its issuer may have the key by now
     │   ├── TokenMalformed      400  error="invalid_request"
     │   ├── InsufficientScope   403  error="insufficient_scope"
-    │   └── CrossSite           403  a cookie came from a page of another site
+    │   └── CrossSite           403  a page of another site may not do this
     ├── StorageError            503
     └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
 
@@ -106,6 +107,14 @@ class Misdirected(InvalidRequest):
     section = Section.MISDIRECTED
 
 
+class UpgradeRequired(InvalidRequest):
+    """A WebSocket handshake in another version, or one that a proxy has cut."""
+
+    status = 426
+    title = "Upgrade Required"
+    section = Section.UPGRADE
+
+
 class TooManyRequests(InvalidRequest):
     """A limit on connections is reached.
 
@@ -187,7 +196,7 @@ class InsufficientScope(AuthorizationError):
 
 
 class CrossSite(AuthorizationError):
-    """A token in a cookie came with a request from a page of another origin."""
+    """A page of another origin does what only pages of known origins may do."""
 
     status = 403
     code = "insufficient_scope"

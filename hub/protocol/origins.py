@@ -7,7 +7,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from hub.protocol.answer import Headers
-from hub.protocol.errors import CrossSite
+from hub.protocol.errors import CrossSite, shown
 
 ANY = "*"
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\[\]:@/]+))(?::[0-9]{1,5})?")
@@ -81,6 +81,22 @@ def check_publication(
         raise CrossSite("a token in a cookie needs an Origin or Referer header to publish")
     if source != own_origin and not is_listed(source, allowed) and ANY not in allowed:
         raise CrossSite(f"pages of {source!r} may not publish with a cookie (MERCURE_PUBLISH_ORIGINS)")
+
+
+def may_bring_cookie(origin: str | None, own_origin: str, allowed: Collection[str]) -> bool:
+    """Whether the cookie of a WebSocket handshake counts: browsers send it whatever page asks.
+
+    :param origin: the request's ``Origin``; browsers always send it.
+    :param own_origin: origin of the hub's public URL.
+    :param allowed: trusted origins, as for CORS; ``*`` admits the others without their cookies.
+    :raises CrossSite: no page of this origin may subscribe. CORS would keep the answer from it; to a
+        WebSocket it does not apply.
+    """
+    if origin is None or origin == own_origin or is_listed(origin, allowed):
+        return True
+    if ANY not in allowed:
+        raise CrossSite(f"pages of {shown(origin)} may not subscribe (MERCURE_CORS_ORIGINS)")
+    return False
 
 
 def _origin_of(url: str | None) -> str | None:

@@ -41,6 +41,7 @@ class Section(StrEnum):
     TOO_LARGE = "content-too-large"
     MEDIA_TYPE = "media-type"
     MISDIRECTED = "misdirected"
+    UPGRADE = "websocket-handshake"
     TOO_MANY = "too-many-connections"
     HEADER_TOO_LARGE = "header-too-large"
     STORAGE = "storage"
@@ -67,6 +68,15 @@ class Section(StrEnum):
     HEADER_LOST = "authorization-lost"
     CORS = "cors"
     MIXED_CONTENT = "mixed-content"
+
+
+REFUSALS = (
+    *(Section.TOKEN_MISSING, Section.TOKEN_REFUSED, Section.TOKEN_MALFORMED, Section.TOKEN_EXPIRED),
+    *(Section.TOKEN_NOT_YET_VALID, Section.TOKEN_CLAIMS, Section.TOKEN_IN_URL, Section.SIGNATURE),
+    *(Section.ALGORITHM, Section.ISSUER, Section.KEY_UNKNOWN, Section.AUDIENCE, Section.GENERATION),
+    *(Section.SCOPE, Section.CROSS_SITE),
+)
+"""The sections on refused tokens; such requests are counted by them."""
 
 
 def reference(section: Section) -> str:

@@ -6,24 +6,28 @@ import contextlib
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from hub.endpoints.health import PATH as HEALTH
+from hub.endpoints.health import HEALTH, LIVE, READY
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
 from hub.endpoints.subscribe import Stream
-from hub.fanout.framing import CHUNKED, HEARTBEATS, ZSTD
+from hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from hub.fanout.subscriber import Subscriber
+from hub.metrics.catalogue import ANSWERS, REFUSED
+from hub.metrics.tally import Tally
 from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import AuthorizationError, InvalidRequest, MercureError, RequestTimeout, StorageError
 from hub.protocol.identity import Identity
 from hub.protocol.sections import reference
+from hub.protocol.websocket import WebSocket
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.channel import Channel, Timeout
-from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head
+from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head, encode_switch
 
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
 _LAST_LOOK = 0.1  # the same when the hub stops
@@ -31,6 +35,8 @@ _WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
 _SEND = 30.0
 _HISTORY_PIECE = 256 << 10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_OF_ANY_URL = frozenset({HEALTH, LIVE, READY})
 
 _log = logging.getLogger("hub.server")
 
@@ -45,6 +51,8 @@ class Site:
     :param max_body: octets of content in a request.
     :param tls: context of a hub that ends TLS itself.
     :param replay_timeout: seconds for which a subscriber may take nothing of its history.
+    :param route: from a request to its answer.
+    :param any_url: answer whatever URL is asked for.
     """
 
     hub: Hub
@@ -53,6 +61,8 @@ class Site:
     max_body: int
     tls: ssl.SSLContext | None
     replay_timeout: float
+    route: Callable[[Hub, Request], Answer | Stream] = route
+    any_url: bool = False
 
 
 class Connection:
@@ -151,11 +161,16 @@ class Connection:
         peer = site.addressing.client(self._peer, message.headers)
         result: Answer | Stream
         try:
-            identity = site.addressing.identity(self._peer, message.headers, any_url=path == HEALTH)
-            request = Request(message.method, path, query, message.headers, message.body, peer, identity)
-            result = route(site.hub, request)
+            identity = site.addressing.identity(
+                self._peer, message.headers, any_url=site.any_url or path in _OF_ANY_URL
+            )
+            may_switch = message.takes_chunks and not (message.is_followed or message.body)
+            request = Request(
+                message.method, path, query, message.headers, message.body, peer, identity, may_switch
+            )
+            result = site.route(site.hub, request)
         except MercureError as error:
-            _note(error, peer, message.method)
+            _note(site.hub.broker.tally, error, peer, message.method)
             result = answer.for_error(error, None if identity is None else identity.metadata_url)
         except Exception:
             _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
@@ -163,17 +178,21 @@ class Connection:
         extra = [] if request is None else cors(site.hub, request)
         now = time.time()
         is_head = message.method == "HEAD"
-        status = result.status if isinstance(result, Answer) else 200
+        status = result.status if isinstance(result, Answer) else 200 if result.accept is None else 101
+        site.hub.broker.tally.add(ANSWERS, 1, str(status))
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
+            if result.accept is not None:
+                return self._stream(result, request, encode_switch(result.headers, now), WEBSOCKET)
             head = encode_stream_head(result.headers, extra, now, is_framed=message.takes_chunks)
             if is_head:
                 self._closing = True
                 self._channel.send(head, _SEND)
                 return False
             form = CHUNKED * message.takes_chunks | ZSTD * result.is_compressed
-            return self._stream(result, request, head, form)
+            # A comment follows the head at once, so that a proxy passes the head on.
+            return self._stream(result, request, head + HEARTBEATS[form], form)
         if isinstance(result, Answer):
             octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
             self._channel.send(octets, _SEND)
@@ -194,12 +213,12 @@ class Connection:
             now=now,
             ends_at=now + stream.lifetime,
             form=form,
+            websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
         )
         broker.quota.enter(subscriber)
         is_complete = False
         try:
-            # A comment follows the head at once, so that a proxy passes the head on.
-            self._channel.send(head + HEARTBEATS[form], _SEND)
+            self._channel.send(head, _SEND)
             if stream.start.after is not None:
                 for octets in broker.replay(subscriber, stream.start.after):
                     self._send_history(octets, subscriber)
@@ -229,6 +248,7 @@ class Connection:
         octets = encode_answer(answer.for_error(error), [], time.time(), keep_alive=False, head_only=False)
         with contextlib.suppress(OSError, Timeout):
             self._channel.send(octets, _SEND)
+        self._site.hub.broker.tally.add(ANSWERS, 1, str(error.status))
         reason = f"{error.detail} See {reference(error.section)}"
         self._site.access_log.write_refused(self._peer, error.status, reason)
         self._drain()
@@ -253,8 +273,9 @@ def _origin_form(target: str, headers: dict[str, str]) -> str:
     return slash + path or "/"
 
 
-def _note(error: MercureError, peer: str, method: str) -> None:
+def _note(tally: Tally, error: MercureError, peer: str, method: str) -> None:
     if isinstance(error, AuthorizationError):
+        tally.add(REFUSED, 1, error.explained)
         where = reference(error.explained)
         _log.info("%s from %s refused with %d: %s, see %s", method, peer, error.status, error.cause, where)
     elif isinstance(error, StorageError):

@@ -12,10 +12,9 @@ import subprocess
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
 
-from hub.server.sockets import HANDED_OVER
+from hub.server.sockets import HANDED_OVER, SUCCESSION
 from hub.settings import SettingError
 
-_TELLS = "MERCURE_HUB_READY"
 _READY = b"ready"
 
 
@@ -31,7 +30,7 @@ class Successor:
         environment = {
             **os.environ,
             HANDED_OVER: ",".join(map(str, sockets)),
-            _TELLS: str(tells),
+            SUCCESSION: str(tells),
         }
         try:
             self._child = subprocess.Popen(  # noqa: S603 - our own command
@@ -74,7 +73,7 @@ def tell_predecessor(environment: MutableMapping[str, str]) -> None:
 
     :raises SettingError: it was stopped meanwhile, and so this one is not wanted.
     """
-    descriptor = int(environment.pop(_TELLS, "") or -1)
+    descriptor = int(environment.pop(SUCCESSION, "") or -1)
     if descriptor < 0:
         return
     try:

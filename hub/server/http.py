@@ -35,6 +35,7 @@ class Message:
     :param body: the content, without its framing.
     :param keep_alive: the client will go on using the connection.
     :param takes_chunks: the client speaks HTTP/1.1.
+    :param is_followed: it asks for another protocol, and more came before that was agreed on.
     """
 
     method: str = ""
@@ -43,6 +44,7 @@ class Message:
     body: bytes = b""
     keep_alive: bool = True
     takes_chunks: bool = True
+    is_followed: bool = field(default=False, compare=False)
 
 
 class RequestReader:
@@ -103,9 +105,10 @@ class RequestReader:
         framing += [
             f"{name}: {message.headers[name]}\r\n"
             for name in ("content-length", "transfer-encoding")
-            if name in message.headers
+            if message.headers.get(name, "0") != "0"
         ]
         if len(framing) == 1 or message.method == "CONNECT":
+            message.is_followed = bool(rest)
             return
         self._without_upgrade = self.ready.pop()
         self._parser = httptools.HttpRequestParser(self)
@@ -252,6 +255,13 @@ def encode_stream_head(headers: Headers, extra: Headers, now: float, *, is_frame
     if is_framed:
         lines.append("Transfer-Encoding: chunked\r\n")
     return "".join([*lines, "Connection: close\r\n\r\n"]).encode("latin-1", "replace")
+
+
+def encode_switch(headers: Headers, now: float) -> bytes:
+    """The answer that turns a connection into a WebSocket."""
+    lines = [_status_line(101), _date(int(now)), "Upgrade: websocket\r\nConnection: Upgrade\r\n"]
+    lines += [f"{name}: {_one_line(value)}\r\n" for name, value in headers]
+    return "".join([*lines, "\r\n"]).encode("latin-1", "replace")
 
 
 @lru_cache(maxsize=256)  # most answers have the same fields as the one before

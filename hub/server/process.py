@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import gevent
 from gevent.event import Event
@@ -22,10 +22,13 @@ from hub.endpoints.authorization import Gatekeeper
 from hub.endpoints.debugger.local import token_for
 from hub.endpoints.debugger.pages import Pages, features
 from hub.endpoints.hub import Hub
-from hub.fanout import compression
+from hub.endpoints.routes import watch
+from hub.fanout import compression, endings
 from hub.fanout.census import Count
 from hub.fanout.engine import EngineLimits
 from hub.fanout.quota import ConnectionLimits, Quota
+from hub.metrics.process import ProcessFigures
+from hub.metrics.tally import Board, Tally
 from hub.protocol.access_token import TokenVerifier
 from hub.protocol.update import PublicationLimits
 from hub.server import logs
@@ -38,7 +41,7 @@ from hub.server.jwks import KeySources
 from hub.server.listener import Listener
 from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
 from hub.server.rotation import Rotation, rotation_of
-from hub.server.sockets import listening_sockets, notify, url_of
+from hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
 from hub.server.tls import renew, tls_context
 from hub.settings import RELOADABLE, SettingError, Settings
 from hub.transport.doorbell import Doorbell, bells
@@ -49,6 +52,7 @@ _OTHER_DESCRIPTORS = 64  # for publishers, the log and files
 _MANY_DESCRIPTORS = 1 << 20
 _START = 60.0  # seconds for another hub to start
 _PAUSE = 0.02
+_FIGURES = 1.0  # seconds between two looks at what the system says of this process
 _DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
 
 _log = logging.getLogger("hub.server")
@@ -62,12 +66,16 @@ class Place:
     :param doorbell: wakes those that read the log.
     :param count: of their connections.
     :param parent: descriptor that becomes readable when the parent is gone.
+    :param metrics: their common socket for those who watch over them, if they have one.
+    :param tally: counts what happens here.
     """
 
     listening: socket.socket
     doorbell: Doorbell
     count: Count
     parent: int
+    metrics: socket.socket | None
+    tally: Tally
 
 
 class Process:
@@ -82,7 +90,11 @@ class Process:
         self._tls = tls_context(settings)
         self._settings = settings
         self._stopping = Event()
+        self._metrics = metrics_socket(settings) if place is None else place.metrics
         self._listening = listening_sockets(settings, 1)[0] if place is None else place.listening
+        self._tally = Board(1).of(0) if place is None else place.tally
+        self._figures = ProcessFigures(self._tally)
+        self._noting: gevent.Greenlet | None = None
         self._parent = None if place is None else place.parent
         self._rotating: gevent.Greenlet | None = None
         self._successor: Successor | None = None
@@ -111,11 +123,12 @@ class Process:
                 None if place is None else place.count,
             ),
             subscriptions=settings.subscriptions,
+            tally=self._tally,
         )
         self._verifier = TokenVerifier(settings.issuers(), settings.protocol)
         self._key_sources = self._sources(settings)
         site = Site(
-            hub=_hub(settings, self._broker, self._verifier, self._renew_keys),
+            hub=_hub(settings, self._broker, self._verifier, self._renew_keys, self._note_figures),
             addressing=Addressing(
                 "http" if self._tls is None else "https",
                 settings.public_url,
@@ -128,6 +141,11 @@ class Process:
             replay_timeout=settings.dispatch_timeout or 600.0,
         )
         self._listener = Listener(site, self._listening)
+        self._watched: Listener | None = None
+        if self._metrics is not None:
+            self._watched = Listener(replace(site, tls=None, route=watch, any_url=True), self._metrics)
+        if settings.metrics or self._metrics is not None:
+            from hub.metrics import exposition  # noqa: F401, PLC0415 - the first to ask need not wait for it
 
     @property
     def address(self) -> tuple[str, int]:
@@ -177,6 +195,9 @@ class Process:
         self._broker.open()
         self._key_sources.start()
         self._listener.start()
+        if self._watched is not None:
+            self._watched.start()
+        self._noting = gevent.spawn(self._keep_noting)
         rotation = rotation_of(self._settings, time.time()) if self._parent is None else None
         if rotation is not None:  # among several processes it is the parent's business
             self._rotating = gevent.spawn(_rotate, rotation)
@@ -255,6 +276,7 @@ class Process:
     def _end_by_and_by(self) -> None:
         seconds = self._settings.drain
         _log.info("another hub accepts connections; the streams here end within %g s", seconds)
+        self._broker.is_draining = True
         if self._rotating is not None:  # the other hub does it now
             self._rotating.kill()
         self._listener.stop()
@@ -267,7 +289,7 @@ class Process:
                 gevent.sleep(_PAUSE)
             while time.monotonic() < due and not self._stopping.is_set():
                 gevent.sleep(_PAUSE)
-            self._broker.engine.end(subscriber, "another hub takes over")
+            self._broker.engine.end(subscriber, endings.ANOTHER_TAKES_OVER)
         self.stop()
 
     def _renew_keys(self, issuer: str) -> bool:
@@ -276,6 +298,15 @@ class Process:
     def _sources(self, settings: Settings) -> KeySources:
         return KeySources(settings.issuers(), Fetcher(), self._verifier.trust, time.monotonic)
 
+    def _note_figures(self) -> None:
+        self._broker.sample()
+        self._figures.write(time.time())
+
+    def _keep_noting(self) -> None:
+        while True:
+            self._note_figures()
+            gevent.sleep(_FIGURES)
+
     def close(self) -> None:
         """Accept no more, answer what has begun, end the streams, write what is queued."""
         _log.info("the hub stops")
@@ -283,7 +314,12 @@ class Process:
             self._successor.abandon()
         if self._rotating is not None:
             self._rotating.kill()
+        self._broker.is_draining = True
         self._listener.stop()
+        if self._watched is not None:
+            self._watched.stop()
+        if self._noting is not None:
+            self._noting.kill()
         self._key_sources.close()
         self._listener.drain(_DRAIN)
         self._broker.drain(_DRAIN)
@@ -313,7 +349,11 @@ def _wait_to_read(descriptor: int) -> bool:
 
 
 def _hub(
-    settings: Settings, broker: Broker, verifier: TokenVerifier, renew_keys: Callable[[str], bool]
+    settings: Settings,
+    broker: Broker,
+    verifier: TokenVerifier,
+    renew_keys: Callable[[str], bool],
+    note_figures: Callable[[], None],
 ) -> Hub:
     return Hub(
         broker=broker,
@@ -334,6 +374,9 @@ def _hub(
         max_heavy_patterns=settings.max_heavy_patterns,
         limits=PublicationLimits(),
         compression=broker.compresses,
+        websocket=settings.websocket,
+        metrics=settings.metrics,
+        note_figures=note_figures,
         debugger=_debugger(settings) if settings.debugger else None,
     )
 

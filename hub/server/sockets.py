@@ -15,6 +15,9 @@ from hub.settings import SettingError, Settings
 HANDED_OVER = "MERCURE_HUB_SOCKETS"
 """Environment variable with the descriptors that a hub gives to the one that takes its place."""
 
+SUCCESSION = "MERCURE_HUB_READY"
+"""Environment variable with the descriptor by which a hub tells the one before that it serves."""
+
 _FIRST_OF_SYSTEMD = 3
 
 
@@ -94,6 +97,31 @@ def _bound(settings: Settings, count: int) -> list[socket.socket]:
         remedy = "stop what uses it, or choose another port" if is_taken else "choose another address"
         raise SettingError(
             f"MERCURE_LISTEN: cannot listen on {host}:{port}: {error.strerror}; {remedy}"
+        ) from None
+
+
+def metrics_socket(settings: Settings, environment: Mapping[str, str] | None = None) -> socket.socket | None:
+    """The socket for those who watch over the hub; all processes accept from it.
+
+    The hub that this one takes over from still has its own: both are bound for a while.
+
+    :param environment: tells whether there is such a hub.
+    :returns: ``None`` when there shall be none.
+    :raises SettingError: the address cannot be used.
+    """
+    if settings.metrics_listen is None:
+        return None
+    host, port = settings.metrics_listen
+    try:
+        if SUCCESSION not in (os.environ if environment is None else environment):
+            # Alone at first, or another hub on this port would not be noticed.
+            with bind(host, port) as first:
+                port = first.getsockname()[1]
+        return bind(host, port, is_shared=True)
+    except OSError as error:
+        raise SettingError(
+            f"MERCURE_METRICS_LISTEN: cannot listen on {host}:{port}: {error.strerror}; "
+            "choose another address or port"
         ) from None
 
 

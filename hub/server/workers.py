@@ -13,18 +13,20 @@ import logging
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hub.fanout.census import Census
+from hub.metrics.tally import Board
 from hub.protocol.errors import StorageError
 from hub.server import logs
 from hub.server.handover import Successor
 from hub.server.process import Place, Process, serve_alone, settle
 from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
 from hub.server.rotation import rotation_of
-from hub.server.sockets import listening_sockets, notify, url_of
+from hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
 from hub.settings import SettingError, Settings
 from hub.transport.doorbell import Doorbell, bells
 
@@ -85,7 +87,9 @@ class Workers:
         count = settings.workers
         self._settings = settings
         self._reread = reread
+        self._metrics = metrics_socket(settings)
         self._listening = listening_sockets(settings, count)
+        self._board = Board(count)
         self._bells = bells(count)
         self._census = Census(count)
         self._life = os.pipe()  # its writing end is open as long as this process lives
@@ -133,6 +137,10 @@ class Workers:
                     self._restart(worker)
 
     @property
+    def _sockets(self) -> list[socket.socket]:
+        return self._listening if self._metrics is None else [*self._listening, self._metrics]
+
+    @property
     def _pids(self) -> list[int]:
         return [worker.pid for worker in self._workers if worker.pid]
 
@@ -152,7 +160,7 @@ class Workers:
                 _log.error("it did not start, so this one goes on; its own lines tell why")
             return False
         notify(os.environ, f"MAINPID={successor.pid}")
-        for listening in self._listening:
+        for listening in self._sockets:
             listening.close()
         _signal(self._pids, signal.SIGUSR2)
         deadline = time.monotonic() + self._settings.drain + _END
@@ -244,6 +252,8 @@ class Workers:
                 Doorbell(self._bells[number], others),
                 self._census.of(number),
                 self._life[0],
+                self._metrics,
+                self._board.of(number),
             )
             try:
                 process = Process(self._settings, place)
@@ -262,7 +272,7 @@ class Workers:
 
     def _stop(self) -> None:
         """Stop the workers, and kill those that do not."""
-        for listening in self._listening:
+        for listening in self._sockets:
             listening.close()
         left = self._pids
         _signal(left, signal.SIGTERM)

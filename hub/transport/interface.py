@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from hub.protocol.errors import StorageError
@@ -33,6 +34,18 @@ class Page:
     reached: int
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much history there is, as far as that is cheap to tell.
+
+    :param updates: from the oldest to the newest, with those between them that were discarded on demand.
+    :param octets: that the database takes; ``None`` when it is not told.
+    """
+
+    updates: int
+    octets: int | None = None
+
+
 Ticket = TypeVar("Ticket")
 
 
@@ -44,11 +57,13 @@ class Commit(Generic[Ticket]):
         later commit, in their order among those of other processes.
     :param tickets: what the callers of ``append`` and ``append_all`` gave, one for each call, in order.
     :param error: why the transaction failed.
+    :param at: monotonic time of it in seconds; of one of another process, when it was read.
     """
 
     entries: Sequence[Entry]
     tickets: Sequence[Ticket]
     error: StorageError | None = None
+    at: float = field(default_factory=monotonic, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,12 @@ class Transport(Protocol[Ticket]):
         """Take over the subscriptions of processes that died.
 
         :returns: their records; each has to be ended with an update.
+        """
+
+    def size(self) -> Size:
+        """How much history there is.
+
+        :raises StorageError: the log cannot be read.
         """
 
     def check(self) -> None:

@@ -29,7 +29,7 @@ from hub.transport.append import Appender
 from hub.transport.database import lock_path, make_engine, reason, writing
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
-from hub.transport.interface import Commit, Entry, Page, Presence
+from hub.transport.interface import Commit, Entry, Page, Presence, Size
 from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
@@ -202,6 +202,20 @@ class SqlTransport(Generic[Ticket]):
     @property
     def _seat(self) -> int:
         return -1 if self._seats is None else self._seats.own
+
+    def size(self) -> Size:
+        """How much history there is: places follow one another, so two look-ups tell; see ``Size``."""
+        with self._reading() as connection:
+            last = connection.scalar(sa.select(schema.position.c.last_sequence)) or 0
+            first = connection.scalar(sa.select(sa.func.min(schema.update.c.sequence)))
+            updates = 0 if first is None else last - first + 1
+            if self._url.get_backend_name() != "sqlite":
+                return Size(updates)
+            used, page = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                for name in ("page_count", "page_size")
+            )
+            return Size(updates, used * page)
 
     def check(self) -> None:
         """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""

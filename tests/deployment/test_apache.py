@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from flask_mercure.tokens.factory import TokenFactory
 from hub.protocol.keys import load
-from tests.deployment.echo import check_upgrade
 from tests.deployment.front import Front, curl, free_ports, wait_until
 from tests.deployment.site import (
     TOPIC,
@@ -27,7 +27,8 @@ from tests.deployment.site import (
     readable_folder,
     running_apache,
 )
-from tests.hub.running import RunningHub
+from tests.hub.running import TIMEOUT, RunningHub
+from tests.hub.websocket import client, end, messages
 
 pytestmark = pytest.mark.apache
 
@@ -260,5 +261,39 @@ def test_the_other_fragments(shop: Path, hub_port: int, folder: Path, fragment: 
         assert apache.fetch(f"{apache.path}?{ORDER}", Host="example.com")[0] == 401
 
 
-def test_a_websocket_passes(apache: Apache, hub_port: int) -> None:
-    check_upgrade(apache, hub_port)
+def check_websocket(front: Front) -> None:
+    """Updates come and messages go, with what was missed; pages of strangers are refused."""
+    public = RunningHub(front.https, "https")
+    origin = f"https://127.0.0.1:{front.https}"
+    cookie = front.cookie()
+    with client(public, {"match": TOPIC}, origin=origin, Cookie=cookie) as connection:
+        first = pay(front, "paid")
+        assert messages(connection)[0]["id"] == first
+        assert connection.ping().wait(TIMEOUT)
+        second = pay(front, "sent")
+        query = {"match": TOPIC, "last_event_id": first}
+        with client(public, query, origin=origin, Cookie=cookie) as late:
+            assert [messages(one)[0]["id"] for one in (connection, late)] == [second, second]
+        connection.send("no")
+        assert end(connection)[0] == 1003
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        client(public, {"match": TOPIC}, origin="https://evil.example", Cookie=cookie),
+    ):
+        pass
+
+
+def check_figures_stay_inside(front: Front, own: RunningHub) -> None:
+    """The hub serves them on its own port, and nobody gets them through the proxy."""
+    assert own.get(path="/metrics").status == 200
+    for target in ("/metrics", "/.well-known/mercure/metrics", "/.well-known/mercure/../../metrics"):
+        assert "mercure_updates" not in front.fetch(target)[2]
+
+
+def test_a_websocket_goes_through(apache: Apache, hub: RunningHub) -> None:
+    check_websocket(apache)
+
+
+def test_the_figures_stay_inside(apache: Apache, shop: Path, hub_port: int, folder: Path) -> None:
+    with hub_process(folder, hub_port, apache.public_url, shop, MERCURE_METRICS="1") as own:
+        check_figures_stay_inside(apache, own)

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.deployment.caddy import Caddy, running_caddy
-from tests.deployment.echo import check_upgrade
 from tests.deployment.front import Front, curl, free_ports, wait_until
 from tests.deployment.nginx import PROGRAM, Nginx, running_nginx
 from tests.deployment.site import hub_process, make_sources, readable_folder
 from tests.deployment.test_apache import (
     METADATA,
     ORDER,
+    check_figures_stay_inside,
     check_names,
     check_refusal,
+    check_websocket,
     pay,
     subscriptions,
     token,
@@ -161,8 +162,13 @@ def test_a_client_does_not_choose_the_public_url(
         assert front.fetch(f"{front.path}?{ORDER}", **headers)[0] == 401
 
 
-def test_a_websocket_passes(front: Front, hub_port: int) -> None:
-    check_upgrade(front, hub_port)
+def test_a_websocket_goes_through(front: Front, hub: RunningHub) -> None:
+    check_websocket(front)
+
+
+def test_the_figures_stay_inside(front: Front, shop: Path, hub_port: int, folder: Path) -> None:
+    with hub_process(folder, hub_port, front.public_url, shop, MERCURE_METRICS="1") as own:
+        check_figures_stay_inside(front, own)
 
 
 @pytest.mark.parametrize("proxy", ["nginx", "caddy"])

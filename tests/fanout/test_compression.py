@@ -77,7 +77,7 @@ def test_forms() -> None:
     assert [in_form(form, b"plain", b"frames") for form in FORMS] == [
         b"plain", chunk(b"plain"), b"frames", chunk(b"frames"),
     ]  # fmt: skip
-    assert (b":\n", chunk(b":\n"), frame, chunk(frame)) == HEARTBEATS
+    assert (b":\n", chunk(b":\n"), frame, chunk(frame)) == HEARTBEATS[:4]
 
 
 @pytest.fixture
@@ -178,9 +178,10 @@ def test_what_came_while_a_subscriber_read_history(bench: Bench) -> None:
 
 
 def test_history_in_each_form(bench: Bench) -> None:
-    events = [bench.update("a", data=TEXT[: n * 100_000].decode()).update.encode() for n in range(7)]
+    updates = [bench.update("a", data=TEXT[: n * 100_000].decode()).update for n in range(7)]
+    events = [update.encode() for update in updates]
     for form in FORMS:
-        pieces = list(bench.engine.encoded(events, form))
+        pieces = list(bench.engine.encoded(updates, form))
         octets = b"".join(pieces)
         assert all(pieces)
         if form & CHUNKED:

@@ -21,6 +21,7 @@ ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
     (errors.ContentTooLarge("x"), 413, None),
     (errors.UnsupportedMedia("x"), 415, None),
     (errors.Misdirected("x"), 421, None),
+    (errors.UpgradeRequired("x"), 426, None),
     (errors.TooManyRequests("x", 7), 429, None),
     (errors.HeaderTooLarge("x"), 431, None),
     (errors.TokenMissing("x"), 401, ""),

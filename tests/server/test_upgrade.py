@@ -13,6 +13,7 @@ import pytest
 from hub.server.handover import tell_predecessor
 from hub.settings import SettingError
 from tests.hub.running import HUB_PATH, RunningHub
+from tests.hub.test_metrics import free_port
 from tests.server.test_workers import Workers, many, until, workers
 
 
@@ -151,6 +152,29 @@ def test_a_successor_that_cannot_start_changes_nothing(folder: Path) -> None:
         assert hub.child.stderr is not None
         os.set_blocking(hub.child.stderr.fileno(), False)
         assert "there is no such setting" in hub.child.stderr.read()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_readiness_tells_of_both_hubs_while_one_gives_way(folder: Path, count: int) -> None:
+    port = free_port()
+    with workers(folder, count, MERCURE_DRAIN="600", MERCURE_METRICS_LISTEN=f"127.0.0.1:{port}") as hub:
+        watched = RunningHub(port)
+
+        def answers(path: str) -> set[int]:
+            return {watched.get(path=path).status for _ in range(200)}  # each by a connection of its own
+
+        stream = hub.subscribe({"match": "t"})
+        assert answers("/readyz") == {200}
+        hub.child.send_signal(signal.SIGUSR2)
+        wait_for_lines(hub, "another hub accepts connections", count)
+        assert answers("/readyz") == {200, 503}
+        assert answers("/livez") == {200}
+        hub.child.terminate()
+        assert hub.child.wait(30) == 0
+        assert stream.ended()
+        assert answers("/readyz") == {200}
+        os.kill(pid_of_listener(hub.port), signal.SIGTERM)
+        wait_for_end(hub.port)
 
 
 @pytest.mark.parametrize("count", [1, 2])
