@@ -117,13 +117,13 @@ class TokenVerifier:
 
     def _validate(self, token: str, role: Role, resource: str, now: float) -> _Verified:
         if len(token) > _MAX_LENGTH:
-            raise TokenInvalid(f"the token has over {_MAX_LENGTH} characters: {len(token)}", Section.TOKEN_MALFORMED)
+            cause = f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}"
+            raise TokenInvalid(cause, Section.TOKEN_MALFORMED)
         header, claims = _unverified(token)
         current = _is_access_token(header) or "authorization_details" in claims
         if current and self._protocol == "0.x":
             raise TokenInvalid(
-                "this is a token of protocol 1.0 and the hub is set to MERCURE_PROTOCOL=0.x",
-                Section.GENERATION,
+                "this is a token of protocol 1.0 and the hub has MERCURE_PROTOCOL=0.x", Section.GENERATION
             )
         if not current and self._protocol == "1.0":
             raise TokenInvalid(
