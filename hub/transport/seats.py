@@ -11,13 +11,11 @@ import fcntl
 import os
 import struct
 import threading
-import time
 from collections.abc import Iterator
 
 _TURN = 0  # the octet of the file whose lock is the turn to write
 _SEATS = 1  # the octet of the first seat
 _MOST = 1024
-_LOOK = 0.02  # seconds between two looks
 _GAP = 16  # free seats after which there is nobody any more
 
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
@@ -63,19 +61,6 @@ class Seats:
                 free += 1
             seat += 1
         return count
-
-    def wait(self, timeout: float) -> bool:
-        """Wait until no other process has the turn, as far as can be told from outside.
-
-        :param timeout: seconds to wait at most.
-        :returns: whether it is free.
-        """
-        deadline = time.monotonic() + timeout
-        while self._is_locked(_TURN):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOOK)
-        return True
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -112,9 +112,7 @@ class SqlTransport(Generic[Ticket]):
         try:
             self._engine.connect().close()  # makes the file: it says better what is wrong with its folder
             seats = Seats(lock_path(self._url))
-            if not seats.wait(_PATIENCE):
-                _log.warning("the hub waits until mercure-hub history has done its work on %s", self.place)
-            with seats.turn(), self._engine.connect() as connection, writing(connection):
+            with self._noticed_turn(seats), self._engine.connect() as connection, writing(connection):
                 migrate(connection)
                 seats.take()  # in one turn with it: who works on the database meanwhile needs to know of us
         except (SQLAlchemyError, OSError, StorageError) as error:
@@ -126,6 +124,20 @@ class SqlTransport(Generic[Ticket]):
             failure = self._error("opened", error)
             raise StorageError(f"{failure}; check the path and who may write there") from None
         return seats
+
+    @contextlib.contextmanager
+    def _noticed_turn(self, seats: Seats) -> Iterator[None]:
+        """The turn; while it does not come, the log tells why."""
+        words = "the hub waits until mercure-hub history has done its work on %s"
+        notice = threading.Timer(_PATIENCE, _log.warning, [words, self.place])
+        notice.daemon = True
+        notice.start()
+        try:
+            with seats.turn():
+                notice.cancel()
+                yield
+        finally:
+            notice.cancel()
 
     def append(self, update: Update, ticket: Ticket) -> None:
         """Queue an update for the writer."""
