@@ -22,7 +22,7 @@ demo: $(VENV)/hub.done
 
 test: $(VENV)/test.done
 	@sh tests/browser.sh
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST)
 
 test-apache: $(VENV)/test.done
 	@sh tests/browser.sh

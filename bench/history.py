@@ -74,6 +74,7 @@ def _fill(path: Path, size: int) -> None:
         connection.close()
         engine.dispose()
     partial.rename(path)
+    Path(f"{partial}-lock").unlink()
 
 
 def _updates(size: int) -> Iterator[Update]:

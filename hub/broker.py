@@ -120,7 +120,14 @@ class Broker:
 
     def _end_of_the_dead(self) -> None:
         """Tell of the end of subscriptions whose process was killed: it could not."""
-        for record in self._transport.adopt():
+        try:
+            records = self._transport.adopt()
+        except (
+            StorageError
+        ) as error:  # the disk is full, say; streams can go on, and a later start tries again
+            _log.error("subscriptions of processes that died are still listed: %s", error)
+            return
+        for record in records:
             subscription, identity = restored(record)
             end = subscription.event(identity, active=False)
             self._append((end,), None, Presence(subscription.path(identity), None))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flask_mercure import Mercure
 from hub.settings import CONFIG, TABLE
 from hub.variables import OF_THE_EXTENSION, unknown_variables
 
@@ -22,9 +23,7 @@ def test_every_setting_is_known() -> None:
 
 def test_what_the_extension_reads_is_known() -> None:
     """Both often have one environment."""
-    read = set()
-    for path in (ROOT / "flask_mercure").glob("*.py"):
-        read |= set(re.findall(r'"(MERCURE_[A-Z_]+)"', path.read_text(encoding="utf-8")))
+    read = set(re.findall(r"``(MERCURE_[A-Z_]+)``", Mercure.init_app.__doc__ or ""))
     assert "MERCURE_URL" in read
     settings = {setting.variable for setting in TABLE}
     assert read - settings <= OF_THE_EXTENSION

@@ -7,7 +7,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
 from unittest.mock import patch
 
 import click
@@ -36,7 +35,7 @@ def page() -> str:
         "### mercure-hub settings\n",
         "Prints the reference of all settings as Markdown.\n",
     ]
-    parts += [_argparse_section(hub_parser(name)) for name in hub_commands()]
+    parts += [_argparse_section(leaf) for name in hub_commands() for leaf in leaves(hub_parser(name))]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -59,7 +58,17 @@ def _below(parent: click.Context) -> Iterator[click.Context]:
 
 def hub_commands() -> list[str]:
     """The commands of ``mercure-hub`` that take flags of their own."""
-    return ["keys", "install", *(["convert"] if find_spec("hub.migration.command") else [])]
+    return ["keys", "history", "install", "convert"]
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of a command's own commands; the parser itself when it has none."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from leaves(below)
+            return
+    yield parser
 
 
 class _Parsed(Exception):

@@ -38,6 +38,7 @@ _END = 20.0  # seconds for the workers to stop, before they are killed
 _LOOK = 0.1  # seconds between two looks at the signals that wait
 _TRIES = 5  # starts that may fail one after the other before the hub gives up
 _LONGEST_PAUSE = 5.0
+_SHORT_LIFE = 1.0  # seconds; a worker that dies sooner is not replaced at once
 
 _log = logging.getLogger("hub.server")
 
@@ -63,12 +64,14 @@ class _Worker:
     :param number: from 0.
     :param pid: 0 when there is none.
     :param failures: starts that failed since one succeeded.
+    :param started: monotonic time at which it began to serve.
     :param due: monotonic time at which it is to be started again.
     """
 
     number: int
     pid: int = 0
     failures: int = 0
+    started: float = 0.0
     due: float = 0.0
 
 
@@ -184,6 +187,8 @@ class Workers:
                 self._census.clear(worker.number)
                 worker.pid = 0
                 worker.due = time.monotonic()
+                if worker.due - worker.started < _SHORT_LIFE:  # whatever it was, it may happen again
+                    worker.due += _SHORT_LIFE
 
     def _restart(self, worker: _Worker) -> None:
         try:
@@ -217,6 +222,7 @@ class Workers:
             os.close(listens)
         if answer == _READY:
             worker.failures = 0
+            worker.started = time.monotonic()
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

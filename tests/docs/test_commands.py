@@ -13,7 +13,7 @@ import pytest
 
 import hub.cli
 from docs.website import commands, problems
-from docs.website.commands import click_commands, hub_commands, hub_parser
+from docs.website.commands import click_commands, hub_commands, hub_parser, leaves
 from flask_mercure import Mercure
 from flask_mercure.cli import mercure
 from hub.settings import CONFIG, TABLE
@@ -100,7 +100,7 @@ def _check_click(words: list[str], *, mentioned: bool) -> None:
 def _check_hub(words: list[str], *, mentioned: bool) -> None:
     if words and words[0] in hub_commands():
         parser = hub_parser(words[0], None if mentioned else words[1:])
-        _check_flags(words[1:], parser._option_string_actions)
+        _check_flags(words[1:], {flag for leaf in leaves(parser) for flag in leaf._option_string_actions})
         return
     if words in ([], ["..."], ["settings"], ["--help"], ["--version"]):
         return

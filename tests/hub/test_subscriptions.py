@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
+from hub.protocol.errors import StorageError
+from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 API = HUB_PATH + "/subscriptions"
@@ -39,6 +43,19 @@ def test_events_tell_of_coming_and_going(folder: Path) -> None:
         ("urlpattern", "https://example.com/:id"),
     ]
     assert len({one["subscriber"] for one in documents}) == 1
+
+
+def test_a_hub_that_cannot_end_the_subscriptions_of_a_dead_one_starts_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> list[str]:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(SqlTransport, "adopt", refuse)
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+        stream = hub.subscribe({"match": "t"})
+        hub.send("t", "hello")
+        assert stream.take(1) == ["hello"]
 
 
 def test_events_are_private(folder: Path) -> None:
