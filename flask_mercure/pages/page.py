@@ -33,7 +33,7 @@ _FOLDER = Path(__file__).with_name("static")
 _YEAR = 365 * 24 * 3600
 _TYPES = {".js": "text/javascript", ".ts": "text/plain"}
 _RENEW_AT = 0.8  # of a token's lifetime
-_TRANSPORTS = ("fetch", "eventsource")
+_TRANSPORTS = ("fetch", "eventsource", "websocket")
 
 
 @cache
@@ -102,7 +102,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param refresh: URL that answers a POST with a fresh cookie; called before the token ends.
         :param identity: of the user, where tabs of two users must not share a connection.
         :param topic_of: ``"type"`` when updates are published with their topic as type.
-        :param transport: ``fetch`` (default) or ``eventsource``.
+        :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
         read = state.hub(hub).configuration

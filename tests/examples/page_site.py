@@ -23,7 +23,7 @@ SECRET = "a secret of the tests with more than 32 octets"
 
 # Nothing inline, nothing evaluated, nothing from elsewhere; only the hub is talked to.
 _POLICY = (
-    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; connect-src 'self' {hub}; img-src data:; "
+    "default-src 'none'; script-src 'self' 'nonce-{nonce}'; connect-src 'self' {sources}; img-src data:; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
 )
 
@@ -58,15 +58,17 @@ class HubProcess:
 
     def __init__(self, directory: Path, port: int, settings: Mapping[str, str]) -> None:
         self._directory = directory
+        self.port = port
+        self.origin = f"http://localhost:{port}"
+        self.url = f"{self.origin}/.well-known/mercure"
         self._settings = {
             "MERCURE_LISTEN": f"127.0.0.1:{port}",
             "MERCURE_PUBLISHER_JWT_KEY": SECRET,
             "MERCURE_TRANSPORT_URL": f"sqlite:///{directory}/hub.db",
             "MERCURE_SUBSCRIPTIONS": "1",
+            "MERCURE_PUBLIC_URL": self.url,  # that of tokens, whichever proxy they come through
             **settings,
         }
-        self.origin = f"http://localhost:{port}"
-        self.url = f"{self.origin}/.well-known/mercure"
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -179,14 +181,15 @@ class Site(Served):
     """A hub that admits everybody, and an app with these pages.
 
     ``/`` has what ``mercure_script`` makes for the topics and options of the query; ``/sign-in`` and
-    ``/renew`` set the cookie.
+    ``/renew`` set the cookie. ``sources`` are what its pages may connect to beside the app and the hub.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
         self.lifetime = 3600.0
         self.renewals = 0
         self.buffered = threading.Event()
-        super().__init__(directory, self._make, Mercure(), {"MERCURE_ANONYMOUS": "1"})
+        self.sources: list[str] = []
+        super().__init__(directory, self._make, Mercure(), {"MERCURE_ANONYMOUS": "1", **(settings or {})})
 
     def _make(self, config: Mapping[str, Any]) -> Flask:
         app = Flask("pages")
@@ -210,7 +213,9 @@ class Site(Served):
             topics = request.args.getlist("topics")
             text = render_template_string(_PAGE, topics=topics, options=options | {"nonce": nonce})
             response = Response(text)
-            response.headers["Content-Security-Policy"] = _POLICY.format(nonce=nonce, hub=self.hub.origin)
+            response.headers["Content-Security-Policy"] = _POLICY.format(
+                nonce=nonce, sources=" ".join([self.hub.origin, *self.sources])
+            )
             return response
 
         @app.get("/page.js")

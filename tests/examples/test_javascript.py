@@ -363,7 +363,7 @@ def test_without_locks_each_tab_has_its_own(site: Site, tab: Tab) -> None:
 
 def test_what_holds_the_stream_back_is_reported(site: Site, tab: Tab) -> None:
     tab.visit(f"{site.url}/")
-    tab.follow(f"{site.url}/buffered?match=a", {"heartbeat": 0.5})
+    tab.follow(f"{site.url}/buffered?match=a", {"heartbeat": 0.5, "fallback": False})
     tab.wait_for("problems", lambda: tab.seen("problems")[:1], [{"reason": "silent"}])
     tab.run("mercure.close()")
 

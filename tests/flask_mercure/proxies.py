@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _PIECE = 65536
 
@@ -19,14 +19,16 @@ def unchanged(octets: bytes) -> bytes:
 def proxy(
     port: int,
     *,
-    holds: bool = False,
+    holds: bool | Callable[[], bool] = False,
+    passes_head: bool = False,
     silence: float | None = None,
     request: Callable[[bytes], bytes] = unchanged,
     answer: Callable[[bytes], bytes] = unchanged,
 ) -> Iterator[int]:
     """Run a proxy before a port of the loopback.
 
-    :param holds: keep an event stream back until it ends.
+    :param holds: keep an event stream back until it ends; a function is asked for each one.
+    :param passes_head: but not the head of the response.
     :param silence: seconds after which a quiet connection is cut.
     :param request: changes each piece that goes to the hub.
     :param answer: changes each piece that comes from it.
@@ -45,9 +47,13 @@ def proxy(
             threads.append(threading.Thread(target=relay, args=(client,)))
             threads[-1].start()
 
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port))
+
     def relay(client: socket.socket) -> None:
         held = b""
-        with client, socket.create_connection(("127.0.0.1", port)) as upstream:
+        is_held = False
+        with client, suppress(ConnectionRefusedError), connect() as upstream:
             while True:
                 ready, _, _ = select.select([client, upstream, stopped], [], [], silence)
                 if not ready or stopped in ready:
@@ -64,7 +70,12 @@ def proxy(
                             client.sendall(held)
                             return
                         octets = answer(octets)
-                        if holds and (held or b"text/event-stream" in octets):
+                        if not is_held and b"text/event-stream" in octets:
+                            is_held = holds() if callable(holds) else holds
+                            if is_held and passes_head:
+                                head, end, octets = octets.partition(b"\r\n\r\n")
+                                client.sendall(head + end)
+                        if is_held:
                             held += octets
                         else:
                             client.sendall(octets)

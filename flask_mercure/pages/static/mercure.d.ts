@@ -2,6 +2,8 @@
 export type Topic = string | { match: string; match_type?: "exact" | "urlpattern" };
 export type Topics = Topic | Iterable<Topic>;
 
+export type TransportName = "fetch" | "eventsource" | "websocket";
+
 export interface Options {
   /** Joined with those of the URL. */
   topics?: Topics;
@@ -11,9 +13,11 @@ export interface Options {
   protocol?: "1.0" | "0.x";
   /**
    * `fetch` (default) reports lost history and refusals, hears all event types and can send a token.
-   * `eventsource` shows events in the developer tools.
+   * `eventsource` shows events in the developer tools. `websocket` needs the hub of this project.
    */
-  transport?: "fetch" | "eventsource";
+  transport?: TransportName;
+  /** Go over to a WebSocket when event streams are held back. Default: true; never with a token. */
+  fallback?: boolean;
   /** Called for each request; sent as `Authorization: Bearer`, and cookies are not. */
   token?: (() => string | Promise<string>) | null;
   /** Default: `include`. A hub that allows any origin (`*`) wants `omit`. */
@@ -68,7 +72,8 @@ export interface GapDetail {
 
 /**
  * `unanswered`: the hub's answer takes more than ten seconds. `silent`: it answered and nothing follows, as behind
- * a proxy that buffers. `no-topic`: `topicOf` told nothing about the update `id`, which was dropped.
+ * a proxy that buffers. After both a WebSocket may take the stream's place. `no-topic`: `topicOf` told nothing about
+ * the update `id`, which was dropped.
  */
 export interface ProblemDetail {
   reason: "unanswered" | "silent" | "no-topic";
@@ -83,6 +88,8 @@ export interface MercureEvents {
 
 export class Mercure extends EventTarget {
   readonly state: State;
+  /** What the option says, or `websocket` when that took its place. */
+  readonly transport: TransportName;
   /** Id of the last update that is known. */
   readonly lastEventId: string | null;
   /** Listen to updates of a type, `message` for those without one. Returns what takes the listener off. */

@@ -3,6 +3,7 @@
 //     const mercure = connect(url);
 //     mercure.on("message", (update) => show(update.json()));
 
+import { Fallback } from "./fallback.js";
 import { Feed } from "./feed.js";
 import { canShare, SharedFeed } from "./shared_feed.js";
 import { Credentials } from "./stream.js";
@@ -73,6 +74,7 @@ export class Mercure extends EventTarget {
       lastEventId = read.lastEventId,
       protocol = read.protocol ?? "1.0",
       transport = "fetch",
+      fallback = true,
       token = null,
       credentials = "include",
       refresh = null,
@@ -83,7 +85,7 @@ export class Mercure extends EventTarget {
     } = options;
     if (!Object.hasOwn(TRANSPORTS, transport)) {
       const given = JSON.stringify(transport);
-      throw new TypeError(`the transport is ${given}; known are "fetch" and "eventsource"`);
+      throw new TypeError(`the transport is ${given}; known are "fetch", "eventsource" and "websocket"`);
     }
     if (token !== null && transport !== "fetch") {
       throw new TypeError("only the transport fetch can send a token");
@@ -96,7 +98,8 @@ export class Mercure extends EventTarget {
     this.#settings = {
       url: read.url,
       protocol,
-      transport: TRANSPORTS[transport],
+      fallback: new Fallback(transport, fallback, token !== null, read.url),
+      hearsAllTypes: TRANSPORTS[transport].hearsAllTypes, // the fallback hears them all
       token,
       credentials,
       access: new Credentials(refresh, refreshAfter * 1000),
@@ -114,6 +117,11 @@ export class Mercure extends EventTarget {
     return this.#state;
   }
 
+  /** "fetch", "eventsource" or "websocket": what the option says, or what took its place. */
+  get transport() {
+    return this.#settings.fallback.name;
+  }
+
   /** Id of the last update. */
   get lastEventId() {
     return this.#feed?.cursor ?? null;
@@ -128,7 +136,7 @@ export class Mercure extends EventTarget {
     const listeners = this.#byType.get(type) ?? new Set();
     const isNew = !this.#byType.has(type) && type !== "message";
     this.#byType.set(type, listeners.add(listener));
-    if (isNew && !this.#settings.transport.hearsAllTypes) this.#retype();
+    if (isNew && !this.#settings.hearsAllTypes) this.#retype();
     return () => void listeners.delete(listener);
   }
 

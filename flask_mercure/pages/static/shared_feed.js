@@ -274,7 +274,8 @@ export class SharedFeed {
     this.#group = { ...this.#group, covered, cursor };
     const { state, detail } = this.#group;
     const hiddenFor = this.#hiddenSince && Date.now() - this.#hiddenSince;
-    this.#post({ kind: "state", state, detail, covered: [...covered], cursor, hiddenFor });
+    const socketsUntil = this.#settings.fallback.until;
+    this.#post({ kind: "state", state, detail, covered: [...covered], cursor, hiddenFor, socketsUntil });
     this.#tellState();
     this.#sink.covered();
   }
@@ -313,6 +314,7 @@ export class SharedFeed {
         this.#fromGroup(message.event);
         return;
       case "state":
+        this.#settings.fallback.adopt(message.socketsUntil);
         this.#group = {
           epoch: message.epoch,
           covered: new Map(message.covered),
@@ -340,7 +342,7 @@ export class SharedFeed {
     if (!this.#lead) return;
     this.#pending = setTimeout(() => {
       if (!this.#lead) return;
-      const { hearsAllTypes } = this.#settings.transport;
+      const { hearsAllTypes } = this.#settings;
       const types = [...this.#types()].sort().join("\n");
       const isDeaf = !hearsAllTypes && this.#subscribedTypes !== null && types !== this.#subscribedTypes;
       this.#subscribedTypes = types;

@@ -1,6 +1,7 @@
 // One subscription to the hub, kept up: it resumes after each loss with the last event that it has.
 
 import { subscriptionUrl } from "./topics.js";
+import { TRANSPORTS } from "./transports.js";
 
 const FIRST_DELAY = 1000; // milliseconds before a second attempt, unless the hub names a time
 const LONGEST_DELAY = 30_000;
@@ -10,7 +11,8 @@ const UNANSWERED = 10_000; // milliseconds without an answer, after which someth
  * @typedef {object} Settings of all streams of a page
  * @property {URL} url of the hub
  * @property {"1.0" | "0.x"} protocol
- * @property {import("./transports.js").Transport} transport
+ * @property {import("./fallback.js").Fallback} fallback names the transport
+ * @property {boolean} hearsAllTypes whichever transport it may be
  * @property {(() => string | Promise<string>) | null} token
  * @property {RequestCredentials} credentials
  * @property {Credentials} access renews the cookie
@@ -22,7 +24,8 @@ const UNANSWERED = 10_000; // milliseconds without an answer, after which someth
 export class Stream {
   #settings;
   #sink;
-  #end = null; // ends the transport
+  #name = ""; // of the transport
+  #end = null; // ends it
   #turn = 0; // counts what was begun, so that what was waited for can tell whether it still matters
   #timer = 0; // of the next attempt
   #watch = 0;
@@ -76,7 +79,7 @@ export class Stream {
 
   async #open() {
     this.#stop();
-    const { access, url, protocol, transport, token, credentials, types } = this.#settings;
+    const { access, url, protocol, fallback, token, credentials, types } = this.#settings;
     this.#sink.state("connecting", {});
     if (access.isDue()) {
       const turn = this.#turn;
@@ -85,8 +88,9 @@ export class Stream {
     }
     const requested = this.cursor;
     this.#lastSign = Date.now();
-    this.#watch = setTimeout(() => this.#sink.problem({ reason: "unanswered" }), UNANSWERED);
-    this.#end = transport.open(
+    this.#name = fallback.name;
+    this.#watch = setTimeout(() => this.#heldBack("unanswered"), UNANSWERED);
+    this.#end = this.#transport.open(
       { url: subscriptionUrl(url, this.topics, protocol, requested), token, credentials, types: types() },
       {
         open: ({ position }) => this.#opened(requested, position),
@@ -101,8 +105,22 @@ export class Stream {
     );
   }
 
+  get #transport() {
+    return TRANSPORTS[this.#name];
+  }
+
+  /** Tell, and go on with another transport after the last event of this one, if there is one. */
+  #heldBack(reason) {
+    this.#sink.problem({ reason });
+    if (this.#settings.fallback.heldBack(this.#name)) {
+      this.isOpen = false;
+      this.#open();
+    } else if (this.#name === "websocket") this.#again({});
+  }
+
   #opened(requested, position) {
     clearTimeout(this.#watch);
+    this.#settings.fallback.opened(this.#name);
     if (requested !== null && position !== null && position !== requested) {
       this.#sink.gap({ requested, resumed: position });
     } else if (requested === null && this.#wasOpen) {
@@ -116,25 +134,29 @@ export class Stream {
     this.#lastSign = 0;
     this.#sink.state("open", {});
     const opened = Date.now();
-    if (this.#settings.transport.showsOctets && this.#settings.heartbeat) this.#watchSilence(opened);
+    if (this.#transport.showsOctets && this.#settings.heartbeat) this.#watchSilence(opened);
   }
 
   /** Without an octet since it is open, something buffers; without one for long, the connection is dead. */
   #watchSilence(opened) {
     const { heartbeat } = this.#settings;
+    // Hubs send a comment at once.
+    const wait = this.#lastSign === 0 ? Math.min(1.5 * heartbeat, UNANSWERED) : 1.5 * heartbeat;
     this.#watch = setTimeout(() => {
-      if (this.#lastSign === 0 && Date.now() - opened >= 1.5 * heartbeat) {
-        this.#sink.problem({ reason: "silent" });
+      if (this.#lastSign === 0) {
         this.#lastSign = opened;
+        const turn = this.#turn;
+        this.#heldBack("silent");
+        if (turn !== this.#turn) return;
       }
       if (this.#isTooQuiet(3)) this.#again({});
       else this.#watchSilence(opened);
-    }, 1.5 * heartbeat);
+    }, wait);
   }
 
   #isTooQuiet(heartbeats) {
-    const { heartbeat, transport } = this.#settings;
-    const isWatched = transport.showsOctets && heartbeat > 0 && this.#lastSign > 0;
+    const { heartbeat } = this.#settings;
+    const isWatched = this.#transport.showsOctets && heartbeat > 0 && this.#lastSign > 0;
     return isWatched && Date.now() - this.#lastSign > heartbeats * heartbeat;
   }
 
@@ -142,9 +164,9 @@ export class Stream {
     const wasOpen = this.isOpen;
     this.isOpen = false;
     this.#stop();
-    const { access, transport } = this.#settings;
+    const { access, fallback } = this.#settings;
     // EventSource does not tell whether it was refused, and what for.
-    const isRefused = status === 401 || status === 403 || (!transport.showsStatus && !wasOpen);
+    const isRefused = status === 401 || status === 403 || (!this.#transport.showsStatus && !wasOpen);
     if (isRefused && access.canRenew && !this.#hasRenewed) {
       this.#hasRenewed = true;
       const turn = this.#turn;
@@ -153,6 +175,7 @@ export class Stream {
       if (outcome === "renewed") return void this.#open();
       if (outcome === "refused") status ??= 401;
     }
+    if (!wasOpen) fallback.missed(this.#name);
     // Half of each delay is chance, so that a hub that starts again does not meet all pages at once.
     const most = Math.min(this.#delay * 2 ** this.#attempts++, LONGEST_DELAY);
     const delay = Math.max(retryAfter ?? 0, most * (0.5 + Math.random() / 2));

@@ -1,4 +1,4 @@
-// Ways to read an event stream. All have one shape, so that another one can take their place:
+// Ways to receive updates. All have one shape, so that one can take the place of another:
 //
 //   transport({url, token, credentials}, sink) -> close()
 //
@@ -100,8 +100,45 @@ function openEventSource({ url, credentials, types }, sink) {
   };
 }
 
+/**
+ * With a WebSocket, which our hub has at the same URL (docs/websocket.md): for networks that hold streams back.
+ *
+ * The browser sends the cookie whatever `credentials` says, and shows neither headers nor pings.
+ *
+ * @param {{url: URL}} request
+ * @param {object} sink
+ * @returns {() => void} ends it
+ */
+function openWebSocket({ url }, sink) {
+  const address = new URL(url);
+  address.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  let socket;
+  try {
+    socket = new WebSocket(address);
+  } catch (error) {
+    const timer = setTimeout(() => sink.end({ error })); // the page may not, by its policy or from https to http
+    return () => clearTimeout(timer);
+  }
+  socket.onopen = () => sink.open({ position: null });
+  socket.onmessage = (message) => {
+    const { id, type, data, retry } = JSON.parse(message.data);
+    sink.alive();
+    if (retry !== undefined) sink.retry(retry);
+    sink.event({ id, type, data });
+  };
+  socket.onclose = ({ code, reason }) => {
+    // The token's end is the only one of its code that a client which sends nothing can meet.
+    sink.end(code === 1008 ? { status: 401, error: new Error(reason) } : {});
+  };
+  return () => {
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+  };
+}
+
 /** @type {Record<string, Transport>} */
 export const TRANSPORTS = {
   fetch: { open: openFetch, showsOctets: true, showsStatus: true, hearsAllTypes: true },
   eventsource: { open: openEventSource, showsOctets: false, showsStatus: false, hearsAllTypes: false },
+  websocket: { open: openWebSocket, showsOctets: false, showsStatus: false, hearsAllTypes: true },
 };
