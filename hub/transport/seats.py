@@ -16,6 +16,7 @@ from collections.abc import Iterator
 _TURN = 0  # the octet of the file whose lock is the turn to write
 _SEATS = 1  # the octet of the first seat
 _MOST = 1024
+_NEXT = _SEATS + _MOST  # the octet whose lock is the place of who is next
 _GAP = 16  # free seats after which there is nobody any more
 
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
@@ -66,7 +67,13 @@ class Seats:
     def turn(self) -> Iterator[None]:
         """Wait until nobody else writes, and keep the others waiting meanwhile."""
         with self._own_turn:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TURN, 1, 0))
+            # Who has had the turn stands behind who waits. The kernel gives a lock to whoever asks
+            # first once it is let go, and that would be the busy process again and again.
+            self._wait_for(_NEXT)
+            try:
+                self._wait_for(_TURN)
+            finally:
+                self._unlock(_NEXT)
             try:
                 yield
             finally:
@@ -77,6 +84,9 @@ class Seats:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = self.own = -1
+
+    def _wait_for(self, octet: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0))
 
     def _is_locked(self, octet: int) -> bool:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0)

@@ -228,7 +228,7 @@ def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) ->
             opened.set()
             writes.join()
         late.close()
-        assert turns < 12
+        assert turns < 40  # one or two for each of its own; it would never get in otherwise
         writer.transport.append(update(), 1)
         writer.has(1, 1)
 
