@@ -50,9 +50,11 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite
     cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 5000")
+    if not cursor.execute("PRAGMA page_count").fetchone()[0]:
+        # Only for a new file, where it counts: setting it takes the lock of those who write, each time.
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
     for pragma in (
-        "auto_vacuum = INCREMENTAL",  # counts when the file is created
-        "busy_timeout = 5000",
         "journal_mode = WAL",
         "synchronous = FULL",
         "journal_size_limit = 16777216",

@@ -233,6 +233,19 @@ def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) ->
         writer.has(1, 1)
 
 
+def test_a_connection_needs_nothing_of_who_writes(tmp_path: Path) -> None:
+    """Opening one took the lock of writers: a busy hub's readers failed with "database is locked"."""
+    path = tmp_path / "hub.db"
+    with several(path, 1) as (member,), beside(path) as database:
+        member.transport.append(update(id="x"), 0)
+        member.has(1, 1)
+        database.execute("BEGIN IMMEDIATE")
+        reads = Log(path)
+        assert reads.transport.newest() == (1, "x")
+        reads.transport._engine.dispose()
+        database.execute("ROLLBACK")
+
+
 def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
         first.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
