@@ -109,7 +109,7 @@ class Broker:
         loop = gevent.get_hub().loop
         wake = loop.async_()
         wake.start(self._collect)
-        self.engine.dispatched, newest_id = self._transport.open(wake.send, self._load)
+        self.engine.dispatched, newest_id = self._transport.open(wake.send, self._is_crowded)
         self.last_event_id = newest_id or EARLIEST
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
@@ -122,9 +122,8 @@ class Broker:
         """Tell of the end of subscriptions whose process was killed: it could not."""
         try:
             records = self._transport.adopt()
-        except (
-            StorageError
-        ) as error:  # the disk is full, say; streams can go on, and a later start tries again
+        except StorageError as error:
+            # The disk is full, say. Streams can go on, and a later start tries again.
             _log.error("subscriptions of processes that died are still listed: %s", error)
             return
         for record in records:
@@ -203,7 +202,7 @@ class Broker:
         """
         accepted, self._accepted = self._accepted, []
         for updates, waiter, presence in accepted:
-            self._transport.append_all(updates, waiter, presence)
+            self._transport.append(updates, waiter, presence)
 
     def _collect(self) -> None:
         for commit in self._transport.collect():
@@ -214,16 +213,16 @@ class Broker:
                 self._commits.append((commit.entries[-1].sequence, commit.at, len(commit.entries)))
                 self._characters += _size(commit.entries)
                 self._has_backlog.set()
-                if self._load() > _MAX_BACKLOG:
+                if self._is_crowded():
                     self._has_room.clear()
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
         self._note_idle()
 
-    def _load(self) -> int:
-        """How many updates there are to be dispatched; large ones count for several."""
-        return max(len(self._backlog), self._characters * _MAX_BACKLOG // _MAX_BACKLOG_CHARACTERS)
+    def _is_crowded(self) -> bool:
+        """Whether there is so much to be dispatched, by number or by size, that more has to wait."""
+        return len(self._backlog) > _MAX_BACKLOG or self._characters > _MAX_BACKLOG_CHARACTERS
 
     def _dispatch(self) -> None:
         while True:
@@ -232,7 +231,7 @@ class Broker:
             self._backlog.clear()
             self._is_dispatching = True
             self._has_backlog.clear()
-            if self._load() <= _MAX_BACKLOG:
+            if not self._is_crowded():
                 self._has_room.set()
             self.last_event_id = entries[-1].update.id
             try:
@@ -244,7 +243,7 @@ class Broker:
             self._is_dispatching = False
             self._note_dispatched(entries[-1].sequence)
             self._characters -= _size(entries)
-            if self._load() <= _MAX_BACKLOG:
+            if not self._is_crowded():
                 self._has_room.set()
             self._note_idle()
 

@@ -245,11 +245,11 @@ class Engine:
                 elif update.private and receivers:
                     receivers = yield from self._allowed(receivers, update.topics)
                 if receivers:
-                    events = [entry.update.encode() for entry in entries[start:position]]
+                    run = entries[start:position]
+                    events = [entry.update.encode() for entry in run]
                     frames = b""
                     if self._compressor is not None and any(one.form & ZSTD for one in receivers):
                         frames = yield from self._compress(self._compressor, events)
-                    run = entries[start:position]
                     sent = messages(entry.update for entry in run) if self._in_form[WEBSOCKET] else b""
                     prepared += self._in_forms(_join(events), frames, sent, receivers)
                     deliveries += len(receivers)

@@ -10,7 +10,7 @@ import ssl
 import gevent
 from gevent.hub import Waiter
 
-_READ, _WRITE = 1, 2
+READ, WRITE = 1, 2
 _SIZE = 64 << 10
 
 
@@ -48,9 +48,9 @@ class Channel:
             try:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
-                self._wait(_READ, timeout)
+                self._wait(READ, timeout)
             except ssl.SSLWantWriteError:
-                self._wait(_WRITE, timeout)
+                self._wait(WRITE, timeout)
             else:
                 return
 
@@ -65,14 +65,14 @@ class Channel:
             # It is the other side's turn. And when a commit answers a hundred publishers, each has its
             # answer before the next request of the first is read: that wakes them once, not a hundred times.
             self._has_sent = False
-            self._wait(_READ, timeout)
+            self._wait(READ, timeout)
         while True:
             try:
                 return os.read(self._fd, _SIZE) if self._tls is None else self._tls.recv(_SIZE)
             except (BlockingIOError, ssl.SSLWantReadError):
-                self._wait(_READ, timeout)
+                self._wait(READ, timeout)
             except ssl.SSLWantWriteError:
-                self._wait(_WRITE, timeout)
+                self._wait(WRITE, timeout)
 
     def send(self, octets: bytes, timeout: float) -> None:
         """Send all of it.
@@ -87,9 +87,9 @@ class Channel:
             try:
                 sent = os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
             except (BlockingIOError, ssl.SSLWantWriteError):
-                self._wait(_WRITE, timeout)
+                self._wait(WRITE, timeout)
             except ssl.SSLWantReadError:
-                self._wait(_READ, timeout)
+                self._wait(READ, timeout)
             else:
                 if sent == len(rest):
                     return
@@ -120,15 +120,25 @@ class Channel:
                 os.close(fd)
 
     def _wait(self, events: int, timeout: float) -> None:
-        hub = gevent.get_hub()
-        waiter = Waiter(hub)
-        watcher = hub.loop.io(self._fd, events)
-        timer = hub.loop.timer(timeout)
-        try:
-            watcher.start(waiter.switch, True)
-            timer.start(waiter.switch, False)
-            if not waiter.get():
-                raise Timeout
-        finally:
-            watcher.close()
-            timer.close()
+        if not is_ready(self._fd, events, timeout):
+            raise Timeout
+
+
+def is_ready(descriptor: int, events: int, timeout: float) -> bool:
+    """Wait for a descriptor while the event loop goes on.
+
+    :param events: ``READ`` or ``WRITE``.
+    :param timeout: seconds to wait at most.
+    :returns: false when it took longer.
+    """
+    hub = gevent.get_hub()
+    waiter = Waiter(hub)
+    watcher = hub.loop.io(descriptor, events)
+    timer = hub.loop.timer(timeout)
+    try:
+        watcher.start(waiter.switch, True)
+        timer.start(waiter.switch, False)
+        return bool(waiter.get())
+    finally:
+        watcher.close()
+        timer.close()

@@ -34,6 +34,7 @@ from hub.protocol.update import PublicationLimits
 from hub.server import logs
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
+from hub.server.channel import READ, is_ready
 from hub.server.connection import Site
 from hub.server.fetch import Fetcher
 from hub.server.handover import Successor
@@ -47,6 +48,9 @@ from hub.settings import RELOADABLE, SettingError, Settings
 from hub.transport.doorbell import Doorbell, bells
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+"""The signals that a hub acts on."""
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the log and files
 _MANY_DESCRIPTORS = 1 << 20
@@ -164,14 +168,13 @@ class Process:
         :param announce: called with the hub's URL once it accepts connections.
         :param reread: the settings as they are now; raises ``SettingError``.
         """
-        signals = (signal.SIGTERM, signal.SIGINT)
-        watchers: list[object] = [gevent.signal_handler(number, self.stop) for number in signals]
-        watchers.append(gevent.signal_handler(signal.SIGHUP, self.reload, reread))
-        watchers.append(
-            gevent.signal_handler(
-                signal.SIGUSR2, self.give_way if self._parent is not None else self.hand_over
-            )
-        )
+        leave = self.give_way if self._parent is not None else self.hand_over
+        watchers: list[object] = [
+            gevent.signal_handler(signal.SIGTERM, self.stop),
+            gevent.signal_handler(signal.SIGINT, self.stop),
+            gevent.signal_handler(signal.SIGHUP, self.reload, reread),
+            gevent.signal_handler(signal.SIGUSR2, leave),
+        ]
         if self._parent is not None:  # nobody would stop or replace this process any more
             orphaned = gevent.get_hub().loop.io(self._parent, 1)
             orphaned.start(self.stop)
@@ -182,11 +185,7 @@ class Process:
             self.wait()
         finally:
             self.close()
-            for number in (
-                *signals,
-                signal.SIGHUP,
-                signal.SIGUSR2,
-            ):  # the process ends: one more signal changes nothing
+            for number in HANDLED:  # the process ends: one more signal changes nothing
                 signal.signal(number, signal.SIG_IGN)
             del watchers
 
@@ -285,8 +284,6 @@ class Process:
         started = time.monotonic()
         for number, subscriber in enumerate(streams):
             due = started + seconds * number / len(streams)
-            if due - time.monotonic() > _PAUSE:
-                gevent.sleep(_PAUSE)
             while time.monotonic() < due and not self._stopping.is_set():
                 gevent.sleep(_PAUSE)
             self._broker.engine.end(subscriber, endings.ANOTHER_TAKES_OVER)
@@ -335,17 +332,7 @@ def _rotate(rotation: Rotation) -> None:
 
 
 def _wait_to_read(descriptor: int) -> bool:
-    """Wait without keeping the others waiting."""
-    waiter = Waiter()
-    loop = gevent.get_hub().loop
-    watcher, timer = loop.io(descriptor, 1), loop.timer(_START)
-    try:
-        watcher.start(waiter.switch, True)
-        timer.start(waiter.switch, False)
-        return bool(waiter.get())
-    finally:
-        watcher.close()
-        timer.close()
+    return is_ready(descriptor, READ, _START)
 
 
 def _hub(

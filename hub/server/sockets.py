@@ -85,19 +85,20 @@ def _of_systemd(environment: MutableMapping[str, str]) -> list[int]:
 def _bound(settings: Settings, count: int) -> list[socket.socket]:
     host, port = settings.listen
     try:
-        # The first one alone, or a second hub on this port would not be noticed.
-        first = bind(host, port)
-        if count == 1:
-            return [first]
-        port = first.getsockname()[1]
-        first.close()
-        return [bind(host, port, is_shared=True) for _ in range(count)]
+        return [bind(host, port)] if count == 1 else _bind_shared(host, port, count)
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         remedy = "stop what uses it, or choose another port" if is_taken else "choose another address"
         raise SettingError(
             f"MERCURE_LISTEN: cannot listen on {host}:{port}: {error.strerror}; {remedy}"
         ) from None
+
+
+def _bind_shared(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets on one port, which is free: another hub on it would not be noticed otherwise."""
+    with bind(host, port) as first:
+        port = first.getsockname()[1]
+    return [bind(host, port, is_shared=True) for _ in range(count)]
 
 
 def metrics_socket(settings: Settings, environment: Mapping[str, str] | None = None) -> socket.socket | None:
@@ -113,11 +114,9 @@ def metrics_socket(settings: Settings, environment: Mapping[str, str] | None = N
         return None
     host, port = settings.metrics_listen
     try:
-        if SUCCESSION not in (os.environ if environment is None else environment):
-            # Alone at first, or another hub on this port would not be noticed.
-            with bind(host, port) as first:
-                port = first.getsockname()[1]
-        return bind(host, port, is_shared=True)
+        if SUCCESSION in (os.environ if environment is None else environment):
+            return bind(host, port, is_shared=True)
+        return _bind_shared(host, port, 1)[0]
     except OSError as error:
         raise SettingError(
             f"MERCURE_METRICS_LISTEN: cannot listen on {host}:{port}: {error.strerror}; "

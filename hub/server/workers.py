@@ -23,7 +23,7 @@ from hub.metrics.tally import Board
 from hub.protocol.errors import StorageError
 from hub.server import logs
 from hub.server.handover import Successor
-from hub.server.process import Place, Process, serve_alone, settle
+from hub.server.process import HANDLED, Place, Process, serve_alone, settle
 from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
 from hub.server.rotation import rotation_of
 from hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
@@ -31,7 +31,7 @@ from hub.settings import SettingError, Settings
 from hub.transport.doorbell import Doorbell, bells
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
-_WATCHED = (*_STOP, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD)
+_WATCHED = (*HANDLED, signal.SIGCHLD)
 _READY = b"ready"
 _START = 60.0  # seconds for a worker to start
 _END = 20.0  # seconds for the workers to stop, before they are killed
@@ -111,7 +111,7 @@ class Workers:
             self._watch()
         finally:
             self._stop()
-            for number in _WATCHED[:-1]:  # the process ends: one more signal changes nothing
+            for number in HANDLED:  # the process ends: one more signal changes nothing
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -55,7 +55,7 @@ class Commit(Generic[Ticket]):
 
     :param entries: what is durable now; empty when the transaction failed, and when its updates come with a
         later commit, in their order among those of other processes.
-    :param tickets: what the callers of ``append`` and ``append_all`` gave, one for each call, in order.
+    :param tickets: what the callers of ``append`` gave, one for each call, in order.
     :param error: why the transaction failed.
     :param at: monotonic time of it in seconds; of one of another process, when it was read.
     """
@@ -81,21 +81,20 @@ class Presence:
 class Transport(Protocol[Ticket]):
     """A log of updates. ``append`` and ``collect`` never block; the reading methods may."""
 
-    def open(self, wake: Callable[[], None], backlog: Callable[[], int] = ...) -> tuple[int, str | None]:
+    def open(self, wake: Callable[[], None], is_crowded: Callable[[], bool] = ...) -> tuple[int, str | None]:
         """Make the log ready.
 
         :param wake: called, from any thread, when ``collect`` has something to return.
-        :param backlog: how many updates the caller has collected and not dealt with yet; large ones may count
-            for several. When it is many, those of other processes stay in the log for the moment.
+        :param is_crowded: whether the caller has collected more than it has dealt with for the moment: then
+            the updates of other processes stay in the log. Asked from any thread.
         :returns: as ``newest``; all that comes after it is collected.
         :raises StorageError: the log cannot be opened.
         """
 
-    def append(self, update: Update, ticket: Ticket) -> None:
-        """Queue an update; the commit that answers it comes back through ``collect``."""
-
-    def append_all(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
+    def append(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
         """Queue updates that become durable together, one after the other, or not at all.
+
+        The commit that answers them comes back through ``collect``.
 
         :param presence: becomes durable with them.
         """

@@ -44,7 +44,6 @@ _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_INTERVAL = 1.0
 _MAX_TOPICS_BY_INDEX = 128  # more than one request can name
-_MAX_BACKLOG = 5_000
 _MAX_COMMITS = 100
 _ROWS = 50  # fetched at once: large updates must not all be in memory
 _MAX_PAGE = 4 << 20
@@ -77,7 +76,7 @@ class SqlTransport(Generic[Ticket]):
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
-        self._backlog: Callable[[], int] = lambda: 0
+        self._caller_is_crowded: Callable[[], bool] = lambda: False
         self._writer = threading.Thread(target=self._write, name="mercure-log", daemon=True)
         self._follower: Follower[Ticket] | None = None
         if doorbell is not None:
@@ -94,13 +93,13 @@ class SqlTransport(Generic[Ticket]):
         return self._url.render_as_string(hide_password=True)
 
     def open(
-        self, wake: Callable[[], None], backlog: Callable[[], int] = lambda: 0
+        self, wake: Callable[[], None], is_crowded: Callable[[], bool] = lambda: False
     ) -> tuple[int, str | None]:
         """Bring the tables of the database up to date, take a seat and start the writer."""
-        self._wake, self._backlog = wake, backlog
+        self._wake, self._caller_is_crowded = wake, is_crowded
         self._seats = self._prepare()
         self._file = StillThere(self._url.database)
-        self._lock_file = StillThere(str(lock_path(self._url)))
+        self._lock_file = StillThere(lock_path(self._url))
         newest = self.newest()
         self._writer.start()
         if self._follower is not None:
@@ -139,11 +138,7 @@ class SqlTransport(Generic[Ticket]):
         finally:
             notice.cancel()
 
-    def append(self, update: Update, ticket: Ticket) -> None:
-        """Queue an update for the writer."""
-        self._waiting.put(((update,), ticket, None))
-
-    def append_all(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
+    def append(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
         """Queue updates for one transaction of the writer."""
         self._waiting.put((updates, ticket, presence))
 
@@ -373,7 +368,7 @@ class SqlTransport(Generic[Ticket]):
 
     def _is_crowded(self) -> bool:
         """Whether the caller has more to do than it should have: what others wrote can wait."""
-        return self._backlog() > _MAX_BACKLOG or len(self._committed) > _MAX_COMMITS
+        return self._caller_is_crowded() or len(self._committed) > _MAX_COMMITS
 
     def _companions(self) -> int:
         return 0 if self._seats is None else self._seats.others()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import sys
@@ -258,6 +259,17 @@ class RunningHub:
     def close(self) -> None:
         for stream in self._open:
             stream.close()
+
+
+def process_environment(folder: Path, **variables: str) -> dict[str, str]:
+    """The environment of a hub that runs as a process: the least it needs, and what the test adds."""
+    return {
+        "PATH": os.environ["PATH"],
+        "MERCURE_LISTEN": "127.0.0.1:0",
+        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
+        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
+        **variables,
+    }
 
 
 def read_reply(

@@ -14,20 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.running import SECRET, TIMEOUT, RunningHub
+from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 
 @contextmanager
 def process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], RunningHub]]:
     """Start ``python -m hub`` and wait for the line that names its address."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "MERCURE_LISTEN": "127.0.0.1:0",
-        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
-        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-        "MERCURE_ANONYMOUS": "1",
-        **variables,
-    }
+    environment = process_environment(folder, **{"MERCURE_ANONYMOUS": "1", **variables})
     child = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "hub"], env=environment, stderr=subprocess.PIPE, text=True
     )

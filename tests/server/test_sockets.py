@@ -15,7 +15,7 @@ import pytest
 
 from hub.server.sockets import HANDED_OVER, listening_sockets, notify, url_of
 from hub.settings import SettingError, Settings, load_settings
-from tests.hub.running import SECRET, TIMEOUT, RunningHub
+from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 
 def settings(**more: str) -> Settings:
@@ -133,14 +133,9 @@ os.execv(sys.executable, [sys.executable, "-m", "hub"])
 def test_socket_activation(folder: Path, given: socket.socket, workers: str) -> None:
     """As systemd does it; the port that is configured is not touched."""
     port = given.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "MERCURE_LISTEN": "127.0.0.1:1",
-        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
-        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-        "MERCURE_ANONYMOUS": "1",
-        "MERCURE_WORKERS": workers,
-    }
+    environment = process_environment(
+        folder, MERCURE_LISTEN="127.0.0.1:1", MERCURE_ANONYMOUS="1", MERCURE_WORKERS=workers
+    )
     with subprocess.Popen(
         [sys.executable, "-c", ACTIVATES, str(given.fileno())],
         env=environment,

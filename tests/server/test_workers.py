@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.running import HUB_PATH, SECRET, TIMEOUT, RunningHub, Stream
+from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 
 API = HUB_PATH + "/subscriptions"
 PRESENCE = {"match_urlpattern": "/.well-known/mercure/subscriptions/:type/:match/:subscriber"}
@@ -73,16 +73,16 @@ def workers(folder: Path, count: int = 2, port: int = 0, **variables: str) -> It
     """Start ``python -m hub`` with some workers."""
     log = folder / "hub.log"
     log.write_text("", encoding="utf-8")  # a second hub here begins anew
-    environment = {
-        "PATH": os.environ["PATH"],
-        "MERCURE_LISTEN": f"127.0.0.1:{port}",
-        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
-        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-        "MERCURE_ANONYMOUS": "1",
-        "MERCURE_WORKERS": str(count),
-        "MERCURE_LOG_FILE": str(log),
-        **variables,
-    }
+    environment = process_environment(
+        folder,
+        **{
+            "MERCURE_LISTEN": f"127.0.0.1:{port}",
+            "MERCURE_ANONYMOUS": "1",
+            "MERCURE_WORKERS": str(count),
+            "MERCURE_LOG_FILE": str(log),
+            **variables,
+        },
+    )
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "hub"], env=environment, stderr=subprocess.PIPE, text=True
     ) as child:
@@ -321,26 +321,30 @@ def test_a_signal_ends_streams_and_processes(folder: Path, number: signal.Signal
             wait_for_end(pid)
 
 
+def refusal(folder: Path, **variables: str) -> str:
+    """What a hub says that cannot start, in words."""
+    run = subprocess.run(
+        [sys.executable, "-m", "hub"],
+        env=process_environment(folder, **variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT,
+    )
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    return run.stderr
+
+
 def test_a_port_in_use_is_told(folder: Path) -> None:
     with workers(folder) as hub:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "MERCURE_LISTEN": f"127.0.0.1:{hub.port}",
-            "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/other.db",
-            "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-            "MERCURE_WORKERS": "2",
-        }
-        run = subprocess.run(
-            [sys.executable, "-m", "hub"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT,
+        said = refusal(
+            folder,
+            MERCURE_LISTEN=f"127.0.0.1:{hub.port}",
+            MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/other.db",
+            MERCURE_WORKERS="2",
         )
-    assert run.returncode == 2
-    assert "MERCURE_LISTEN: cannot listen on 127.0.0.1" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert "MERCURE_LISTEN: cannot listen on 127.0.0.1" in said
 
 
 @pytest.mark.parametrize(
@@ -351,25 +355,7 @@ def test_a_port_in_use_is_told(folder: Path) -> None:
     ],
 )
 def test_workers_that_cannot_start_say_why(folder: Path, variables: dict[str, str], words: str) -> None:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "MERCURE_LISTEN": "127.0.0.1:0",
-        "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
-        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-        "MERCURE_WORKERS": "3",
-        **variables,
-    }
-    run = subprocess.run(
-        [sys.executable, "-m", "hub"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=TIMEOUT,
-    )
-    assert run.returncode == 2
-    assert words in run.stderr
-    assert "Traceback" not in run.stderr
+    assert words in refusal(folder, **{"MERCURE_WORKERS": "3", **variables})
 
 
 def test_the_log_tells_which_worker_wrote(folder: Path) -> None:

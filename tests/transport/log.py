@@ -55,7 +55,7 @@ class Log:
     def append(self, *updates: Update) -> list[Entry]:
         """Append updates, which have to become durable."""
         for ticket, one in enumerate(updates):
-            self.transport.append(one, ticket)
+            self.transport.append((one,), ticket)
         commits = self.wait(len(updates))
         assert [commit.error for commit in commits] == [None] * len(commits)
         return [entry for commit in commits for entry in commit.entries]

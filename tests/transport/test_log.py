@@ -44,7 +44,7 @@ def test_a_new_log_is_empty(log: Log) -> None:
 
 def test_tickets_come_back_in_order_with_their_entries(log: Log) -> None:
     for ticket in range(50):
-        log.transport.append(update(id=f"id-{ticket}"), ticket)
+        log.transport.append((update(id=f"id-{ticket}"),), ticket)
     commits = log.wait(50)
     assert [ticket for commit in commits for ticket in commit.tickets] == list(range(50))
     for commit in commits:
@@ -58,7 +58,7 @@ def test_many_threads_share_transactions_and_no_place_is_left_out(log: Log) -> N
     def publish(first: int) -> None:
         together.wait()
         for ticket in range(first, first + 50):
-            log.transport.append(update(id=str(ticket)), ticket)
+            log.transport.append((update(id=str(ticket)),), ticket)
 
     threads = [threading.Thread(target=publish, args=(n * 1000,)) for n in range(8)]
     for thread in threads:
@@ -83,7 +83,7 @@ def test_what_waits_becomes_one_transaction_up_to_a_limit(
     monkeypatch.setattr("hub.transport.sqlalchemy._MAX_BATCH", 10)
     log = Log(tmp_path / "mercure.db")
     for ticket in range(25):
-        log.transport.append(update(), ticket)
+        log.transport.append((update(),), ticket)
     log.open()
     commits = log.wait(25)
     log.close()
@@ -94,7 +94,7 @@ def test_a_batch_is_bounded_by_its_size_too(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("hub.transport.sqlalchemy._MAX_BATCH_CHARACTERS", 100)
     log = Log(tmp_path / "mercure.db")
     for ticket, size in enumerate([60, 60, 500, 1, 1]):
-        log.transport.append(update(data="x" * size), ticket)
+        log.transport.append((update(data="x" * size),), ticket)
     log.open()
     commits = log.wait(5)
     log.close()
@@ -176,7 +176,7 @@ def test_two_hubs_on_one_file_share_the_sequence(open_log: Opener) -> None:
     logs = [open_log(), open_log()]
     for ticket in range(100):
         for log in logs:
-            log.transport.append(update(id=f"{id(log)}"), ticket)
+            log.transport.append((update(id=f"{id(log)}"),), ticket)
     entries = [[entry for commit in log.wait(100) for entry in commit.entries] for log in logs]
     places = [[entry.sequence for entry in own] for own in entries]
     assert [sorted(own) for own in places] == places
@@ -202,7 +202,7 @@ def test_a_batch_of_any_size_keeps_its_order_and_its_topics(open_log: Opener, co
 def test_close_commits_what_is_queued(open_log: Opener) -> None:
     log = open_log()
     for ticket in range(2500):
-        log.transport.append(update(), ticket)
+        log.transport.append((update(),), ticket)
     log.close()
     assert sum(len(commit.entries) for commit in log.transport.collect()) == 2500
     log.close()
@@ -230,7 +230,7 @@ class TestFailure:
         log.append(update(id="before"))
         with broken(log.path):
             for ticket in range(3):
-                log.transport.append(update(data="secret data"), ticket)
+                log.transport.append((update(data="secret data"),), ticket)
             commits = log.wait(3)
             assert [ticket for commit in commits for ticket in commit.tickets] == [0, 1, 2]
             for commit in commits:
@@ -251,7 +251,7 @@ class TestFailure:
     def test_it_is_found_out_without_a_publication_that_it_is_over(self, log: Log) -> None:
         """A balancer that believes the health check sends nobody who could publish."""
         with broken(log.path):
-            log.transport.append(update(), 0)
+            log.transport.append((update(),), 0)
             log.wait(1)
             with pytest.raises(StorageError):
                 log.transport.check()
@@ -261,7 +261,7 @@ class TestFailure:
     def test_a_failure_that_lasts_costs_no_memory(self, log: Log) -> None:
         lengths = []
         with broken(log.path):
-            log.transport.append(update(), 0)
+            log.transport.append((update(),), 0)
             log.wait(1)
             for _ in range(5):
                 with pytest.raises(StorageError) as caught:
@@ -270,7 +270,7 @@ class TestFailure:
         assert len(set(lengths)) == 1
 
     def test_what_no_database_takes_does_not_end_the_writer(self, log: Log) -> None:
-        log.transport.append(update(data="\ud800"), 7)
+        log.transport.append((update(data="\ud800"),), 7)
         (commit,) = log.wait(1)
         assert commit.error is not None
         assert list(commit.tickets) == [7]
@@ -278,7 +278,7 @@ class TestFailure:
 
     def test_a_broken_index_table_leaves_nothing_behind(self, log: Log) -> None:
         with broken(log.path, ["mercure_topic"]):
-            log.transport.append(update(), 0)
+            log.transport.append((update(),), 0)
             assert log.wait(1)[0].error is not None
         assert log.everything() == []
         assert log.transport.newest() == (0, None)
@@ -377,12 +377,12 @@ def test_nothing_is_logged_when_all_is_well(log: Log, caplog: pytest.LogCaptureF
 
 
 def test_updates_that_are_appended_together_share_their_fate(log: Log) -> None:
-    log.transport.append_all([update(data="1"), update(data="2")], 7)
+    log.transport.append([update(data="1"), update(data="2")], 7)
     (commit,) = log.wait(1)
     assert commit.tickets == [7]
     assert [entry.update.data for entry in commit.entries] == ["1", "2"]
     with broken(log.path):
-        log.transport.append_all([update(data="3"), update(data="4")], 8)
+        log.transport.append([update(data="3"), update(data="4")], 8)
         (failed,) = log.wait(1)
     assert (failed.tickets, failed.entries) == ([8], ())
     assert failed.error is not None
@@ -399,7 +399,7 @@ def test_nothing_is_acknowledged_that_goes_into_a_file_without_a_name(log: Log, 
         copy.replace(log.path)
     else:
         log.path.unlink()
-    log.transport.append(update(id="lost"), 1)
+    log.transport.append((update(id="lost"),), 1)
     (commit,) = log.wait(1)
     assert commit.entries == ()
     assert "was removed or replaced while the hub was running; restart the hub" in str(commit.error)

@@ -29,11 +29,11 @@ class Member(Log):
         self.entries: list[Entry] = []
         self.answered: list[int] = []
         self.sizes: list[int] = []
-        self.backlog = 0
+        self.is_crowded = False
         self._changed = threading.Condition()
 
     def open(self) -> None:
-        self.transport.open(self._take, lambda: self.backlog)
+        self.transport.open(self._take, lambda: self.is_crowded)
 
     def _take(self) -> None:
         with self._changed:
@@ -80,7 +80,7 @@ def several(path: Path, count: int, kept: Retention | None = None) -> Iterator[l
 def test_each_gets_what_the_others_write(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 3) as members:
         for number, member in enumerate(members):
-            member.transport.append(update(id=f"of {number}"), number)
+            member.transport.append((update(id=f"of {number}"),), number)
             for other in members:
                 other.has(number + 1)
         for number, member in enumerate(members):
@@ -93,7 +93,7 @@ def test_all_see_one_order_whoever_writes(tmp_path: Path) -> None:
 
         def write(member: Member, name: str) -> None:
             for number in range(400):
-                member.transport.append(update(id=f"{name}{number}"), number)
+                member.transport.append((update(id=f"{name}{number}"),), number)
 
         writers = [
             threading.Thread(target=write, args=[member, name])
@@ -115,19 +115,19 @@ def test_all_see_one_order_whoever_writes(tmp_path: Path) -> None:
 def test_large_updates_come_too(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (writer, reader):
         for number in range(45):
-            writer.transport.append(update(id=str(number), data="x" * 100_000), number)
+            writer.transport.append((update(id=str(number), data="x" * 100_000),), number)
         reader.until(lambda: len(reader.entries) == 45)
         assert reader.ids == [str(number) for number in range(45)]
 
 
 def test_who_was_away_reads_large_updates_in_parts(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (writer, reader):
-        reader.backlog = 1_000_000
+        reader.is_crowded = True
         for number in range(60):
-            writer.transport.append(update(id=str(number), data="x" * 500_000), number)
+            writer.transport.append((update(id=str(number), data="x" * 500_000),), number)
         writer.has(60, 60)
         assert reader.entries == []
-        reader.backlog = 0
+        reader.is_crowded = False
         reader.has(60)
         assert reader.ids == writer.ids
         assert max(reader.sizes) <= 14_000_000
@@ -137,11 +137,11 @@ def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:
     descriptors = bells(2)
     first = Member(tmp_path / "hub.db", None, Doorbell(descriptors[0], descriptors[1:]))
     first.open()
-    first.transport.append(update(id="before"), 0)
+    first.transport.append((update(id="before"),), 0)
     first.until(lambda: len(first.entries) == 1)
     second = Member(tmp_path / "hub.db", None, Doorbell(descriptors[1], descriptors[:1]))
     assert second.transport.open(second._take) == (1, "before")
-    first.transport.append(update(id="after"), 1)
+    first.transport.append((update(id="after"),), 1)
     second.until(lambda: len(second.entries) == 1)
     assert second.ids == ["after"]
     first.close()
@@ -162,15 +162,15 @@ def test_a_lost_ring_delays_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_who_has_much_to_do_leaves_the_others_updates_in_the_log(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (writer, busy):
-        busy.backlog = 1_000_000
-        writer.transport.append(update(id="x"), 0)
+        busy.is_crowded = True
+        writer.transport.append((update(id="x"),), 0)
         writer.until(lambda: len(writer.entries) == 1)
-        busy.transport.append(update(id="own"), 7)  # brings what was before it, for the order's sake
+        busy.transport.append((update(id="own"),), 7)  # brings what was before it, for the order's sake
         busy.until(lambda: busy.ids == ["x", "own"])
-        writer.transport.append(update(id="later"), 1)
+        writer.transport.append((update(id="later"),), 1)
         writer.until(lambda: len(writer.entries) == 3)
         assert busy.ids == ["x", "own"]
-        busy.backlog = 0
+        busy.is_crowded = False
         busy.until(lambda: busy.ids == ["x", "own", "later"])
 
 
@@ -180,14 +180,14 @@ def test_a_small_history_takes_nothing_from_the_others(
     monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.0)
     with several(tmp_path / "hub.db", 2, Retention(size=1)) as (writer, reader):
         for number in range(20):
-            writer.transport.append(update(id=str(number)), number)
+            writer.transport.append((update(id=str(number)),), number)
             writer.has(0, number + 1)
         reader.until(lambda: len(reader.entries) == 20)
         assert len(writer.sequences()) == 20
         writer.now += 31
-        writer.transport.append(update(id="late"), 20)
+        writer.transport.append((update(id="late"),), 20)
         writer.until(lambda: len(writer.answered) == 21)
-        writer.transport.append(update(id="later"), 21)  # the step before it is over then
+        writer.transport.append((update(id="later"),), 21)  # the step before it is over then
         writer.until(lambda: len(writer.answered) == 22)
         assert writer.sequences() == [21, 22]
 
@@ -196,7 +196,7 @@ def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCap
     with several(tmp_path / "hub.db", 1) as (follows,):
         with beside(tmp_path / "hub.db") as database:
             database.execute("UPDATE mercure_position SET last_sequence = 10")
-        follows.transport.append(update(id="eleventh"), 0)
+        follows.transport.append((update(id="eleventh"),), 0)
         follows.until(lambda: follows.ids == ["eleventh"])
     assert "updates 1 to 10 were discarded" in caplog.text
 
@@ -229,7 +229,7 @@ def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) ->
             writes.join()
         late.close()
         assert turns < 40  # one or two for each of its own; it would never get in otherwise
-        writer.transport.append(update(), 1)
+        writer.transport.append((update(),), 1)
         writer.has(1, 1)
 
 
@@ -237,7 +237,7 @@ def test_a_connection_needs_nothing_of_who_writes(tmp_path: Path) -> None:
     """Opening one took the lock of writers: a busy hub's readers failed with "database is locked"."""
     path = tmp_path / "hub.db"
     with several(path, 1) as (member,), beside(path) as database:
-        member.transport.append(update(id="x"), 0)
+        member.transport.append((update(id="x"),), 0)
         member.has(1, 1)
         database.execute("BEGIN IMMEDIATE")
         reads = Log(path)
@@ -248,11 +248,11 @@ def test_a_connection_needs_nothing_of_who_writes(tmp_path: Path) -> None:
 
 def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
-        first.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
+        first.transport.append((update(id="came"),), 0, Presence("key", "record"))
         second.until(lambda: second.ids == ["came"])
         assert second.transport.others() == ["record"]
         assert first.transport.others() == []
-        first.transport.append_all((update(id="went"),), 1, Presence("key", None))
+        first.transport.append((update(id="went"),), 1, Presence("key", None))
         second.until(lambda: second.ids == ["came", "went"])
         assert second.transport.others() == []
 
@@ -260,11 +260,9 @@ def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path)
 def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
         for number in range(50):
-            first.transport.append_all(
-                (update(id="came"),), number, Presence(str(number), f"record {number}")
-            )
-            first.transport.append_all((update(id="went"),), number, Presence(str(number), None))
-        first.transport.append_all((update(id="stays"),), 50, Presence("stays", "stays"))
+            first.transport.append((update(id="came"),), number, Presence(str(number), f"record {number}"))
+            first.transport.append((update(id="went"),), number, Presence(str(number), None))
+        first.transport.append((update(id="stays"),), 50, Presence("stays", "stays"))
         second.until(lambda: len(second.entries) == 101)
         assert second.transport.others() == ["stays"]
 
@@ -286,16 +284,16 @@ def test_presence_that_could_not_be_written_is_written_later(
     with closing(Log(path)) as log, closing(Log(path)) as other:
         log.open()
         other.open()
-        log.transport.append_all((update(id="came"),), 0, Presence("key", "record"))
+        log.transport.append((update(id="came"),), 0, Presence("key", "record"))
         log.wait(1)
         with no_table(path, "mercure_update"):
-            log.transport.append_all((update(id="went"),), 1, Presence("key", None))
+            log.transport.append((update(id="went"),), 1, Presence("key", None))
             assert log.wait(1)[0].error is not None
-            log.transport.append_all((update(id="briefly"),), 2, Presence("brief", "record"))
+            log.transport.append((update(id="briefly"),), 2, Presence("brief", "record"))
             assert log.wait(1)[0].error is not None
-            log.transport.append_all((update(id="briefly"),), 3, Presence("brief", None))
-            log.transport.append_all((update(id="late"),), 4, Presence("late", "late"))
-            log.transport.append(update(id="refused"), 5)
+            log.transport.append((update(id="briefly"),), 3, Presence("brief", None))
+            log.transport.append((update(id="late"),), 4, Presence("late", "late"))
+            log.transport.append((update(id="refused"),), 5)
             assert all(commit.error is not None for commit in log.wait(3))
             time.sleep(1.1)  # it is tried again meanwhile
         expected = ["came", "went", "late"]
@@ -313,7 +311,7 @@ def test_presence_that_could_not_be_written_is_written_later(
 def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "hub.db")) as log:
         log.open()
-        log.transport.append_all((update(data="\ud800"),), 1, Presence("key", "record"))
+        log.transport.append((update(data="\ud800"),), 1, Presence("key", "record"))
         assert log.wait(1)[0].error is not None
         assert [entry.update.id for entry in log.append(update(id="next"))] == ["next"]
 
@@ -321,8 +319,8 @@ def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -
 def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 3) as (dies, first, second):
-        dies.transport.append_all((update(id="a"),), 0, Presence("of the dead", "dead"))
-        first.transport.append_all((update(id="b"),), 0, Presence("of the living", "living"))
+        dies.transport.append((update(id="a"),), 0, Presence("of the dead", "dead"))
+        first.transport.append((update(id="b"),), 0, Presence("of the living", "living"))
         second.until(lambda: len(second.entries) == 2)
         assert second.transport.adopt() == []
         dies.close()
@@ -333,7 +331,7 @@ def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> Non
 def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 1) as (crashes,):
-        crashes.transport.append_all((update(id="a"),), 0, Presence("key", "record"))
+        crashes.transport.append((update(id="a"),), 0, Presence("key", "record"))
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 2) as (first, second):
         assert [first.transport.adopt(), second.transport.adopt()] == [["record"], []]
