@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
+
+_BUSY = 5  # seconds to wait for the database's lock
 
 
 def make_engine(url: sa.URL) -> sa.Engine:
@@ -50,14 +54,25 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _configure_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun by _begin_sqlite
     cursor = connection.cursor()
-    cursor.execute("PRAGMA busy_timeout = 5000")
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY * 1000}")
     if not cursor.execute("PRAGMA page_count").fetchone()[0]:
         # Only for a new file, where it counts: setting it takes the lock of those who write, each time.
         cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    for pragma in (
-        "journal_mode = WAL",
-        "synchronous = FULL",
-        "journal_size_limit = 16777216",
-    ):
+    _use_write_ahead_log(cursor)
+    for pragma in ("synchronous = FULL", "journal_size_limit = 16777216"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_write_ahead_log(cursor: Any) -> None:
+    """Two that do it to one file at once would wait for each other: SQLite refuses one of them at once."""
+    end = time.monotonic() + _BUSY
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
