@@ -118,6 +118,9 @@ class Guest:
         self.session.trust_env = False
         self.session.verify = False
         self.session.headers["Origin"] = self._url
+        # A connection that is kept belongs to one process of Apache; once streams have all the threads of
+        # that process, nobody answers on it.
+        self.session.headers["Connection"] = "close"
         assert self._send("/sign-in", data={"name": name}).status_code == 200
 
     def say(self, text: str) -> bool:
@@ -130,7 +133,7 @@ class Guest:
     def _send(self, path: str, **content: object) -> requests.Response:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InsecureRequestWarning)
-            return self.session.post(self._url + path, **content)  # type: ignore[arg-type]
+            return self.session.post(self._url + path, timeout=60, **content)  # type: ignore[arg-type]
 
 
 def test_two_windows_talk_and_the_hub_is_killed(
