@@ -23,10 +23,10 @@ from flask_mercure.publishing.reliability import KeepsUpdates
 from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings
 from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.matchers import Topics, exact_topics
+from flask_mercure.topics.matchers import Topics
 from flask_mercure.updates import content
 from flask_mercure.updates.content import UNSET, Unset
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates.update import Update
 
 if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients
@@ -160,8 +160,7 @@ class Mercure(Hub):
         chosen = [state.hub(name) for name in dict.fromkeys(state.hubs if hubs is None else hubs)]
         if not chosen:
             raise InvalidArgument("hubs is empty; leave it out for all hubs")
-        text = content.text(data) if encrypt_for is UNSET else content.encrypted(data, encrypt_for)
-        publication = Publication(exact_topics(topics), text, private, id=id, type=type, retry=retry)
+        publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
         return everywhere.publish(chosen, publication, on_failure)
 
     def record(self) -> AbstractContextManager[Recording]:

@@ -18,10 +18,9 @@ from flask_mercure.reading.subscribing import Reads
 from flask_mercure.state import HubState, state_of
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.characters import check_characters
-from flask_mercure.topics.matchers import Topics, exact_topics
-from flask_mercure.updates import content
+from flask_mercure.topics.matchers import Topics
 from flask_mercure.updates.content import UNSET, Unset
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates.update import Update
 
 if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients
@@ -84,8 +83,7 @@ class Hub(PublishesMany, PublishesTransactions, Reads, FollowsUsers):
         :raises PublishError: the hub refused it, or could not be reached.
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
-        text = content.text(data) if encrypt_for is UNSET else content.encrypted(data, encrypt_for)
-        publication = Publication(exact_topics(topics), text, private, id=id, type=type, retry=retry)
+        publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
         return deliver(self._state, [publication], on_failure)[0]
 
     def url(self, topics: Topics = (), last_event_id: str | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from flask import Flask
 
@@ -13,6 +14,8 @@ from flask_mercure.http.publisher import Publisher
 
 KEY = "mercure"
 """Of the state in ``app.extensions``."""
+
+_Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,19 @@ def state_of(app: Flask) -> MercureState:
 
     :raises ConfigurationError: ``init_app`` was not called for it.
     """
-    state = app.extensions.get(KEY)
-    if not isinstance(state, MercureState):
+    return kept(app, KEY, MercureState)
+
+
+def kept(app: Flask, key: str, kind: type[_Kept]) -> _Kept:
+    """What ``init_app`` has put into ``app.extensions``.
+
+    :param key: under which it is there.
+    :param kind: its class.
+    :raises ConfigurationError: ``init_app`` was not called for the app.
+    """
+    found = app.extensions.get(key)
+    if not isinstance(found, kind):
         raise ConfigurationError(
             f"the app {app.name!r} has no Mercure: call Mercure(app) or mercure.init_app(app)"
         )
-    return state
+    return found

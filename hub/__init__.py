@@ -8,7 +8,7 @@ The parts, from the inside out:
 * ``hub.broker`` - publish, replay and dispatch: where the log and the fan-out meet;
 * ``hub.endpoints`` - one module for each resource that the hub serves over HTTP;
 * ``hub.server`` - sockets, HTTP requests, TLS, signals;
-* ``hub.settings`` and ``hub.cli`` - configuration and the command.
+* ``hub.setting_table``, ``hub.settings`` and ``hub.cli`` - configuration and the command.
 """
 
 __version__ = "0.1.0"

@@ -15,7 +15,8 @@ from hub import __version__
 from hub.protocol.errors import MercureError
 from hub.protocol.identity import WELL_KNOWN
 from hub.protocol.keys import generate_pair, generate_secret
-from hub.settings import CONFIG, TABLE, Setting, SettingError, load_settings, reference
+from hub.setting_table import CONFIG, TABLE, Setting, reference
+from hub.settings import SettingError, load_settings
 from hub.variables import unknown_variables
 
 _DESCRIPTION = "Streams Mercure updates to browsers and other clients."

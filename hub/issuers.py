@@ -1,6 +1,6 @@
 """Issuers as people configure them: keys of their own, JWK sets by file and by URL.
 
-One issuer is described by rows of the table in ``hub.settings``; several by ``[[issuer]]`` tables of
+One issuer is described by rows of the table in ``hub.setting_table``; several by ``[[issuer]]`` tables of
 the TOML file, whose keys stand here.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from hub.settings import CONFIG, PREFIX, TABLE
+from hub.setting_table import CONFIG, PREFIX, TABLE
 
 OF_THE_EXTENSION = frozenset(
     {

@@ -15,7 +15,7 @@ import pytest
 
 from hub import __version__, cli
 from hub.protocol.keys import generate_pair, load
-from hub.settings import TABLE, reference
+from hub.setting_table import TABLE, reference
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ from hub import cli
 from hub.issuers import ENTRIES, IssuerError, from_table
 from hub.protocol.issuer import Issuer, RemoteKeys
 from hub.protocol.keys import ASYMMETRIC, generate_pair
-from hub.settings import SettingError, load_settings, reference
+from hub.setting_table import reference
+from hub.settings import SettingError, load_settings
 from tests.hub.key_server import jwk, key_set, new_key
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"

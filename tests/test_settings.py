@@ -11,7 +11,8 @@ import pytest
 
 from hub.protocol.identity import Identity
 from hub.protocol.keys import generate_pair, generate_secret
-from hub.settings import CONFIG, TABLE, Setting, SettingError, load_settings, reference
+from hub.setting_table import CONFIG, TABLE, Setting, reference
+from hub.settings import SettingError, load_settings
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 OTHER_SECRET = SECRET.replace("a-secret", "another-secret")

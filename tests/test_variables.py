@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flask_mercure import Mercure
-from hub.settings import CONFIG, TABLE
+from hub.setting_table import CONFIG, TABLE
 from hub.variables import OF_THE_EXTENSION, unknown_variables
 
 ROOT = Path(__file__).parents[1]

@@ -58,7 +58,7 @@ def _below(parent: click.Context) -> Iterator[click.Context]:
 
 def hub_commands() -> list[str]:
     """The commands of ``mercure-hub`` that take flags of their own."""
-    return ["keys", "history", "install", "convert"]
+    return [name for name in hub.cli._COMMANDS if name not in ("run", "settings")]
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -13,8 +13,10 @@ from sphinx.environment import BuildEnvironment
 import flask_mercure
 
 _OURS = ("flask_mercure.", "hub.")
-# What a public method returns and nobody makes or names, and where it is explained.
-_EXPLAINED = {"GrantingHub": "flask_mercure.Hub", "Batch": "flask_mercure.Mercure.batch"}
+# Where names are explained; nobody makes or names a Batch, which a public method returns.
+_PLACES = {name: f"flask_mercure.{name}" for name in flask_mercure.__all__} | {
+    "Batch": "flask_mercure.Mercure.batch"
+}
 
 
 def install(app: Sphinx) -> None:
@@ -45,8 +47,7 @@ def _find_exported(
     target: str = node.get("reftarget", "")
     if node.get("refdomain") != "py" or not target.startswith(_OURS):
         return None
-    places = {name: f"flask_mercure.{name}" for name in flask_mercure.__all__} | _EXPLAINED
-    for name, place in places.items():
+    for name, place in _PLACES.items():
         _, found, rest = f"{target}.".partition(f".{name}.")
         if found:
             public = f"{place}.{rest}".rstrip(".")

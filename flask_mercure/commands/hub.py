@@ -29,12 +29,7 @@ def run_hub(name: str | None, arguments: tuple[str, ...]) -> None:
     """
     with errors_in_words():
         environment = launch.environment(state_of(current_app).hub(name).configuration, os.environ)
-    missing = launch.missing_packages()
-    if missing:
-        raise click.ClickException(
-            f"the hub needs packages that are not installed ({', '.join(missing)}): "
-            "pip install 'flask-mercure[hub]'"
-        )
+        launch.check_packages()
     command = launch.command(arguments)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,8 +12,6 @@ from flask_mercure.configuration.settings import KEYS, Configuration, read
 from flask_mercure.errors import ConfigurationError
 
 DEFAULT_NAME = "default"
-ALL = "*"
-"""Not the name of a hub: stands for all."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

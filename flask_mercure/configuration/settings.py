@@ -97,7 +97,7 @@ def read(
     :param own: the settings of this hub, without the prefix; they win.
     :raises ConfigurationError: with all problems at once.
     """
-    source = _Source(config, name, own or {})
+    source = Source(config, name, own)
     url = source.take("URL", conversion.url, DEFAULT_URL)
     public_url = source.take("PUBLIC_URL", conversion.url, url)
     protocol = source.take("PROTOCOL", conversion.protocol, _DEFAULT_PROTOCOL)
@@ -169,10 +169,18 @@ def _no_key(name: str | None) -> str:
     )
 
 
-class _Source:
-    """Takes values one by one and collects what is wrong with them."""
+class Source:
+    """Takes values one by one and collects what is wrong with them, in ``problems``.
 
-    def __init__(self, config: Mapping[str, Any], name: str | None, own: Mapping[str, Any]) -> None:
+    :param config: the configuration of a Flask app.
+    :param name: of a hub in ``MERCURE_HUBS``, if it is about one.
+    :param own: the settings of that hub.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], name: str | None = None, own: Mapping[str, Any] | None = None
+    ) -> None:
+        own = own or {}
         self._config = config
         self._own = own
         self.setting = Naming(name, frozenset(own))
@@ -229,7 +237,7 @@ class _Source:
             return None
 
 
-def _keys(source: _Source, purpose: Literal["sign", "verify"]) -> tuple[Key | None, Key | None]:
+def _keys(source: Source, purpose: Literal["sign", "verify"]) -> tuple[Key | None, Key | None]:
     """The keys of publishers and subscribers: one object when both roles have the same."""
     passphrase = source.take("JWT_PASSPHRASE", conversion.secret_text, "")
     kid = source.take("JWT_KEY_ID", conversion.text, None)

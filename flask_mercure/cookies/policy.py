@@ -153,7 +153,7 @@ class CookiePolicy:
                 f"the cookie has {len(line)} bytes, {len(token)} of them the token, and browsers refuse more "
                 f"than {_MAX_OCTETS}: name fewer topics, one URLPattern for many topics, or fewer claims"
             )
-        self._replace(headers, line)
+        replace_cookie(headers, line)
 
     def clear(self, headers: Headers, request_host: str) -> None:
         """Add a cookie without content that makes the browser delete the one with the token.
@@ -162,7 +162,7 @@ class CookiePolicy:
         :param request_host: host of the request, without port.
         :raises CookieError: no browser can have such a cookie from this host.
         """
-        self._replace(headers, self._line(request_host, "", 0))
+        replace_cookie(headers, self._line(request_host, "", 0))
 
     def is_delivered_over_http(self, request_host: str) -> bool:
         """Tell whether the cookie works without TLS: not ``Secure``, or on the trusted loopback."""
@@ -224,12 +224,17 @@ class CookiePolicy:
             # not partitioned=…: werkzeug has it since 3.1
         ) + ("; Partitioned" if self.partitioned else "")
 
-    def _replace(self, headers: Headers, line: str) -> None:
-        """One cookie of a name, path and domain in a response (RFC 6265 section 4.1.1): the last wins."""
-        replaced = _identity(line)
-        kept = [one for one in headers.getlist("Set-Cookie") if _identity(one) != replaced]
-        headers.setlist("Set-Cookie", [*kept, line])
-        keep_private(headers)
+
+def replace_cookie(headers: Headers, line: str) -> None:
+    """One cookie of a name, path and domain in a response (RFC 6265 section 4.1.1): the last wins.
+
+    :param headers: of the response, which is kept out of shared caches.
+    :param line: value of ``Set-Cookie``.
+    """
+    replaced = _identity(line)
+    kept = [one for one in headers.getlist("Set-Cookie") if _identity(one) != replaced]
+    headers.setlist("Set-Cookie", [*kept, line])
+    keep_private(headers)
 
 
 def _identity(line: str) -> tuple[str, str, str]:

@@ -20,9 +20,17 @@ _REQUIRED = ("gevent", "sqlalchemy", "httptools", "urlpattern", "re2")
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 
 
-def missing_packages() -> list[str]:
-    """The modules of the extra ``[hub]`` that are not installed."""
-    return [name for name in _REQUIRED if find_spec(name) is None]
+def check_packages() -> None:
+    """Tell before a hub is started whether it can be.
+
+    :raises ConfigurationError: the extra ``[hub]`` is not installed.
+    """
+    missing = [name for name in _REQUIRED if find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"the hub needs packages that are not installed ({', '.join(missing)}): "
+            "pip install 'flask-mercure[hub]'"
+        )
 
 
 def command(arguments: Sequence[str]) -> list[str]:

@@ -76,12 +76,7 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
     :param settings: environment variables of the hub, beside and over these.
     :raises ConfigurationError: the extra ``[hub]`` is not installed, or the hub does not start.
     """
-    missing = launch.missing_packages()
-    if missing:
-        raise ConfigurationError(
-            f"the hub needs packages that are not installed ({', '.join(missing)}): "
-            "pip install 'flask-mercure[hub]'"
-        )
+    launch.check_packages()
     secret = secrets.token_urlsafe(48)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
     environment |= {

@@ -124,7 +124,7 @@ def dial(
         return sock
     trust.set_alpn_protocols(list(protocols or ("http/1.1",)))
     try:
-        sock.settimeout(_left(deadline))
+        sock.settimeout(time_left(deadline))
         return trust.wrap_socket(sock, server_hostname=endpoint.host)
     except ssl.SSLCertVerificationError as error:
         sock.close()
@@ -134,7 +134,7 @@ def dial(
         raise Unreachable("tls", _ssl_words(error)) from None
     except OSError as error:
         sock.close()
-        raise Unreachable("tls", _words(error)) from None
+        raise Unreachable("tls", words(error)) from None
 
 
 def certificate(endpoint: Endpoint, deadline: float) -> bytes | None:
@@ -157,12 +157,12 @@ def _first_that_answers(endpoint: Endpoint, deadline: float) -> socket.socket:
     for family, address in _addresses(endpoint, deadline):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            sock.settimeout(_left(deadline))
+            sock.settimeout(time_left(deadline))
             sock.connect(address)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             sock.close()
-            failure = _words(error)
+            failure = words(error)
         else:
             return sock
     raise Unreachable("connect", failure)
@@ -178,21 +178,23 @@ def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, Any]]:
             answers = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
             found.extend((family, address) for family, _, _, _, address in answers)
         except (OSError, UnicodeError) as error:
-            failure.append(_words(error))
+            failure.append(words(error))
 
     thread = threading.Thread(target=ask, name="resolver", daemon=True)
     thread.start()
-    thread.join(_left(deadline))
+    thread.join(time_left(deadline))
     if found:
         return found
     raise Unreachable("name", failure[0] if failure else "the resolver gave no answer in time")
 
 
-def _left(deadline: float) -> float:
+def time_left(deadline: float) -> float:
+    """Seconds until a deadline, for a socket: never 0, which would not wait at all."""
     return max(deadline - time.monotonic(), 0.001)
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """Why something failed, as the system says it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, OSError) and error.strerror:
@@ -203,7 +205,7 @@ def _words(error: Exception) -> str:
 def _ssl_words(error: ssl.SSLError) -> str:
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
         return "the server speaks no TLS on this port"
-    return (error.reason or _words(error)).replace("_", " ").lower()
+    return (error.reason or words(error)).replace("_", " ").lower()
 
 
 def close(sock: socket.socket) -> None:

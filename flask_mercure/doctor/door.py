@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from flask_mercure.doctor import addresses, certificates, connection
 from flask_mercure.doctor.addresses import Profile
+from flask_mercure.doctor.certificates import Certificate
 from flask_mercure.doctor.connection import Endpoint, Unreachable
 from flask_mercure.doctor.exchange import Reply, ask
 from flask_mercure.doctor.finding import Finding, app, problem
@@ -110,9 +111,7 @@ class Approach:
 
     def browsers_trust(self, endpoint: Endpoint) -> Iterator[Finding]:
         """The app's URL is that of browsers too, which know nothing of MERCURE_VERIFY_TLS."""
-        try:
-            connection.close(connection.dial(endpoint, connection.as_browsers(), self._deadline()))
-        except Unreachable:
+        if not self._accepts(endpoint, connection.as_browsers()):
             yield certificates.only_for_the_app(endpoint, self._verify)
 
     def _metadata(self, endpoint: Endpoint, trust: ssl.SSLContext | None) -> Profile | None:
@@ -152,18 +151,15 @@ class Approach:
             if by_browsers and error.code and verify is not True and self._accepts(endpoint, ours):
                 yield certificates.only_for_the_app(endpoint, verify)
                 return ours
-            der = connection.certificate(endpoint, self._deadline())
-            served = None if der is None else certificates.parse(der)
+            served = self._served(endpoint)
             yield certificates.refused(
                 endpoint, error, served, self._now(), verify=verify, by_browsers=by_browsers
             )
             return None
-        der = connection.certificate(endpoint, self._deadline())
-        served = None if der is None else certificates.parse(der)
         if verify is False and not by_browsers:
             yield certificates.unverified(endpoint)
         else:
-            yield certificates.accepted(endpoint, served, self._now())
+            yield certificates.accepted(endpoint, self._served(endpoint), self._now())
         return first
 
     def _accepts(self, endpoint: Endpoint, trust: ssl.SSLContext) -> bool:
@@ -172,6 +168,10 @@ class Approach:
         except Unreachable:
             return False
         return True
+
+    def _served(self, endpoint: Endpoint) -> Certificate | None:
+        der = connection.certificate(endpoint, self._deadline())
+        return None if der is None else certificates.parse(der)
 
     def _deadline(self) -> float:
         return time.monotonic() + self._seconds

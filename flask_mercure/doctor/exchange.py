@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial
+from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial, time_left, words
 from flask_mercure.http.session import USER_AGENT
 
 _MAX_HEAD = 65536
@@ -114,14 +114,14 @@ def ask(
     sock = dial(endpoint, trust, deadline)
     started = clock()
     try:
-        sock.settimeout(max(deadline - time.monotonic(), 0.001))
+        sock.settimeout(time_left(deadline))
         sock.sendall(request(endpoint, method, target, {"Connection": "close", **(headers or {})}, body))
         head, rest = read_head(sock, deadline)
         at = (started + clock()) / 2
         has_body = method != "HEAD" and head.media_type != "text/event-stream"
         return Reply(head, _read_body(sock, head, rest, deadline) if has_body else b"", at)
     except OSError as error:
-        raise Unreachable("answer", _words(error)) from None
+        raise Unreachable("answer", words(error)) from None
     finally:
         close(sock)
 
@@ -144,7 +144,7 @@ def read_head(sock: socket.socket, deadline: float) -> tuple[Head, bytes]:
             try:
                 octets = sock.recv(65536)
             except OSError as error:
-                raise Unreachable("answer", _words(error)) from None
+                raise Unreachable("answer", words(error)) from None
             if not octets:
                 cause = "the server closed the connection without an answer"
                 raise Unreachable("answer", cause)
@@ -246,7 +246,3 @@ class Framing:
                 octets = self._gzip.unused_data
                 self._gzip = zlib.decompressobj(31)
         return plain
-
-
-def _words(error: OSError) -> str:
-    return "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)

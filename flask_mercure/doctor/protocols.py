@@ -7,7 +7,7 @@ import ssl
 import struct
 import time
 
-from flask_mercure.doctor.connection import Endpoint, Unreachable, dial
+from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, time_left
 from flask_mercure.doctor.finding import Finding, apache, nginx, note, ok, skipped
 from hub.protocol.sections import Section
 
@@ -50,7 +50,7 @@ def max_concurrent_streams(sock: socket.socket, deadline: float) -> int | None:
     :returns: the number; ``None`` when the server names none.
     :raises OSError: the connection breaks.
     """
-    sock.settimeout(max(deadline - time.monotonic(), 0.001))
+    sock.settimeout(time_left(deadline))
     sock.sendall(_PREFACE + _FRAME_HEAD.pack(0, 0, _SETTINGS, 0, 0))
     for _ in range(_MAX_FRAMES):
         high, low, kind, flags, _stream = _FRAME_HEAD.unpack(_exactly(sock, 9, deadline))

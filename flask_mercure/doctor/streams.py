@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial
+from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial, time_left, words
 from flask_mercure.doctor.exchange import Framing, Head, read_head, request
 from hub.protocol.event_stream import Parser
 
 _ACCEPTED = {"Accept": "text/event-stream", "Accept-Encoding": "gzip", "Cache-Control": "no-cache"}
-_MAX_REFUSAL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +21,9 @@ class Refused:
     """The answer is no event stream.
 
     :param head: of the answer.
-    :param body: the beginning of its content.
     """
 
     head: Head
-    body: bytes
 
 
 class Stream:
@@ -115,11 +112,11 @@ def subscribe(
     sock = dial(endpoint, trust, deadline)
     sent_at = time.monotonic()
     try:
-        sock.settimeout(max(deadline - sent_at, 0.001))
+        sock.settimeout(time_left(deadline))
         try:
             sock.sendall(request(endpoint, "GET", f"{endpoint.path}?{query}", {**_ACCEPTED, **headers}))
         except OSError as error:
-            raise Unreachable("answer", error.strerror or str(error)) from None
+            raise Unreachable("answer", words(error)) from None
         head, rest = read_head(sock, deadline)
         if head.status == 200 and head.media_type == "text/event-stream":
             return Stream(endpoint.setting, sock, head, rest, sent_at)
@@ -127,7 +124,7 @@ def subscribe(
         close(sock)
         raise
     close(sock)
-    return Refused(head, Framing(head).feed(rest)[:_MAX_REFUSAL])
+    return Refused(head)
 
 
 def listen(streams: Sequence[Stream], seconds: float, is_enough: Callable[[], bool]) -> None:

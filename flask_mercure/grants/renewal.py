@@ -10,10 +10,9 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
 from flask import Response, current_app, request
-from werkzeug.datastructures import Headers
 from werkzeug.http import dump_cookie
 
-from flask_mercure.cookies.caching import keep_private
+from flask_mercure.cookies.policy import replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, MercureError
 from flask_mercure.grants.access import GivesAccess
 from flask_mercure.grants.grant import Grants, as_grants
@@ -191,11 +190,10 @@ def _set_mark(state: HubState, response: Response, content: str, end: float | No
     """
     sessions = current_app.session_interface
     policy = state.configuration.cookie
-    name = _mark_name(state)
     now = time.time()
     last = now + state.configuration.lifetime if end is None else end
     line = dump_cookie(
-        name,
+        _mark_name(state),
         "" if end == 0 else seal(math.floor(now), math.floor(last), content),
         max_age=None if end is None else max(0, math.floor(end - now)),
         expires=0 if end == 0 else None,
@@ -205,7 +203,4 @@ def _set_mark(state: HubState, response: Response, content: str, end: float | No
         httponly=True,
         samesite="None" if policy.partitioned else "Lax",
     ) + ("; Partitioned" if policy.partitioned else "")
-    headers: Headers = response.headers
-    kept = [one for one in headers.getlist("Set-Cookie") if not one.startswith(f"{name}=")]
-    headers.setlist("Set-Cookie", [*kept, line])
-    keep_private(headers)
+    replace_cookie(response.headers, line)

@@ -62,11 +62,12 @@ class BatchSupport:
             ) as response:
                 response.raw.read(1 << 16)  # so that the connection can be used again
         except (requests.RequestException, HTTPError, OSError) as error:
-            if answer.unreachable(error, configuration).possibly_published:
+            unreachable = answer.unreachable(error, configuration)
+            if unreachable.possibly_published:
                 raise HubUnreachable(
                     f"{configuration.url} (MERCURE_URL) was asked whether it takes batches and did not "
                     "answer; nothing was published"
                 ) from error
-            raise answer.unreachable(error, configuration) from error
+            raise unreachable from error
         accepted = response.headers.get("Accept-Post", "").lower().split(",")
         return response.ok and batch.MEDIA_TYPE in [one.partition(";")[0].strip() for one in accepted]

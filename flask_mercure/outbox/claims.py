@@ -21,10 +21,9 @@ from sqlalchemy import Connection, Engine, RowMapping, Select, Table, or_, selec
 
 from flask_mercure.outbox.order import Entry, Order
 from flask_mercure.outbox.rows import topics_of
-from flask_mercure.outbox.table import WAITING, moment, seconds
+from flask_mercure.outbox.table import WAITING, moment, portions, seconds
 
 _PAGE = 500
-_MOST_VARIABLES = 500  # in one statement: old SQLite takes 999
 _WITH_ROW_LOCKS = frozenset({"postgresql", "mysql", "mariadb", "oracle"})
 
 # Anything longer than a batch takes: a relay stops sending well before its lease ends.
@@ -37,12 +36,10 @@ class Claim:
 
     :param connection: to record on what became of them, with :mod:`flask_mercure.outbox.settlement`.
     :param rows: of the updates, in order.
-    :param scanned: rows that were looked at to find them.
     """
 
     connection: Connection
     rows: list[RowMapping] = field(default_factory=list)
-    scanned: int = 0
 
 
 class Claims:
@@ -94,7 +91,6 @@ class Claims:
         dead: set[str] = set()
         while not held:
             page = connection.execute(self._page(after, paused)).all()
-            claim.scanned += len(page)
             dead.update(name for name in {row.leased_by for row in page} if name and _is_gone(name))
             heads = order.add(self._entry(row, now, dead) for row in page)
             if not self._has_row_locks:
@@ -104,7 +100,7 @@ class Claims:
                 break
             after = page[-1].sequence
         wanted = order.sendable(held)[:limit]
-        for some in _portions(wanted):
+        for some in portions(wanted):
             rows = select(table).where(table.c.sequence.in_(some), table.c.state == WAITING)
             rows = rows.order_by(table.c.sequence)
             claim.rows += connection.execute(rows).mappings()
@@ -140,7 +136,7 @@ class Claims:
     ) -> Iterator[int]:
         """Make heads ours, those that still can be."""
         columns = self._table.c
-        for some in _portions(heads):
+        for some in portions(heads):
             ours = select(columns.sequence).where(columns.sequence.in_(some), columns.state == WAITING)
             if self._has_row_locks:
                 # In order, so that relays which lock the same rows do not wait in a circle.
@@ -169,11 +165,6 @@ class Claims:
             .where(columns.leased_by == self._owner)
             .values({columns.leased_by: None, columns.leased_until: None})
         )
-
-
-def _portions(sequences: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(sequences), _MOST_VARIABLES):
-        yield sequences[start : start + _MOST_VARIABLES]
 
 
 def _is_gone(owner: str) -> bool:

@@ -45,14 +45,12 @@ class Pass:
     :param failed: updates that are tried again.
     :param parked: updates that the hub will never take.
     :param claimed: updates that were the relay's to send.
-    :param scanned: rows that were looked at.
     """
 
     sent: int = 0
     failed: int = 0
     parked: int = 0
     claimed: int = 0
-    scanned: int = 0
 
 
 @dataclass
@@ -173,9 +171,7 @@ class Relay:
         with self._claims.take(now, BATCH, paused) as claim:
             batch = self._send_all(claim, now + LONGEST_BATCH)
             self._record(claim, batch)
-        return Pass(
-            len(batch.delivered), len(batch.failed), len(batch.parked), len(claim.rows), claim.scanned
-        )
+        return Pass(len(batch.delivered), len(batch.failed), len(batch.parked), len(claim.rows))
 
     def _send_all(self, claim: Claim, deadline: float) -> _Batch:
         batch = _Batch()

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Table, delete, select, update
 
-from flask_mercure.outbox.table import DELIVERED, PARKED, moment
+from flask_mercure.outbox.table import DELIVERED, PARKED, moment, portions
 
-_PORTION = 500
 _LONGEST_ERROR = 1000
 
 
@@ -22,8 +21,8 @@ def delivered(
     :param now: seconds since the epoch.
     :param keep: whether to mark them only; :func:`clean` deletes them later.
     """
-    for start in range(0, len(sequences), _PORTION):
-        which = table.c.sequence.in_(sequences[start : start + _PORTION])
+    for some in portions(sequences):
+        which = table.c.sequence.in_(some)
         if keep:
             done = {table.c.state: DELIVERED, table.c.finished_at: moment(now), table.c.error: None}
             connection.execute(update(table).where(which).values(done))
@@ -82,6 +81,6 @@ def clean(connection: Connection, table: Table, before: float, most: int = 1000)
         .order_by(table.c.sequence)
         .limit(most)
     ).all()
-    for start in range(0, len(old), _PORTION):
-        connection.execute(delete(table).where(table.c.sequence.in_(old[start : start + _PORTION])))
+    for some in portions(old):
+        connection.execute(delete(table).where(table.c.sequence.in_(some)))
     return len(old)

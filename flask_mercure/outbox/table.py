@@ -5,6 +5,7 @@ Plain column types only: migrations that Alembic writes need no import of this p
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, MetaData, String, Table, Text
@@ -14,6 +15,8 @@ NAME = "mercure_outbox"
 WAITING = "waiting"
 PARKED = "parked"
 DELIVERED = "delivered"
+
+_MOST_VARIABLES = 500  # in one statement: old SQLite takes 999
 
 
 def outbox_table(metadata: MetaData) -> Table:
@@ -64,3 +67,12 @@ def moment(seconds: float) -> datetime:
 def seconds(stored: datetime) -> float:
     """The seconds since the epoch of a time from the table."""
     return stored.replace(tzinfo=UTC).timestamp()
+
+
+def portions(sequences: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Numbers of rows, as many at a time as one statement can name.
+
+    :param sequences: of the rows.
+    """
+    for start in range(0, len(sequences), _MOST_VARIABLES):
+        yield sequences[start : start + _MOST_VARIABLES]

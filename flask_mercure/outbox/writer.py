@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from flask import Flask, current_app
@@ -10,7 +10,6 @@ from flask import Flask, current_app
 from flask_mercure.outbox.app import Target, outbox_of
 from flask_mercure.state import state_of
 from flask_mercure.updates.content import UNSET, Unset
-from flask_mercure.updates.publication import Publication
 from flask_mercure.updates.update import Update
 
 if TYPE_CHECKING:
@@ -53,13 +52,5 @@ class OutboxWriter:
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
         publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
-        return self.add([publication])[0]
-
-    def add(self, publications: Sequence[Publication]) -> list[str]:
-        """Publish updates that are made already.
-
-        :param publications: in order.
-        :returns: their ids.
-        """
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-        return outbox_of(app).add(state_of(app).hub(self._hub).name, publications, self._target)
+        return outbox_of(app).add(state_of(app).hub(self._hub).name, [publication], self._target)[0]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 
 from flask_mercure.errors import MercureError, SomeHubsFailed
 from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.settings import OnFailure
 from flask_mercure.state import HubState
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates.publication import Publication, with_id
 
 
 def publish(
@@ -25,8 +23,7 @@ def publish(
     :returns: the ids of the update by the names of the hubs.
     :raises SomeHubsFailed: at least one hub failed, after all were tried.
     """
-    if publication.id is None:
-        publication = replace(publication, id=f"urn:uuid:{uuid.uuid4()}")
+    publication = with_id(publication)
     ids: dict[str, str] = {}
     errors: dict[str, Exception] = {}
     for hub in hubs:

@@ -15,7 +15,7 @@ from flask_mercure.errors import ConfigurationError, MercureError, PublishError
 from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue, log_failure
 from flask_mercure.publishing.retry import Verdict, verdict
 from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings, check_policy, read
-from flask_mercure.state import HubState
+from flask_mercure.state import HubState, kept
 from flask_mercure.updates.publication import Publication, with_id
 
 KEY = "mercure.reliability"
@@ -129,12 +129,7 @@ def reliability_of(app: Flask) -> Reliability:
 
     :raises ConfigurationError: ``init_app`` was not called for it.
     """
-    found = app.extensions.get(KEY)
-    if not isinstance(found, Reliability):
-        raise ConfigurationError(
-            f"the app {app.name!r} has no Mercure: call Mercure(app) or mercure.init_app(app)"
-        )
-    return found
+    return kept(app, KEY, Reliability)
 
 
 def init_app(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 from flask_mercure.configuration import conversion
+from flask_mercure.configuration.settings import Source
 
 OnFailure = Literal["raise", "log", "background"]
 
 _POLICIES: tuple[OnFailure, ...] = get_args(OnFailure)
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +27,13 @@ class ReliabilitySettings:
     :param outbox: the database of the outbox, or True for the app's own; ``None`` without an outbox.
     """
 
-    on_failure: OnFailure = "raise"
-    queue_size: int = 1000
-    publish_to_outbox: bool = False
-    keep: float = 0.0
-    interval: float = 1.0
-    relay_thread: bool = False
-    outbox: object = None
+    on_failure: OnFailure
+    queue_size: int
+    publish_to_outbox: bool
+    keep: float
+    interval: float
+    relay_thread: bool
+    outbox: object
 
 
 def read(config: Mapping[str, Any], problems: list[str]) -> ReliabilitySettings:
@@ -43,26 +42,17 @@ def read(config: Mapping[str, Any], problems: list[str]) -> ReliabilitySettings:
     :param config: of the app.
     :param problems: gets what is wrong with it, a sentence for each key.
     """
-
-    def take(key: str, convert: Callable[[Any], _T], default: _T) -> _T:
-        value = config.get(key)
-        if value is None or (isinstance(value, str) and not value.strip()):
-            return default
-        try:
-            return convert(value)
-        except ValueError as error:
-            problems.append(f"{key} {error}")
-            return default
-
+    source = Source(config)
     settings = ReliabilitySettings(
-        on_failure=take("MERCURE_ON_FAILURE", _policy, _POLICIES[0]),
-        queue_size=take("MERCURE_BACKGROUND_QUEUE", _count, 1000),
-        publish_to_outbox=take("MERCURE_OUTBOX_PUBLISH", conversion.boolean, default=False),
-        keep=take("MERCURE_OUTBOX_KEEP", _duration, 0.0),
-        interval=take("MERCURE_RELAY_INTERVAL", conversion.seconds, 1.0),
-        relay_thread=take("MERCURE_RELAY_THREAD", conversion.boolean, default=False),
-        outbox=take("MERCURE_OUTBOX", _outbox, None),
+        on_failure=source.take("ON_FAILURE", _policy, _POLICIES[0]),
+        queue_size=source.take("BACKGROUND_QUEUE", _count, 1000),
+        publish_to_outbox=source.take("OUTBOX_PUBLISH", conversion.boolean, default=False),
+        keep=source.take("OUTBOX_KEEP", _duration, 0.0),
+        interval=source.take("RELAY_INTERVAL", conversion.seconds, 1.0),
+        relay_thread=source.take("RELAY_THREAD", conversion.boolean, default=False),
+        outbox=source.take("OUTBOX", _outbox, None),
     )
+    problems += source.problems
     if settings.outbox is None and not problems:
         problems += [
             f"{key} is on, and MERCURE_OUTBOX is not set: name the database, such as your db object"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
@@ -11,6 +10,7 @@ from flask_mercure.topics.characters import check_characters
 from hub.protocol.cursor import EARLIEST
 from hub.protocol.form import Pairs
 from hub.protocol.topics import WILDCARD
+from hub.protocol.update import new_id
 
 _HUB_EVENT_TYPE = "mercure"
 
@@ -76,4 +76,4 @@ class Publication:
 
 def with_id(publication: Publication) -> Publication:
     """The update with an id of its own, by which a repeat can be recognised."""
-    return publication if publication.id is not None else replace(publication, id=f"urn:uuid:{uuid.uuid4()}")
+    return publication if publication.id is not None else replace(publication, id=new_id())

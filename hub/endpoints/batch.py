@@ -13,8 +13,7 @@ from hub.protocol.errors import InsufficientScope, InvalidRequest
 
 def is_batch(request: Request) -> bool:
     """Whether the body of a ``POST`` is a batch and not the form of one update."""
-    media = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    return media == batch.MEDIA_TYPE
+    return request.media_type == batch.MEDIA_TYPE
 
 
 def publish_batch(hub: Hub, request: Request) -> Answer:

@@ -42,6 +42,11 @@ class Request:
         return self.headers.get(name)
 
     @property
+    def media_type(self) -> str:
+        """What the body is, in lower case and without parameters; empty if nothing says it."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    @property
     def query(self) -> form.Pairs:
         """The parameters of the query component.
 
@@ -57,7 +62,7 @@ def form_of(request: Request) -> form.Pairs:
 
     :raises InvalidRequest: the body is something else, has too many fields, or is not UTF-8.
     """
-    media = (request.header("content-type") or "").partition(";")[0].strip().lower()
+    media = request.media_type
     if media != _FORM:
         raise UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
     if request.body.count(b"&") > _MAX_FIELDS:

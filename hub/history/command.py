@@ -21,7 +21,8 @@ from hub.history.statistics import statistics
 from hub.protocol.errors import InvalidRequest, MercureError
 from hub.protocol.identity import WELL_KNOWN
 from hub.protocol.matchers import MatcherType, make
-from hub.settings import CONFIG, TABLE, SettingError, load_some
+from hub.setting_table import CONFIG, ROWS
+from hub.settings import SettingError, load_some
 
 _AGE = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -126,7 +127,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         command.set_defaults(run=run)
-        for setting in (CONFIG, *(one for one in TABLE if one.name == "transport_url")):
+        for setting in (CONFIG, ROWS["transport_url"]):
             command.add_argument(
                 setting.flag,
                 dest=setting.name,

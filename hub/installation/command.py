@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hub.installation.layout import Layout, LayoutError
 from hub.installation.pieces import PAGES, PIECES, render
-from hub.settings import TABLE
+from hub.setting_table import ROWS
 
 _DESCRIPTION = """Print a file that puts the hub into a system. Nothing is written or changed.
 
@@ -102,9 +102,8 @@ def _layout(options: argparse.Namespace, settings: Mapping[str, str]) -> Layout:
     }
     listen = options.listen or settings.get("listen")
     if listen:
-        (row,) = (setting for setting in TABLE if setting.name == "listen")
         try:
-            host, given["port"] = row.read(listen)
+            host, given["port"] = ROWS["listen"].read(listen)
         except ValueError as error:
             raise LayoutError(f"listen: {listen!r} {error}") from None
         # A hub that listens on all addresses is reached on this machine's own.

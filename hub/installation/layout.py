@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-DEFAULT_PATH = "/.well-known/mercure"
+from hub.protocol.identity import WELL_KNOWN
 
 _STATE_ROOT = "/var/lib/"
 _WORD = re.compile(r"[A-Za-z0-9._/:@+,~\[\]-]+")
@@ -44,7 +44,7 @@ class Layout:
     user: str = ""
     state: str = "/var/lib/mercure"
     settings: str = "/etc/mercure"
-    public_url: str = "https://example.com" + DEFAULT_PATH
+    public_url: str = "https://example.com" + WELL_KNOWN
     host: str = "127.0.0.1"
     port: int = 3000
     authority: str = ""
@@ -81,7 +81,7 @@ class Layout:
                 f"public_url: {self.public_url!r} is not a URL with http:// or https:// and a host"
             )
         if not _PUBLIC_PATH.fullmatch(parts.path):
-            raise LayoutError(f"public_url: {self.public_url!r} has no path such as {DEFAULT_PATH}")
+            raise LayoutError(f"public_url: {self.public_url!r} has no path such as {WELL_KNOWN}")
 
     @staticmethod
     def _check_path(name: str, value: str) -> None:
@@ -97,8 +97,8 @@ class Layout:
         return {
             "tls": bool(self.authority),
             "plain": not self.authority,
-            "prefix": path != DEFAULT_PATH,
-            "usual": path == DEFAULT_PATH,
+            "prefix": path != WELL_KNOWN,
+            "usual": path == WELL_KNOWN,
             "dynamic": not self.user,
             "user": bool(self.user),
             "moved": (self.host, self.port) != ("127.0.0.1", 3000),

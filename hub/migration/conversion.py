@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from hub.protocol.errors import KeyMaterialError
 from hub.protocol.keys import load
-from hub.settings import TABLE
+from hub.setting_table import ROWS
 
-_ROWS = {setting.name: setting for setting in TABLE}
 _NAME = re.compile(r"[A-Za-z{$][A-Za-z0-9_.$}-]{0,40}( [a-z_]{1,40})?")
 _KEYS = ("publisher_jwt_key", "subscriber_jwt_key")
 
@@ -63,7 +62,7 @@ class Conversion:
         :param name: ours.
         :param source: name of the directive or variable.
         """
-        row = _ROWS.get(name)
+        row = ROWS.get(name)
         if row is None:
             self.left(place, source, "this version of the hub has nothing like it")
             return
@@ -96,7 +95,7 @@ class Conversion:
                 try:
                     load(value, algorithm)
                 except KeyMaterialError as error:
-                    self.left(place, _ROWS[name].variable, f"the hub will refuse this key: {error}")
+                    self.left(place, ROWS[name].variable, f"the hub will refuse this key: {error}")
 
     @property
     def is_complete(self) -> bool:
@@ -116,8 +115,8 @@ def environment(conversion: Conversion, *, with_secrets: bool) -> str:
     """
     lines = []
     for name, (value, place) in _sorted(conversion):
-        variable = _ROWS[name].variable
-        if _ROWS[name].is_secret and not with_secrets:
+        variable = ROWS[name].variable
+        if ROWS[name].is_secret and not with_secrets:
             lines.append(f"# {variable}: a secret, at {place}; --secrets prints it")
         else:
             lines.append(f"{variable}={_quoted(value)}")
@@ -130,7 +129,7 @@ def toml(conversion: Conversion, *, with_secrets: bool) -> str:
     """The settings as the file that ``--config`` names."""
     lines = []
     for name, (value, place) in _sorted(conversion):
-        if _ROWS[name].is_secret and not with_secrets:
+        if ROWS[name].is_secret and not with_secrets:
             lines.append(f"# {name}: a secret, at {place}; --secrets prints it")
         else:
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
@@ -146,7 +145,7 @@ def toml(conversion: Conversion, *, with_secrets: bool) -> str:
 
 def _sorted(conversion: Conversion) -> Iterator[tuple[str, tuple[str, str]]]:
     """In the order of the reference."""
-    for name in _ROWS:
+    for name in ROWS:
         if name in conversion.settings:
             yield name, conversion.settings[name]
 

@@ -9,12 +9,10 @@ from urllib.parse import parse_qsl, urlsplit
 from hub.migration import values
 from hub.migration.caddyfile import Directive, Variable
 from hub.migration.conversion import Conversion, Issuer
-from hub.settings import TABLE
+from hub.protocol.identity import WELL_KNOWN
 
 _PLACEHOLDER = re.compile(r"\{(?:env|\$)[.]?([^{}:]+)\}")
 _TWO_SETS = "differs from the other role's; write two [[issuer]] tables, with roles"
-_HUB_PATH = "/.well-known/mercure"
-_KNOWN = {setting.name for setting in TABLE}
 
 _SWITCHES = ("anonymous", "subscriptions")
 _LISTS = ("cors_origins", "publish_origins")
@@ -246,7 +244,7 @@ class Directives:
 
 def _with_path(url: str) -> str:
     """An origin, with the path that the hub has."""
-    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + _HUB_PATH
+    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + WELL_KNOWN
 
 
 def transport_url(conversion: Conversion, value: str, place: str, source: str) -> None:

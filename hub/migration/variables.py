@@ -8,9 +8,9 @@ from hub.migration import values
 from hub.migration.caddyfile import CaddyfileError, Line, Variable, parse
 from hub.migration.conversion import Conversion
 from hub.migration.directives import Directives, transport_url
+from hub.protocol.identity import WELL_KNOWN
 
 _SAME = ("publisher_jwt_key", "publisher_jwt_alg", "subscriber_jwt_key", "subscriber_jwt_alg")
-_HUB_PATH = "/.well-known/mercure"
 
 
 def _same(text: str) -> str:
@@ -126,7 +126,7 @@ def site(conversion: Conversion, address: str, place: str, source: str) -> None:
         return
     scheme = scheme or ("http" if port == "80" else "https")
     shown = f":{port}" if port and port != {"http": "80", "https": "443"}.get(scheme) else ""
-    conversion.put("public_url", f"{scheme}://{host}{shown}{_HUB_PATH}", place, source)
+    conversion.put("public_url", f"{scheme}://{host}{shown}{WELL_KNOWN}", place, source)
     conversion.note(
         place, source, "the port and the certificate are the proxy's in front; see docs/deployment.md"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.settings import TABLE
+from hub.setting_table import TABLE
 from tests.deployment.site import PAGE, ROOT
 
 UNIT = ROOT / "docs" / "systemd" / "mercure-hub.service"

@@ -267,6 +267,12 @@ class Tab(Page):
         script = "follow(arguments[0] ?? undefined, arguments[1] ?? {}, arguments[2] ?? ['message'])"
         self.run(script, url, options, types)
 
+    def enter(self, page: str, url: str | None = None, options: object = None, types: object = None) -> None:
+        """Visit a page and follow, until it is subscribed."""
+        self.visit(page)
+        self.follow(url, options, types)
+        self.wait_open()
+
     def wait_open(self) -> None:
         self.wait_for("state", lambda: self.run("return mercure.state"), "open")
 

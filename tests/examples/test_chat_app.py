@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,21 +12,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_mercure import Mercure, PublishError
+from tests.examples.loading import load_example
 
-_APP = Path(__file__).resolve().parents[2] / "examples" / "chat" / "app.py"
 _SECRET = "a secret of the tests with more than 32 octets"
 _OWN = {"Origin": "http://localhost"}
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
-    specification = importlib.util.spec_from_file_location("chat_example", _APP)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "chat_example", module)  # where Flask looks for the templates' place
-    specification.loader.exec_module(module)
-    made: Flask = module.create_app(
+def app() -> Flask:
+    made: Flask = load_example("chat").create_app(
         {
             "TESTING": True,
             "SECRET_KEY": "of the tests",

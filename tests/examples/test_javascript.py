@@ -52,10 +52,26 @@ def tab(chromium: Callable[[int], list[webdriver.Chrome]], site: Site) -> Iterat
     first.wait_for("connections", site.topics, [])
 
 
-def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a&topics=b")
+def lead(site: Site, tab: Tab) -> Tab:
+    """Another tab, whose connection the first one shares."""
+    tab.visit(f"{site.url}/?topics=a")
+    leader = tab.new()
+    leader.enter(f"{site.url}/?topics=a")
     tab.follow()
     tab.wait_open()
+    return leader
+
+
+def put_away_and_back(site: Site, tab: Tab) -> None:
+    """The events of a page that is put away and comes back; headless Chromium keeps none."""
+    tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    tab.wait_for("connections", site.topics, [])
+    site.publish("a", "2")
+    tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+
+
+def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
+    tab.enter(f"{site.url}/?topics=a&topics=b")
     site.publish("a", "1")
     site.publish("c", "no")
     site.publish("b", "2")
@@ -65,9 +81,7 @@ def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
 
 
 def test_close_ends_everything(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a")
     tab.run("mercure.close()")
     tab.wait_for("subscriptions", site.topics, [])
     assert tab.run("return mercure.state") == "closed"
@@ -78,13 +92,9 @@ def test_close_ends_everything(site: Site, tab: Tab) -> None:
 
 
 def test_two_tabs_share_a_connection(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a")
     other = tab.new()
-    other.visit(f"{site.url}/?topics=a")
-    other.follow()
-    other.wait_open()
+    other.enter(f"{site.url}/?topics=a")
     site.publish("a", "1")
     tab.wait_updates("1")
     other.wait_updates("1")
@@ -95,13 +105,9 @@ def test_two_tabs_share_a_connection(site: Site, tab: Tab) -> None:
 def test_tabs_with_different_topics_share_one_when_updates_tell_their_topic(
     site: Site, tab: Tab, says_so: bool
 ) -> None:
-    tab.visit(f"{site.url}/?topics=a&topic_of=type")
-    tab.follow(types=["a", "b"])
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a&topic_of=type", types=["a", "b"])
     other = tab.new()
-    other.visit(f"{site.url}/?topics=b&topic_of=type")
-    other.follow(types=["a", "b"])
-    other.wait_open()
+    other.enter(f"{site.url}/?topics=b&topic_of=type", types=["a", "b"])
     site.publish("a", "1", type="a")
     site.publish("b", "2", type="b")
     tab.wait_updates("1")
@@ -114,13 +120,9 @@ def test_tabs_with_different_topics_share_one_when_updates_tell_their_topic(
 
 
 def test_tabs_with_different_topics_do_not_mix_updates_without_that(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a")
     other = tab.new()
-    other.visit(f"{site.url}/?topics=b")
-    other.follow()
-    other.wait_open()
+    other.enter(f"{site.url}/?topics=b")
     site.publish("a", "1")
     site.publish("b", "2")
     tab.wait_updates("1")
@@ -129,13 +131,7 @@ def test_tabs_with_different_topics_do_not_mix_updates_without_that(site: Site, 
 
 
 def test_the_leader_closes_under_steady_publishing(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    leader = tab.new()
-    leader.visit(f"{site.url}/?topics=a")
-    leader.follow()
-    leader.wait_open()
-    tab.follow()
-    tab.wait_open()
+    leader = lead(site, tab)
     with site.steady("a") as sent:
         tab.wait("some updates", lambda: len(tab.seen()) > 50)
         leader.close()
@@ -151,13 +147,7 @@ def test_the_leader_closes_under_steady_publishing(site: Site, tab: Tab) -> None
 def test_the_leader_closes_when_nothing_was_published_yet(site: Site, tab: Tab) -> None:
     """The hub says where a stream begins, so its successor begins there too."""
     site.publish("other", "0")
-    tab.visit(f"{site.url}/?topics=a")
-    leader = tab.new()
-    leader.visit(f"{site.url}/?topics=a")
-    leader.follow()
-    leader.wait_open()
-    tab.follow()
-    tab.wait_open()
+    leader = lead(site, tab)
     site.hub.kill()  # so that the successor's stream certainly begins later than the update
     leader.close()
     site.hub.start()
@@ -166,13 +156,7 @@ def test_the_leader_closes_when_nothing_was_published_yet(site: Site, tab: Tab) 
 
 
 def test_a_leader_that_sleeps_is_replaced(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    leader = tab.new()
-    leader.visit(f"{site.url}/?topics=a")
-    leader.follow()
-    leader.wait_open()
-    tab.follow()
-    tab.wait_open()
+    leader = lead(site, tab)
     site.publish("a", "1")
     tab.wait_updates("1")
     # As a suspended page: its lock stays, and it does nothing.
@@ -194,13 +178,7 @@ def test_a_leader_that_sleeps_is_replaced(site: Site, tab: Tab) -> None:
 
 def test_a_leader_that_was_long_in_the_background_is_replaced(site: Site, tab: Tab) -> None:
     """Browsers stretch the timers of such pages to a minute, so it would be slow to come back."""
-    tab.visit(f"{site.url}/?topics=a")
-    leader = tab.new()
-    leader.visit(f"{site.url}/?topics=a")
-    leader.follow()
-    leader.wait_open()
-    tab.follow()
-    tab.wait_open()
+    leader = lead(site, tab)
     leads = """
       return navigator.locks.request("probe", async () => {
         const { held } = await navigator.locks.query();
@@ -228,9 +206,7 @@ def test_a_leader_that_was_long_in_the_background_is_replaced(site: Site, tab: T
 
 
 def test_topics_are_added_and_taken_away_without_loss(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a")
     site.publish("b", "old: b is not subscribed to yet")
     with site.steady("a") as sent:
         tab.wait("some updates", lambda: len(tab.seen()) > 20)
@@ -306,13 +282,9 @@ def test_who_may_not_read_is_told_so(site: Site, tab: Tab) -> None:
 
 @pytest.mark.usefixtures("own_hub")
 def test_event_source(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a&transport=eventsource")
-    tab.follow(types=["message", "x"])
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a&transport=eventsource", types=["message", "x"])
     other = tab.new()
-    other.visit(f"{site.url}/?topics=a&transport=eventsource")
-    other.follow(types=["y"])
-    other.wait_open()
+    other.enter(f"{site.url}/?topics=a&transport=eventsource", types=["y"])
     site.publish("a", "1")
     tab.wait_updates("1")
     # The stream was opened before somebody listened to y, and is opened again for it.
@@ -332,16 +304,10 @@ def test_event_source(site: Site, tab: Tab) -> None:
 
 
 def test_the_back_forward_cache(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a")
     site.publish("a", "1")
     tab.wait_updates("1")
-    # The events of a page that is put away and comes back; headless Chromium keeps none.
-    tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
-    tab.wait_for("connections", site.topics, [])
-    site.publish("a", "2")
-    tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    put_away_and_back(site, tab)
     tab.wait_updates("1", "2")
     tab.wait_for("connections", site.topics, [["a"]])
 
@@ -354,10 +320,7 @@ def test_without_locks_each_tab_has_its_own(site: Site, tab: Tab) -> None:
     tab.wait_open()
     site.publish("a", "1")
     tab.wait_updates("1")
-    tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
-    tab.wait_for("connections", site.topics, [])
-    site.publish("a", "2")
-    tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    put_away_and_back(site, tab)
     tab.wait_updates("1", "2")
 
 
@@ -404,9 +367,7 @@ def test_wrong_options_are_refused(site: Site, tab: Tab, option: str, message: s
 
 @pytest.mark.usefixtures("own_hub")
 def test_the_hub_is_killed_under_an_open_page(site: Site, tab: Tab) -> None:
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a")
     site.publish("a", "1")
     tab.wait_updates("1")
     site.hub.kill()
@@ -445,9 +406,7 @@ def test_lost_history_is_reported(site: Site, tab: Tab) -> None:
 def test_the_cookie_is_renewed_when_the_token_ends(site: Site, tab: Tab) -> None:
     site.lifetime = 3
     tab.driver.get(f"{site.url}/sign-in")
-    tab.visit(f"{site.url}/?topics=a&refresh=/renew")
-    tab.follow()
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a&refresh=/renew")
     site.publish("a", "1", private=True)
     tab.wait_updates("1")
     states = len(tab.seen("states"))
@@ -459,9 +418,7 @@ def test_the_cookie_is_renewed_when_the_token_ends(site: Site, tab: Tab) -> None
 
 def test_the_cookie_is_renewed_before_the_token_ends(site: Site, tab: Tab) -> None:
     tab.driver.get(f"{site.url}/sign-in")
-    tab.visit(f"{site.url}/?topics=a")
-    tab.follow(options={"refresh": "/renew", "refreshAfter": 1})
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a", options={"refresh": "/renew", "refreshAfter": 1})
     with site.steady("a") as sent:
         tab.wait("two renewals", lambda: site.renewals >= 2)
         tab.wait("updates", lambda: len(tab.seen()) > 50)

@@ -51,6 +51,14 @@ def state(tab: Tab) -> object:
     return tab.run("return mercure.state")
 
 
+def go_over(site: Site, tab: Tab, url: str) -> None:
+    """Visit a page, until it is subscribed with a socket."""
+    tab.visit(f"{site.url}/")
+    tab.follow(url, SOON)
+    tab.wait_for("transport", lambda: transport(tab), "websocket")
+    tab.wait_open()
+
+
 def failed_sockets(tab: Tab) -> int:
     """How many the console has; they are no problem of the page then."""
     messages = tab.problems()
@@ -83,9 +91,7 @@ def test_a_page_goes_over_with_nothing_lost_and_nothing_twice(
 def test_a_network_that_begins_to_hold_streams_back(site: Site, tab: Tab) -> None:
     holding = threading.Event()
     with front(site, holds=holding.is_set) as url:
-        tab.visit(f"{site.url}/")
-        tab.follow(url, SOON)
-        tab.wait_open()
+        tab.enter(f"{site.url}/", url, SOON)
         with site.steady("a") as sent:
             tab.wait("some updates", lambda: len(tab.seen()) > 20)
             assert transport(tab) == "fetch"
@@ -104,10 +110,7 @@ def test_the_next_page_and_the_other_tabs_know_it(site: Site, tab: Tab) -> None:
     with front(site) as url:
         tab.visit(f"{site.url}/")
         leader = tab.new()
-        leader.visit(f"{site.url}/")
-        leader.follow(url, SOON)
-        leader.wait_for("transport", lambda: transport(leader), "websocket")
-        leader.wait_open()
+        go_over(site, leader, url)
         tab.follow(url, SOON)
         tab.wait_open()
         with site.steady("a") as sent:
@@ -117,9 +120,7 @@ def test_the_next_page_and_the_other_tabs_know_it(site: Site, tab: Tab) -> None:
             tab.wait("later ones", lambda: len(tab.seen()) > count)
         tab.wait_for("the last", lambda: tab.seen()[-1], sent()[-1])
         assert tab.seen() == sent()
-        tab.visit(f"{site.url}/")
-        tab.follow(url, SOON)
-        tab.wait_open()
+        tab.enter(f"{site.url}/", url, SOON)
         assert transport(tab) == "websocket"
         site.publish("a", "on the next page")
         tab.wait_updates("on the next page")
@@ -130,10 +131,7 @@ def test_event_streams_are_tried_again_after_an_hour(site: Site, tab: Tab) -> No
     holding = threading.Event()
     holding.set()
     with front(site, holds=holding.is_set) as url:
-        tab.visit(f"{site.url}/")
-        tab.follow(url, SOON)
-        tab.wait_for("transport", lambda: transport(tab), "websocket")
-        tab.wait_open()
+        go_over(site, tab, url)
         site.publish("a", "1")
         tab.wait_updates("1")
         holding.clear()
@@ -152,10 +150,7 @@ def test_event_streams_are_tried_again_after_an_hour(site: Site, tab: Tab) -> No
 
 def test_the_hub_is_killed_under_a_socket(site: Site, tab: Tab) -> None:
     with front(site) as url:
-        tab.visit(f"{site.url}/")
-        tab.follow(url, SOON)
-        tab.wait_for("transport", lambda: transport(tab), "websocket")
-        tab.wait_open()
+        go_over(site, tab, url)
         with site.steady("a") as sent:
             tab.wait("some updates", lambda: len(tab.seen()) > 20)
         before = sent()
@@ -175,10 +170,7 @@ def test_a_socket_that_does_not_come_back_is_given_up(site: Site, tab: Tab) -> N
     holding = threading.Event()
     holding.set()
     with front(site, holds=holding.is_set) as url:
-        tab.visit(f"{site.url}/")
-        tab.follow(url, SOON)
-        tab.wait_for("transport", lambda: transport(tab), "websocket")
-        tab.wait_open()
+        go_over(site, tab, url)
         site.publish("a", "1")
         tab.wait_updates("1")
         site.hub.kill()
@@ -287,9 +279,7 @@ def test_a_policy_without_sockets(site: Site, tab: Tab) -> None:
 
 def test_chosen_in_the_template_with_types_and_retry(site: Site, tab: Tab) -> None:
     site.sources = [site.hub.origin.replace("http", "ws", 1)]
-    tab.visit(f"{site.url}/?topics=a&transport=websocket")
-    tab.follow(types=["message", "x"])
-    tab.wait_open()
+    tab.enter(f"{site.url}/?topics=a&transport=websocket", types=["message", "x"])
     site.publish("a", "two\nlines", retry=1)
     site.publish("a", "\U0001f600", type="x")
     last = site.publish("a", "no", type="y")

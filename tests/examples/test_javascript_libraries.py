@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from selenium import webdriver
 
 from tests.examples.browser import ROOT, leave
+from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
 
 pytestmark = pytest.mark.browser
 
 _INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
-
-
-def _example(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(
-        f"{name}_example", ROOT / "examples" / name / "app.py"
-    )
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # Flask looks up where its templates are
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +53,7 @@ def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
 @pytest.fixture(scope="module")
 def shopping(tmp_path_factory: pytest.TempPathFactory, libraries: Callable[[str], str]) -> Iterator[Served]:
     modules = libraries("htmx")
-    app = _example("htmx")
+    app = load_example("htmx")
     site = Served(
         tmp_path_factory.mktemp("site"),
         lambda config: app.create_app({**config, "NODE_MODULES": modules}),
@@ -87,7 +73,7 @@ def votes(tmp_path: Path, turbo: str) -> Iterator[Callable[[bool], Served]]:
     running: list[Served] = []
 
     def serve(one_origin: bool) -> Served:
-        app = _example("turbo")
+        app = load_example("turbo")
         site = Served(
             tmp_path,
             lambda config: app.create_app({**config, "NODE_MODULES": turbo}),

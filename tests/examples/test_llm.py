@@ -16,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from flask_mercure import Mercure
 from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wait_for_answer
+from tests.examples.page_site import SECRET, HubProcess
 
 _APP = ROOT / "examples" / "llm" / "app.py"
 
@@ -32,9 +33,8 @@ def load_example() -> tuple[Any, Any]:
 app, model = load_example()
 create_app, answer = app.create_app, model.answer
 
-_SECRET = "a secret of the tests with more than 32 octets"
 _ID = "0b7e0c0e-8e3c-4e4c-9d9e-0d9a6a3c1b11"
-_CONFIG = {"SECRET_KEY": "x", "MERCURE_URL": "http://localhost:9/", "MERCURE_JWT_SECRET": _SECRET}
+_CONFIG = {"SECRET_KEY": "x", "MERCURE_URL": "http://localhost:9/", "MERCURE_JWT_SECRET": SECRET}
 
 
 def test_the_model_gives_its_text_bit_by_bit() -> None:
@@ -82,30 +82,19 @@ def test_what_is_refused() -> None:
 @pytest.fixture
 def page(tmp_path: Path, chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Page]:
     hub_port, port = free_ports(2)
-    url, hub_url = f"http://localhost:{port}", f"http://localhost:{hub_port}"
-    hub = spawn(
-        tmp_path,
-        "hub",
-        ["-m", "hub"],
-        {
-            "MERCURE_LISTEN": f"127.0.0.1:{hub_port}",
-            "MERCURE_PUBLISHER_JWT_KEY": _SECRET,
-            "MERCURE_CORS_ORIGINS": url,
-            "MERCURE_TRANSPORT_URL": f"sqlite:///{tmp_path}/hub.db",
-        },
-    )
+    url = f"http://localhost:{port}"
+    hub = HubProcess(tmp_path, hub_port, {"MERCURE_CORS_ORIGINS": url})
     app = spawn(
         tmp_path,
         "app",
         ["-m", "flask", "--app", str(_APP), "run", "--port", str(port)],
         {
             "FLASK_SECRET_KEY": "of the tests",
-            "FLASK_MERCURE_URL": f"{hub_url}/.well-known/mercure",
-            "FLASK_MERCURE_JWT_SECRET": _SECRET,
+            "FLASK_MERCURE_URL": hub.url,
+            "FLASK_MERCURE_JWT_SECRET": SECRET,
         },
     )
     try:
-        wait_for_answer(f"{hub_url}/healthz", hub)
         wait_for_answer(url, app)
         window = Page(chromium(1)[0])
         window.driver.get(url)
@@ -113,7 +102,7 @@ def page(tmp_path: Path, chromium: Callable[[int], list[webdriver.Chrome]]) -> I
         assert leave([window]) == []
     finally:
         end(app)
-        end(hub)
+        hub.close()
 
 
 def states(page: Page) -> list[str]:

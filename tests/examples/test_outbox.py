@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -12,20 +10,13 @@ import pytest
 from flask_mercure.cli import mercure
 from flask_mercure.outbox import outbox_stats
 from flask_mercure.state import state_of
+from tests.examples.loading import load_example
 from tests.hub.running import SECRET, running_hub
-
-EXAMPLE = Path(__file__).parent.parent.parent / "examples/outbox/app.py"
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = spec_from_file_location("outbox_example", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "outbox_example", module)  # SQLAlchemy looks annotations up there
-    spec.loader.exec_module(module)
-    return module
+def example() -> ModuleType:
+    return load_example("outbox")
 
 
 def test_what_is_saved_without_a_hub_arrives_later(folder: Path, example: ModuleType) -> None:

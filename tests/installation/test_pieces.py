@@ -16,7 +16,7 @@ import pytest
 from hub.cli import main
 from hub.installation.layout import Layout, LayoutError
 from hub.installation.pieces import PAGES, PIECES, render
-from hub.settings import TABLE
+from hub.setting_table import TABLE
 from tests.hub.running import RunningHub
 
 DOCS = Path(__file__).parents[2] / "docs"

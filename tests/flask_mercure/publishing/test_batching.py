@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,11 @@ from flask_mercure import HubUnreachable, InvalidArgument, Mercure, PublishError
 from flask_mercure.extension import state_of
 from flask_mercure.http.batch_support import BatchSupport
 from flask_mercure.http.session import open_session
-from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
+from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
 mercure = Mercure()
-
-
-@pytest.fixture(scope="module")
-def app(hub: RunningHub) -> Iterator[Any]:
-    with app_on(hub, mercure) as app:
-        yield app
-
-
-@pytest.fixture
-def other() -> Iterator[FakeHub]:
-    """A hub that knows no batches."""
-    with running() as hub:
-        yield hub
 
 
 def test_updates_are_published_in_order(app: Any, hub: RunningHub) -> None:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flask_mercure import ActiveSubscription, HubUnreachable, InvalidArgument, Mercure, Refused, URLPattern
-from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
+from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
 PATIENCE = 10.0
 mercure = Mercure()
-
-
-@pytest.fixture(scope="module")
-def app(hub: RunningHub) -> Iterator[Any]:
-    with app_on(hub, mercure) as app:
-        yield app
-
-
-@pytest.fixture
-def other() -> Iterator[FakeHub]:
-    with running() as hub:
-        yield hub
 
 
 def test_all_and_those_of_a_topic(app: Any) -> None:

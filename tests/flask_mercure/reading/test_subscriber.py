@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,6 @@ from tests.hub.running import RunningHub, running_hub
 
 PATIENCE = 10.0
 mercure = Mercure()
-
-
-@pytest.fixture(scope="module")
-def app(hub: RunningHub) -> Iterator[Any]:
-    with app_on(hub, mercure) as app:
-        yield app
-
-
-@pytest.fixture
-def other() -> Iterator[FakeHub]:
-    with running() as hub:
-        yield hub
 
 
 def stream(octets: bytes, **headers: str) -> Answer:
