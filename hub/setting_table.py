@@ -274,6 +274,14 @@ TABLE: tuple[Setting, ...] = (
         _STREAM,
     ),
     Setting(
+        "io_uring",
+        boolean,
+        "1",
+        "0|1",
+        "Write to many subscribers in one system call, where the kernel allows it (Linux 5.6, io_uring).",
+        _STREAM,
+    ),
+    Setting(
         "websocket",
         boolean,
         "1",

@@ -85,6 +85,7 @@ class Settings:
     dispatch_timeout: float
     compression: str
     compression_min_size: int
+    io_uring: bool
     websocket: bool
     max_connections: int
     max_connections_per_address: int

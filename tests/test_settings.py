@@ -60,6 +60,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "dispatch_timeout": ("2.5", 2.5),
     "compression": ("zstd", "zstd"),
     "compression_min_size": ("1024", 1024),
+    "io_uring": ("0", False),
     "websocket": ("0", False),
     "max_connections": ("20000", 20000),
     "max_connections_per_address": ("100", 100),

@@ -10,9 +10,11 @@ others meanwhile.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import ssl
+from array import array
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,6 +37,7 @@ from hub.fanout.index import Index
 from hub.fanout.parting import Parting
 from hub.fanout.subscriber import GONE, Subscriber
 from hub.fanout.timetable import Timetable
+from hub.fanout.writer import Writer
 from hub.protocol.grant import Scope
 from hub.protocol.update import Update
 from hub.protocol.websocket import GOING_AWAY, VIOLATION
@@ -74,12 +77,14 @@ class EngineLimits:
     :param dispatch_timeout: how long a subscriber may take nothing before it is dropped.
     :param buffer: octets a subscriber may be behind.
     :param compress_from: size from which events are compressed for those who want it; ``None``: never.
+    :param use_ring: write to many subscribers in one system call, where the kernel has io_uring.
     """
 
     heartbeat: float = 40.0
     dispatch_timeout: float = 5.0
     buffer: int = 8 << 20
     compress_from: int | None = None
+    use_ring: bool = True
 
 
 class Engine:
@@ -114,6 +119,7 @@ class Engine:
         self._in_form = [0 for _ in ALL_FORMS]
         self._forms: list[int] = []
         self._compressor = None if limits.compress_from is None else Compressor(limits.compress_from)
+        self._writer = Writer(use_ring=limits.use_ring)
         self._spent = 0
 
     def __len__(self) -> int:
@@ -218,6 +224,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the epoll; the subscribers have to be dropped before."""
         self._parting.close()
+        self._writer.close()
         self._epoll.close()
 
     # -- updates -------------------------------------------------------------------------------
@@ -310,27 +317,31 @@ class Engine:
     def _write_same(self, octets: bytes, receivers: Sequence[Subscriber]) -> Iterator[None]:
         """The hot loop. One test sorts out all that is not a plain socket with nothing waiting."""
         size = len(octets)
-        write = os.write
         step = min(_SLICE, _SLICE_OCTETS // size + 1)
         for start in range(0, len(receivers), step):
             if start:
                 yield
-            for subscriber in receivers[start : start + step]:
-                if subscriber.pending is not None:
-                    self._append(subscriber, octets)
-                    continue
-                try:
-                    written = write(subscriber.fd, octets)
-                except BlockingIOError:
-                    written = 0
-                except OSError as error:
-                    self.drop(subscriber, _describe(error))
-                    continue
-                if written != size:
-                    subscriber.pending = [octets]
-                    subscriber.pending_size = size
-                    subscriber.offset = written
-                    self._stall(subscriber, self._clock())
+            some = receivers[start : start + step]
+            ready = [one for one in some if one.pending is None]
+            others = [one for one in some if one.pending is not None] if len(ready) < len(some) else []
+            incomplete = self._writer.write(array("i", [one.fd for one in ready]), octets)
+            for place, written in incomplete:
+                self._keep_rest(ready[place], octets, written)
+            for subscriber in others:
+                self._append(subscriber, octets)
+
+    def _keep_rest(self, subscriber: Subscriber, octets: bytes, written: int) -> None:
+        """Note what a socket did not take.
+
+        :param written: the octets that it took, or a negative errno.
+        """
+        if written < 0 and written != -errno.EAGAIN:
+            self.drop(subscriber, _describe(OSError(-written, os.strerror(-written))))
+            return
+        subscriber.pending = [octets]
+        subscriber.pending_size = len(octets)
+        subscriber.offset = max(written, 0)
+        self._stall(subscriber, self._clock())
 
     def _write_different(self, prepared: Iterable[tuple[bytes, Sequence[Subscriber]]]) -> Iterator[None]:
         ready: list[Subscriber] = []

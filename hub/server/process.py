@@ -114,7 +114,10 @@ class Process:
         self._broker = Broker(
             transport,
             EngineLimits(
-                settings.heartbeat, settings.dispatch_timeout, compress_from=_compress_from(settings)
+                settings.heartbeat,
+                settings.dispatch_timeout,
+                compress_from=_compress_from(settings),
+                use_ring=settings.io_uring,
             ),
             time.monotonic,
             Quota(

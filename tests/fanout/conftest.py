@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hub.fanout import writer
+from hub.fanout.ring import Ring
 from hub.protocol.matchers import Matcher
 from tests.fanout.bench import Bench
 
@@ -32,6 +36,25 @@ def no_descriptor_left() -> Iterator[None]:
     before = _descriptors()
     yield
     assert _descriptors() - before == set()
+
+
+@functools.cache
+def lacks_ring() -> str | None:
+    """Why this machine has no io_uring."""
+    try:
+        Ring().close()
+    except OSError as error:
+        return f"no io_uring here: {error.strerror}"
+    return None
+
+
+@pytest.fixture(autouse=True, params=["one call for many", "a call for each"])
+def _writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds whichever way the octets go out."""
+    is_one_call = request.param == "one call for many"
+    if is_one_call and lacks_ring():
+        pytest.skip(str(lacks_ring()))
+    monkeypatch.setattr(writer, "_WORTH", 1 if is_one_call else sys.maxsize)
 
 
 @pytest.fixture

@@ -1,0 +1,317 @@
+"""The same octets to many sockets, in one system call and one by one: what each took is known exactly."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from hub.fanout import ring as ring_module
+from hub.fanout import writer as writer_module
+from hub.fanout.ring import Incomplete, Ring, RingFailed
+from hub.fanout.writer import Writer, one_by_one
+from tests.fanout.conftest import lacks_ring
+
+pytestmark = [pytest.mark.usefixtures("no_descriptor_left")]
+needs_ring = pytest.mark.skipif(lacks_ring() is not None, reason=str(lacks_ring()))
+
+Write = Callable[["array[int]", bytes], Incomplete]
+
+
+@pytest.fixture(autouse=True)
+def _writing() -> None:
+    """Here each test says itself how the octets go out."""
+
+
+class Pairs:
+    """Connections; ``fds`` are the ends that are written to."""
+
+    def __init__(self, count: int, stack: ExitStack) -> None:
+        self.theirs: list[socket.socket] = []
+        self.ours: list[socket.socket] = []
+        for _ in range(count):
+            ours, theirs = (stack.enter_context(one) for one in socket.socketpair())
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            theirs.setblocking(False)
+            self.ours.append(ours)
+            self.theirs.append(theirs)
+
+    @property
+    def fds(self) -> array[int]:
+        return array("i", [one.fileno() for one in self.ours])
+
+    def received(self) -> list[bytes]:
+        return [_read(one) for one in self.theirs]
+
+
+def _read(sock: socket.socket) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        try:
+            part = sock.recv(1 << 20)
+        except BlockingIOError:
+            return b"".join(parts)
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+
+
+@pytest.fixture
+def pairs() -> Iterator[Callable[[int], Pairs]]:
+    with ExitStack() as stack:
+        yield lambda count: Pairs(count, stack)
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    opened = Ring(entries=8)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=[pytest.param("ring", marks=needs_ring), "one by one"])
+def write(request: pytest.FixtureRequest) -> Write:
+    if request.param == "one by one":
+        return one_by_one
+    opened: Ring = request.getfixturevalue("ring")
+    return opened.write
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 50])
+def test_everybody_gets_everything_again_and_again(
+    write: Write, pairs: Callable[[int], Pairs], count: int
+) -> None:
+    """With more writes than a call takes, and calls that begin anywhere in the queue."""
+    some = pairs(count)
+    for round_ in range(5):
+        assert write(some.fds, b"%d, " % round_) == []
+    assert some.received() == [b"0, 1, 2, 3, 4, "] * count
+
+
+def test_a_full_socket_takes_what_it_takes_and_then_nothing(
+    write: Write, pairs: Callable[[int], Pairs]
+) -> None:
+    some = pairs(20)
+    large = b"x" * (1 << 20)
+    for place in (3, 17):
+        some.ours[place].send(large)
+    assert write(some.fds, b"hello") == [(3, -errno.EAGAIN), (17, -errno.EAGAIN)]
+    received = some.received()
+    assert [one for place, one in enumerate(received) if place not in (3, 17)] == [b"hello"] * 18
+    incomplete = write(some.fds, large)
+    assert [place for place, _ in incomplete] == list(range(20))
+    assert [written for _, written in incomplete] == [len(one) for one in some.received()]
+    assert 0 < min(written for _, written in incomplete) < len(large)
+
+
+def test_who_has_gone_does_not_keep_the_others_from_getting_it(
+    write: Write, pairs: Callable[[int], Pairs]
+) -> None:
+    some = pairs(20)
+    some.theirs[0].close()
+    some.theirs[9].close()
+    some.theirs[19].close()
+    incomplete = write(some.fds, b"hello")
+    assert incomplete == [(0, -errno.EPIPE), (9, -errno.EPIPE), (19, -errno.EPIPE)]
+    assert [_read(one) for one in some.theirs if one.fileno() >= 0] == [b"hello"] * 17
+
+
+def test_a_descriptor_that_is_closed_is_reported(write: Write, pairs: Callable[[int], Pairs]) -> None:
+    some = pairs(3)
+    fds = some.fds
+    some.ours[1].close()
+    assert write(fds, b"hello") == [(1, -errno.EBADF)]
+
+
+@needs_ring
+def test_the_counters_that_are_shared_with_the_kernel_go_round(ring: Ring) -> None:
+    """They have 32 bits, and a busy hub is there in some hours."""
+    before = (1 << 32) - 16
+    ring._total = ring._counters[ring._results_tail] = before
+    ring._next = before % 8
+    seen: list[int] = []
+
+    def call(_number: int, _fd: int, count: int, *_: object) -> int:
+        tail = ring._counters[ring._results_tail]
+        assert ring._counters[ring._tail] == (tail + count) % (1 << 32)
+        for place in range(tail, tail + count):
+            ring._results[place % 8] = ring._sizes[place % 8]
+            seen.append(ring._descriptors[place % 8])
+        ring._counters[ring._results_tail] = (tail + count) % (1 << 32)
+        return count
+
+    ring._call = call
+    fds = array("i", range(100, 105))
+    for _ in range(10):
+        assert ring.write(fds, b"hello") == []
+    assert seen == list(fds) * 10
+    assert ring._total == 34
+
+
+def fake_call(results: list[int | OSError]) -> Callable[..., int]:
+    """The system call, with what it answers first; the kernel does nothing then."""
+
+    def call(*_: object) -> int:
+        result = results.pop(0)
+        if isinstance(result, OSError):
+            raise result
+        return result
+
+    return call
+
+
+@needs_ring
+@pytest.mark.parametrize(
+    ("answer", "tried", "incomplete"),
+    [
+        (OSError(errno.EPERM, "Operation not permitted"), 0, []),
+        (OSError(errno.EBUSY, "Device or resource busy"), 0, []),
+        (0, 0, []),
+        (2, 2, [(0, -errno.ECANCELED), (1, -errno.ECANCELED)]),
+        (3, 3, [(0, -errno.ECANCELED), (1, -errno.ECANCELED), (2, -errno.ECANCELED)]),
+    ],
+    ids=["forbidden from now on", "busy", "took none", "took some, no result", "took all, no result"],
+)
+def test_a_kernel_that_does_not_do_it(
+    ring: Ring,
+    pairs: Callable[[int], Pairs],
+    answer: int | OSError,
+    tried: int,
+    incomplete: Incomplete,
+) -> None:
+    ring._call = fake_call([answer])
+    with pytest.raises(RingFailed) as failed:
+        ring.write(pairs(3).fds, b"hello")
+    assert (failed.value.tried, failed.value.incomplete) == (tried, incomplete)
+    assert "io_uring" in str(failed.value)
+
+
+@needs_ring
+def test_the_writer_goes_on_without_a_ring_that_failed(
+    pairs: Callable[[int], Pairs], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slices went out, the third one was refused: nobody gets it twice and nobody goes without."""
+    monkeypatch.setattr(writer_module, "_WORTH", 1)
+    some = pairs(1100)
+    writer = Writer(use_ring=True)
+    assert writer.write(some.fds, b"1") == []
+    ring = writer._ring
+    assert ring is not None
+    real, calls = ring._call, 0
+
+    def third_fails(*arguments: object) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        return real(*arguments)
+
+    ring._call = third_fails
+    some.theirs[1].close()
+    some.theirs[1099].close()
+    assert writer.write(some.fds, b"2") == [(1, -errno.EPIPE), (1099, -errno.EPIPE)]
+    assert "io_uring: Operation not permitted" in caplog.text
+    assert writer.write(some.fds, b"3") == [(1, -errno.EPIPE), (1099, -errno.EPIPE)]
+    living = [one for one in some.theirs if one.fileno() >= 0]
+    assert [_read(one) for one in living] == [b"123"] * 1098
+    writer.close()
+
+
+@needs_ring
+def test_a_small_hub_opens_none(pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Ring] = []
+
+    def open_one() -> Ring:
+        opened.append(Ring())
+        return opened[0]
+
+    monkeypatch.setattr(writer_module, "Ring", open_one)
+    some = pairs(40)
+    writer = Writer(use_ring=True)
+    assert writer.write(some.fds[:10], b"a") == []
+    assert opened == []
+    assert writer.write(some.fds, b"b") == []
+    assert len(opened) == 1
+    assert some.received() == [b"ab"] * 10 + [b"b"] * 30
+    writer.close()
+    writer.close()
+    assert writer.write(some.fds, b"c") == []
+    assert some.received() == [b"c"] * 40
+
+
+def refuses(*_: object) -> int:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def without_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+
+
+def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring_module, "_load", lambda: (refuses, id))
+
+
+def loses_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that takes the writes and reports nothing, as some that only look like Linux do."""
+    real, address = ring_module._load()
+
+    def call(number: int, *arguments: object) -> int:
+        return real(number, *arguments) if number == ring_module._SETUP else 1
+
+    monkeypatch.setattr(ring_module, "_load", lambda: (call, address))
+
+
+@pytest.mark.parametrize("lack", [without_ctypes, forbidden, pytest.param(loses_writes, marks=needs_ring)])
+def test_where_there_is_none_it_goes_without(
+    lack: Callable[[pytest.MonkeyPatch], None],
+    pairs: Callable[[int], Pairs],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    lack(monkeypatch)
+    some = pairs(40)
+    writer = Writer(use_ring=True)
+    for text in (b"a", b"b"):
+        assert writer.write(some.fds, text) == []
+    assert some.received() == [b"ab"] * 40
+    assert caplog.text.count("no io_uring here") == 1
+    writer.close()
+
+
+def test_nobody_asks_for_it(pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "Ring", None)
+    some = pairs(40)
+    writer = Writer(use_ring=False)
+    assert writer.write(some.fds, b"a") == []
+    assert some.received() == [b"a"] * 40
+
+
+@needs_ring
+def test_an_old_kernel_without_the_newer_flags(
+    pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, address = ring_module._load()
+
+    def call(number: int, *arguments: object) -> int:
+        if number == ring_module._SETUP:
+            parameters = arguments[1]
+            assert isinstance(parameters, bytearray)
+            if parameters[9]:  # a flag that came later than the rest
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(number, *arguments)
+
+    monkeypatch.setattr(ring_module, "_load", lambda: (call, address))
+    ring = Ring(8)
+    some = pairs(20)
+    assert ring.write(some.fds, b"hello") == []
+    assert some.received() == [b"hello"] * 20
+    ring.close()
