@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from hub.protocol.issuer import Issuer, Role
 from hub.protocol.keys import Key
 from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
 from hub.protocol.sections import Section
+from hub.protocol.signature import decoded
 
 __all__ = ["DETAIL_TYPE", "TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
 
@@ -178,7 +178,7 @@ def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def _json_object(segment: str, name: str) -> Mapping[str, Any]:
     try:
-        value = _JSON.decode(urlsafe_b64decode(segment + "==").decode())
+        value = _JSON.decode(decoded(segment).decode())
     except (ValueError, RecursionError):
         raise TokenInvalid(
             f"the {name} of the token is not JSON that can be read", Section.TOKEN_MALFORMED

@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from jwt import PyJWS
-from jwt.exceptions import InvalidSignatureError, PyJWTError
-
+from hub.protocol import signature
 from hub.protocol.errors import KeyUnknown, TokenInvalid, shown
 from hub.protocol.keys import Key
 from hub.protocol.sections import Section
@@ -24,7 +22,6 @@ HOLDERS: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"
 """Who has tokens of a role."""
 
 _MAX_TRIED = 16  # keys for one token: each costs a tenth of a millisecond, and junk is free to send
-_JWS = PyJWS()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,7 @@ class Issuer:
         algorithm, kid = header.get("alg"), header.get("kid")
         if "kid" in header and not isinstance(kid, str):
             raise TokenInvalid(f"kid is {shown(kid)}, not a string", Section.KEY_UNKNOWN)
+        signature.check_extensions(header)
         self._check_algorithm(algorithm, role)
         keys = self.keys(role)
         named = kid is not None and any(key.kid == kid for key in keys)
@@ -97,7 +95,7 @@ class Issuer:
                 Section.KEY_UNKNOWN,
             )
         for key in fitting:
-            if _fits(token, key):
+            if signature.fits(token, str(algorithm), key):
                 return key
         if named:
             raise TokenInvalid(
@@ -142,13 +140,3 @@ class Issuer:
                 f"(MERCURE_{HOLDERS[role].upper()}_JWT_ALG)",
                 Section.ALGORITHM,
             )
-
-
-def _fits(token: str, key: Key) -> bool:
-    try:
-        _JWS.decode_complete(token, key.material, algorithms=list(key.algorithms))  # type: ignore[arg-type]
-    except InvalidSignatureError:
-        return False
-    except (PyJWTError, ValueError, RecursionError) as error:
-        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}", Section.SIGNATURE) from None
-    return True
