@@ -9,8 +9,9 @@ from typing import Any
 
 import jwt
 
-from hub.protocol.access_token import DETAIL_TYPE, TOKEN_TYPE, Protocol
+from hub.protocol.access_token import TOKEN_TYPE, Protocol
 from hub.protocol.addresses import is_loopback
+from hub.protocol.authorization_details import DETAIL_TYPE
 from hub.protocol.identity import Identity
 from hub.protocol.issuer import Issuer
 from hub.protocol.keys import Key, generate_secret

@@ -14,6 +14,7 @@ from bench.tokens import Matcher
 _SITE = "https://example.com"
 _ALL = f"{_SITE}/extra/all"
 _NAMES = {"exact": "topic", "urlpattern": "pattern"}
+_OCTETS = {"exact": 512, "urlpattern": 1024}
 
 
 def tokens(bench: Bench) -> list[Case]:
@@ -95,7 +96,7 @@ def _case(
     """The costs of a size; the smallest is what the others are compared with.
 
     Connecting has to read each matcher, but much of it is not for the matchers: a fifth of proportional
-    growth is allowed. So is half a KiB of memory for each matcher.
+    growth is allowed. So is half a KiB of memory for each topic, and one for each pattern.
     """
     flat = grows = None
     if count > counts[0]:
@@ -109,7 +110,9 @@ def _case(
             Figure("µs of CPU per delivery", CPU_PER_DELIVERY, flat),
             Figure("µs of CPU per connect", field("connect", "hub_cpu_us_per_connect"), grows),
             Figure(
-                "octets per subscriber (PSS)", field("connect", "pss_per_conn"), Target(2048 + 512 * count)
+                "octets per subscriber (PSS)",
+                field("connect", "pss_per_conn"),
+                Target(2048 + _OCTETS[kind] * count),
             ),
         ],
     )

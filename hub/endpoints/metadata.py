@@ -5,8 +5,8 @@ from __future__ import annotations
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.protocol import answer, batch
-from hub.protocol.access_token import DETAIL_TYPE
 from hub.protocol.answer import Answer
+from hub.protocol.authorization_details import DETAIL_TYPE
 from hub.protocol.matchers import SUPPORTED
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hub.fanout.listeners import Listeners, each, joined, left
 from hub.fanout.subscriber import Subscriber
 from hub.protocol.pattern_table import PatternTable
-
-Bucket = dict[Subscriber, None]
-"""The subscribers with one matcher; a dict for its order and its cheap removal."""
 
 _MAX_REMEMBERED = 10_000
 _AT_ONCE = 500  # patterns that are tried between two steps of ``evaluate``
@@ -22,10 +20,10 @@ class Index:
     """
 
     def __init__(self) -> None:
-        self._exact: dict[str, Bucket] = {}
-        self._patterns: PatternTable[Bucket] = PatternTable()
-        self._everything: Bucket = {}
-        self._remembered: dict[str, tuple[Bucket, ...]] = {}
+        self._exact: dict[str, Listeners] = {}
+        self._patterns: PatternTable[Listeners] = PatternTable()
+        self._everything: dict[Subscriber, None] = {}
+        self._remembered: dict[str, tuple[Listeners, ...]] = {}
         self._changes = 0
 
     def add(self, subscriber: Subscriber) -> None:
@@ -34,18 +32,13 @@ class Index:
             if matcher.is_wildcard:
                 self._everything[subscriber] = None
             elif matcher.exact is not None:
-                bucket = self._exact.get(matcher.exact)
-                if bucket is None:
-                    self._exact[matcher.exact] = {subscriber: None}
-                else:
-                    bucket[subscriber] = None
+                self._exact[matcher.exact] = joined(self._exact.get(matcher.exact), subscriber)
             else:
-                bucket = self._patterns.get(matcher)
-                if bucket is None:
-                    self._patterns.add(matcher, {subscriber: None})
+                before = self._patterns.get(matcher)
+                after = joined(before, subscriber)
+                if after is not before:
+                    self._patterns.put(matcher, after)
                     self._forget()
-                else:
-                    bucket[subscriber] = None
 
     def remove(self, subscriber: Subscriber) -> None:
         """Forget a subscriber."""
@@ -53,18 +46,14 @@ class Index:
             if matcher.is_wildcard:
                 self._everything.pop(subscriber, None)
             elif matcher.exact is not None:
-                bucket = self._exact.get(matcher.exact)
-                if bucket is not None:
-                    bucket.pop(subscriber, None)
-                    if not bucket:
-                        del self._exact[matcher.exact]
+                listeners = self._exact.get(matcher.exact)
+                if listeners is not None and left(listeners, subscriber) is None:
+                    del self._exact[matcher.exact]
             else:
-                bucket = self._patterns.get(matcher)
-                if bucket is not None:
-                    bucket.pop(subscriber, None)
-                    if not bucket:
-                        self._patterns.remove(matcher)
-                        self._forget()
+                listeners = self._patterns.get(matcher)
+                if listeners is not None and left(listeners, subscriber) is None:
+                    self._patterns.remove(matcher)
+                    self._forget()
 
     @property
     def has_patterns(self) -> bool:
@@ -81,45 +70,48 @@ class Index:
                 continue
             changes = self._changes
             candidates = self._patterns.candidates(topic)
-            found: list[Bucket] = []
+            found: list[Listeners] = []
             for start in range(0, len(candidates) or 1, _AT_ONCE):
                 some = candidates[start : start + _AT_ONCE]
-                found += [bucket for matcher, bucket in some if matcher.matches(topic)]
+                found += [listeners for matcher, listeners in some if matcher.matches(topic)]
                 yield len(some) + 1
             if changes == self._changes:  # else a pattern came or went in a pause
                 self._remember(topic, tuple(found))
 
     def matching(self, topics: Sequence[str]) -> list[Subscriber]:
         """The subscribers that listen to one of the topics, each once."""
-        buckets = list(self._buckets(topics))
-        if not buckets:
+        found = self._listening(topics)
+        if not found:
             return []
-        if len(buckets) == 1:
-            return list(buckets[0])
-        merged: Bucket = {}
-        for bucket in buckets:
-            merged.update(bucket)
+        if len(found) == 1:
+            return each(found[0])
+        merged: dict[Subscriber, None] = {}
+        for listeners in found:
+            if isinstance(listeners, dict):
+                merged.update(listeners)
+            else:
+                merged[listeners] = None
         return list(merged)
 
-    def _buckets(self, topics: Sequence[str]) -> Iterator[Bucket]:
-        if self._everything:
-            yield self._everything
+    def _listening(self, topics: Sequence[str]) -> list[Listeners]:
+        found: list[Listeners] = [self._everything] if self._everything else []
         for topic in topics:
-            bucket = self._exact.get(topic)
-            if bucket is not None:
-                yield bucket
+            listeners = self._exact.get(topic)
+            if listeners is not None:
+                found.append(listeners)
             if self._patterns:
-                yield from self._by_pattern(topic)
+                found += self._by_pattern(topic)
+        return found
 
-    def _by_pattern(self, topic: str) -> tuple[Bucket, ...]:
+    def _by_pattern(self, topic: str) -> tuple[Listeners, ...]:
         known = self._remembered.get(topic)
         if known is None:
             candidates = self._patterns.candidates(topic)
-            known = tuple(bucket for matcher, bucket in candidates if matcher.matches(topic))
+            known = tuple(listeners for matcher, listeners in candidates if matcher.matches(topic))
             self._remember(topic, known)
         return known
 
-    def _remember(self, topic: str, found: tuple[Bucket, ...]) -> None:
+    def _remember(self, topic: str, found: tuple[Listeners, ...]) -> None:
         if len(self._remembered) >= _MAX_REMEMBERED:
             self._remembered.clear()
         self._remembered[topic] = found

@@ -11,35 +11,28 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-from hub.protocol.errors import InvalidRequest, TokenInvalid, shown
+from hub.protocol.authorization_details import grant_of, old_grant_of
+from hub.protocol.errors import TokenInvalid, shown
 from hub.protocol.explanation import Unverified
-from hub.protocol.grant import Grant, Json, Scope
+from hub.protocol.grant import Grant
 from hub.protocol.issuer import Issuer, Role
 from hub.protocol.keys import Key
-from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
 from hub.protocol.sections import Section
 from hub.protocol.signature import decoded
 
-__all__ = ["DETAIL_TYPE", "TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
+__all__ = ["TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
 
 Protocol = Literal["both", "1.0", "0.x"]
 
-DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
-_OLD_NAMESPACE = "https://mercure.rocks/"
 
 _MAX_LENGTH = 16384
-_MAX_DETAILS = 100
-_MAX_MATCHERS = 1000
 _MAX_TIME = 2**53
-_MAX_DEPTH = 32
 _Verified = tuple[Grant, float, str, Key]  # with nbf, the issuer's identifier and the key that signed
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
-_ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
 
 class TokenVerifier:
@@ -70,19 +63,18 @@ class TokenVerifier:
         :raises TokenInvalid: with the precise cause, for the log; ``KeyUnknown`` when it is worth to
             ask the issuer for its keys and to try again.
         """
-        memo = (blake2b(token.encode("utf-8", "replace"), digest_size=16).digest(), role, resource)
+        fingerprint = blake2b(token.encode("utf-8", "replace"), digest_size=16).digest()
+        memo = fingerprint, role, resource
         known = self._verified.get(memo)
         if known is not None:
             grant, not_before, _, _ = known
             _check_time(grant.expires_at, not_before, now)
             self._verified.move_to_end(memo)
             return grant
-        grant, not_before, issuer, key = self._validate(token, role, resource, now)
-        grant = replace(grant, fingerprint=memo[0])
-        self._verified[memo] = grant, not_before, issuer, key
+        verified = self._verified[memo] = self._validate(token, role, resource, now, fingerprint)
         if len(self._verified) > self._remembered:
             self._verified.popitem(last=False)
-        return grant
+        return verified[0]
 
     def read(self, token: str) -> Unverified | None:
         """What a token says, verified or not; ``None`` when it cannot be read."""
@@ -115,7 +107,7 @@ class TokenVerifier:
         self._first = issuers[0].identifier
         self._verified.clear()
 
-    def _validate(self, token: str, role: Role, resource: str, now: float) -> _Verified:
+    def _validate(self, token: str, role: Role, resource: str, now: float, fingerprint: bytes) -> _Verified:
         if len(token) > _MAX_LENGTH:
             cause = f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}"
             raise TokenInvalid(cause, Section.TOKEN_MALFORMED)
@@ -137,7 +129,8 @@ class TokenVerifier:
         not_before = _time(claims, "nbf") or 0.0
         _check_time(expires_at, not_before, now)
         if not current:
-            return _old_grant(claims, expires_at, resource), not_before, issuer.identifier, key
+            grant = old_grant_of(claims, expires_at, resource, fingerprint)
+            return grant, not_before, issuer.identifier, key
         if not _is_access_token(header):
             raise TokenInvalid(
                 f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
@@ -145,7 +138,8 @@ class TokenVerifier:
         if expires_at is None:
             raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
         _check_audience(claims.get("aud"), resource)
-        grant = _grant(claims.get("authorization_details", []), expires_at, resource)
+        details = claims.get("authorization_details", [])
+        grant = grant_of(details, expires_at, resource, fingerprint)
         return grant, not_before, issuer.identifier, key
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
@@ -233,118 +227,3 @@ def _check_audience(audience: object, resource: str) -> None:
     raise TokenInvalid(
         f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", Section.AUDIENCE
     )
-
-
-def _grant(details: object, expires_at: float, resource: str) -> Grant:
-    """Read ``authorization_details``: all of it, or nothing (spec, Authorization Details)."""
-    if not isinstance(details, list):
-        raise TokenInvalid("authorization_details is not an array", Section.TOKEN_CLAIMS)
-    if len(details) > _MAX_DETAILS:
-        raise TokenInvalid(
-            f"{len(details)} authorization details; the limit is {_MAX_DETAILS}", Section.TOKEN_CLAIMS
-        )
-    allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
-    payloads: list[tuple[tuple[Matcher, ...], Json]] = []
-    for index, detail in enumerate(details):
-        place = f"authorization_details[{index}]"
-        if not isinstance(detail, dict):
-            raise TokenInvalid(f"{place} is not an object", Section.TOKEN_CLAIMS)
-        if detail.get("type") != DETAIL_TYPE:
-            continue
-        actions = _actions(detail.get("actions"), place)
-        matchers = _topics(detail.get("topics"), place, resource)
-        payload = detail.get("payload")
-        if "payload" in detail and not isinstance(payload, dict):
-            raise TokenInvalid(f"{place}.payload is not an object", Section.TOKEN_CLAIMS)
-        _check_depth(payload, f"{place}.payload")
-        for role in actions:
-            allowed[role].extend(matchers)
-        if "subscribe" in actions:
-            payloads.append((matchers, payload))
-    return Grant(Scope(allowed["publish"]), Scope(allowed["subscribe"]), tuple(payloads), expires_at)
-
-
-def _check_depth(payload: Json, place: str) -> None:
-    """Refuse a payload that is nested so deeply that writing it as JSON could fail."""
-    level: list[Json] = [payload]
-    for _ in range(_MAX_DEPTH):
-        below: list[Json] = []
-        for value in level:
-            if isinstance(value, dict):
-                below.extend(value.values())
-            elif isinstance(value, list):
-                below.extend(value)
-        if not below:
-            return
-        level = below
-    raise TokenInvalid(f"{place} is nested more than {_MAX_DEPTH} levels deep", Section.TOKEN_CLAIMS)
-
-
-def _actions(value: object, place: str) -> set[Role]:
-    if not isinstance(value, list) or not value:
-        raise TokenInvalid(f"{place}.actions is not an array with at least one action", Section.TOKEN_CLAIMS)
-    if not all(isinstance(action, str) for action in value):
-        raise TokenInvalid(f"{place}.actions holds something that is not a string", Section.TOKEN_CLAIMS)
-    return {_ACTIONS[action] for action in value if action in _ACTIONS}
-
-
-def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
-    if not isinstance(value, list) or not value:
-        raise TokenInvalid(f"{place}.topics is not an array with at least one matcher", Section.TOKEN_CLAIMS)
-    if len(value) > _MAX_MATCHERS:
-        raise TokenInvalid(
-            f"{place}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
-        )
-    matchers: list[Matcher] = []
-    for index, entry in enumerate(value):
-        here = f"{place}.topics[{index}]"
-        if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
-            raise TokenInvalid(f"{here} is not an object with a string match", Section.TOKEN_CLAIMS)
-        match_type = entry.get("match_type", MatcherType.EXACT.value)
-        if not isinstance(match_type, str) or match_type not in SUPPORTED:
-            raise TokenInvalid(
-                f"{here}.match_type is {shown(match_type)}; known are {', '.join(SUPPORTED)}",
-                Section.TOKEN_CLAIMS,
-            )
-        matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
-    return tuple(matchers)
-
-
-def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Matcher:
-    try:
-        return make(type_, value, resource, place)
-    except InvalidRequest as error:
-        raise TokenInvalid(error.detail, Section.TOKEN_CLAIMS) from None
-
-
-def _old_grant(claims: Mapping[str, Any], expires_at: float | None, resource: str) -> Grant:
-    """Read the ``mercure`` claim of 0.x, also under its namespaced name."""
-    claim = claims.get(_OLD_NAMESPACE)
-    if claim is None:
-        claim = claims.get("mercure")
-    if not isinstance(claim, dict):
-        raise TokenInvalid(
-            "the token has neither authorization_details nor a mercure claim", Section.TOKEN_CLAIMS
-        )
-    payload = claim.get("payload")
-    _check_depth(payload, "mercure.payload")
-    return Grant(
-        _old_scope(claim, "publish", resource),
-        _old_scope(claim, "subscribe", resource),
-        () if payload is None else (((), payload),),
-        expires_at,
-        is_old=True,
-    )
-
-
-def _old_scope(claim: Mapping[str, Any], role: Role, resource: str) -> Scope:
-    value = claim.get(role)
-    if value is None:
-        value = []
-    if not isinstance(value, list) or not all(isinstance(selector, str) for selector in value):
-        raise TokenInvalid(f"mercure.{role} is not an array of strings", Section.TOKEN_CLAIMS)
-    if len(value) > _MAX_MATCHERS:
-        raise TokenInvalid(
-            f"mercure.{role} has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
-        )
-    return Scope([_matcher(MatcherType.TEMPLATE, one, resource, f"mercure.{role}") for one in value])

@@ -11,7 +11,7 @@ from hub.protocol.pattern_table import PatternTable
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
 
-_FEW = 4  # patterns that are tried one after another; more are looked up
+_FEW = 4  # that are tried one after another; more are looked up
 
 
 class Scope:
@@ -24,7 +24,11 @@ class Scope:
 
     def __init__(self, matchers: Sequence[Matcher]) -> None:
         self._everything = any(matcher.is_wildcard for matcher in matchers)
-        self._exact = frozenset(matcher.exact for matcher in matchers if matcher.exact is not None)
+        exact = dict.fromkeys(matcher.exact for matcher in matchers if matcher.exact is not None)
+        # Most tokens have one topic, and a set of one is four times as large as a tuple.
+        self._exact: tuple[str, ...] | frozenset[str] = (
+            tuple(exact) if len(exact) <= _FEW else frozenset(exact)
+        )
         self._patterns = tuple(
             matcher for matcher in matchers if matcher.exact is None and not matcher.is_wildcard
         )
@@ -32,7 +36,7 @@ class Scope:
         if len(self._patterns) > _FEW:
             self._table = PatternTable()
             for matcher in dict.fromkeys(self._patterns):
-                self._table.add(matcher, None)
+                self._table.put(matcher, None)
 
     def covers(self, topic: str) -> bool:
         """Tell whether the topic is allowed."""
@@ -61,8 +65,8 @@ class Grant:
     :param publish: topics on which updates may be published.
     :param subscribe: topics whose private updates may be read.
     :param payloads: of each ``subscribe`` entry its matchers and its payload or ``None``, in the
-        token's order.
-        An entry without matchers is the payload of 0.x, which belongs to every subscription.
+        token's order; nothing if none has a payload. An entry without matchers is the payload of 0.x,
+        which belongs to every subscription.
     :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
     :param is_old: the token is one of 0.x.
     :param fingerprint: tells tokens apart without holding them; empty without a token.

@@ -84,8 +84,9 @@ class Issuer:
         if "kid" in header and not isinstance(kid, str):
             raise TokenInvalid(f"kid is {shown(kid)}, not a string", Section.KEY_UNKNOWN)
         signature.check_extensions(header)
-        self._check_algorithm(algorithm, role)
         keys = self.keys(role)
+        if not any(algorithm in key.algorithms for key in keys):
+            self._check_algorithm(algorithm, role)
         named = kid is not None and any(key.kid == kid for key in keys)
         tried = [key for key in keys if kid is None or key.kid == (kid if named else None)]
         fitting = [key for key in tried if algorithm in key.algorithms]

@@ -224,6 +224,6 @@ def _url_pattern(value: str, base: str) -> URLPattern:
         return URLPattern(value, base)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def _plain(type_: MatcherType, value: str) -> Matcher:
     return Matcher(type_, value, "", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from hub.protocol.literal_prefix import above
+from hub.protocol.literal_prefix import Place, above
 from hub.protocol.matchers import Matcher
 
 Value = TypeVar("Value")
@@ -13,10 +13,12 @@ Value = TypeVar("Value")
 class PatternTable(Generic[Value]):
     """A value for each of many matchers that are patterns, found by what their topics begin with."""
 
-    __slots__ = ("_by_base", "_size")
+    __slots__ = ("_bases", "_places", "_size")
 
     def __init__(self) -> None:
-        self._by_base: dict[str | None, dict[tuple[str, str], dict[Matcher, Value]]] = {}
+        # Most places have one matcher, and a pair is a third of a dict.
+        self._places: dict[Place, tuple[Matcher, Value] | dict[Matcher, Value]] = {}
+        self._bases: dict[str | None, int] = {}  # how many places each has
         self._size = 0
 
     def __len__(self) -> int:
@@ -24,38 +26,53 @@ class PatternTable(Generic[Value]):
 
     def get(self, matcher: Matcher) -> Value | None:
         """The value of a matcher."""
-        base, origin, prefix = matcher.place
-        found = self._by_base.get(base, {}).get((origin, prefix))
-        return None if found is None else found.get(matcher)
+        found = self._places.get(matcher.place)
+        if isinstance(found, dict):
+            return found.get(matcher)
+        return found[1] if found is not None and found[0] is matcher else None
 
-    def add(self, matcher: Matcher, value: Value) -> None:
-        """Enter a matcher that is not there."""
-        base, origin, prefix = matcher.place
-        self._by_base.setdefault(base, {}).setdefault((origin, prefix), {})[matcher] = value
-        self._size += 1
+    def put(self, matcher: Matcher, value: Value) -> None:
+        """Enter a matcher, or give it another value."""
+        place = matcher.place
+        found = self._places.get(place)
+        if isinstance(found, dict):
+            self._size += matcher not in found
+            found[matcher] = value
+        elif found is None or found[0] is matcher:
+            self._places[place] = matcher, value
+            if found is None:
+                self._size += 1
+                self._bases[place[0]] = self._bases.get(place[0], 0) + 1
+        else:
+            self._places[place] = {found[0]: found[1], matcher: value}
+            self._size += 1
 
     def remove(self, matcher: Matcher) -> None:
         """Take out a matcher that is there."""
-        base, origin, prefix = matcher.place
-        places = self._by_base[base]
-        del places[origin, prefix][matcher]
+        place = matcher.place
+        found = self._places[place]
         self._size -= 1
-        if not places[origin, prefix]:
-            del places[origin, prefix]
-            if not places:
-                del self._by_base[base]
+        if isinstance(found, dict) and len(found) > 1:
+            del found[matcher]
+            return
+        del self._places[place]
+        self._bases[place[0]] -= 1
+        if not self._bases[place[0]]:
+            del self._bases[place[0]]
 
     def candidates(self, topic: str) -> list[tuple[Matcher, Value]]:
         """The matchers that may select a topic; no other one does."""
         found: list[tuple[Matcher, Value]] = []
-        for base, places in self._by_base.items():
+        for base in self._bases:
             located = above(topic, base)
             if located is None:
                 continue
             origin, prefixes = located
             for one in (origin, "") if origin else ("",):
                 for prefix in prefixes:
-                    matchers = places.get((one, prefix))
-                    if matchers is not None:
-                        found += matchers.items()
+                    here = self._places.get((base, one, prefix))
+                    if isinstance(here, dict):
+                        found += here.items()
+                    elif here is not None:
+                        found.append(here)
         return found

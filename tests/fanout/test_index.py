@@ -102,3 +102,14 @@ def test_the_answer_is_a_copy() -> None:
     for listener in listeners:
         index.remove(listener)
     assert found == listeners
+
+
+def test_the_second_one_with_a_pattern_is_seen_for_topics_that_are_remembered() -> None:
+    index = Index()
+    first, second = (subscriber(pattern("https://pair.example/:id")) for _ in range(2))
+    index.add(first)
+    assert index.matching(["https://pair.example/1"]) == [first]
+    index.add(second)
+    assert index.matching(["https://pair.example/1"]) == [first, second]
+    index.remove(first)
+    assert index.matching(["https://pair.example/1"]) == [second]

@@ -18,7 +18,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hub.protocol import credentials, jwk_set
-from hub.protocol.access_token import DETAIL_TYPE, Issuer, TokenVerifier
+from hub.protocol.access_token import Issuer, TokenVerifier
+from hub.protocol.authorization_details import DETAIL_TYPE
 from hub.protocol.errors import KeyMaterialError, TokenInvalid, TokenMalformed
 from hub.protocol.grant import Grant
 from hub.protocol.keys import ALGORITHMS, load

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from hub.protocol.access_token import DETAIL_TYPE, Issuer, Protocol, Role, TokenVerifier
+from hub.protocol.access_token import Issuer, Protocol, Role, TokenVerifier
+from hub.protocol.authorization_details import DETAIL_TYPE
 from hub.protocol.errors import TokenInvalid
 from hub.protocol.grant import Grant
 from hub.protocol.keys import Key, load

@@ -125,7 +125,7 @@ def test_the_candidates_hold_all_that_match(seed: int) -> None:
     patterns = _patterns(choose, 200)
     table: PatternTable[int] = PatternTable()
     for number, matcher in enumerate(patterns):
-        table.add(matcher, number)
+        table.put(matcher, number)
     assert len(table) == len(patterns)
     assert [table.get(matcher) for matcher in patterns] == list(range(len(patterns)))
     matching = tried = 0

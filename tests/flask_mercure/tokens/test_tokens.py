@@ -26,8 +26,9 @@ from flask_mercure import ConfigurationError, InvalidArgument, Mercure, TokenErr
 from flask_mercure.extension import state_of
 from flask_mercure.tokens.source import PublisherSource, PublisherToken, TokenSource, expiry
 from hub.protocol import keys
-from hub.protocol.access_token import DETAIL_TYPE, Issuer, TokenVerifier
+from hub.protocol.access_token import Issuer, TokenVerifier
 from hub.protocol.access_token import Protocol as HubProtocol
+from hub.protocol.authorization_details import DETAIL_TYPE
 from hub.protocol.grant import Grant
 from hub.protocol.keys import load
 from hub.protocol.matchers import MatcherType, make
