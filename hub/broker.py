@@ -32,11 +32,14 @@ from hub.protocol.grant import Scope
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import Subscription, restored
 from hub.protocol.update import Update
-from hub.transport.interface import Entry, Page, Presence, Size, Transport
+from hub.transport.interface import Entry, Page, Presence, Size, TopicPage, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
-_PAGE = 500  # updates read from the log at once
+_PAGE = 500  # updates, or topics, read from the log at once
+_UPDATES_PER_TOPIC = 8  # in a part of the log in which it pays to look for topics first
+_TOPICS_AT_ONCE = 100  # that patterns are tried on between two pauses
+_MOST_TOPICS = 1000  # that are looked up in the log; of more, everything is read
 _TICK = 1.0
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.1  # seconds between two looks at what has been dispatched
 
@@ -314,6 +317,8 @@ class Broker:
         """
         topics = _exact_topics(subscriber.matchers)
         wanted = Scope(subscriber.matchers)
+        selected: frozenset[str] | None = None
+        boundary = 0
         pause = _FIRST_LOOK
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
             if self.clock() >= subscriber.ends_at:
@@ -321,6 +326,9 @@ class Broker:
                 return
             gevent.sleep(pause)  # ever longer: there may be thousands, and a process with much to do
             pause = min(2 * pause, _LAST_LOOK)
+        if topics is None:
+            boundary = self.engine.dispatched  # what comes later may have other topics
+            selected = self._selected(subscriber.matchers, wanted, after, boundary)
         is_held = False
         while True:
             if not is_held:
@@ -330,7 +338,10 @@ class Broker:
                     self.engine.hold(subscriber)
             if after >= upto:
                 return
-            page: Page = _in_thread(partial(self._transport.read, after, upto, topics, _PAGE))
+            read = partial(self._transport.read, after, upto, topics, _PAGE)
+            if selected is not None and after < boundary:
+                read = partial(self._transport.read, after, min(upto, boundary), selected, _PAGE)
+            page: Page = _in_thread(read)
             updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
             if self.clock() >= subscriber.ends_at:
                 self.engine.release(subscriber)
@@ -339,6 +350,30 @@ class Broker:
                 yield octets
                 gevent.sleep(0)
             after = page.reached
+
+    def _selected(
+        self, matchers: Sequence[Matcher], wanted: Scope, after: int, upto: int
+    ) -> frozenset[str] | None:
+        """The topics in the log that patterns select: of a long history, only their updates need be read.
+
+        :returns: ``None`` when it is no less work to read everything.
+        """
+        most = (upto - after) // _UPDATES_PER_TOPIC
+        if most < _PAGE or any(matcher.is_wildcard for matcher in matchers):
+            return None
+        found: list[str] = []
+        beyond = None
+        count = 0
+        for _ in range(0, most, _PAGE):
+            page: TopicPage = _in_thread(partial(self._transport.topics, after, upto, beyond, _PAGE))
+            count += len(page.topics)
+            for start in range(0, len(page.topics), _TOPICS_AT_ONCE):
+                found += filter(wanted.covers, page.topics[start : start + _TOPICS_AT_ONCE])
+                gevent.sleep(0)
+            if page.beyond is None:
+                return frozenset(found) if len(found) <= min(_MOST_TOPICS, count // 2) else None
+            beyond = page.beyond
+        return None
 
     def start(self, subscriber: Subscriber) -> None:
         """Send a subscriber all updates from now on, and tell of its subscriptions."""

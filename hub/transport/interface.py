@@ -35,6 +35,18 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicPage:
+    """Some of the topics in a part of the log.
+
+    :param topics: distinct, in no order that means anything.
+    :param beyond: what to ask with for more; ``None`` when these were the last ones.
+    """
+
+    topics: Sequence[str]
+    beyond: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """How much history there is, as far as that is cheap to tell.
 
@@ -115,6 +127,17 @@ class Transport(Protocol[Ticket]):
         :param upto: last sequence wanted.
         :param topics: leave out updates that have none of these topics; ``None``: leave out nothing.
         :param limit: entries to return at most.
+        """
+
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        """Topics of the updates in a part of the log, each once over all pages.
+
+        Of two that share a hash one may be missing; that takes billions of tries to bring about.
+
+        :param after: sequence before the first update that counts.
+        :param upto: sequence of the last one.
+        :param beyond: of the page before; ``None`` for the first one.
+        :param limit: topics to look at; those outside of this part of the log are not returned.
         """
 
     def catch_up(self) -> None:

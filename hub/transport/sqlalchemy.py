@@ -11,12 +11,11 @@ everywhere: who finds that others wrote before it has its own updates read from 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
@@ -24,12 +23,12 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
-from hub.transport import presence, retention, schema
+from hub.transport import presence, reading, retention, schema
 from hub.transport.append import Appender
 from hub.transport.database import lock_path, make_engine, reason, writing
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
-from hub.transport.interface import Commit, Entry, Page, Presence, Size
+from hub.transport.interface import Commit, Page, Presence, Size, TopicPage
 from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.retention import Retention
@@ -43,10 +42,7 @@ _PATIENCE = 2.0  # seconds to wait for the turn before the log tells why
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_INTERVAL = 1.0
-_MAX_TOPICS_BY_INDEX = 128  # more than one request can name
 _MAX_COMMITS = 100
-_ROWS = 50  # fetched at once: large updates must not all be in memory
-_MAX_PAGE = 4 << 20
 
 _log = logging.getLogger("hub.transport")
 
@@ -168,23 +164,13 @@ class SqlTransport(Generic[Ticket]):
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the log."""
-        table = schema.update
         with self._reading() as connection:
-            if topics is None or len(topics) > _MAX_TOPICS_BY_INDEX:
-                wanted = table.c.sequence.between(after + 1, upto)
-            else:
-                found = self._sequences(connection, after, upto, topics, limit)
-                wanted = table.c.sequence.in_(found)
-            statement = sa.select(table).where(wanted).order_by(table.c.sequence).limit(limit)
-            entries: list[Entry] = []
-            octets = 0
-            with connection.execution_options(yield_per=_ROWS).execute(statement) as rows:
-                for row in rows:
-                    entries.append(schema.entry(row))
-                    octets += len(row.data)
-                    if octets >= _MAX_PAGE or len(entries) == limit:
-                        return Page(entries, row.sequence)
-            return Page(entries, upto)
+            return reading.page(connection, after, upto, topics, limit)
+
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        """Topics of the updates in a part of the log."""
+        with self._reading() as connection:
+            return reading.topics(connection, after, upto, beyond, limit)
 
     def catch_up(self) -> None:
         """Have everything collected that other processes have written by now."""
@@ -255,24 +241,6 @@ class SqlTransport(Generic[Ticket]):
         self._engine.dispose()
         if self._seats is not None:
             self._seats.close()
-
-    @staticmethod
-    def _sequences(
-        connection: sa.Connection, after: int, upto: int, topics: Iterable[str], limit: int
-    ) -> list[int]:
-        """The first places of these topics: each read costs what it returns, whatever the history."""
-        table = schema.topic
-        found: list[Sequence[int]] = [
-            connection.scalars(
-                sa.select(table.c.sequence)
-                .where(table.c.topic_hash == hashed, table.c.sequence.between(after + 1, upto))
-                .order_by(table.c.sequence)
-                .limit(limit)
-            ).all()
-            for hashed in {schema.topic_hash(value) for value in topics}
-        ]
-        merged = dict.fromkeys(heapq.merge(*found))
-        return list(merged)[:limit]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:

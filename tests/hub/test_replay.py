@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hub import broker
+from hub.transport import reading
+from hub.transport.interface import Page
 from tests.hub.running import RunningHub, running_hub
 
 
@@ -99,6 +103,40 @@ def test_a_long_history_in_pages(folder: Path) -> None:
         assert (
             hub.subscribe({"match_urlpattern": ":all*", "last_event_id": "earliest"}).take(1203) == expected
         )
+
+
+@pytest.mark.parametrize("others", [0, 9, 400], ids=["all topics", "a tenth", "some of many topics"])
+def test_a_long_history_by_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    """Only what the pattern selects is read, where that is less; what comes meanwhile is not missed."""
+    read: list[int] = []
+    page = reading.page
+
+    def noted(*arguments: Any) -> Page:
+        found = page(*arguments)
+        read.append(len(found.entries))
+        return found
+
+    monkeypatch.setattr(broker, "_PAGE", 20)
+    monkeypatch.setattr(reading, "page", noted)
+    with running_hub(folder, anonymous=1) as hub:
+        topics = [f"https://example.com/wanted/{n % 5}" for n in range(200)]
+        for n, topic in enumerate(topics):
+            topics[n] = topic if n % 10 == 0 or not others else f"https://example.com/others/{n % others}"
+        for n, topic in enumerate(topics):
+            _publish_all(hub, topic, [str(n)])
+        expected = [str(n) for n, topic in enumerate(topics) if "/wanted/" in topic]
+        for query in (
+            {"match_urlpattern": "https://example.com/wanted/:id"},
+            {"topic": "https://example.com/wanted/{id}"},
+            {"match": "https://example.com/wanted/0", "match_urlpattern": "https://example.com/wanted/:id"},
+        ):
+            read.clear()
+            stream = hub.subscribe({**query, "last_event_id": "earliest"})
+            assert stream.take(len(expected)) == expected
+            assert (sum(read) == len(expected)) is (others != 400)
+            hub.send("https://example.com/wanted/another", "live")
+            assert stream.take(1) == ["live"]
+            expected.append("live")
 
 
 def test_no_gap_and_no_duplicate_while_others_publish(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
-from hub.transport import schema
+from hub.transport import reading, schema
 from hub.transport.interface import Entry
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
@@ -151,13 +151,67 @@ class TestRead:
                 after = page[-1].sequence
             assert found == log.transport.read(0, 28, topics, 1000).entries
 
-    def test_more_topics_than_the_index_is_asked_for_may_return_others_too(self, log: Log) -> None:
-        """The reader compares the topics in any case; none may be missing."""
-        many = ["a", *[f"unknown/{n}" for n in range(100)]]
-        assert set(self.read(log, *many)) >= set(range(1, 31, 3))
+    @pytest.mark.parametrize("unknown", [0, 63, 127, 128, 999])
+    def test_any_number_of_topics(self, log: Log, unknown: int) -> None:
+        topics = ["a", *[f"unknown/{n}" for n in range(unknown)]]
+        assert self.read(log, *topics) == list(range(1, 31, 3))
+        assert self.read(log, *topics, after=4, upto=13) == [7, 10, 13]
 
-    def test_as_many_topics_as_the_index_takes(self, log: Log) -> None:
-        assert self.read(log, "a", *[f"unknown/{n}" for n in range(63)]) == list(range(1, 31, 3))
+    def test_more_topics_than_are_looked_up_may_return_others_too(self, log: Log) -> None:
+        """The reader compares the topics in any case; none may be missing."""
+        assert set(self.read(log, "a", *[f"unknown/{n}" for n in range(1000)])) >= set(range(1, 31, 3))
+
+    @pytest.mark.parametrize("window", [1, 2, 7, 1000])
+    def test_pages_of_many_topics(self, log: Log, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reading, "_FEW", 2)
+        monkeypatch.setattr(reading, "_WINDOW", window)
+        topics = ("a", "b", "all/7", "all/8", "all/29", "unknown")
+        expected = self.read(log, *topics)
+        assert expected == [n for n in range(1, 31) if n % 3 in (1, 2) or n - 1 in (8, 29)]
+        for limit in (1, 2, 5, 30):
+            found: list[int] = []
+            after = 3
+            while after < 29:
+                page = log.transport.read(after, 29, topics, limit)
+                assert len(page.entries) <= limit
+                assert after < page.reached <= 29
+                found += [entry.sequence for entry in page.entries]
+                after = page.reached
+            assert found == [n for n in expected if 3 < n <= 29]
+
+
+class TestTopics:
+    @pytest.fixture
+    def log(self, log: Log) -> Log:
+        log.append(*[update("abc"[n % 3], f"all/{n // 3}") for n in range(30)])
+        return log
+
+    def topics(self, log: Log, after: int = 0, upto: int = 1 << 60, limit: int = 100) -> list[str]:
+        found: list[str] = []
+        beyond, more = None, True
+        while more:
+            page = log.transport.topics(after, upto, beyond, limit)
+            assert len(page.topics) <= limit
+            found += page.topics
+            beyond = page.beyond
+            more = beyond is not None
+        assert len(set(found)) == len(found)
+        return sorted(found)
+
+    @pytest.mark.parametrize("limit", [1, 2, 5, 12, 13, 14, 100])
+    def test_each_once(self, log: Log, limit: int) -> None:
+        assert self.topics(log, limit=limit) == ["a", *[f"all/{n}" for n in range(10)], "b", "c"]
+
+    @pytest.mark.parametrize("limit", [1, 4, 100])
+    def test_of_a_part(self, log: Log, limit: int) -> None:
+        assert self.topics(log, 0, 1, limit) == ["a", "all/0"]
+        assert self.topics(log, 4, 6, limit) == ["all/1", "b", "c"]
+        assert self.topics(log, 27, 99, limit) == ["a", "all/9", "b", "c"]
+        assert self.topics(log, 30, 99, limit) == []
+        assert self.topics(log, 9, 9, limit) == []
+
+    def test_of_nothing(self, open_log: Opener) -> None:
+        assert self.topics(open_log()) == []
 
 
 def test_topics_with_the_same_hash_lose_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
