@@ -312,7 +312,8 @@ TABLE: tuple[Setting, ...] = (
         "500",
         "NUMBER",
         "Different URL Patterns in use with regular expressions or rare syntax, which take 100 KiB each, "
-        "some 700; a subscriber with one more gets 429. The usual ones take 1 KiB and do not count. "
+        "some 700, and URI Templates with operators, which take 25; a subscriber with one more gets 429. The "
+        "usual ones take 1 KiB and do not count. "
         "0 = no limit.",
         _STREAM,
     ),

@@ -9,6 +9,7 @@ from weakref import WeakSet, WeakValueDictionary
 from urlpattern import URLPattern
 
 from hub.protocol.compact_pattern import CompactPattern, read_pattern
+from hub.protocol.compact_template import CompactTemplate, read_template
 from hub.protocol.errors import InvalidRequest, TooManyRequests
 from hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
 from hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
@@ -30,6 +31,8 @@ SUPPORTED = (MatcherType.EXACT, MatcherType.URLPATTERN)
 
 MAX_LENGTH = 2048
 """Characters of a matcher."""
+
+_AnyPattern = CompactPattern | URLPattern | CompactTemplate | Pattern
 
 _MAX_PATTERN = 512
 _RETRY_AFTER = 10  # seconds
@@ -63,7 +66,7 @@ class Matcher:
         type_: MatcherType,
         value: str,
         base: str,
-        pattern: CompactPattern | URLPattern | Pattern | None,
+        pattern: _AnyPattern | None,
     ) -> None:
         self.type = type_
         self.value = value
@@ -93,12 +96,14 @@ class Matcher:
             last = self._last = (topic, self._evaluate(self._pattern, topic))
         return last[1]
 
-    def _evaluate(self, pattern: CompactPattern | URLPattern | Pattern, topic: str) -> bool:
+    def _evaluate(self, pattern: _AnyPattern, topic: str) -> bool:
         if isinstance(pattern, CompactPattern):
             url = self._resolver.resolve(topic)
             return url is not None and pattern.matches(url)
         if isinstance(pattern, URLPattern):
             return bool(pattern.test(topic, self._resolver.base))
+        if isinstance(pattern, CompactTemplate):
+            return pattern.matches(topic) or topic == self.value
         return topic == self.value or pattern.fullmatch(topic) is not None
 
     @property
@@ -108,11 +113,8 @@ class Matcher:
 
     @property
     def is_heavy(self) -> bool:
-        """Whether the matcher is a URL Pattern that takes many times the memory of the usual ones."""
-        pattern = self._pattern
-        return isinstance(pattern, URLPattern) or (
-            isinstance(pattern, CompactPattern) and pattern.is_expression
-        )
+        """Whether the matcher takes many times the memory of the usual ones."""
+        return _is_heavy(self._pattern)
 
     def selects(self, other: Matcher) -> bool:
         """Tell whether this matcher, of a token, covers a subscription's own matcher (spec, Payloads)."""
@@ -126,7 +128,7 @@ def make(type_: MatcherType, value: str, base: str, field: str | None = None, ma
     :param value: exact topic, URL Pattern, URI Template, or ``*``.
     :param base: the hub's public URL, against which patterns and topics are resolved.
     :param field: name of the parameter, for the error.
-    :param max_heavy: URL Patterns in use that take much memory, 0 = no limit.
+    :param max_heavy: patterns in use that take much memory, 0 = no limit.
     :raises TooManyRequests: there are as many as that, and this would be another one.
     :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
     """
@@ -172,6 +174,12 @@ def _is_pattern(type_: MatcherType, value: str) -> bool:
     return type_ is MatcherType.URLPATTERN and value != WILDCARD
 
 
+def _is_heavy(pattern: _AnyPattern | None) -> bool:
+    if isinstance(pattern, CompactPattern):
+        return pattern.is_expression
+    return pattern is not None and not isinstance(pattern, CompactTemplate)
+
+
 _in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueDictionary()
 _heavy: WeakSet[Matcher] = WeakSet()
 
@@ -179,12 +187,14 @@ _heavy: WeakSet[Matcher] = WeakSet()
 def _compiled(type_: MatcherType, value: str, base: str, max_heavy: int) -> Matcher:
     matcher = _in_use.get((type_, value, base))
     if matcher is None:
-        pattern: CompactPattern | URLPattern | Pattern | None
+        pattern: _AnyPattern | None
         if type_ is MatcherType.TEMPLATE:
-            pattern = compile_template(value)
+            pattern = read_template(value) or compile_template(value)
+            if max_heavy and _is_heavy(pattern):
+                _check_heavy(max_heavy)
         else:
             pattern = read_pattern(value, base)
-            if max_heavy and (pattern is None or pattern.is_expression):
+            if max_heavy and (pattern is None or _is_heavy(pattern)):
                 _check_heavy(max_heavy)
             if pattern is None:
                 pattern = _url_pattern(value, base)
@@ -211,8 +221,9 @@ def _check_heavy(most: int) -> None:
         _recent_heavy.cache_clear()
     if len(_heavy) >= most:
         raise TooManyRequests(
-            f"The hub holds {len(_heavy)} URL Patterns with regular expressions or rare syntax "
-            "(MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and wildcards only.",
+            f"The hub holds {len(_heavy)} URL Patterns with regular expressions or rare syntax and URI "
+            "Templates with operators (MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and "
+            "wildcards, or with plain variables.",
             _RETRY_AFTER,
         )
 

@@ -358,6 +358,23 @@ def test_is_heavy(value: str, is_heavy: bool) -> None:
     assert exact(value).is_heavy is template(value).is_heavy is False
 
 
+@pytest.mark.parametrize(
+    ("value", "is_heavy"),
+    [("/a/{id}", False), ("/a/{id}{?x}", True), ("/a/{id*}", True), ("/a/{", False), ("/a", False)],
+)
+def test_is_a_heavy_template(value: str, is_heavy: bool) -> None:
+    assert template(value).is_heavy is is_heavy
+
+
+def test_heavy_templates_in_use_are_limited() -> None:
+    kept = make(MatcherType.TEMPLATE, "/limit/{+id}", HUB)
+    with pytest.raises(TooManyRequests, match="MERCURE_MAX_HEAVY_PATTERNS"):
+        make(MatcherType.TEMPLATE, "/limit/{+other}", HUB, max_heavy=1)
+    assert make(MatcherType.TEMPLATE, "/limit/{+id}", HUB, max_heavy=1) is kept
+    for value in ("/limit/{id}", "/limit/{", "/limit"):
+        assert make(MatcherType.TEMPLATE, value, HUB, max_heavy=1).matches(value)
+
+
 def test_heavy_patterns_in_use_are_limited() -> None:
     kept = make(PATTERN, "/limit/:id(\\d+)", HUB)
     for value in ("/limit/:other(\\d+)", "/limit/:a-:b"):
