@@ -24,6 +24,7 @@ from hub.fanout import endings
 from hub.fanout.engine import Engine, EngineLimits
 from hub.fanout.quota import Quota
 from hub.fanout.subscriber import Subscriber
+from hub.lookups import Lookups
 from hub.metrics.catalogue import CONNECTED, DELIVERIES, DELIVERY, ENDED, FAILED, QUEUE, SUBSCRIBERS, UPDATES
 from hub.metrics.tally import Board, Tally
 from hub.protocol.cursor import EARLIEST
@@ -32,7 +33,7 @@ from hub.protocol.grant import Scope
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import Subscription, restored
 from hub.protocol.update import Update
-from hub.transport.interface import Entry, Page, Presence, Size, TopicPage, Transport
+from hub.transport.interface import Entry, Page, Presence, Size, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
@@ -55,10 +56,12 @@ class Start:
 
     :param after: sequence of the last update that the subscriber has; ``None`` for "from now on".
     :param last_event_id: value of the ``Mercure-Last-Event-ID`` response header, or ``None``.
+    :param page: what comes after it, if that has been read already.
     """
 
     after: int | None = None
     last_event_id: str | None = None
+    page: Page | None = None
 
 
 class Broker:
@@ -89,6 +92,7 @@ class Broker:
         self.last_event_id = EARLIEST
         self.engine = Engine(limits, clock, self._gone)
         self._transport = transport
+        self._lookups = Lookups()
         self._announces = subscriptions
         self._backlog: deque[Entry] = deque()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
@@ -292,33 +296,44 @@ class Broker:
         """Identifier of a new connection: random, and only where somebody can ask for it."""
         return f"urn:uuid:{uuid.uuid4()}" if self._announces else ""
 
-    def locate(self, cursor: str | None) -> Start:
+    def locate(self, cursor: str | None, matchers: tuple[Matcher, ...]) -> Start:
         """Find the update after which a subscriber wants to resume.
 
         An id that is not in the log stands for an update that was discarded, or never was: all that
         is left comes after it (spec, Reconciliation).
 
         :param cursor: the requested event id, ``earliest``, empty, or ``None``.
+        :param matchers: what the subscriber listens to.
         """
         if not cursor:  # an empty one starts now as well, and is answered with where that is
             return Start(None, None if cursor is None else self.last_event_id)
         if cursor == EARLIEST:
             return Start(0, EARLIEST)
-        found: int | None = _in_thread(partial(self._transport.find, cursor))
-        return Start(0, EARLIEST) if found is None else Start(found, cursor)
+        topics = _exact_topics(matchers)
+        upto = self.engine.dispatched
 
-    def replay(self, subscriber: Subscriber, after: int) -> Iterator[bytes]:
+        def look() -> Start:
+            found = self._transport.find(cursor)
+            if found is None:
+                return Start(0, EARLIEST)
+            page = None
+            if upto - found > 0 and (topics is not None or upto - found <= _PAGE):
+                page = self._transport.read(found, upto, topics, _PAGE)  # while we are in the thread
+            return Start(found, cursor, page)
+
+        return self._lookups.do(look)
+
+    def replay(self, subscriber: Subscriber, start: Start) -> Iterator[bytes]:
         """What a subscriber missed, as octets to be sent in order; afterwards ``start`` it.
 
         It ends early, with the subscriber released, when the subscriber's time is over.
 
-        :param after: sequence of the last update that it has.
+        :param start: what ``locate`` found.
         :raises StorageError: the log cannot be read; the connection has to end.
         """
+        after, page = start.after or 0, start.page
         topics = _exact_topics(subscriber.matchers)
         wanted = Scope(subscriber.matchers)
-        selected: frozenset[str] | None = None
-        boundary = 0
         pause = _FIRST_LOOK
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
             if self.clock() >= subscriber.ends_at:
@@ -326,22 +341,24 @@ class Broker:
                 return
             gevent.sleep(pause)  # ever longer: there may be thousands, and a process with much to do
             pause = min(2 * pause, _LAST_LOOK)
-        if topics is None:
-            boundary = self.engine.dispatched  # what comes later may have other topics
+        boundary = self.engine.dispatched  # what comes later may have other topics
+        selected: frozenset[str] | None = None
+        if topics is None and page is None:
             selected = self._selected(subscriber.matchers, wanted, after, boundary)
         is_held = False
         while True:
-            if not is_held:
-                upto = self.engine.dispatched
-                is_held = upto - after <= _PAGE
-                if is_held:  # what comes after this boundary is collected by the engine
-                    self.engine.hold(subscriber)
-            if after >= upto:
-                return
-            read = partial(self._transport.read, after, upto, topics, _PAGE)
-            if selected is not None and after < boundary:
-                read = partial(self._transport.read, after, min(upto, boundary), selected, _PAGE)
-            page: Page = _in_thread(read)
+            if page is None:
+                if not is_held:
+                    upto = self.engine.dispatched
+                    is_held = upto - after <= _PAGE
+                    if is_held:  # what comes after this boundary is collected by the engine
+                        self.engine.hold(subscriber)
+                if after >= upto:
+                    return
+                read = partial(self._transport.read, after, upto, topics, _PAGE)
+                if selected is not None and after < boundary:
+                    read = partial(self._transport.read, after, min(upto, boundary), selected, _PAGE)
+                page = self._lookups.do(read)
             updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
             if self.clock() >= subscriber.ends_at:
                 self.engine.release(subscriber)
@@ -349,7 +366,7 @@ class Broker:
             for octets in self.engine.encoded(updates, subscriber.form):
                 yield octets
                 gevent.sleep(0)
-            after = page.reached
+            after, page = page.reached, None
 
     def _selected(
         self, matchers: Sequence[Matcher], wanted: Scope, after: int, upto: int
@@ -365,7 +382,7 @@ class Broker:
         beyond = None
         count = 0
         for _ in range(0, most, _PAGE):
-            page: TopicPage = _in_thread(partial(self._transport.topics, after, upto, beyond, _PAGE))
+            page = self._lookups.do(partial(self._transport.topics, after, upto, beyond, _PAGE))
             count += len(page.topics)
             for start in range(0, len(page.topics), _TOPICS_AT_ONCE):
                 found += filter(wanted.covers, page.topics[start : start + _TOPICS_AT_ONCE])

@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hub.transport": ("hub.protocol",),
     "hub.fanout": ("hub.protocol",),
     "hub.metrics": ("hub.protocol",),
-    "hub.broker": ("hub.protocol", "hub.transport", "hub.fanout", "hub.metrics"),
+    "hub.lookups": ("hub.protocol",),
+    "hub.broker": ("hub.protocol", "hub.transport", "hub.fanout", "hub.metrics", "hub.lookups"),
     "flask_mercure": ("hub.protocol",),
 }
 # The parts of flask_mercure, each of which knows those above it only, and of these the ones named here.

@@ -42,11 +42,12 @@ SUBJECTS = (
     Subject("topics", "Many topics", publishing.topics),
     Subject("tokens", "Tokens with many matchers", matchers.tokens),
     Subject("matchers", "Subscribers with many matchers", matchers.subscribers),
+    Subject("storm", "Coming back all at once", replay.storm),
     Subject("scan", "Earliest by a pattern", replay.scan),
     Subject("workers", "Two processes", workers.workers),
 )  # fmt: skip
 
-GROUPS = {"cliffs": ("bodies", "topics", "tokens", "matchers", "scan")}
+GROUPS = {"cliffs": ("bodies", "topics", "tokens", "matchers", "storm", "scan")}
 
 
 def chosen(words: str) -> list[Subject]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.context import Bench, field, on, size_options
+from bench.context import Bench, field, on, per, size_options
 from bench.generator import Result, sseload
 from bench.history import EVENTS, NEWEST, RARE, RARE_PATTERN, filled
 from bench.hubs import Running
@@ -30,6 +30,7 @@ class _Return:
         return f"{self.name}, history of {size:,}"
 
 
+_AT_ONCE = 128
 _WAYS = (
     _Return(f"{EVENTS} behind, one topic", ("exact", NEWEST), 5.0, True),
     _Return(f"{EVENTS} behind, by pattern", ("urlpattern", "*ewest"), 5.0, True),
@@ -43,6 +44,26 @@ def replay(bench: Bench) -> list[Case]:
     sizes = bench.pick((10_000, 1_000_000), (10_000, 100_000), (1000,))
     count = bench.pick(200, 50, 10)
     return [_case(bench, way, size, count, sizes[0]) for way in _WAYS for size in sizes]
+
+
+def storm(bench: Bench) -> list[Case]:
+    """All come back at once, as after a restart of the proxy or the network; each lacks ten events."""
+    count, size = bench.pick((5000, 1_000_000), (2000, 100_000), (100, 1000))
+    history = filled(bench.folder, size)
+
+    def load(running: Running) -> Result:
+        return sseload(
+            "replay", *running.where(), *running.subscribe(("exact", NEWEST)),
+            "-H", f"Last-Event-ID: {history.behind}", *size_options(n=count, events=EVENTS, c=_AT_ONCE),
+        )  # fmt: skip
+
+    figures = [
+        Figure("µs of CPU each", field("hub_cpu_us_per_replay"), Target(250)),
+        Figure("per second", per("n", "wall_s"), uses_generator=True),
+        Figure(f"ms to event {EVENTS} (p99)", field("last_event_ms", "p99"), uses_generator=True),
+    ]
+    name = f"{count:,}, {_AT_ONCE} at a time, {EVENTS} behind, history of {size:,}"
+    return [Case(name, on([bench.hubs.ours], load, MERCURE_TRANSPORT_URL=history.url), figures)]
 
 
 def scan(bench: Bench) -> list[Case]:

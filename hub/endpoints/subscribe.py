@@ -63,8 +63,8 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     )
     # The query component comes first, so its cursor wins over the body's.
     wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
-    start = hub.broker.locate(wanted)
     hub.broker.quota.check(request.peer, grant.fingerprint)
+    start = hub.broker.locate(wanted, matchers)
     headers = list(_HEADERS) if accept is None else [("Sec-WebSocket-Accept", accept)]
     if start.last_event_id is not None:
         value = start.last_event_id.encode().decode("latin-1")

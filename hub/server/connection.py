@@ -220,7 +220,7 @@ class Connection:
         try:
             self._channel.send(head, _SEND)
             if stream.start.after is not None:
-                for octets in broker.replay(subscriber, stream.start.after):
+                for octets in broker.replay(subscriber, stream.start):
                     self._send_history(octets, subscriber)
             # Not held any more: its time is over, or it fell behind further than the engine keeps.
             is_complete = stream.start.after is None or broker.is_held(subscriber)

@@ -83,4 +83,9 @@ def entry(row: Sequence[Any]) -> Entry:
     :param row: its columns in their order.
     """
     sequence, id_, topics, data, private, type_, retry, _ = row
-    return Entry(sequence, Update(tuple(json.loads(topics)), data.decode(), id_, bool(private), type_, retry))
+    return Entry(sequence, Update(_topics(topics), data.decode(), id_, bool(private), type_, retry))
+
+
+@lru_cache(maxsize=1024)  # many updates have the same
+def _topics(encoded: str) -> tuple[str, ...]:
+    return tuple(json.loads(encoded))

@@ -31,6 +31,7 @@ from hub.transport.follower import GRACE, Follower
 from hub.transport.interface import Commit, Page, Presence, Size, TopicPage
 from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
+from hub.transport.reading import Reader
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
 from hub.transport.still_there import StillThere
@@ -67,6 +68,10 @@ class SqlTransport(Generic[Ticket]):
         self._retention = kept
         self._clock = clock
         self._engine = make_engine(self._url)
+        self._reader = Reader(self._engine)
+        self._driver_error: type[Exception] = getattr(
+            self._engine.dialect.loaded_dbapi, "Error", SQLAlchemyError
+        )
         self._seats: Seats | None = None
         self._file = self._lock_file = StillThere(None)
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
@@ -156,16 +161,13 @@ class SqlTransport(Generic[Ticket]):
 
     def find(self, event_id: str) -> int | None:
         """Sequence of the earliest update with an id."""
-        with self._reading() as connection:
-            found: int | None = connection.scalar(
-                sa.select(sa.func.min(schema.update.c.sequence)).where(schema.update.c.id == event_id)
-            )
-            return found
+        with self._read_errors():
+            return self._reader.find(event_id)
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the log."""
-        with self._reading() as connection:
-            return reading.page(connection, after, upto, topics, limit)
+        with self._read_errors():
+            return self._reader.page(after, upto, topics, limit)
 
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics of the updates in a part of the log."""
@@ -238,16 +240,21 @@ class SqlTransport(Generic[Ticket]):
             self._writer.join()
         if self._follower is not None:
             self._follower.close()
+        self._reader.close()
         self._engine.dispose()
         if self._seats is not None:
             self._seats.close()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
+        with self._read_errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _read_errors(self) -> Iterator[None]:
         try:
-            with self._engine.connect() as connection:
-                yield connection
-        except SQLAlchemyError as error:
+            yield
+        except (SQLAlchemyError, self._driver_error) as error:
             raise self._error("read", error) from error
 
     def _error(self, participle: str, error: Exception) -> StorageError:

@@ -30,6 +30,7 @@ def test_rows_can_be_chosen() -> None:
         "topics",
         "tokens",
         "matchers",
+        "storm",
         "scan",
     ]
     assert len(chosen("")) == len(SUBJECTS) == len({subject.name for subject in SUBJECTS})

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hub import broker
-from hub.transport import reading
 from hub.transport.interface import Page
+from hub.transport.reading import Reader
 from tests.hub.running import RunningHub, running_hub
 
 
@@ -109,7 +109,7 @@ def test_a_long_history_in_pages(folder: Path) -> None:
 def test_a_long_history_by_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch, others: int) -> None:
     """Only what the pattern selects is read, where that is less; what comes meanwhile is not missed."""
     read: list[int] = []
-    page = reading.page
+    page = Reader.page
 
     def noted(*arguments: Any) -> Page:
         found = page(*arguments)
@@ -117,7 +117,7 @@ def test_a_long_history_by_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch
         return found
 
     monkeypatch.setattr(broker, "_PAGE", 20)
-    monkeypatch.setattr(reading, "page", noted)
+    monkeypatch.setattr(Reader, "page", noted)
     with running_hub(folder, anonymous=1) as hub:
         topics = [f"https://example.com/wanted/{n % 5}" for n in range(200)]
         for n, topic in enumerate(topics):

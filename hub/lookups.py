@@ -1,0 +1,78 @@
+"""Blocking work on the log, done in threads while the event loop goes on.
+
+What waits together goes together: a way into a thread and back costs more than a look into the log, and
+thousands of clients come back at once. More than two threads would only wait for the interpreter.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import gevent
+from gevent.event import AsyncResult
+from gevent.hub import Waiter
+
+T = TypeVar("T")
+_Waiting = tuple[Callable[[], Any], Waiter]
+
+_LANES = 2
+_AT_ONCE = 16  # each may bring a page of updates into memory
+
+
+class Lookups:
+    """To be used by greenlets of one event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Waiting] = deque()
+        self._busy = 0
+        self._is_called = False
+
+    def do(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread; returns when it has ended.
+
+        :param function: may block; it must not take longer than the reading of a page.
+        :raises Exception: what it raised, ``StorageError`` as a rule.
+        """
+        waiter: Waiter = Waiter()
+        self._waiting.append((function, waiter))
+        if self._busy < _LANES and not self._is_called:
+            self._is_called = True
+            gevent.get_hub().loop.run_callback(self._begin)  # after all that this turn of the loop brings
+        outcome: T | _Raised = waiter.get()
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        return outcome
+
+    def _begin(self) -> None:
+        self._is_called = False
+        while self._waiting and self._busy < _LANES:
+            some = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+            self._busy += 1
+            result = gevent.get_hub().threadpool.spawn(_all, [function for function, _ in some])
+            result.rawlink(partial(self._end, [waiter for _, waiter in some]))
+
+    def _end(self, waiters: Sequence[Waiter], result: AsyncResult) -> None:
+        self._busy -= 1
+        self._begin()
+        for waiter, outcome in zip(waiters, result.value, strict=True):
+            waiter.switch(outcome)
+
+
+class _Raised:
+    """An error as a value: gevent would print it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _all(functions: Sequence[Callable[[], object]]) -> list[object]:
+    outcomes: list[object] = []
+    for function in functions:
+        try:
+            outcomes.append(function())
+        except Exception as error:
+            outcomes.append(_Raised(error))
+    return outcomes

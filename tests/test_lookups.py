@@ -1,0 +1,101 @@
+"""Blocking work in threads: what waits together goes together, and each gets its own outcome."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import gevent
+import pytest
+from gevent.hub import get_hub
+
+from hub import lookups as lookups_module
+from hub.lookups import Lookups
+from hub.protocol.errors import StorageError
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many functions each way into a thread took along."""
+    counts: list[int] = []
+    run_all = lookups_module._all
+
+    def noted(functions: Sequence[Callable[[], object]]) -> list[object]:
+        counts.append(len(functions))
+        return run_all(functions)
+
+    monkeypatch.setattr(lookups_module, "_all", noted)
+    return counts
+
+
+def test_one_alone(begun: list[int]) -> None:
+    lookups = Lookups()
+    here = threading.get_ident()
+    assert lookups.do(threading.get_ident) != here
+    assert lookups.do(lambda: None) is None
+    assert begun == [1, 1]
+
+
+def test_each_gets_its_own_outcome(begun: list[int]) -> None:
+    """A hundred at once: some fail, and nobody gets another's outcome."""
+    lookups = Lookups()
+
+    def work(number: int) -> int:
+        if number % 7 == 3:
+            raise StorageError(f"the disk is gone: {number}")
+        return number * number
+
+    def outcome(number: int) -> int | str:
+        try:
+            return lookups.do(lambda: work(number))
+        except StorageError as error:
+            return error.detail
+
+    greenlets = [gevent.spawn(outcome, number) for number in range(100)]
+    gevent.joinall(greenlets, timeout=20, raise_error=True)
+    expected = [f"the disk is gone: {n}" if n % 7 == 3 else n * n for n in range(100)]
+    assert [greenlet.value for greenlet in greenlets] == expected
+    assert sum(begun) == 100
+    assert max(begun) == 16
+    assert len(begun) == 7
+
+
+def test_two_lanes_and_what_waits_for_them(begun: list[int]) -> None:
+    lookups = Lookups()
+    gates = [threading.Event() for _ in range(3)]
+    entered = [threading.Event() for _ in range(3)]
+
+    def work(number: int) -> int:
+        entered[number].set()
+        assert gates[number].wait(20)
+        return number
+
+    greenlets = []
+    for number in range(3):
+        greenlets.append(gevent.spawn(lookups.do, lambda number=number: work(number)))
+        gevent.sleep(0)
+        gevent.sleep(0)  # a way into a thread of its own, if there is one
+    pool = get_hub().threadpool
+    assert pool.apply(lambda: entered[0].wait(20) and entered[1].wait(20))
+    assert begun[:2] == [1, 1]
+    assert not entered[2].is_set()  # and the event loop goes on meanwhile
+    gates[1].set()
+    assert pool.apply(lambda: entered[2].wait(20))
+    assert [greenlet.ready() for greenlet in greenlets] == [False, True, False]
+    gates[0].set()
+    gates[2].set()
+    gevent.joinall(greenlets, timeout=20, raise_error=True)
+    assert [greenlet.value for greenlet in greenlets] == [0, 1, 2]
+
+
+def test_who_leaves_meanwhile_keeps_nobody_from_an_outcome() -> None:
+    lookups = Lookups()
+    gate = threading.Event()
+    blocked = gevent.spawn(lookups.do, lambda: gate.wait(20))
+    second = gevent.spawn(lookups.do, lambda: 2)
+    gevent.sleep(0)
+    gevent.sleep(0)
+    blocked.kill()
+    gate.set()
+    assert second.get(timeout=20) == 2
+    assert lookups.do(lambda: 3) == 3
