@@ -11,7 +11,7 @@ from hub.protocol import answer
 from hub.protocol.answer import Answer
 from hub.protocol.errors import InsufficientScope, NotFound, TokenMissing
 from hub.protocol.grant import ANONYMOUS
-from hub.protocol.subscription import find, old_document
+from hub.protocol.subscription import old_document, select
 
 
 def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
@@ -30,13 +30,27 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     if not grant.subscribe.covers(path):
         raise InsufficientScope(f"the token does not allow reading {path!r}")
     cursor = hub.broker.last_event_id
-    document = find(path, hub.broker.subscriptions(), request.identity, old=grant.is_old)
-    if document is None:
+    selection = select(path, request.identity, old=grant.is_old)
+    if selection is None:
         raise NotFound("There is no such subscription now.")
-    if grant.is_old:
-        response = answer.to_json(old_document(document, cursor), "application/ld+json")
+    found = (
+        one.document(request.identity)
+        for one in hub.broker.subscriptions(selection.value)
+        if selection.holds(one)
+    )
+    content_type = "application/ld+json" if grant.is_old else "application/json"
+    if selection.is_single:
+        document = next(found, None)
+        if document is None:
+            raise NotFound("There is no such subscription now.")
+        if grant.is_old:
+            document = old_document(document, cursor)
+        response = answer.to_json(document, content_type)
     else:
-        response = answer.to_json(document)
+        document = selection.collection()
+        if grant.is_old:
+            document = old_document(document, cursor)
+        response = answer.to_json_list(document, "subscriptions", map(answer.encoded, found), content_type)
     return _conditional(_with_cursor(response, request, cursor, old=grant.is_old), request)
 
 

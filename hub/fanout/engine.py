@@ -128,6 +128,12 @@ class Engine:
     def __iter__(self) -> Iterator[Subscriber]:
         yield from list(self._by_fd.values())
 
+    def listening_with(self, value: str) -> list[Subscriber]:
+        """The subscribers that have a matcher as a client writes it, whatever its type."""
+        return [
+            one for one in self._index.listening_with(value) if one.is_open
+        ]  # not those that read history
+
     @property
     def websockets(self) -> int:
         """How many of the subscribers have a WebSocket."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from hub.fanout.listeners import Listeners, each, joined, left
 from hub.fanout.subscriber import Subscriber
 from hub.protocol.pattern_table import PatternTable
+from hub.protocol.topics import WILDCARD
 
 _MAX_REMEMBERED = 10_000
 _AT_ONCE = 500  # patterns that are tried between two steps of ``evaluate``
@@ -92,6 +93,19 @@ class Index:
             else:
                 merged[listeners] = None
         return list(merged)
+
+    def listening_with(self, value: str) -> list[Subscriber]:
+        """The subscribers that have a matcher as a client writes it, whatever its type, each once."""
+        found: dict[Subscriber, None] = {}
+        if value == WILDCARD:
+            found.update(self._everything)
+        listeners = self._exact.get(value)
+        if listeners is not None:
+            found.update(dict.fromkeys(each(listeners)))
+        for matcher, others in self._patterns:
+            if matcher.value == value:
+                found.update(dict.fromkeys(each(others)))
+        return list(found)
 
     def _listening(self, topics: Sequence[str]) -> list[Listeners]:
         found: list[Listeners] = [self._everything] if self._everything else []

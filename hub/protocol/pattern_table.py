@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from hub.protocol.literal_prefix import Place, above
@@ -23,6 +24,13 @@ class PatternTable(Generic[Value]):
 
     def __len__(self) -> int:
         return self._size
+
+    def __iter__(self) -> Iterator[tuple[Matcher, Value]]:
+        for found in self._places.values():
+            if isinstance(found, dict):
+                yield from found.items()
+            else:
+                yield found
 
     def get(self, matcher: Matcher) -> Value | None:
         """The value of a matcher."""

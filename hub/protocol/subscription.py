@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -141,36 +140,62 @@ def restored(record: str) -> tuple[Subscription, Identity]:
     return Subscription(matcher, subscriber, payload), Identity(url)
 
 
-def find(
-    path: str, active: Iterable[Subscription], identity: Identity, *, old: bool
-) -> dict[str, Json] | None:
-    """The document of the subscription API at a path (spec, Subscription API).
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The subscriptions that a path of the subscription API stands for.
+
+    :param path: as it was asked for.
+    :param is_old: those of 0.x; each generation lists the subscriptions of its own matchers.
+    :param match_type: only with this one; ``None``: with any.
+    :param value: only with this matcher; ``None``: with any.
+    :param subscriber: only of this one; ``None``: of any.
+    """
+
+    path: str
+    is_old: bool
+    match_type: str | None = None
+    value: str | None = None
+    subscriber: str | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the path is that of one subscription."""
+        return self.subscriber is not None
+
+    def holds(self, one: Subscription) -> bool:
+        """Tell whether a subscription is among them."""
+        return (
+            self.value in (None, one.matcher.value)
+            and one.is_old is self.is_old
+            and self.match_type in (None, one.matcher.type.value)
+            and self.subscriber in (None, one.subscriber)
+        )
+
+    def collection(self) -> dict[str, Json]:
+        """What the document of a collection has besides the subscriptions (spec, Subscription API)."""
+        return {"id": self.path, "type": "Subscriptions" if self.is_old else "subscriptions"}
+
+
+def select(path: str, identity: Identity, *, old: bool) -> Selection | None:
+    """Read a path of the subscription API (spec, Subscription API).
 
     :param path: percent-encoded as subscription event topics are.
-    :param active: all active subscriptions.
-    :param old: answer as 0.x does; each generation lists the subscriptions of its own matchers.
-    :returns: the document of one subscription or of a collection; ``None`` if there is nothing there.
+    :param old: answer as 0.x does, whose paths have no type.
+    :returns: ``None`` if there can be nothing.
     """
     base = identity.subscriptions_path
     if path != base and not path.startswith(f"{base}/"):
         return None
     # Decoded before they are compared: encodeURIComponent leaves * and its like, quote does not.
     wanted = [unquote(part) for part in path.removeprefix(base).split("/")[1:]]
-    own = (one for one in active if one.is_old is old)
-    single = 2 if old else 3
-    if len(wanted) == single:
-        return next((one.document(identity) for one in own if one.segments == wanted), None)
     if not wanted:
-        chosen = own
-    elif len(wanted) == single - 1:
-        chosen = (one for one in own if one.segments[:-1] == wanted)
-    else:
+        return Selection(path, old)
+    type_ = None
+    if not old:
+        type_, *wanted = wanted
+    if len(wanted) not in (1, 2):
         return None
-    return {
-        "id": path,
-        "type": "Subscriptions" if old else "subscriptions",
-        "subscriptions": [one.document(identity) for one in chosen],
-    }
+    return Selection(path, old, type_, wanted[0], wanted[1] if len(wanted) == 2 else None)
 
 
 def old_document(document: dict[str, Json], cursor: str) -> dict[str, Json]:

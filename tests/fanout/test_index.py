@@ -113,3 +113,17 @@ def test_the_second_one_with_a_pattern_is_seen_for_topics_that_are_remembered() 
     assert index.matching(["https://pair.example/1"]) == [first, second]
     index.remove(first)
     assert index.matching(["https://pair.example/1"]) == [second]
+
+
+def test_who_listens_with_a_matcher_as_it_is_written() -> None:
+    index = Index()
+    first = subscriber(exact("a"), template("a"), pattern("https://example.com/:id"))
+    second = subscriber(exact("b"), template("/{id}"), exact("a"))
+    third = subscriber(exact("*"), exact("https://example.com/:id"))
+    for one in (first, second, third):
+        index.add(one)
+    assert index.listening_with("a") == [first, second]
+    assert index.listening_with("https://example.com/:id") == [third, first]
+    assert index.listening_with("/{id}") == [second]
+    assert index.listening_with("*") == [third]
+    assert index.listening_with("c") == index.listening_with("/1") == []

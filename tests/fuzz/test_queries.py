@@ -16,7 +16,8 @@ from hub.protocol.errors import InvalidRequest
 from hub.protocol.form import Pairs
 from hub.protocol.identity import Identity
 from hub.protocol.matchers import MatcherType, make
-from hub.protocol.subscription import MAX_MATCHERS, Subscription, find, matchers_from
+from hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from
+from tests.protocol.listing import find
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 KNOWN = {"match", "match_exact", "match_urlpattern"}

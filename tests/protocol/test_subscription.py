@@ -14,7 +14,8 @@ from hub.protocol.event_stream import Parser
 from hub.protocol.form import Pairs, parse
 from hub.protocol.identity import Identity, is_reserved
 from hub.protocol.matchers import MatcherType, make
-from hub.protocol.subscription import MAX_MATCHERS, Subscription, find, matchers_from, old_document
+from hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from, old_document
+from tests.protocol.listing import find
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 PREFIXED = Identity("https://example.com/hub/")

@@ -1,0 +1,22 @@
+"""The subscription API without a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hub.protocol.grant import Json
+from hub.protocol.identity import Identity
+from hub.protocol.subscription import Subscription, select
+
+
+def find(
+    path: str, active: Iterable[Subscription], identity: Identity, *, old: bool
+) -> dict[str, Json] | None:
+    """The document at a path, as the endpoint puts it together; ``None`` if there is nothing."""
+    selection = select(path, identity, old=old)
+    if selection is None:
+        return None
+    chosen = [one.document(identity) for one in active if selection.holds(one)]
+    if selection.is_single:
+        return chosen[0] if chosen else None
+    return {**selection.collection(), "subscriptions": chosen}
