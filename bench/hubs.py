@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,10 +111,12 @@ class OurHub:
     """A fresh hub of this tree for each run.
 
     :param folder: where its database goes.
+    :param settings: ``MERCURE_...`` variables that are not the default.
     """
 
     folder: Path
     name: str = "hub"
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mint(self) -> Mint:
@@ -138,6 +140,7 @@ class OurHub:
             "MERCURE_PUBLIC_URL": f"http://127.0.0.1{PATH}",
             "MERCURE_ANONYMOUS": "1",
             "MERCURE_LOG_LEVEL": "warning",  # a hub that is measured writes no line for each request
+            **self.settings,
             **settings,
         }
         for old in self.folder.glob("hub.db*"):

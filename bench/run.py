@@ -105,7 +105,18 @@ def _hubs(options: argparse.Namespace, folder: Path) -> Hubs:
         others.append(Nchan(folder))
     if options.hub:
         others.append(_given(options, folder))
-    return Hubs(OurHub(folder), others, absent)
+    return Hubs(OurHub(folder, settings=dict(options.setting)), others, absent)
+
+
+def _setting(words: str) -> tuple[str, str]:
+    """A setting of our hub, for argparse.
+
+    :raises ValueError: it is not one.
+    """
+    name, equals, value = words.partition("=")
+    if not (name.startswith("MERCURE_") and equals) or "KEY" in name:  # the keys are ours, and shown nowhere
+        raise ValueError(name)
+    return name, value
 
 
 def size_has_peers(size: str) -> bool:
@@ -178,6 +189,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, help="runs of each case (5; 1 with --quick and --smoke)")
     parser.add_argument("--out", type=Path, default=_OUT, help=f"folder for the results ({_OUT})")
     parser.add_argument("--temporary", help="folder for databases, on the disk to be measured")
+    parser.add_argument(
+        "--setting",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="MERCURE_NAME=VALUE",
+        help="of our hub, in all rows; can be repeated",
+    )
     other = parser.add_argument_group("another Mercure hub that runs on this machine")
     other.add_argument("--hub", metavar="URL", help="http://127.0.0.1:PORT/.well-known/mercure")
     other.add_argument("--hub-name", default="other", help="its column (other)")

@@ -86,6 +86,16 @@ def test_a_fault_shows_what_the_generator_said(sseload: Path, monkeypatch: pytes
 def test_a_hub_that_refuses_says_why(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="MERCURE_HEARTBEAT"), OurHub(tmp_path).start(MERCURE_HEARTBEAT="soon"):
         pass
+    late = OurHub(tmp_path, settings={"MERCURE_HEARTBEAT": "late"})
+    with pytest.raises(Refused, match="'late'"), late.start():
+        pass
+
+
+@pytest.mark.parametrize("words", ["HEARTBEAT=1", "MERCURE_HEARTBEAT", "MERCURE_PUBLISHER_JWT_KEY=secret"])
+def test_what_is_no_setting(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--setting", words])
+    assert "--setting" in capsys.readouterr().err
 
 
 def test_a_hub_ends_with_its_block(tmp_path: Path) -> None:
