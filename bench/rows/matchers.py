@@ -95,14 +95,14 @@ def _case(
 ) -> Case:
     """The costs of a size; the smallest is what the others are compared with.
 
-    Connecting has to read each matcher, but much of it is not for the matchers: a fifth of proportional
-    growth is allowed. So is half a KiB of memory for each topic, and one for each pattern.
+    Connecting has to read each matcher, but some of it is not for the matchers: four tenths of
+    proportional growth are allowed. So is half a KiB of memory for each topic, and one for each pattern.
     """
     flat = grows = None
     if count > counts[0]:
         first = _name(kind, counts[0], whose)
         flat = Target(1.5, case=first)
-        grows = Target(max(2.0, count / 5), case=first)
+        grows = Target(max(2.0, 0.4 * count), case=first)
     return Case(
         _name(kind, count, whose),
         contestants,

@@ -328,9 +328,12 @@ class Engine:
             if start:
                 yield
             some = receivers[start : start + step]
-            ready = [one for one in some if one.pending is None]
-            others = [one for one in some if one.pending is not None] if len(ready) < len(some) else []
-            incomplete = self._writer.write(array("i", [one.fd for one in ready]), octets)
+            fds = array("i", [one.fd for one in some if one.pending is None])
+            ready, others = some, some[:0]
+            if len(fds) < len(some):
+                ready = [one for one in some if one.pending is None]
+                others = [one for one in some if one.pending is not None]
+            incomplete = self._writer.write(fds, octets)
             for place, written in incomplete:
                 self._keep_rest(ready[place], octets, written)
             for subscriber in others:

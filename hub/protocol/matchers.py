@@ -156,6 +156,7 @@ def make(type_: MatcherType, value: str, base: str, field: str | None = None, ma
         raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
 
 
+@lru_cache(maxsize=256)  # a request asks for the sum first, and then for each
 def cost(type_: MatcherType, value: str) -> int:
     """Estimate the microseconds that it takes to make a matcher.
 
