@@ -38,10 +38,9 @@ class Outcome:
 
 
 def write(outcome: Outcome, folder: Path) -> None:
-    """Write ``results.json``, ``table.md`` and a picture for each row."""
+    """Write ``results.json`` and a picture for each row."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(_lines(asdict(outcome)))
-    (folder / "table.md").write_text(markdown(outcome))
     for row in outcome.rows:
         if row.lines:
             (folder / f"{row.name}.svg").write_text(plot.svg(row))

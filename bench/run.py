@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "bench.run", *_without_secrets(words)])
     outcome = report.Outcome(command, started, size, runs, machine_before, rows, hubs.absent)
     report.write(outcome, options.out)
-    sys.stdout.write(report.markdown(outcome))
+    table = report.markdown(outcome)
+    (options.out / "table.md").write_text(table)
+    sys.stdout.write(table)
     _tell(f"written to {options.out}/: results.json, table.md and a picture for each row", end=True)
     return 1 if any(row.failed for row in rows) else 0
 

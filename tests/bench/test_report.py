@@ -45,11 +45,7 @@ def test_each_line_of_the_table_has_as_many_cells() -> None:
 
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     report.write(OUTCOME, tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "fanout.svg",
-        "results.json",
-        "table.md",
-    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fanout.svg", "results.json"]
     assert report.read(tmp_path / "out/results.json") == OUTCOME
 
 
