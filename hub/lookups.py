@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import gevent
-from gevent.event import AsyncResult
 from gevent.hub import Waiter
 
 T = TypeVar("T")
@@ -51,14 +49,22 @@ class Lookups:
         while self._waiting and self._busy < _LANES:
             some = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
             self._busy += 1
-            result = gevent.get_hub().threadpool.spawn(_all, [function for function, _ in some])
-            result.rawlink(partial(self._end, [waiter for _, waiter in some]))
+            gevent.spawn(
+                self._run, some
+            )  # all threads may have work: a greenlet can wait for one, this cannot
 
-    def _end(self, waiters: Sequence[Waiter], result: AsyncResult) -> None:
-        self._busy -= 1
+    def _run(self, some: Sequence[_Waiting]) -> None:
+        hub = gevent.get_hub()
+        outcomes: Sequence[object]
+        try:
+            outcomes = hub.threadpool.apply(_all, ([function for function, _ in some],))
+        except Exception as error:
+            outcomes = [_Raised(error)] * len(some)
+        finally:
+            self._busy -= 1
         self._begin()
-        for waiter, outcome in zip(waiters, result.value, strict=True):
-            waiter.switch(outcome)
+        for (_, waiter), outcome in zip(some, outcomes, strict=True):
+            hub.loop.run_callback(waiter.switch, outcome)
 
 
 class _Raised:

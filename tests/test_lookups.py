@@ -99,3 +99,21 @@ def test_who_leaves_meanwhile_keeps_nobody_from_an_outcome() -> None:
     gate.set()
     assert second.get(timeout=20) == 2
     assert lookups.do(lambda: 3) == 3
+
+
+def test_when_all_threads_have_work(begun: list[int]) -> None:
+    """It waits for one, and no lane is lost."""
+    lookups = Lookups()
+    pool = get_hub().threadpool
+    gate = threading.Event()
+    others = [gevent.spawn(pool.apply, gate.wait, (20,)) for _ in range(pool.maxsize)]
+    gevent.sleep(0)
+    gevent.sleep(0)
+    waiting = [gevent.spawn(lookups.do, lambda number=number: number) for number in range(50)]
+    for _ in range(5):
+        gevent.sleep(0)
+    assert begun == []
+    gate.set()
+    gevent.joinall([*others, *waiting], timeout=20, raise_error=True)
+    assert [greenlet.value for greenlet in waiting] == list(range(50))
+    assert lookups._busy == 0

@@ -10,6 +10,7 @@ io_uring_setup(2), io_uring_enter(2). Kernels have all of it since 5.6; containe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -69,7 +70,7 @@ class Ring:
     def _set_up(self, entries: int) -> tuple[int, bytes]:
         failure = OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         for flags in _FLAGS:
-            # As many places for results as for writes: then a result has the place of its write.
+            # As many places for results as for writes: then those of a call stand together, too.
             asked = struct.pack("<III", 0, entries, flags | _CQ_SIZE)
             parameters = bytearray(asked.ljust(_PARAMETERS, b"\0"))
             try:
@@ -93,12 +94,14 @@ class Ring:
         self._tail, self._results_head, self._results_tail = tail // 4, results_head // 4, results_tail // 4
         self._counters[order // 4 : order // 4 + entries] = memoryview(array("I", range(entries)))
         self._results = self._view(queues, "i", results, results + _COMPLETION * entries)[2::4]
+        self._names = self._view(queues, "Q", results, results + _COMPLETION * entries)[0::2]
         as_int, as_long = self._view(writes, "i"), self._view(writes, "Q")
         self._descriptors, self._sizes, self._addresses = as_int[1::16], as_int[6::16], as_long[2::8]
-        self._views += [self._results, self._descriptors, self._sizes, self._addresses]
+        self._views += [self._results, self._names, self._descriptors, self._sizes, self._addresses]
         # What is the same in each write stands there once and for all.
         as_int[0::16] = memoryview(array("i", [_SEND]) * entries)
         as_int[7::16] = memoryview(array("i", [_DO_NOT_WAIT]) * entries)
+        as_long[4::8] = memoryview(array("Q", range(entries)))  # the name that its result has: its place
         self._next = 0
         self._total = 0
 
@@ -144,13 +147,17 @@ class Ring:
             except OSError as error:
                 taken, problem = 0, f"io_uring: {error.strerror}"
             complete = (self._counters[self._results_tail] - before) & _WRAP
-            with self._results[start : start + min(complete, taken)] as results:
-                if results != sizes:
-                    found = enumerate(results.tolist())
-                    incomplete += [(done + at, one) for at, one in found if one != size]
-            if taken != count or complete != count:
+            seen = min(complete, taken)
+            with self._results[start : start + seen] as results:
+                is_whole = results == sizes
+            if not is_whole:
+                # Before Linux 6.2 who takes nothing is reported ahead of those before it.
+                names = self._names[start : start + seen].tolist()
+                found = dict(zip(names, self._results[start : start + seen].tolist(), strict=True))
                 # Of what was begun and has no result, nobody knows how much has been sent.
-                incomplete += [(done + at, -errno.ECANCELED) for at in range(complete, taken)]
+                each = ((at, found.get(start + at, -errno.ECANCELED)) for at in range(taken))
+                incomplete += [(done + at, one) for at, one in each if one != size]
+            if taken != count or complete != count:
                 raise RingFailed(problem, done + taken, incomplete)
             self._counters[self._results_head] = self._total
             self._next = end % self._entries
@@ -198,25 +205,24 @@ def _load() -> tuple[Callable[..., int], Callable[[bytes], int]]:
 
 
 def _try_out(ring: Ring) -> None:
-    """Find out whether writes go out, and whether one that would have to wait comes back at once.
+    """Find out whether writes go out, come back at once if they would have to wait, and have their results.
 
     :raises OSError: it is not so.
     """
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        ours.setblocking(False)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        theirs.settimeout(1.0)
-        fds = array("i", [ours.fileno()])
-        octets = b"x" * 1024
+    with contextlib.ExitStack() as stack:
+        pairs = [
+            [stack.enter_context(one) for one in socket.socketpair(type=socket.SOCK_DGRAM)] for _ in range(4)
+        ]
+        for number, (ours, theirs) in enumerate(pairs):
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while number % 2:  # every second one is full
+                    ours.send(b"full")
         try:
-            is_fine = ring.write(fds, octets) == [] and theirs.recv(2048) == octets
-            refused: Incomplete = []
-            for _ in range(64):
-                refused = ring.write(fds, octets)
-                if refused:
-                    break
-        except (RingFailed, TimeoutError) as error:
+            incomplete = ring.write(array("i", [ours.fileno() for ours, _ in pairs]), b"octets")
+        except RingFailed as error:
             raise OSError(errno.ENOSYS, str(error)) from error
-    if not is_fine or refused != [(0, -errno.EAGAIN)]:
+        received = [theirs.recv(64) for _, theirs in pairs]
+    if incomplete != [(1, -errno.EAGAIN), (3, -errno.EAGAIN)] or received != [b"octets", b"full"] * 2:
         raise OSError(errno.ENOSYS, "io_uring of this kernel does not write as expected")
