@@ -49,9 +49,7 @@ class Lookups:
         while self._waiting and self._busy < _LANES:
             some = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
             self._busy += 1
-            gevent.spawn(
-                self._run, some
-            )  # all threads may have work: a greenlet can wait for one, this cannot
+            gevent.spawn(self._run, some)  # which can wait for a free thread; the event loop cannot
 
     def _run(self, some: Sequence[_Waiting]) -> None:
         hub = gevent.get_hub()
@@ -63,8 +61,12 @@ class Lookups:
         finally:
             self._busy -= 1
         self._begin()
-        for (_, waiter), outcome in zip(some, outcomes, strict=True):
-            hub.loop.run_callback(waiter.switch, outcome)
+        hub.loop.run_callback(_answer, some, outcomes)  # a waiter is switched to from the event loop only
+
+
+def _answer(some: Sequence[_Waiting], outcomes: Sequence[object]) -> None:
+    for (_, waiter), outcome in zip(some, outcomes, strict=True):
+        waiter.switch(outcome)
 
 
 class _Raised:
