@@ -12,7 +12,7 @@ import json
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -40,9 +40,7 @@ _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers 
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
 _PAGE = 500  # updates, or topics, read from the log at once
 _UPDATES_PER_TOPIC = 8  # in a part of the log in which it pays to look for topics first
-_AT_ONCE = 100  # subscriptions that are shown between two pauses
-_TOPICS_AT_ONCE = 100  # that patterns are tried on between two pauses
-_MOST_TOPICS = 1000  # that are looked up in the log; of more, everything is read
+_AT_ONCE = 100  # subscriptions, or topics that patterns are tried on, between two pauses
 _TICK = 1.0
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.1  # seconds between two looks at what has been dispatched
 
@@ -319,7 +317,7 @@ class Broker:
             if found is None:
                 return Start(0, EARLIEST)
             page = None
-            if upto - found > 0 and (topics is not None or upto - found <= _PAGE):
+            if found < upto and (topics is not None or upto - found <= _PAGE):
                 page = self._transport.read(found, upto, topics, _PAGE)  # while we are in the thread
             return Start(found, cursor, page)
 
@@ -386,11 +384,9 @@ class Broker:
         for _ in range(0, most, _PAGE):
             page = self._lookups.do(partial(self._transport.topics, after, upto, beyond, _PAGE))
             count += len(page.topics)
-            for start in range(0, len(page.topics), _TOPICS_AT_ONCE):
-                found += filter(wanted.covers, page.topics[start : start + _TOPICS_AT_ONCE])
-                gevent.sleep(0)
+            found += filter(wanted.covers, _with_pauses(page.topics))
             if page.beyond is None:
-                return frozenset(found) if len(found) <= min(_MOST_TOPICS, count // 2) else None
+                return frozenset(found) if len(found) <= count // 2 else None
             beyond = page.beyond
         return None
 
@@ -418,14 +414,9 @@ class Broker:
         """
         others = _in_thread(lambda: _others(self._transport.others(), value))
         subscribers = list(self.engine) if value is None else self.engine.listening_with(value)
-        for number, subscriber in enumerate(subscribers):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                gevent.sleep(0)
+        for subscriber in _with_pauses(subscribers):
             yield from _subscriptions(subscriber)
-        for number, one in enumerate(others):
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                gevent.sleep(0)
-            yield one
+        yield from _with_pauses(others)
 
     def _gone(self, subscriber: Subscriber, reason: str) -> None:
         self.quota.leave(subscriber)
@@ -452,6 +443,13 @@ class Broker:
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
     for matcher in subscriber.matchers:
         yield Subscription(matcher, subscriber.id, subscriber.grant.payload_for(matcher))
+
+
+def _with_pauses(items: Iterable[T]) -> Iterator[T]:
+    for number, item in enumerate(items, 1):
+        if number % _AT_ONCE == 0:
+            gevent.sleep(0)
+        yield item
 
 
 def _others(records: Sequence[str], value: str | None) -> list[Subscription]:

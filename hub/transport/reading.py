@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import json
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -240,7 +239,7 @@ def topics(connection: sa.Connection, after: int, upto: int, beyond: int | None,
         value
         for hashed, values in rows
         if values is not None
-        for value in json.loads(values)
+        for value in schema.topics_of(values)
         if schema.topic_hash(value) == hashed
     ]
     return TopicPage(found, rows[-1].topic_hash if len(rows) == limit else None)

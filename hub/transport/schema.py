@@ -83,9 +83,10 @@ def entry(row: Sequence[Any]) -> Entry:
     :param row: its columns in their order.
     """
     sequence, id_, topics, data, private, type_, retry, _ = row
-    return Entry(sequence, Update(_topics(topics), data.decode(), id_, bool(private), type_, retry))
+    return Entry(sequence, Update(topics_of(topics), data.decode(), id_, bool(private), type_, retry))
 
 
 @lru_cache(maxsize=1024)  # many updates have the same
-def _topics(encoded: str) -> tuple[str, ...]:
+def topics_of(encoded: str) -> tuple[str, ...]:
+    """The topics in a row of the table of updates."""
     return tuple(json.loads(encoded))
