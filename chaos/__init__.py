@@ -1,0 +1,1 @@
+"""Runs real hubs under faults and checks what they promise."""
