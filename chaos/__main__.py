@@ -1,0 +1,7 @@
+"""``python -m chaos``."""
+
+import sys
+
+from chaos.command import main
+
+sys.exit(main())

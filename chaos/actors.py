@@ -1,0 +1,500 @@
+"""Publishers, subscribers, and those who try keys and watch the health: each a task that keeps a record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlencode
+
+from chaos.client import HUB_PATH, Answer, Closed, Connection, Events, WebSocket, reset_at_close
+from chaos.keys import Keys
+from chaos.network import Network
+from chaos.plan import Manner, PublisherPlan, Route, SubscriberPlan
+from chaos.record import End, Listing, Look, Outcome, Publication, Record, Session, Trial, Update
+from chaos.topics import ALL, CANARY
+
+PATIENCE = 40.0
+"""Seconds after which a publisher gives up; the bound that is judged is shorter."""
+
+_AGAIN = (0.2, 0.6)  # seconds before a client connects again
+_TRIAL = 0.25
+_LOOK = 0.5
+_LISTING = 1.0
+_SLOW_READ, _SLOW_PAUSE = 8192, 0.025
+_SLOW_BUFFER = 4096
+_LIFETIME = 3600.0
+_IN_DOUBT = "in-doubt"
+"""Part of the problem type that says that an update may be stored."""
+
+
+@dataclass
+class Scene:
+    """What all actors share.
+
+    :param origin: monotonic time of the start.
+    :param skew: seconds that the hub's wall clock is ahead.
+    """
+
+    record: Record
+    network: Network
+    keys: Keys
+    origin: float = field(default_factory=time.monotonic)
+    skew: float = 0.0
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+    publishing: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.origin
+
+    def hub_time(self) -> float:
+        """What the hub's wall clock shows."""
+        return time.time() + self.skew
+
+    def update(self, topics: tuple[str, ...], *, private: bool) -> Update:
+        """A new update."""
+        return Update(next(self.numbers), topics, private)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not longer than the run."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.over.wait(), seconds)
+
+
+class Publisher:
+    """Publishes, one request after another.
+
+    :param plan: what and how often.
+    :param chance: draws the rest.
+    """
+
+    def __init__(self, scene: Scene, plan: PublisherPlan, chance: random.Random) -> None:
+        self._scene = scene
+        self._plan = plan
+        self._chance = chance
+        self._kept: Connection | None = None
+        self._left = 0
+        self._cuts = 0
+        self._padding = "x" * plan.padding
+
+    async def run(self) -> None:
+        """Publish while the scene wants it."""
+        try:
+            while not self._scene.over.is_set():
+                if self._scene.publishing.is_set():
+                    await self.publish(self._updates())
+                await self._scene.pause(self._plan.pause)
+        finally:
+            self._drop()
+
+    def _updates(self) -> tuple[Update, ...]:
+        count = self._chance.randint(1, self._plan.batch)
+        updates = []
+        for _ in range(count):
+            topics = tuple(self._chance.sample(self._plan.topics, min(len(self._plan.topics), self._chance.choice((1, 1, 2)))))
+            updates.append(self._scene.update(topics, private=self._chance.random() < self._plan.private))
+        return tuple(updates)
+
+    async def publish(self, updates: tuple[Update, ...]) -> Publication:
+        """Publish in one request; what becomes of it goes into the record."""
+        scene = self._scene
+        key = scene.keys.current
+        publication = Publication(self._plan.name, updates, scene.now(), True, key)
+        scene.record.publications.append(publication)
+        try:
+            connection = await self._connection(publication)
+        except OSError as error:
+            publication.done = scene.now()
+            publication.detail = str(error)
+            await scene.pause(self._chance.uniform(*_AGAIN))
+            return publication
+        publication.sent = scene.now()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                answer = await connection.request("POST", HUB_PATH, *self._request(updates, key))
+        except (Closed, TimeoutError, asyncio.CancelledError) as error:
+            publication.outcome = self._failure(error)
+            publication.detail = str(error)
+            publication.done = scene.now()
+            self._drop()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return publication
+        publication.done = scene.now()
+        _judge(publication, answer)
+        self._left -= 1
+        if self._left <= 0 or not connection.is_reusable:
+            self._drop()
+        return publication
+
+    def _failure(self, error: BaseException) -> Outcome:
+        if isinstance(error, asyncio.CancelledError) or self._scene.network.cuts(self._plan.route) != self._cuts:
+            return Outcome.CUT
+        return Outcome.SILENT if isinstance(error, TimeoutError) else Outcome.UNANSWERED
+
+    async def _connection(self, publication: Publication) -> Connection:
+        if self._kept is None:
+            self._cuts = self._scene.network.cuts(self._plan.route)
+            self._kept = Connection(await self._scene.network.connect(self._plan.route))
+            self._left = self._plan.keeps
+        else:
+            publication.is_fresh = False
+        return self._kept
+
+    def _drop(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _request(self, updates: tuple[Update, ...], key: int) -> tuple[dict[str, str], bytes]:
+        token = self._scene.keys.token(
+            key, self._scene.hub_time(), _LIFETIME, publish=True, old=self._plan.old
+        )
+        headers = {"Authorization": f"Bearer {token}"}
+        if len(updates) == 1:
+            [update] = updates
+            fields = [("topic", topic) for topic in update.topics]
+            fields += [("data", self._data(update))] + [("private", "on")] * update.private
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            return headers, urlencode(fields).encode()
+        headers["Content-Type"] = "application/json"
+        documents = [
+            {"topic": list(one.topics), "data": self._data(one), "private": one.private} for one in updates
+        ]
+        return headers, json.dumps(documents).encode()
+
+    def _data(self, update: Update) -> str:
+        return f'{{"n": {update.number}, "pad": "{self._padding}"}}'
+
+
+def _judge(publication: Publication, answer: Answer) -> None:
+    """Note what an answer says became of a publication."""
+    publication.status = answer.status
+    if answer.status == 200:
+        publication.outcome = Outcome.STORED
+        is_list = answer.headers.get("content-type", "").startswith("application/json")
+        publication.ids = tuple(json.loads(answer.body)["ids"]) if is_list else (answer.body.decode(),)
+        return
+    publication.detail = answer.body.decode(errors="replace")[:300]
+    is_known = _IN_DOUBT not in publication.detail
+    publication.outcome = Outcome.REFUSED if is_known else Outcome.IN_DOUBT
+
+
+class Subscriber:
+    """Subscribes, and comes back with its cursor whenever its stream ends.
+
+    :param plan: to what, and how it behaves.
+    :param chance: draws the rest.
+    """
+
+    def __init__(self, scene: Scene, plan: SubscriberPlan, chance: random.Random) -> None:
+        self._scene = scene
+        self._plan = plan
+        self._chance = chance
+        self._cursor: str | None = None
+        self._count = 0
+
+    async def run(self) -> None:
+        """Read until the run is over."""
+        while not self._scene.over.is_set():
+            session = await self._session()
+            self._cursor = session.last_id
+            is_away = self._plan.manner is Manner.AWAY and session.end is End.CLIENT
+            await self._scene.pause(self._chance.uniform(2.0, 5.0) if is_away else self._chance.uniform(*_AGAIN))
+
+    async def _session(self) -> Session:
+        scene, plan = self._scene, self._plan
+        self._count += 1
+        lifetime = self._chance.uniform(2.5, 6.0) if plan.manner is Manner.EXPIRES else _LIFETIME
+        session = Session(
+            plan.name,
+            f"{plan.name}.{self._count}",
+            plan.matchers,
+            plan.grants,
+            self._cursor,
+            scene.now(),
+            scene.keys.current,
+            expires=scene.now() + lifetime,
+            is_prompt=plan.manner not in (Manner.SLOW, Manner.STALLS),
+            is_websocket=plan.websocket,
+            is_silent_when_cut=plan.route is Route.HOST,
+        )
+        scene.record.sessions.append(session)
+        cuts = scene.network.cuts(plan.route)
+        try:
+            sock = await scene.network.connect(
+                plan.route, _SLOW_BUFFER if plan.manner is Manner.SLOW else 0
+            )
+        except OSError:
+            self._end(session, End.NETWORK)
+            return session
+        reading = asyncio.create_task(self._read(session, sock, lifetime))
+        try:
+            await self._watch(session, reading, cuts)
+        finally:
+            if plan.manner is Manner.RESETS and session.end is End.CLIENT and not reading.done():
+                reset_at_close(sock)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            sock.close()
+        return session
+
+    async def _watch(self, session: Session, reading: asyncio.Task[None], cuts: int) -> None:
+        """Wait for the end of a stream, whoever brings it about, and note who."""
+        scene, plan = self._scene, self._plan
+        leaves = plan.manner in (Manner.RETURNS, Manner.AWAY, Manner.RESETS, Manner.SLOW)
+        until = scene.now() + (self._chance.uniform(1.5, 4.0) if leaves else float("inf"))
+        over = asyncio.create_task(scene.over.wait())
+        try:
+            while True:
+                await asyncio.wait((reading, over), timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                is_cut = scene.network.cuts(plan.route) != cuts
+                if over.done():
+                    return
+                if is_cut or reading.done():
+                    self._end(session, End.NETWORK if is_cut else End.HUB)
+                    return
+                # Towards the end all stay, so that their last updates can be compared.
+                if scene.now() >= until and scene.publishing.is_set():
+                    self._end(session, End.CLIENT)
+                    return
+        finally:
+            over.cancel()
+
+    def _end(self, session: Session, end: End) -> None:
+        session.ended = self._scene.now()
+        session.end = end
+
+    async def _read(self, session: Session, sock: socket.socket, lifetime: float) -> None:
+        """Read a stream until its end."""
+        scene, plan = self._scene, self._plan
+        query = [one.parameter(old=plan.old) for one in plan.matchers]
+        headers = {
+            "Authorization": "Bearer "
+            + scene.keys.token(
+                session.key,
+                scene.hub_time(),
+                lifetime,
+                subscribe=plan.grants,
+                session=session.name,
+                old=plan.old,
+            )
+        }
+        if self._cursor is not None and (plan.websocket or self._chance.random() < 0.5):
+            query.append(("last_event_id", self._cursor))
+        elif self._cursor is not None:
+            headers["Last-Event-ID"] = self._cursor
+        target = f"{HUB_PATH}?{urlencode(query, quote_via=quote)}"
+        if plan.websocket:
+            await self._read_websocket(session, sock, target, headers)
+        else:
+            await self._read_stream(session, sock, target, headers)
+
+    async def _read_stream(
+        self, session: Session, sock: socket.socket, target: str, headers: dict[str, str]
+    ) -> None:
+        connection = Connection(sock)
+        is_slow = self._plan.manner is Manner.SLOW
+        try:
+            answer = await connection.open(target, headers)
+            self._note_head(session, answer.status, answer.headers.get("mercure-last-event-id"))
+            events = Events()
+            while answer.status == 200:
+                part = await connection.data(_SLOW_READ if is_slow else 65536)
+                if not part:
+                    return
+                self._note_events(session, events.feed(part))
+                if is_slow:
+                    await asyncio.sleep(_SLOW_PAUSE)
+                await self._perhaps_stall(session)
+        except Closed:
+            return
+
+    async def _read_websocket(
+        self, session: Session, sock: socket.socket, target: str, headers: dict[str, str]
+    ) -> None:
+        try:
+            opened = await WebSocket.open(sock, target, headers)
+            if isinstance(opened, int):
+                self._note_head(session, opened, None)
+                return
+            self._note_head(session, 200, opened.headers.get("mercure-last-event-id"))
+            try:
+                while True:
+                    self._note_events(session, [await opened.event()])
+                    await self._perhaps_stall(session)
+            finally:
+                opened.close()
+        except Closed:
+            return
+
+    async def _perhaps_stall(self, session: Session) -> None:
+        if self._plan.manner is Manner.STALLS and self._chance.random() < 0.02:
+            begin = self._scene.now()
+            await self._scene.pause(self._chance.uniform(0.5, 8.0))
+            session.stalls.append((begin, self._scene.now()))
+
+    def _note_head(self, session: Session, status: int, answered: str | None) -> None:
+        session.status = status
+        session.head = self._scene.now()
+        session.answered = answered
+
+    def _note_events(self, session: Session, events: list[tuple[str, int]]) -> None:
+        now = self._scene.now()
+        session.received += events
+        session.arrivals += [now] * len(events)
+
+
+async def try_keys(scene: Scene) -> None:
+    """Try each key that there was, to publish and to subscribe, on connections of their own."""
+    for role in itertools.cycle(("publish", "subscribe")):
+        await scene.pause(_TRIAL)
+        if scene.over.is_set():
+            return
+        if not scene.publishing.is_set():
+            continue
+        for key in range(max(scene.keys.current - 1, 0), scene.keys.current + 1):
+            at = scene.now()
+            token = scene.keys.token(
+                key, scene.hub_time(), 60.0, publish=role == "publish", subscribe=(ALL,)
+            )
+            headers = {"Authorization": f"Bearer {token}"}
+            if role == "publish":
+                # Without data, so that a trial leaves no doubt about what it brought into the log.
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+                status = await _status(scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode())
+            else:
+                target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
+                status = await _status(scene, "GET", target, headers, only_head=True)
+            scene.record.trials.append(Trial(at, key, role, status))
+
+
+async def watch_health(scene: Scene) -> None:
+    """Look at what the hub says of itself."""
+    for path in itertools.cycle(("/healthz", "/readyz", "/metrics")):
+        await scene.pause(_LOOK / 3)
+        if scene.over.is_set():
+            return
+        answer = await _ask(scene, "GET", path, {})
+        works = None
+        if answer is not None and path == "/metrics" and answer.status == 200:
+            works = b"\nmercure_storage_works 1" in answer.body
+        scene.record.looks.append(Look(scene.now(), path, 0 if answer is None else answer.status, works))
+
+
+async def watch_presence(scene: Scene) -> None:
+    """Ask who is connected."""
+    while True:
+        await scene.pause(_LISTING)
+        if scene.over.is_set():
+            return
+        await list_presence(scene)
+
+
+async def list_presence(scene: Scene) -> None:
+    """Ask once who is connected."""
+    token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, subscribe=(ALL,))
+    at = scene.now()
+    answer = await _ask(scene, "GET", f"{HUB_PATH}/subscriptions", {"Authorization": f"Bearer {token}"})
+    if answer is None:
+        scene.record.listings.append(Listing(at, 0, ()))
+        return
+    sessions: tuple[str, ...] = ()
+    if answer.status == 200:
+        found = json.loads(answer.body)["subscriptions"]
+        sessions = tuple(sorted({(one.get("payload") or {}).get("session", "") for one in found}))
+    scene.record.listings.append(Listing(at, answer.status, sessions))
+
+
+async def read_everything(scene: Scene, upto: str, seconds: float) -> list[tuple[str, int]]:
+    """Read the whole history as one who may see all.
+
+    :param upto: event id after which nothing more is expected.
+    :raises Closed: the stream ended before.
+    :raises TimeoutError: it took longer than the given seconds.
+    """
+    token = scene.keys.token(scene.keys.current, scene.hub_time(), 600.0, subscribe=(ALL,))
+    connection = Connection(await scene.network.connect(Route.DIRECT))
+    found: list[tuple[str, int]] = []
+    try:
+        async with asyncio.timeout(seconds):
+            target = f"{HUB_PATH}?match=*&last_event_id=earliest"
+            answer = await connection.open(target, {"Authorization": f"Bearer {token}"})
+            if answer.status != 200:
+                raise Closed(f"status {answer.status}")
+            events = Events()
+            while not found or found[-1][0] != upto:
+                part = await connection.data()
+                if not part:
+                    raise Closed("the stream ended")
+                found += events.feed(part)
+    finally:
+        connection.close()
+    return found
+
+
+async def is_working(scene: Scene) -> bool:
+    """Whether an update is accepted and health is well, each on a connection of its own."""
+    token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, publish=True)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-www-form-urlencoded"}
+    status = await _status(scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode(), patience=3.0)
+    return status == 200 and await _status(scene, "GET", "/readyz", {}, patience=3.0) == 200
+
+
+async def publish_last(scene: Scene, topics: Sequence[str]) -> list[Publication]:
+    """Publish one more update on each of some topics."""
+    plan = PublisherPlan("last", tuple(topics), 0.0, 1, 0.0, 0, 100, Route.DIRECT, old=False)
+    publisher = Publisher(scene, plan, random.Random(0))  # noqa: S311 - nothing is drawn
+    sent = []
+    for topic in topics:
+        sent.append(await publisher.publish((scene.update((topic,), private=False),)))
+    publisher._drop()  # noqa: SLF001
+    return sent
+
+
+async def _status(
+    scene: Scene,
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    body: bytes = b"",
+    *,
+    only_head: bool = False,
+    patience: float = PATIENCE,
+) -> int:
+    answer = await _ask(scene, method, target, headers, body, only_head=only_head, patience=patience)
+    return 0 if answer is None else answer.status
+
+
+async def _ask(
+    scene: Scene,
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    body: bytes = b"",
+    *,
+    only_head: bool = False,
+    patience: float = PATIENCE,
+) -> Answer | None:
+    """One request on a connection of its own; ``None`` when there is no answer."""
+    asked: Callable[[Connection], Awaitable[Answer]] = lambda one: one.request(method, target, headers, body)
+    if only_head:
+        asked = lambda one: one.open(target, headers)
+    try:
+        async with asyncio.timeout(patience):
+            connection = Connection(await scene.network.connect(Route.DIRECT))
+            try:
+                return await asked(connection)
+            finally:
+                connection.close()
+    except (OSError, Closed, TimeoutError):
+        return None

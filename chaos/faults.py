@@ -1,0 +1,315 @@
+"""Carries the faults of a plan out, on a hub that runs, and notes what was done and when it was over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.actors import Scene
+from chaos.engines import Sqlite
+from chaos.hosts import Host
+from chaos.injection.control import Active, Injection
+from chaos.injection.faults import Call, File
+from chaos.node import Node
+from chaos.plan import FaultPlan, Kind, Route
+from chaos.record import Deed, Effect, Rotation
+
+_AFTER_RELOAD = 0.3  # seconds
+_MIB = 1 << 20
+_LOG = File.DATABASE | File.WAL
+
+CLOCKS = (-3600.0, 90.0, 3600.0, 86400.0)
+"""Seconds by which a clock may jump."""
+
+
+@dataclass
+class Stage:
+    """What faults act on.
+
+    :param host: another host, if namespaces can be had.
+    """
+
+    scene: Scene
+    node: Node
+    engine: Sqlite
+    injection: Injection
+    host: Host | None
+
+    def deed(self, fault: FaultPlan, effect: Effect, words: str = "") -> Deed:
+        """Note a fault that begins now."""
+        now = self.scene.now()
+        deed = Deed(fault.kind.name, now, float("inf"), effect, words or fault.kind.value)
+        self.scene.record.deeds.append(deed)
+        return deed
+
+
+async def carry_out(stage: Stage, fault: FaultPlan) -> None:
+    """Wait for a fault's time, carry it out, wait until it is over."""
+    await stage.scene.pause(fault.at - stage.scene.now())
+    if stage.scene.over.is_set():
+        return
+    perform = _WAYS.get(fault.kind)
+    deed = await (_signals(stage, fault) if perform is None else perform(stage, fault))
+    deed.end = stage.scene.now()
+
+
+# -- signals ----------------------------------------------------------------------------------------
+
+
+async def _signals(stage: Stage, fault: FaultPlan) -> Deed:
+    node = stage.node
+    while not node.is_serving and not stage.scene.over.is_set():  # systemd, too, keeps a signal back until then
+        await stage.scene.pause(_AFTER_RELOAD)
+    workers = node.workers()
+    worker = workers[int(fault.draw * len(workers))] if workers else 0
+    match fault.kind:
+        case Kind.KILL_HUB:
+            deed = stage.deed(fault, Effect.KILLS)
+            node.tell(signal.SIGKILL, node.processes())
+        case Kind.KILL_PARENT:
+            deed = stage.deed(fault, Effect.KILLS | Effect.STOPS)
+            node.tell(signal.SIGKILL, [node.main])
+        case Kind.KILL_WORKER:
+            deed = stage.deed(fault, Effect.KILLS, f"kill -9 of worker {worker}")
+            node.tell(signal.SIGKILL, [worker])
+        case Kind.HAND_OVER_AND_KILL:
+            deed = stage.deed(fault, Effect.KILLS | Effect.STOPS)
+            node.tell(signal.SIGUSR2, [node.main])
+            node.tell(signal.SIGKILL, [worker])
+        case Kind.KILL_AND_RELOAD:
+            deed = stage.deed(fault, Effect.KILLS)
+            node.tell(signal.SIGKILL, [worker])
+            node.tell(signal.SIGHUP, [node.main])
+        case Kind.RELOAD:
+            deed = stage.deed(fault, Effect.NONE)
+            node.tell(signal.SIGHUP, [node.main])
+        case Kind.RELOAD_ALL:
+            deed = stage.deed(fault, Effect.NONE)
+            node.tell(signal.SIGHUP, node.processes())
+        case Kind.HAND_OVER | Kind.HAND_OVER_TWICE:
+            deed = stage.deed(fault, Effect.STOPS)
+            for _ in range(2 if fault.kind is Kind.HAND_OVER_TWICE else 1):
+                node.tell(signal.SIGUSR2, [node.main])
+        case _:
+            raise ValueError(fault.kind)
+    await stage.scene.pause(_AFTER_RELOAD)
+    return deed
+
+
+async def _terminate(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.STOPS)
+    await stage.node.terminate()
+    await stage.node.start()
+    return deed
+
+
+async def _rotate(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.NONE)
+    key = stage.scene.keys.rotate()
+    deed.words = f"key {key} takes the place of key {key - 1}, SIGHUP"
+    stage.scene.record.rotations.append(Rotation(stage.scene.now(), key))
+    stage.node.tell(signal.SIGHUP, [stage.node.main])
+    await stage.scene.pause(_AFTER_RELOAD)
+    return deed
+
+
+async def _stop(stage: Stage, fault: FaultPlan) -> Deed:
+    node = stage.node
+    workers = node.workers()
+    pids = {
+        Kind.STOP_MAIN: [node.main],
+        Kind.STOP_WORKER: workers[int(fault.draw * len(workers)) :][:1],
+        Kind.STOP_LONG: node.processes(),
+    }[fault.kind]
+    deed = stage.deed(fault, Effect.STALLS, f"{fault.kind.value} after {fault.length:.1f} s")
+    node.tell(signal.SIGSTOP, pids)
+    try:
+        await stage.scene.pause(fault.length)
+    finally:
+        node.tell(signal.SIGCONT, pids)
+    return deed
+
+
+# -- the store --------------------------------------------------------------------------------------
+
+
+def _injected(effect: Effect, start: Callable[[Stage, FaultPlan], Active]) -> Callable[..., Awaitable[Deed]]:
+    """A fault of the library for the length of the plan."""
+
+    async def perform(stage: Stage, fault: FaultPlan) -> Deed:
+        deed = stage.deed(fault, effect)
+        active = start(stage, fault)
+        try:
+            await stage.scene.pause(fault.length)
+        finally:
+            active.end()
+        deed.happened = active.hits > 0
+        deed.words += f" ({active.hits} times in {fault.length:.1f} s)"
+        return deed
+
+    return perform
+
+
+async def _clock(stage: Stage, fault: FaultPlan) -> Deed:
+    seconds = CLOCKS[int(fault.draw * len(CLOCKS))]
+    deed = stage.deed(fault, Effect.CLOCK, f"the hub's clock jumps by {seconds:+.0f} s, and back")
+    with stage.injection.clock_jump(seconds):
+        stage.scene.skew = seconds
+        try:
+            await stage.scene.pause(fault.length)
+        finally:
+            stage.scene.skew = 0.0
+    return deed
+
+
+async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
+    """Damage a file; some seconds later an operator restarts the hub, by a kill as often as not."""
+    engine = stage.engine
+    how = "kill -9" if fault.draw < 0.5 else "SIGTERM"
+    deed = stage.deed(
+        fault, Effect.REPLACES | Effect.STOPS | Effect.KILLS, f"{fault.kind.value}; later {how} and a new start"
+    )
+    match fault.kind:
+        case Kind.REMOVE_DATABASE:
+            engine.database.unlink()
+        case Kind.REPLACE_DATABASE:
+            copy = engine.folder / "copy"
+            shutil.copy(engine.database, copy)
+            copy.replace(engine.database)
+        case Kind.REMOVE_WAL:
+            engine.wal.unlink(missing_ok=True)
+        case Kind.TRUNCATE_WAL:
+            os.truncate(engine.wal, 0)
+        case Kind.REMOVE_LOCK:
+            engine.lock.unlink()
+    damaged = stage.scene.now()
+    await stage.scene.pause(fault.length)
+    deed.words = f"{deed.words} at {stage.scene.now():.2f} s"
+    await (stage.node.kill() if how == "kill -9" else stage.node.terminate())
+    if fault.kind is Kind.REMOVE_DATABASE:
+        engine.wal.unlink(missing_ok=True)  # of a database that is gone: SQLite must not find it
+        Path(f"{engine.database}-shm").unlink(missing_ok=True)
+    await stage.node.start()
+    stage.scene.record.damaged = damaged
+    return deed
+
+
+# -- resources --------------------------------------------------------------------------------------
+
+
+async def _descriptors(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.STARVES)
+    before = {}
+    for pid in stage.node.processes():
+        with contextlib.suppress(OSError):
+            used = max(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()) + 1
+            before[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, before[pid][1]))
+    await stage.scene.pause(fault.length)
+    _restore(before, resource.RLIMIT_NOFILE)
+    return deed
+
+
+async def _memory(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.STARVES | Effect.KILLS)
+    before = {}
+    more = int(1 + 24 * fault.draw) * _MIB
+    deed.words = f"only {more // _MIB} MiB more of memory for each process"
+    for pid in stage.node.processes():
+        with contextlib.suppress(OSError):
+            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+            before[pid] = resource.prlimit(pid, resource.RLIMIT_AS)
+            size = pages * resource.getpagesize() + more
+            resource.prlimit(pid, resource.RLIMIT_AS, (size, before[pid][1]))
+    await stage.scene.pause(fault.length)
+    _restore(before, resource.RLIMIT_AS)
+    return deed
+
+
+def _restore(before: dict[int, tuple[int, int]], limit: int) -> None:
+    for pid, limits in before.items():
+        with contextlib.suppress(OSError):
+            resource.prlimit(pid, limit, limits)
+
+
+# -- the network ------------------------------------------------------------------------------------
+
+
+async def _storm(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.CUTS)
+    stage.scene.network.note_cut(Route.PROXY)
+    stage.scene.network.proxy.cut()
+    return deed
+
+
+async def _proxy_stalls(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.CUTS)
+    network = stage.scene.network
+    network.proxy.stall()
+    await stage.scene.pause(fault.length)
+    network.note_cut(Route.PROXY)
+    network.proxy.cut()
+    network.proxy.flow()
+    return deed
+
+
+async def _half_open(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.CUTS)
+    if stage.host is None:
+        deed.happened = False
+        return deed
+    # Clients let go before the link breaks no more than after it: what they say does not arrive.
+    await asyncio.to_thread(stage.host.cut)
+    stage.scene.network.note_cut(Route.HOST)
+    await stage.scene.pause(fault.length)
+    await asyncio.to_thread(stage.host.mend)
+    return deed
+
+
+_WAYS: dict[Kind, Callable[[Stage, FaultPlan], Awaitable[Deed]]] = {
+    Kind.TERMINATE: _terminate,
+    Kind.ROTATE: _rotate,
+    Kind.STOP_MAIN: _stop,
+    Kind.STOP_WORKER: _stop,
+    Kind.STOP_LONG: _stop,
+    Kind.SYNC_FAILS: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.SYNC, errno.EIO, files=_LOG)
+    ),
+    Kind.SYNC_SLOW: _injected(
+        Effect.STALLS, lambda stage, _: stage.injection.slow(Call.SYNC, 2.0, files=_LOG)
+    ),
+    Kind.WRITE_FAILS: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.WRITE, errno.EIO, files=_LOG)
+    ),
+    Kind.WRITE_SHORT: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injection.short(Call.WRITE, files=_LOG, probability=0.1)
+    ),
+    Kind.READ_FAILS: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.READ, errno.EIO, files=_LOG)
+    ),
+    Kind.OPEN_FAILS: _injected(
+        Effect.REFUSES | Effect.STARVES, lambda stage, _: stage.injection.fail(Call.OPEN, errno.EMFILE)
+    ),
+    Kind.LOCK_SLOW: _injected(Effect.STALLS, lambda stage, _: stage.injection.slow(Call.LOCK, 0.1)),
+    Kind.DISK_FULL: _injected(Effect.REFUSES, lambda stage, _: stage.injection.disk_full()),
+    Kind.THREADS: _injected(Effect.STARVES, lambda stage, _: stage.injection.no_threads()),
+    Kind.REMOVE_DATABASE: _damage,
+    Kind.REPLACE_DATABASE: _damage,
+    Kind.REMOVE_WAL: _damage,
+    Kind.TRUNCATE_WAL: _damage,
+    Kind.REMOVE_LOCK: _damage,
+    Kind.DESCRIPTORS: _descriptors,
+    Kind.MEMORY: _memory,
+    Kind.CLOCK: _clock,
+    Kind.STORM: _storm,
+    Kind.PROXY_STALLS: _proxy_stalls,
+    Kind.HALF_OPEN: _half_open,
+}

@@ -1,0 +1,569 @@
+"""What has to hold in every run, as functions over its record. Nothing here touches a hub or a clock."""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from chaos.record import (
+    EARLIEST,
+    Effect,
+    End,
+    Entry,
+    Listing,
+    Outcome,
+    Publication,
+    Record,
+    Session,
+)
+from chaos.topics import ALL
+
+BOUND = 10.0
+"""Seconds within which anything has to be noticed, answered or mended."""
+
+_CLOCKS = 1.5  # seconds by which two looks at clocks may differ
+_FEW = 5  # publications that make a judgement over a span of time
+_MORE_MEMORY = 48 << 20  # bytes for each process
+_MORE_DESCRIPTORS = 12
+_MORE_THREADS = 6
+
+
+class Invariant(enum.Enum):
+    """The rules, each with what its violation means."""
+
+    LOST = "an acknowledged update is not in the log"
+    DOUBLED = "an update is in the log twice"
+    REORDERED = "the log contradicts the order of the answers"
+    TORN = "a batch is not stored as a whole, in its order"
+    PHANTOM = "an update that was refused is in the log"
+    UNTOLD = "an update was stored, and its publisher never got an answer"
+    DROPPED = "a request was not answered, though its connection could carry an answer"
+    SLOW = "a publication was not answered in time"
+    GAP = "a stream went on past an update that it lacks"
+    REPEATED = "a stream repeated an update"
+    UNSTORED = "a stream delivered an update that is not in the log"
+    STRAY = "a stream delivered an update that it had not asked for"
+    LEAK = "a stream delivered a private update that its token does not allow"
+    EXPIRED = "a stream delivered an update after its token had expired"
+    FORGOTTEN = "a cursor that is in the history was answered as unknown"
+    STUCK = "an open stream did not deliver the last updates"
+    LATE = "a stream delivered an update late"
+    OLD_KEY = "a key that was taken away still opens the hub"
+    NEW_KEY = "the current key is refused"
+    OUTLIVES = "a stream outlives the key of its token"
+    BLIND = "health is well while every publication is refused"
+    ALARM = "health is bad while every publication succeeds"
+    GHOST = "a connection that ended is listed as present"
+    ABSENT = "a connection that is open is not listed as present"
+    UNENDED = "presence events do not pair: one beginning and one end for each connection"
+    DOWN = "the hub did not recover by itself"
+    CRASHED = "a process ended that nobody had told to"
+    RUINED = "the log cannot be read any more"
+    REPLAY = "a replay from the beginning differs from the log"
+    LEFTOVER = "memory, descriptors, threads or files did not return to where they were"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that did not hold.
+
+    :param at: when, in seconds since the run began.
+    :param words: what was seen.
+    :param numbers: of the updates that are involved.
+    :param session: that is involved.
+    """
+
+    invariant: Invariant
+    at: float
+    words: str
+    numbers: tuple[int, ...] = ()
+    session: str = ""
+
+
+def violations(record: Record) -> list[Violation]:
+    """Judge a run.
+
+    :returns: all that did not hold, in the order of time.
+    """
+    judge = _Judge(record)
+    if record.ruin:  # there is no truth to hold the rest against
+        return [*judge.recovery(), *judge.keys(), *judge.health()]
+    found = [
+        *judge.publications(),
+        *judge.order(),
+        *judge.streams(),
+        *judge.keys(),
+        *judge.health(),
+        *judge.presence(),
+        *judge.recovery(),
+    ]
+    return sorted(found, key=lambda violation: violation.at)
+
+
+class _Judge:
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.log = list(record.log)
+        self.place = {entry.id: index for index, entry in enumerate(self.log)}
+        self.by_number: dict[int, list[Entry]] = defaultdict(list)
+        for entry in self.log:
+            if entry.number >= 0:
+                self.by_number[entry.number].append(entry)
+        self.publication_of = {
+            update.number: publication
+            for publication in record.publications
+            for update in publication.updates
+        }
+        self._wanted: dict[tuple[object, object], list[int]] = {}
+
+    # -- publishing --------------------------------------------------------------------------------
+
+    def publications(self) -> Iterator[Violation]:
+        for one in self.record.publications:
+            yield from self._publication(one)
+
+    def _publication(self, one: Publication) -> Iterator[Violation]:
+        numbers = tuple(update.number for update in one.updates)
+        stored = [self.by_number[number] for number in numbers]
+        is_stored = any(stored)
+        what = f"{_updates(numbers)} of {one.publisher}"
+        for number, entries in zip(numbers, stored, strict=True):
+            if len(entries) > 1:
+                places = ", ".join(str(entry.sequence) for entry in entries)
+                yield Violation(
+                    Invariant.DOUBLED, one.done, f"update {number} is at {places} of the log", (number,)
+                )
+        if is_stored and not self._is_whole(stored):
+            yield Violation(Invariant.TORN, one.done, f"{what}: {_places(stored)}", numbers)
+        match one.outcome:
+            case Outcome.STORED if one.sent > self.record.damaged:
+                yield from self._acknowledged(one, numbers, stored, what)
+            case Outcome.REFUSED if is_stored:
+                words = f"{what} got {one.status} after {one.done - one.sent:.2f} s, and is in the log"
+                yield Violation(Invariant.PHANTOM, one.done, words, numbers)
+            case Outcome.UNANSWERED if not self._died(one.sent, one.done):
+                if is_stored:
+                    words = f"{what} was sent at {one.sent:.2f} s; the connection ended without an answer"
+                    yield Violation(Invariant.UNTOLD, one.done, words, numbers)
+                elif not self._may_close(one):
+                    words = f"{what} was sent at {one.sent:.2f} s: {one.detail}"
+                    yield Violation(Invariant.DROPPED, one.done, words, numbers)
+        took = one.done - one.sent
+        if one.outcome not in (Outcome.UNSENT, Outcome.CUT) and took > BOUND:
+            excuse = Effect.STALLS | Effect.STARVES | Effect.CUTS | Effect.KILLS
+            if not self._lately(excuse, one.sent, one.done):
+                yield Violation(Invariant.SLOW, one.done, f"{what} took {took:.1f} s", numbers)
+
+    def _acknowledged(
+        self, one: Publication, numbers: tuple[int, ...], stored: Sequence[list[Entry]], what: str
+    ) -> Iterator[Violation]:
+        ids = tuple(entries[0].id if entries else None for entries in stored)
+        if None in ids:
+            words = f"{what} got 200 at {one.done:.2f} s, and is not in the log"
+            yield Violation(Invariant.LOST, one.done, words, numbers)
+        elif ids != one.ids:
+            words = f"{what} was answered with {one.ids}, and the log has {ids}"
+            yield Violation(Invariant.LOST, one.done, words, numbers)
+
+    @staticmethod
+    def _is_whole(stored: Sequence[list[Entry]]) -> bool:
+        first = stored[0][0].sequence if stored[0] else None
+        return first is not None and all(
+            entries and entries[0].sequence == first + index for index, entries in enumerate(stored)
+        )
+
+    def _died(self, begin: float, end: float) -> bool:
+        """Whether a process may have died without a word in a span of time."""
+        return self.record.during(Effect.KILLS | Effect.STARVES, begin, end) or any(
+            begin - 1 <= death.at <= end + 1 for death in self.record.deaths
+        )
+
+    def _may_close(self, one: Publication) -> bool:
+        """Whether a connection may have ended before its request was read: HTTP allows it, if it was kept."""
+        if self._lately(Effect.STOPS | Effect.KILLS | Effect.STARVES, one.sent, one.done):
+            return True  # the proxy accepts while there is no hub behind it
+        return not one.is_fresh and not self.record.during(Effect.STALLS, one.sent, one.done)
+
+    def _lately(self, effect: Effect, begin: float, end: float) -> bool:
+        """Whether a fault touches a span of time, or was over only just before it."""
+        return self.record.during(effect, begin - BOUND, end)
+
+    def order(self) -> Iterator[Violation]:
+        """What was answered before another publication was sent comes before it in the log."""
+        stored = [
+            (one, self.by_number[one.updates[0].number][0].sequence)
+            for one in self.record.publications
+            if one.outcome is Outcome.STORED and self.by_number[one.updates[0].number]
+        ]
+        by_done = sorted(stored, key=lambda pair: pair[0].done)
+        last: tuple[Publication, int] | None = None
+        index = 0
+        for one, sequence in sorted(stored, key=lambda pair: pair[0].sent):
+            while index < len(by_done) and by_done[index][0].done < one.sent:
+                if last is None or by_done[index][1] > last[1]:
+                    last = by_done[index]
+                index += 1
+            if last is not None and last[1] > sequence:
+                numbers = (last[0].updates[0].number, one.updates[0].number)
+                words = (
+                    f"update {numbers[0]}, answered at {last[0].done:.3f} s, is at {last[1]} of the log, after "
+                    f"update {numbers[1]} at {sequence}, which was sent at {one.sent:.3f} s"
+                )
+                yield Violation(Invariant.REORDERED, one.done, words, numbers)
+
+    # -- streams -----------------------------------------------------------------------------------
+
+    def streams(self) -> Iterator[Violation]:
+        for session in self.record.sessions:
+            if session.status == 200 and not self._is_damaged(session):
+                yield from self._stream(session)
+                yield from self._times(session)
+
+    def _is_damaged(self, session: Session) -> bool:
+        return self.record.during(Effect.REPLACES, session.opened, session.ended)
+
+    def _wanted_by(self, session: Session) -> list[int]:
+        """Places in the log of what a subscriber should get."""
+        key = session.matchers, session.grants
+        if key not in self._wanted:
+            self._wanted[key] = [index for index, entry in enumerate(self.log) if session.allows(entry)]
+        return self._wanted[key]
+
+    def _stream(self, session: Session) -> Iterator[Violation]:
+        wanted = self._wanted_by(session)
+        begin = self._beginning(session, wanted)
+        if isinstance(begin, Violation):
+            yield begin
+            begin = None
+        at = begin
+        for (id_, number), when in zip(session.received, session.arrivals, strict=True):
+            place = self.place.get(id_)
+            if place is None:
+                words = f"{session.name} got {_update(number, id_)}, which is not in the log"
+                yield Violation(Invariant.UNSTORED, when, words, _known(number), session.name)
+                continue
+            index = bisect_left(wanted, place)
+            if index == len(wanted) or wanted[index] != place:
+                yield self._stranger(session, self.log[place], when)
+                continue
+            if at is None:
+                at = self._first(session, wanted, index)
+            if index > at:
+                yield self._gap(session, wanted[at:index], self.log[place], when)
+            elif index < at:
+                words = f"{session.name} got {_update(number, id_)} again"
+                yield Violation(Invariant.REPEATED, when, words, _known(number), session.name)
+            at = max(at, index + 1)
+        yield from self._rest(session, wanted, at)
+
+    def _beginning(self, session: Session, wanted: list[int]) -> int | Violation | None:
+        """Where in ``wanted`` a stream has to begin; ``None``: with whatever comes first."""
+        if session.cursor is None or session.answered is None:
+            return None
+        if session.answered == session.cursor and session.cursor != EARLIEST:
+            place = self.place.get(session.cursor)
+            return None if place is None else bisect_left(wanted, place + 1)
+        if session.answered != EARLIEST:
+            return None
+        return self._forgotten(session)
+
+    def _forgotten(self, session: Session) -> Violation | None:
+        """A cursor that was answered with ``earliest`` though it must have been in the history."""
+        place = self.place.get(session.cursor or "")
+        if place is None or self._lately(Effect.REPLACES, session.opened, session.head):
+            return None
+        size = self.record.history_size
+        # Only what comes after it in the log counts; what was stored later than the answer may be too much.
+        newest = sum(1 for entry in self.log if self._was_sent(entry, session.head))
+        if size and newest - place > size // 2:
+            return None
+        words = (
+            f"{session.name} asked for what comes after {self._named(self.log[place])}, which the history has, "
+            f"and was answered with {session.answered!r}"
+        )
+        return Violation(Invariant.FORGOTTEN, session.head, words, (), session.name)
+
+    def _was_sent(self, entry: Entry, before: float) -> bool:
+        publication = self.publication_of.get(entry.number)
+        return publication is None or publication.sent < before
+
+    def _first(self, session: Session, wanted: list[int], index: int) -> int:
+        """Where a stream without a known cursor had to begin at the latest."""
+        if session.answered == EARLIEST and session.cursor is not None:
+            return index if self.record.history_size or self.record.history_age else 0
+        for earlier in range(index):
+            publication = self.publication_of.get(self.log[wanted[earlier]].number)
+            if publication is not None and publication.sent > session.head:
+                return earlier
+        return index
+
+    def _gap(self, session: Session, missing: list[int], next_: Entry, when: float) -> Violation:
+        entries = [self.log[index] for index in missing]
+        numbers = tuple(entry.number for entry in entries if entry.number >= 0)
+        began = (
+            f"from {session.answered!r}" if session.answered else "without a cursor"
+        )
+        words = (
+            f"{session.name}, opened at {session.head:.2f} s {began}, lacks {len(missing)} updates before "
+            f"{self._named(next_)}: {', '.join(map(self._named, entries[:5]))}{', ...' * (len(entries) > 5)}"
+        )
+        return Violation(Invariant.GAP, when, words, numbers[:5], session.name)
+
+    def _stranger(self, session: Session, entry: Entry, when: float) -> Violation:
+        wants = any(one.matches(topic) for one in session.matchers for topic in entry.topics)
+        invariant = Invariant.LEAK if wants else Invariant.STRAY
+        words = f"{session.name} got {self._named(entry)} with the topics {', '.join(entry.topics)}"
+        return Violation(invariant, when, words, _known(entry.number), session.name)
+
+    def _rest(self, session: Session, wanted: list[int], at: int | None) -> Iterator[Violation]:
+        """An open stream has all of the log at the end."""
+        settled = self.record.settled
+        if session.end is not End.OPEN or settled == float("inf") or not session.is_prompt:
+            return
+        begin = len(wanted) if at is None else at
+        if at is None:
+            begin = next(
+                (
+                    index
+                    for index, place in enumerate(wanted)
+                    if (one := self.publication_of.get(self.log[place].number)) and one.sent > session.head
+                ),
+                len(wanted),
+            )
+        missing = [
+            place
+            for place in wanted[begin:]
+            if (one := self.publication_of.get(self.log[place].number)) is not None
+            and one.outcome is Outcome.STORED
+            and one.done < settled - BOUND / 5
+        ]
+        if missing:
+            entries = [self.log[place] for place in missing]
+            numbers = tuple(entry.number for entry in entries[:5])
+            words = (
+                f"{session.name} is open since {session.head:.2f} s and lacks the last {len(missing)} updates: "
+                f"{', '.join(map(self._named, entries[:5]))}"
+            )
+            yield Violation(Invariant.STUCK, settled, words, numbers, session.name)
+
+    def _times(self, session: Session) -> Iterator[Violation]:
+        excuse = Effect.STALLS | Effect.STARVES | Effect.CLOCK
+        end = session.arrivals[-1] if session.arrivals else 0.0
+        if end > session.expires + _CLOCKS and not self._lately(excuse, session.expires, end):
+            words = f"{session.name} got updates until {end:.2f} s; its token expired at {session.expires:.2f} s"
+            yield Violation(Invariant.EXPIRED, end, words, (), session.name)
+        if not session.is_prompt:
+            return
+        for (_, number), when in zip(session.received, session.arrivals, strict=True):
+            publication = self.publication_of.get(number)
+            if publication is None or publication.outcome is not Outcome.STORED:
+                continue
+            begin = max(publication.done, session.head)
+            if when - begin > BOUND and publication.done > session.head:
+                if not self._lately(excuse | Effect.CUTS, begin, when):
+                    words = f"{session.name} got update {number} {when - begin:.1f} s after its answer"
+                    yield Violation(Invariant.LATE, when, words, (number,), session.name)
+                return
+
+    def _named(self, entry: Entry) -> str:
+        if entry.number < 0:
+            return f"an event of the hub (at {entry.sequence} of the log)"
+        publication = self.publication_of.get(entry.number)
+        sent = "" if publication is None else f", sent at {publication.sent:.2f} s"
+        return f"update {entry.number} (at {entry.sequence} of the log{sent})"
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def keys(self) -> Iterator[Violation]:
+        since = {0: 0.0, **{one.key: one.at for one in self.record.rotations}}
+        for trial in self.record.trials:
+            if self._lately(Effect.STALLS | Effect.CLOCK, trial.at, trial.at):
+                continue
+            replaced = since.get(trial.key + 1, float("inf"))
+            is_open = 200 <= trial.status < 300
+            if is_open and trial.at > replaced + BOUND:
+                words = (
+                    f"a token of key {trial.key}, which was replaced at {replaced:.2f} s, may {trial.role} at "
+                    f"{trial.at:.2f} s"
+                )
+                yield Violation(Invariant.OLD_KEY, trial.at, words)
+            since_when = since[trial.key] + (BOUND if trial.key else 0.0)
+            if trial.status in (401, 403) and since_when < trial.at < replaced:
+                words = f"a token of key {trial.key}, which is the current one, may not {trial.role}: {trial.status}"
+                yield Violation(Invariant.NEW_KEY, trial.at, words)
+        for session in self.record.sessions:
+            replaced = since.get(session.key + 1, float("inf"))
+            end = min(session.ended, self.record.settled)
+            if session.status == 200 and end > replaced + BOUND and session.head < replaced < end < float("inf"):
+                words = (
+                    f"{session.name} is open at {end:.2f} s with a token of key {session.key}, which was replaced "
+                    f"at {replaced:.2f} s"
+                )
+                yield Violation(Invariant.OUTLIVES, replaced + BOUND, words, (), session.name)
+
+    # -- health ------------------------------------------------------------------------------------
+
+    def health(self) -> Iterator[Violation]:
+        done = sorted(
+            (
+                one
+                for one in self.record.publications
+                if one.outcome in (Outcome.STORED, Outcome.REFUSED, Outcome.IN_DOUBT)
+                and (one.status == 200 or one.status >= 500)
+            ),
+            key=lambda one: one.done,
+        )
+        spans: list[list[Publication]] = []
+        for one in done:
+            if not spans or (spans[-1][0].status == 200) != (one.status == 200):
+                spans.append([])
+            spans[-1].append(one)
+        for span in spans:
+            begin, end = span[0].done, span[-1].done
+            if len(span) >= _FEW and end - begin > BOUND:
+                yield from self._disagreement(begin, end, works=span[0].status == 200)
+
+    def _disagreement(self, begin: float, end: float, *, works: bool) -> Iterator[Violation]:
+        for look in self.record.looks:
+            if not begin + BOUND <= look.at <= end or look.status == 0:
+                continue
+            said = look.status == 200 if look.works is None else look.works
+            if said == works or (works and self._lately(Effect.STOPS, look.at, look.at)):
+                continue
+            every = "accepted" if works else "refused"
+            what = f"{look.path} said {'yes' if said else 'no'}"
+            words = f"every publication was {every} from {begin:.2f} s to {end:.2f} s; {what} at {look.at:.2f} s"
+            yield Violation(Invariant.ALARM if works else Invariant.BLIND, look.at, words)
+
+    # -- presence ----------------------------------------------------------------------------------
+
+    def presence(self) -> Iterator[Violation]:
+        if not self.record.has_presence:
+            return
+        seen: set[tuple[Invariant, str]] = set()
+        for listing in self.record.listings:
+            for violation in self._listing(listing):
+                if (violation.invariant, violation.session) not in seen:
+                    seen.add((violation.invariant, violation.session))
+                    yield violation
+        if not self.record.damaged:
+            yield from self._events()
+
+    def _listing(self, listing: Listing) -> Iterator[Violation]:
+        troubles = ~Effect.NONE & ~Effect.CUTS & ~Effect.CLOCK
+        if listing.status != 200 or self._lately(troubles, listing.at, listing.at):
+            return
+        listed = set(listing.sessions)
+        for session in self.record.sessions:
+            if session.status != 200 or not _is_named(session):
+                continue
+            bound = BOUND
+            if session.is_silent_when_cut and session.end is End.NETWORK:
+                bound = max(BOUND, 3 * self.record.heartbeat + 5)
+            if session.name in listed and session.ended < listing.at - bound:
+                words = f"{session.name} ended at {session.ended:.2f} s and is listed at {listing.at:.2f} s"
+                yield Violation(Invariant.GHOST, listing.at, words, (), session.name)
+            if session.name not in listed and session.head < listing.at - BOUND and session.ended > listing.at + 1:
+                words = f"{session.name} is open since {session.head:.2f} s and not listed at {listing.at:.2f} s"
+                yield Violation(Invariant.ABSENT, listing.at, words, (), session.name)
+
+    def _events(self) -> Iterator[Violation]:
+        begins: dict[str, int] = defaultdict(int)
+        ends: dict[str, int] = defaultdict(int)
+        for entry in self.log:
+            if entry.session:
+                (begins if entry.is_active else ends)[entry.session] += 1
+        settled = self.record.settled
+        for session in self.record.sessions:
+            count = len(session.matchers)
+            if not _is_named(session) or session.status != 200 or session.head > settled - BOUND:
+                continue
+            is_over = session.ended < settled - BOUND and not (
+                session.is_silent_when_cut and session.end is End.NETWORK
+            )
+            begun, ended = begins[session.name], ends[session.name]
+            if begun not in (0, count) or ended > count or (is_over and begun != ended):
+                words = f"{session.name}: {begun} beginnings and {ended} ends for {count} matchers"
+                yield Violation(Invariant.UNENDED, min(session.ended, settled), words, (), session.name)
+
+    # -- recovery ----------------------------------------------------------------------------------
+
+    def recovery(self) -> Iterator[Violation]:
+        record = self.record
+        if record.ruin:
+            yield Violation(Invariant.RUINED, record.finished, record.ruin)
+        for death in record.deaths:
+            if not self._lately(Effect.STARVES, death.at, death.at):
+                again = "" if death.is_restarted else ", and is not started again"
+                words = f"a {death.what} ended with status {death.code}{again}"
+                yield Violation(Invariant.CRASHED, death.at, words)
+        if record.recovered > record.calm + BOUND:
+            words = (
+                f"the faults were over at {record.calm:.2f} s; at {min(record.recovered, record.finished):.2f} s "
+                f"it works {'again' if record.recovered < float('inf') else 'still not'}"
+            )
+            yield Violation(Invariant.DOWN, record.calm + BOUND, words)
+        if record.ruin or record.recovered == float("inf"):
+            return
+        yield from self._replay()
+        yield from self._leftovers()
+
+    def _replay(self) -> Iterator[Violation]:
+        """The replay is what the log still held: all of it, or the end of it where the hub discards."""
+        record = self.record
+        if record.replayed is None:
+            yield Violation(Invariant.REPLAY, record.finished, "after a kill -9 the history could not be read")
+            return
+        got = [id_ for id_, _ in record.replayed]
+        ids = [entry.id for entry in self.log]
+        ids = ids[: self.place.get(got[-1], len(ids)) + 1]  # what was stored while the replay was read
+        is_bounded = record.history_size or record.history_age
+        begin = len(ids) - len(got) if is_bounded else 0
+        if begin < 0 or ids[begin:] != got:
+            differs = next((n for n, (a, b) in enumerate(zip(ids[begin:], got, strict=False)) if a != b), None)
+            words = f"the log has {len(ids)} updates, a replay from the beginning {len(got)}" + (
+                "" if differs is None else f"; number {differs + 1} of it is not what the log has there"
+            )
+            yield Violation(Invariant.REPLAY, record.finished, words)
+
+    def _leftovers(self) -> Iterator[Violation]:
+        before, after = self.record.before, self.record.after
+        if before is None or after is None:
+            return
+        said = []
+        if after.processes > before.processes:
+            said.append(f"{before.processes} processes, then {after.processes}")
+        if after.descriptors > before.descriptors + _MORE_DESCRIPTORS:
+            said.append(f"{before.descriptors} descriptors, then {after.descriptors}")
+        if after.threads > before.threads + _MORE_THREADS * max(before.processes, 1):
+            said.append(f"{before.threads} threads, then {after.threads}")
+        if after.memory > before.memory + _MORE_MEMORY * max(before.processes, 1):
+            said.append(f"{before.memory >> 20} MiB, then {after.memory >> 20} MiB")
+        if new := set(after.files) - set(before.files):
+            said.append(f"new files: {', '.join(sorted(new))}")
+        if said:
+            yield Violation(Invariant.LEFTOVER, after.at, "; ".join(said))
+
+
+def _is_named(session: Session) -> bool:
+    """Whether the hub shows the name of a session: the token's payload goes with matchers that it covers."""
+    return all(ALL in session.grants or one in session.grants for one in session.matchers)
+
+
+def _updates(numbers: tuple[int, ...]) -> str:
+    return f"update {numbers[0]}" if len(numbers) == 1 else f"updates {numbers[0]} to {numbers[-1]}"
+
+
+def _update(number: int, id_: str) -> str:
+    return f"update {number}" if number >= 0 else f"the event {id_}"
+
+
+def _known(number: int) -> tuple[int, ...]:
+    return (number,) if number >= 0 else ()
+
+
+def _places(stored: Sequence[list[Entry]]) -> str:
+    return "at " + ", ".join(str(entries[0].sequence) if entries else "-" for entries in stored) + " of the log"

@@ -1,0 +1,34 @@
+"""Defects that are known and not mended yet: the seed that shows each, and the rules that it breaks.
+
+A run expects them, strictly: a seed of this list that breaks none of its rules fails the run. Whoever mends a
+defect takes it off the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chaos.invariants import Invariant
+from chaos.plan import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A known defect.
+
+    :param seed: shows it, with these faults; without any: with those that it draws.
+    :param rules: it breaks at least one of them.
+    """
+
+    words: str
+    seed: int
+    kinds: tuple[Kind, ...]
+    rules: frozenset[Invariant]
+
+
+KNOWN: tuple[Known, ...] = ()
+
+
+def tolerated() -> frozenset[Invariant]:
+    """The rules that any seed may break until the known defects are mended."""
+    return frozenset(rule for known in KNOWN for rule in known.rules)

@@ -1,0 +1,291 @@
+"""What was seen in a run, as values. Times are seconds since the run began."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chaos.topics import Matcher
+
+EARLIEST = "earliest"
+
+
+class Outcome(enum.Enum):
+    """What became of a publication, as its publisher knows it."""
+
+    STORED = "stored"
+    REFUSED = "refused"
+    IN_DOUBT = "in doubt"
+    """The hub says that it does not know."""
+    UNANSWERED = "unanswered"
+    """The hub closed the connection after it was sent, without an answer."""
+    SILENT = "silent"
+    """No answer within the publisher's patience."""
+    CUT = "cut"
+    """The client or the network ended the connection: no answer could arrive."""
+    UNSENT = "not sent"
+    """There was no connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update as its publisher made it.
+
+    :param number: names it in the whole run; its data holds it.
+    """
+
+    number: int
+    topics: tuple[str, ...]
+    private: bool
+
+
+@dataclass(slots=True)
+class Publication:
+    """One POST, with one update or a batch.
+
+    :param sent: when its first byte was sent.
+    :param done: when the outcome was known.
+    :param ids: what the hub answered.
+    :param is_fresh: on a connection of its own; else a kept one carried it.
+    :param key: generation of the key that signed the token.
+    """
+
+    publisher: str
+    updates: tuple[Update, ...]
+    sent: float
+    is_fresh: bool
+    key: int
+    done: float = 0.0
+    outcome: Outcome = Outcome.UNSENT
+    status: int = 0
+    ids: tuple[str, ...] = ()
+    detail: str = ""
+
+
+class End(enum.Enum):
+    """Who ended a stream."""
+
+    OPEN = "open"
+    HUB = "hub"
+    CLIENT = "client"
+    NETWORK = "network"
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection of a subscriber.
+
+    :param name: of the session, which its token's payload carries.
+    :param grants: what private updates its token allows.
+    :param cursor: that it asked for.
+    :param answered: the value of ``Mercure-Last-Event-ID``.
+    :param opened: when the request was sent; ``head``: when it was answered, 0 if never.
+    :param expires: when its token ends.
+    :param is_prompt: reads all that comes at once, so that a delay is the hub's.
+    :param received: pairs of event id and number of the update (-1: an event of the hub).
+    :param arrivals: when each came.
+    """
+
+    subscriber: str
+    name: str
+    matchers: tuple[Matcher, ...]
+    grants: tuple[Matcher, ...]
+    cursor: str | None
+    opened: float
+    key: int
+    expires: float = float("inf")
+    is_prompt: bool = True
+    is_websocket: bool = False
+    is_silent_when_cut: bool = False
+    status: int = 0
+    head: float = 0.0
+    answered: str | None = None
+    received: list[tuple[str, int]] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
+    ended: float = float("inf")
+    end: End = End.OPEN
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+
+    def allows(self, entry: Entry) -> bool:
+        """Whether the hub should send it an update of the log."""
+        wanted = any(one.matches(topic) for one in self.matchers for topic in entry.topics)
+        return wanted and (
+            not entry.private or any(one.matches(topic) for one in self.grants for topic in entry.topics)
+        )
+
+    @property
+    def last_id(self) -> str | None:
+        """The cursor with which this subscriber would resume."""
+        return self.received[-1][0] if self.received else self.answered or self.cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An update in the log.
+
+    :param number: that its data holds; -1 for an event of the hub.
+    :param session: whose subscription the event tells of; ``is_active`` whether that begins.
+    """
+
+    sequence: int
+    id: str
+    topics: tuple[str, ...]
+    private: bool
+    number: int = -1
+    session: str = ""
+    is_active: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A token of a known key, tried on a connection of its own.
+
+    :param status: of the answer; 0 when there was none.
+    """
+
+    at: float
+    key: int
+    role: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the hub said of its health.
+
+    :param status: of the answer; 0 when there was none.
+    :param works: value of ``mercure_storage_works``, for a look at the metrics.
+    """
+
+    at: float
+    path: str
+    status: int
+    works: bool | None = None
+
+
+class Effect(enum.Flag):
+    """What a fault excuses while it lasts."""
+
+    NONE = 0
+    KILLS = enum.auto()
+    """Processes die without a word: requests under way stay unanswered."""
+    STOPS = enum.auto()
+    """Processes end in order: a kept connection may be closed before a request is read."""
+    STALLS = enum.auto()
+    """Nobody answers for a while."""
+    REFUSES = enum.auto()
+    """The store fails: publications are refused."""
+    CUTS = enum.auto()
+    """The network loses connections."""
+    STARVES = enum.auto()
+    """A resource is short: anything may be refused, processes may end."""
+    CLOCK = enum.auto()
+    """The wall clock of the hub is wrong."""
+    REPLACES = enum.auto()
+    """The log itself is damaged."""
+
+
+@dataclass(slots=True)
+class Deed:
+    """A fault that was carried out.
+
+    :param words: what was done, for the story.
+    :param happened: false when it had nothing to act on.
+    """
+
+    name: str
+    begin: float
+    end: float
+    effect: Effect
+    words: str
+    happened: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """The key changed: ``key`` is trusted from then on and no other."""
+
+    at: float
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A process of the hub that ended although nobody told it to.
+
+    :param code: exit status; negative: the signal.
+    """
+
+    at: float
+    what: str
+    code: int
+    is_restarted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the processes of a hub take together.
+
+    :param memory: bytes that are resident and not shared.
+    """
+
+    at: float
+    processes: int
+    memory: int
+    descriptors: int
+    threads: int
+    files: tuple[str, ...]
+    cpu: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The sessions that the subscription API lists."""
+
+    at: float
+    status: int
+    sessions: tuple[str, ...]
+
+
+@dataclass
+class Record:
+    """All of a run."""
+
+    has_presence: bool = False
+    history_size: int = 0
+    history_age: float = 0.0
+    heartbeat: float = 40.0
+    damaged: float = 0.0
+    """When a file of the store was last damaged: what was acknowledged before that may be gone."""
+    publications: list[Publication] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    trials: list[Trial] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    deeds: list[Deed] = field(default_factory=list)
+    rotations: list[Rotation] = field(default_factory=list)
+    deaths: list[Death] = field(default_factory=list)
+    listings: list[Listing] = field(default_factory=list)
+    log: Sequence[Entry] = ()
+    replayed: Sequence[tuple[str, int]] | None = None
+    """What a reader who may see all got at the end, from the beginning."""
+    ruin: str = ""
+    """Why the log cannot be read."""
+    oldest: int = 0
+    """Sequence of the oldest update that the log still held at the end."""
+    before: Load | None = None
+    after: Load | None = None
+    calm: float = float("inf")
+    """When all faults were over."""
+    recovered: float = float("inf")
+    """When publishing and reading worked again after that."""
+    settled: float = float("inf")
+    """When every open stream had been given time for its last update."""
+    finished: float = 0.0
+
+    def during(self, effect: Effect, begin: float, end: float) -> bool:
+        """Whether a fault with one of some effects touches a span of time."""
+        return any(
+            deed.happened and deed.effect & effect and deed.begin <= end and begin <= deed.end
+            for deed in self.deeds
+        )
