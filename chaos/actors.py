@@ -9,7 +9,7 @@ import json
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
@@ -99,7 +99,11 @@ class Publisher:
         count = self._chance.randint(1, self._plan.batch)
         updates = []
         for _ in range(count):
-            topics = tuple(self._chance.sample(self._plan.topics, min(len(self._plan.topics), self._chance.choice((1, 1, 2)))))
+            topics = tuple(
+                self._chance.sample(
+                    self._plan.topics, min(len(self._plan.topics), self._chance.choice((1, 1, 2)))
+                )
+            )
             updates.append(self._scene.update(topics, private=self._chance.random() < self._plan.private))
         return tuple(updates)
 
@@ -136,7 +140,10 @@ class Publisher:
         return publication
 
     def _failure(self, error: BaseException) -> Outcome:
-        if isinstance(error, asyncio.CancelledError) or self._scene.network.cuts(self._plan.route) != self._cuts:
+        if (
+            isinstance(error, asyncio.CancelledError)
+            or self._scene.network.cuts(self._plan.route) != self._cuts
+        ):
             return Outcome.CUT
         return Outcome.SILENT if isinstance(error, TimeoutError) else Outcome.UNANSWERED
 
@@ -208,7 +215,9 @@ class Subscriber:
             session = await self._session()
             self._cursor = session.last_id
             is_away = self._plan.manner is Manner.AWAY and session.end is End.CLIENT
-            await self._scene.pause(self._chance.uniform(2.0, 5.0) if is_away else self._chance.uniform(*_AGAIN))
+            await self._scene.pause(
+                self._chance.uniform(2.0, 5.0) if is_away else self._chance.uniform(*_AGAIN)
+            )
 
     async def _session(self) -> Session:
         scene, plan = self._scene, self._plan
@@ -230,9 +239,7 @@ class Subscriber:
         scene.record.sessions.append(session)
         cuts = scene.network.cuts(plan.route)
         try:
-            sock = await scene.network.connect(
-                plan.route, _SLOW_BUFFER if plan.manner is Manner.SLOW else 0
-            )
+            sock = await scene.network.connect(plan.route, _SLOW_BUFFER if plan.manner is Manner.SLOW else 0)
         except OSError:
             self._end(session, End.NETWORK)
             return session
@@ -364,14 +371,14 @@ async def try_keys(scene: Scene) -> None:
             continue
         for key in range(max(scene.keys.current - 1, 0), scene.keys.current + 1):
             at = scene.now()
-            token = scene.keys.token(
-                key, scene.hub_time(), 60.0, publish=role == "publish", subscribe=(ALL,)
-            )
+            token = scene.keys.token(key, scene.hub_time(), 60.0, publish=role == "publish", subscribe=(ALL,))
             headers = {"Authorization": f"Bearer {token}"}
             if role == "publish":
                 # Without data, so that a trial leaves no doubt about what it brought into the log.
                 headers["Content-Type"] = "application/x-www-form-urlencoded"
-                status = await _status(scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode())
+                status = await _status(
+                    scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode()
+                )
             else:
                 target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
                 status = await _status(scene, "GET", target, headers, only_head=True)
@@ -446,7 +453,9 @@ async def is_working(scene: Scene) -> bool:
     """Whether an update is accepted and health is well, each on a connection of its own."""
     token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, publish=True)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-www-form-urlencoded"}
-    status = await _status(scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode(), patience=3.0)
+    status = await _status(
+        scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode(), patience=3.0
+    )
     return status == 200 and await _status(scene, "GET", "/readyz", {}, patience=3.0) == 200
 
 
@@ -457,7 +466,7 @@ async def publish_last(scene: Scene, topics: Sequence[str]) -> list[Publication]
     sent = []
     for topic in topics:
         sent.append(await publisher.publish((scene.update((topic,), private=False),)))
-    publisher._drop()  # noqa: SLF001
+    publisher._drop()
     return sent
 
 
@@ -486,14 +495,13 @@ async def _ask(
     patience: float = PATIENCE,
 ) -> Answer | None:
     """One request on a connection of its own; ``None`` when there is no answer."""
-    asked: Callable[[Connection], Awaitable[Answer]] = lambda one: one.request(method, target, headers, body)
-    if only_head:
-        asked = lambda one: one.open(target, headers)
     try:
         async with asyncio.timeout(patience):
             connection = Connection(await scene.network.connect(Route.DIRECT))
             try:
-                return await asked(connection)
+                if only_head:
+                    return await connection.open(target, headers)
+                return await connection.request(method, target, headers, body)
             finally:
                 connection.close()
     except (OSError, Closed, TimeoutError):

@@ -181,7 +181,9 @@ class WebSocket:
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         head = connection.response
-        self.headers = {} if head is None else {name.lower(): value for name, value in head.headers.raw_items()}
+        self.headers = (
+            {} if head is None else {name.lower(): value for name, value in head.headers.raw_items()}
+        )
 
     @classmethod
     async def open(cls, sock: socket.socket, target: str, headers: Mapping[str, str]) -> WebSocket | int:

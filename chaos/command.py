@@ -47,14 +47,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="make chaos",
         description="Run real hubs under faults and hold what clients saw against the log.",
     )
-    parser.add_argument("--seeds", metavar="A-B", help="seeds, as 7, 3-20 or 1,5,9; default: from a random one on")
-    parser.add_argument("--minutes", type=float, default=0, help="start no more seeds after that; default: 10")
+    parser.add_argument(
+        "--seeds", metavar="A-B", help="seeds, as 7, 3-20 or 1,5,9; default: from a random one on"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=0, help="start no more seeds after that; default: 10"
+    )
     parser.add_argument("--workers", type=int, default=0, help="of each hub; default: drawn")
     parser.add_argument("--engine", choices=ENGINES, default=SQLITE, help="store of the hubs")
-    parser.add_argument("--kind", action="append", type=_kind, metavar="NAME", help="a fault, named instead of drawn")
+    parser.add_argument(
+        "--kind", action="append", type=_kind, metavar="NAME", help="a fault, named instead of drawn"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="seeds that run side by side; default: 2")
     parser.add_argument("--hub", type=Path, default=ROOT, metavar="PATH", help="checkout whose hub is run")
-    parser.add_argument("--shrink", action="store_true", help="look for the faults that a failure does not need")
+    parser.add_argument(
+        "--shrink", action="store_true", help="look for the faults that a failure does not need"
+    )
     parser.add_argument("--known", action="store_true", help="run the seeds of the known defects, too")
     parser.add_argument("--list", action="store_true", help="print what the seeds draw, and run nothing")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -130,17 +138,18 @@ def _run_all(options: argparse.Namespace) -> int:
     tasks = _tasks(options)
     if options.list:
         for task in itertools.islice(tasks, 1000 if options.seeds else 40):
-            print("\n".join(draw(task.seed, workers=options.workers, kinds=task.kinds or None).words()))
+            _say("\n".join(draw(task.seed, workers=options.workers, kinds=task.kinds or None).words()))
         return 0
     tally = _Tally()
     with ThreadPoolExecutor(options.jobs) as pool:
         running: dict[Future[tuple[int, str]], _Task] = {}
         while True:
-            while len(running) < options.jobs and (time.monotonic() - begun < minutes * 60 or not tally.seeds):
-                task = next(tasks, None)
-                if task is None:
+            while len(running) < options.jobs and (
+                time.monotonic() - begun < minutes * 60 or not tally.seeds
+            ):
+                if (following := next(tasks, None)) is None:
                     break
-                running[pool.submit(_in_child, options, task)] = task
+                running[pool.submit(_in_child, options, following)] = following
             if not running:
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -156,7 +165,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[_Task]:
     kinds = tuple(options.kind or ())
     if options.seeds is None:
         first = random.SystemRandom().randrange(1_000_000)
-        print(f"seeds from {first} on", flush=True)
+        _say(f"seeds from {first} on")
         yield from (_Task(seed, kinds) for seed in itertools.count(first))
         return
     for part in options.seeds.split(","):
@@ -164,9 +173,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[_Task]:
         yield from (_Task(seed, kinds) for seed in range(int(first), int(last or first) + 1))
 
 
-def _in_child(
-    options: argparse.Namespace, task: _Task, without: Sequence[int] = ()
-) -> tuple[int, str]:
+def _in_child(options: argparse.Namespace, task: _Task, without: Sequence[int] = ()) -> tuple[int, str]:
     """Run a seed.
 
     :returns: exit status and what it printed.
@@ -196,7 +203,7 @@ def _report(options: argparse.Namespace, task: _Task, status: int, printed: str,
     tally.seeds += 1
     verdict = folder / _VERDICT
     if status not in (0, 1) or not verdict.exists():
-        print(f"seed {task.seed}: the checker failed\n{printed}", flush=True)
+        _say(f"seed {task.seed}: the checker failed\n{printed}")
         tally.failed.append(f"{task.seed} (the checker failed)")
         return
     found = json.loads(verdict.read_text())
@@ -204,19 +211,21 @@ def _report(options: argparse.Namespace, task: _Task, status: int, printed: str,
     tally.deliveries += found["deliveries"]
     rules = {Invariant[name] for name in found["rules"]}
     unexpected = rules - tolerated() - task.expected
-    line = f"seed {task.seed}: {found['updates']} updates, {found['deliveries']} deliveries, {found['summary']}"
+    line = (
+        f"seed {task.seed}: {found['updates']} updates, {found['deliveries']} deliveries, {found['summary']}"
+    )
     if task.expected and not rules & task.expected:
         names = ", ".join(sorted(one.name for one in task.expected))
-        print(f"{line}\n  this seed showed a known defect ({task.words}: {names}) and does not any more:")
-        print("  if the defect is mended, take it off the list in chaos/known.py", flush=True)
+        _say(f"{line}\n  this seed showed a known defect ({task.words}: {names}) and does not any more:")
+        _say("  if the defect is mended, take it off the list in chaos/known.py")
         tally.failed.append(f"{task.seed} (passes unexpectedly)")
         return
     if not unexpected:
         tally.known += bool(rules)
-        print(f"{line}{' (known)' if rules else ''}", flush=True)
+        _say(f"{line}{' (known)' if rules else ''}")
         return
     tally.failed.append(f"{task.seed} ({', '.join(sorted(one.name for one in unexpected))})")
-    print(f"{line}\n{(folder / 'story.txt').read_text()}", flush=True)
+    _say(f"{line}\n{(folder / 'story.txt').read_text()}")
     if options.shrink:
         _shrink(options, task, unexpected)
 
@@ -232,17 +241,22 @@ def _shrink(options: argparse.Namespace, task: _Task, rules: set[Invariant]) -> 
         if status == 1 and rules & {Invariant[name] for name in json.loads(verdict.read_text())["rules"]}:
             without = tried
     needed = [fault.kind.value for number, fault in enumerate(plan.faults) if number not in without]
-    print(f"seed {task.seed}: the failure needs {', '.join(needed) or 'no fault at all'}", flush=True)
+    _say(f"seed {task.seed}: the failure needs {', '.join(needed) or 'no fault at all'}")
 
 
 def _conclude(tally: _Tally, seconds: float) -> int:
     known = f", {tally.known} broke rules as known" if tally.known else ""
-    print(
-        f"{tally.seeds} seeds in {seconds / 60:.1f} minutes, {tally.updates} updates, {tally.deliveries} deliveries"
-        f"{known}; {len(tally.failed)} failed"
+    _say(
+        f"{tally.seeds} seeds in {seconds / 60:.1f} minutes, {tally.updates} updates, "
+        f"{tally.deliveries} deliveries{known}; {len(tally.failed)} failed"
     )
     for failed in tally.failed:
-        print(f"  seed {failed}")
+        _say(f"  seed {failed}")
     if tally.failed:
-        print("  run one again: make chaos SEEDS=N; what it left is in build/chaos/seed-N")
+        _say("  run one again: make chaos SEEDS=N; what it left is in build/chaos/seed-N")
     return 1 if tally.failed else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -22,7 +22,6 @@ class Ruined(Exception):
     """The store cannot be read; the message says why."""
 
 
-
 class Engine(Protocol):
     """A store."""
 

@@ -66,7 +66,9 @@ async def carry_out(stage: Stage, fault: FaultPlan) -> None:
 
 async def _signals(stage: Stage, fault: FaultPlan) -> Deed:
     node = stage.node
-    while not node.is_serving and not stage.scene.over.is_set():  # systemd, too, keeps a signal back until then
+    while (
+        not node.is_serving and not stage.scene.over.is_set()
+    ):  # systemd, too, keeps a signal back until then
         await stage.scene.pause(_AFTER_RELOAD)
     workers = node.workers()
     worker = workers[int(fault.draw * len(workers))] if workers else 0
@@ -175,7 +177,9 @@ async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
     engine = stage.engine
     how = "kill -9" if fault.draw < 0.5 else "SIGTERM"
     deed = stage.deed(
-        fault, Effect.REPLACES | Effect.STOPS | Effect.KILLS, f"{fault.kind.value}; later {how} and a new start"
+        fault,
+        Effect.REPLACES | Effect.STOPS | Effect.KILLS,
+        f"{fault.kind.value}; later {how} and a new start",
     )
     match fault.kind:
         case Kind.REMOVE_DATABASE:

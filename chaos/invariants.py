@@ -209,8 +209,8 @@ class _Judge:
             if last is not None and last[1] > sequence:
                 numbers = (last[0].updates[0].number, one.updates[0].number)
                 words = (
-                    f"update {numbers[0]}, answered at {last[0].done:.3f} s, is at {last[1]} of the log, after "
-                    f"update {numbers[1]} at {sequence}, which was sent at {one.sent:.3f} s"
+                    f"update {numbers[0]}, answered at {last[0].done:.3f} s, is at {last[1]} of the log, "
+                    f"after update {numbers[1]} at {sequence}, which was sent at {one.sent:.3f} s"
                 )
                 yield Violation(Invariant.REORDERED, one.done, words, numbers)
 
@@ -281,8 +281,8 @@ class _Judge:
         if size and newest - place > size // 2:
             return None
         words = (
-            f"{session.name} asked for what comes after {self._named(self.log[place])}, which the history has, "
-            f"and was answered with {session.answered!r}"
+            f"{session.name} asked for what comes after {self._named(self.log[place])}, which the history "
+            f"has, and was answered with {session.answered!r}"
         )
         return Violation(Invariant.FORGOTTEN, session.head, words, (), session.name)
 
@@ -303,9 +303,7 @@ class _Judge:
     def _gap(self, session: Session, missing: list[int], next_: Entry, when: float) -> Violation:
         entries = [self.log[index] for index in missing]
         numbers = tuple(entry.number for entry in entries if entry.number >= 0)
-        began = (
-            f"from {session.answered!r}" if session.answered else "without a cursor"
-        )
+        began = f"from {session.answered!r}" if session.answered else "without a cursor"
         words = (
             f"{session.name}, opened at {session.head:.2f} s {began}, lacks {len(missing)} updates before "
             f"{self._named(next_)}: {', '.join(map(self._named, entries[:5]))}{', ...' * (len(entries) > 5)}"
@@ -344,8 +342,8 @@ class _Judge:
             entries = [self.log[place] for place in missing]
             numbers = tuple(entry.number for entry in entries[:5])
             words = (
-                f"{session.name} is open since {session.head:.2f} s and lacks the last {len(missing)} updates: "
-                f"{', '.join(map(self._named, entries[:5]))}"
+                f"{session.name} is open since {session.head:.2f} s and lacks the last {len(missing)} "
+                f"updates: {', '.join(map(self._named, entries[:5]))}"
             )
             yield Violation(Invariant.STUCK, settled, words, numbers, session.name)
 
@@ -353,7 +351,9 @@ class _Judge:
         excuse = Effect.STALLS | Effect.STARVES | Effect.CLOCK
         end = session.arrivals[-1] if session.arrivals else 0.0
         if end > session.expires + _CLOCKS and not self._lately(excuse, session.expires, end):
-            words = f"{session.name} got updates until {end:.2f} s; its token expired at {session.expires:.2f} s"
+            words = (
+                f"{session.name} got updates until {end:.2f} s; its token expired at {session.expires:.2f} s"
+            )
             yield Violation(Invariant.EXPIRED, end, words, (), session.name)
         if not session.is_prompt:
             return
@@ -386,21 +386,25 @@ class _Judge:
             is_open = 200 <= trial.status < 300
             if is_open and trial.at > replaced + BOUND:
                 words = (
-                    f"a token of key {trial.key}, which was replaced at {replaced:.2f} s, may {trial.role} at "
-                    f"{trial.at:.2f} s"
+                    f"a token of key {trial.key}, which was replaced at {replaced:.2f} s, may {trial.role} "
+                    f"at {trial.at:.2f} s"
                 )
                 yield Violation(Invariant.OLD_KEY, trial.at, words)
             since_when = since[trial.key] + (BOUND if trial.key else 0.0)
             if trial.status in (401, 403) and since_when < trial.at < replaced:
-                words = f"a token of key {trial.key}, which is the current one, may not {trial.role}: {trial.status}"
+                words = f"a token of key {trial.key}, the current one, may not {trial.role}: {trial.status}"
                 yield Violation(Invariant.NEW_KEY, trial.at, words)
         for session in self.record.sessions:
             replaced = since.get(session.key + 1, float("inf"))
             end = min(session.ended, self.record.settled)
-            if session.status == 200 and end > replaced + BOUND and session.head < replaced < end < float("inf"):
+            if (
+                session.status == 200
+                and end > replaced + BOUND
+                and session.head < replaced < end < float("inf")
+            ):
                 words = (
-                    f"{session.name} is open at {end:.2f} s with a token of key {session.key}, which was replaced "
-                    f"at {replaced:.2f} s"
+                    f"{session.name} is open at {end:.2f} s with a token of key {session.key}, which was "
+                    f"replaced at {replaced:.2f} s"
                 )
                 yield Violation(Invariant.OUTLIVES, replaced + BOUND, words, (), session.name)
 
@@ -435,7 +439,9 @@ class _Judge:
                 continue
             every = "accepted" if works else "refused"
             what = f"{look.path} said {'yes' if said else 'no'}"
-            words = f"every publication was {every} from {begin:.2f} s to {end:.2f} s; {what} at {look.at:.2f} s"
+            words = (
+                f"every publication was {every} from {begin:.2f} s to {end:.2f} s; {what} at {look.at:.2f} s"
+            )
             yield Violation(Invariant.ALARM if works else Invariant.BLIND, look.at, words)
 
     # -- presence ----------------------------------------------------------------------------------
@@ -466,8 +472,14 @@ class _Judge:
             if session.name in listed and session.ended < listing.at - bound:
                 words = f"{session.name} ended at {session.ended:.2f} s and is listed at {listing.at:.2f} s"
                 yield Violation(Invariant.GHOST, listing.at, words, (), session.name)
-            if session.name not in listed and session.head < listing.at - BOUND and session.ended > listing.at + 1:
-                words = f"{session.name} is open since {session.head:.2f} s and not listed at {listing.at:.2f} s"
+            if (
+                session.name not in listed
+                and session.head < listing.at - BOUND
+                and session.ended > listing.at + 1
+            ):
+                words = (
+                    f"{session.name} is open since {session.head:.2f} s and not listed at {listing.at:.2f} s"
+                )
                 yield Violation(Invariant.ABSENT, listing.at, words, (), session.name)
 
     def _events(self) -> Iterator[Violation]:
@@ -501,9 +513,8 @@ class _Judge:
                 words = f"a {death.what} ended with status {death.code}{again}"
                 yield Violation(Invariant.CRASHED, death.at, words)
         if record.recovered > record.calm + BOUND:
-            words = (
-                f"the faults were over at {record.calm:.2f} s; at {min(record.recovered, record.finished):.2f} s "
-                f"it works {'again' if record.recovered < float('inf') else 'still not'}"
+            words = f"the faults were over at {record.calm:.2f} s; it works " + (
+                f"again at {record.recovered:.2f} s" if record.recovered < float("inf") else "not any more"
             )
             yield Violation(Invariant.DOWN, record.calm + BOUND, words)
         if record.ruin or record.recovered == float("inf"):
@@ -515,7 +526,9 @@ class _Judge:
         """The replay is what the log still held: all of it, or the end of it where the hub discards."""
         record = self.record
         if record.replayed is None:
-            yield Violation(Invariant.REPLAY, record.finished, "after a kill -9 the history could not be read")
+            yield Violation(
+                Invariant.REPLAY, record.finished, "after a kill -9 the history could not be read"
+            )
             return
         got = [id_ for id_, _ in record.replayed]
         ids = [entry.id for entry in self.log]
@@ -523,7 +536,9 @@ class _Judge:
         is_bounded = record.history_size or record.history_age
         begin = len(ids) - len(got) if is_bounded else 0
         if begin < 0 or ids[begin:] != got:
-            differs = next((n for n, (a, b) in enumerate(zip(ids[begin:], got, strict=False)) if a != b), None)
+            differs = next(
+                (n for n, (a, b) in enumerate(zip(ids[begin:], got, strict=False)) if a != b), None
+            )
             words = f"the log has {len(ids)} updates, a replay from the beginning {len(got)}" + (
                 "" if differs is None else f"; number {differs + 1} of it is not what the log has there"
             )
@@ -536,8 +551,12 @@ class _Judge:
         said = []
         if after.processes > before.processes:
             said.append(f"{before.processes} processes, then {after.processes}")
-        if after.descriptors > before.descriptors + _MORE_DESCRIPTORS:
-            said.append(f"{before.descriptors} descriptors, then {after.descriptors}")
+        more = (after.descriptors - after.streams) - (before.descriptors - before.streams)
+        if more > _MORE_DESCRIPTORS:
+            said.append(
+                f"{before.descriptors} descriptors with {before.streams} streams, then {after.descriptors} "
+                f"with {after.streams}"
+            )
         if after.threads > before.threads + _MORE_THREADS * max(before.processes, 1):
             said.append(f"{before.threads} threads, then {after.threads}")
         if after.memory > before.memory + _MORE_MEMORY * max(before.processes, 1):
@@ -566,4 +585,6 @@ def _known(number: int) -> tuple[int, ...]:
 
 
 def _places(stored: Sequence[list[Entry]]) -> str:
-    return "at " + ", ".join(str(entries[0].sequence) if entries else "-" for entries in stored) + " of the log"
+    return (
+        "at " + ", ".join(str(entries[0].sequence) if entries else "-" for entries in stored) + " of the log"
+    )

@@ -1,4 +1,4 @@
-"""A hub as its system runs it: started, watched, started again, by the rules of the shipped unit for systemd."""
+"""A hub as systemd runs it: started, watched, started again, by the rules of the shipped unit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ _STOP = 30.0  # TimeoutStopSec of the unit
 _SET_CHILD_SUBREAPER = 36
 _CLEAN = (0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIPE)  # systemd.service(5)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,9 @@ class Unit:
         words = found.read_text() if found else ""
         pause = re.search(r"^RestartSec=(\d+)", words, re.MULTILINE)
         final = re.search(r"^RestartPreventExitStatus=(.*)", words, re.MULTILINE)
-        return cls(float(pause[1]) if pause else 1.0, frozenset(map(int, final[1].split())) if final else frozenset())
+        return cls(
+            float(pause[1]) if pause else 1.0, frozenset(map(int, final[1].split())) if final else frozenset()
+        )
 
 
 class Node:
@@ -161,10 +162,12 @@ class Node:
         """Those that are children of the main process."""
         return [pid for pid in pids if _parent(pid) == self.main]
 
-    def load(self) -> Load:
-        """What its processes take at this moment."""
+    def load(self, streams: int) -> Load:
+        """What its processes take at this moment.
+
+        :param streams: that clients have open.
+        """
         memory = descriptors = threads = 0
-        cpu = 0.0
         pids = self.processes()
         for pid in pids:
             with contextlib.suppress(OSError):
@@ -172,10 +175,8 @@ class Node:
                 memory += (resident - shared) * _PAGE
                 descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
                 threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                cpu += (int(fields[11]) + int(fields[12])) / _TICKS
         files = tuple(sorted(one.name for one in self.folder.rglob("*") if one.is_file()))
-        return Load(self._now(), len(pids), memory, descriptors, threads, files, cpu)
+        return Load(self._now(), len(pids), memory, descriptors, threads, files, streams)
 
     def _launch(self) -> None:
         self._read_notices()  # what was said by those before
@@ -193,7 +194,7 @@ class Node:
         self.main = started.pid
 
     def _read_notices(self) -> None:
-        """Take note of what it says to its system: that it serves, and that a successor is the main process."""
+        """Take note of what it says: that it serves, that a successor is the main process now."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 for line in self._notices.recv(4096).decode().splitlines():

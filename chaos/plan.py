@@ -1,4 +1,4 @@
-"""What a seed draws: a hub, its publishers and subscribers, and the faults. Values only; nothing is started here.
+"""What a seed draws: a hub, its publishers and subscribers, and the faults. Values; nothing is started here.
 
 The first fault and the second one walk through the table ``DECK`` with the number of the seed, at different
 strides: so any run of consecutive seeds meets all kinds, and each pair differs. All else is random.
@@ -120,9 +120,7 @@ class Manner(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class HubPlan:
-    """How the hub is configured.
-
-    """
+    """How the hub is configured."""
 
     workers: int
     presence: bool
@@ -207,20 +205,17 @@ class Plan:
         ]
         kept = " and ".join(filter(None, history)) or "all updates"
         lines = [
-            f"seed {self.seed}: {hub.workers} worker{'s' * (hub.workers > 1)} on {self.engine}, keeps {kept}, "
-            f"presence {'on' if hub.presence else 'off'}, {len(self.publishers)} publishers, "
+            f"seed {self.seed}: {hub.workers} worker{'s' * (hub.workers > 1)} on {self.engine}, "
+            f"keeps {kept}, presence {'on' if hub.presence else 'off'}, {len(self.publishers)} publishers, "
             f"{len(self.subscribers)} subscribers",
         ]
-        lines += [
-            f"  at {fault.at:4.1f} s{f' for {fault.length:.1f} s' if fault.length else ''}: {fault.kind.value}"
-            for fault in self.faults
-        ]
+        for fault in self.faults:
+            length = f" for {fault.length:.1f} s" if fault.length else ""
+            lines.append(f"  at {fault.at:4.1f} s{length}: {fault.kind.value}")
         return lines
 
 
-def draw(
-    seed: int, *, workers: int = 0, engine: str = SQLITE, kinds: Sequence[Kind] | None = None
-) -> Plan:
+def draw(seed: int, *, workers: int = 0, engine: str = SQLITE, kinds: Sequence[Kind] | None = None) -> Plan:
     """Draw a plan; the same arguments give the same one.
 
     :param seed: a number from 0.

@@ -228,6 +228,7 @@ class Load:
     """What the processes of a hub take together.
 
     :param memory: bytes that are resident and not shared.
+    :param streams: that are open, each of which is a descriptor.
     """
 
     at: float
@@ -236,7 +237,7 @@ class Load:
     descriptors: int
     threads: int
     files: tuple[str, ...]
-    cpu: float = 0.0
+    streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One seed: starts a hub and all that the plan has, carries the faults out, waits for calm, reads the truth."""
+"""One seed: starts a hub and its clients, carries the faults out, waits for calm, reads the truth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,7 @@ async def _play(plan: Plan, stage: Stage) -> None:
     try:
         scene.publishing.set()
         await scene.pause(_WARM)
-        record.before = stage.node.load()
+        record.before = stage.node.load(_open_streams(record))
         await scene.pause(plan.seconds - scene.now())
         await _finish(faults)
         record.calm = scene.now()
@@ -149,9 +149,13 @@ async def _settle(stage: Stage) -> None:
 
     await _until(is_complete, deadline - scene.now())
     record.settled = scene.now()
-    record.after = stage.node.load()
+    record.after = stage.node.load(_open_streams(record))
     if record.has_presence:
         await actors.list_presence(scene)
+
+
+def _open_streams(record: Record) -> int:
+    return sum(session.status == 200 and session.end is End.OPEN for session in record.sessions)
 
 
 async def _read_truth(stage: Stage) -> None:
@@ -171,23 +175,23 @@ async def _read_truth(stage: Stage) -> None:
         record.log, record.oldest = stage.engine.log()
 
 
-async def _until(is_so: Callable[[], object], seconds: float) -> bool:
+async def _until(is_so: Callable[[], Awaitable[bool]], seconds: float) -> bool:
     deadline = asyncio.get_running_loop().time() + seconds
     while asyncio.get_running_loop().time() < deadline:
-        if await is_so():  # type: ignore[misc]
+        if await is_so():
             return True
         await asyncio.sleep(_LOOK)
     return False
 
 
-def _publishers(plan: Plan, scene: Scene) -> list[object]:
+def _publishers(plan: Plan, scene: Scene) -> list[Coroutine[None, None, None]]:
     return [
         Publisher(scene, one, random.Random(f"{plan.seed} {one.name}")).run()  # noqa: S311
         for one in plan.publishers
     ]
 
 
-def _subscribers(plan: Plan, scene: Scene) -> list[object]:
+def _subscribers(plan: Plan, scene: Scene) -> list[Coroutine[None, None, None]]:
     return [
         Subscriber(scene, one, random.Random(f"{plan.seed} {one.name}")).run()  # noqa: S311
         for one in plan.subscribers

@@ -64,7 +64,10 @@ def _publication(number: int, publication: Publication) -> Iterator[tuple[float,
         f"{publication.publisher} sends {kind}update {number}{many} to {' '.join(update.topics)} on {how}",
     )
     status = f" {publication.status}" if publication.status else ""
-    yield publication.done, f"update {number}: {publication.outcome.value}{status} {publication.detail}".rstrip()
+    yield (
+        publication.done,
+        f"update {number}: {publication.outcome.value}{status} {publication.detail}".rstrip(),
+    )
 
 
 def _session(session: Session, violation: Violation) -> Iterator[tuple[float, str]]:

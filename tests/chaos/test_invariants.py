@@ -1,0 +1,320 @@
+"""The judgement over a run: each rule sees its violation, and sees none in what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from chaos.invariants import BOUND, Invariant, violations
+from chaos.record import (
+    Death,
+    Deed,
+    Effect,
+    End,
+    Entry,
+    Listing,
+    Load,
+    Look,
+    Outcome,
+    Publication,
+    Record,
+    Rotation,
+    Session,
+    Trial,
+    Update,
+)
+from chaos.topics import ALL, Form, Matcher
+
+ROOM = Matcher(Form.ROOM, "a")
+A, B = "https://example.com/a/1", "https://example.com/b/1"
+
+
+def entry(sequence: int, topic: str = A, *, private: bool = False, number: int | None = None) -> Entry:
+    """An update of the log; its number is its sequence unless another one is given."""
+    return Entry(sequence, f"id-{sequence}", (topic,), private, sequence if number is None else number)
+
+
+def stored(number: int, sent: float, topic: str = A, *, private: bool = False) -> Publication:
+    """A publication that was acknowledged a moment after it was sent."""
+    return Publication(
+        "p",
+        (Update(number, (topic,), private),),
+        sent,
+        True,
+        0,
+        sent + 0.01,
+        Outcome.STORED,
+        200,
+        (f"id-{number}",),
+    )
+
+
+def session(*numbers: int, cursor: str | None = None, answered: str | None = None) -> Session:
+    """A stream that was opened at 1 s and got updates at the times of their numbers."""
+    return Session(
+        "s",
+        "s.1",
+        (ROOM,),
+        (),
+        cursor,
+        0.9,
+        0,
+        status=200,
+        head=1.0,
+        answered=answered,
+        received=[(f"id-{number}", number) for number in numbers],
+        arrivals=[float(number) for number in numbers],
+    )
+
+
+def record(**changes: object) -> Record:
+    """A run of five updates, sent at 1.1 s, 2 s and so on, that all went well."""
+    log = [entry(number) for number in range(1, 6)]
+    made = Record(
+        publications=[stored(number, max(number - 0.5, 1.1)) for number in range(1, 6)],
+        sessions=[session(1, 2, 3, 4, 5)],
+        log=log,
+        oldest=1,
+        replayed=[(one.id, one.number) for one in log],
+        calm=6.0,
+        recovered=6.1,
+        settled=7.0,
+        finished=9.0,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def rules(seen: Record) -> set[Invariant]:
+    """The rules that a run broke."""
+    return {violation.invariant for violation in violations(seen)}
+
+
+def changed(seen: Record, index: int, **changes: object) -> Record:
+    """A run with one publication changed."""
+    publications = list(seen.publications)
+    publications[index] = replace(publications[index], **changes)  # type: ignore[arg-type]
+    return replace(seen, publications=publications)
+
+
+def deed(effect: Effect, begin: float, end: float) -> Deed:
+    """A fault."""
+    return Deed("FAULT", begin, end, effect, "a fault")
+
+
+def test_a_run_that_went_well_breaks_no_rule() -> None:
+    assert violations(record()) == []
+
+
+LONG = [stored(number, number / 2, B) for number in range(1, 41)]
+"""Twenty seconds of publications, two each second, outside of the room."""
+
+
+def long_run(**changes: object) -> Record:
+    """Twenty seconds of updates that nobody listens to."""
+    log = [entry(number, B) for number in range(1, 41)]
+    replayed = [(one.id, one.number) for one in log]
+    return record(publications=LONG, log=log, replayed=replayed, sessions=[], **changes)
+
+
+def refused_run(**changes: object) -> Record:
+    """Twenty seconds in which every publication is refused."""
+    refused = [replace(one, outcome=Outcome.REFUSED, status=503, ids=()) for one in LONG]
+    return record(publications=refused, log=[entry(99)], replayed=[("id-99", 99)], sessions=[], **changes)
+
+
+def listed(*names: str, **changes: object) -> Record:
+    """A run with presence on, and a list of who is there at 30 s."""
+    present = replace(session(1, 2, 3, 4, 5), grants=(ALL,))
+    return record(
+        has_presence=True,
+        sessions=[replace(present, **changes)],  # type: ignore[arg-type]
+        listings=[Listing(30.0, 200, names)],
+    )
+
+
+BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
+    "an acknowledged update is missing": (
+        Invariant.LOST,
+        lambda: record(log=[entry(n) for n in (1, 2, 3, 4)], sessions=[]),
+    ),
+    "the answer names another id": (Invariant.LOST, lambda: changed(record(), 1, ids=("id-9",))),
+    "an update is stored twice": (
+        Invariant.DOUBLED,
+        lambda: record(log=[*(entry(n) for n in range(1, 6)), entry(6, number=2)]),
+    ),
+    "a refused update is stored": (
+        Invariant.PHANTOM,
+        lambda: changed(record(), 1, outcome=Outcome.REFUSED, status=503),
+    ),
+    "an update is stored and unanswered": (
+        Invariant.UNTOLD,
+        lambda: changed(record(), 1, outcome=Outcome.UNANSWERED, status=0, ids=()),
+    ),
+    "a request on a new connection is dropped": (
+        Invariant.DROPPED,
+        lambda: changed(
+            record(log=[entry(n) for n in (1, 3, 4, 5)], sessions=[]),
+            1,
+            outcome=Outcome.UNANSWERED,
+            ids=(),
+        ),
+    ),
+    "an answer takes too long": (Invariant.SLOW, lambda: changed(record(), 4, done=4.5 + BOUND + 1)),
+    "half of a batch is stored": (
+        Invariant.TORN,
+        lambda: changed(
+            record(), 4, updates=(Update(5, (A,), False), Update(7, (A,), False)), outcome=Outcome.CUT
+        ),
+    ),
+    "a later answer comes earlier in the log": (
+        Invariant.REORDERED,
+        lambda: changed(changed(record(), 1, sent=4.8, done=4.9), 4, sent=5.5, done=5.6),
+    ),
+    "a stream lacks an update": (Invariant.GAP, lambda: record(sessions=[session(1, 2, 4, 5)])),
+    "a replay begins too late": (
+        Invariant.GAP,
+        lambda: record(sessions=[session(4, 5, cursor="id-2", answered="id-2")]),
+    ),
+    "a replay of everything begins too late": (
+        Invariant.GAP,
+        lambda: record(sessions=[session(4, 5, cursor="id-99", answered="earliest")]),
+    ),
+    "a new stream begins after what was sent later": (
+        Invariant.GAP,
+        lambda: record(sessions=[session(3, 4, 5)]),
+    ),
+    "a stream repeats an update": (Invariant.REPEATED, lambda: record(sessions=[session(1, 2, 2, 3, 4, 5)])),
+    "a stream has what is not in the log": (
+        Invariant.UNSTORED,
+        lambda: record(sessions=[session(1, 2, 3, 4, 5, 6)]),
+    ),
+    "a stream has another room's update": (
+        Invariant.STRAY,
+        lambda: record(log=[*(entry(n) for n in (1, 2)), entry(3, B), entry(4), entry(5)]),
+    ),
+    "a stream has a private update of others": (
+        Invariant.LEAK,
+        lambda: record(log=[*(entry(n) for n in (1, 2)), entry(3, private=True), entry(4), entry(5)]),
+    ),
+    "an update comes after the token's end": (
+        Invariant.EXPIRED,
+        lambda: record(sessions=[replace(session(1, 2, 3, 4, 5), expires=2.0)]),
+    ),
+    "a cursor that is there is unknown": (
+        Invariant.FORGOTTEN,
+        lambda: record(sessions=[session(1, 2, 3, 4, 5, cursor="id-3", answered="earliest")]),
+    ),
+    "the last update does not come": (Invariant.STUCK, lambda: record(sessions=[session(1, 2, 3)])),
+    "an update comes late": (
+        Invariant.LATE,
+        lambda: record(
+            sessions=[replace(session(1, 2, 3, 4, 5), arrivals=[1.0, 2.0, 3.0, 4.0, 5.0 + BOUND + 1])]
+        ),
+    ),
+    "a key that was taken away publishes": (
+        Invariant.OLD_KEY,
+        lambda: record(rotations=[Rotation(2.0, 1)], trials=[Trial(13.0, 0, "publish", 200)]),
+    ),
+    "the current key is refused": (
+        Invariant.NEW_KEY,
+        lambda: record(rotations=[Rotation(2.0, 1)], trials=[Trial(13.0, 1, "publish", 401)]),
+    ),
+    "a stream outlives its key": (
+        Invariant.OUTLIVES,
+        lambda: record(rotations=[Rotation(2.0, 1)], settled=20.0),
+    ),
+    "health is well while all is refused": (
+        Invariant.BLIND,
+        lambda: refused_run(looks=[Look(15.0, "/healthz", 200)]),
+    ),
+    "metrics are well while all is refused": (
+        Invariant.BLIND,
+        lambda: refused_run(looks=[Look(15.0, "/metrics", 200, works=True)]),
+    ),
+    "health is bad while all succeeds": (
+        Invariant.ALARM,
+        lambda: long_run(looks=[Look(15.0, "/readyz", 503)]),
+    ),
+    "who left is listed": (Invariant.GHOST, lambda: listed("s.1", ended=6.5, end=End.CLIENT)),
+    "who is there is not listed": (Invariant.ABSENT, listed),
+    "an end is told without a beginning": (
+        Invariant.UNENDED,
+        lambda: replace(
+            listed(ended=6.5, end=End.CLIENT),
+            log=[*(entry(n) for n in range(1, 6)), Entry(6, "e", ("x",), True, -1, "s.1", False)],
+            settled=40.0,
+        ),
+    ),
+    "it does not recover": (Invariant.DOWN, lambda: record(recovered=float("inf"), settled=float("inf"))),
+    "a process dies": (Invariant.CRASHED, lambda: record(deaths=[Death(3.0, "worker", -11, True)])),
+    "the log is ruined": (Invariant.RUINED, lambda: record(ruin="malformed")),
+    "a replay lacks an update": (Invariant.REPLAY, lambda: record(replayed=[("id-1", 1), ("id-5", 5)])),
+    "descriptors stay open": (
+        Invariant.LEFTOVER,
+        lambda: record(before=Load(1.0, 1, 0, 20, 3, (), 10), after=Load(7.0, 1, 0, 60, 3, (), 10)),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_violation_is_seen(what: str) -> None:
+    rule, seen = BROKEN[what]
+    assert rule in rules(seen())
+
+
+ALLOWED: dict[str, Callable[[], Record]] = {
+    "unanswered when the process is killed": lambda: changed(
+        record(deeds=[deed(Effect.KILLS, 1.4, 1.6)]), 1, outcome=Outcome.UNANSWERED, ids=()
+    ),
+    "unanswered when the network is cut": lambda: changed(record(), 1, outcome=Outcome.CUT, ids=()),
+    "in doubt and stored": lambda: changed(record(), 1, outcome=Outcome.IN_DOUBT, status=503, ids=()),
+    "a kept connection is closed before the request is read": lambda: changed(
+        record(
+            log=[entry(n) for n in (1, 3, 4, 5)], sessions=[], replayed=[(f"id-{n}", n) for n in (1, 3, 4, 5)]
+        ),
+        1,
+        outcome=Outcome.UNANSWERED,
+        is_fresh=False,
+        ids=(),
+    ),
+    "slow while the process is stopped": lambda: changed(
+        record(deeds=[deed(Effect.STALLS, 4.0, 15.0)]), 4, done=15.5
+    ),
+    "a stream that ended lacks the rest": lambda: record(
+        sessions=[replace(session(1, 2), ended=2.5, end=End.HUB)]
+    ),
+    "a replay from a cursor": lambda: record(sessions=[session(3, 4, 5, cursor="id-2", answered="id-2")]),
+    "the client is told that its cursor is gone": lambda: record(
+        history_size=2,
+        sessions=[replace(session(4, 5, cursor="id-1", answered="earliest"), head=3.7)],
+        oldest=4,
+    ),
+    "what was lost before the damage": lambda: record(
+        damaged=9.0,
+        log=[entry(1)],
+        sessions=[],
+        replayed=[("id-1", 1)],
+        deeds=[deed(Effect.REPLACES, 9.0, 9.5)],
+    ),
+    "an old key within the bound": lambda: record(
+        rotations=[Rotation(2.0, 1)], trials=[Trial(11.0, 0, "publish", 200)]
+    ),
+    "health follows after a while": lambda: refused_run(looks=[Look(9.0, "/healthz", 200)]),
+    "a peer that vanished is listed for some heartbeats": lambda: listed(
+        "s.1", ended=6.5, end=End.NETWORK, is_silent_when_cut=True
+    ),
+    "a token without a name": lambda: replace(
+        listed(), sessions=[replace(session(1, 2, 3, 4, 5), grants=())]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_what_is_allowed_is_no_violation(what: str) -> None:
+    assert violations(ALLOWED[what]()) == []
+
+
+def test_each_rule_has_a_case() -> None:
+    assert {rule for rule, _ in BROKEN.values()} == set(Invariant)
