@@ -353,14 +353,15 @@ class SqlTransport(Generic[Ticket]):
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None
-        self._failure = self._error("written", error)
+        # Not read again: a health check in another thread may clear it, and None would acknowledge the batch.
+        failure = self._failure = self._error("written", error)
         if batch or not is_known:  # what is tried again and again is told once
-            _log.error("%s", self._failure)
+            _log.error("%s", failure)
         if batch:
             for updates, _, change in batch if self._is_passing(error) else ():
                 if change is not None:
                     self._owed.add(updates, change)
-            self._hand_over(Commit((), [ticket for _, ticket, _ in batch], self._failure))
+            self._hand_over(Commit((), [ticket for _, ticket, _ in batch], failure))
 
     def _is_passing(self, error: Exception) -> bool:
         """Whether the database is to blame and not what should be stored: a full disk, a lock."""

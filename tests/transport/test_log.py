@@ -312,6 +312,24 @@ class TestFailure:
         log.transport.check()
         assert log.append(update())[0].sequence == 1
 
+    def test_a_probe_that_succeeds_meanwhile_acknowledges_nothing(self, log: Log) -> None:
+        """A health check may find the storage well between a failed commit and the answers to it."""
+
+        class Probe(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                log.transport.check()
+
+        probe = Probe()
+        logging.getLogger("hub.transport").addHandler(probe)
+        try:
+            with broken(log.path, ["mercure_topic"]):
+                log.transport.append((update(),), 0)
+                (commit,) = log.wait(1)
+        finally:
+            logging.getLogger("hub.transport").removeHandler(probe)
+        assert commit.error is not None
+        assert log.everything() == []
+
     def test_a_failure_that_lasts_costs_no_memory(self, log: Log) -> None:
         lengths = []
         with broken(log.path):
