@@ -4,6 +4,8 @@
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
 # make site    the documentation as a site, build/site/index.html
+# make chaos   real hubs under faults, for ten minutes; options in SEEDS, MINUTES, WORKERS, ENGINE and CHAOS,
+#              make chaos CHAOS=--help
 # make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
 # make bench-quick     the same, smaller, in two minutes
 # make bench-publish   put the last make bench into docs/performance.md
@@ -15,7 +17,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-apache check docs site bench bench-quick bench-publish clean
+.PHONY: demo test test-apache check docs site chaos bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -42,6 +44,10 @@ docs: $(VENV)/hub.done
 site: $(VENV)/docs.done
 	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs -d build/doctrees . build/site
 	@echo build/site/index.html
+
+chaos: $(VENV)/test.done
+	$(BIN)/python -m chaos $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(ENGINE),--engine $(ENGINE)) $(CHAOS)
 
 bench: $(VENV)/hub.done
 	$(MAKE) -C bench

@@ -17,7 +17,19 @@ from chaos.client import HUB_PATH, Answer, Closed, Connection, Events, WebSocket
 from chaos.keys import Keys
 from chaos.network import Network
 from chaos.plan import Manner, PublisherPlan, Route, SubscriberPlan
-from chaos.record import End, Listing, Look, Outcome, Publication, Record, Session, Trial, Update
+from chaos.record import (
+    Deed,
+    Effect,
+    End,
+    Listing,
+    Look,
+    Outcome,
+    Publication,
+    Record,
+    Session,
+    Trial,
+    Update,
+)
 from chaos.topics import ALL, CANARY
 
 PATIENCE = 40.0
@@ -27,6 +39,8 @@ _AGAIN = (0.2, 0.6)  # seconds before a client connects again
 _TRIAL = 0.25
 _LOOK = 0.5
 _LISTING = 1.0
+_TURN = 0.1
+_BUSY = 1.0
 _SLOW_READ, _SLOW_PAUSE = 8192, 0.025
 _SLOW_BUFFER = 4096
 _LIFETIME = 3600.0
@@ -383,6 +397,17 @@ async def try_keys(scene: Scene) -> None:
                 target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
                 status = await _status(scene, "GET", target, headers, only_head=True)
             scene.record.trials.append(Trial(at, key, role, status))
+
+
+async def watch_machine(scene: Scene) -> None:
+    """Note when the machine is too busy for a judgement over seconds: it excuses what is late then."""
+    while not scene.over.is_set():
+        begin = scene.now()
+        await asyncio.sleep(_TURN)
+        late = scene.now() - begin - _TURN
+        if late > _BUSY:
+            words = f"the machine is busy: the checker itself got no time for {late:.1f} s"
+            scene.record.deeds.append(Deed("BUSY", begin, scene.now(), Effect.STALLS, words))
 
 
 async def watch_health(scene: Scene) -> None:

@@ -303,6 +303,9 @@ _WAYS: dict[Kind, Callable[[Stage, FaultPlan], Awaitable[Deed]]] = {
         Effect.REFUSES | Effect.STARVES, lambda stage, _: stage.injection.fail(Call.OPEN, errno.EMFILE)
     ),
     Kind.LOCK_SLOW: _injected(Effect.STALLS, lambda stage, _: stage.injection.slow(Call.LOCK, 0.1)),
+    Kind.LOCK_FAILS: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.LOCK, errno.ENOLCK, files=File.LOCK)
+    ),
     Kind.DISK_FULL: _injected(Effect.REFUSES, lambda stage, _: stage.injection.disk_full()),
     Kind.THREADS: _injected(Effect.STARVES, lambda stage, _: stage.injection.no_threads()),
     Kind.REMOVE_DATABASE: _damage,

@@ -27,7 +27,7 @@ BOUND = 10.0
 _CLOCKS = 1.5  # seconds by which two looks at clocks may differ
 _FEW = 5  # publications that make a judgement over a span of time
 _MORE_MEMORY = 48 << 20  # bytes for each process
-_MORE_DESCRIPTORS = 12
+_MORE_DESCRIPTORS = 24  # for each process: it opens connections to the store when it needs them
 _MORE_THREADS = 6
 
 
@@ -223,7 +223,8 @@ class _Judge:
                 yield from self._times(session)
 
     def _is_damaged(self, session: Session) -> bool:
-        return self.record.during(Effect.REPLACES, session.opened, session.ended)
+        """Whether the log of that time is gone: then there is nothing to hold the stream against."""
+        return self.record.during(Effect.REPLACES, session.opened, float("inf"))
 
     def _wanted_by(self, session: Session) -> list[int]:
         """Places in the log of what a subscriber should get."""
@@ -473,7 +474,8 @@ class _Judge:
                 words = f"{session.name} ended at {session.ended:.2f} s and is listed at {listing.at:.2f} s"
                 yield Violation(Invariant.GHOST, listing.at, words, (), session.name)
             if (
-                session.name not in listed
+                session.is_prompt  # a slow one is listed when it has read its history
+                and session.name not in listed
                 and session.head < listing.at - BOUND
                 and session.ended > listing.at + 1
             ):
@@ -512,7 +514,8 @@ class _Judge:
                 again = "" if death.is_restarted else ", and is not started again"
                 words = f"a {death.what} ended with status {death.code}{again}"
                 yield Violation(Invariant.CRASHED, death.at, words)
-        if record.recovered > record.calm + BOUND:
+        is_busy = record.during(Effect.STALLS, record.calm, record.calm + BOUND)
+        if record.recovered > record.calm + (3 * BOUND if is_busy else BOUND):
             words = f"the faults were over at {record.calm:.2f} s; it works " + (
                 f"again at {record.recovered:.2f} s" if record.recovered < float("inf") else "not any more"
             )
@@ -552,7 +555,7 @@ class _Judge:
         if after.processes > before.processes:
             said.append(f"{before.processes} processes, then {after.processes}")
         more = (after.descriptors - after.streams) - (before.descriptors - before.streams)
-        if more > _MORE_DESCRIPTORS:
+        if more > _MORE_DESCRIPTORS * max(before.processes, 1):
             said.append(
                 f"{before.descriptors} descriptors with {before.streams} streams, then {after.descriptors} "
                 f"with {after.streams}"

@@ -44,6 +44,7 @@ class Kind(enum.Enum):
     READ_FAILS = "reads fail with EIO"
     OPEN_FAILS = "files cannot be opened"
     LOCK_SLOW = "each lock takes 100 ms"
+    LOCK_FAILS = "the lock file cannot be locked"
     DISK_FULL = "the disk is full"
     REMOVE_DATABASE = "the database is removed"
     REPLACE_DATABASE = "the database is replaced by a copy"
@@ -82,6 +83,7 @@ _LENGTHS = {
     Kind.READ_FAILS: (2.0, 6.0),
     Kind.OPEN_FAILS: (2.0, 6.0),
     Kind.LOCK_SLOW: (3.0, 6.0),
+    Kind.LOCK_FAILS: (3.0, 6.0),
     Kind.WRITE_SHORT: (3.0, 6.0),
     Kind.DESCRIPTORS: (3.0, 6.0),
     Kind.MEMORY: (4.0, 7.0),

@@ -90,7 +90,7 @@ async def run(plan: Plan, place: Place) -> Record:
 async def _play(plan: Plan, stage: Stage) -> None:
     scene, record = stage.scene, stage.scene.record
     begun = [*_publishers(plan, scene), *_subscribers(plan, scene)]
-    begun += [actors.try_keys(scene), actors.watch_health(scene)]
+    begun += [actors.try_keys(scene), actors.watch_health(scene), actors.watch_machine(scene)]
     if plan.hub.presence:
         begun.append(actors.watch_presence(scene))
     tasks = [asyncio.create_task(one) for one in begun]
