@@ -217,12 +217,20 @@ class Plan:
         return lines
 
 
-def draw(seed: int, *, workers: int = 0, engine: str = SQLITE, kinds: Sequence[Kind] | None = None) -> Plan:
+def draw(
+    seed: int,
+    *,
+    workers: int = 0,
+    engine: str = SQLITE,
+    kinds: Sequence[Kind] | None = None,
+    least: float = LEAST,
+) -> Plan:
     """Draw a plan; the same arguments give the same one.
 
     :param seed: a number from 0.
     :param workers: of the hub; 0: drawn.
     :param kinds: the faults, named; ``None``: drawn.
+    :param least: seconds that it takes at least.
     """
     chance = random.Random(seed)  # noqa: S311 - it has to be the same again
     if kinds is None:
@@ -237,7 +245,7 @@ def draw(seed: int, *, workers: int = 0, engine: str = SQLITE, kinds: Sequence[K
             replace(one, route=Route.HOST) if number % 3 == 0 else one
             for number, one in enumerate(subscribers)
         )
-    seconds = max([LEAST, *(fault.at + fault.length + 1.0 for fault in faults)])
+    seconds = max([least, *(fault.at + fault.length + 1.0 for fault in faults)])
     return Plan(seed, engine, hub, publishers, subscribers, faults, seconds)
 
 
