@@ -121,6 +121,11 @@ RESERVED = [
     "/.well-known\\mercure",
     "/.well-known/%6Dercure/x",
     "/.well-known/%6d%65rcure/x",
+    "/.well-known/me%72cure",
+    "/.well-known/me%72cure/subscriptions/exact/a/b",
+    "https://other.example/.well-known/me%72cure/x",
+    "/.well-known/mercur%65",
+    "/.well-known/%6D%65%72%63%75%72%65/x",
     "/%2Ewell-known/mercure",
     "/%2ewell%2Dknown/mercure/x",
     "/.well-known/./mercure",
@@ -146,6 +151,8 @@ RESERVED = [
     "?x",
     "#f",
     "%6Dercure",
+    "me%72cure",
+    "me%72cure/x",
     "mercure?x=/y",
 ]
 
@@ -169,6 +176,8 @@ FREE = [
     "/.well-known%2Fmercure",  # an encoded slash is no separator
     "/.well-known/%256Dercure",  # decoded once, not twice
     "/.well-known/mercur%C3%A9",
+    "/.well-known/me%2572cure",
+    "/.well-known/me%52cure",  # an R
     "/.well-known/mercure%00",
     "/.well-known/mercure%20",
     "mercure2",
