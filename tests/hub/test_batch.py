@@ -77,6 +77,31 @@ def test_the_token_has_to_allow_each_topic(hub: RunningHub) -> None:
     assert stored(hub, "b-own", 1) == [""]
 
 
+@pytest.mark.parametrize("place", [0, 1, 4])
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("topic", "status", "said"),
+    [
+        ("/.well-known/mercure/subscriptions/x", 400, "in the namespace of the hub"),
+        ("*", 400, "the wildcard of subscribers"),
+        ("b-forbidden", 403, "does not allow publishing to 'b-forbidden'"),
+    ],
+)
+def test_each_topic_of_each_update_is_checked(
+    hub: RunningHub, topic: str, status: int, said: str, index: int, place: int
+) -> None:
+    allowed = [f"b-{status}-{len(topic)}-{index}-{place}/{number}" for number in range(5)]
+    items = [{"topic": list(allowed), "data": "x"} for _ in range(3)]
+    items[index]["topic"][place] = topic  # type: ignore[index]
+    token = hub.token(publish=["*"] if status == 400 else allowed)
+    reply = send(hub, items, token)
+    assert reply.status == status, reply.text
+    assert said in reply.json()["detail"]
+    assert f"update {index} " in reply.json()["detail"].lower()
+    assert stored(hub, allowed[0], 0) == []
+    assert send(hub, [{"topic": allowed}], token).status == 200
+
+
 def test_without_a_token_the_body_is_not_even_read(hub: RunningHub) -> None:
     assert send(hub, [{"topic": "a"}], None).status == 401
     assert hub.request("POST", HUB_PATH, JSON, b"no json").status == 401

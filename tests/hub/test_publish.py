@@ -67,6 +67,8 @@ def test_private_whatever_its_value(hub: RunningHub, value: str) -> None:
         ({"topic": "a\u200bb"}, "topic"),
         ({"topic": "*"}, "topic"),
         ({"topic": ["ok", "*"]}, "topic"),
+        ({"topic": ["ok", "/.well-known/mercure/x"]}, "topic"),
+        ({"topic": [*(f"ok/{number}" for number in range(99)), "/.well-known/mercure/x"]}, "topic"),
         ({"topic": "/.well-known/mercure/subscriptions/exact/a/b"}, "topic"),
         ({"topic": "https://elsewhere.example/.well-known/%6Dercure/x"}, "topic"),
         ({"topic": "x", "id": "#1"}, "id"),
@@ -100,6 +102,17 @@ def test_all_topics_must_be_allowed(hub: RunningHub) -> None:
     assert reply.status == 403
     assert 'error="insufficient_scope"' in reply.headers["www-authenticate"]
     assert "'b'" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 4, 99])
+def test_a_topic_that_the_token_does_not_allow_is_refused_at_any_place(hub: RunningHub, place: int) -> None:
+    topics = [f"allowed/{number}" for number in range(100)]
+    token = hub.token(publish=topics)
+    assert hub.publish({"topic": topics}, token).status == 200
+    topics[place] = "forbidden"
+    reply = hub.publish({"topic": topics}, token)
+    assert reply.status == 403, reply.text
+    assert "'forbidden'" in reply.json()["detail"]
 
 
 def test_unknown_fields_are_ignored(hub: RunningHub) -> None:

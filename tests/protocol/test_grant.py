@@ -48,6 +48,18 @@ def test_scope(matchers: list[Matcher], covered: list[str], outside: list[str]) 
         assert scope.first_outside([*covered, *outside]) == outside[0]
 
 
+@pytest.mark.parametrize("place", [0, 1, 2, 3, 4, 5, 9, 50, 99])
+def test_a_topic_that_is_not_allowed_is_found_at_any_place(place: int) -> None:
+    topics = [f"a/{number}" for number in range(100)]
+    for scope in (
+        Scope([exact(topic) for topic in topics]),
+        Scope([pattern("/a/:number"), *map(exact, topics)]),
+    ):
+        assert scope.first_outside(topics) is None
+        some = [*topics[:place], "outside", *topics[place + 1 :]]
+        assert scope.first_outside(some) == "outside"
+
+
 def test_no_topics_at_all() -> None:
     assert not Scope([exact("*")]).covers_any([])
     assert Scope([]).first_outside([]) is None
