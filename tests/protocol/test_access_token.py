@@ -985,6 +985,37 @@ def test_the_memory_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.Monkey
         assert counter.count == verified
 
 
+OTHER = load("another-secret-another-secret-another-secret-another-secret-another", "HS256")
+
+
+@pytest.mark.parametrize(
+    "issuers",
+    [
+        [Issuer(ISSUER, (PUBLISHER,), (OTHER,))],
+        [Issuer(ISSUER, (PUBLISHER,), ())],
+        [Issuer("urn:another", (PUBLISHER,), (SUBSCRIBER,))],
+    ],
+    ids=["another key", "no key", "another issuer"],
+)
+def test_a_remembered_token_is_refused_when_it_is_trusted_no_more(issuers: list[Issuer]) -> None:
+    subject, token = verifier(), sign(HEADER, claims())
+    subject.verify(token, "subscribe", HUB, NOW)
+    subject.trust_only(issuers)
+    with pytest.raises(TokenInvalid):
+        subject.verify(token, "subscribe", HUB, NOW)
+
+
+def test_a_remembered_token_is_refused_when_its_issuer_withdraws_the_key() -> None:
+    subject, token = verifier(), sign(HEADER, claims())
+    published = sign(HEADER, claims(detail({"match": BOOKS}, actions=["publish"])), PUBLISHER.material)
+    subject.verify(token, "subscribe", HUB, NOW)
+    kept = subject.verify(published, "publish", HUB, NOW)
+    subject.trust(Issuer(ISSUER, (PUBLISHER,), (OTHER,)))
+    with pytest.raises(TokenInvalid):
+        subject.verify(token, "subscribe", HUB, NOW)
+    assert subject.verify(published, "publish", HUB, NOW) is kept
+
+
 def test_the_memory_holds_no_token() -> None:
     subject, token = verifier(), sign(HEADER, claims())
     subject.verify(token, "subscribe", HUB, NOW)

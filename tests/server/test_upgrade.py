@@ -14,7 +14,7 @@ from hub.server.handover import tell_predecessor
 from hub.settings import SettingError
 from tests.hub.running import HUB_PATH, RunningHub
 from tests.hub.test_metrics import free_port
-from tests.server.test_workers import Workers, many, until, workers
+from tests.server.test_workers import ENOUGH, Workers, many, until, workers
 
 
 def other_key(hub: RunningHub, secret: str) -> RunningHub:
@@ -39,6 +39,31 @@ def test_keys_are_reloaded_and_streams_go_on(folder: Path, count: int) -> None:
         assert second.publish({"topic": "t", "data": "two"}).status == 200
         assert stream.take(2) == ["one", "two"]
         first.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("is_removed", [False, True], ids=["changed", "removed"])
+def test_the_same_token_is_refused_after_a_reload_without_its_key(
+    folder: Path, count: int, is_removed: bool
+) -> None:
+    """It has been accepted by each process, which remembers it."""
+    config = folder / "hub.toml"
+    issuer = '[[issuer]]\nidentifier = "urn:partner"\npublisher_key = "{}"\n'
+    config.write_text(issuer.format("the partner's secret, long enough for HS256"), encoding="utf-8")
+    with workers(folder, count, MERCURE_CONFIG=str(config)) as hub:
+        partner = other_key(hub, "the partner's secret, long enough for HS256").token(iss="urn:partner")
+        own = hub.token()
+        for token in (partner, own):
+            assert [hub.publish({"topic": "t"}, token).status for _ in range(ENOUGH)] == [200] * ENOUGH
+            stream = hub.subscribe({"match": "t"}, token)
+            stream.close()
+        left = "" if is_removed else issuer.format("the partner's new secret, long enough for HS256")
+        config.write_text(left, encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "were reloaded", count)
+        assert [hub.publish({"topic": "t"}, partner).status for _ in range(ENOUGH)] == [401] * ENOUGH
+        assert hub.get({"match": "t"}, partner).status == 401
+        assert hub.publish({"topic": "t"}, own).status == 200
 
 
 def wait_for_lines(hub: Workers, words: str, count: int) -> None:
