@@ -135,6 +135,22 @@ class TestTokens:
             hub.send("ws/mixed", "public")
             assert messages(connection)[0]["data"] == "public"
 
+    def test_private_history_needs_a_token_that_allows_it(self, hub: RunningHub) -> None:
+        first = hub.send("ws/private-history", "0")
+        hub.send("ws/private-history", "secret", private="on")
+        hub.send("ws/private-history", "open")
+        for cursor in (first, "earliest"):
+            query = {"match": "ws/private-history", "last_event_id": cursor}
+            public = ["0", "open"] if cursor == "earliest" else ["open"]
+            everything = [*public[:-1], "secret", "open"]
+            for token, expected in (
+                (None, public),
+                (hub.token(subscribe=["ws/other"]), public),
+                (hub.token(subscribe=["ws/private-history"]), everything),
+            ):
+                with client(hub, query, token) as connection:
+                    assert [one["data"] for one in messages(connection, len(expected))] == expected
+
     def test_a_wrong_one(self, hub: RunningHub) -> None:
         assert "log" in refused(hub, {"match": "a"}, 401, token="wrong")
 
