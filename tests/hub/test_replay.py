@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub import broker
+from hub.fanout.engine import Engine, Logged
 from hub.transport.interface import Page
 from hub.transport.reading import Reader
 from tests.hub.running import RunningHub, running_hub
@@ -139,6 +141,42 @@ def test_a_long_history_by_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch
             expected.append("live")
 
 
+@pytest.mark.parametrize("at_page", [1, 2, 3])
+def test_a_topic_that_is_new_during_a_paged_replay_by_pattern_is_not_missed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at_page: int
+) -> None:
+    """The topics of the history are looked up when it begins, and say nothing of what comes meanwhile."""
+    pages = 0
+    page = Reader.page
+
+    def publish_after_page(
+        reader: Reader, after: int, upto: int, topics: Collection[str] | None, limit: int
+    ) -> Page:
+        nonlocal pages
+        found = page(reader, after, upto, topics, limit)
+        if topics is not None:
+            pages += 1
+            if pages == at_page:
+                hub.send("https://example.com/wanted/new", "new")
+                hub.send("https://example.com/others/1", "no")
+                assert watcher.take(1) == ["new"]  # it has been dispatched
+        return found
+
+    monkeypatch.setattr(broker, "_PAGE", 20)
+    with running_hub(folder, anonymous=1) as hub:
+        for n in range(50):
+            _publish_all(hub, f"https://example.com/wanted/{n % 5}", [str(n)])
+            _publish_all(hub, f"https://example.com/others/{n % 20}", ["no"] * 7)
+        watcher = hub.subscribe({"match": "https://example.com/wanted/new"})
+        monkeypatch.setattr(Reader, "page", publish_after_page)
+        query = {"match_urlpattern": "https://example.com/wanted/:id", "last_event_id": "earliest"}
+        stream = hub.subscribe(query)
+        assert stream.take(51) == [*(str(n) for n in range(50)), "new"]
+        assert pages == 3  # only what the pattern selects was read
+        hub.send("https://example.com/wanted/other", "live")
+        assert stream.take(1) == ["live"]
+
+
 def test_no_gap_and_no_duplicate_while_others_publish(folder: Path) -> None:
     """Subscribers join with a cursor all the time while a publisher goes on."""
     with running_hub(folder, anonymous=1) as hub:
@@ -161,6 +199,41 @@ def test_a_cursor_just_published_brings_nothing_twice(hub: RunningHub) -> None:
         hub.send(topic, "new")
         assert stream.take(1) == ["new"]
         stream.close()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"match": "stored"},
+        {"match_urlpattern": "stored"},
+        {"match": ["stored", "other"], "topic": "{+any}"},
+    ],
+    ids=["exact", "pattern", "several"],
+)
+def test_resuming_from_an_id_that_is_stored_and_not_yet_dispatched(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, query: dict[str, object]
+) -> None:
+    """The subscriber has it already: it gets what comes after it, once."""
+    goes_on = threading.Event()
+    dispatch = Engine.dispatch
+
+    def dispatch_later(engine: Engine, entries: Sequence[Logged]) -> Iterator[None]:
+        while not goes_on.is_set():
+            yield
+        yield from dispatch(engine, entries)
+
+    monkeypatch.setattr(Engine, "dispatch", dispatch_later)
+    with running_hub(folder, anonymous=1) as hub:
+        try:
+            hub.send("stored", "before")
+            last = hub.send("stored", "known")
+            stream = hub.subscribe({**query, "last_event_id": last})
+            assert stream.reply.headers["mercure-last-event-id"] == last
+            hub.send("stored", "after")
+        finally:
+            goes_on.set()
+        hub.send("stored", "live")
+        assert stream.take(2) == ["after", "live"]
 
 
 def test_old_updates_are_discarded(folder: Path) -> None:
