@@ -1,0 +1,103 @@
+"""Subscribers that are ended while something waits for them: what they read is a beginning of their stream.
+
+A last chunk or a close frame would come in the middle of an event, or tell that nothing is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from hub.fanout import engine
+from hub.fanout.engine import EngineLimits
+from hub.fanout.framing import ALL_FORMS, CHUNKED, WEBSOCKET
+from hub.fanout.subscriber import Subscriber
+from tests.fanout.bench import Bench, Reader, exact
+
+LARGE = random.Random(1).randbytes(100_000).hex()
+
+
+@pytest.fixture
+def bench(no_descriptor_left: None) -> Iterator[Bench]:
+    bench = Bench(EngineLimits(heartbeat=0, compress_from=256))
+    yield bench
+    bench.close()
+
+
+def connect(bench: Bench, form: int, *, small: bool = False) -> Reader:
+    return bench.connect(exact("a"), exact("b"), form=form, small=small)
+
+
+def end(bench: Bench, reader: Reader) -> bytes:
+    """End a subscriber who then reads.
+
+    :returns: all that it ever got.
+    """
+    bench.engine.end(reader.subscriber, "the hub stops")
+    reader.read()
+    assert reader.at_end
+    return bytes(reader.received)
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+def test_with_nothing_waiting_the_stream_ends_in_order(bench: Bench, form: int) -> None:
+    reader = connect(bench, form)
+    bench.publish("a", data=LARGE[:1000])
+    reader.read()
+    sent = bytes(reader.received)
+    last = b"0\r\n\r\n" if form & CHUNKED else b"\x88\x0f\x03\xe9the hub stops" if form == WEBSOCKET else b""
+    assert end(bench, reader) == sent + last
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+def test_who_is_ended_with_a_full_socket_has_got_a_beginning_of_the_stream(bench: Bench, form: int) -> None:
+    other, reader = (connect(bench, form, small=small) for small in (False, True))
+    for _ in range(3):
+        bench.publish("a", data=LARGE)
+        other.read()
+        bench.engine.poll()
+    assert reader.subscriber.pending
+    taken = reader.read()  # makes room, of which the engine does not know yet
+    assert 0 < len(taken) < len(other.received)
+    assert end(bench, reader) == taken
+    assert other.received.startswith(taken)
+
+
+class Narrow:
+    """Writes to one subscriber no more than its socket is said to take."""
+
+    def __init__(self, subscriber: Subscriber, room: int) -> None:
+        self._subscriber = subscriber
+        self._room = room
+        self._write = engine._write
+
+    def __call__(self, subscriber: Subscriber, pending: list[bytes]) -> int:
+        if subscriber is not self._subscriber:
+            return self._write(subscriber, pending)
+        if not self._room:
+            raise BlockingIOError
+        written = os.write(subscriber.fd, b"".join(pending)[subscriber.offset :][: self._room])
+        self._room -= written
+        return written
+
+
+@pytest.mark.parametrize("form", ALL_FORMS)
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 4, 5, 6, 16, 17, 18, 40, -1])
+def test_who_got_one_frame_and_a_part_of_the_next_gets_nothing_else_at_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, form: int, cut: int
+) -> None:
+    """``cut`` is the number of octets of the second frame that the socket took."""
+    other, reader = connect(bench, form), connect(bench, form)
+    updates = [bench.update(topic, data=topic * 50) for topic in "ab"]
+    first, second = (b"".join(bench.engine.encoded([one.update], form)) for one in updates)
+    room = len(first) + (cut if cut >= 0 else len(second) - 1)
+    with monkeypatch.context() as full:
+        full.setattr(engine, "_write", Narrow(reader.subscriber, room))
+        bench.dispatch(*updates)
+    assert reader.subscriber.pending
+    assert end(bench, reader) == (first + second)[:room]
+    other.read()
+    assert other.received == first + second
