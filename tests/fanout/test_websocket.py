@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import select
 from typing import Any
+
+import pytest
 
 from hub.fanout.framing import CHUNKED, WEBSOCKET
 from hub.protocol.websocket import BUDGET, WebSocket
@@ -112,13 +115,35 @@ def test_a_close_is_answered_and_the_descriptor_waits_for_the_end(bench: Bench) 
     bench.engine.poll()  # closes it: the fixture counts the descriptors
 
 
-def test_who_never_ends_after_a_close_is_closed(bench: Bench) -> None:
+def is_let_go(reader: Reader) -> bool:
+    """Whether the hub has closed its socket, and not only its sending half."""
+    waits = select.poll()
+    waits.register(reader.sock, 0)
+    return any(events & select.POLLHUP for _, events in waits.poll(0))
+
+
+@pytest.mark.parametrize("more", [b"", b"x" * 100], ids=["silent", "goes on to send"])
+def test_who_never_answers_the_close_frame_is_let_go_after_two_seconds(bench: Bench, more: bytes) -> None:
     reader = connect(bench)
     bench.engine.end(reader.subscriber, "the hub stops")
-    reader.sock.send(b"x" * 100)
+    assert frames(reader) == [(CLOSE, b"\x03\xe9the hub stops")]
+    assert reader.at_end
+    for seconds in (0.0, 1.0, 0.9):
+        bench.tick(seconds)
+        reader.sock.send(more)
+        bench.engine.poll()
+        assert not is_let_go(reader)
+    bench.tick(0.1)
+    assert is_let_go(reader)
+
+
+def test_who_sends_a_lot_in_place_of_an_answer_to_the_close_frame_is_let_go_at_once(bench: Bench) -> None:
+    reader = connect(bench)
+    bench.engine.end(reader.subscriber, "the hub stops")
+    for _ in range(16):
+        reader.sock.send(b"x" * 4096)
     bench.engine.poll()
-    bench.tick(2)
-    assert frames(reader)[0][1] == b"\x03\xe9the hub stops"
+    assert is_let_go(reader)
 
 
 def test_a_client_that_leaves_without_a_word(bench: Bench) -> None:
