@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import reading, schema
+from hub.transport.append import Appender
 from hub.transport.interface import Entry
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
@@ -99,6 +101,24 @@ def test_a_batch_is_bounded_by_its_size_too(tmp_path: Path, monkeypatch: pytest.
     commits = log.wait(5)
     log.close()
     assert [len(commit.entries) for commit in commits] == [2, 1, 2]
+
+
+def test_each_commit_waits_for_the_disk(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was acknowledged survives a power cut, which no test can make."""
+    found: list[dict[str, object]] = []
+    append = Appender.append
+
+    def looked_at(appender: Appender, *arguments: Any) -> list[Entry]:
+        connection = appender._connection
+        names = ("synchronous", "journal_mode")
+        found.append({name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names})
+        return append(appender, *arguments)
+
+    monkeypatch.setattr(Appender, "append", looked_at)
+    log.append(update())
+    log.append(update())
+    full = 2  # as SQLite says it
+    assert found == [{"synchronous": full, "journal_mode": "wal"}] * 2
 
 
 def test_find_returns_the_earliest_place_of_an_id(log: Log) -> None:
