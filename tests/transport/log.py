@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -77,6 +78,21 @@ def beside(path: Path) -> Iterator[sqlite3.Connection]:
     """Another connection to the database."""
     with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as database:
         yield database
+
+
+def waiting_for_locks(path: Path) -> int:
+    """How many wait for a lock on a file that somebody else has."""
+    file = f":{path.stat().st_ino} "
+    lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return sum(": -> " in line and file in line for line in lines)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what gives no sign."""
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 @contextmanager

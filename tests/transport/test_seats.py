@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hub.transport.seats import Seats
+from tests.transport.log import until, waiting_for_locks
 
 TAKES_A_SEAT = """
 import sys
@@ -112,6 +113,26 @@ def test_a_turn_waits_for_the_other_thread(tmp_path: Path) -> None:
             assert not got.wait(0.05)
         assert got.wait(10)
         waits.join()
+
+
+def test_who_waits_for_the_turn_gets_it_before_who_has_just_had_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    order: list[str] = []
+    with closing(Seats(str(path))) as busy, closing(Seats(str(path))) as late:
+
+        def wait() -> None:
+            with late.turn():
+                order.append("late")
+
+        for _ in range(30):
+            waits = threading.Thread(target=wait)
+            with busy.turn():
+                waits.start()
+                until(lambda: waiting_for_locks(path))
+            with busy.turn():
+                order.append("busy")
+            waits.join()
+    assert order == ["late", "busy"] * 30
 
 
 def test_the_turn_ends_with_an_error(tmp_path: Path) -> None:

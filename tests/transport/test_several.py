@@ -16,7 +16,7 @@ from hub.transport.doorbell import Doorbell, bells
 from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
-from tests.transport.log import Log, beside, update
+from tests.transport.log import Log, beside, until, update, waiting_for_locks
 
 PATIENCE = 30.0
 
@@ -199,6 +199,58 @@ def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCap
         follows.transport.append((update(id="eleventh"),), 0)
         follows.until(lambda: follows.ids == ["eleventh"])
     assert "updates 1 to 10 were discarded" in caplog.text
+
+
+class TestWhileAnotherProcessHasTheTurn:
+    @pytest.fixture
+    def lock(self, tmp_path: Path) -> Path:
+        return tmp_path / "hub.db-lock"
+
+    @pytest.fixture
+    def log(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+        monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.02)
+        log = Log(tmp_path / "hub.db", Retention(size=2))
+        log.open()
+        yield log
+        log.close()
+
+    @pytest.fixture
+    def another(self, log: Log, lock: Path) -> Iterator[Seats]:
+        with closing(Seats(str(lock))) as seats:
+            yield seats
+
+    def test_nothing_is_committed(self, log: Log, lock: Path, another: Seats) -> None:
+        with another.turn():
+            log.transport.append((update(id="x"),), 1)
+            until(lambda: waiting_for_locks(lock) or log.sequences())
+            assert log.sequences() == []
+            assert log.transport.collect() == []
+        (commit,) = log.wait(1)
+        assert [entry.update.id for entry in commit.entries] == ["x"]
+
+    def test_nothing_is_discarded(self, log: Log, lock: Path, another: Seats) -> None:
+        log.append(*[update() for _ in range(2)])
+        log.append(update())
+        assert log.sequences() == [1, 2, 3]
+        with another.turn():
+            log.now += 1
+            until(lambda: waiting_for_locks(lock) or len(log.sequences()) < 3)
+            assert log.sequences() == [1, 2, 3]
+        until(lambda: log.sequences() == [2, 3])
+
+    def test_no_subscriptions_of_the_dead_are_ended(self, log: Log, lock: Path, another: Seats) -> None:
+        adopted = threading.Event()
+
+        def adopt() -> None:
+            log.transport.adopt()
+            adopted.set()
+
+        adopts = threading.Thread(target=adopt)
+        with another.turn():
+            adopts.start()
+            until(lambda: waiting_for_locks(lock) or adopted.is_set())
+            assert not adopted.is_set()
+        adopts.join()
 
 
 def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) -> None:
