@@ -64,6 +64,7 @@ def test_the_cookie_of_one_host() -> None:
         (SITE, "https://www.site.example"),
         ({"PROTOCOL": "0.x", "COOKIE_SAMESITE": "Lax", "COOKIE_PATH": "/"}, "http://127.0.0.1:5000"),
         ({"COOKIE_NAME": "__Host-m", "COOKIE_PATH": "/"}, "http://127.0.0.1:5000"),
+        ({**SITE, "COOKIE_PARTITIONED": True}, "https://site.example"),
         (
             {**SITE, "COOKIE_NAME": "m", "COOKIE_SECURE": False, "COOKIE_SAMESITE": None},
             "http://site.example",
@@ -79,6 +80,25 @@ def test_clearing_differs_only_in_the_token_and_the_end(config: Mapping[str, Any
     assert cleared.pop("expires") == "Thu, 01 Jan 1970 00:00:00 GMT"
     del attributes["max-age"], attributes["expires"]
     assert cleared == attributes
+
+
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SITE,
+        {**SITE, "COOKIE_PARTITIONED": True},
+        {**SITE, "COOKIE_SAMESITE": "None"},
+        {**SITE, "COOKIE_SAMESITE": None},
+        {**SITE, "COOKIE_DOMAIN": "site.example"},
+        {**SITE, "COOKIE_NAME": "m", "COOKIE_SECURE": False},
+        {**SITE, "COOKIE_NAME": "__Host-m", "COOKIE_PATH": "/"},
+        {**SITE, "PROTOCOL": "0.x"},
+    ],
+)
+def test_no_script_may_read_the_cookie(config: Mapping[str, Any], clear: bool) -> None:
+    page = "http://site.example" if config.get("COOKIE_SECURE") is False else "https://site.example"
+    assert "httponly" in parsed(cookie_line(config, page, clear=clear))[2]
 
 
 @pytest.mark.parametrize(
@@ -319,8 +339,16 @@ def test_a_partitioned_cookie_is_for_frames_of_other_sites() -> None:
     config = {**SITE, "COOKIE_PARTITIONED": True}
     line = cookie_line(config, "https://site.example", subscribe=["a"])
     _, _, attributes = parsed(line)
+    assert int(attributes.pop("max-age")) > 0
+    assert attributes.pop("expires").endswith("GMT")
+    assert attributes == {
+        "secure": "",
+        "httponly": "",
+        "path": "/.well-known/mercure",
+        "samesite": "None",
+        "partitioned": "",
+    }
     assert line.endswith("; Partitioned")
-    assert (attributes["samesite"], attributes["secure"]) == ("None", "")
     cleared = cookie_line(config, "https://site.example", clear=True)
     assert cleared.endswith("; Partitioned")  # or the browser looks for it in the other jar
 
