@@ -70,4 +70,5 @@ class BatchSupport:
                 ) from error
             raise unreachable from error
         accepted = response.headers.get("Accept-Post", "").lower().split(",")
-        return response.ok and batch.MEDIA_TYPE in [one.partition(";")[0].strip() for one in accepted]
+        is_success = 200 <= response.status_code < 300  # to requests, a redirect is "ok" too
+        return is_success and batch.MEDIA_TYPE in [one.partition(";")[0].strip() for one in accepted]

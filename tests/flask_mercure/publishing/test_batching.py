@@ -11,7 +11,7 @@ from flask_mercure import HubUnreachable, InvalidArgument, Mercure, PublishError
 from flask_mercure.extension import state_of
 from flask_mercure.http.batch_support import BatchSupport
 from flask_mercure.http.session import open_session
-from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app
+from tests.flask_mercure.fake_hub import PATH, Answer, Dropped, FakeHub, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
@@ -94,6 +94,22 @@ def test_another_hub_gets_one_request_for_each_over_one_connection(other: FakeHu
     assert [one.method for one in other.received] == ["OPTIONS", "POST", "POST", "POST", "POST"]
     assert len({one.connection for one in other.received}) == 1
     assert other.received[1].pairs == [("topic", "a"), ("data", "1")]
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 399, 405, 500])
+def test_a_hub_whose_answer_is_no_success_gets_no_batch_whatever_it_says(other: FakeHub, status: int) -> None:
+    """A proxy or a login page that redirects is asked for nothing more, and is not the hub."""
+    says = {"Accept-Post": "application/json", "Location": f"{other.url}/elsewhere"}
+    other.answers = [Answer(b"", status, None, says), Answer(b"urn:1"), Answer(b"urn:2")]
+    app = make_app(URL=other.url)
+    with app.app_context():
+        assert Mercure().publish_many([Update("a"), Update("b")]) == ["urn:1", "urn:2"]
+    state_of(app).publisher.close()
+    assert [(one.method, one.target) for one in other.received] == [
+        ("OPTIONS", PATH),
+        ("POST", PATH),
+        ("POST", PATH),
+    ]
 
 
 def test_what_is_out_when_another_hub_fails(other: FakeHub) -> None:
