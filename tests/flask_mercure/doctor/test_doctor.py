@@ -291,7 +291,10 @@ GOOD = head(access_control_allow_origin=PAGE, access_control_allow_credentials="
     [
         (GOOD, GOOD, Level.OK),
         (GOOD, None, Level.OK),
+        (GOOD, Head(204, "HTTP/1.1", GOOD.fields), Level.OK),
         (GOOD, head(405), Level.WARNING),
+        (GOOD, head(200), Level.WARNING),
+        *[(GOOD, Head(status, "HTTP/1.1", GOOD.fields), Level.WARNING) for status in (301, 302, 307, 308)],
         (head(), GOOD, Level.PROBLEM),
         (head(access_control_allow_origin="*"), GOOD, Level.PROBLEM),
         (head(access_control_allow_origin=PAGE), GOOD, Level.PROBLEM),

@@ -413,6 +413,30 @@ def test_the_proxy_adds_cors_too(folder: Path) -> None:
         assert problems(URL=url(port), app_url=page) == [("cors", "cors")]
 
 
+def test_a_proxy_that_redirects_the_question_of_fetch(folder: Path) -> None:
+    """A browser follows no redirect of a preflight request: neither does the doctor."""
+    page = "http://127.0.0.1:5000"
+    asked: list[bytes] = []
+
+    def note(octets: bytes) -> bytes:
+        asked.append(octets.partition(b" ")[0])
+        return octets
+
+    with running_hub(folder, cors_origins=page) as hub:
+
+        def change(octets: bytes) -> bytes:
+            redirect = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {hub.url}".encode()
+            return octets.replace(b"HTTP/1.1 204 No Content", redirect, 1)
+
+        with proxy(hub.port, request=note, answer=change) as port:
+            found = findings(URL=url(port), app_url=page)
+    assert level(found, "cors") == ["warning"]
+    assert "(OPTIONS) is answered with 307" in next(
+        one["summary"] for one in found if one["section"] == "cors"
+    )
+    assert asked.count(b"OPTIONS") == 1
+
+
 def test_several_hubs(good: RunningHub) -> None:
     config: dict[str, Any] = {
         "DEFAULT_HUB": "one",
