@@ -6,7 +6,6 @@ import pytest
 
 from flask_mercure.errors import HubUnreachable, InvalidArgument, MercureError, PublishError, TokenError
 from flask_mercure.publishing.retry import LONGEST_DELAY, Verdict, delay, verdict
-from tests.flask_mercure.fake_hub import Answer, publishing, running
 
 
 @pytest.mark.parametrize(
@@ -35,32 +34,3 @@ def test_the_hub_has_the_last_word_within_reason() -> None:
     assert delay(1, 1.0, retry_after=7) == 7
     assert delay(1, 1.0, retry_after=0) == 0.25
     assert delay(1, 1.0, retry_after=1e9) == 3600
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("120", 120.0),
-        ("Wed, 21 Oct 2026 07:29:00 GMT", 60.0),
-        ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
-        ("soon", None),
-        ("-5", None),
-        ("9" * 400, 999999999.0),
-    ],
-)
-def test_retry_after_of_an_answer(value: str, seconds: float | None) -> None:
-    import requests
-
-    from flask_mercure.http.answer import retry_after
-
-    response = requests.Response()
-    response.headers.update({"Retry-After": value, "Date": "Wed, 21 Oct 2026 07:28:00 GMT"})
-    assert retry_after(response) == seconds
-
-
-def test_an_error_carries_it() -> None:
-    with running() as hub, publishing(hub) as publish:
-        hub.answers = [Answer(b"slow down", 429, headers={"Retry-After": "3"})]
-        with pytest.raises(PublishError) as caught:
-            publish("a")
-        assert caught.value.retry_after == 3
