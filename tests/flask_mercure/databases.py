@@ -10,12 +10,14 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
 _BINARIES = Path("/usr/lib/postgresql")
@@ -104,6 +106,37 @@ def fresh_database(folder: Path) -> Iterator[str]:
             ).render_as_string()
         finally:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def failing_commit(
+    engine: Engine, when: Callable[[], object] = lambda: True, *, is_done: bool = False
+) -> Iterator[None]:
+    """One COMMIT fails, the first of a ``with`` block for which ``when`` is true.
+
+    :param is_done: the database has done it, and the connection broke before it could say so.
+    """
+    dialect = engine.dialect
+    commit = dialect.do_commit
+    has_failed = False
+
+    def fail(connection: Any) -> None:
+        nonlocal has_failed
+        if has_failed or not when():
+            commit(connection)
+            return
+        has_failed = True
+        if is_done:
+            commit(connection)
+        else:
+            dialect.do_rollback(connection)  # as databases do by themselves
+        assert dialect.loaded_dbapi is not None
+        raise dialect.loaded_dbapi.OperationalError("the disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialect, "do_commit", fail)
+        yield
+    assert has_failed
 
 
 @pytest.fixture(scope="session")

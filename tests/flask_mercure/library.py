@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import Engine, ForeignKey, create_engine, event
+from sqlalchemy import Connection, Engine, ForeignKey, create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -93,3 +93,26 @@ def library(
     finally:
         state_of(app).publisher.close()
         engine.dispose()
+
+
+def commit_breaker(books: Library) -> Callable[[Session | Connection], None]:
+    """Prepare the database for transactions whose COMMIT fails.
+
+    :returns: has that of a session or a connection break a rule that is looked at only then.
+    """
+    if books.engine.dialect.name == "sqlite":
+
+        @event.listens_for(books.engine, "connect")
+        def pragmas(connection: Any, _record: Any) -> None:
+            connection.execute("PRAGMA foreign_keys=ON")
+
+    with books.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE parent (id INTEGER PRIMARY KEY)"))
+        connection.execute(
+            text("CREATE TABLE child (parent INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)")
+        )
+
+    def break_commit(target: Session | Connection) -> None:
+        target.execute(text("INSERT INTO child VALUES (1)"))
+
+    return break_commit

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from flask_mercure import Mercure, PublishError
 from flask_mercure.broadcast.rule import topic_url
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, running
-from tests.flask_mercure.library import Library, library
+from tests.flask_mercure.library import Library, commit_breaker, library
 
 Open = Callable[..., AbstractContextManager[Library]]
 
@@ -141,6 +141,26 @@ def test_a_rollback_publishes_nothing(hub: FakeHub, books: Library, how: str) ->
     session.close()
     assert hub.received == []
     add(books, title="later")
+    assert [data["title"] for _, data in published(hub)] == ["later"]
+
+
+@pytest.mark.parametrize("then", ["rollback", "close"])
+def test_a_commit_that_fails_publishes_nothing(hub: FakeHub, books: Library, then: str) -> None:
+    break_commit = commit_breaker(books)
+    session = books.sessions()
+    session.add(books.Book(title="never"))
+    break_commit(session)
+    with pytest.raises(IntegrityError):
+        session.commit()
+    assert hub.received == []
+    if then == "rollback":
+        session.rollback()
+    else:
+        session.close()
+    assert hub.received == []
+    session.add(books.Book(title="later"))
+    session.commit()
+    session.close()
     assert [data["title"] for _, data in published(hub)] == ["later"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, create_engine, event, insert, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from flask_mercure.errors import HubUnreachable, PublishError, TokenError
@@ -21,6 +22,7 @@ from flask_mercure.outbox.rows import channel, write
 from flask_mercure.outbox.table import moment
 from flask_mercure.outbox.wakeup import wakeup_for
 from flask_mercure.updates.publication import Publication
+from tests.flask_mercure.databases import failing_commit
 
 TABLE = outbox_table(MetaData())
 
@@ -289,6 +291,61 @@ def test_a_relay_that_dies_gives_its_updates_back(engine: Engine, hub: Hub, cloc
     with relaying(engine, hub, clock) as second:
         second.run_once()
     assert hub.of("a") == ["1", "2"]
+
+
+@pytest.mark.parametrize("takes_batches", [False, True])
+def test_what_the_hub_took_before_a_commit_that_failed_is_sent_again_with_its_id(
+    engine: Engine, hub: Hub, clock: Clock, takes_batches: bool
+) -> None:
+    """At least once, in order, and at once: no lease stays behind."""
+    ids: list[str | None] = []
+    hub.before = lambda publication: ids.append(publication.id)
+    put(engine, ("a", "1"), ("b", "2"), ("a", "3"))
+    with relaying(engine, hub, clock, takes_batches=lambda _hub: takes_batches) as relay:
+        with failing_commit(engine, lambda: len(hub.taken) == 3), pytest.raises(OperationalError):
+            relay.step()
+        waits = [(row.state, row.attempts, row.leased_by) for row in rows(engine)]
+        assert waits == [("waiting", 0, None)] * 3
+        put(engine, ("a", "4"))
+        assert relay.run_once().sent == 4
+    assert hub.of("a") == ["1", "3", "1", "3", "4"]
+    assert hub.of("b") == ["2", "2"]
+    assert ids == [f"urn:x:{number}" for number in (1, 2, 3, 1, 2, 3, 4)]
+    assert rows(engine) == []
+
+
+def test_what_was_recorded_by_a_commit_whose_answer_was_lost_is_not_sent_again(
+    engine: Engine, hub: Hub, clock: Clock, relay: Relay
+) -> None:
+    put(engine, ("a", "1"), ("a", "2"))
+    with failing_commit(engine, lambda: len(hub.taken) == 2, is_done=True), pytest.raises(OperationalError):
+        relay.step()
+    assert rows(engine) == []
+    put(engine, ("a", "3"))
+    assert relay.run_once().sent == 1
+    assert hub.of("a") == ["1", "2", "3"]
+
+
+def test_a_relay_goes_on_after_a_commit_that_failed(
+    engine: Engine, hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(engine, ("a", "1"))
+    wakeup = wakeup_for(engine, channel(TABLE))
+    relay = Relay(engine, TABLE, hub.send, wakeup)
+    waits: list[bool] = []
+
+    def wait(longest: float, *, urgent_only: bool = False) -> None:
+        waits.append(urgent_only)
+        if not urgent_only:  # nothing is left to send
+            relay.stop()
+
+    wakeup.wait = wait  # type: ignore[method-assign]
+    with failing_commit(engine, lambda: hub.taken):
+        relay.run()
+    assert waits == [True, False]  # a pause first
+    assert hub.of("a") == ["1", "1"]
+    assert rows(engine) == []
+    assert "trying again in" in caplog.text
 
 
 def test_leases_end_by_time_and_with_the_process(engine: Engine, clock: Clock) -> None:

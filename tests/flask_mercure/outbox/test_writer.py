@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from flask import Flask
 from sqlalchemy import MetaData, create_engine, inspect, select
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from flask_mercure import ConfigurationError, InvalidArgument, Mercure, Update
 from flask_mercure.outbox import Outbox, outbox_table
+from flask_mercure.outbox.app import outbox_of
 from flask_mercure.publishing.recorder import record
+from tests.flask_mercure.databases import failing_commit
 from tests.flask_mercure.fake_hub import SECRET
-from tests.flask_mercure.library import Library, library
+from tests.flask_mercure.library import Library, commit_breaker, library
 
 NOWHERE = "http://127.0.0.1:9/.well-known/mercure"
 Open = Callable[..., AbstractContextManager[Library]]
@@ -94,6 +97,67 @@ def test_a_commit_that_fails_leaves_nothing(books: Library) -> None:
     books.outbox.table.create(books.engine)
     with books.sessions() as session:
         assert session.scalars(select(books.Book)).all() == []
+
+
+class Woken:
+    """Stands for the relay's thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def wake(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def relay_thread(books: Library, monkeypatch: pytest.MonkeyPatch) -> Woken:
+    woken = Woken()
+    monkeypatch.setattr(outbox_of(books.app), "relay_thread", woken)
+    return woken
+
+
+@pytest.mark.parametrize("then", ["rollback", "close"])
+def test_a_session_whose_commit_fails_publishes_nothing(
+    books: Library, relay_thread: Woken, then: str
+) -> None:
+    break_commit = commit_breaker(books)
+    with record() as updates:
+        with books.sessions() as session:
+            session.add(books.Book(title="never"))
+            books.mercure.outbox(session).publish("a", "never")
+            break_commit(session)
+            with pytest.raises(IntegrityError):
+                session.commit()
+            assert (updates, relay_thread.count) == ([], 0)
+            if then == "rollback":
+                session.rollback()
+            else:
+                session.close()
+            assert (updates, relay_thread.count) == ([], 0)
+            assert stored(books) == []
+            books.mercure.outbox(session).publish("a", "later")
+            session.commit()
+        assert [update.data for update in updates] == ["later"]
+    assert relay_thread.count == 1
+    assert stored(books) == [("a", "later")]
+
+
+def test_a_connection_whose_commit_fails_publishes_nothing(books: Library, relay_thread: Woken) -> None:
+    break_commit = commit_breaker(books)
+    with pytest.raises(IntegrityError), books.engine.begin() as connection:
+        books.mercure.outbox(connection).publish("a", "never")
+        break_commit(connection)
+    assert (stored(books), relay_thread.count) == ([], 0)
+
+
+def test_an_update_whose_own_transaction_fails_at_its_commit_is_not_published(
+    books: Library, relay_thread: Woken
+) -> None:
+    with failing_commit(books.engine), pytest.raises(OperationalError, match="the disk is full"):
+        books.mercure.outbox().publish("a", "never")
+    assert (stored(books), relay_thread.count) == ([], 0)
+    books.mercure.outbox().publish("a", "later")
+    assert (stored(books), relay_thread.count) == ([("a", "later")], 1)
 
 
 def test_what_later_hooks_change_is_written_too(books: Library) -> None:
