@@ -130,6 +130,7 @@ class Node:
         await self.kill()
         if self._supervisor is not None:
             self._supervisor.cancel()
+        _buried()  # else the supervisor of another run in this process would wonder
         self._notices.close()
         self._output.close()
         with contextlib.suppress(OSError):
