@@ -1,6 +1,7 @@
 # make demo    the chat, with the hub and the app, on one printed address
 # make test    all tests
 # make test-apache   a part of them: Apache, nginx and Caddy with the shipped files, supervisord, Chromium
+# make foreign  clients that others wrote, on a hub; docs/clients.md
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
 # make site    the documentation as a site, build/site/index.html
@@ -17,7 +18,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-apache check docs site chaos bench bench-quick bench-publish clean
+FOREIGN := build/foreign
+
+.PHONY: demo test test-apache foreign check docs site chaos bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -29,6 +32,10 @@ test: $(VENV)/test.done
 test-apache: $(VENV)/test.done
 	@sh tests/browser.sh
 	$(BIN)/python -m pytest tests/deployment $(PYTEST)
+
+foreign: $(VENV)/foreign.done
+	@sh tests/foreign/install.sh $(FOREIGN)
+	timeout -k 10 600 $(BIN)/python -m pytest tests/foreign -m foreign -n 3 $(PYTEST)
 
 check: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -72,6 +79,10 @@ $(VENV)/hub.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 $(VENV)/test.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,check,docs]'
 	@touch $@ $(VENV)/hub.done $(VENV)/docs.done
+
+$(VENV)/foreign.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,foreign]'
+	@touch $@ $(VENV)/hub.done
 
 $(VENV)/docs.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,docs]'
