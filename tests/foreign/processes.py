@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,12 @@ from tests.hub.running import HUB_PATH, RunningHub, process_environment
 
 WITHIN = 30.0  # seconds for something to happen
 LIMIT = 120.0  # seconds after which a client ends, whatever happens to the tests
+
+
+def bound(command: Sequence[str]) -> list[str]:
+    """A command that is killed when the process that starts it ends, however it ends."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", *command] if setpriv else list(command)
 
 
 def wait(what: Callable[[], str], condition: Callable[[], bool]) -> None:
@@ -54,7 +61,11 @@ class Hub:
         )
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "hub"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=log
+                bound([sys.executable, "-m", "hub"]),
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stderr=log,
             )
         wait(self._log.read_text, lambda: "listens on" in self._log.read_text() or not self.is_alive)
         found = re.search(r"listens on https?://127\.0\.0\.1:(\d+)", self._log.read_text())
@@ -164,7 +175,7 @@ class Client:
         self._topics = set(topics)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [*kind.command, hub.url, *topics],
+            bound([*kind.command, hub.url, *topics]),
             cwd=ROOT if kind.script.endswith(".py") else scripts,
             env=_environment(kind, TOKEN=token),
             stdin=subprocess.PIPE,
@@ -256,7 +267,7 @@ def run(kind: Kind, scripts: Path, arguments: Sequence[str], **variables: str) -
     :returns: what it told.
     """
     done = subprocess.run(
-        [*kind.command, *arguments],
+        bound([*kind.command, *arguments]),
         cwd=ROOT if kind.script.endswith(".py") else scripts,
         env=_environment(kind, **variables),
         stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.foreign.kinds import MODULES, missing_from_npm, missing_program
-from tests.foreign.processes import hub_process
+from tests.foreign.processes import bound, hub_process
 
 pytestmark = pytest.mark.foreign
 
@@ -71,7 +71,7 @@ def _run(suite: Path, variables: dict[str, str]) -> dict[str, Any]:
     }
     command = ["node", "node_modules/@playwright/test/cli.js", "test", "--config", CONFIGURATION.name]
     with subprocess.Popen(
-        command, cwd=suite, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        bound(command), cwd=suite, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as playwright:  # fmt: skip
         try:
