@@ -35,7 +35,7 @@ test-apache: $(VENV)/test.done
 
 foreign: $(VENV)/foreign.done
 	@sh tests/foreign/install.sh $(FOREIGN)
-	timeout --foreground -k 10 600 $(BIN)/python -m pytest tests/foreign -m foreign -n 3 $(PYTEST)
+	timeout --foreground -k 10 900 $(BIN)/python -m pytest tests/foreign -m foreign -n 3 $(PYTEST)
 
 check: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ export default {
   reporter: "json",
   retries: 0,
   workers: 2,
-  globalTimeout: 120_000,
+  globalTimeout: 240_000,
   projects: [
     {
       name: "chromium",

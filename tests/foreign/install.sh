@@ -5,7 +5,7 @@
 set -eu
 list="$(dirname "$0")/package.json"
 command -v npm >/dev/null || exit 0
-[ "$1/installed" -nt "$list" ] && exit 0
+[ -d "$1/node_modules" ] && [ "$1/installed" -nt "$list" ] && exit 0
 mkdir -p "$1"
 cp "$list" "$1/package.json"
 cd "$1"

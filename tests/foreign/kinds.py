@@ -54,7 +54,7 @@ class Kind:
     def missing(self) -> str:
         """What has to be installed; empty: nothing."""
         if self.script.endswith(".mjs"):
-            return missing_program("node") or missing_from_npm(self.module)
+            return missing_program("node", "nodejs npm") or missing_from_npm(self.module)
         if self.script.endswith(".php"):
             return self._missing_for_php()
         if self.module == "curl":

@@ -23,8 +23,8 @@ from hub.protocol import cursor
 from tests.foreign.kinds import ROOT, Kind
 from tests.hub.running import HUB_PATH, RunningHub, process_environment
 
-WITHIN = 30.0  # seconds for something to happen
-LIMIT = 120.0  # seconds after which a client ends, whatever happens to the tests
+WITHIN = 60.0  # seconds for something to happen
+LIMIT = 300.0  # seconds after which a client ends, whatever happens to the tests
 
 
 def bound(command: Sequence[str]) -> list[str]:

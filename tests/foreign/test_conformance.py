@@ -21,7 +21,7 @@ from tests.foreign.processes import bound, hub_process
 pytestmark = pytest.mark.foreign
 
 CONFIGURATION = Path(__file__).resolve().parent / "conformance.config.ts"
-AT_MOST = 150  # seconds; the suite has a limit of its own
+AT_MOST = 300  # seconds; the suite has a limit of its own
 # What the token in the suite was made for.
 HUB = {
     "MERCURE_PUBLISHER_JWT_KEY": "!ChangeThisMercureHubJWTSecretKey!",
@@ -39,7 +39,7 @@ def _suite() -> Path:
         missing = "no checkout is given: make foreign MERCURE_CHECKOUT=/path/to/dunglas/mercure"
     elif not (folder / "playwright.config.ts").is_file():
         missing = f"MERCURE_CHECKOUT={given} has no conformance-tests"
-    missing = missing or missing_program("node") or missing_program("chromium")
+    missing = missing or missing_program("node", "nodejs npm") or missing_program("chromium")
     for package in ("@playwright/test", "dotenv"):
         missing = missing or missing_from_npm(package)
     if missing:
