@@ -41,7 +41,8 @@ _LOOK = 0.5
 _LISTING = 1.0
 _TURN = 0.1
 _BUSY = 1.0
-_SLOW_READ, _SLOW_PAUSE = 8192, 0.025
+_SLOW_READ = 8192
+_SLOW_PAUSES = (0.004, 0.01, 0.025)  # seconds between two reads
 _SLOW_BUFFER = 4096
 _LIFETIME = 3600.0
 _IN_DOUBT = "in-doubt"
@@ -273,7 +274,8 @@ class Subscriber:
         """Wait for the end of a stream, whoever brings it about, and note who."""
         scene, plan = self._scene, self._plan
         leaves = plan.manner in (Manner.RETURNS, Manner.AWAY, Manner.RESETS, Manner.SLOW)
-        until = scene.now() + (self._chance.uniform(1.5, 4.0) if leaves else float("inf"))
+        stay = (3.0, 8.0) if plan.manner is Manner.SLOW else (1.5, 4.0)
+        until = scene.now() + (self._chance.uniform(*stay) if leaves else float("inf"))
         over = asyncio.create_task(scene.over.wait())
         try:
             while True:
@@ -325,6 +327,7 @@ class Subscriber:
     ) -> None:
         connection = Connection(sock)
         is_slow = self._plan.manner is Manner.SLOW
+        pause = self._chance.choice(_SLOW_PAUSES)
         try:
             answer = await connection.open(target, headers)
             self._note_head(session, answer.status, answer.headers.get("mercure-last-event-id"))
@@ -335,7 +338,7 @@ class Subscriber:
                     return
                 self._note_events(session, events.feed(part))
                 if is_slow:
-                    await asyncio.sleep(_SLOW_PAUSE)
+                    await asyncio.sleep(pause)
                 await self._perhaps_stall(session)
         except Closed:
             return
@@ -433,18 +436,19 @@ async def watch_presence(scene: Scene) -> None:
 
 
 async def list_presence(scene: Scene) -> None:
-    """Ask once who is connected."""
-    token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, subscribe=(ALL,))
+    """Ask once who is connected: in both generations, since each sees the subscriptions of its own."""
     at = scene.now()
-    answer = await _ask(scene, "GET", f"{HUB_PATH}/subscriptions", {"Authorization": f"Bearer {token}"})
-    if answer is None:
-        scene.record.listings.append(Listing(at, 0, ()))
-        return
-    sessions: tuple[str, ...] = ()
-    if answer.status == 200:
+    status = 200
+    sessions: set[str] = set()
+    for old in (False, True):
+        token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, subscribe=(ALL,), old=old)
+        answer = await _ask(scene, "GET", f"{HUB_PATH}/subscriptions", {"Authorization": f"Bearer {token}"})
+        if answer is None or answer.status != 200:
+            status = 0 if answer is None else answer.status
+            continue
         found = json.loads(answer.body)["subscriptions"]
-        sessions = tuple(sorted({(one.get("payload") or {}).get("session", "") for one in found}))
-    scene.record.listings.append(Listing(at, answer.status, sessions))
+        sessions |= {(one.get("payload") or {}).get("session", "") for one in found}
+    scene.record.listings.append(Listing(at, status, tuple(sorted(sessions))))
 
 
 async def read_everything(scene: Scene, upto: str, seconds: float) -> list[tuple[str, int]]:

@@ -183,7 +183,8 @@ class _Judge:
 
     def _may_close(self, one: Publication) -> bool:
         """Whether a connection may have ended before its request was read: HTTP allows it, if it was kept."""
-        if self._lately(Effect.STOPS | Effect.KILLS | Effect.STARVES, one.sent, one.done):
+        is_down = any(not death.is_restarted and death.at < one.done for death in self.record.deaths)
+        if is_down or self._lately(Effect.STOPS | Effect.KILLS | Effect.STARVES, one.sent, one.done):
             return True  # the proxy accepts while there is no hub behind it
         return not one.is_fresh and not self.record.during(Effect.STALLS, one.sent, one.done)
 

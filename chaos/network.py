@@ -12,6 +12,7 @@ from chaos.plan import Route
 
 _CONNECT = 15.0  # seconds
 _READ = 65536
+_ETHERNET = 1460  # bytes of a segment
 
 
 class Proxy:
@@ -110,7 +111,7 @@ class Network:
     async def connect(self, route: Route, receive_buffer: int = 0) -> socket.socket:
         """Open a connection to the hub.
 
-        :param receive_buffer: of the socket in bytes; 0: as the system has it.
+        :param receive_buffer: bytes of the socket of a client that is to feel slow; 0: as the system has it.
         :raises OSError: there is none to be had.
         """
         async with asyncio.timeout(_CONNECT):  # its TimeoutError is an OSError
@@ -129,6 +130,8 @@ async def _open(address: tuple[str, int], receive_buffer: int) -> socket.socket:
     sock = socket.socket()
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        # The segments of the loopback are so long that the hub's buffer would hold megabytes for this client.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _ETHERNET)
     return await _connected(sock, address)
 
 

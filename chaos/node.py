@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _MARK = "CHAOS_NODE"
 _LOOK = 0.02  # seconds
 _START = 30.0
+_REAP = 2.0
 _STOP = 30.0  # TimeoutStopSec of the unit
 _SET_CHILD_SUBREAPER = 36
 _CLEAN = (0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIPE)  # systemd.service(5)
@@ -130,7 +131,10 @@ class Node:
         await self.kill()
         if self._supervisor is not None:
             self._supervisor.cancel()
-        _buried()  # else the supervisor of another run in this process would wonder
+        deadline = time.monotonic() + _REAP
+        while _has_children() and time.monotonic() < deadline:
+            _buried()  # else the supervisor of another run in this process would wonder about them
+            await asyncio.sleep(_LOOK)
         self._notices.close()
         self._output.close()
         with contextlib.suppress(OSError):
@@ -276,6 +280,14 @@ def _buried() -> dict[int, int]:
                 break
             ended[pid] = os.waitstatus_to_exitcode(status)
     return ended
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _exists(pid: int) -> bool:

@@ -108,6 +108,9 @@ class Route(enum.Enum):
     HOST = "another host"
 
 
+_ROUTES = (Route.DIRECT, Route.DIRECT, Route.PROXY)
+
+
 class Manner(enum.Enum):
     """How a subscriber behaves."""
 
@@ -263,7 +266,7 @@ def _hub(chance: random.Random, kinds: Sequence[Kind], workers: int) -> HubPlan:
     drawn = chance.choice((1, 1, 2, 3))
     if not workers:
         workers = max(drawn, 2) if NEEDS_WORKERS & set(kinds) else drawn
-    size = chance.choice((0, 0, 30, 300))
+    size = chance.choice((0, 0, 60, 300))
     age = chance.choice((0, 0, 0, 3600))
     if REPLACES & set(kinds):  # what the log held is read from the log itself, and that is damaged
         size = age = 0
@@ -285,12 +288,12 @@ def _publisher(chance: random.Random, number: int) -> PublisherPlan:
         topics=tuple(topic for topic in TOPICS if f"/{ROOMS[0]}/" in topic)
         if is_large
         else tuple(chance.sample(TOPICS, chance.randint(2, len(TOPICS)))),
-        pause=0.08 if is_large else chance.choice((0.005, 0.02, 0.05)),
+        pause=0.05 if is_large else chance.choice((0.005, 0.02, 0.05)),
         batch=1 if is_large else chance.choice((1, 1, 1, 8)),
         private=chance.choice((0.0, 0.3, 0.8)),
         padding=60_000 if is_large else chance.choice((0, 0, 200)),
         keeps=chance.choice((1, 20, 100_000)),
-        route=chance.choice((Route.DIRECT, Route.DIRECT, Route.PROXY)),
+        route=chance.choice(_ROUTES),
         old=chance.random() < 0.3,
     )
 
@@ -309,7 +312,7 @@ def _subscriber(chance: random.Random, number: int) -> SubscriberPlan:
         matchers=matchers,
         grants=(ALL,) if number == 0 else wide,
         manner=manner,
-        route=chance.choice((Route.DIRECT, Route.DIRECT, Route.PROXY)),
+        route=Route.DIRECT if manner is Manner.SLOW else chance.choice(_ROUTES),
         websocket=manner is not Manner.SLOW and chance.random() < 0.25,
         old=chance.random() < 0.3,
     )
