@@ -32,7 +32,7 @@ from chaos.record import (
 )
 from chaos.topics import ALL, CANARY
 
-PATIENCE = 40.0
+PATIENCE = 60.0
 """Seconds after which a publisher gives up; the bound that is judged is shorter."""
 
 _AGAIN = (0.2, 0.6)  # seconds before a client connects again
@@ -400,6 +400,33 @@ async def try_keys(scene: Scene) -> None:
                 target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
                 status = await _status(scene, "GET", target, headers, only_head=True)
             scene.record.trials.append(Trial(at, key, role, status))
+
+
+async def pester(scene: Scene, chance: random.Random) -> None:
+    """Do what no client should: half a request, a head that drips, nonsense, a reset in the middle."""
+    whole = (
+        f"POST {HUB_PATH} HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 1000\r\n"
+        "Content-Type: application/x-www-form-urlencoded\r\n\r\ntopic=https%3A%2F%2Fexample.com%2Fa%2F1"
+    ).encode()
+    loop = asyncio.get_running_loop()
+    while not scene.over.is_set():
+        await scene.pause(chance.uniform(0.1, 0.5))
+        with contextlib.suppress(OSError):
+            sock = await scene.network.connect(Route.DIRECT)
+            with contextlib.closing(sock):
+                match chance.randrange(4):
+                    case 0:
+                        await loop.sock_sendall(sock, whole[: chance.randrange(1, len(whole))])
+                        reset_at_close(sock)
+                    case 1:
+                        for byte in whole[: chance.randrange(1, 40)]:
+                            await loop.sock_sendall(sock, bytes([byte]))
+                            await asyncio.sleep(0.02)
+                    case 2:
+                        await loop.sock_sendall(sock, chance.randbytes(chance.randrange(1, 4096)))
+                    case _:
+                        await loop.sock_sendall(sock, whole)
+                        await scene.pause(chance.uniform(0.1, 2.0))
 
 
 async def watch_machine(scene: Scene) -> None:

@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         itself, 2 when the checker failed.
     """
     options = _parser().parse_args(arguments)
+    if options.explain:
+        _explain()
+        return 0
     _BUILD.mkdir(parents=True, exist_ok=True)
     if options.one is not None:
         return _run_one(options)
@@ -65,16 +68,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--known", action="store_true", help="run the seeds of the known defects, too")
     parser.add_argument("--list", action="store_true", help="print what the seeds draw, and run nothing")
+    parser.add_argument("--explain", action="store_true", help="print the faults and the rules")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--without", type=int, action="append", default=[], help=argparse.SUPPRESS)
     return parser
+
+
+def _explain() -> None:
+    _say("Faults:")
+    for kind in Kind:
+        _say(f"  {_name(kind):20} {kind.value}")
+    _say("Rules; a run fails when")
+    for rule in Invariant:
+        _say(f"  {rule.name:20} {rule.value}")
+
+
+def _name(kind: Kind) -> str:
+    return kind.name.lower().replace("_", "-")
 
 
 def _kind(name: str) -> Kind:
     try:
         return Kind[name.upper().replace("-", "_")]
     except KeyError:
-        names = ", ".join(one.name.lower().replace("_", "-") for one in Kind)
+        names = ", ".join(map(_name, Kind))
         raise argparse.ArgumentTypeError(f"{name!r} is no fault; there are {names}") from None
 
 

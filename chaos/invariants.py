@@ -29,6 +29,7 @@ _FEW = 5  # publications that make a judgement over a span of time
 _MORE_MEMORY = 48 << 20  # bytes for each process
 _MORE_DESCRIPTORS = 24  # for each process: it opens connections to the store when it needs them
 _MORE_THREADS = 6
+_IDLE = 0.5  # of a core
 
 
 class Invariant(enum.Enum):
@@ -63,7 +64,7 @@ class Invariant(enum.Enum):
     CRASHED = "a process ended that nobody had told to"
     RUINED = "the log cannot be read any more"
     REPLAY = "a replay from the beginning differs from the log"
-    LEFTOVER = "memory, descriptors, threads or files did not return to where they were"
+    LEFTOVER = "memory, descriptors, threads, files or CPU did not return to where they were"
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,6 +566,8 @@ class _Judge:
             said.append(f"{before.threads} threads, then {after.threads}")
         if after.memory > before.memory + _MORE_MEMORY * max(before.processes, 1):
             said.append(f"{before.memory >> 20} MiB, then {after.memory >> 20} MiB")
+        if self.record.idle > _IDLE:
+            said.append(f"{100 * self.record.idle:.0f} % of a core while nobody publishes")
         if new := set(after.files) - set(before.files):
             said.append(f"new files: {', '.join(sorted(new))}")
         if said:

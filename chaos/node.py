@@ -28,6 +28,7 @@ _STOP = 30.0  # TimeoutStopSec of the unit
 _SET_CHILD_SUBREAPER = 36
 _CLEAN = (0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGPIPE)  # systemd.service(5)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,15 @@ class Node:
                 threads += len(list(Path(f"/proc/{pid}/task").iterdir()))
         files = tuple(sorted(one.name for one in self.folder.rglob("*") if one.is_file()))
         return Load(self._now(), len(pids), memory, descriptors, threads, files, streams)
+
+    def cpu(self) -> float:
+        """Seconds of processor time that its processes have taken."""
+        ticks = 0
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / _TICKS
 
     def _launch(self) -> None:
         self._read_notices()  # what was said by those before

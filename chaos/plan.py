@@ -76,7 +76,7 @@ _LENGTHS = {
     Kind.SYNC_FAILS: (12.5, 13.5),  # long enough to see whether health notices
     Kind.WRITE_FAILS: (12.5, 13.5),
     Kind.DISK_FULL: (12.5, 13.5),
-    Kind.STOP_LONG: (8.0, 24.0),
+    Kind.STOP_LONG: (8.0, 40.0),
     Kind.STOP_MAIN: (1.0, 8.0),
     Kind.STOP_WORKER: (1.0, 8.0),
     Kind.SYNC_SLOW: (5.0, 8.0),

@@ -276,6 +276,8 @@ class Record:
     """Sequence of the oldest update that the log still held at the end."""
     before: Load | None = None
     after: Load | None = None
+    idle: float = 0.0
+    """Share of a core that the hub takes when nobody publishes any more."""
     calm: float = float("inf")
     """When all faults were over."""
     recovered: float = float("inf")

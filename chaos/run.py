@@ -30,6 +30,7 @@ RECOVERY = 30.0
 _SETTLE = 12.0
 _WARM = 1.0
 _LOOK = 0.1
+_IDLE = 0.5
 _READ_ALL = 60.0
 
 
@@ -91,6 +92,7 @@ async def _play(plan: Plan, stage: Stage) -> None:
     scene, record = stage.scene, stage.scene.record
     begun = [*_publishers(plan, scene), *_subscribers(plan, scene)]
     begun += [actors.try_keys(scene), actors.watch_health(scene), actors.watch_machine(scene)]
+    begun.append(actors.pester(scene, random.Random(f"{plan.seed} pester")))  # noqa: S311
     if plan.hub.presence:
         begun.append(actors.watch_presence(scene))
     tasks = [asyncio.create_task(one) for one in begun]
@@ -149,6 +151,9 @@ async def _settle(stage: Stage) -> None:
 
     await _until(is_complete, deadline - scene.now())
     record.settled = scene.now()
+    before = stage.node.cpu()
+    await scene.pause(_IDLE)
+    record.idle = (stage.node.cpu() - before) / _IDLE
     record.after = stage.node.load(_open_streams(record))
     if record.has_presence:
         await actors.list_presence(scene)

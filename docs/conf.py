@@ -30,6 +30,7 @@ include_patterns = [
     "docs/*/README.md",
     "examples/*/README.md",
     "bench/README.md",
+    "chaos/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "instance", "tests", "flask_mercure", "hub", "**/node_modules"]
 extensions = ["myst_parser", "sphinx.ext.autodoc"]

@@ -101,14 +101,16 @@ class Channel:
         return fd, self._tls
 
     def end(self) -> None:
-        """Have a greenlet that waits in ``receive`` see the end of the connection."""
+        """Have a greenlet that waits in ``receive`` see the end of the connection, after what has arrived.
+
+        Only the receiving side ends: a request that is in the buffer already is read, and has to be answered.
+        """
         with contextlib.suppress(OSError):
-            sock = self._tls or socket.socket(fileno=self._fd)
+            sock = socket.socket(fileno=self._fd)
             try:
-                sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RD)
             finally:
-                if sock is not self._tls:
-                    sock.detach()
+                sock.detach()
 
     def close(self) -> None:
         """Close the connection."""

@@ -251,6 +251,10 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
     "a process dies": (Invariant.CRASHED, lambda: record(deaths=[Death(3.0, "worker", -11, True)])),
     "the log is ruined": (Invariant.RUINED, lambda: record(ruin="malformed")),
     "a replay lacks an update": (Invariant.REPLAY, lambda: record(replayed=[("id-1", 1), ("id-5", 5)])),
+    "it is never idle": (
+        Invariant.LEFTOVER,
+        lambda: record(before=Load(1.0, 1, 0, 20, 3, ()), after=Load(7.0, 1, 0, 20, 3, ()), idle=0.9),
+    ),
     "descriptors stay open": (
         Invariant.LEFTOVER,
         lambda: record(before=Load(1.0, 1, 0, 20, 3, (), 10), after=Load(7.0, 1, 0, 60, 3, (), 10)),

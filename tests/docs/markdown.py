@@ -18,6 +18,7 @@ PAGES = sorted(
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
         ROOT / "bench" / "README.md",
+        ROOT / "chaos" / "README.md",
         *(ROOT / "docs").glob("**/*.md"),
         *(ROOT / "examples").glob("*/README.md"),
     ]

@@ -148,6 +148,8 @@ class RunningHub:
     port: int
     scheme: str = "http"
     secret: str = SECRET
+    stop_after: Callable[[Callable[[], None]], None] | None = None
+    """Does something in the hub's event loop, and tells the hub to stop before the loop goes on."""
     _open: list[Stream] = field(default_factory=list)
 
     @property
@@ -333,7 +335,7 @@ def running_hub(path: Path, *, port: int = 0, **settings: object) -> Iterator[Ru
     }
     loaded = load_settings(environment, {})
     ready = threading.Event()
-    parts: list[tuple[Process, Callable[[], None]]] = []
+    parts: list[tuple[Process, Callable[[Callable[[], None]], object]]] = []
     failure: list[BaseException] = []
 
     def run() -> None:
@@ -341,7 +343,7 @@ def running_hub(path: Path, *, port: int = 0, **settings: object) -> Iterator[Ru
             process = Process(loaded)
             process.start()
             loop = gevent.get_hub().loop
-            parts.append((process, lambda: loop.run_callback_threadsafe(process.stop)))
+            parts.append((process, loop.run_callback_threadsafe))
             ready.set()
             process.wait()
             process.close()
@@ -356,12 +358,20 @@ def running_hub(path: Path, *, port: int = 0, **settings: object) -> Iterator[Ru
     assert ready.wait(TIMEOUT)
     if failure:
         raise failure[0]
-    process, stop = parts[0]
-    hub = RunningHub(process.address[1], "https" if loaded.tls_cert else "http")
+    process, in_loop = parts[0]
+
+    def stop_after(action: Callable[[], None]) -> None:
+        def both() -> None:
+            action()
+            process.stop()
+
+        in_loop(both)
+
+    hub = RunningHub(process.address[1], "https" if loaded.tls_cert else "http", stop_after=stop_after)
     try:
         yield hub
     finally:
-        stop()
+        in_loop(process.stop)
         thread.join(TIMEOUT)
         hub.close()
         assert not thread.is_alive(), "the hub did not end"
