@@ -43,8 +43,8 @@ def lock_path(url: sa.URL) -> str:
 
 def reason(error: Exception) -> str:
     """The database's own words; SQLAlchemy's would add the statement and its values."""
-    cause = getattr(error, "orig", None)
-    return str(cause if cause is not None else error).splitlines()[0]
+    cause = getattr(error, "orig", None) or error
+    return next(iter(str(cause).splitlines()), type(cause).__name__)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -34,7 +34,7 @@ from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.reading import Reader
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
-from hub.transport.still_there import StillThere
+from hub.transport.still_there import StillThere, WriteAheadLog
 
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
@@ -44,6 +44,7 @@ _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_INTERVAL = 1.0
 _MAX_COMMITS = 100
+_LARGEST_NUMBER = 1 << 31  # of user_version, which nothing else uses
 
 _log = logging.getLogger("hub.transport")
 
@@ -74,6 +75,7 @@ class SqlTransport(Generic[Ticket]):
         )
         self._seats: Seats | None = None
         self._file = self._lock_file = StillThere(None)
+        self._wal = WriteAheadLog(None)
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
@@ -100,6 +102,7 @@ class SqlTransport(Generic[Ticket]):
         self._wake, self._caller_is_crowded = wake, is_crowded
         self._seats = self._prepare()
         self._file = StillThere(self._url.database)
+        self._wal = WriteAheadLog(self._url.database)
         self._lock_file = StillThere(lock_path(self._url))
         newest = self.newest()
         self._writer.start()
@@ -189,7 +192,11 @@ class SqlTransport(Generic[Ticket]):
         if self._seats is None:
             return []
         try:
-            with self._turn(), self._engine.connect() as connection, writing(connection):
+            with (
+                self._engine.connect() as connection,
+                self._turn_to_write(connection),
+                writing(connection),
+            ):
                 return presence.adopt(connection, self._seats)
         except SQLAlchemyError as error:
             raise self._error("written", error) from None
@@ -217,7 +224,8 @@ class SqlTransport(Generic[Ticket]):
         if not self._writer.is_alive():
             raise StorageError(f"the writer of {self.place} has stopped")
         self._file.check()
-        self._lock_file.check()  # who comes later cannot tell the living from the dead
+        self._wal.check()
+        self._lock_file.check()  # without it, processes that come later cannot detect crashed peers
         if self._failure is None:
             self.newest()
         else:
@@ -227,9 +235,14 @@ class SqlTransport(Generic[Ticket]):
         """Nobody may publish to a hub that reports a failure: it has to find out itself that it is over."""
         table = schema.position
         try:
-            with self._engine.connect() as connection, writing(connection):
+            with (
+                self._engine.connect() as connection,
+                self._turn_to_write(connection),
+                writing(connection),
+            ):
                 connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
-        except SQLAlchemyError as error:
+                _change_something(connection)
+        except (SQLAlchemyError, OSError) as error:
             raise self._error("written", error) from None
         self._failure = None
 
@@ -282,8 +295,8 @@ class SqlTransport(Generic[Ticket]):
                     driver = connection.connection.driver_connection
                     pens = Appender(self._engine, driver), PresenceWriter(self._engine, self._seat)
                 if batch or self._owed:
-                    more = self._commit(*pens, batch) and more
-            except SQLAlchemyError as error:
+                    more = self._commit(connection, *pens, batch) and more
+            except Exception as error:  # whatever it is: this thread must live on
                 self._fail(batch, error)
             else:
                 self._trim(connection)
@@ -309,12 +322,17 @@ class SqlTransport(Generic[Ticket]):
             pass
         return True
 
-    def _commit(self, appender: Appender, present: PresenceWriter, batch: list[_Waiting[Ticket]]) -> bool:
+    def _commit(
+        self,
+        connection: sa.Connection,
+        appender: Appender,
+        present: PresenceWriter,
+        batch: list[_Waiting[Ticket]],
+    ) -> bool:
         more = True
         owed = self._owed.take()
         try:
-            with self._turn():
-                self._file.check()  # an update that is acknowledged has to be there after a restart
+            with self._turn_to_write(connection):
                 if batch:
                     more = self._fill(batch)  # now, for more has come while another process wrote
                 everything = [*owed, *((updates, change) for updates, _, change in batch)]
@@ -348,8 +366,20 @@ class SqlTransport(Generic[Ticket]):
     def _companions(self) -> int:
         return 0 if self._seats is None else self._seats.others()
 
-    def _turn(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._seats is None else self._seats.turn()
+    @contextlib.contextmanager
+    def _turn_to_write(self, connection: sa.Connection) -> Iterator[None]:
+        """Take the write lock; what is written is there after a restart, or this raises.
+
+        :param connection: writes, and is in no transaction.
+        :raises StorageError: a file of the database is not what it was.
+        """
+        with contextlib.nullcontext() if self._seats is None else self._seats.turn():
+            self._file.check()
+            if connection.dialect.name == "sqlite":
+                self._wal.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
+            yield
+            self._file.check()
+            self._wal.check_after()
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None
@@ -374,18 +404,24 @@ class SqlTransport(Generic[Ticket]):
         now = self._clock()
         if not self._retention.is_bounded or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
             return
-        grace = GRACE if self._companions() else 0.0
         try:
-            with self._turn(), writing(connection):
+            grace = GRACE if self._companions() else 0.0
+            with self._turn_to_write(connection), writing(connection):
                 discarded = retention.discard(connection, self._retention, now, grace)
             if discarded < retention.STEP:
                 self._trimmed_at = now
             if self._url.get_backend_name() == "sqlite":
                 retention.return_space(connection)
-            self._failure = None
         except Exception as error:
             self._trimmed_at = now
             self._fail((), error)
+
+
+def _change_something(connection: sa.Connection) -> None:
+    """Have a transaction write a page: for a value that stays the same SQLite writes nothing."""
+    if connection.dialect.name == "sqlite":
+        number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA user_version = {(number + 1) % _LARGEST_NUMBER}")
 
 
 def _characters(updates: Sequence[Update]) -> int:

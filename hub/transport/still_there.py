@@ -1,11 +1,17 @@
-"""Notices that a file was removed or replaced while it is open: what is written to it would be lost."""
+"""Notices that files of the database were removed, replaced or cut while they are open.
+
+What is written to such a file would be acknowledged, and gone after the next start.
+"""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 from hub.protocol.errors import StorageError
+
+_FILE_HEADER, _FRAME_HEADER = 32, 24  # bytes in a write-ahead log (SQLite, WAL-mode File Format)
 
 
 class StillThere:
@@ -16,23 +22,90 @@ class StillThere:
 
     def __init__(self, path: str | None) -> None:
         self._path = path or ""
-        self._before = _identity(self._path)
+        self._before = _identity(_status(self._path))
 
     def check(self) -> None:
         """Look for it, which takes some microseconds.
 
         :raises StorageError: another one has its name, or none.
         """
-        if self._before is not None and _identity(self._path) != self._before:
-            raise StorageError(
-                f"{str(Path(self._path).absolute())!r} was removed or replaced while the hub was running; "
-                "restart the hub"
-            )
+        self._check(_status(self._path))
+
+    def _check(self, found: os.stat_result | None) -> None:
+        if self._before is not None and _identity(found) != self._before:
+            raise self._error("removed or replaced")
+
+    def _error(self, what: str) -> StorageError:
+        return StorageError(
+            f"{str(Path(self._path).absolute())!r} was {what} while the hub was running; restart the hub"
+        )
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+class WriteAheadLog(StillThere):
+    """The write-ahead log of an SQLite database that is in use, and its index.
+
+    :param database: path of the database.
+    """
+
+    def __init__(self, database: str | None) -> None:
+        super().__init__(f"{database}-wal" if database else None)
+        self._index = StillThere(f"{database}-shm" if database else None)
+        self._size = 0  # that it has had
+        self._is_cut = False
+
+    def check(self) -> None:
+        """Look for both files, without a connection.
+
+        :raises StorageError: one of them is another one, is gone, or the log was found to be cut.
+        """
+        self._look()
+
+    def check_before(self, connection: sqlite3.Connection) -> None:
+        """Look for both files, and for what was written to them, before more is written.
+
+        :param connection: to the database, in no transaction.
+        :raises StorageError: one of them is another one, is gone, or the log was cut.
+        """
+        size = self._look()
+        if size < self._size and size < self._needed(connection):
+            self._is_cut = True
+            raise self._error("cut")
+        self._size = size
+
+    def check_after(self) -> None:
+        """Look for both files again: what was written is in the files that the next start will read.
+
+        :raises StorageError: it is not.
+        """
+        self._size = self._look()
+
+    def _look(self) -> int:
+        found = _status(self._path)
+        self._check(found)
+        self._index.check()
+        if self._is_cut:
+            raise self._error("cut")
+        return 0 if found is None else found.st_size
+
+    def _needed(self, connection: sqlite3.Connection) -> int:
+        """How long it has to be by its index. SQLite makes it shorter itself, when all of it is copied.
+
+        The checkpoint is how SQLite tells that; it fails where it cannot read what should be there.
+        """
+        page = connection.execute("PRAGMA page_size").fetchone()[0]
+        try:
+            frames = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        except sqlite3.Error:
+            return self._size
+        return _FILE_HEADER + frames * (_FRAME_HEADER + page) if frames > 0 else 0
+
+
+def _status(path: str) -> os.stat_result | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - once for each transaction
+        return os.stat(path)  # noqa: PTH116 - for each transaction
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+
+
+def _identity(found: os.stat_result | None) -> tuple[int, int] | None:
+    return None if found is None else (found.st_dev, found.st_ino)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -497,6 +499,90 @@ def test_nothing_is_acknowledged_that_goes_into_a_file_without_a_name(log: Log, 
     assert "was removed or replaced while the hub was running; restart the hub" in str(commit.error)
     with pytest.raises(StorageError, match="restart the hub"):
         log.transport.check()
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def replace_by_a_copy(path: Path) -> None:
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, replace_by_a_copy])
+def test_nothing_is_acknowledged_into_a_write_ahead_log_that_is_not_there(
+    log: Log, damage: Callable[[Path], None]
+) -> None:
+    log.append(update(id="before"))
+    damage(log.path.with_name(f"{log.path.name}-wal"))
+    for ticket in range(2):
+        log.transport.append((update(id="lost"),), ticket)
+        (commit,) = log.wait(1)
+        assert commit.entries == ()
+        assert "mercure.db-wal' was" in str(commit.error)
+        assert "restart the hub" in str(commit.error)
+    with pytest.raises(StorageError, match="restart the hub"):
+        log.transport.check()
+
+
+@pytest.mark.parametrize("damage", [remove, replace_by_a_copy])
+def test_nothing_is_acknowledged_beside_another_index_of_the_write_ahead_log(
+    log: Log, damage: Callable[[Path], None]
+) -> None:
+    """Processes that have different ones do not see each other's locks."""
+    log.append(update(id="before"))
+    damage(log.path.with_name(f"{log.path.name}-shm"))
+    log.transport.append((update(id="lost"),), 0)
+    assert "mercure.db-shm' was removed or replaced" in str(log.wait(1)[0].error)
+
+
+def test_an_update_that_went_into_a_removed_file_is_not_acknowledged(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may go between the look for it and the commit."""
+    log.append(update(id="before"))
+    append = Appender.append
+
+    def remove_first(*arguments: Any) -> list[Entry]:
+        remove(log.path.with_name(f"{log.path.name}-wal"))
+        return append(*arguments)
+
+    monkeypatch.setattr(Appender, "append", remove_first)
+    log.transport.append((update(id="lost"),), 0)
+    (commit,) = log.wait(1)
+    assert commit.entries == ()
+    assert "restart the hub" in str(commit.error)
+
+
+@pytest.mark.parametrize("mode", ["TRUNCATE", "RESTART"])
+def test_a_checkpoint_of_another_program_is_no_damage(log: Log, mode: str) -> None:
+    for number in range(3):
+        log.append(update(data=str(number)))
+        with beside(log.path) as database:
+            assert database.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0] == 0
+    log.transport.check()
+    assert [entry.update.data for entry in log.append(update(data="3"))] == ["3"]
+
+
+def test_a_write_ahead_log_that_sqlite_makes_shorter_is_no_damage(log: Log) -> None:
+    path = log.path.with_name(f"{log.path.name}-wal")
+    with beside(log.path) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM mercure_update").fetchall()
+        for _ in range(4):  # more than the limit of its size, which the reader keeps from being used again
+            log.append(update(data="x" * 6_000_000))
+        longest = path.stat().st_size
+        reader.execute("COMMIT")
+    for _ in range(3):
+        log.append(update(data="after"))
+    assert path.stat().st_size < longest
+    log.transport.check()
 
 
 def test_a_lock_file_that_was_removed_is_told(log: Log) -> None:
