@@ -319,6 +319,8 @@ class Broker:
             page = None
             if found < upto and (topics is not None or upto - found <= _PAGE):
                 page = self._transport.read(found, upto, topics, _PAGE)  # while we are in the thread
+                if page.oldest > found + 1:
+                    return Start(0, EARLIEST)
             return Start(found, cursor, page)
 
         return self._lookups.do(look)
@@ -326,7 +328,8 @@ class Broker:
     def replay(self, subscriber: Subscriber, start: Start) -> Iterator[bytes]:
         """What a subscriber missed, as octets to be sent in order; afterwards ``start`` it.
 
-        It ends early, with the subscriber released, when the subscriber's time is over.
+        It ends early, with the subscriber released, when the subscriber's time is over, and when updates were
+        discarded that the subscriber should still get: its client comes back, and is told so.
 
         :param start: what ``locate`` found.
         :raises StorageError: the log cannot be read; the connection has to end.
@@ -359,6 +362,16 @@ class Broker:
                 if selected is not None and after < boundary:
                     read = partial(self._transport.read, after, min(upto, boundary), selected, _PAGE)
                 page = self._lookups.do(read)
+            if after and page.oldest > after + 1:
+                _log.warning(
+                    "the replay for %s is ended: updates %d to %d were discarded before they could be sent; "
+                    "keep more history (MERCURE_HISTORY_SIZE, MERCURE_HISTORY_MAX_AGE)",
+                    subscriber.peer,
+                    after + 1,
+                    page.oldest - 1,
+                )
+                self.engine.release(subscriber)
+                return
             updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
             if self.clock() >= subscriber.ends_at:
                 self.engine.release(subscriber)

@@ -228,6 +228,7 @@ class Connection:
             _log.error("a replay was cut: %s", error)
         finally:
             if not is_complete:
+                self._closing = True  # the stream has begun: no other answer can follow it
                 broker.abandon(subscriber)
         if is_complete:
             subscriber.fd, subscriber.tls = self._channel.detach()

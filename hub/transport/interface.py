@@ -28,10 +28,13 @@ class Page:
 
     :param entries: oldest first.
     :param reached: sequence up to which there is nothing more to read.
+    :param oldest: sequence at which the log began when this had been read: updates before it were discarded,
+        and may be missing here.
     """
 
     entries: Sequence[Entry]
     reached: int
+    oldest: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Reader:
         first = sa.select(sa.func.min(table.c.sequence)).where(table.c.id == sa.bindparam("id"))
         of_places = sa.select(table).where(table.c.sequence.in_(places)).order_by(table.c.sequence)
         self._find = Statement(engine, first, ["id"])
+        self._oldest = Statement(engine, sa.select(sa.func.min(table.c.sequence)), [])
         self._of_places = Statement(engine, of_places, names)
 
     def find(self, event_id: str) -> int | None:
@@ -58,6 +59,15 @@ class Reader:
 
     def page(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Updates in their order; see ``Transport.read``."""
+        entries, reached = self._entries(after, upto, topics, limit)
+        with self._cursor() as cursor:
+            self._oldest.run(cursor, ())  # after the entries: what is discarded meanwhile must not be missed
+            oldest: int | None = cursor.fetchone()[0]
+        return Page(entries, reached, upto + 1 if oldest is None else oldest)
+
+    def _entries(
+        self, after: int, upto: int, topics: Collection[str] | None, limit: int
+    ) -> tuple[list[Entry], int]:
         hashes = None if topics is None or len(topics) > _MOST else {schema.topic_hash(one) for one in topics}
         if hashes is not None and len(hashes) > _FEW:
             with self._engine.connect() as connection:
@@ -151,10 +161,11 @@ def _rows(cursor: Any) -> Iterator[Row]:
         yield from rows
 
 
-def _page(rows: Iterable[Row], upto: int, limit: int) -> Page:
-    """A page of these rows, as much as may be in memory at once.
+def _page(rows: Iterable[Row], upto: int, limit: int) -> tuple[list[Entry], int]:
+    """The entries of these rows, as much as may be in memory at once.
 
     :param upto: what is reached when all of them are in it.
+    :returns: and what is reached.
     """
     entries: list[Entry] = []
     octets = 0
@@ -162,8 +173,8 @@ def _page(rows: Iterable[Row], upto: int, limit: int) -> Page:
         entries.append(schema.entry(row))
         octets += len(entries[-1].update.data)
         if octets >= _MAX_PAGE or len(entries) == limit:
-            return Page(entries, entries[-1].sequence)
-    return Page(entries, upto)
+            return entries, entries[-1].sequence
+    return entries, upto
 
 
 def _in_windows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hub.fanout.engine import Engine, Logged
 from hub.transport.interface import Page
 from hub.transport.reading import Reader
 from tests.hub.running import RunningHub, running_hub
+from tests.transport.log import beside
 
 
 @pytest.mark.parametrize("how", ["last_event_id", "header", "lastEventID", "Last-Event-ID"])
@@ -234,6 +235,82 @@ def test_resuming_from_an_id_that_is_stored_and_not_yet_dispatched(
             goes_on.set()
         hub.send("stored", "live")
         assert stream.take(2) == ["after", "live"]
+
+
+@pytest.fixture
+def discard_after_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Has retention be faster than a replay: after a page is read, the log begins later."""
+
+    def arrange(number: int, before: int) -> None:
+        pages = 0
+        page = Reader.page
+
+        def discard(reader: Reader, *arguments: Any) -> Page:
+            nonlocal pages
+            found = page(reader, *arguments)
+            pages += 1
+            if pages == number:
+                with beside(folder / "hub.db") as database:
+                    database.execute("DELETE FROM mercure_update WHERE sequence < ?", (before,))
+            return found
+
+        monkeypatch.setattr(Reader, "page", discard)
+
+    monkeypatch.setattr(broker, "_PAGE", 20)
+    return arrange
+
+
+@pytest.mark.parametrize("query", [{"match": "t"}, {"match_urlpattern": "t"}, {"match": "*"}])
+@pytest.mark.parametrize("cursor", ["earliest", "first"])
+def test_a_stream_ends_where_the_history_was_discarded_before_it_was_read(
+    folder: Path,
+    discard_after_page: Callable[[int, int], None],
+    query: dict[str, str],
+    cursor: str,
+) -> None:
+    """Its client comes back with its cursor, and is told that updates are missing."""
+    with running_hub(folder, anonymous=1) as hub:
+        ids = [hub.send("t", str(number)) for number in range(100)]
+        discard_after_page(2, 70)
+        stream = hub.subscribe({**query, "last_event_id": ids[0] if cursor == "first" else cursor})
+        begin = 1 if cursor == "first" else 0
+        assert stream.take(40) == [str(number) for number in range(begin, begin + 40)]
+        with pytest.raises(EOFError):
+            stream.next()
+        again = hub.subscribe({**query, "last_event_id": ids[begin + 39]})
+        assert again.reply.headers["mercure-last-event-id"] == "earliest"
+        assert again.take(31) == [str(number) for number in range(69, 100)]
+
+
+@pytest.mark.parametrize("query", [{"match": "t"}, {"match_urlpattern": "t"}])
+def test_a_stream_goes_on_where_only_what_it_has_read_was_discarded(
+    folder: Path, discard_after_page: Callable[[int, int], None], query: dict[str, str]
+) -> None:
+    with running_hub(folder, anonymous=1) as hub:
+        ids = [hub.send("t", str(number)) for number in range(100)]
+        discard_after_page(2, 42)  # the last one of the second page
+        stream = hub.subscribe({**query, "last_event_id": ids[0]})
+        assert stream.take(99) == [str(number) for number in range(1, 100)]
+
+
+@pytest.mark.parametrize("query", [{"match": "t"}, {"match_urlpattern": "t"}])
+def test_an_id_that_is_discarded_while_it_is_looked_up_is_answered_with_earliest(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, query: dict[str, str]
+) -> None:
+    find = Reader.find
+
+    def discard(reader: Reader, event_id: str) -> int | None:
+        found = find(reader, event_id)
+        with beside(folder / "hub.db") as database:
+            database.execute("DELETE FROM mercure_update WHERE sequence <= 7")
+        return found
+
+    with running_hub(folder, anonymous=1) as hub:
+        ids = [hub.send("t", str(number)) for number in range(10)]
+        monkeypatch.setattr(Reader, "find", discard)
+        stream = hub.subscribe({**query, "last_event_id": ids[2]})
+        assert stream.reply.headers["mercure-last-event-id"] == "earliest"
+        assert stream.take(3) == ["7", "8", "9"]
 
 
 def test_old_updates_are_discarded(folder: Path) -> None:
