@@ -242,17 +242,31 @@ class Broker:
                 self._has_room.set()
             self.last_event_id = entries[-1].update.id
             try:
-                for _ in self.engine.dispatch(entries):
-                    gevent.sleep(0)
+                for unbroken in _unbroken(entries, self.engine.dispatched):
+                    if unbroken[0].sequence != self.engine.dispatched + 1:
+                        self._end_incomplete()  # the follower says why
+                    for _ in self.engine.dispatch(unbroken):
+                        gevent.sleep(0)
             except Exception:
-                _log.exception("a batch was not dispatched to all; this is a defect of the hub")
+                _log.exception("updates were not sent to all; this is a defect of the hub")
                 self.engine.dispatched = entries[-1].sequence
+                self._end_incomplete()
             self._is_dispatching = False
             self._note_dispatched(entries[-1].sequence)
             self._characters -= _size(entries)
             if not self._is_crowded():
                 self._has_room.set()
             self._note_idle()
+
+    def _end_incomplete(self) -> None:
+        """End all streams, for each may lack an update: their clients come back and resume."""
+        for number, subscriber in enumerate(self.engine.everyone(), 1):
+            if self.engine.is_held(subscriber):
+                self.engine.release(subscriber)  # its replay ends when it sees that
+            else:
+                self.engine.end(subscriber, endings.INCOMPLETE)
+            if number % _AT_ONCE == 0:
+                gevent.sleep(0)
 
     def _note_dispatched(self, sequence: int) -> None:
         now = self.clock()
@@ -470,6 +484,20 @@ def _others(records: Sequence[str], value: str | None) -> list[Subscription]:
         encoded = json.dumps(value)  # as in the record; to read each one takes forty times as long
         records = [record for record in records if encoded in record]
     return [restored(record)[0] for record in records]
+
+
+def _unbroken(entries: Sequence[Entry], before: int) -> Iterator[Sequence[Entry]]:
+    """Parts of some updates in which none is missing.
+
+    :param before: sequence of the last update before them.
+    """
+    start = 0
+    for index, entry in enumerate(entries):
+        if entry.sequence != before + 1 and index > start:
+            yield entries[start:index]
+            start = index
+        before = entry.sequence
+    yield entries[start:]
 
 
 def _size(entries: Sequence[Entry]) -> int:

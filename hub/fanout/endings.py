@@ -6,6 +6,7 @@ CLOSED_BY_CLIENT = "closed by the client"
 TIME_IS_OVER = "its time is over"
 HUB_STOPS = "the hub stops"
 ANOTHER_TAKES_OVER = "another hub takes over"
+INCOMPLETE = "an update could not be sent"
 
 _TOOK_NOTHING = "took nothing for"
 _BEHIND = "more than"
@@ -16,6 +17,7 @@ _KINDS = {
     TIME_IS_OVER: "time",
     HUB_STOPS: "stop",
     ANOTHER_TAKES_OVER: "handover",
+    INCOMPLETE: "incomplete",
 }
 _BEGINNINGS = {_TOOK_NOTHING: "slow", _BEHIND: "slow", _VIOLATION: "violation"}
 
@@ -36,7 +38,7 @@ def violation(what: str) -> str:
 
 
 def kind(reason: str) -> str:
-    """The kind of an ending: client, slow, time, stop, handover, violation, or other."""
+    """The kind of an ending: client, slow, time, stop, handover, incomplete, violation, or other."""
     known = _KINDS.get(reason)
     if known is not None:
         return known

@@ -128,6 +128,10 @@ class Engine:
     def __iter__(self) -> Iterator[Subscriber]:
         yield from list(self._by_fd.values())
 
+    def everyone(self) -> list[Subscriber]:
+        """All subscribers, with those that still read history."""
+        return [*self._held, *self._by_fd.values()]
+
     def listening_with(self, value: str) -> list[Subscriber]:
         """The subscribers that have a matcher as a client writes it, whatever its type."""
         return [
