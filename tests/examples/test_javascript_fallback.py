@@ -14,7 +14,7 @@ from tests.examples.browser import leave
 from tests.examples.page_site import Site, Tab
 from tests.flask_mercure.proxies import proxy
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 SOON = {"heartbeat": 0.5}  # so that silence is noticed soon
 

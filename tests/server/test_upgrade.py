@@ -16,6 +16,8 @@ from tests.hub.running import HUB_PATH, RunningHub
 from tests.hub.test_metrics import free_port
 from tests.server.test_workers import Workers, many, until, workers
 
+pytestmark = pytest.mark.minutes
+
 
 def other_key(hub: RunningHub, secret: str) -> RunningHub:
     """The same hub for somebody with another secret."""

@@ -17,6 +17,8 @@ from hub.transport.sqlalchemy import SqlTransport
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, broken, update
 
+pytestmark = pytest.mark.minutes
+
 ODD = [
     Update(("a",), "", "1"),
     Update(("a", "b", "c"), "one\ntwo\r\nthree\rfour", "urn:uuid:2", private=True, type="news", retry=0),

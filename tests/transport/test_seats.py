@@ -15,6 +15,8 @@ import pytest
 
 from hub.transport.seats import Seats
 
+pytestmark = pytest.mark.minutes
+
 TAKES_A_SEAT = """
 import sys
 from hub.transport.seats import Seats

@@ -22,6 +22,8 @@ from flask_mercure.outbox.table import moment
 from flask_mercure.outbox.wakeup import wakeup_for
 from flask_mercure.updates.publication import Publication
 
+pytestmark = pytest.mark.minutes
+
 TABLE = outbox_table(MetaData())
 
 

@@ -19,6 +19,8 @@ from flask_mercure.outbox.service import relay_for
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 from tests.flask_mercure.library import Library, library
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:

@@ -22,6 +22,8 @@ from flask_mercure.publishing.recorder import record
 from tests.flask_mercure.fake_hub import SECRET
 from tests.flask_mercure.library import Library, library
 
+pytestmark = pytest.mark.minutes
+
 NOWHERE = "http://127.0.0.1:9/.well-known/mercure"
 Open = Callable[..., AbstractContextManager[Library]]
 

@@ -58,6 +58,7 @@ def test_retry_after_of_an_answer(value: str, seconds: float | None) -> None:
     assert retry_after(response) == seconds
 
 
+@pytest.mark.minutes
 def test_an_error_carries_it() -> None:
     with running() as hub, publishing(hub) as publish:
         hub.answers = [Answer(b"slow down", 429, headers={"Retry-After": "3"})]
