@@ -99,7 +99,7 @@ class Watch:
         self._complaint = ""
 
     def phase(self) -> Generator[None, T, T]:
-        """Around the setup, the call or the teardown of a test.
+        """Around the setup or the call of a test.
 
         :raises WrongLayer: the code under test has swallowed it.
         """
@@ -145,6 +145,6 @@ def pytest_runtest_call() -> Generator[None, T, T]:
     return (yield from watch.phase())
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown() -> Generator[None, T, T]:
-    return (yield from watch.phase())
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    watch.end()  # what ends may be a fixture of the session, such as a browser
