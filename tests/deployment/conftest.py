@@ -36,5 +36,5 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    with shared_environment(shared / "environment.lock") as venv:
+    with shared_environment(shared) as venv:
         yield venv

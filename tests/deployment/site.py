@@ -97,12 +97,13 @@ def fill_in(text: str, replacements: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def shared_environment(lock: Path) -> Iterator[Path]:
+def shared_environment(shared: Path) -> Iterator[Path]:
     """The virtual environment with the Python of mod_wsgi: the first worker makes it, the last removes it.
 
-    :param lock: a file that all workers of the tests have.
+    :param shared: a folder that all workers of the tests have.
     """
-    with lock.open("a+") as file:
+    with (shared / "environment.users").open("a") as users, (shared / "environment").open("a+") as file:
+        fcntl.flock(users, fcntl.LOCK_SH)
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         folder = Path(file.read() or tempfile.mkdtemp(prefix="mercure-apache-"))
@@ -113,10 +114,10 @@ def shared_environment(lock: Path) -> Iterator[Path]:
             folder.chmod(0o755)
             make_environment(folder)
             (folder / "ready").touch()
-        fcntl.flock(file, fcntl.LOCK_SH)
+        fcntl.flock(file, fcntl.LOCK_UN)
         yield folder / "venv"
-        with suppress(BlockingIOError):  # another one uses it
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(BlockingIOError):  # others use it
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
             shutil.rmtree(folder)
 
