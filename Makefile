@@ -1,6 +1,9 @@
 # make demo    the chat, with the hub and the app, on one printed address
-# make test    all tests
-# make test-apache   a part of them: Apache, nginx and Caddy with the shipped files, supervisord, Chromium
+# make test    all tests, in minutes; one layer of them with
+#              LAYER=seconds   what is pure: no process, no network
+#              LAYER=minutes   hubs, processes of Python, databases
+#              LAYER=servers   Chromium, Apache, nginx, Caddy, supervisord, npm
+#              LAYER="seconds or minutes"   and what else pytest -m takes; PYTEST has more arguments for it
 # make foreign  clients that others wrote, on a hub; docs/clients.md
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
@@ -20,18 +23,14 @@ BIN := $(VENV)/bin
 
 FOREIGN := build/foreign
 
-.PHONY: demo test test-apache foreign check docs site chaos bench bench-quick bench-publish clean
+.PHONY: demo test foreign check docs site chaos bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
 
 test: $(VENV)/test.done
-	@sh tests/browser.sh
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST)
-
-test-apache: $(VENV)/test.done
-	@sh tests/browser.sh
-	$(BIN)/python -m pytest tests/deployment $(PYTEST)
+	@case "$(LAYER)" in "" | *servers*) sh tests/browser.sh ;; esac
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(LAYER),-m "$(LAYER)") $(PYTEST)
 
 foreign: $(VENV)/foreign.done
 	@sh tests/foreign/install.sh $(FOREIGN)

@@ -1,4 +1,4 @@
-"""A hub with everything switched on, which the tests of a module share."""
+"""The layers of the tests, and a hub with everything switched on, which the tests of a module share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from pathlib import Path
 import pytest
 
 from tests.hub.running import RunningHub, running_hub
+from tests.layers import (
+    pytest_collection_modifyitems,
+    pytest_runtest_call,
+    pytest_runtest_protocol,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+)
+
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_runtest_call",
+    "pytest_runtest_protocol",
+    "pytest_runtest_setup",
+    "pytest_runtest_teardown",
+]
 
 
 @pytest.fixture(scope="module")

@@ -218,6 +218,7 @@ def _loaded_by(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in run.stdout.splitlines()}
 
 
+@pytest.mark.minutes
 def test_importing_the_extension_loads_nothing_of_the_hubs_engine() -> None:
     loaded = _loaded_by("import flask_mercure")
     assert "flask_mercure" in loaded
@@ -226,6 +227,7 @@ def test_importing_the_extension_loads_nothing_of_the_hubs_engine() -> None:
     )
 
 
+@pytest.mark.minutes
 def test_importing_the_protocol_loads_no_engine() -> None:
     modules = ", ".join(module_name(path) for path in files("hub/protocol"))
     assert _loaded_by(f"import {modules}").isdisjoint(

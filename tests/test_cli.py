@@ -161,6 +161,7 @@ class TestRefusals:
         assert line == "MERCURE_LOG_FILE: 'nowhere/hub.log' cannot be opened: No such file or directory"
 
 
+@pytest.mark.minutes
 class TestProcess:
     """What is found out only by starting: in a process of its own."""
 

@@ -16,6 +16,8 @@ from hub.protocol.keys import generate_pair
 from tests.hub.running import SECRET, RunningHub, running_hub
 from tests.hub.test_streams import self_signed
 
+pytestmark = pytest.mark.minutes
+
 
 def application(hub: RunningHub, **config: Any) -> tuple[Flask, Mercure]:
     """An application with the hub's secret."""

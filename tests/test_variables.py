@@ -46,6 +46,7 @@ def test_others_are_named(name: str, hint: str) -> None:
     assert warning.endswith(hint)
 
 
+@pytest.mark.minutes
 def test_the_log_warns_at_the_start(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
     with (tmp_path / "taken").open("w"):

@@ -22,6 +22,8 @@ from bench.tokens import Mint, write_header
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
 
+pytestmark = pytest.mark.minutes
+
 
 def test_rows_can_be_chosen() -> None:
     assert [subject.name for subject in chosen("connect,fanout")] == ["fanout", "connect"]

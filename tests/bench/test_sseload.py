@@ -14,6 +14,8 @@ import pytest
 
 from tests.bench.faulty_hub import Deliver, correct, faulty_hub
 
+pytestmark = pytest.mark.minutes
+
 TIMEOUT = 30
 
 

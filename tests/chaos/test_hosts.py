@@ -18,6 +18,8 @@ from chaos import hosts
 from chaos.hosts import Host, HostError
 from tests.hub.running import HUB_PATH, TIMEOUT, read_reply, running_hub
 
+pytestmark = pytest.mark.minutes
+
 NAMESPACES = Path("/run/netns")
 LINKS = Path("/sys/class/net")
 

@@ -22,6 +22,8 @@ from tests.hub.running import TIMEOUT
 from tests.hub.test_process import process
 from tests.server.test_workers import workers
 
+pytestmark = pytest.mark.minutes
+
 if not sys.platform.startswith("linux") or shutil.which("cc") is None:
     pytest.skip("the faults need Linux and a C compiler", allow_module_level=True)
 

@@ -16,6 +16,8 @@ from chaos.record import End, Outcome, Record
 from chaos.run import Place, run
 from chaos.topics import ALL
 
+pytestmark = pytest.mark.minutes
+
 
 def played(plan: Plan, root: Path, folder: Path) -> Record:
     """The record of a run."""

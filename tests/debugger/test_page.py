@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.examples.browser import Page, end, free_ports, leave, spawn, wait_for_answer
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 SECRET = "a secret of the tests with more than 32 octets"
 COOKIE = "mercure_access_token"

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment.site import DEBIAN, SYSTEM_PYTHON, make_environment, readable_folder
+from tests.deployment.site import DEBIAN, SYSTEM_PYTHON, shared_environment
 from tests.examples.conftest import chromium
 
 __all__ = ["chromium", "environment"]
 
 
 @pytest.fixture(scope="session")
-def environment() -> Iterator[Path]:
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A virtual environment with the Python of mod_wsgi; needs Apache, too."""
     lacking = [
         name
@@ -33,6 +33,8 @@ def environment() -> Iterator[Path]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    with readable_folder() as folder:
-        make_environment(folder)
-        yield folder / "venv"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with shared_environment(shared) as venv:
+        yield venv

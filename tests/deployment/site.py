@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hub.protocol.keys import generate_pair
@@ -93,6 +94,32 @@ def fill_in(text: str, replacements: Mapping[str, str]) -> str:
         assert old in text, f"{old} is not in the shipped file"
         text = text.replace(old, new)
     return text
+
+
+@contextmanager
+def shared_environment(shared: Path) -> Iterator[Path]:
+    """The virtual environment with the Python of mod_wsgi: the first worker makes it, the last removes it.
+
+    :param shared: a folder that all workers of the tests have.
+    """
+    with (shared / "environment.users").open("a") as users, (shared / "environment").open("a+") as file:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        folder = Path(file.read() or tempfile.mkdtemp(prefix="mercure-apache-"))
+        if not (folder / "ready").exists():
+            file.truncate(0)
+            file.write(str(folder))
+            file.flush()
+            folder.chmod(0o755)
+            make_environment(folder)
+            (folder / "ready").touch()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        yield folder / "venv"
+        with suppress(BlockingIOError):  # others use it
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            shutil.rmtree(folder)
 
 
 @contextmanager

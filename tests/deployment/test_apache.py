@@ -30,7 +30,7 @@ from tests.deployment.site import (
 from tests.hub.running import TIMEOUT, RunningHub
 from tests.hub.websocket import client, end, messages
 
-pytestmark = pytest.mark.apache
+pytestmark = pytest.mark.servers
 
 METADATA = "/.well-known/oauth-protected-resource"
 ORDER = "match=" + quote(TOPIC, safe="")

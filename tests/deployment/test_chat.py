@@ -27,7 +27,7 @@ from tests.deployment.supervision import Supervised, supervised_hub
 from tests.examples.browser import leave
 from tests.examples.test_chat import Window
 
-pytestmark = [pytest.mark.apache, pytest.mark.browser]
+pytestmark = pytest.mark.servers
 
 STREAMS = 1000
 _LOBBY = "match=" + quote("https://chat.example/rooms/lobby", safe="")

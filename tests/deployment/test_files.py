@@ -50,6 +50,7 @@ def test_proxies_wait_longer_than_a_heartbeat() -> None:
         assert float(timeout) > 2 * heartbeat
 
 
+@pytest.mark.minutes
 def test_the_unit(tmp_path: Path) -> None:
     """With the path of a program that is here."""
     if shutil.which("systemd-analyze") is None:

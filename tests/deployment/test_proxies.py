@@ -29,7 +29,7 @@ from tests.deployment.test_apache import (
 )
 from tests.hub.running import RunningHub
 
-pytestmark = pytest.mark.apache
+pytestmark = pytest.mark.servers
 
 
 def need(name: str) -> None:

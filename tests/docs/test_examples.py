@@ -22,6 +22,8 @@ from tests.docs.markdown import ROOT, Block, blocks
 from tests.docs.stage import app_on, stage
 from tests.hub.running import SECRET, RunningHub
 
+pytestmark = pytest.mark.minutes
+
 pytest_plugins = ["pytester"]
 
 # What a block is: its language, or a mark before it. Unmarked Python runs.

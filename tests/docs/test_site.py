@@ -16,6 +16,8 @@ from docs.website.reading import named_anchors, sections, sidebar
 from hub.protocol.sections import Section
 from tests.docs.markdown import PAGES, ROOT
 
+pytestmark = pytest.mark.minutes
+
 # Attributes that make a browser load something; of <link> only some relations do.
 _LOADING = {
     "audio": ("src",),

@@ -11,7 +11,7 @@ from selenium import webdriver
 from tests.examples.browser import missing_programs, start_chromium
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], list[webdriver.Chrome]]]:
     """Starts browsers, each with its own profile, and keeps them for the next test."""
     missing = missing_programs()

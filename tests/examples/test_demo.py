@@ -14,6 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 
+pytestmark = pytest.mark.minutes
+
 _ROOT = Path(__file__).resolve().parents[2]
 _DEMO = _ROOT / "examples" / "chat" / "demo.py"
 

@@ -22,7 +22,7 @@ from flask_mercure.encryption.keys import Algorithm
 from flask_mercure.extension import state_of
 from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wait_for_answer
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 _APP = ROOT / "examples" / "encrypted" / "app.py"
 _SECRET = "a secret of the tests with more than 32 octets"

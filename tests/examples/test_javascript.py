@@ -13,7 +13,7 @@ from selenium.common.exceptions import JavascriptException
 from tests.examples.browser import leave
 from tests.examples.page_site import Site, Tab
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hub.protocol.event_stream import Parser
 from tests.examples.browser import leave
 from tests.examples.page_site import Site, Tab
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 # Octets, and the events as (id, type, data).
 _STREAMS: dict[str, tuple[bytes, list[tuple[str, str, str]]]] = {

@@ -15,7 +15,7 @@ from tests.examples.browser import ROOT, leave
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 _INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 

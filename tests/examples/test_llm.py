@@ -117,7 +117,7 @@ def texts(page: Page) -> list[str]:
     return found
 
 
-@pytest.mark.browser
+@pytest.mark.servers
 def test_answers_grow_in_the_page(page: Page) -> None:
     page.wait("the stream", lambda: page.run("return document.readyState") == "complete")
     page.run(

@@ -13,6 +13,8 @@ from flask_mercure.state import state_of
 from tests.examples.loading import load_example
 from tests.hub.running import SECRET, running_hub
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture
 def example() -> ModuleType:

@@ -13,7 +13,7 @@ from selenium import webdriver
 from tests.examples.browser import Page, leave
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 Browsers = Callable[[int], list[webdriver.Chrome]]
 

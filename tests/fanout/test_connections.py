@@ -20,6 +20,7 @@ def wait_for_events(bench: Bench) -> None:
     assert readable
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("how", ["close", "reset", "half close"])
 def test_a_client_that_leaves_is_noticed_without_a_write(bench: Bench, how: str) -> None:
     leaves, stays = bench.connect(exact("a"), tcp=True), bench.connect(exact("a"), tcp=True)
@@ -47,6 +48,7 @@ def test_what_a_client_sends_after_its_request_is_ignored(bench: Bench) -> None:
     assert bench.gone == []
 
 
+@pytest.mark.minutes
 def test_a_reset_that_the_write_meets_first_is_reported_once(bench: Bench) -> None:
     reader = bench.connect(exact("a"), tcp=True)
     reader.reset()

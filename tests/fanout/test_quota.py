@@ -124,6 +124,7 @@ def test_nothing_is_left_when_all_have_gone() -> None:
         second.check(f"10.0.0.{number}", bytes([number]))
 
 
+@pytest.mark.minutes
 def test_forked_processes_share_the_counts() -> None:
     census = Census(2)
     limits = ConnectionLimits(total=1, per_address=1)

@@ -26,6 +26,7 @@ def read_all(bench: Bench, reader: Reader) -> None:
         bench.engine.poll()
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("tcp", [False, True], ids=["socketpair", "tcp"])
 @pytest.mark.parametrize("topics", ["aaaa", "abab"], ids=["same receivers", "different receivers"])
 def test_a_write_that_was_cut_goes_on_at_the_exact_octet(bench: Bench, tcp: bool, topics: str) -> None:

@@ -40,6 +40,7 @@ def run(app: Flask, *arguments: str, **keywords: Any) -> Result:
     return result
 
 
+@pytest.mark.minutes
 def test_publish(hub: FakeHub) -> None:
     arguments = [
         "publish",
@@ -75,6 +76,7 @@ def two(hub: FakeHub) -> Flask:
     return make_app(HUBS={"default": {"URL": "http://127.0.0.1:9/m"}, "eu": here})
 
 
+@pytest.mark.minutes
 def test_a_hub_is_chosen_by_its_name(two: Flask, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(two, "publish", "a", "--hub", "eu").exit_code == 0
     assert hub.received[0].pairs == [("topic", "a"), ("data", "")]
@@ -92,6 +94,7 @@ def test_a_hub_is_chosen_by_its_name(two: Flask, hub: FakeHub, monkeypatch: pyte
     assert started[0]["MERCURE_LISTEN"] in hub.url
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("command", [["publish", "a"], ["token"], ["subscribe", "a"], ["hub"]])
 def test_a_hub_that_the_app_does_not_have(two: Flask, command: Sequence[str]) -> None:
     result = run(two, command[0], "--hub", "us", *command[1:])
@@ -99,6 +102,7 @@ def test_a_hub_that_the_app_does_not_have(two: Flask, command: Sequence[str]) ->
     assert "there is no hub named 'us'; MERCURE_HUBS of this app has 'default', 'eu'" in result.stderr
 
 
+@pytest.mark.minutes
 def test_publish_reads_standard_input(hub: FakeHub) -> None:
     run(make_app(URL=hub.url), "publish", "a", "--data", "-", input="one\ntwo é\n")
     assert dict(hub.received[0].pairs)["data"] == "one\ntwo é\n"
@@ -126,6 +130,7 @@ def test_mistakes_are_one_message(arguments: Sequence[str], status: int, words: 
     assert "Traceback" not in result.output
 
 
+@pytest.mark.minutes
 def test_a_hub_that_refuses(hub: FakeHub) -> None:
     hub.answers = [Answer(b"", 401, None)]
     result = run(make_app(URL=hub.url), "publish", "a")
@@ -169,6 +174,7 @@ def stream(body: bytes) -> Answer:
     return Answer(body, content_type="text/event-stream")
 
 
+@pytest.mark.minutes
 def test_subscribe_prints_events_through_lost_connections(hub: FakeHub) -> None:
     hub.answers = [
         stream(b"retry: 0\nid: 1\ndata: one\ndata: more\n\n:\nid: 2\nevent: change\ndata: two\n\ndata: cut"),
@@ -192,6 +198,7 @@ def test_subscribe_prints_events_through_lost_connections(hub: FakeHub) -> None:
     assert detail["topics"] == [{"match": "a"}, {"match": "/b/:id", "match_type": "urlpattern"}]
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -209,6 +216,7 @@ def test_a_hub_that_does_not_stream(hub: FakeHub, answer: Answer, words: str) ->
     assert len(hub.received) == 1
 
 
+@pytest.mark.minutes
 def test_a_refusal_after_the_first_connection_ends_it(hub: FakeHub) -> None:
     hub.answers = [stream(b"retry: 0\nid: 1\ndata: one\n\n"), Answer(b"", 403, None)]
     result = run(make_app(URL=hub.url), "subscribe", "a")
@@ -216,6 +224,7 @@ def test_a_refusal_after_the_first_connection_ends_it(hub: FakeHub) -> None:
     assert "403" in result.stderr
 
 
+@pytest.mark.minutes
 def test_ctrl_c_is_quiet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: Subscription) -> Event:
         raise KeyboardInterrupt

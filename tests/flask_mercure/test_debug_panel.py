@@ -13,6 +13,8 @@ from flask_mercure import Mercure, PublishError
 from flask_mercure.extension import state_of
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 
+pytestmark = pytest.mark.minutes
+
 mercure = Mercure()
 PAGE = "<!doctype html><html><body><p>{}</p></body></html>"
 

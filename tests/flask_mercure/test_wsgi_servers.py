@@ -20,6 +20,8 @@ import pytest
 from tests.flask_mercure.fake_hub import SECRET, running
 from tests.hub.running import running_hub
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 APP = "tests.flask_mercure.served:app"
 COUNT = 60

@@ -116,6 +116,7 @@ class TestStats:
         assert (found["updates"], found["oldest"], found["topics"]) == (0, None, [])
         assert "none" in run("stats").out
 
+    @pytest.mark.minutes
     def test_beside_a_hub(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with running_hub(tmp_path) as hub:
             hub.send("a", "1", private="on")
@@ -166,6 +167,7 @@ class TestExport:
         assert "File exists; name a new file" in again.err
         assert len(target.read_bytes().splitlines()) == 10
 
+    @pytest.mark.minutes
     def test_who_reads_stops_reading(self, filled: Path) -> None:
         with beside(filled) as database:
             database.execute("UPDATE mercure_update SET data = zeroblob(1000000)")
@@ -263,6 +265,7 @@ class TestImport:
         assert run("import", stdin=many).status == 0
         assert run("export").lines[0]["sequence"] == 1
 
+    @pytest.mark.minutes
     def test_a_hub_is_at_work(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with running_hub(tmp_path, anonymous=1) as hub:
             stream = hub.subscribe({"match": "*"})
@@ -308,6 +311,7 @@ class TestPrune:
         assert "say which updates" in done.err
         assert len(ids(filled)) == 10
 
+    @pytest.mark.minutes
     def test_beside_a_hub_what_is_fresh_stays(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -341,6 +345,7 @@ class TestVacuum:
         assert path.stat().st_size < before / 5
         assert len(run("export").lines) == 10
 
+    @pytest.mark.minutes
     def test_beside_a_hub(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with running_hub(tmp_path, anonymous=1) as hub:
             stream = hub.subscribe({"match": "*"})
@@ -387,6 +392,7 @@ class TestBackup:
         done = run("backup", tmp_path / "nowhere" / "copy.db")
         assert (done.status, "cannot be written: No such file" in done.err) == (1, True)
 
+    @pytest.mark.minutes
     def test_while_others_publish(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A copy in steps would begin anew with each publication, and never end."""
         with running_hub(tmp_path) as hub:

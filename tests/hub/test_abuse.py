@@ -10,6 +10,8 @@ import pytest
 
 from tests.hub.running import HUB_PATH, RunningHub, read_reply
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture(autouse=True)
 def still_works(hub: RunningHub) -> Iterator[None]:

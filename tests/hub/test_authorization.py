@@ -12,6 +12,8 @@ import pytest
 from hub.protocol.keys import generate_pair
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 COOKIE = "__Secure-mercure_access_token"
 
 

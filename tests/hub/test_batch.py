@@ -11,6 +11,8 @@ import pytest
 from tests.hub.running import HUB_PATH, Reply, RunningHub, running_hub
 from tests.transport.log import broken
 
+pytestmark = pytest.mark.minutes
+
 JSON = {"Content-Type": "application/json"}
 
 

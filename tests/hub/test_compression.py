@@ -13,6 +13,8 @@ from hub.protocol.event_stream import Parser
 from tests.hub.running import HUB_PATH, Frames, RunningHub, Stream, running_hub
 from tests.hub.test_streams import self_signed
 
+pytestmark = pytest.mark.minutes
+
 BROWSER = "gzip, deflate, br, zstd"
 ORDER = json.dumps({"order": 42, "lines": [{"article": number, "state": "shipped"} for number in range(50)]})
 

@@ -13,7 +13,7 @@ from tests.examples.browser import Page, leave
 from tests.examples.conftest import chromium  # noqa: F401
 from tests.hub.running import RunningHub, running_hub
 
-pytestmark = pytest.mark.browser
+pytestmark = pytest.mark.servers
 
 _FOLLOW = """
 window.events = []; window.opened = 0;

@@ -16,6 +16,8 @@ from hub.protocol.keys import generate_pair
 from hub.settings import SettingError
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 PAGE = f"{HUB_PATH}/debugger/"
 TOKEN = f"{PAGE}token"
 STRANGE = "quite another secret that is long enough for HMAC-SHA-256"

@@ -13,6 +13,8 @@ from tests.hub.running import TIMEOUT, RunningHub, running_hub
 from tests.hub.websocket import client, messages
 from tests.transport.log import beside
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture
 def failures(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:

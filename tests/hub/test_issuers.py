@@ -17,6 +17,8 @@ from hub.server import fetch, jwks
 from tests.hub.key_server import KeyServer, jwk, key_server, new_key
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
+pytestmark = pytest.mark.minutes
+
 LOGIN = "https://login.example.com/"
 METADATA = "/.well-known/oauth-protected-resource/.well-known/mercure"
 OLD, NEW, FOREIGN = new_key(), new_key(), new_key()

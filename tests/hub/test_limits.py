@@ -6,8 +6,12 @@ import gc
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hub.protocol import matchers
 from tests.hub.running import RunningHub, running_hub
+
+pytestmark = pytest.mark.minutes
 
 
 def assert_full(hub: RunningHub, setting: str, **options: str) -> None:

@@ -24,6 +24,8 @@ from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import Samples, of, samples
 from tests.server.test_workers import ENOUGH, many, workers
 
+pytestmark = pytest.mark.minutes
+
 SOURCE = Path(errors.__file__).parents[1]
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
+pytestmark = pytest.mark.minutes
+
 
 @contextmanager
 def process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], RunningHub]]:

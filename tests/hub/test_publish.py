@@ -6,6 +6,8 @@ import pytest
 
 from tests.hub.running import HUB_PATH, RunningHub
 
+pytestmark = pytest.mark.minutes
+
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.hub.running import HUB_PATH, Form, RunningHub, Stream, _pairs, read_reply
 
+pytestmark = pytest.mark.minutes
+
 FORM = "application/x-www-form-urlencoded"
 
 

@@ -15,6 +15,8 @@ from hub.protocol.sections import Section, problem_type, reference
 from hub.server.access_log import AccessLog
 from tests.hub.running import HUB_PATH, SECRET, TIMEOUT, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:

@@ -16,6 +16,8 @@ from hub.transport.reading import Reader
 from tests.hub.running import RunningHub, running_hub
 from tests.transport.log import beside
 
+pytestmark = pytest.mark.minutes
+
 
 @pytest.mark.parametrize("how", ["last_event_id", "header", "lastEventID", "Last-Event-ID"])
 def test_resumes_after_the_id(hub: RunningHub, how: str) -> None:

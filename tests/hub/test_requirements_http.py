@@ -17,6 +17,8 @@ import requests
 
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 METADATA = "/.well-known/oauth-protected-resource" + HUB_PATH
 API = HUB_PATH + "/subscriptions"
 

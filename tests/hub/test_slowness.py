@@ -11,6 +11,8 @@ import pytest
 from hub.server import connection
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 API = HUB_PATH + "/subscriptions"
 
 

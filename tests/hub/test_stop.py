@@ -9,6 +9,8 @@ import pytest
 from tests.hub.running import RunningHub, running_hub
 from tests.hub.test_streams import self_signed
 
+pytestmark = pytest.mark.minutes
+
 SOME = 5
 
 

@@ -19,6 +19,8 @@ from hub.server.connection import Connection
 from hub.server.http import RequestReader
 from tests.hub.running import RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 
 def test_a_stalled_reader_harms_nobody_and_is_dropped(folder: Path) -> None:
     with running_hub(folder, anonymous=1, dispatch_timeout=1) as hub:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.hub.running import HUB_PATH, Form, RunningHub, Stream, read_reply, running_hub
 
+pytestmark = pytest.mark.minutes
+
 
 def test_the_head_comes_at_once(hub: RunningHub) -> None:
     stream = hub.subscribe({"match": "quiet"})

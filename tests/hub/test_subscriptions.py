@@ -12,6 +12,8 @@ from hub.protocol.errors import StorageError
 from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 API = HUB_PATH + "/subscriptions"
 ALL = {"match_urlpattern": "/.well-known/mercure/subscriptions/:type/:match/:subscriber"}
 

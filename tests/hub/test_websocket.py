@@ -33,6 +33,8 @@ from tests.hub.websocket import (
     raw,
 )
 
+pytestmark = pytest.mark.minutes
+
 API = HUB_PATH + "/subscriptions"
 
 

@@ -123,6 +123,7 @@ def test_apaches_numbers_are_those_that_were_measured(streams: int, numbers: tup
         assert re.search(rf"{name} +{number}\n", text)
 
 
+@pytest.mark.minutes
 def test_the_unit_is_hardened(tmp_path: Path) -> None:
     """systemd's own measure: 0 is closed, 10 is open."""
     if shutil.which("systemd-analyze") is None:
@@ -146,6 +147,7 @@ def test_supervisors_program() -> None:
     assert section["user"] == "mercure"
 
 
+@pytest.mark.minutes
 def test_what_the_dockerfile_says(hub: RunningHub) -> None:
     """There is no engine here; what can be tried of it is."""
     text = render("docker", Layout(port=hub.port)).replace("\\\n", " ")

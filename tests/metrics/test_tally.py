@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hub.metrics.catalogue import ANSWERS, CATALOGUE, CONNECTED, DELIVERY, UPDATES, Kind
@@ -72,6 +73,7 @@ def test_a_value_that_is_not_in_the_table_is_other() -> None:
     assert read(board)[of("mercure_http_answers_total", status="other")] == 1
 
 
+@pytest.mark.minutes
 def test_counters_go_on_and_gauges_begin_anew_when_a_worker_is_replaced() -> None:
     board = Board(2)
     for _ in range(2):

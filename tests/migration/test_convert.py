@@ -101,6 +101,7 @@ def test_every_directive_is_a_setting_or_a_note() -> None:
     assert {f"Caddyfile:{number}" for number in said} - places == {"Caddyfile:8"}  # the word mercure itself
 
 
+@pytest.mark.minutes
 def test_the_result_starts_a_hub(tmp_path: Path) -> None:
     """As a TOML file, and as variables the way a shell and systemd read them."""
     conversion = convert({"Caddyfile": OLD})

@@ -20,6 +20,8 @@ from hub.server.fetch import Address, Fetcher, FetchError
 from tests.hub.key_server import KeyServer, key_server
 from tests.hub.test_streams import self_signed
 
+pytestmark = pytest.mark.minutes
+
 
 def remote(url: str, *, allow_private: bool = True) -> RemoteKeys:
     return RemoteKeys(url, ASYMMETRIC, allow_private=allow_private)

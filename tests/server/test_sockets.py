@@ -17,6 +17,8 @@ from hub.server.sockets import HANDED_OVER, listening_sockets, notify, url_of
 from hub.settings import SettingError, Settings, load_settings
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
+pytestmark = pytest.mark.minutes
+
 
 def settings(**more: str) -> Settings:
     return load_settings({"MERCURE_PUBLISHER_JWT_KEY": SECRET, "MERCURE_LISTEN": "127.0.0.1:0", **more}, {})

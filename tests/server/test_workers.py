@@ -19,6 +19,8 @@ import pytest
 
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 
+pytestmark = pytest.mark.minutes
+
 API = HUB_PATH + "/subscriptions"
 PRESENCE = {"match_urlpattern": "/.well-known/mercure/subscriptions/:type/:match/:subscriber"}
 ENOUGH = 24  # connections, of which each of two workers gets some, but for one case in 8 million

@@ -13,13 +13,15 @@ import pytest
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
-from hub.transport import reading, schema
+from hub.transport import database, reading, schema
 from hub.transport.append import Appender
 from hub.transport.interface import Entry
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, broken, update
+
+pytestmark = pytest.mark.minutes
 
 ODD = [
     Update(("a",), "", "1"),
@@ -444,10 +446,11 @@ class TestUnopenable:
         assert "readonly database" in self.refused(f"sqlite:///file:{path}?mode=ro&uri=true")
 
     def test_a_locked_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(database, "_BUSY", 1)
         path = tmp_path / "mercure.db"
-        with beside(path) as database:
-            database.execute("BEGIN EXCLUSIVE")
-            database.execute("CREATE TABLE other (x)")
+        with beside(path) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            other.execute("CREATE TABLE other (x)")
             assert "locked" in self.refused(f"sqlite:///{path}?timeout=0.01")
 
     def test_credentials_are_not_shown(self) -> None:

@@ -21,6 +21,8 @@ from hub.transport.migration import STEPS, migrate, version_of
 from hub.transport.seats import Seats
 from tests.transport.log import Log, beside, update
 
+pytestmark = pytest.mark.minutes
+
 # The tables of the version without presence and without a version, as SQLite has them.
 BEFORE = """
 CREATE TABLE mercure_position (id INTEGER NOT NULL, last_sequence INTEGER NOT NULL, PRIMARY KEY (id));

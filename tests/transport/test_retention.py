@@ -8,6 +8,8 @@ from hub.transport.retention import Retention
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, update
 
+pytestmark = pytest.mark.minutes
+
 DAY = 86400.0
 
 

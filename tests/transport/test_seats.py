@@ -16,6 +16,8 @@ import pytest
 from hub.transport.seats import Seats
 from tests.transport.log import until, waiting_for_locks
 
+pytestmark = pytest.mark.minutes
+
 TAKES_A_SEAT = """
 import sys
 from hub.transport.seats import Seats

@@ -18,6 +18,8 @@ from hub.transport.retention import Retention
 from hub.transport.seats import Seats
 from tests.transport.log import Log, beside, until, update, waiting_for_locks
 
+pytestmark = pytest.mark.minutes
+
 PATIENCE = 30.0
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.minutes
+
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
 

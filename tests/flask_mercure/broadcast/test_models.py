@@ -19,6 +19,8 @@ from flask_mercure.broadcast.rule import topic_url
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, running
 from tests.flask_mercure.library import Library, commit_breaker, library
 
+pytestmark = pytest.mark.minutes
+
 Open = Callable[..., AbstractContextManager[Library]]
 
 

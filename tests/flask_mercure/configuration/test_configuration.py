@@ -267,6 +267,7 @@ def test_an_app_without_the_extension() -> None:
         Mercure().publish("a")
 
 
+@pytest.mark.minutes
 def test_importing_needs_nothing_of_the_hub() -> None:
     names = {"gevent", "sqlalchemy", "urlpattern", "re2", "httptools", "geventwebsocket"}
     code = f"import sys, flask_mercure.cli; print({names!r} & {{n.partition('.')[0] for n in sys.modules}})"

@@ -236,6 +236,7 @@ def pair() -> Iterator[Pair]:
             hub.publisher.close()
 
 
+@pytest.mark.minutes
 def test_an_update_reaches_the_hub_that_is_named(pair: Pair) -> None:
     with pair.app.app_context():
         pair.mercure.hub("us").publish("a", "us")
@@ -244,6 +245,7 @@ def test_an_update_reaches_the_hub_that_is_named(pair: Pair) -> None:
     assert [dict(one.pairs)["data"] for one in pair.eu.received] == ["eu"]
 
 
+@pytest.mark.minutes
 def test_an_update_for_all_hubs_has_one_id(pair: Pair) -> None:
     ids = pair.publish_to_all(["a", "b"], {"x": 1}, private=True, type="t", retry=5)
     assert ids == {"eu": "urn:uuid:1", "us": "urn:uuid:1"}
@@ -257,6 +259,7 @@ def test_an_update_for_all_hubs_has_one_id(pair: Pair) -> None:
     assert len(pair.eu.received) == 1
 
 
+@pytest.mark.minutes
 def test_a_hub_that_fails_does_not_keep_the_others_from_it(pair: Pair) -> None:
     pair.eu.answers = [Answer(b"", 403)]
     with pytest.raises(SomeHubsFailed) as caught:
@@ -272,6 +275,7 @@ def test_a_hub_that_fails_does_not_keep_the_others_from_it(pair: Pair) -> None:
     assert len(pair.us.received) == 1
 
 
+@pytest.mark.minutes
 def test_all_hubs_fail(pair: Pair) -> None:
     pair.eu.answers = [Silent()]
     pair.us.answers = [Answer(b"", 500)]
@@ -282,6 +286,7 @@ def test_all_hubs_fail(pair: Pair) -> None:
     assert caught.value.published_ids == {}
 
 
+@pytest.mark.minutes
 def test_the_error_of_a_provider_of_the_apps_own_is_named_and_not_quoted(pair: Pair) -> None:
     def provider() -> str:
         raise LookupError("the vault said hunter2")
@@ -297,6 +302,7 @@ def test_the_error_of_a_provider_of_the_apps_own_is_named_and_not_quoted(pair: P
     assert caught.value.published_ids == {"default": "urn:uuid:1"}
 
 
+@pytest.mark.minutes
 def test_what_is_wrong_with_the_update_is_said_before_anything_is_sent(pair: Pair) -> None:
     with pytest.raises(ConfigurationError, match="no hub named 'uk'"):
         pair.publish_to_all("a", hubs=["us", "uk"])

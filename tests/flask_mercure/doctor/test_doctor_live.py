@@ -27,6 +27,8 @@ from tests.flask_mercure.fake_hub import running as fake_hub
 from tests.flask_mercure.proxies import proxy
 from tests.hub.running import HUB_PATH, SECRET, RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 OTHER_SECRET = "another secret that is long enough for HMAC-SHA-256"
 KEY_SETTINGS = ("MERCURE_PUBLISHER_JWT_KEY", "MERCURE_SUBSCRIBER_JWT_KEY")
 

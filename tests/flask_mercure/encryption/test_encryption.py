@@ -447,6 +447,7 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_hub_gets_what_it_cannot_read(hub: FakeHub, own: dict[str, KeySet], algorithm: str) -> None:
     with publishing(hub) as publish:
@@ -461,6 +462,7 @@ def test_the_hub_gets_what_it_cannot_read(hub: FakeHub, own: dict[str, KeySet], 
     assert json.loads(dict(hub.received[1].pairs)["data"])["recipients"][0]["header"]["alg"] == algorithm
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     ("encrypt_for", "error"),
     [
@@ -557,6 +559,7 @@ def test_without_joserfc_the_error_names_the_extra(mercure: Mercure, monkeypatch
             attempt()
 
 
+@pytest.mark.minutes
 def test_importing_the_extension_does_not_import_joserfc() -> None:
     script = (
         "import sys; sys.modules['joserfc'] = None; import flask_mercure; "

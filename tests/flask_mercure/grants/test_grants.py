@@ -296,6 +296,7 @@ def test_a_factory_that_fails_leaves_nobody_the_cookie_of_another(
     assert "LookupError" in caplog.text
 
 
+@pytest.mark.minutes
 def test_a_real_hub_takes_the_cookie(tmp_path: Path) -> None:
     with running_hub(tmp_path, publisher_jwt_key=SECRET, subscriber_jwt_key=SECRET) as hub:
         mercure = Mercure()

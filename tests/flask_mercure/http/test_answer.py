@@ -71,6 +71,7 @@ def test_a_date_to_retry_at_counts_from_the_date_of_the_answer(date: str, second
     assert retry_after(response(Retry_After="30", Date=date)) == 30.0
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("status", [429, 503, 302])
 def test_the_error_of_a_refusal_tells_when_to_come_back(status: int) -> None:
     with running() as hub, publishing(hub) as publish:

@@ -119,6 +119,7 @@ def test_a_header_cannot_forge_another() -> None:
         get("http://127.0.0.1:9/", {"X": "a\r\nY: b"}, verify=True, connect_timeout=1, answer_timeout=1)
 
 
+@pytest.mark.minutes
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -38,6 +38,8 @@ from tests.flask_mercure.fake_hub import (
     running,
 )
 
+pytestmark = pytest.mark.minutes
+
 Publish = Callable[..., str]
 
 

@@ -24,6 +24,8 @@ from flask_mercure.outbox.wakeup import wakeup_for
 from flask_mercure.updates.publication import Publication
 from tests.flask_mercure.databases import failing_commit
 
+pytestmark = pytest.mark.minutes
+
 TABLE = outbox_table(MetaData())
 
 

@@ -25,6 +25,8 @@ from flask_mercure.outbox import outbox_stats
 from tests.flask_mercure.outbox.counting import Base, Counter, create_app
 from tests.hub.running import HUB_PATH, SECRET, RunningHub
 
+pytestmark = pytest.mark.minutes
+
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("a", "b", "c", "d", "e")
 TIMEOUT = 60.0

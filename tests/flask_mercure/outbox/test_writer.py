@@ -25,6 +25,8 @@ from tests.flask_mercure.databases import failing_commit
 from tests.flask_mercure.fake_hub import SECRET
 from tests.flask_mercure.library import Library, commit_breaker, library
 
+pytestmark = pytest.mark.minutes
+
 NOWHERE = "http://127.0.0.1:9/.well-known/mercure"
 Open = Callable[..., AbstractContextManager[Library]]
 

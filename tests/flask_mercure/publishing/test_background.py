@@ -18,6 +18,8 @@ from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.updates.publication import Publication
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, running
 
+pytestmark = pytest.mark.minutes
+
 Send = Callable[[Publication], None]
 
 

@@ -15,6 +15,8 @@ from tests.flask_mercure.fake_hub import PATH, Answer, Dropped, FakeHub, make_ap
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 mercure = Mercure()
 
 

@@ -20,6 +20,8 @@ from flask_mercure.publishing import tracing
 from flask_mercure.updates.publication import Publication
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 
+pytestmark = pytest.mark.minutes
+
 mercure = Mercure()
 Heard = list[tuple[object, dict[str, Any]]]
 

@@ -181,6 +181,7 @@ def test_values_out_of_range(interval: float, size: int) -> None:
         Grouping(interval, size)
 
 
+@pytest.mark.minutes
 def test_a_view_streams_to_its_subscribers(hub: RunningHub) -> None:
     with app_on(hub, mercure) as app:
 
@@ -221,6 +222,7 @@ def test_nothing_starts_with_a_wrong_argument() -> None:
     assert started == []
 
 
+@pytest.mark.minutes
 def test_a_hub_that_is_down() -> None:
     with running() as fake:
         fake.answers = [Answer(b"", 503)]

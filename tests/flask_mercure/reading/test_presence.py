@@ -12,6 +12,8 @@ from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 PATIENCE = 10.0
 mercure = Mercure()
 

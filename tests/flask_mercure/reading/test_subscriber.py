@@ -19,6 +19,8 @@ from tests.flask_mercure.http.test_publisher import certificate  # noqa: F401 - 
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
+pytestmark = pytest.mark.minutes
+
 PATIENCE = 10.0
 mercure = Mercure()
 

@@ -20,6 +20,8 @@ from hub.protocol.errors import TokenInvalid
 from hub.protocol.grant import Grant
 from tests.flask_mercure.fake_hub import SECRET, FakeHub, running
 
+pytestmark = pytest.mark.minutes
+
 PAGE = "http://127.0.0.1:5000"
 EXAMPLE = Path(__file__).parents[3] / "examples/jwt_extended/app.py"
 

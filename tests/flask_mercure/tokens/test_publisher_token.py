@@ -36,6 +36,7 @@ def sent_tokens(count: int = 1, **config: Any) -> list[str]:
         return [one.headers["Authorization"].removeprefix("Bearer ") for one in hub.received]
 
 
+@pytest.mark.minutes
 def test_a_finished_token_is_sent_as_it_is() -> None:
     mine = token(exp=time.time() + 100)
     assert sent_tokens(JWT=f" {mine}\n") == [mine]
@@ -48,6 +49,7 @@ def test_a_finished_token_needs_no_key_and_gives_browsers_none() -> None:
         mercure.create_token("a")
 
 
+@pytest.mark.minutes
 def test_a_finished_token_that_has_expired_is_said_so_and_nothing_is_sent() -> None:
     mine = token(exp=time.time() - 3 * 86400 - 5)
     with running() as hub, publishing(hub, JWT=mine) as publish:
@@ -68,6 +70,7 @@ def test_a_finished_token_of_one_hub_is_named_by_its_place() -> None:
         mercure.publish("a")
 
 
+@pytest.mark.minutes
 def test_a_callable_is_asked_when_a_token_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
@@ -80,6 +83,7 @@ def test_a_callable_is_asked_when_a_token_is_needed(monkeypatch: pytest.MonkeyPa
     assert sent_tokens(TOKEN_PROVIDER=f"{__name__}:given") == [given()]
 
 
+@pytest.mark.minutes
 def test_a_token_that_the_hub_refused_is_asked_for_anew() -> None:
     made: list[str] = []
 
@@ -95,6 +99,7 @@ def test_a_token_that_the_hub_refused_is_asked_for_anew() -> None:
     assert len(made) == 2
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     ("provider", "words"),
     [
@@ -139,6 +144,7 @@ def test_a_wrong_setting_is_refused(config: dict[str, Any], words: str) -> None:
     assert token() not in str(caught.value)
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("topics", [["books/1", "authors"], "books/1 authors"])
 def test_the_token_can_be_for_some_topics_only(topics: object) -> None:
     (sent,) = sent_tokens(PUBLISH_TOPICS=topics)
@@ -236,6 +242,7 @@ def test_a_secret_may_begin_with_a_brace() -> None:
     assert header_and_key(secret)[1] == secret.encode()
 
 
+@pytest.mark.minutes
 def test_a_real_hub_takes_the_tokens_of_a_jwk(tmp_path: Path) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
