@@ -17,7 +17,6 @@ _TURN = 0  # the octet of the file whose lock is the turn to write
 _SEATS = 1  # the octet of the first seat
 _MOST = 1024
 _NEXT = _SEATS + _MOST  # the octet whose lock is the place of who is next
-_GAP = 16  # free seats after which there is nobody any more
 
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
 # which any close() of the file would let go.
@@ -53,14 +52,14 @@ class Seats:
 
     def others(self) -> int:
         """How many other processes that live have a seat."""
-        count = free = seat = 0
-        while free < _GAP:  # seats are taken from the first one on
-            if seat != self.own and self._is_locked(_SEATS + seat):
+        count = 0
+        ranges = [(_SEATS, _NEXT)]
+        while ranges:
+            first, end = ranges.pop()
+            taken = self._lock_in(first, end)  # any of them: the kernel keeps them by owner, not by place
+            if taken is not None:
                 count += 1
-                free = 0
-            else:
-                free += 1
-            seat += 1
+                ranges += [(first, taken), (taken + 1, end)]
         return count
 
     @contextlib.contextmanager
@@ -89,9 +88,15 @@ class Seats:
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0))
 
     def _is_locked(self, octet: int) -> bool:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0)
-        kind: int = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))[0]
-        return kind != fcntl.F_UNLCK
+        return self._lock_in(octet, octet + 1) is not None
+
+    def _lock_in(self, first: int, end: int) -> int | None:
+        """A place in a part of the file that somebody else has locked, if there is one."""
+        if first >= end:
+            return None  # to the kernel, a length of 0 is all the rest of the file
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, end - first, 0)
+        kind, _, start, _, _ = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))
+        return None if kind == fcntl.F_UNLCK else int(start)
 
     def _lock(self, octet: int) -> bool:
         try:

@@ -167,3 +167,20 @@ def test_the_others_are_counted(tmp_path: Path) -> None:
     assert several[0].others() == several[19].others() == 13
     for seats in several:
         seats.close()
+
+
+@pytest.mark.parametrize("count", [1, 16, 17, 40])
+def test_those_in_late_seats_are_counted_when_all_before_them_have_left(tmp_path: Path, count: int) -> None:
+    """After a hand-over, the workers of the hub before have left as many free seats as there were workers."""
+    path = str(tmp_path / "lock")
+    before = [Seats(path) for _ in range(count)]
+    after = [Seats(path) for _ in range(count)]
+    for one in (*before, *after):
+        one.take()
+    for one in before:
+        one.close()
+    try:
+        assert {one.others() for one in after} == {count - 1}
+    finally:
+        for one in after:
+            one.close()
