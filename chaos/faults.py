@@ -10,7 +10,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.actors import Scene
@@ -24,6 +24,7 @@ from chaos.record import Deed, Effect, Rotation
 
 _AFTER_RELOAD = 0.3  # seconds
 _MIB = 1 << 20
+_SUDDEN = 0.8  # share of the restarts after a damage that are a crash
 _LOG = File.DATABASE | File.WAL
 
 CLOCKS = (-3600.0, 90.0, 3600.0, 86400.0)
@@ -42,6 +43,8 @@ class Stage:
     engine: Sqlite
     injection: Injection
     host: Host | None
+    operator: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whoever stops and starts the hub: one at a time."""
 
     def deed(self, fault: FaultPlan, effect: Effect, words: str = "") -> Deed:
         """Note a fault that begins now."""
@@ -107,9 +110,10 @@ async def _signals(stage: Stage, fault: FaultPlan) -> Deed:
 
 
 async def _terminate(stage: Stage, fault: FaultPlan) -> Deed:
-    deed = stage.deed(fault, Effect.STOPS)
-    await stage.node.terminate()
-    await stage.node.start()
+    async with stage.operator:
+        deed = stage.deed(fault, Effect.STOPS)
+        await stage.node.terminate()
+        await stage.node.start()
     return deed
 
 
@@ -173,9 +177,9 @@ async def _clock(stage: Stage, fault: FaultPlan) -> Deed:
 
 
 async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
-    """Damage a file; some seconds later an operator restarts the hub, by a kill as often as not."""
+    """Damage a file; some seconds later the hub crashes, or an operator stops it, and it starts anew."""
     engine = stage.engine
-    how = "kill -9" if fault.draw < 0.5 else "SIGTERM"
+    how = "kill -9" if fault.draw < _SUDDEN else "SIGTERM"
     deed = stage.deed(
         fault,
         Effect.REPLACES | Effect.STOPS | Effect.KILLS,
@@ -197,11 +201,12 @@ async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
     damaged = stage.scene.now()
     await stage.scene.pause(fault.length)
     deed.words = f"{deed.words} at {stage.scene.now():.2f} s"
-    await (stage.node.kill() if how == "kill -9" else stage.node.terminate())
-    if fault.kind is Kind.REMOVE_DATABASE:
-        engine.wal.unlink(missing_ok=True)  # of a database that is gone: SQLite must not find it
-        Path(f"{engine.database}-shm").unlink(missing_ok=True)
-    await stage.node.start()
+    async with stage.operator:
+        await (stage.node.kill() if how == "kill -9" else stage.node.terminate())
+        if fault.kind is Kind.REMOVE_DATABASE:
+            engine.wal.unlink(missing_ok=True)  # of a database that is gone: SQLite must not find it
+            Path(f"{engine.database}-shm").unlink(missing_ok=True)
+        await stage.node.start()
     stage.scene.record.damaged = damaged
     return deed
 

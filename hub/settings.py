@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,10 @@ class Settings:
     def issuers(self) -> tuple[Issuer, ...]:
         """Whose tokens the hub trusts: the issuer of the table, then those of ``[[issuer]]`` tables."""
         return self.trusted
+
+    def reloaded(self, new: Settings) -> Settings:
+        """These settings, with what a running hub takes over from new ones."""
+        return replace(self, **{name: getattr(new, name) for name in RELOADABLE})
 
 
 def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:

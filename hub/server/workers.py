@@ -125,7 +125,7 @@ class Workers:
             if number in _STOP:
                 return
             if number == signal.SIGHUP:
-                logs.reopen()
+                self._reload()
                 _signal(self._pids, signal.SIGHUP)
             if number == signal.SIGUSR2 and self._hand_over():
                 return
@@ -135,6 +135,14 @@ class Workers:
             for worker in self._workers:
                 if not worker.pid and time.monotonic() >= worker.due:
                     self._restart(worker)
+
+    def _reload(self) -> None:
+        """Take over what the workers will: those that are forked later have to trust the same keys."""
+        logs.reopen()
+        try:
+            self._settings = self._settings.reloaded(self._reread())
+        except SettingError as error:
+            _log.error("nothing was reloaded: %s", error)
 
     @property
     def _sockets(self) -> list[socket.socket]:

@@ -68,6 +68,35 @@ def test_the_same_token_is_refused_after_a_reload_without_its_key(
         assert hub.publish({"topic": "t"}, own).status == 200
 
 
+def test_a_worker_that_is_replaced_after_a_reload_trusts_what_its_siblings_trust(folder: Path) -> None:
+    key = folder / "key"
+    key.write_text("the first secret, long enough for HS256", encoding="utf-8")
+    with workers(folder, MERCURE_PUBLISHER_JWT_KEY=f"@{key}", MERCURE_HEARTBEAT="7") as hub:
+        first = other_key(hub, "the first secret, long enough for HS256")
+        second = other_key(hub, "the second secret, long enough for HS256")
+        key.write_text(second.secret, encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "were reloaded", 2)
+        for pid in hub.pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_for_lines(hub, "takes its place", 2)
+        assert [second.publish({"topic": "t"}).status for _ in range(ENOUGH)] == [200] * ENOUGH
+        assert [first.publish({"topic": "t"}).status for _ in range(ENOUGH)] == [401] * ENOUGH
+
+
+def test_a_worker_that_is_replaced_after_a_reload_that_failed_trusts_what_was_good(folder: Path) -> None:
+    key = folder / "key"
+    key.write_text("the first secret, long enough for HS256", encoding="utf-8")
+    with workers(folder, MERCURE_PUBLISHER_JWT_KEY=f"@{key}") as hub:
+        first = other_key(hub, "the first secret, long enough for HS256")
+        key.unlink()
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "nothing was reloaded", 3)  # the parent and two workers
+        os.kill(hub.pids[0], signal.SIGKILL)
+        wait_for_lines(hub, "takes its place", 1)
+        assert [first.publish({"topic": "t"}).status for _ in range(ENOUGH)] == [200] * ENOUGH
+
+
 def wait_for_lines(hub: Workers, words: str, count: int) -> None:
     deadline = time.monotonic() + 20
     while hub.log.read_text(encoding="utf-8").count(words) < count:
