@@ -394,7 +394,7 @@ class _Judge:
                 )
                 yield Violation(Invariant.OLD_KEY, trial.at, words)
             since_when = since[trial.key] + (BOUND if trial.key else 0.0)
-            if trial.status in (401, 403) and since_when < trial.at < replaced:
+            if trial.status in (401, 403) and since_when < trial.at < replaced - _CLOCKS:
                 words = f"a token of key {trial.key}, the current one, may not {trial.role}: {trial.status}"
                 yield Violation(Invariant.NEW_KEY, trial.at, words)
         for session in self.record.sessions:

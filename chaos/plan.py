@@ -90,7 +90,7 @@ _LENGTHS = {
     Kind.THREADS: (3.0, 6.0),
     Kind.CLOCK: (3.0, 6.0),
     Kind.PROXY_STALLS: (2.0, 5.0),
-    Kind.HALF_OPEN: (3.0, 6.0),
+    Kind.HALF_OPEN: (13.0, 15.0),  # and to see whether the hub notices
     Kind.REMOVE_DATABASE: (2.0, 4.0),
     Kind.REPLACE_DATABASE: (2.0, 4.0),
     Kind.REMOVE_WAL: (2.0, 4.0),
@@ -270,12 +270,15 @@ def _hub(chance: random.Random, kinds: Sequence[Kind], workers: int) -> HubPlan:
     age = chance.choice((0, 0, 0, 3600))
     if REPLACES & set(kinds):  # what the log held is read from the log itself, and that is damaged
         size = age = 0
+    presence, heartbeat = chance.random() < 0.5, chance.choice((1, 2, 40))
+    if Kind.HALF_OPEN in kinds:  # what has vanished is noticed by heartbeats
+        presence, heartbeat = True, 1
     return HubPlan(
         workers=workers,
-        presence=chance.random() < 0.5,
+        presence=presence,
         history_size=size,
         history_age=age,
-        heartbeat=chance.choice((1, 2, 40)),
+        heartbeat=heartbeat,
         write_timeout=chance.choice((600, 600, 5)),
         drain=chance.choice((0, 1, 3)),
     )

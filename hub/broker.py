@@ -261,12 +261,19 @@ class Broker:
     def _end_incomplete(self) -> None:
         """End all streams, for each may lack an update: their clients come back and resume."""
         for number, subscriber in enumerate(self.engine.everyone(), 1):
-            if self.engine.is_held(subscriber):
-                self.engine.release(subscriber)  # its replay ends when it sees that
-            else:
-                self.engine.end(subscriber, endings.INCOMPLETE)
+            self.end(subscriber, endings.INCOMPLETE)
             if number % _AT_ONCE == 0:
                 gevent.sleep(0)
+
+    def end(self, subscriber: Subscriber, reason: str) -> None:
+        """End a stream, also one that still reads history; its client may come back.
+
+        :param reason: one of ``endings``.
+        """
+        if self.engine.is_held(subscriber):
+            self.engine.release(subscriber)  # its replay ends when it sees that
+        else:
+            self.engine.end(subscriber, reason)
 
     def _note_dispatched(self, sequence: int) -> None:
         now = self.clock()

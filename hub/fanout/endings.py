@@ -6,6 +6,7 @@ CLOSED_BY_CLIENT = "closed by the client"
 TIME_IS_OVER = "its time is over"
 HUB_STOPS = "the hub stops"
 ANOTHER_TAKES_OVER = "another hub takes over"
+KEY_IS_GONE = "the key of its token is not trusted any more"
 INCOMPLETE = "an update could not be sent"
 
 _TOOK_NOTHING = "took nothing for"
@@ -18,6 +19,7 @@ _KINDS = {
     HUB_STOPS: "stop",
     ANOTHER_TAKES_OVER: "handover",
     INCOMPLETE: "incomplete",
+    KEY_IS_GONE: "key",
 }
 _BEGINNINGS = {_TOOK_NOTHING: "slow", _BEHIND: "slow", _VIOLATION: "violation"}
 
@@ -38,7 +40,9 @@ def violation(what: str) -> str:
 
 
 def kind(reason: str) -> str:
-    """The kind of an ending: client, slow, time, stop, handover, incomplete, violation, or other."""
+    """The kind of an ending: client, slow, time, stop, handover, incomplete, key, violation, or
+    other.
+    """
     known = _KINDS.get(reason)
     if known is not None:
         return known

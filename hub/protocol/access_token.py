@@ -91,6 +91,10 @@ class TokenVerifier:
             issuer.has_signed(token, read.header, role) for issuer in self._issuers.values() for role in roles
         )
 
+    def trusts(self, key: Key, role: Role) -> bool:
+        """Whether a key is one of those that verify tokens now."""
+        return any(key in issuer.keys(role) for issuer in self._issuers.values())
+
     def trust(self, issuer: Issuer) -> None:
         """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""
         self._issuers[issuer.identifier] = issuer
@@ -129,7 +133,7 @@ class TokenVerifier:
         not_before = _time(claims, "nbf") or 0.0
         _check_time(expires_at, not_before, now)
         if not current:
-            grant = old_grant_of(claims, expires_at, resource, fingerprint)
+            grant = old_grant_of(claims, expires_at, resource, fingerprint, key)
             return grant, not_before, issuer.identifier, key
         if not _is_access_token(header):
             raise TokenInvalid(
@@ -139,7 +143,7 @@ class TokenVerifier:
             raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
         _check_audience(claims.get("aud"), resource)
         details = claims.get("authorization_details", [])
-        grant = grant_of(details, expires_at, resource, fingerprint)
+        grant = grant_of(details, expires_at, resource, fingerprint, key)
         return grant, not_before, issuer.identifier, key
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:

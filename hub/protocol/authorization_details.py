@@ -8,6 +8,7 @@ from typing import Any
 from hub.protocol.errors import InvalidRequest, TokenInvalid, shown
 from hub.protocol.grant import NOTHING, Grant, Json, Scope
 from hub.protocol.issuer import Role
+from hub.protocol.keys import Key
 from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
 from hub.protocol.sections import Section
 
@@ -20,12 +21,13 @@ _MAX_DEPTH = 32
 _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
 
-def grant_of(details: object, expires_at: float, resource: str, fingerprint: bytes) -> Grant:
+def grant_of(details: object, expires_at: float, resource: str, fingerprint: bytes, key: Key) -> Grant:
     """Read ``authorization_details``: all of it, or nothing (spec, Authorization Details).
 
     :param expires_at: seconds since the epoch.
     :param resource: the hub's resource identifier, base of relative patterns.
     :param fingerprint: of the token.
+    :param key: that verified it.
     :raises TokenInvalid: something in it is not valid.
     """
     if not isinstance(details, list):
@@ -59,6 +61,7 @@ def grant_of(details: object, expires_at: float, resource: str, fingerprint: byt
         tuple(payloads) if has_payload else (),
         expires_at,
         fingerprint=fingerprint,
+        key=key,
     )
 
 
@@ -116,13 +119,14 @@ def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Match
 
 
 def old_grant_of(
-    claims: Mapping[str, Any], expires_at: float | None, resource: str, fingerprint: bytes
+    claims: Mapping[str, Any], expires_at: float | None, resource: str, fingerprint: bytes, key: Key
 ) -> Grant:
     """Read the ``mercure`` claim of 0.x, also under its namespaced name.
 
     :param expires_at: seconds since the epoch, ``None`` for a token that never expires.
     :param resource: the hub's resource identifier.
     :param fingerprint: of the token.
+    :param key: that verified it.
     :raises TokenInvalid: it is missing, or not valid.
     """
     claim = claims.get(_OLD_NAMESPACE)
@@ -141,6 +145,7 @@ def old_grant_of(
         expires_at,
         is_old=True,
         fingerprint=fingerprint,
+        key=key,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hub.protocol.keys import Key
 from hub.protocol.matchers import Matcher
 from hub.protocol.pattern_table import PatternTable
 
@@ -70,6 +71,7 @@ class Grant:
     :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
     :param is_old: the token is one of 0.x.
     :param fingerprint: tells tokens apart without holding them; empty without a token.
+    :param key: verified the token; ``None`` without a token.
     """
 
     publish: Scope = NOTHING
@@ -78,6 +80,7 @@ class Grant:
     expires_at: float | None = None
     is_old: bool = False
     fingerprint: bytes = b""
+    key: Key | None = None
 
     def payload_for(self, matcher: Matcher) -> Json:
         """The payload of the first entry that covers a subscription's matcher (spec, Payloads).

@@ -57,6 +57,12 @@ class KeySource:
         place = urlsplit(remote.url)._replace(query="").geturl()  # a query may hold a password
         self._name = f"the keys of {issuer.identifier!r} at {place}"
 
+    def adopt(self, before: KeySource) -> None:
+        """Go on with the keys of a source that this one takes the place of, until they are fetched anew."""
+        if before._remote == self._remote and before._keys:
+            self._ends = before._ends
+            self._set(before._keys)
+
     def tick(self) -> None:
         """Fetch when it is time to, and give up keys that could not be renewed for too long."""
         now = self._clock()
@@ -152,6 +158,12 @@ class KeySources:
             if issuer.remote is not None
         }
         self._greenlet: gevent.Greenlet | None = None
+
+    def adopt(self, before: KeySources) -> None:
+        """Go on with the keys that were fetched before a reload: an issuer may be down at the moment."""
+        for identifier, source in self._sources.items():
+            if identifier in before._sources:
+                source.adopt(before._sources[identifier])
 
     def start(self) -> None:
         """Begin to fetch, in the background: a hub whose issuers do not answer starts all the same."""

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import gevent
@@ -27,9 +27,11 @@ from hub.fanout import compression, endings
 from hub.fanout.census import Count
 from hub.fanout.engine import EngineLimits
 from hub.fanout.quota import ConnectionLimits, Quota
+from hub.fanout.subscriber import Subscriber
 from hub.metrics.process import ProcessFigures
 from hub.metrics.tally import Board, Tally
 from hub.protocol.access_token import TokenVerifier
+from hub.protocol.issuer import Issuer
 from hub.protocol.update import PublicationLimits
 from hub.server import logs
 from hub.server.access_log import AccessLog
@@ -215,7 +217,8 @@ class Process:
     def reload(self, reread: Callable[[], Settings]) -> None:
         """Take over what can change while the hub runs: certificates, keys, files of the log.
 
-        Streams go on. What is wrong is logged, and what was before goes on.
+        Streams go on, but for those whose token a key verified that is not trusted any more. What is wrong is
+        logged, and what was before goes on.
 
         :param reread: gives the settings as they are now.
         """
@@ -227,10 +230,13 @@ class Process:
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)
             return
+        before = self._key_sources
+        before.close()
         self._verifier.trust_only(settings.issuers())
-        self._key_sources.close()
         self._key_sources = self._sources(settings)
+        self._key_sources.adopt(before)
         self._key_sources.start()
+        gevent.spawn(self._end_untrusted)
         logging.getLogger("hub").setLevel(settings.log_level.upper())
         restart = [
             f"MERCURE_{one.name.upper()}"
@@ -284,19 +290,39 @@ class Process:
         self._listener.stop()
         streams = list(self._broker.engine)
         self._listener.drain(_DRAIN)
+        self._end(streams, endings.ANOTHER_TAKES_OVER)
+        self.stop()
+
+    def _end(self, subscribers: Sequence[Subscriber], reason: str) -> None:
+        """End streams one after the other: their clients shall not come back all at once."""
         started = time.monotonic()
-        for number, subscriber in enumerate(streams):
-            due = started + seconds * number / len(streams)
+        for number, subscriber in enumerate(subscribers):
+            due = started + self._settings.drain * number / len(subscribers)
             while time.monotonic() < due and not self._stopping.is_set():
                 gevent.sleep(_PAUSE)
-            self._broker.engine.end(subscriber, endings.ANOTHER_TAKES_OVER)
-        self.stop()
+            self._broker.end(subscriber, reason)
 
     def _renew_keys(self, issuer: str) -> bool:
         return self._key_sources.renew(issuer)
 
     def _sources(self, settings: Settings) -> KeySources:
-        return KeySources(settings.issuers(), Fetcher(), self._verifier.trust, time.monotonic)
+        return KeySources(settings.issuers(), Fetcher(), self._trust, time.monotonic)
+
+    def _trust(self, issuer: Issuer) -> None:
+        self._verifier.trust(issuer)
+        gevent.spawn(self._end_untrusted)
+
+    def _end_untrusted(self) -> None:
+        """End the streams whose token would be refused now, for its key was taken away."""
+        trusted: dict[int, bool] = {}  # by the identity of a key: those of RSA have no hash
+        untrusted = []
+        for subscriber in self._broker.engine.everyone():
+            key = subscriber.grant.key
+            if key is not None and id(key) not in trusted:
+                trusted[id(key)] = self._verifier.trusts(key, "subscribe")
+            if key is not None and not trusted[id(key)]:
+                untrusted.append(subscriber)
+        self._end(untrusted, endings.KEY_IS_GONE)
 
     def _note_figures(self) -> None:
         self._broker.sample()

@@ -98,6 +98,11 @@ class TestFamilies:
     def test_verifying_never_holds_the_private_half(self, algorithm: str, key: PrivateKey) -> None:
         assert not isinstance(load(private_pem(key), algorithm).material, PrivateKey)
 
+    def test_read_again_it_is_the_same_key(self, algorithm: str, key: PrivateKey) -> None:
+        """A reload of the hub would end all streams otherwise."""
+        pem = public_pem(key)
+        assert load(pem, algorithm) == load(pem, algorithm)
+
     def test_the_algorithm_is_inferred(self, algorithm: str, key: PrivateKey) -> None:
         inferred = load(public_pem(key)).algorithms
         assert inferred == (("RS256",) if isinstance(key, rsa.RSAPrivateKey) else (algorithm,))

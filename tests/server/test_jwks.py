@@ -128,6 +128,30 @@ def test_stale_keys_go_on_for_a_day(world: World, caplog: pytest.LogCaptureFixtu
     assert world.trusted[-1] == ["old"]
 
 
+def test_after_a_reload_the_keys_go_on_while_the_issuer_is_down(world: World) -> None:
+    world.tick(1000)
+    world.source.close()
+    world.answer = FetchError("Connection refused")
+    before = world.source
+    world.source = KeySource(ISSUER, REMOTE, world.fetch, world.trust, lambda: world.now)
+    world.source.adopt(before)
+    assert world.trusted == [["old"], ["old"]]
+    assert world.tick() == 2  # it is asked at once
+    assert world.trusted[-1] == ["old"]
+    world.tick(1000 + 1000 + DAY - 1)
+    assert world.trusted[-1] == ["old"]
+    world.tick(1000 + 1000 + DAY)  # as if there had been no reload
+    assert world.trusted[-1] == []
+
+
+def test_after_a_reload_with_another_url_the_keys_of_the_old_one_are_gone(world: World) -> None:
+    world.tick()
+    other = RemoteKeys("https://other.example.com/keys", ASYMMETRIC)
+    source = KeySource(ISSUER, other, world.fetch, world.trust, lambda: world.now)
+    source.adopt(world.source)
+    assert world.trusted == [["old"]]
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

@@ -25,22 +25,34 @@ def other_key(hub: RunningHub, secret: str) -> RunningHub:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_keys_are_reloaded_and_streams_go_on(folder: Path, count: int) -> None:
+def test_keys_are_reloaded(folder: Path, count: int) -> None:
     key = folder / "key"
     key.write_text("the first secret, long enough for HS256", encoding="utf-8")
     with workers(folder, count, MERCURE_PUBLISHER_JWT_KEY=f"@{key}") as hub:
         first = other_key(hub, "the first secret, long enough for HS256")
         second = other_key(hub, "the second secret, long enough for HS256")
-        stream = first.subscribe({"match": "t"})
+        streams = [first.subscribe({"match": "t"}, token) for token in (first.token(), None)]
         assert first.publish({"topic": "t", "data": "one"}).status == 200
         assert second.publish({"topic": "t"}).status == 401
         key.write_text(second.secret, encoding="utf-8")
         hub.child.send_signal(signal.SIGHUP)
         wait_for_lines(hub, "were reloaded", count)
         assert first.publish({"topic": "t"}).status == 401
+        assert streams[0].ended()  # its key was taken away
         assert second.publish({"topic": "t", "data": "two"}).status == 200
-        assert stream.take(2) == ["one", "two"]
+        assert streams[1].take(2) == ["one", "two"]
         first.close()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_streams_go_on_after_a_reload_that_leaves_their_key(folder: Path, count: int) -> None:
+    with workers(folder, count) as hub:
+        stream = hub.subscribe({"match": "t"}, hub.token())
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "were reloaded", count)
+        hub.send("t", "later")
+        assert stream.take(1) == ["later"]
+        hub.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
