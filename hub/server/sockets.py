@@ -19,6 +19,9 @@ SUCCESSION = "MERCURE_HUB_READY"
 """Environment variable with the descriptor by which a hub tells the one before that it serves."""
 
 _FIRST_OF_SYSTEMD = 3
+_LEAST_PATIENCE = 10.0  # seconds that a client may be out of reach
+_HEARTBEATS = 2  # for which it may
+_IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds and a number, where there is no heartbeat
 
 
 def listening_sockets(
@@ -39,7 +42,25 @@ def listening_sockets(
             f"MERCURE_PLAYGROUND: is for this machine only, and {public[0]} can be reached from others; "
             "listen on 127.0.0.1 (MERCURE_LISTEN), or use MERCURE_DEBUGGER=1, which opens nothing to anybody"
         )
+    for one in found:
+        _notice_the_vanished(one, settings)
     return found
+
+
+def _notice_the_vanished(listening: socket.socket, settings: Settings) -> None:
+    """Have the kernel end connections whose peer is out of reach, which nobody tells the hub.
+
+    What is set here holds for the connections that are accepted. The kernel's own patience with data that is
+    not acknowledged is a quarter of an hour, in which a client would be listed as present.
+    """
+    if not settings.heartbeat:  # nothing is sent that could fail to arrive
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    elif settings.dispatch_timeout:  # without one, a client may have a full buffer for as long as it likes
+        patience = max(_HEARTBEATS * settings.heartbeat, _LEAST_PATIENCE, settings.dispatch_timeout)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
 
 
 def _found(settings: Settings, count: int, environment: MutableMapping[str, str]) -> list[socket.socket]:

@@ -90,8 +90,8 @@ def workers(folder: Path, count: int = 2, port: int = 0, **variables: str) -> It
     ) as child:
         hub = Workers(0, child, log)
         try:
-            hub.wait_for_log("listens on http://127.0.0.1:")
-            found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8"))
+            hub.wait_for_log("listens on http://")
+            found = re.search(r"listens on http://[\d.]+:(\d+)", log.read_text(encoding="utf-8"))
             assert found
             hub.port = int(found[1])
             yield hub
