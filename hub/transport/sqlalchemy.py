@@ -255,6 +255,7 @@ class SqlTransport(Generic[Ticket]):
             self._follower.close()
         self._reader.close()
         self._engine.dispose()
+        self._wal.close()
         if self._seats is not None:
             self._seats.close()
 

@@ -13,6 +13,8 @@ from hub.protocol.errors import StorageError
 
 _FILE_HEADER, _FRAME_HEADER = 32, 24  # bytes in a write-ahead log (SQLite, WAL-mode File Format)
 
+_NUMBER = 4  # bytes: what the file begins with, and the page of a frame
+
 
 class StillThere:
     """A file, as it was when it was opened.
@@ -51,7 +53,10 @@ class WriteAheadLog(StillThere):
         super().__init__(f"{database}-wal" if database else None)
         self._index = StillThere(f"{database}-shm" if database else None)
         self._size = 0  # that it has had
+        self._frame = 0  # bytes of one change of a page
         self._is_cut = False
+        # The locks of SQLite are on the other files: closing this descriptor takes none of them away.
+        self._fd = -1 if self._before is None else os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def check(self) -> None:
         """Look for both files, without a connection.
@@ -66,6 +71,8 @@ class WriteAheadLog(StillThere):
         :param connection: to the database, in no transaction.
         :raises StorageError: one of them is another one, is gone, or the log was cut.
         """
+        if not self._frame:
+            self._frame = _FRAME_HEADER + int(connection.execute("PRAGMA page_size").fetchone()[0])
         size = self._look()
         if size < self._size and size < self._needed(connection):
             self._is_cut = True
@@ -73,31 +80,49 @@ class WriteAheadLog(StillThere):
         self._size = size
 
     def check_after(self) -> None:
-        """Look for both files again: what was written is in the files that the next start will read.
+        """Look at both files again: what was written is in the files that the next start will read.
 
         :raises StorageError: it is not.
         """
-        self._size = self._look()
+        size = self._look()
+        if size < self._size:
+            return  # the next look before a write finds out whether SQLite did that
+        last = (self._size - _FILE_HEADER) // self._frame if self._frame else 0
+        if last > 0 and self._is_empty(_FILE_HEADER + (last - 1) * self._frame):
+            self._is_cut = True
+            raise self._error("cut")
+        self._size = size
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def _look(self) -> int:
         found = _status(self._path)
         self._check(found)
         self._index.check()
-        if self._is_cut:
+        size = 0 if found is None else found.st_size
+        if self._is_cut or (size and self._is_empty(0)):
+            self._is_cut = True
             raise self._error("cut")
-        return 0 if found is None else found.st_size
+        return size
+
+    def _is_empty(self, offset: int) -> bool:
+        """Whether nothing is where a number that is never 0 has to be: the file was cut and is long again."""
+        return self._fd >= 0 and os.pread(self._fd, _NUMBER, offset) == bytes(_NUMBER)
 
     def _needed(self, connection: sqlite3.Connection) -> int:
         """How long it has to be by its index. SQLite makes it shorter itself, when all of it is copied.
 
         The checkpoint is how SQLite tells that; it fails where it cannot read what should be there.
         """
-        page = connection.execute("PRAGMA page_size").fetchone()[0]
         try:
             frames = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
         except sqlite3.Error:
             return self._size
-        return _FILE_HEADER + frames * (_FRAME_HEADER + page) if frames > 0 else 0
+        return _FILE_HEADER + frames * self._frame if frames > 0 else 0
 
 
 def _status(path: str) -> os.stat_result | None:

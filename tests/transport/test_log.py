@@ -545,22 +545,30 @@ def test_nothing_is_acknowledged_beside_another_index_of_the_write_ahead_log(
     assert "mercure.db-shm' was removed or replaced" in str(log.wait(1)[0].error)
 
 
-def test_an_update_that_went_into_a_removed_file_is_not_acknowledged(
-    log: Log, monkeypatch: pytest.MonkeyPatch
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, cut_in_half, replace_by_a_copy])
+def test_an_update_that_went_into_a_damaged_file_is_not_acknowledged(
+    log: Log, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
-    """The file may go between the look for it and the commit."""
-    log.append(update(id="before"))
+    """The damage may come between the look at the file and the commit, which makes a cut one long again."""
+    for _ in range(5):
+        log.append(update(id="before"))
     append = Appender.append
 
-    def remove_first(*arguments: Any) -> list[Entry]:
-        remove(log.path.with_name(f"{log.path.name}-wal"))
+    def damage_first(*arguments: Any) -> list[Entry]:
+        damage(log.path.with_name(f"{log.path.name}-wal"))
+        monkeypatch.setattr(Appender, "append", append)
         return append(*arguments)
 
-    monkeypatch.setattr(Appender, "append", remove_first)
-    log.transport.append((update(id="lost"),), 0)
-    (commit,) = log.wait(1)
-    assert commit.entries == ()
-    assert "restart the hub" in str(commit.error)
+    monkeypatch.setattr(Appender, "append", damage_first)
+    for ticket in range(2):
+        log.transport.append((update(id="lost", data="x" * 100_000),), ticket)
+        (commit,) = log.wait(1)
+        assert commit.entries == ()
+        assert "restart the hub" in str(commit.error)
 
 
 @pytest.mark.parametrize("mode", ["TRUNCATE", "RESTART"])
