@@ -512,7 +512,11 @@ class _Judge:
         if record.ruin:
             yield Violation(Invariant.RUINED, record.finished, record.ruin)
         for death in record.deaths:
-            if not self._lately(Effect.STARVES, death.at, death.at):
+            # A store that cannot be opened may let a start fail, as long as there is another one.
+            excuse = Effect.STARVES
+            if death.is_restarted and not death.served:
+                excuse |= Effect.REFUSES | Effect.REPLACES
+            if not self._lately(excuse, death.at, death.at):
                 again = "" if death.is_restarted else ", and is not started again"
                 words = f"a {death.what} ended with status {death.code}{again}"
                 yield Violation(Invariant.CRASHED, death.at, words)

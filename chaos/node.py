@@ -232,10 +232,10 @@ class Node:
             if self.main != main:  # a successor said just before that it is one
                 continue
             self._note_deaths(ended)
-            self.is_serving = False
+            served, self.is_serving = self.is_serving, False
             is_again = self._wanted and code not in self._unit.final and code not in _CLEAN
             if self._wanted and self.main not in self._told:
-                self.deaths.append(Death(self._now(), "main process", code, is_again))
+                self.deaths.append(Death(self._now(), "main process", code, is_again, served))
             await self._clear_away()
             if is_again:
                 await asyncio.sleep(self._unit.pause)

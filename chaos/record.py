@@ -215,12 +215,14 @@ class Death:
     """A process of the hub that ended although nobody told it to.
 
     :param code: exit status; negative: the signal.
+    :param served: before it ended; else it could not start.
     """
 
     at: float
     what: str
     code: int
     is_restarted: bool
+    served: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from hub import __version__
-from hub.protocol.errors import MercureError
+from hub.protocol.errors import StorageError, StorageUnusable
 from hub.protocol.identity import WELL_KNOWN
 from hub.protocol.keys import generate_pair, generate_secret
 from hub.setting_table import CONFIG, TABLE, Setting, reference
 from hub.settings import SettingError, load_settings
 from hub.variables import unknown_variables
 
+_FAILED, _REFUSED = 1, 2  # exit statuses; the shipped units start the hub again after the first one only
 _DESCRIPTION = "Streams Mercure updates to browsers and other clients."
 _COMMANDS = {
     "run": "run the hub; without a command, this is it",
@@ -137,14 +138,16 @@ def _serve(words: Sequence[str]) -> int:
         serve(settings, announce, lambda: load_settings(os.environ, flags))
     except SettingError as error:
         return _refuse(str(error))
-    except MercureError as error:
-        return _refuse(f"MERCURE_TRANSPORT_URL: {error}")
+    except StorageError as error:
+        _refuse(f"MERCURE_TRANSPORT_URL: {error}")
+        # A full disk or a lock may be over soon: whoever watches over the hub starts it again.
+        return _REFUSED if isinstance(error, StorageUnusable) else _FAILED
     return 0
 
 
 def _refuse(message: str) -> int:
     print(f"mercure-hub: {message}", file=sys.stderr)  # noqa: T201
-    return 2
+    return _REFUSED
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +186,9 @@ class TestProcess:
             start_new_session=True,  # no terminal to ask for a passphrase
         )
 
-    def refused(self, *words: str, **environment: str) -> str:
+    def refused(self, *words: str, status: int = 2, **environment: str) -> str:
         done = self.run(*words, **environment)
-        assert done.returncode == 2, done.stderr
+        assert done.returncode == status, done.stderr
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         assert SECRET not in done.stderr
@@ -216,6 +218,13 @@ class TestProcess:
             f"MERCURE_TRANSPORT_URL: the database sqlite:///{path} cannot be opened: "
             "unable to open database file; check the path and who may write there"
         )
+
+    def test_a_database_that_is_locked_may_be_free_at_the_next_start(self, tmp_path: Path) -> None:
+        """The shipped units start the hub again after status 1, and not after 2."""
+        with closing(sqlite3.connect(tmp_path / "mercure.db", isolation_level=None)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            database.execute("CREATE TABLE other (x)")
+            assert "cannot be opened: database is locked" in self.refused(status=1)
 
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
         (tmp_path / "mercure.db").write_text("a letter to my aunt" * 100)

@@ -216,6 +216,10 @@ class StorageError(MercureError):
         self.detail = detail
 
 
+class StorageUnusable(StorageError):
+    """The log cannot be opened, and another start will not change that: somebody has to act first."""
+
+
 class KeyMaterialError(MercureError):
     """A configured key cannot be used; the message says why and what to do, never the key."""
 

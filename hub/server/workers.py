@@ -15,12 +15,12 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hub.fanout.census import Census
 from hub.metrics.tally import Board
-from hub.protocol.errors import StorageError
+from hub.protocol.errors import StorageError, StorageUnusable
 from hub.server import logs
 from hub.server.handover import Successor
 from hub.server.process import HANDLED, Place, Process, serve_alone, settle
@@ -39,6 +39,11 @@ _LOOK = 0.1  # seconds between two looks at the signals that wait
 _TRIES = 5  # starts that may fail one after the other before the hub gives up
 _LONGEST_PAUSE = 5.0
 _SHORT_LIFE = 1.0  # seconds; a worker that dies sooner is not replaced at once
+
+_REASONS: Mapping[str, type[SettingError | StorageError]] = {
+    one.__name__: one for one in (SettingError, StorageUnusable, StorageError)
+}
+"""Why a worker cannot start, by the name that it tells its parent."""
 
 _log = logging.getLogger("hub.server")
 
@@ -203,7 +208,7 @@ class Workers:
             self._start(worker)
         except (SettingError, StorageError) as error:
             worker.failures += 1
-            if worker.failures >= _TRIES:
+            if worker.failures >= _TRIES and not self._pids:  # while another one serves, the hub does
                 raise
             pause = min(0.2 * 2**worker.failures, _LONGEST_PAUSE)
             worker.due = time.monotonic() + pause
@@ -238,9 +243,8 @@ class Workers:
         self._census.clear(worker.number)
         worker.pid = 0
         kind, _, text = answer.decode().partition(":")
-        if kind == SettingError.__name__:
-            raise SettingError(text)
-        raise StorageError(text or f"worker {worker.number} {_end(status)} while it started")
+        text = text or f"worker {worker.number} {_end(status)} while it started"
+        raise _REASONS.get(kind, StorageError)(text)
 
     def _work(self, number: int, tells: int) -> int:
         """The life of a worker, in the child.
@@ -268,8 +272,7 @@ class Workers:
                 settle()
                 process.run(lambda _: _tell(tells, _READY), self._reread)
             except (SettingError, StorageError) as error:
-                kind = SettingError if isinstance(error, SettingError) else StorageError
-                _tell(tells, f"{kind.__name__}:{error}".encode())
+                _tell(tells, f"{type(error).__name__}:{error}".encode())
                 return 2
         except BaseException:
             _log.exception("a worker failed; this is a defect of the hub")

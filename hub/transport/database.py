@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,6 +41,19 @@ def writing(connection: sa.Connection) -> Iterator[None]:
 def lock_path(url: sa.URL) -> str:
     """The file by whose locks processes on this database find one another (``hub.transport.seats``)."""
     return f"{url.database}-lock"
+
+
+def is_writable(url: sa.URL) -> bool:
+    """Whether this process may write a database, as far as its file and folder tell."""
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return True
+    path = Path(url.database)
+    return os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))
+
+
+def is_database(error: Exception) -> bool:
+    """Whether an error leaves it possible that the file is a database."""
+    return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) != sqlite3.SQLITE_NOTADB
 
 
 def reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
 
-from hub.protocol.errors import StorageError
+from hub.protocol.errors import StorageUnusable
 from hub.transport import schema
 
 _log = logging.getLogger("hub.transport")
@@ -42,11 +42,11 @@ def check(version: int, known: int | None = None) -> None:
     """Refuse tables of a hub that is newer than this one.
 
     :param known: the newest version that is known.
-    :raises StorageError: they are.
+    :raises StorageUnusable: they are.
     """
     newest = max(STEPS) if known is None else known
     if version > newest:
-        raise StorageError(
+        raise StorageUnusable(
             f"the database has tables of version {version}, made by a newer mercure-hub; this one knows "
             f"version {newest}: upgrade it again, or put back the backup from before the upgrade"
         )
@@ -57,7 +57,7 @@ def migrate(connection: sa.Connection, steps: Mapping[int, Callable[[sa.Connecti
 
     :param steps: what leads to each version.
     :returns: the version.
-    :raises StorageError: they are of a newer one.
+    :raises StorageUnusable: they are of a newer one.
     """
     newest = max(steps)
     found = version_of(connection)

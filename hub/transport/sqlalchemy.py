@@ -21,11 +21,11 @@ from typing import Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from hub.protocol.errors import StorageError
+from hub.protocol.errors import StorageError, StorageUnusable
 from hub.protocol.update import Update
 from hub.transport import presence, reading, retention, schema
 from hub.transport.append import Appender
-from hub.transport.database import lock_path, make_engine, reason, writing
+from hub.transport.database import is_database, is_writable, lock_path, make_engine, reason, writing
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
 from hub.transport.interface import Commit, Page, Presence, Size, TopicPage
@@ -125,7 +125,8 @@ class SqlTransport(Generic[Ticket]):
             if isinstance(error, StorageError):
                 raise
             failure = self._error("opened", error)
-            raise StorageError(f"{failure}; check the path and who may write there") from None
+            kind = StorageError if is_writable(self._url) and is_database(error) else StorageUnusable
+            raise kind(f"{failure}; check the path and who may write there") from None
         return seats
 
     @contextlib.contextmanager

@@ -38,8 +38,10 @@ def wait_until_present(hub: Workers, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_client_whose_link_is_cut_is_not_listed_for_long(folder: Path, count: int) -> None:
     """The kernel alone would take a quarter of an hour to notice."""
-    variables = {"MERCURE_LISTEN": "0.0.0.0:0", "MERCURE_SUBSCRIPTIONS": "1", "MERCURE_HEARTBEAT": "1"}
-    with Host() as host, workers(folder, count, **variables) as hub, contextlib.ExitStack() as stack:
+    everywhere = workers(
+        folder, count, MERCURE_LISTEN="0.0.0.0:0", MERCURE_SUBSCRIPTIONS="1", MERCURE_HEARTBEAT="1"
+    )
+    with Host() as host, everywhere as hub, contextlib.ExitStack() as stack:
         for _ in range(3):
             sock = stack.enter_context(host.connect(hub.port))
             sock.sendall(REQUEST.encode())

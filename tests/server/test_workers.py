@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from hub.protocol.errors import StorageError
+from hub.server import workers as parent
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 
 pytestmark = pytest.mark.minutes
@@ -373,3 +375,26 @@ def test_a_keep_alive_connection_stays_with_its_worker(folder: Path) -> None:
         for _ in range(5):
             sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_worker_that_cannot_start_ends_the_hub_only_if_no_other_one_serves(
+    monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(parent.Workers, "_start", fail)
+    hub = object.__new__(parent.Workers)
+    dead = parent._Worker(0)
+    hub._workers = [dead, *(parent._Worker(1 + number, pid=1) for number in range(others))]
+    tries = 20
+    if others:
+        for _ in range(tries):
+            hub._restart(dead)
+        assert dead.failures == tries
+    else:
+        with pytest.raises(StorageError, match="the disk is full"):
+            for _ in range(tries):
+                hub._restart(dead)
+        assert dead.failures < tries
