@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from hub.protocol.errors import StorageError, StorageUnusable
 from hub.protocol.update import Update
@@ -396,10 +396,10 @@ class SqlTransport(Generic[Ticket]):
             self._hand_over(Commit((), [ticket for _, ticket, _ in batch], failure))
 
     def _is_passing(self, error: Exception) -> bool:
-        """Whether the database is to blame and not what should be stored: a full disk, a lock."""
-        dialect = self._engine.dialect
-        own = getattr(dialect.loaded_dbapi, "OperationalError", OperationalError)
-        return isinstance(error, OperationalError | own)
+        """Whether something else than the values that should be stored is to blame: a full disk, a lock."""
+        names = ("DataError", "IntegrityError", "InterfaceError", "ProgrammingError")
+        of_values = [getattr(self._engine.dialect.loaded_dbapi, name, ValueError) for name in names]
+        return not isinstance(error, (ValueError, TypeError, OverflowError, *of_values))
 
     def _trim(self, connection: sa.Connection) -> None:
         """Discard one step of what is too old; the next step comes after the next batch."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hub.transport.append import Appender
 from hub.transport.doorbell import Doorbell, bells
 from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
@@ -360,6 +363,39 @@ def test_presence_that_could_not_be_written_is_written_later(
             time.sleep(0.01)
         assert [entry.update.id for entry in log.everything()] == expected
         assert len(caplog.messages) <= 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlite3.DatabaseError("database disk image is malformed"),  # what SQLite makes of a read that fails
+        sqlite3.OperationalError("disk I/O error"),
+        OSError(errno.ENOLCK, "No locks available"),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_presence_is_owed_whatever_failed_but_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "hub.db"
+    append = Appender.append
+
+    def fail(*_: object) -> None:
+        monkeypatch.setattr(Appender, "append", append)
+        raise error
+
+    with closing(Log(path)) as log, closing(Log(path)) as other:
+        log.open()
+        other.open()
+        log.transport.append((update(id="came"),), 0, Presence("key", "record"))
+        log.wait(1)
+        monkeypatch.setattr(Appender, "append", fail)
+        log.transport.append((update(id="went"),), 1, Presence("key", None))
+        assert log.wait(1)[0].error is not None
+        log.append(update(id="next"))
+        assert [entry.update.id for entry in log.everything()] == ["came", "went", "next"]
+        assert other.transport.others() == []
 
 
 def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -> None:
