@@ -351,6 +351,8 @@ class _Judge:
             yield Violation(Invariant.STUCK, settled, words, numbers, session.name)
 
     def _times(self, session: Session) -> Iterator[Violation]:
+        if not session.is_prompt:
+            return  # what it reads now may have been sent long ago
         excuse = Effect.STALLS | Effect.STARVES | Effect.CLOCK
         end = session.arrivals[-1] if session.arrivals else 0.0
         if end > session.expires + _CLOCKS and not self._lately(excuse, session.expires, end):
@@ -358,8 +360,6 @@ class _Judge:
                 f"{session.name} got updates until {end:.2f} s; its token expired at {session.expires:.2f} s"
             )
             yield Violation(Invariant.EXPIRED, end, words, (), session.name)
-        if not session.is_prompt:
-            return
         for (_, number), when in zip(session.received, session.arrivals, strict=True):
             publication = self.publication_of.get(number)
             if publication is None or publication.outcome is not Outcome.STORED:
@@ -402,6 +402,7 @@ class _Judge:
             end = min(session.ended, self.record.settled)
             if (
                 session.status == 200
+                and session.is_prompt
                 and end > replaced + BOUND
                 and session.head < replaced < end < float("inf")
             ):
