@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,14 +49,26 @@ def discard(connection: sa.Connection, retention: Retention, now: float, grace: 
     ).all()
     before = last - retention.size if retention.size else 0
     oldest = now - retention.max_age if retention.max_age else float("-inf")
+    times = _times([row.published_at for row in rows], now)
     old = [
         row
-        for row in rows
-        if (row.sequence <= before or row.published_at < oldest)
-        # Not younger than the grace; but what a clock published in the future does not stay for ever.
-        and not now - grace < row.published_at <= now
-    ]
+        for row, _ in takewhile(
+            lambda pair: (pair[0].sequence <= before or pair[1] < oldest) and pair[1] <= now - grace,
+            zip(rows, times, strict=True),
+        )
+    ]  # always the beginning of the log: a reader could not tell that something is missing in the middle
     return delete(connection, old) if old else 0
+
+
+def _times(stamps: Sequence[float], now: float) -> list[float]:
+    """When updates were published: what a clock stamped that was ahead is as old as what came after it.
+
+    :param stamps: of the clock, in the order of the log.
+    """
+    times = [now]
+    for stamp in reversed(stamps):
+        times.append(stamp if stamp <= now else times[-1])
+    return times[:0:-1]
 
 
 def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from hub.transport.retention import Retention
+import pytest
+import sqlalchemy as sa
+
+from hub.transport.database import make_engine, writing
+from hub.transport.retention import Retention, discard
 from tests.transport.conftest import Opener
 from tests.transport.log import Log, beside, update
 
 pytestmark = pytest.mark.minutes
 
 DAY = 86400.0
+NOW = 1_000_000.0
 
 
 def trim(log: Log, steps: int = 1) -> int:
@@ -140,3 +146,43 @@ def test_a_clock_that_is_set_back_does_not_stop_it(open_log: Opener) -> None:
     log.append(*[update() for _ in range(10)])
     trim(log)
     assert len(log.sequences()) in (3, 4)
+
+
+@pytest.mark.parametrize(
+    "kept", [Retention(size=2), Retention(max_age=60.0), Retention(size=2, max_age=60.0)]
+)
+@pytest.mark.parametrize("grace", [0.0, 30.0])
+@pytest.mark.parametrize("jump", [90.0, DAY, -90.0, -DAY])
+def test_what_is_left_after_a_jump_of_the_clock_has_no_hole(
+    log: Log, kept: Retention, grace: float, jump: float
+) -> None:
+    """A reader who resumes before a hole would be told that nothing is missing."""
+    for seconds in (-100.0, -50.0, -10.0, jump, jump, -5.0, -1.0):
+        log.now = NOW + seconds
+        log.append(update())
+    with beside_as_hub(log) as connection:
+        discard(connection, kept, NOW, grace)
+    left = log.sequences()
+    assert left == list(range(8 - len(left), 8))
+    if grace:
+        assert left[0] <= 3  # what was published within the grace stays for the other processes
+
+
+def test_updates_of_a_clock_that_was_ahead_are_as_old_as_what_came_after_them(log: Log) -> None:
+    for seconds in (DAY, DAY, -100.0, -1.0):
+        log.now = NOW + seconds
+        log.append(update())
+    with beside_as_hub(log) as connection:
+        discard(connection, Retention(max_age=60.0), NOW, 0.0)
+    assert log.sequences() == [4]
+
+
+@contextmanager
+def beside_as_hub(log: Log) -> Iterator[sa.Connection]:
+    """A connection in a transaction that writes."""
+    engine = make_engine(sa.make_url(f"sqlite:///{log.path}"))
+    try:
+        with engine.connect() as connection, writing(connection):
+            yield connection
+    finally:
+        engine.dispose()
