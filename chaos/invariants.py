@@ -558,6 +558,8 @@ class _Judge:
         before, after = self.record.before, self.record.after
         if before is None or after is None:
             return
+        if self.record.during(Effect.KILLS | Effect.STOPS, 0.0, before.at):
+            return  # the machine was so slow that the first look came too late
         said = []
         if after.processes > before.processes:
             said.append(f"{before.processes} processes, then {after.processes}")

@@ -19,6 +19,7 @@
     │   ├── InsufficientScope   403  error="insufficient_scope"
     │   └── CrossSite           403  a page of another site may not do this
     ├── StorageError            503
+    │   └── StorageUnusable          only somebody's hand can help, another start cannot
     └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
 
 ``hub.protocol.answer`` maps each of them to its HTTP answer, and is the only place that does.

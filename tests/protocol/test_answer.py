@@ -31,6 +31,7 @@ ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
     (errors.InsufficientScope("x"), 403, "insufficient_scope"),
     (errors.CrossSite("x"), 403, "insufficient_scope"),
     (errors.StorageError("x"), 503, None),
+    (errors.StorageUnusable("x"), 503, None),
     (errors.KeyMaterialError("x"), 500, None),
     (errors.MercureError("x"), 500, None),
     (errors.AuthorizationError("x"), 401, ""),
