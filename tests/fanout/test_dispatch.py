@@ -76,6 +76,15 @@ def test_a_private_update_needs_a_scope_that_covers_one_of_its_topics(bench: Ben
     assert not_listening.ids() == []
 
 
+def test_the_only_one_who_listens_gets_no_private_update_that_is_not_for_it(bench: Bench) -> None:
+    anonymous, allowed = bench.connect(exact("a")), bench.connect(exact("b"), grant=may_read(exact("b")))
+    for topic in ("a", "b"):
+        bench.publish(topic, private=True)
+        bench.publish(topic)
+    assert anonymous.ids() == ["2"]
+    assert allowed.ids() == ["3", "4"]
+
+
 def test_private_and_public_in_one_batch_are_not_mixed_up(bench: Bench) -> None:
     anonymous, allowed = bench.connect(exact("a")), bench.connect(exact("a"), grant=may_read(exact("a")))
     bench.dispatch(

@@ -194,6 +194,28 @@ def test_no_gap_and_no_duplicate_while_others_publish(folder: Path) -> None:
         publisher.join()
 
 
+def test_an_update_that_comes_while_the_history_is_read_comes_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Reader.page
+    with running_hub(folder, anonymous=1) as hub:
+        hub.send("t", "history")
+        live = hub.subscribe({"match": "t"})
+
+        def publish_meanwhile(reader: Reader, *arguments: Any) -> Page:
+            monkeypatch.setattr(Reader, "page", page)  # only the first time
+            found = page(reader, *arguments)
+            hub.send("t", "meanwhile")
+            assert live.take(1) == ["meanwhile"]
+            return found
+
+        monkeypatch.setattr(Reader, "page", publish_meanwhile)
+        stream = hub.subscribe({"match": "t", "last_event_id": "earliest"})
+        assert stream.take(2) == ["history", "meanwhile"]
+        hub.send("t", "later")
+        assert stream.take(1) == ["later"]
+
+
 def test_a_cursor_just_published_brings_nothing_twice(hub: RunningHub) -> None:
     for number in range(30):
         topic = f"just-{number}"

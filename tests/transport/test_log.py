@@ -487,6 +487,21 @@ def test_updates_that_are_appended_together_share_their_fate(log: Log) -> None:
     assert [entry.update.data for entry in log.everything()] == ["1", "2", "5"]
 
 
+def test_an_update_that_cannot_be_stored_keeps_those_before_it_in_its_batch_out_of_the_log(log: Log) -> None:
+    with beside(log.path) as database:
+        database.execute(
+            "CREATE TRIGGER break_second BEFORE INSERT ON mercure_update WHEN new.id = 'second' "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+    log.transport.append([update(id=name) for name in ("first", "second", "third")], 7)
+    (commit,) = log.wait(1)
+    assert (commit.tickets, commit.entries) == ([7], ())
+    assert "not this one" in str(commit.error)
+    assert log.everything() == []
+    assert log.topic_rows() == 0
+    assert [entry.sequence for entry in log.append(update(id="next"))] == [1]
+
+
 @pytest.mark.parametrize("by", ["nothing", "a copy"])
 def test_nothing_is_acknowledged_that_goes_into_a_file_without_a_name(log: Log, by: str) -> None:
     log.append(update(id="before"))

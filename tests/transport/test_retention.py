@@ -43,6 +43,19 @@ def test_the_newest_are_kept(open_log: Opener) -> None:
     assert log.topic_rows() == sum(len(entry.update.topics) for entry in log.everything())
 
 
+def test_as_many_are_kept_as_configured_and_no_fewer(open_log: Opener) -> None:
+    log = open_log()
+    log.append(*[update() for _ in range(5)])
+    engine = make_engine(sa.make_url(f"sqlite:///{log.path}"))
+    with engine.connect() as connection, writing(connection):
+        assert discard(connection, Retention(size=3), log.now, 0.0) == 2
+    assert log.sequences() == [3, 4, 5]
+    with engine.connect() as connection, writing(connection):
+        assert discard(connection, Retention(size=3), log.now, 0.0) == 0
+    engine.dispose()
+    assert log.sequences() == [3, 4, 5]
+
+
 def test_what_is_too_old_goes(open_log: Opener) -> None:
     log = open_log(Retention(max_age=DAY))
     log.append(*[update() for _ in range(5)])

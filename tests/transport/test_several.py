@@ -155,6 +155,17 @@ def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:
         os.close(fd)
 
 
+def test_a_ring_brings_the_updates_of_the_others_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hub.transport.follower._LOOK", 10 * PATIENCE)  # nobody looks without a ring
+    with several(tmp_path / "hub.db", 3) as (first, second, third):
+        for number, writer in enumerate((first, second)):
+            writer.transport.append((update(id=str(number)),), number)
+            third.has(number + 1)
+        assert third.ids == ["0", "1"]
+
+
 def test_a_lost_ring_delays_and_loses_nothing(tmp_path: Path) -> None:
     """A process without a bell, such as one of another hub on this log, is noticed all the same."""
     with several(tmp_path / "hub.db", 1) as (follows,):
