@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from hub.broker import Broker
+from hub.fanout.engine import Engine, Logged
 from tests.hub.running import RunningHub, running_hub
 from tests.hub.test_streams import self_signed
 
@@ -47,3 +51,29 @@ def test_a_request_that_has_arrived_in_a_kept_connection_is_answered(folder: Pat
     with running_hub(folder, anonymous=1) as again:
         stored = again.subscribe({"match": "t", "last_event_id": "earliest"}).take(2 * SOME)
         assert sorted(stored, key=int) == [str(number) for number in range(2 * SOME)]
+
+
+def test_an_update_that_was_answered_is_sent_before_its_stream_ends(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_stopping = threading.Event()
+    dispatch, drain = Engine.dispatch, Broker.drain
+
+    def dispatch_later(engine: Engine, entries: Sequence[Logged]) -> Iterator[None]:
+        while not is_stopping.is_set():
+            yield
+        yield from dispatch(engine, entries)
+
+    def begin_to_drain(broker: Broker, timeout: float) -> None:
+        is_stopping.set()
+        drain(broker, timeout)
+
+    monkeypatch.setattr(Engine, "dispatch", dispatch_later)
+    monkeypatch.setattr(Broker, "drain", begin_to_drain)
+    with running_hub(folder, anonymous=1) as hub:
+        stream = hub.subscribe({"match": "t"})
+        assert hub.send("t", "answered")
+        assert hub.stop_after is not None
+        hub.stop_after(lambda: None)
+        assert stream.take(1) == ["answered"]
+        assert stream.ended()
