@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import random
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
 from chaos.client import HUB_PATH, Answer, Closed, Connection, Events, WebSocket, reset_at_close
-from chaos.keys import Keys
+from chaos.keys import PUBLIC_URL, Keys
 from chaos.network import Network
 from chaos.plan import Manner, PublisherPlan, Route, SubscriberPlan
 from chaos.record import (
@@ -37,6 +38,8 @@ PATIENCE = 60.0
 
 _AGAIN = (0.2, 0.6)  # seconds before a client connects again
 _TRIAL = 0.25
+_FLAWS = (("is expired", -30.0, PUBLIC_URL), ("is for another hub", 60.0, "http://other.example/"))
+_INCOMPLETE = re.compile(rb'^mercure_subscribers_ended_total{reason="incomplete"} (\d+)', re.MULTILINE)
 _LOOK = 0.5
 _LISTING = 1.0
 _TURN = 0.1
@@ -379,27 +382,46 @@ class Subscriber:
 
 
 async def try_keys(scene: Scene) -> None:
-    """Try each key that there was, to publish and to subscribe, on connections of their own."""
+    """Try each key that there was, to publish and to subscribe, on connections of their own.
+
+    To publish, one token of each key is presented again and again, which the hub remembers. Beside them come
+    tokens that no hub may accept, whatever their key is.
+    """
+    remembered: dict[int, str] = {}
     for role in itertools.cycle(("publish", "subscribe")):
         await scene.pause(_TRIAL)
         if scene.over.is_set():
             return
         if not scene.publishing.is_set():
             continue
-        for key in range(max(scene.keys.current - 1, 0), scene.keys.current + 1):
+        now, current = scene.hub_time(), scene.keys.current
+        for key in range(max(current - 1, 0), current + 1):
+            if key not in remembered:
+                remembered[key] = scene.keys.token(key, now, _LIFETIME, publish=True)
+            fresh = scene.keys.token(key, now, 60.0, subscribe=(ALL,))
             at = scene.now()
-            token = scene.keys.token(key, scene.hub_time(), 60.0, publish=role == "publish", subscribe=(ALL,))
-            headers = {"Authorization": f"Bearer {token}"}
-            if role == "publish":
-                # Without data, so that a trial leaves no doubt about what it brought into the log.
-                headers["Content-Type"] = "application/x-www-form-urlencoded"
-                status = await _status(
-                    scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode()
-                )
-            else:
-                target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
-                status = await _status(scene, "GET", target, headers, only_head=True)
+            status = await _try(scene, role, remembered[key] if role == "publish" else fresh)
             scene.record.trials.append(Trial(at, key, role, status))
+        for flaw, lifetime, audience in _FLAWS:
+            token = scene.keys.token(
+                current, now, lifetime, publish=True, subscribe=(ALL,), audience=audience
+            )
+            at = scene.now()
+            scene.record.trials.append(Trial(at, current, role, await _try(scene, role, token), flaw))
+
+
+async def _try(scene: Scene, role: str, token: str) -> int:
+    """Publish or subscribe with a token.
+
+    :returns: the status of the answer.
+    """
+    headers = {"Authorization": f"Bearer {token}"}
+    if role == "publish":
+        # Without data, so that a trial leaves no doubt about what it brought into the log.
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return await _status(scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode())
+    target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
+    return await _status(scene, "GET", target, headers, only_head=True)
 
 
 async def pester(scene: Scene, chance: random.Random) -> None:
@@ -447,10 +469,13 @@ async def watch_health(scene: Scene) -> None:
         if scene.over.is_set():
             return
         answer = await _ask(scene, "GET", path, {})
-        works = None
+        works, incomplete = None, 0
         if answer is not None and path == "/metrics" and answer.status == 200:
             works = b"\nmercure_storage_works 1" in answer.body
-        scene.record.looks.append(Look(scene.now(), path, 0 if answer is None else answer.status, works))
+            counted = _INCOMPLETE.search(answer.body)
+            incomplete = int(counted[1]) if counted else 0
+        status = 0 if answer is None else answer.status
+        scene.record.looks.append(Look(scene.now(), path, status, works, incomplete))
 
 
 async def watch_presence(scene: Scene) -> None:
@@ -475,6 +500,8 @@ async def list_presence(scene: Scene) -> None:
             continue
         found = json.loads(answer.body)["subscriptions"]
         sessions |= {(one.get("payload") or {}).get("session", "") for one in found}
+    if scene.over.is_set():
+        return  # those who were there have left meanwhile
     scene.record.listings.append(Listing(at, status, tuple(sorted(sessions))))
 
 

@@ -50,10 +50,12 @@ class Invariant(enum.Enum):
     LEAK = "a stream delivered a private update that its token does not allow"
     EXPIRED = "a stream delivered an update after its token had expired"
     FORGOTTEN = "a cursor that is in the history was answered as unknown"
+    CUT = "streams were ended because an update could not be sent, and nothing explains that"
     STUCK = "an open stream did not deliver the last updates"
     LATE = "a stream delivered an update late"
     OLD_KEY = "a key that was taken away still opens the hub"
     NEW_KEY = "the current key is refused"
+    FLAWED = "a token that is expired or for another hub opens the hub"
     OUTLIVES = "a stream outlives the key of its token"
     BLIND = "health is well while every publication is refused"
     ALARM = "health is bad while every publication succeeds"
@@ -96,6 +98,7 @@ def violations(record: Record) -> list[Violation]:
         *judge.publications(),
         *judge.order(),
         *judge.streams(),
+        *judge.endings(),
         *judge.keys(),
         *judge.health(),
         *judge.presence(),
@@ -378,6 +381,15 @@ class _Judge:
         sent = "" if publication is None else f", sent at {publication.sent:.2f} s"
         return f"update {entry.number} (at {entry.sequence} of the log{sent})"
 
+    def endings(self) -> Iterator[Violation]:
+        """A stream is ended for an update that it would lack only where one can be lacking."""
+        excuse = Effect.STALLS | Effect.STARVES | Effect.REPLACES | Effect.CLOCK | Effect.REFUSES
+        for look in self.record.looks:
+            if look.incomplete and not self.record.during(excuse, 0.0, look.at):
+                words = f"{look.incomplete} streams were ended by {look.at:.2f} s"
+                yield Violation(Invariant.CUT, look.at, words)
+                return
+
     # -- keys --------------------------------------------------------------------------------------
 
     def keys(self) -> Iterator[Violation]:
@@ -387,6 +399,11 @@ class _Judge:
                 continue
             replaced = since.get(trial.key + 1, float("inf"))
             is_open = 200 <= trial.status < 300
+            if trial.flaw:
+                if is_open:
+                    words = f"a token that {trial.flaw} may {trial.role} at {trial.at:.2f} s"
+                    yield Violation(Invariant.FLAWED, trial.at, words)
+                continue
             if is_open and trial.at > replaced + BOUND:
                 words = (
                     f"a token of key {trial.key}, which was replaced at {replaced:.2f} s, may {trial.role} "
@@ -545,6 +562,12 @@ class _Judge:
         ids = ids[: self.place.get(got[-1], len(ids)) + 1]  # what was stored while the replay was read
         is_bounded = record.history_size or record.history_age
         begin = len(ids) - len(got) if is_bounded else 0
+        is_short = (
+            record.history_size and not record.history_age and len(got) < min(record.history_size, len(ids))
+        )
+        if is_short:
+            words = f"the history has {len(got)} updates; {record.history_size} were to be kept"
+            yield Violation(Invariant.REPLAY, record.finished, words)
         if begin < 0 or ids[begin:] != got:
             differs = next(
                 (n for n, (a, b) in enumerate(zip(ids[begin:], got, strict=False)) if a != b), None

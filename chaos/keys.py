@@ -53,6 +53,7 @@ class Keys:
         subscribe: Sequence[Matcher] | None = None,
         session: str = "",
         old: bool = False,
+        audience: str = PUBLIC_URL,
     ) -> str:
         """Sign a token.
 
@@ -63,6 +64,7 @@ class Keys:
         :param subscribe: what private updates may be read; ``None``: it is no subscriber's token.
         :param session: goes into the payload.
         :param old: in the shape of protocol 0.x.
+        :param audience: the hub that a token of 1.0 is for.
         """
         secret = self._secrets[key]
         if old:
@@ -79,7 +81,7 @@ class Keys:
             details[-1]["payload"] = {"session": session}
         claims = {
             "iss": ISSUER,
-            "aud": PUBLIC_URL,
+            "aud": audience,
             "sub": "chaos",
             "client_id": "chaos",
             "iat": int(now),

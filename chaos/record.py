@@ -142,12 +142,14 @@ class Trial:
     """A token of a known key, tried on a connection of its own.
 
     :param status: of the answer; 0 when there was none.
+    :param flaw: why it must be refused whatever its key is; empty: it is sound.
     """
 
     at: float
     key: int
     role: str
     status: int
+    flaw: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +158,14 @@ class Look:
 
     :param status: of the answer; 0 when there was none.
     :param works: value of ``mercure_storage_works``, for a look at the metrics.
+    :param incomplete: streams that the hub has ended because an update could not be sent, for the same.
     """
 
     at: float
     path: str
     status: int
     works: bool | None = None
+    incomplete: int = 0
 
 
 class Effect(enum.Flag):

@@ -217,6 +217,18 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
         Invariant.OLD_KEY,
         lambda: record(rotations=[Rotation(2.0, 1)], trials=[Trial(13.0, 0, "publish", 200)]),
     ),
+    "a token that is expired publishes": (
+        Invariant.FLAWED,
+        lambda: record(trials=[Trial(3.0, 0, "publish", 200, "is expired")]),
+    ),
+    "streams are ended without a reason": (
+        Invariant.CUT,
+        lambda: record(looks=[Look(3.0, "/metrics", 200, works=True, incomplete=2)]),
+    ),
+    "the history is shorter than it has to be": (
+        Invariant.REPLAY,
+        lambda: record(history_size=4, replayed=[(f"id-{n}", n) for n in (3, 4, 5)], oldest=3),
+    ),
     "the current key is refused": (
         Invariant.NEW_KEY,
         lambda: record(rotations=[Rotation(2.0, 1)], trials=[Trial(13.0, 1, "publish", 401)]),
@@ -301,6 +313,12 @@ ALLOWED: dict[str, Callable[[], Record]] = {
         sessions=[],
         replayed=[("id-1", 1)],
         deeds=[deed(Effect.REPLACES, 9.0, 9.5)],
+    ),
+    "streams are ended for the updates of a process that stood still": lambda: record(
+        looks=[Look(3.0, "/metrics", 200, works=True, incomplete=2)], deeds=[deed(Effect.STALLS, 1.5, 2.5)]
+    ),
+    "a token that is expired is refused": lambda: record(
+        trials=[Trial(3.0, 0, "publish", 401, "is expired")]
     ),
     "an old key within the bound": lambda: record(
         rotations=[Rotation(2.0, 1)], trials=[Trial(11.0, 0, "publish", 200)]
