@@ -73,13 +73,7 @@ class Matcher:
 
     @property
     def _pattern(self) -> str:
-        match self.form:
-            case Form.ALL:
-                return "*"
-            case Form.EXACT:
-                return self.value
-            case Form.ROOM:
-                return f"{ORIGIN}/{self.value}/:number"
+        return f"{ORIGIN}/{self.value}/:number" if self.form is Form.ROOM else self.selector
 
     def __str__(self) -> str:
         return self.selector
