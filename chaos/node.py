@@ -82,11 +82,11 @@ class Node:
             "PYTHONUNBUFFERED": "1",
             **environment,
             "MERCURE_LISTEN": f"{environment.get('MERCURE_LISTEN', '127.0.0.1')}:{self.port}",
-            "NOTIFY_SOCKET": str(folder / "notify"),
+            "NOTIFY_SOCKET": f"@chaos-{self.name}",  # abstract: paths may be too long
             _MARK: self.name,
         }
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._notices.bind(self._environment["NOTIFY_SOCKET"])
+        self._notices.bind(f"\0chaos-{self.name}")
         self._output = (folder / "hub.log").open("ab")
         self._wanted = False
         self._told: set[int] = set()
@@ -138,8 +138,6 @@ class Node:
             await asyncio.sleep(_LOOK)
         self._notices.close()
         self._output.close()
-        with contextlib.suppress(OSError):
-            (self.folder / "notify").unlink()
 
     def tell(self, number: signal.Signals, pids: list[int]) -> None:
         """Send a signal; those that it ends did not die by themselves."""
