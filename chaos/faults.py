@@ -180,7 +180,7 @@ async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
     """Damage a file; some seconds later the hub crashes, or an operator stops it, and it starts anew."""
     engine = stage.engine
     # SQLite that ends in order copies what it can: only a crash shows what was lost with a write-ahead log.
-    is_crash = fault.kind in (Kind.REMOVE_WAL, Kind.TRUNCATE_WAL) or fault.draw < _SUDDEN
+    is_crash = fault.kind in (Kind.REMOVE_WAL, Kind.TRUNCATE_WAL, Kind.REPLACE_WAL) or fault.draw < _SUDDEN
     how = "kill -9" if is_crash else "SIGTERM"
     deed = stage.deed(
         fault,
@@ -191,13 +191,15 @@ async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
         case Kind.REMOVE_DATABASE:
             engine.database.unlink()
         case Kind.REPLACE_DATABASE:
-            copy = engine.folder / "copy"
-            shutil.copy(engine.database, copy)
-            copy.replace(engine.database)
+            _replace_by_a_copy(engine.database)
         case Kind.REMOVE_WAL:
             engine.wal.unlink(missing_ok=True)
         case Kind.TRUNCATE_WAL:
             os.truncate(engine.wal, 0)
+        case Kind.REPLACE_WAL:
+            _replace_by_a_copy(engine.wal)
+        case Kind.REPLACE_LOCK:
+            _replace_by_a_copy(engine.lock)
         case Kind.REMOVE_LOCK:
             engine.lock.unlink()
     damaged = stage.scene.now()
@@ -211,6 +213,12 @@ async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
         await stage.node.start()
     stage.scene.record.damaged = damaged
     return deed
+
+
+def _replace_by_a_copy(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
 
 
 # -- resources --------------------------------------------------------------------------------------
@@ -320,6 +328,15 @@ _WAYS: dict[Kind, Callable[[Stage, FaultPlan], Awaitable[Deed]]] = {
     Kind.REMOVE_WAL: _damage,
     Kind.TRUNCATE_WAL: _damage,
     Kind.REMOVE_LOCK: _damage,
+    Kind.REPLACE_WAL: _damage,
+    Kind.REPLACE_LOCK: _damage,
+    Kind.READ_SLOW: _injected(
+        Effect.STALLS, lambda stage, _: stage.injection.slow(Call.READ, 0.05, files=_LOG)
+    ),
+    Kind.TRUNCATE_FAILS: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.TRUNCATE, errno.EIO, files=_LOG)
+    ),
+    Kind.MAP_FAILS: _injected(Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.MAP, errno.ENOMEM)),
     Kind.DESCRIPTORS: _descriptors,
     Kind.MEMORY: _memory,
     Kind.CLOCK: _clock,

@@ -58,6 +58,11 @@ class Kind(enum.Enum):
     STORM = "the proxy cuts all connections at once"
     PROXY_STALLS = "the proxy forwards nothing for a while, then cuts"
     HALF_OPEN = "the network is gone, and nobody is told"
+    READ_SLOW = "reads take 50 ms"
+    TRUNCATE_FAILS = "files cannot be made shorter"
+    MAP_FAILS = "files cannot be mapped"
+    REPLACE_WAL = "the write-ahead log is replaced by a copy"
+    REPLACE_LOCK = "the lock file is replaced"
 
 
 NEEDS_WORKERS = frozenset(
@@ -70,7 +75,15 @@ NEEDS_WORKERS = frozenset(
     }
 )
 REPLACES = frozenset(
-    {Kind.REMOVE_DATABASE, Kind.REPLACE_DATABASE, Kind.REMOVE_WAL, Kind.TRUNCATE_WAL, Kind.REMOVE_LOCK}
+    {
+        Kind.REMOVE_DATABASE,
+        Kind.REPLACE_DATABASE,
+        Kind.REMOVE_WAL,
+        Kind.TRUNCATE_WAL,
+        Kind.REPLACE_WAL,
+        Kind.REMOVE_LOCK,
+        Kind.REPLACE_LOCK,
+    }
 )
 _LENGTHS = {
     Kind.SYNC_FAILS: (12.5, 13.5),  # long enough to see whether health notices
@@ -96,8 +109,15 @@ _LENGTHS = {
     Kind.REMOVE_WAL: (2.0, 4.0),
     Kind.TRUNCATE_WAL: (2.0, 4.0),
     Kind.REMOVE_LOCK: (2.0, 4.0),
+    Kind.READ_SLOW: (3.0, 6.0),
+    Kind.TRUNCATE_FAILS: (3.0, 6.0),
+    Kind.MAP_FAILS: (3.0, 6.0),
+    Kind.REPLACE_WAL: (2.0, 4.0),
+    Kind.REPLACE_LOCK: (2.0, 4.0),
 }
-DECK = tuple(Kind)
+NAMED = (Kind.READ_SLOW, Kind.TRUNCATE_FAILS, Kind.MAP_FAILS, Kind.REPLACE_WAL, Kind.REPLACE_LOCK)
+"""Faults that only a name brings about: a kind that is added to the others gives every seed another plan."""
+DECK = tuple(kind for kind in Kind if kind not in NAMED)
 
 
 class Route(enum.Enum):

@@ -17,7 +17,17 @@ def test_a_seed_draws_the_same_plan_again(seed: int) -> None:
 @pytest.mark.parametrize("first", [0, 5, 1000])
 def test_consecutive_seeds_meet_each_fault_twice(first: int) -> None:
     drawn = [fault.kind for seed in range(first, first + len(DECK)) for fault in draw(seed).faults]
-    assert {kind for kind in Kind if drawn.count(kind) >= 2} == set(Kind)
+    assert {kind for kind in DECK if drawn.count(kind) >= 2} == set(DECK)
+
+
+def test_the_plans_of_seeds_stay_what_they_are() -> None:
+    """A kind of fault that is new is named only, or the seeds that people noted mean something else."""
+    kinds = {seed: [fault.kind.name for fault in draw(seed).faults] for seed in (1, 5, 10)}
+    assert kinds == {
+        1: ["ROTATE", "WRITE_FAILS", "KILL_PARENT"],
+        5: ["RELOAD_ALL", "REMOVE_WAL"],
+        10: ["ROTATE", "KILL_AND_RELOAD", "KILL_AND_RELOAD"],
+    }
 
 
 @pytest.mark.parametrize("kind", Kind)
