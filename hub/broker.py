@@ -261,7 +261,10 @@ class Broker:
     def _end_incomplete(self) -> None:
         """End all streams, for each may lack an update: their clients come back and resume."""
         for number, subscriber in enumerate(self.engine.everyone(), 1):
-            self.end(subscriber, endings.INCOMPLETE)
+            try:
+                self.end(subscriber, endings.INCOMPLETE)
+            except Exception:  # whatever it is: the others have to be ended, and updates sent from then on
+                _log.exception("a stream could not be ended; this is a defect of the hub")
             if number % _AT_ONCE == 0:
                 gevent.sleep(0)
 

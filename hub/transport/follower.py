@@ -112,8 +112,7 @@ class Follower(Generic[Ticket]):
 
     def _follow(self) -> None:
         while True:
-            is_blind = self._companions() > self._doorbell.others
-            self._doorbell.wait(_LOOK_BLIND if is_blind else _LOOK)
+            self._doorbell.wait(_LOOK_BLIND if self._is_blind() else _LOOK)
             more = True
             while more and not self._is_closing:
                 if self._is_crowded():
@@ -123,6 +122,13 @@ class Follower(Generic[Ticket]):
                     more = self._try_to_catch_up()
             if self._is_closing:
                 return
+
+    def _is_blind(self) -> bool:
+        """Whether somebody may write who does not ring."""
+        try:
+            return self._companions() > self._doorbell.others
+        except OSError:  # of the lock file: it cannot be told now, and this thread must live on
+            return True
 
     def _try_to_catch_up(self) -> bool:
         """Hand over a part of what others wrote.

@@ -376,6 +376,25 @@ def test_presence_that_could_not_be_written_is_written_later(
         assert len(caplog.messages) <= 5
 
 
+def test_a_lock_file_that_cannot_be_asked_for_a_while_stops_no_follower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def fail(_: Seats) -> int:
+        asked.set()
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with several(tmp_path / "hub.db", 2) as (first, second):
+        with monkeypatch.context() as patch:
+            patch.setattr(Seats, "others", fail)
+            first.transport.append((update(id="meanwhile"),), 0)
+            assert asked.wait(PATIENCE)
+            second.until(lambda: second.ids == ["meanwhile"])
+        first.transport.append((update(id="later"),), 1)
+        second.until(lambda: second.ids == ["meanwhile", "later"])
+
+
 @pytest.mark.parametrize(
     "error",
     [
