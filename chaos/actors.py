@@ -111,7 +111,7 @@ class Publisher:
                     await self.publish(self._updates())
                 await self._scene.pause(self._plan.pause)
         finally:
-            self._drop()
+            self.close()
 
     def _updates(self) -> tuple[Update, ...]:
         count = self._chance.randint(1, self._plan.batch)
@@ -146,7 +146,7 @@ class Publisher:
             publication.outcome = self._failure(error)
             publication.detail = str(error)
             publication.done = scene.now()
-            self._drop()
+            self.close()
             if isinstance(error, asyncio.CancelledError):
                 raise
             return publication
@@ -154,7 +154,7 @@ class Publisher:
         _judge(publication, answer)
         self._left -= 1
         if self._left <= 0 or not connection.is_reusable:
-            self._drop()
+            self.close()
         return publication
 
     def _failure(self, error: BaseException) -> Outcome:
@@ -174,7 +174,8 @@ class Publisher:
             publication.is_fresh = False
         return self._kept
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Let go of the kept connection."""
         if self._kept is not None:
             self._kept.close()
             self._kept = None
@@ -549,7 +550,7 @@ async def publish_last(scene: Scene, topics: Sequence[str]) -> list[Publication]
     sent = []
     for topic in topics:
         sent.append(await publisher.publish((scene.update((topic,), private=False),)))
-    publisher._drop()
+    publisher.close()
     return sent
 
 

@@ -106,12 +106,12 @@ class Connection:
         fields = [("Host", "hub.example"), *headers.items()]
         if body:
             fields.append(("Content-Length", str(len(body))))
-        octets = self._http.send(h11.Request(method=method, target=target, headers=fields)) or b""
+        message = self._http.send(h11.Request(method=method, target=target, headers=fields)) or b""
         if body:
-            octets += self._http.send(h11.Data(data=body)) or b""
-        octets += self._http.send(h11.EndOfMessage()) or b""
+            message += self._http.send(h11.Data(data=body)) or b""
+        message += self._http.send(h11.EndOfMessage()) or b""
         try:
-            await asyncio.get_running_loop().sock_sendall(self._sock, octets)
+            await asyncio.get_running_loop().sock_sendall(self._sock, message)
         except OSError as error:
             raise Closed(f"while the request was sent: {error.strerror}") from None
 

@@ -327,8 +327,8 @@ class _Judge:
         settled = self.record.settled
         if session.end is not End.OPEN or settled == float("inf") or not session.is_prompt:
             return
-        begin = len(wanted) if at is None else at
-        if at is None:
+        begin = at
+        if begin is None:
             begin = next(
                 (
                     index
