@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST_LINES = 350
 
 IMPURE = {
     "asyncio", "flask", "gevent", "geventwebsocket", "greenlet", "http.client", "http.server", "httptools",
@@ -143,11 +142,6 @@ def test_the_protocol_reads_no_clock(path: Path) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("path", files("hub/protocol"), ids=module_name)
-def test_the_protocol_is_made_of_small_files(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
-
-
 @pytest.mark.parametrize("path", files("hub", "flask_mercure"), ids=module_name)
 def test_the_arrows(path: Path) -> None:
     part = part_of(module_name(path))
@@ -198,11 +192,6 @@ def test_no_arrow_is_allowed_that_nobody_needs() -> None:
                 if module.startswith("flask_mercure."):
                     needed[own[0]] |= {module.split(".")[1]} - set(own)
     assert {part: set(known) for part, known in EXTENSION.items()} == needed
-
-
-@pytest.mark.parametrize("path", files("flask_mercure"), ids=module_name)
-def test_the_extension_is_made_of_small_files(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("path", files("hub"), ids=module_name)
