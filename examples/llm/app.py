@@ -7,8 +7,9 @@ the page was loaded. Only the browser that asked can read it.
 from __future__ import annotations
 
 import secrets
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,10 @@ QUESTION_LIMIT = 500
 
 mercure = Mercure()
 
+# Answers under way, by visitor and id. This process only: where several serve the site, keep the mark in
+# the database or in Redis, and look there in until_stopped().
+stops: dict[tuple[str, str], threading.Event] = {}
+
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """Make the application.
@@ -37,6 +42,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     mercure.init_app(app)
     app.add_url_rule("/", view_func=index)
     app.add_url_rule("/ask", view_func=ask, methods=["POST"])
+    app.add_url_rule("/stop", view_func=stop, methods=["POST"])
     app.register_error_handler(HTTPException, show_error)
     app.before_request(refuse_other_sites)
     app.after_request(add_security_headers)
@@ -46,7 +52,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 def index() -> ResponseReturnValue:
     """The page, and the cookie with which its browser reads its own answers."""
     visitor = session.setdefault("visitor", secrets.token_urlsafe(16))
-    page = {"stream": mercure.url(topic_of(visitor)), "ask": "/ask"}
+    page = {"stream": mercure.url(topic_of(visitor)), "ask": "/ask", "stop": "/stop"}
     response = current_app.make_response(render_template("index.html", page=page, limit=QUESTION_LIMIT))
     return mercure.set_cookie(response, subscribe=[topic_of(visitor)])
 
@@ -57,26 +63,54 @@ def ask() -> ResponseReturnValue:
     It holds a thread of the server as long as the model needs, as each call of a model does. Where that is
     too long, hand the same lines to your task queue.
     """
-    visitor = session.get("visitor")
-    if visitor is None:
-        abort(401, "Open the page first.")
-    body = request.get_json()
-    question = body.get("question") if isinstance(body, dict) else None
+    visitor, stream_id, body = read_request()
+    question = body.get("question")
     if not isinstance(question, str) or not 0 < len(question.strip()) <= QUESTION_LIMIT:
         abort(422, f"A question has 1 to {QUESTION_LIMIT} characters.")
+    stopped = stops.setdefault((visitor, stream_id), threading.Event())
     try:
-        stream_id = str(uuid.UUID(str(body.get("id"))))  # of the page: it knows what to wait for
-    except ValueError:
-        abort(422, "The id of the question is no UUID.")
-    try:
-        text = mercure.stream(topic_of(visitor), answer(question), private=True, stream_id=stream_id)
+        tokens = until_stopped(answer(question), stopped)
+        text = mercure.stream(topic_of(visitor), tokens, private=True, stream_id=stream_id)
     except ModelError as error:
         current_app.logger.error("the model failed: %s", error)  # the page was told that the answer broke off
         return jsonify(error="The model failed."), 502
     except PublishError as error:
         current_app.logger.error("an answer was not published: %s", error)
         return jsonify(error="The answer could not be delivered. Try again in a moment."), 502
+    finally:
+        stops.pop((visitor, stream_id), None)
     return jsonify(length=len(text))
+
+
+def stop() -> ResponseReturnValue:
+    """Stop an answer of this visitor; it ends with what there is of it."""
+    visitor, stream_id, _ = read_request()
+    stopped = stops.get((visitor, stream_id))
+    if stopped is not None:
+        stopped.set()
+    return "", 204
+
+
+def until_stopped(tokens: Iterable[str], stopped: threading.Event) -> Iterator[str]:
+    """The tokens until the mark is set: a source that ends is the way to stop ``mercure.stream``."""
+    for token in tokens:
+        if stopped.is_set():
+            return
+        yield token
+
+
+def read_request() -> tuple[str, str, dict[str, Any]]:
+    """The visitor, the id of the question, and what else the page has sent."""
+    visitor = session.get("visitor")
+    if visitor is None:
+        abort(401, "Open the page first.")
+    body = request.get_json()
+    if not isinstance(body, dict):
+        abort(422, "The body is no JSON object.")
+    try:
+        return visitor, str(uuid.UUID(str(body.get("id")))), body  # of the page: it knows what to wait for
+    except ValueError:
+        abort(422, "The id of the question is no UUID.")
 
 
 def topic_of(visitor: str) -> str:

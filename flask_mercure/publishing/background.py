@@ -17,11 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from flask_mercure.errors import MercureError, PublishError
-from flask_mercure.publishing.retry import Verdict, delay, verdict
+from flask_mercure.errors import MercureError
+from flask_mercure.publishing import retry
 from flask_mercure.updates.publication import Publication
 
-MOST_REFUSALS = 8
 DRAIN = 5.0
 
 _log = logging.getLogger("flask_mercure")
@@ -167,10 +166,9 @@ class BackgroundQueue:
         try:
             self._send(publication)
         except MercureError as error:
-            again = verdict(error)
-            if again is Verdict.UNREACHABLE or (again is Verdict.LATER and attempt < MOST_REFUSALS):
-                after = error.retry_after if isinstance(error, PublishError) else None
-                return delay(attempt, self._chance(), after)
+            pause = retry.pause(error, attempt, self._chance())
+            if pause is not None:
+                return pause
             log_failure(publication, str(error))
         except Exception:
             _log.exception("update %s was not published", publication.id)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from flask import current_app
+
+from flask_mercure.errors import MercureError
 from flask_mercure.publishing import token_stream
+from flask_mercure.publishing.background import log_failure
 from flask_mercure.publishing.delivery import deliver
-from flask_mercure.publishing.settings import OnFailure
-from flask_mercure.publishing.token_stream import Grouping
+from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.publishing.settings import OnFailure, check_policy
+from flask_mercure.publishing.token_stream import Delivery, Grouping
 from flask_mercure.state import HubState
 from flask_mercure.topics.matchers import exact_topics
 from flask_mercure.updates import content
@@ -63,11 +69,15 @@ class PublishesMany:
         interval: float = 0.1,
         size: int = 2000,
         error: str = "The answer broke off.",
+        on_failure: OnFailure | None = None,
     ) -> str:
         """Publish text as it is made, such as the tokens of a language model.
 
-        Tokens are joined to updates; each is a JSON object with ``stream``, ``seq`` (counted from 0 without
-        gaps) and ``kind``: ``text``, ``done`` with the whole text, or ``error`` with ``message``.
+        Tokens are joined to updates; each is a JSON object with ``stream``, ``seq`` (counted from 0) and
+        ``kind``: ``text``, ``done`` with the whole text, or ``error`` with ``message``. While the hub is
+        away, for 30 seconds at most, an update is tried again under the same id and ``seq``. The last one is
+        tried whatever became of the others. To stop, let ``tokens`` end: subscribers get ``done`` with the
+        text so far.
 
         :param topics: the canonical topic, or several.
         :param tokens: gives the text, bit by bit; a generator is closed at the end.
@@ -77,18 +87,68 @@ class PublishesMany:
         :param interval: seconds from one update to the next, at least.
         :param size: characters that leave at once, whatever the time.
         :param error: what subscribers read when ``tokens`` raises: not its message, which may say too much.
+        :param on_failure: as of :meth:`publish`, for an update that could not be published: ``raise`` ends
+            the source; with ``log`` and ``background`` it goes on, and the text comes back in any case.
         :returns: the whole text.
         :raises InvalidArgument: a value is out of range, or the hub would refuse it.
-        :raises PublishError: the hub refused an update, or could not be reached.
+        :raises PublishError: the hub refused an update, or could not be reached, and does not have the end.
+        :raises TypeError: ``tokens`` is no iterable, or gives something else than ``str``.
         :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
         """
-        state = self._state
-        named = exact_topics(topics)
-        Publication(named, "", private, type=type)  # what is wrong is told before the source starts
-
-        def publish(data: dict[str, Any]) -> None:
-            deliver(state, [Publication(named, content.text(data), private, type=type)], now=True)
-
+        delivery = _delivery(self._state, topics, private, type, on_failure)
         return token_stream.stream(
-            tokens, publish, Grouping(interval, size), stream_id=stream_id, error=error
+            tokens, delivery, Grouping(interval, size), stream_id=stream_id, error=error
         )
+
+    async def astream(
+        self,
+        topics: str | Iterable[str],
+        tokens: AsyncIterable[str],
+        *,
+        private: bool = False,
+        type: str | None = None,
+        stream_id: str | None = None,
+        interval: float = 0.1,
+        size: int = 2000,
+        error: str = "The answer broke off.",
+        on_failure: OnFailure | None = None,
+    ) -> str:
+        """Publish text of an asynchronous source, in an ``async def`` view or task; see :meth:`stream`.
+
+        Requests to the hub run in a thread, so that the event loop does not wait for it. When the task is
+        cancelled, subscribers get ``error``.
+
+        :param tokens: gives the text to ``async for``; closed at the end where it can be.
+        :returns: the whole text.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        :raises PublishError: the hub refused an update, or could not be reached, and does not have the end.
+        :raises TypeError: ``tokens`` is no async iterable, or gives something else than ``str``.
+        :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
+        """
+        delivery = _delivery(self._state, topics, private, type, on_failure)
+        return await token_stream.astream(
+            tokens, delivery, Grouping(interval, size), stream_id=stream_id, error=error
+        )
+
+
+def _delivery(
+    state: HubState,
+    topics: str | Iterable[str],
+    private: bool,
+    type: str | None,
+    on_failure: OnFailure | None,
+) -> Delivery:
+    """How the updates of a text are published; what is wrong is told before the source starts."""
+    named = exact_topics(topics)
+    usual = reliability_of(current_app).settings.on_failure
+    policy = usual if on_failure is None else check_policy(on_failure)
+    sent: OnFailure = "background" if policy == "background" else "raise"
+    template = Publication(named, "", private, type=type)
+
+    def publish(data: dict[str, Any], id: str) -> None:
+        deliver(state, [replace(template, data=content.text(data), id=id)], sent, now=True)
+
+    def log(id: str, error: MercureError) -> None:
+        log_failure(replace(template, id=id), str(error))
+
+    return Delivery(publish, log, raises=policy == "raise")

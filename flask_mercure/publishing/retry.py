@@ -13,6 +13,7 @@ from flask_mercure.errors import InvalidArgument, MercureError, PublishError
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 30.0
 LONGEST_RETRY_AFTER = 3600.0
+MOST_REFUSALS = 8
 
 _OF_THE_UPDATE = frozenset(
     {
@@ -65,3 +66,16 @@ def delay(attempts: int, jitter: float, retry_after: float | None = None) -> flo
     longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempts - 1, 30))
     wanted = 0.0 if retry_after is None else min(retry_after, LONGEST_RETRY_AFTER)
     return max(longest * (0.5 + jitter / 2), wanted)
+
+
+def pause(error: MercureError, attempts: int, jitter: float) -> float | None:
+    """Seconds until the next attempt at an update; ``None`` when there shall be none.
+
+    :param error: of the last attempt.
+    :param attempts: that failed, 1 or more.
+    :param jitter: from 0 to 1, by chance.
+    """
+    again = verdict(error)
+    if again is Verdict.UNREACHABLE or (again is Verdict.LATER and attempts < MOST_REFUSALS):
+        return delay(attempts, jitter, error.retry_after if isinstance(error, PublishError) else None)
+    return None

@@ -59,6 +59,34 @@ def test_a_question_is_answered_on_the_visitors_topic() -> None:
     assert updates[-1].json["kind"] == "done"
 
 
+def test_an_answer_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = create_app(_CONFIG)
+    client, stranger = site.test_client(), site.test_client()
+    same = {"Sec-Fetch-Site": "same-origin"}
+    client.get("/")
+    stranger.get("/")
+
+    def endless(_: str) -> Iterator[str]:
+        yield "some "
+        assert stranger.post("/stop", json={"id": _ID}, headers=same).status_code == 204
+        yield "text"
+        with client.session_transaction() as session:
+            assert list(app.stops) == [(session["visitor"], _ID)]
+        other = site.test_client()
+        other.set_cookie("session", client.get_cookie("session").value)
+        assert other.post("/stop", json={"id": _ID}, headers=same).status_code == 204
+        yield "never "
+        raise AssertionError("the source goes on")
+
+    monkeypatch.setattr(app, "answer", endless)
+    with Mercure().record() as updates:
+        reply = client.post("/ask", json={"question": "x", "id": _ID}, headers=same)
+    assert reply.status_code == 200
+    assert updates[-1].json["kind"] == "done"
+    assert updates[-1].json["text"] == "some text"
+    assert app.stops == {}
+
+
 def test_what_is_refused() -> None:
     client = create_app(_CONFIG).test_client()
     same = {"Sec-Fetch-Site": "same-origin"}
@@ -139,9 +167,18 @@ def test_answers_grow_in_the_page(page: Page) -> None:
     assert all(later.startswith(earlier) for earlier, later in pairwise(seen))
     assert seen[-1] == whole
 
+    box.send_keys("What is order?", Keys.ENTER)
+    page.wait("a first piece", lambda: len(texts(page)) == 2 and texts(page)[1] != "")
+    page.driver.find_element("class name", "stop").click()
+    page.wait_for("the end", lambda: states(page), ["done", "done"])
+    stopped, entire = texts(page)[1], "".join(answer("order", lambda _: None))
+    assert entire.startswith(stopped)
+    assert stopped != entire
+    assert page.run("return document.querySelectorAll('.stop').length") == 0
+
     box.send_keys("crash, please", Keys.ENTER)
-    page.wait_for("the failure", lambda: states(page), ["done", "failed"])
+    page.wait_for("the failure", lambda: states(page), ["done", "done", "failed"])
     problem = page.driver.find_element("class name", "problem").text
     assert problem == "The answer broke off."
     assert "out of memory" not in page.driver.page_source
-    assert 0 < len(texts(page)[1]) < len(whole)
+    assert 0 < len(texts(page)[2]) < len(whole)

@@ -7,11 +7,14 @@ const box = document.getElementById("question");
 
 /** One answer on the page. Updates may come twice after a lost connection, so it counts. */
 class Answer {
-  constructor(question) {
+  constructor(question, id) {
     this.next = 0;
     this.item = document.createElement("li");
     this.text = this.add("p", "answer");
     this.item.prepend(this.add("p", "question", question));
+    this.button = this.add("button", "stop", "Stop");
+    this.button.type = "button";
+    this.button.addEventListener("click", () => post(page.stop, { id }).catch(() => {}));
     this.item.dataset.state = "writing";
     list.append(this.item);
   }
@@ -35,11 +38,13 @@ class Answer {
   end(state, text) {
     this.text.textContent = text; // the whole text: right even if a piece was lost
     this.item.dataset.state = state;
+    this.button.remove();
   }
 
   fail(message) {
     if (this.item.dataset.state !== "writing") return;
     this.item.dataset.state = "failed";
+    this.button.remove();
     this.add("p", "problem", message).setAttribute("role", "alert");
   }
 }
@@ -51,20 +56,24 @@ source.onmessage = ({ data }) => {
   answers.get(update.stream)?.take(update);
 };
 
+function post(url, body) {
+  return fetch(url, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify(body),
+  });
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const question = box.value.trim();
   if (!question) return;
   box.value = "";
   const id = crypto.randomUUID();
-  const answer = new Answer(question);
+  const answer = new Answer(question, id);
   answers.set(id, answer);
   try {
-    const response = await fetch(page.ask, {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ question, id }),
-    });
+    const response = await post(page.ask, { question, id });
     if (!response.ok) {
       const { error } = await response.json();
       // The stream may say it too, a moment later and better.

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import pytest
 
 from flask_mercure import HubUnreachable, Mercure, PublishError, TokenError
-from flask_mercure.publishing.background import MOST_REFUSALS, BackgroundCounters, BackgroundQueue
+from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue
 from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.publishing.retry import MOST_REFUSALS
 from flask_mercure.updates.publication import Publication
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, running
 
@@ -92,7 +93,7 @@ def test_what_may_not_be_repeated_is_logged_once(error: Exception, caplog: pytes
 
 
 def test_an_update_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
+    monkeypatch.setattr("flask_mercure.publishing.retry.delay", lambda *_: 0.0)
     sink = Sink(*[PublishError("500", status=500)] * MOST_REFUSALS)
     with queue(sink) as waiting:
         waiting.put(update("1"))

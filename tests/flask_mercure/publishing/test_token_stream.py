@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from flask import Flask, current_app, request
 
-from flask_mercure import InvalidArgument, Mercure, MercureError, PublishError
+from flask_mercure import HubUnreachable, InvalidArgument, Mercure, MercureError, PublishError
 from flask_mercure.extension import state_of
-from flask_mercure.publishing.token_stream import Grouping, stream
+from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.publishing.token_stream import Delivery, Grouping, astream, stream
 from tests.flask_mercure.fake_hub import Answer, make_app, running
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub
@@ -23,18 +26,39 @@ AT_ONCE = Grouping(interval=0)
 
 
 class Sink:
-    """Takes updates; ``busy`` is the hub that has not answered yet."""
+    """Takes updates; without ``free`` it is a hub that has not answered yet.
 
-    def __init__(self) -> None:
+    :param failures: what attempts raise, in turn; ``None`` for none. Later ones succeed.
+    :param raises: the policy.
+    :param patience: seconds for which the hub may be away.
+    """
+
+    def __init__(
+        self, failures: Sequence[Exception | None] = (), *, raises: bool = True, patience: float = PATIENCE
+    ) -> None:
         self.updates: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+        self.tried: list[tuple[str, int]] = []
+        self.logged: list[str] = []
         self.free = threading.Event()
         self.free.set()
         self.got = threading.Semaphore(0)
+        self.failures = list(failures)
+        self.delivery = Delivery(self.publish, lambda id, _: self.logged.append(id), raises, patience)
 
-    def publish(self, update: dict[str, Any]) -> None:
+    def publish(self, update: dict[str, Any], id: str) -> None:
         assert self.free.wait(PATIENCE)
+        self.tried.append((id, update["seq"]))
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
         self.updates.append(update)
+        self.ids.append(id)
         self.got.release()
+
+    @property
+    def kinds(self) -> list[str]:
+        return [update["kind"] for update in self.updates]
 
     def wait(self) -> None:
         assert self.got.acquire(timeout=PATIENCE)
@@ -43,7 +67,7 @@ class Sink:
 def test_the_text_arrives_whole_and_in_order() -> None:
     sink = Sink()
     words = [f"word{n} " for n in range(500)]
-    assert stream(words, sink.publish, AT_ONCE, stream_id="s") == "".join(words)
+    assert stream(words, sink.delivery, AT_ONCE, stream_id="s") == "".join(words)
     *pieces, last = sink.updates
     assert "".join(piece["text"] for piece in pieces) == "".join(words)
     assert last == {"stream": "s", "seq": len(pieces), "kind": "done", "text": "".join(words)}
@@ -63,7 +87,7 @@ def test_what_comes_while_the_hub_is_busy_is_one_update() -> None:
         yield from "bcd"
         sink.free.set()
 
-    stream(words(), sink.publish, AT_ONCE)
+    stream(words(), sink.delivery, AT_ONCE)
     texts = [update["text"] for update in sink.updates if update["kind"] == "text"]
     assert texts[0] == "first"
     assert len(texts) <= 3
@@ -72,7 +96,7 @@ def test_what_comes_while_the_hub_is_busy_is_one_update() -> None:
 
 def test_an_interval_groups() -> None:
     sink = Sink()
-    stream(iter("abcdef"), sink.publish, Grouping(interval=30))
+    stream(iter("abcdef"), sink.delivery, Grouping(interval=30))
     texts = [update["text"] for update in sink.updates if update["kind"] == "text"]
     assert len(texts) <= 2  # the first piece leaves at once, and the end does not wait
     assert "".join(texts) == "abcdef"
@@ -88,7 +112,7 @@ def test_much_text_does_not_wait_for_the_interval() -> None:
         sink.wait()
 
     started = time.monotonic()
-    stream(words(), sink.publish, Grouping(interval=30, size=10))
+    stream(words(), sink.delivery, Grouping(interval=30, size=10))
     assert time.monotonic() - started < PATIENCE
     assert [update.get("text") for update in sink.updates[:2]] == ["x", "y" * 10]
 
@@ -102,7 +126,7 @@ def test_a_piece_leaves_while_the_source_hesitates() -> None:
         yield "b"
         sink.wait()  # nothing more comes until it is out
 
-    stream(words(), sink.publish, Grouping(interval=0.05))
+    stream(words(), sink.delivery, Grouping(interval=0.05))
     assert [update["text"] for update in sink.updates] == ["a", "b", "ab"]
 
 
@@ -116,7 +140,7 @@ def test_a_slow_hub_holds_the_source_back() -> None:
             made.append(number)
             yield "x"
 
-    thread = threading.Thread(target=lambda: stream(words(), sink.publish, Grouping(interval=0, size=1)))
+    thread = threading.Thread(target=lambda: stream(words(), sink.delivery, Grouping(interval=0, size=1)))
     thread.start()
     time.sleep(0.1)
     held_at = len(made)
@@ -138,7 +162,7 @@ def test_a_source_that_raises() -> None:
             closed.append(True)
 
     with pytest.raises(LookupError):
-        stream(words(), sink.publish, AT_ONCE, error="Try again.")
+        stream(words(), sink.delivery, AT_ONCE, error="Try again.")
     assert closed == [True]
     assert sink.updates[-1]["kind"] == "error"
     assert sink.updates[-1]["message"] == "Try again."
@@ -156,23 +180,197 @@ def test_a_hub_that_fails_ends_the_source() -> None:
         finally:
             closed.append(True)
 
-    def publish(_: object) -> None:
-        raise PublishError("no")
-
+    refused = PublishError("no", status=403)
+    sink = Sink([refused])
     with pytest.raises(PublishError, match="no"):
-        stream(words(), publish, AT_ONCE)
+        stream(words(), sink.delivery, AT_ONCE, error="Sorry.")
     assert closed == [True]
+    assert [(update["kind"], update["message"]) for update in sink.updates] == [("error", "Sorry.")]
+    sink = Sink([refused])
     with pytest.raises(PublishError, match="no"):
-        stream([], publish, AT_ONCE)
+        stream([], sink.delivery, AT_ONCE)
     assert [thread.name for thread in threading.enumerate() if thread.name == "mercure-stream"] == []
+
+
+def test_a_hub_that_is_away_for_a_moment_loses_nothing() -> None:
+    away = HubUnreachable("restarting")
+    sink = Sink([None, away, away, PublishError("starting", status=503)])
+
+    def words() -> Iterator[str]:
+        yield "a"
+        sink.wait()
+        yield "b"
+
+    assert stream(words(), sink.delivery, AT_ONCE) == "ab"
+    assert [update["seq"] for update in sink.updates] == list(range(len(sink.updates)))
+    assert sink.updates[-1]["text"] == "ab"
+    assert "".join(update["text"] for update in sink.updates[:-1]) == "ab"
+    # one update keeps its id and number, by which a page knows what comes twice
+    assert [attempt for attempt in sink.tried if attempt[1] == 1] == [(sink.ids[1], 1)] * 4
+    assert len(set(sink.ids)) == len(sink.ids)
+
+
+def test_the_end_is_tried_whatever_became_of_a_piece() -> None:
+    sink = Sink([HubUnreachable("down")], patience=0)
+    assert stream(iter("abc"), sink.delivery, Grouping(interval=30)) == "abc"  # they have it all
+    assert sink.kinds[-1] == "done"
+    assert sink.updates[-1]["text"] == "abc"
+    assert sink.updates[-1]["seq"] >= 1  # the number tells that a piece is missing
+
+    sink = Sink([HubUnreachable("down")] * 9, patience=0)
+    with pytest.raises(HubUnreachable, match="down"):
+        stream(iter("abc"), sink.delivery, AT_ONCE)
+    assert sink.updates == []
+
+
+def test_a_policy_that_does_not_raise_lets_the_source_end() -> None:
+    down = HubUnreachable("down")
+    sink = Sink([down, down, down], raises=False, patience=0)
+    assert stream(["a"], sink.delivery, AT_ONCE) == "a"
+    assert len(sink.logged) == 2
+    assert sink.updates == []
+
+    sink = Sink([PublishError("no", status=403)], raises=False)
+
+    def words() -> Iterator[str]:
+        yield "a"
+        while not sink.logged:
+            time.sleep(0.001)
+        yield "b"
+
+    assert stream(words(), sink.delivery, AT_ONCE) == "ab"
+    assert [(update["kind"], update["text"]) for update in sink.updates] == [("text", "b"), ("done", "ab")]
+
+
+def test_an_error_that_nobody_could_be_told_of_is_logged() -> None:
+    sink = Sink([None, PublishError("no", status=403)])
+
+    def words() -> Iterator[str]:
+        yield "a"
+        sink.wait()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        stream(words(), sink.delivery, AT_ONCE)
+    assert len(sink.logged) == 1
+
+
+def test_who_ends_the_process_does_not_wait_for_the_hub() -> None:
+    sink = Sink([HubUnreachable("down")] * 99, patience=3600)
+
+    def words() -> Iterator[str]:
+        yield "a"
+        while not sink.tried:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stream(words(), sink.delivery, AT_ONCE)
+    assert sink.tried[-1][1] == 1  # the end was tried once
+
+
+class AsyncWords(AsyncIterator[str]):
+    """An asynchronous source with ``close``, as the clients of models are."""
+
+    def __init__(self, words: Sequence[Any], ending: BaseException | None = None) -> None:
+        self.words = list(words)
+        self.ending = ending
+        self.is_closed = False
+
+    async def __anext__(self) -> str:
+        await asyncio.sleep(0)
+        if self.words:
+            word: str = self.words.pop(0)
+            return word
+        if self.ending is not None:
+            raise self.ending
+        raise StopAsyncIteration
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+def test_an_asynchronous_source() -> None:
+    sink = Sink()
+    source = AsyncWords([f"word{n} " for n in range(500)])
+    whole = "".join(source.words)
+    assert asyncio.run(astream(source, sink.delivery, Grouping(interval=0, size=1))) == whole
+    assert source.is_closed
+    assert sink.updates[-1]["text"] == whole
+    assert "".join(update["text"] for update in sink.updates[:-1]) == whole
+
+
+def test_the_event_loop_goes_on_while_the_hub_is_slow() -> None:
+    sink = Sink()
+    sink.free.clear()
+    turns = 0
+
+    async def words() -> AsyncIterator[str]:
+        for _ in range(200):
+            yield "x"
+
+    async def both() -> None:
+        nonlocal turns
+        task = asyncio.create_task(astream(words(), sink.delivery, Grouping(interval=0, size=1)))
+        for _ in range(2000):  # the source waits for room long before
+            await asyncio.sleep(0)
+            turns += 1
+        assert not task.done()
+        sink.free.set()
+        assert await task == "x" * 200
+
+    asyncio.run(both())
+    assert turns == 2000
+
+
+def test_an_asynchronous_source_that_raises_or_is_cancelled() -> None:
+    sink = Sink()
+    source = AsyncWords(["half"], LookupError("the-secret"))
+    with pytest.raises(LookupError):
+        asyncio.run(astream(source, sink.delivery, AT_ONCE, error="Sorry."))
+    assert source.is_closed
+    assert sink.updates[-1]["message"] == "Sorry."
+
+    sink = Sink()
+    closed = []
+
+    async def words() -> AsyncIterator[str]:
+        try:
+            yield "a"
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(astream(words(), sink.delivery, AT_ONCE))
+        assert await asyncio.to_thread(sink.got.acquire, timeout=PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert closed == [True]
+    assert sink.kinds == ["text", "error"]
+
+
+def test_the_wrong_kind_of_source() -> None:
+    async def words() -> AsyncIterator[str]:
+        yield "a"
+
+    sink = Sink()
+    with pytest.raises(TypeError, match="astream"):
+        stream(words(), sink.delivery, AT_ONCE)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"mercure\.stream\(\)"):
+        asyncio.run(astream(["a"], sink.delivery, AT_ONCE))  # type: ignore[arg-type]
+    assert sink.tried == []
 
 
 def test_what_is_no_text() -> None:
     sink = Sink()
     with pytest.raises(TypeError, match="NoneType"):
-        stream(["a", None], sink.publish, AT_ONCE)  # type: ignore[list-item]
+        stream(["a", None], sink.delivery, AT_ONCE)  # type: ignore[list-item]
     assert sink.updates[-1]["kind"] == "error"
-    assert stream(["", ""], sink.publish, AT_ONCE) == ""
+    assert stream(["", ""], sink.delivery, AT_ONCE) == ""
 
 
 @pytest.mark.parametrize(("interval", "size"), [(-1, 1), (61, 1), (1, 0), (float("nan"), 1)])
@@ -223,10 +421,57 @@ def test_nothing_starts_with_a_wrong_argument() -> None:
 
 
 @pytest.mark.minutes
-def test_a_hub_that_is_down() -> None:
+def test_a_hub_that_refuses() -> None:
     with running() as fake:
-        fake.answers = [Answer(b"", 503)]
+        fake.answers = [Answer(b"", 403)]
         app: Flask = make_app(URL=fake.url)
-        with app.app_context(), pytest.raises(PublishError, match="503"):
+        with app.app_context(), pytest.raises(PublishError, match="403"):
             mercure.stream("a", iter("abc"), interval=0)
         state_of(app).publisher.close()
+
+
+@pytest.mark.minutes
+def test_a_hub_that_starts_again() -> None:
+    with running() as fake:
+        fake.answers = [Answer(), Answer(b"", 503), Answer(b"", 502), Answer()]
+        app = make_app(URL=fake.url)
+        with app.app_context():
+            assert mercure.stream("a", iter("abc"), interval=0) == "abc"
+        sent = [dict(request.pairs) for request in fake.received]
+        assert sent[1] == sent[2] == sent[3]
+        state_of(app).publisher.close()
+
+
+@pytest.mark.minutes
+def test_a_stream_follows_the_policy(caplog: pytest.LogCaptureFixture) -> None:
+    with running() as fake:
+        fake.answers = [Answer(b"", 403)]
+        app = make_app(URL=fake.url)
+        with app.app_context(), caplog.at_level(logging.ERROR, "flask_mercure"):
+            assert mercure.stream("a", iter("abc"), interval=0, on_failure="log") == "abc"
+        assert "was not published" in caplog.text
+        fake.answers = [Answer()]
+        with app.app_context():
+            assert mercure.stream("a", iter("abc"), interval=0, on_failure="background") == "abc"
+            assert reliability_of(app).queue(state_of(app).hub()).join(PATIENCE)
+            with pytest.raises(ValueError, match="on_failure"):
+                mercure.stream("a", iter("abc"), on_failure="sometimes")  # type: ignore[arg-type]
+        assert '"kind":"done"' in dict(fake.received[-1].pairs)["data"].replace(" ", "")
+        state_of(app).publisher.close()
+
+
+def test_an_asynchronous_source_in_a_view() -> None:
+    app = make_app(URL="http://127.0.0.1:9/")
+
+    async def answer() -> str:
+        text: str = await mercure.astream("answers/1", AsyncWords(["a", "b"]), private=True, stream_id="s")
+        return text
+
+    @app.get("/")
+    def view() -> str:
+        return asyncio.run(answer())  # as Flask runs a view that is a coroutine
+
+    with mercure.record() as updates:
+        assert app.test_client().get("/").text == "ab"
+    assert updates[-1].json == {"stream": "s", "seq": len(updates) - 1, "kind": "done", "text": "ab"}
+    assert all(update.private for update in updates)
