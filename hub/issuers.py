@@ -6,6 +6,7 @@ the TOML file, whose keys stand here.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _value(entry: Entry, value: object) -> object:
 
 def _loaded(name: str, value: str, algorithm: str) -> Key | None:
     try:
-        return load(value, algorithm) if value else None
+        return load(value, algorithm, exists=os.path.exists) if value else None
     except KeyMaterialError as error:
         raise IssuerError(name, str(error)) from None
 

@@ -6,6 +6,7 @@ A flag wins over the environment, the environment over the file. What settings t
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -218,7 +219,9 @@ def _own_issuer(values: dict[str, Any], *, has_others: bool) -> list[Issuer]:
     for role in ("publisher", "subscriber"):
         text = values[f"{role}_jwt_key"]
         try:
-            values[f"{role}_jwt_key"] = load(text, values[f"{role}_jwt_alg"]) if text else None
+            values[f"{role}_jwt_key"] = (
+                load(text, values[f"{role}_jwt_alg"], exists=os.path.exists) if text else None
+            )
         except KeyMaterialError as error:
             raise SettingError(f"MERCURE_{role.upper()}_JWT_KEY: {error}") from None
     if not described:

@@ -10,13 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub import __version__, cli
-from hub.protocol.keys import generate_pair, load
+from hub.protocol import keys
+from hub.protocol.keys import generate_pair
 from hub.setting_table import TABLE, reference
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
@@ -30,6 +32,9 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("MERCURE_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+load = partial(keys.load, exists=lambda _: False)
 
 
 class TestPrinting:

@@ -312,6 +312,9 @@ SECRETS = {"publisher_jwt_key", "subscriber_jwt_key"}
         (PUBLIC[:60] + PUBLIC[90:], "", "no key can be read"),
         (PUBLIC, "RS256", "does not fit RS256; it fits ES256"),
         (PRIVATE, "HS256", "does not fit HS256"),
+        ("".join(PUBLIC.splitlines()[1:-1]), "", "a key without its BEGIN and END lines, not a secret"),
+        (__file__, "", "the path of a file, not a secret; write @ before it"),
+        ("file:///etc/mercure/the-publishers.secret", "", "a URL, not a secret; for a file write @"),
     ],
 )
 def test_a_key_that_cannot_be_used(role: str, key: str, algorithm: str, remedy: str) -> None:

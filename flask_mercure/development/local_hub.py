@@ -19,7 +19,7 @@ from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens.factory import TokenFactory
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.matchers import Topics, matchers
-from hub.protocol import keys
+from hub.protocol.keys import Key
 
 _PATH = "/.well-known/mercure"
 _STARTS_WITHIN = 20.0
@@ -54,7 +54,7 @@ class LocalHub:
         :param last_event_id: to start after; ``earliest`` for all.
         :param timeout: seconds without an event after which iteration ends.
         """
-        key = keys.load(self.secret, "", purpose="sign")
+        key = Key(self.secret.encode(), ("HS256",))
         factory = TokenFactory(issuer="urn:flask-mercure", audience=[self.url], subscriber_key=key)
         wanted = matchers(topics, "1.0", "topics")
         return Subscription(

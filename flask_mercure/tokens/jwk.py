@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ def load(
     """
     document = _document(value)
     if document is None:
-        key = keys.load(value, algorithm, purpose=purpose, passphrase=passphrase)
+        key = keys.load(value, algorithm, exists=os.path.exists, purpose=purpose, passphrase=passphrase)
         return Key(key.material, key.algorithms, kid)
     members = document.get("keys", [document])
     if not isinstance(members, list) or not all(isinstance(one, Mapping) for one in members):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ class Conversion:
                 value, place = self.settings[name]
                 algorithm = self.settings.get(name.replace("_key", "_alg"), ("", ""))[0]
                 try:
-                    load(value, algorithm)
+                    load(value, algorithm, exists=os.path.exists)
                 except KeyMaterialError as error:
                     self.left(place, ROWS[name].variable, f"the hub will refuse this key: {error}")
 

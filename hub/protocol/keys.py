@@ -7,8 +7,11 @@ spaces) and says in words what is wrong with the rest.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+from base64 import b64decode, urlsafe_b64decode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +19,7 @@ from typing import Literal
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 
 from hub.protocol.errors import KeyMaterialError
 
@@ -34,6 +37,9 @@ ALGORITHMS = (*_HMAC_BYTES, *ASYMMETRIC)
 # openssl ecparam -genkey writes the parameters of the curve before the key.
 _PEM = re.compile(r"-----BEGIN (?!EC PARAMETERS)([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 _MIN_RSA_BITS = 2048
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_KEY_FILES = (".pem", ".key", ".crt", ".cer", ".der", ".pub")
+_SSH = ("ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ def load(
     value: str,
     algorithm: str = "",
     *,
+    exists: Callable[[str], bool],
     purpose: Literal["sign", "verify"] = "verify",
     passphrase: str | None = None,
 ) -> Key:
@@ -66,6 +73,7 @@ def load(
     :param value: a secret, a PEM text (key, key pair or certificate), or ``@`` and the path of a
         file that holds either.
     :param algorithm: JWA names separated by spaces; empty: HS256 for a secret, else what fits the key.
+    :param exists: tells whether a path leads to something; such a secret was meant as ``@`` and the path.
     :param purpose: ``verify`` turns a private key into its public half; ``sign`` needs the private one.
     :param passphrase: of an encrypted PEM.
     :raises KeyMaterialError: with the reason and the remedy.
@@ -78,7 +86,76 @@ def load(
             raise KeyMaterialError(f"the algorithm {name!r} is not known; use one of {', '.join(ALGORITHMS)}")
     if "-----" in value:
         return _load_pem(value, names, purpose, passphrase)
+    _refuse_lookalike(value, exists)
     return _load_secret(value, names)
+
+
+def _refuse_lookalike(value: str, exists: Callable[[str], bool]) -> None:
+    """Refuse as a secret what is a key or the way to one.
+
+    A public key is no secret: whoever has it could sign tokens. The name of a file can be guessed.
+
+    :raises KeyMaterialError: with the form in which the value has to be given.
+    """
+    form = "give the PEM text (-----BEGIN ...-----), or @ and the path of its file"
+    text = value.strip()
+    if _is_asymmetric(text):
+        raise KeyMaterialError(f"the value is a key without its BEGIN and END lines, not a secret; {form}")
+    if text.startswith(_SSH):
+        raise KeyMaterialError(
+            "the value is a key in the form of OpenSSH, not a secret; convert it "
+            f"(ssh-keygen -e -m PKCS8) and {form}"
+        )
+    if text.startswith("{") and _is_jwk(text):
+        raise KeyMaterialError(
+            'the value is a JWK, not a secret; write a set of it ({"keys": [...]}) to the file of '
+            "MERCURE_JWKS_FILE, or give the key as PEM text"
+        )
+    if _URL.match(text):
+        raise KeyMaterialError(
+            "the value is a URL, not a secret; for a file write @ and its path (@/etc/mercure/key.pem), "
+            "for a JWK set set MERCURE_JWKS_URI"
+        )
+    if text.lower().endswith(_KEY_FILES) or exists(text):
+        raise KeyMaterialError(
+            "the value is the path of a file, not a secret; write @ before it (@/etc/mercure/key.pem)"
+        )
+
+
+def _is_asymmetric(text: str) -> bool:
+    """Whether a text is the base64 of a key or certificate, in DER or in PEM."""
+    packed = re.sub(r"\\[nr]|[\s\"']", "", text).rstrip("=")
+    padded = packed + "=" * (-len(packed) % 4)
+    try:
+        octets = urlsafe_b64decode(padded) if re.search("[-_]", packed) else b64decode(padded, validate=True)
+    except ValueError:
+        return False
+    return octets.lstrip().startswith(b"-----BEGIN ") or _is_der(octets)
+
+
+def _is_der(octets: bytes) -> bool:
+    """Whether octets are a key or a certificate in DER: public, private or encrypted, of whatever kind."""
+    for read in (
+        serialization.load_der_public_key,
+        lambda octets: serialization.load_der_private_key(octets, None),
+        load_der_x509_certificate,
+    ):
+        try:
+            read(octets)
+        except ValueError:
+            continue
+        except (TypeError, UnsupportedAlgorithm):  # it is one, but encrypted or of an unusual kind
+            return True
+        return True
+    return False
+
+
+def _is_jwk(text: str) -> bool:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and ("kty" in document or "keys" in document)
 
 
 def _read(path: str) -> str:
@@ -185,6 +262,8 @@ def fitting(key: bytes | PrivateKey | PublicKey) -> tuple[str, ...]:
     """
     match key:
         case bytes():
+            if _is_der(key):
+                raise KeyMaterialError("the secret is a key in DER, which others may have; make a random one")
             found = tuple(name for name, length in _HMAC_BYTES.items() if len(key) >= length)
             if not found:
                 raise KeyMaterialError(f"the secret has {len(key)} bytes and needs at least 32 (RFC 7518)")

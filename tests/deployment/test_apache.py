@@ -6,6 +6,7 @@ The application runs under mod_wsgi and has an RSA key pair, of which the hub kn
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -67,7 +68,7 @@ def hub(apache: Apache, shop: Path, hub_port: int, folder: Path) -> Iterator[Run
 
 def token(shop: Path, *audience: str) -> str:
     """For everything."""
-    key = load((shop / "private.pem").read_text(), "", purpose="sign")
+    key = load((shop / "private.pem").read_text(), "", purpose="sign", exists=os.path.exists)
     factory = TokenFactory(
         issuer="urn:flask-mercure",
         audience=audience,

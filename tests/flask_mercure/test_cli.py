@@ -160,7 +160,7 @@ def test_token() -> None:
             "60",
         ],
     )
-    trusted = (keys.load(SECRET),)
+    trusted = (keys.load(SECRET, exists=os.path.exists),)
     verifier = TokenVerifier([Issuer("urn:flask-mercure", trusted, trusted)], "1.0")
     resource = "http://127.0.0.1:3000/.well-known/mercure"
     grant = verifier.verify(result.stdout.strip(), "subscribe", resource, time.time())

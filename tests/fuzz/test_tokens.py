@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import os
 from typing import Any
 
 import jwt
@@ -27,7 +28,7 @@ from hub.protocol.keys import ALGORITHMS, load
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"
 SECRET = "a secret that is long enough for HMAC-SHA-256"
-KEY = load(SECRET)
+KEY = load(SECRET, exists=os.path.exists)
 TOPICS = ("a", "b", "https://example.com/1", "é", "")
 
 JSON = st.recursive(

@@ -18,14 +18,14 @@ from hub.protocol.access_token import Issuer, Protocol, Role, TokenVerifier
 from hub.protocol.authorization_details import DETAIL_TYPE
 from hub.protocol.errors import TokenInvalid
 from hub.protocol.grant import Grant
-from hub.protocol.keys import Key, load
+from hub.protocol.keys import Key
 from hub.protocol.matchers import MatcherType, make
 
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"
 ISSUER = "urn:flask-mercure"
-PUBLISHER = load("publisher-secret-publisher-secret-publisher-secret-publisher-secret", "HS256")
-SUBSCRIBER = load("subscriber-secret-subscriber-secret-subscriber-secret-subscribers", "HS256")
+PUBLISHER = Key(b"publisher-secret-publisher-secret-publisher-secret-publisher-secret", ("HS256",))
+SUBSCRIBER = Key(b"subscriber-secret-subscriber-secret-subscriber-secret-subscribers", ("HS256",))
 KEYS: dict[Role, Key] = {"publish": PUBLISHER, "subscribe": SUBSCRIBER}
 RSA, EC, ED = (
     rsa.generate_private_key(65537, 2048),
@@ -985,7 +985,7 @@ def test_the_memory_is_bounded_and_forgets_the_oldest(monkeypatch: pytest.Monkey
         assert counter.count == verified
 
 
-OTHER = load("another-secret-another-secret-another-secret-another-secret-another", "HS256")
+OTHER = Key(b"another-secret-another-secret-another-secret-another-secret-another", ("HS256",))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from hub.protocol.errors import KeyMaterialError
@@ -101,6 +102,16 @@ def test_secrets_in_a_file(length: int, algorithms: tuple[str, ...]) -> None:
     assert found.algorithms == algorithms
     (one,) = read(secret(length, alg="HS256"), is_public=False).keys
     assert one.algorithms == ("HS256",)
+
+
+def test_a_public_key_is_no_secret_of_a_file() -> None:
+    """Everybody who has the key could sign with it."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    entry = {"kty": "oct", "k": encoded(der)}
+    found = parse(json.dumps({"keys": [entry]}).encode(), ALGORITHMS, is_public=False)
+    assert found.keys == ()
+    assert "is a key in DER" in found.refused[0]
 
 
 def test_secrets_are_refused_from_urls() -> None:

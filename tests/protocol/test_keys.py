@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from cryptography.x509.oid import NameOID
 
+from hub.protocol import keys
 from hub.protocol.errors import KeyMaterialError
-from hub.protocol.keys import ALGORITHMS, Key, PrivateKey, generate_pair, generate_secret, load
+from hub.protocol.keys import ALGORITHMS, Key, PrivateKey, generate_pair, generate_secret
 
 SECRET = "correct-horse-battery-staple-0123456789-abcdefghijklmnopqrstuvwxyz"
 RSA = rsa.generate_private_key(65537, 2048)
@@ -32,6 +36,7 @@ FAMILIES: list[tuple[str, PrivateKey]] = [
 ]
 IDS = [f"{name}-{type(key).__name__}" for name, key in FAMILIES]
 
+load = partial(keys.load, exists=os.path.exists)
 Encoding, Private, Public = serialization.Encoding, serialization.PrivateFormat, serialization.PublicFormat
 
 
@@ -167,7 +172,7 @@ def test_an_asymmetric_algorithm_needs_a_pem(algorithm: str) -> None:
     assert "needs a PEM key" in refused(SECRET, algorithm)
 
 
-@pytest.mark.parametrize("value", ["/etc/mercure/public.pem", "keys/public.pem", "~/jwt/key.pem"])
+@pytest.mark.parametrize("value", ["/etc/mercure/public", "keys/public", "~/jwt/key"])
 def test_a_path_without_its_at(value: str) -> None:
     message = refused(value, "RS256") if len(value) < 12 else _message(value, "RS256")
     assert "write @ before a path" in message
@@ -177,6 +182,106 @@ def _message(value: str, algorithm: str) -> str:
     with pytest.raises(KeyMaterialError) as refusal:
         load(value, algorithm)
     return str(refusal.value)
+
+
+def _body(pem: str) -> str:
+    return "".join(line for line in pem.splitlines() if "-----" not in line)
+
+
+DISGUISES: dict[str, Callable[[str], str]] = {
+    "the lines between": _body,
+    "with line ends": lambda pem: "\n".join(pem.splitlines()[1:-1]),
+    "with escaped line ends": lambda pem: "\\n".join(pem.splitlines()[1:-1]),
+    "in quotes": lambda pem: f'"{_body(pem)}"',
+    "without padding": lambda pem: _body(pem).rstrip("="),
+    "base64url": lambda pem: _body(pem).translate(str.maketrans("+/", "-_")),
+    "base64 of the PEM": lambda pem: b64encode(pem.encode()).decode(),
+    "base64url of the PEM": lambda pem: urlsafe_b64encode(pem.encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("algorithm", ["", "HS256", "RS256"])
+@pytest.mark.parametrize("disguise", DISGUISES.values(), ids=DISGUISES.keys())
+@pytest.mark.parametrize("key", [RSA, *EC.values(), ED25519, ED448], ids=["RSA", *EC, "Ed25519", "Ed448"])
+def test_a_key_without_its_pem_header_is_no_secret(
+    key: PrivateKey, disguise: Callable[[str], str], algorithm: str
+) -> None:
+    """Everybody who has the public key could sign with it."""
+    encrypted = private_pem(key, "open sesame, please")
+    for pem in (public_pem(key), private_pem(key), certificate_pem(key), encrypted):
+        assert "@ and the path of its file" in refused(disguise(pem), algorithm)
+
+
+@pytest.mark.parametrize("form", [Private.TraditionalOpenSSL, Private.PKCS8], ids=["traditional", "PKCS8"])
+def test_a_private_key_of_any_form_is_no_secret(form: serialization.PrivateFormat) -> None:
+    traditional: list[PrivateKey] = [RSA, *EC.values()]
+    for key in traditional:
+        assert "without its BEGIN and END lines" in refused(_body(private_pem(key, form=form)))
+    public = RSA.public_key().public_bytes(Encoding.PEM, Public.PKCS1).decode()
+    assert "without its BEGIN and END lines" in refused(_body(public))
+
+
+def test_keys_of_other_kinds_are_no_secret_either() -> None:
+    for other in (x25519.X25519PrivateKey.generate(), dsa.generate_private_key(1024)):
+        pem = other.public_key().public_bytes(Encoding.PEM, Public.SubjectPublicKeyInfo).decode()
+        assert "without its BEGIN and END lines" in refused(_body(pem))
+
+
+@pytest.mark.parametrize("key", [RSA, EC["ES256"], ED25519], ids=["RSA", "EC", "Ed25519"])
+def test_a_key_of_openssh_is_no_secret(key: PrivateKey) -> None:
+    assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey)
+    text = key.public_key().public_bytes(Encoding.OpenSSH, Public.OpenSSH).decode()
+    assert "OpenSSH" in refused(f"{text} me@example.com")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"kty": "EC", "crv": "P-256", "x": "abc"}', ' {"keys": [{"kty": "RSA"}]}\n']
+)
+def test_a_jwk_is_no_secret(text: str) -> None:
+    assert "MERCURE_JWKS_FILE" in refused(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("/etc/mercure/keys/of/the/hub/public.pem", "@/etc/mercure/key.pem"),
+        ("mercure-publisher-signing-secret-2026.KEY", "@/etc/mercure/key.pem"),
+        ("certificates/hub.example.com/fullchain.crt ", "@/etc/mercure/key.pem"),
+        ("file:///etc/mercure/publisher-jwt-secret", "@/etc/mercure/key.pem"),
+        ("https://login.example.com/.well-known/jwks.json", "MERCURE_JWKS_URI"),
+        ("HTTPS://LOGIN.EXAMPLE.COM/.well-known/jwks", "MERCURE_JWKS_URI"),
+    ],
+)
+def test_a_path_or_url_is_no_secret(value: str, form: str) -> None:
+    with pytest.raises(KeyMaterialError) as refusal:
+        load(value)
+    assert form in str(refusal.value)
+    assert value.strip() not in str(refusal.value)
+
+
+def test_the_path_of_something_that_exists_is_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "a-secret-that-is-in-a-file-of-this-name"
+    path.write_text(SECRET)
+    for there in (path, tmp_path):
+        message = refused(str(there))
+        assert "write @ before it" in message
+        assert str(there) not in message
+    assert load(f"@{path}").material == SECRET.encode()
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "/Zm9yIGEgc2VjcmV0IHRoYXQgYmVnaW5zIHdpdGggYSBzbGFzaA==",
+        "//qL8n2v0w5xM1cRk3hT7yB9sD4fG6jZaPeUoVbNtXi",
+        "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AbutNoKeyFollows",
+        "{this-is-a-template-that-nobody-has-filled}",
+        "ssh is a word with which my passphrase begins",
+        '{"a": "secret that somebody keeps as JSON"}',
+    ],
+)
+def test_a_secret_may_look_odd(secret: str) -> None:
+    assert load(secret).material == secret.encode()
 
 
 @pytest.mark.parametrize("bits", [1024, 2047])

@@ -196,6 +196,25 @@ def test_one_key_for_both_roles_is_one_object() -> None:
     assert read({"MERCURE_PUBLISHER_JWT_KEY": SECRET}).subscriber_key is None
 
 
+@pytest.mark.parametrize("name", ["JWT_SECRET", "PUBLISHER_JWT_KEY", "SUBSCRIBER_JWT_KEY"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("".join(PUBLIC.splitlines()[1:-1]), "a key without its BEGIN and END lines, not a secret"),
+        ("".join(PRIVATE.splitlines()[1:-1]), "a key without its BEGIN and END lines, not a secret"),
+        (__file__, "write @ before it"),
+        ("/etc/mercure/keys/of/the/application/private.pem", "write @ before it"),
+        ("file:///etc/mercure/keys/of/the/application", "for a file write @ and its path"),
+    ],
+)
+def test_a_key_or_path_is_no_secret(name: str, value: str, words: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        read({f"MERCURE_{name}": value})
+    assert f"MERCURE_{name} cannot be used: " in str(refusal.value)
+    assert words in str(refusal.value)
+    assert value not in str(refusal.value)
+
+
 def test_a_shared_key_that_is_wrong_is_one_problem() -> None:
     with pytest.raises(ConfigurationError) as caught:
         read({"MERCURE_JWT_SECRET": "short"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
@@ -53,7 +54,7 @@ def app(hub: FakeHub) -> Iterator[Flask]:
 
 
 def verify(token: str, role: Any, resource: str, key: str = SECRET) -> Grant:
-    trusted = (keys.load(key),)
+    trusted = (keys.load(key, exists=os.path.exists),)
     return TokenVerifier([Issuer("urn:flask-mercure", trusted, trusted)], "1.0").verify(
         token, role, resource, time.time() + 1
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -60,7 +61,7 @@ def verify(
     key: str = SECRET,
     protocol: HubProtocol = "1.0",
 ) -> Grant:
-    trusted = (load(key),)
+    trusted = (load(key, exists=os.path.exists),)
     verifier = TokenVerifier([Issuer("urn:flask-mercure", trusted, trusted)], protocol)
     return verifier.verify(token, role, resource, time.time())
 
@@ -256,7 +257,7 @@ def test_key_pairs(kind: Any, algorithm: str, used: str, tmp_path: Path) -> None
     for value in (private, private.replace("\n", "\\n"), f"@{path}"):
         token = create({"JWT_SECRET": value, "JWT_ALGORITHM": algorithm}, subscribe="a")
         assert jwt.get_unverified_header(token)["alg"] == used
-        trusted = (load(public, algorithm),)
+        trusted = (load(public, algorithm, exists=os.path.exists),)
         verifier = TokenVerifier([Issuer("urn:flask-mercure", trusted, trusted)])
         assert verifier.verify(token, "subscribe", PUBLIC, time.time()).subscribe.covers("a")
 
@@ -293,7 +294,7 @@ def test_a_role_without_a_key() -> None:
 
 
 def test_a_factory_made_by_hand() -> None:
-    key = load(SECRET)
+    key = load(SECRET, exists=os.path.exists)
     factory = TokenFactory(
         issuer="urn:me",
         audience=["urn:hub"],
