@@ -4,6 +4,7 @@
 #              LAYER=minutes   hubs, processes of Python, databases
 #              LAYER=servers   Chromium, Apache, nginx, Caddy, supervisord, npm
 #              LAYER="seconds or minutes"   and what else pytest -m takes; PYTEST has more arguments for it
+#              As root on Debian this first installs the packages that the layers need; not with TEST_SETUP=no.
 # make foreign  clients that others wrote, on a hub; docs/clients.md
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
@@ -23,13 +24,14 @@ BIN := $(VENV)/bin
 
 FOREIGN := build/foreign
 
-.PHONY: demo test foreign check docs site chaos bench bench-quick bench-publish clean
+.PHONY: python demo test foreign check docs site chaos bench bench-quick bench-publish clean
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
 
-test: $(VENV)/test.done
-	@case "$(LAYER)" in "" | *servers*) sh tests/browser.sh ;; esac
+test: python
+	@$(PYTHON) tests/packages.py "$(LAYER)"
+	@$(MAKE) --no-print-directory $(VENV)/test.done
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(LAYER),-m "$(LAYER)") $(PYTEST)
 
 foreign: $(VENV)/foreign.done
@@ -66,10 +68,12 @@ bench-quick: $(VENV)/hub.done
 bench-publish: $(VENV)/hub.done
 	$(BIN)/python -m bench.publish build/bench/results.json
 
-$(VENV)/bin/pip:
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "flask-mercure needs Python 3.11 or newer; set PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || sh tests/venv.sh $(PYTHON) $(VENV)
+
+$(VENV)/bin/pip: | python
+	@sh tests/venv.sh $(PYTHON) $(VENV)
 
 $(VENV)/hub.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub]'

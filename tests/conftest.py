@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chaos import hosts
 from tests.hub.running import RunningHub, running_hub
 from tests.layers import (
     pytest_collection_modifyitems,
@@ -15,13 +16,16 @@ from tests.layers import (
     pytest_runtest_setup,
     pytest_runtest_teardown,
 )
+from tests.needs import need, pytest_runtest_makereport, pytest_sessionfinish
 
 __all__ = [
     "pytest_collection_modifyitems",
     "pytest_runtest_call",
+    "pytest_runtest_makereport",
     "pytest_runtest_protocol",
     "pytest_runtest_setup",
     "pytest_runtest_teardown",
+    "pytest_sessionfinish",
 ]
 
 
@@ -36,3 +40,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
 def folder(tmp_path: Path) -> Path:
     """A folder for the database of a hub that one test has for itself."""
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def other_hosts() -> None:
+    """There can be clients with addresses of their own (``chaos.hosts``)."""
+    need("iproute2")
+    obstacle = hosts.obstacle()
+    if obstacle:
+        pytest.skip(f"there can be no other host here: {obstacle}")

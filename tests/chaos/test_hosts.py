@@ -18,14 +18,10 @@ from chaos import hosts
 from chaos.hosts import Host, HostError
 from tests.hub.running import HUB_PATH, TIMEOUT, read_reply, running_hub
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("other_hosts")]
 
 NAMESPACES = Path("/run/netns")
 LINKS = Path("/sys/class/net")
-
-obstacle = hosts.obstacle()
-if obstacle:
-    pytest.skip(obstacle, allow_module_level=True)
 
 
 @pytest.fixture

@@ -15,12 +15,14 @@ from chaos.plan import Kind, Manner, Plan, draw
 from chaos.record import End, Outcome, Record
 from chaos.run import Place, run
 from chaos.topics import ALL
+from tests.needs import need
 
 pytestmark = pytest.mark.minutes
 
 
 def played(plan: Plan, root: Path, folder: Path) -> Record:
     """The record of a run."""
+    need("gcc", "libc6-dev")
     return asyncio.run(run(plan, Place(root, folder / "run", build(folder))))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import statistics
@@ -20,12 +19,12 @@ from selenium.webdriver.common.keys import Keys
 from urllib3.exceptions import InsecureRequestWarning
 
 from tests.deployment.front import Front, free_ports, wait_until
-from tests.deployment.nginx import PROGRAM as NGINX
 from tests.deployment.nginx import running_nginx
 from tests.deployment.site import ROOT, make_sources, readable_folder, running_apache
 from tests.deployment.supervision import Supervised, supervised_hub
 from tests.examples.browser import leave
 from tests.examples.test_chat import Window
+from tests.needs import need
 
 pytestmark = pytest.mark.servers
 
@@ -63,10 +62,7 @@ class Person(Window):
 @pytest.fixture(scope="module", params=["apache", "nginx"])
 def front(request: pytest.FixtureRequest, hub_port: int) -> Iterator[tuple[Front, Path]]:
     """The proxy with the chat behind it: Apache with mod_wsgi, nginx with gunicorn; and the chat's folder."""
-    if request.param == "nginx" and not NGINX.exists():
-        _lack("nginx")
-    if shutil.which("supervisord") is None:
-        _lack("supervisor")
+    need("supervisor", "chromium", "chromium-driver", *(["nginx"] if request.param == "nginx" else []))
     with readable_folder() as shop:
         if request.param == "apache":
             (shop / "venv").symlink_to(request.getfixturevalue("environment"))
@@ -77,13 +73,6 @@ def front(request: pytest.FixtureRequest, hub_port: int) -> Iterator[tuple[Front
         running = running_apache if request.param == "apache" else running_nginx
         with running(shop, hub_port) as one:
             yield one, shop
-
-
-def _lack(program: str) -> None:
-    message = f"apt-get install {program}"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from hub.setting_table import TABLE
 from tests.deployment.site import PAGE, ROOT
+from tests.needs import need
 
 UNIT = ROOT / "docs" / "systemd" / "mercure-hub.service"
 PAGES = [
@@ -53,8 +53,7 @@ def test_proxies_wait_longer_than_a_heartbeat() -> None:
 @pytest.mark.minutes
 def test_the_unit(tmp_path: Path) -> None:
     """With the path of a program that is here."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("apt-get install systemd")
+    need("systemd")
     text = UNIT.read_text()
     assert text.count("/opt/mercure/bin/mercure-hub") == 1
     unit = tmp_path / UNIT.name

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +12,7 @@ import pytest
 
 from tests.deployment.caddy import Caddy, running_caddy
 from tests.deployment.front import Front, curl, free_ports, wait_until
-from tests.deployment.nginx import PROGRAM, Nginx, running_nginx
+from tests.deployment.nginx import Nginx, running_nginx
 from tests.deployment.site import hub_process, make_sources, readable_folder
 from tests.deployment.test_apache import (
     METADATA,
@@ -28,19 +26,9 @@ from tests.deployment.test_apache import (
     token,
 )
 from tests.hub.running import RunningHub
+from tests.needs import need
 
 pytestmark = pytest.mark.servers
-
-
-def need(name: str) -> None:
-    """Skip without the proxy; in CI it has to be there."""
-    is_here = PROGRAM.exists() if name == "nginx" else shutil.which(name) is not None
-    if is_here and shutil.which("curl") is not None:
-        return
-    message = f"apt-get install {name} curl"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 import subprocess
 import textwrap
 from pathlib import Path
@@ -21,6 +20,7 @@ from hub.settings import load_settings
 from tests.docs.markdown import ROOT, Block, blocks
 from tests.docs.stage import app_on, stage
 from tests.hub.running import SECRET, RunningHub
+from tests.needs import need
 
 pytestmark = pytest.mark.minutes
 
@@ -160,8 +160,7 @@ def test_javascript_is_javascript(block: Block, tmp_path: Path) -> None:
 
 
 def check_javascript(code: str, folder: Path, where: str) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
+    need("nodejs")
     file = folder / "example.mjs"
     file.write_text(code)
     done = subprocess.run(["node", "--check", file], capture_output=True, text=True, check=False)

@@ -135,11 +135,6 @@ def leave(pages: Sequence[Page]) -> list[str]:
     return problems
 
 
-def missing_programs() -> list[str]:
-    """What has to be installed for these tests."""
-    return [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-
-
 def start_chromium(profile: Path, *flags: str) -> webdriver.Chrome:
     """A browser.
 

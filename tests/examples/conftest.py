@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 import pytest
 from selenium import webdriver
 
-from tests.examples.browser import missing_programs, start_chromium
+from tests.examples.browser import start_chromium
+from tests.needs import need
 
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], list[webdriver.Chrome]]]:
     """Starts browsers, each with its own profile, and keeps them for the next test."""
-    missing = missing_programs()
-    if missing:
-        reason = f"{' and '.join(missing)} not found: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need("chromium", "chromium-driver")
     running: list[webdriver.Chrome] = []
 
     def browsers(count: int) -> list[webdriver.Chrome]:

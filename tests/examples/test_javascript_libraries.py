@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from selenium import webdriver
 from tests.examples.browser import ROOT, leave
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
+from tests.needs import need
 
 pytestmark = pytest.mark.servers
 
@@ -23,18 +23,13 @@ _INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-pack
 @pytest.fixture(scope="module")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Installs what an example needs, outside of the repository."""
-    npm = shutil.which("npm")
-    if npm is None:
-        reason = "npm not found: apt-get install npm"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    need("npm")
 
     def install(example: str) -> str:
         folder = tmp_path_factory.mktemp(example)
         shutil.copy(ROOT / "examples" / example / "package.json", folder)
         run = subprocess.run(
-            [npm, *_INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+            ["npm", *_INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
         )
         assert run.returncode == 0, run.stderr
         return str(folder / "node_modules")

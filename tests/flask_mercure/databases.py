@@ -20,14 +20,15 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
+from tests.needs import need
+
 _BINARIES = Path("/usr/lib/postgresql")
 _TIMEOUT = 60.0
 
 
-def _binaries() -> Path | None:
+def _binaries() -> Path:
     """The newest PostgreSQL of this machine; Debian does not have its server on the path."""
-    found = sorted(_BINARIES.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
-    return found[-1].parent if found else None
+    return max(_BINARIES.glob("*/bin/postgres"), key=lambda path: float(path.parts[-3])).parent
 
 
 def _user() -> str | None:
@@ -41,12 +42,8 @@ def _user() -> str | None:
 @contextmanager
 def running_postgresql() -> Iterator[Path]:
     """A server for the length of a ``with`` block; gives the folder of its socket."""
+    need("postgresql")
     binaries = _binaries()
-    if binaries is None:
-        reason = f"there is no PostgreSQL under {_BINARIES}: apt-get install postgresql"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
     user = _user()
     # Not pytest's folder: that is closed to other users, and too long for the path of a socket.
     folder = Path(tempfile.mkdtemp(prefix="mercure-pg-"))

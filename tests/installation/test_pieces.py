@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +17,7 @@ from hub.installation.layout import Layout, LayoutError
 from hub.installation.pieces import PAGES, PIECES, render
 from hub.setting_table import TABLE
 from tests.hub.running import RunningHub
+from tests.needs import need
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -126,8 +126,7 @@ def test_apaches_numbers_are_those_that_were_measured(streams: int, numbers: tup
 @pytest.mark.minutes
 def test_the_unit_is_hardened(tmp_path: Path) -> None:
     """systemd's own measure: 0 is closed, 10 is open."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("apt-get install systemd")
+    need("systemd")
     unit = tmp_path / "mercure-hub.service"
     unit.write_text(render("systemd", Layout(executable=sys.executable)))
     done = subprocess.run(

@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.hosts import Host, obstacle
+from chaos.hosts import Host
 from tests.server.test_workers import API, Workers, workers
 
-pytestmark = [
-    pytest.mark.minutes,
-    pytest.mark.skipif(bool(obstacle()), reason=f"there can be no other host here: {obstacle()}"),
-]
+pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("other_hosts")]
 
 REQUEST = "GET /.well-known/mercure?match=t HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE = 30.0  # seconds

@@ -1,0 +1,140 @@
+"""Debian's packages that the tests need: which are missing, and how they are installed.
+
+``python3 tests/packages.py [LAYER]`` runs before there is a virtual environment, so this module imports
+nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# The file whose exit status tells Debian's packages whether they may start their services.
+POLICY = Path("/usr/sbin/policy-rc.d")
+_SLOW = 20  # seconds without an answer from the archive
+_APT = ("apt-get", "-qq", "-o", f"Acquire::http::Timeout={_SLOW}", "-o", "DPkg::Lock::Timeout=120")
+
+# Layer -> package -> what shows that it is there: the name of a program, or a path with wildcards.
+PACKAGES = {
+    "seconds": {"python3-venv": f"{Path(os.__file__).parent}/ensurepip/__init__.py"},  # of this interpreter
+    "minutes": {
+        "gcc": "cc",
+        "iproute2": "ip",
+        "libc6-dev": "/usr/include/stdio.h",
+        "make": "make",
+        "nodejs": "node",
+        "postgresql": "/usr/lib/postgresql/*/bin/postgres",
+        "systemd": "systemd-analyze",
+    },
+    "servers": {
+        "apache2": "/usr/sbin/apache2",
+        "caddy": "caddy",
+        "chromium": "chromium",
+        "chromium-driver": "chromedriver",
+        "curl": "curl",
+        "libapache2-mod-wsgi-py3": "/etc/apache2/mods-available/wsgi.load",
+        "nginx": "/usr/sbin/nginx",
+        "npm": "npm",
+        "python3": "/usr/bin/python3",
+        "supervisor": "supervisord",
+    },
+}
+EVIDENCE = {package: shown for packages in PACKAGES.values() for package, shown in packages.items()}
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those packages of the list that are not installed."""
+    return [package for package in packages if not _is_here(EVIDENCE[package])]
+
+
+def needed(layer: str) -> list[str]:
+    """The packages of the layers that an expression chooses.
+
+    :param layer: what ``pytest -m`` takes; empty for all layers.
+    """
+    if not layer:
+        return sorted(EVIDENCE)
+    chosen = [one for one in PACKAGES if eval(layer, {}, {name: name == one for name in PACKAGES})]
+    return sorted({*PACKAGES["seconds"], *(package for one in chosen for package in PACKAGES[one])})
+
+
+def command(packages: Iterable[str]) -> str:
+    """What the user of this process types to install packages."""
+    as_root = "" if os.geteuid() == 0 else "sudo "
+    return f"{as_root}apt-get install -y {' '.join(packages)}"
+
+
+def install(layer: str = "") -> list[str]:
+    """As root on Debian, install what is missing, unless ``TEST_SETUP=no``. Services are not started.
+
+    :param layer: what ``pytest -m`` takes; empty for all layers.
+    :returns: the packages that are still missing, whatever the reason.
+    """
+    lacking = missing(needed(layer))
+    may_install = os.geteuid() == 0 and os.environ.get("TEST_SETUP") != "no"
+    if not lacking or not may_install or shutil.which("apt-get") is None:
+        return lacking
+    print(  # noqa: T201
+        "The tests need packages of the system, which are now installed; this takes minutes, no service is "
+        f"started, and TEST_SETUP=no leaves them out:\n  {' '.join(lacking)}",
+        flush=True,
+    )
+    with _no_services():
+        problem = _apt("update") or _apt("install", "-y", *filter(_is_known, lacking))
+    lacking = missing(lacking)
+    if lacking:
+        print(f"{problem}Still missing: {' '.join(lacking)}", flush=True)  # noqa: T201
+    return lacking
+
+
+def _is_here(shown: str) -> bool:
+    if not shown.startswith("/"):
+        return shutil.which(shown) is not None
+    return any(Path("/").glob(shown.lstrip("/")))
+
+
+def _apt(*arguments: str) -> str:
+    """What it complained about, if it failed."""
+    done = subprocess.run(
+        [*_APT, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    )
+    return done.stderr if done.returncode else ""
+
+
+def _is_known(package: str) -> bool:
+    """Whether this release has it: apt-get installs nothing at all if it lacks one."""
+    found = subprocess.run(
+        ["apt-cache", "show", package], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+    )
+    return found.returncode == 0
+
+
+@contextmanager
+def _no_services() -> Iterator[None]:
+    """Forbid packages to start what they install, unless this machine has a policy of its own."""
+    if POLICY.exists():
+        yield
+        return
+    # Should this process be killed, the file that is left forbids nothing.
+    POLICY.write_text(f"#!/bin/sh\nkill -0 {os.getpid()} 2>/dev/null && exit 101\nexit 0\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    left = install(*sys.argv[1:])
+    sys.exit(bool(left and os.environ.get("CI")))
