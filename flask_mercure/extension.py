@@ -17,6 +17,7 @@ from flask_mercure.grants.renewal import renew_all
 from flask_mercure.http.publisher import Publisher
 from flask_mercure.hub import Hub
 from flask_mercure.pages import page
+from flask_mercure.pages.links import page_url
 from flask_mercure.publishing import delivery, everywhere, reliability
 from flask_mercure.publishing.recorder import Recording, record
 from flask_mercure.publishing.reliability import KeepsUpdates
@@ -218,7 +219,7 @@ class Mercure(Hub):
 def _template_url(state: MercureState) -> Callable[..., str]:
     def mercure_url(topics: Topics = (), last_event_id: str | None = None, hub: str | None = None) -> str:
         read = state.hub(hub).configuration
-        return subscription_url(read.public_url, read.protocol, topics, last_event_id)
+        return subscription_url(page_url(read), read.protocol, topics, last_event_id)
 
     return mercure_url
 

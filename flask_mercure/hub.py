@@ -10,7 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure.broadcast.transactions import PublishesTransactions
 from flask_mercure.grants.renewal import FollowsUsers
-from flask_mercure.pages.links import add_links, hub_link, self_link
+from flask_mercure.pages.links import add_links, hub_link, page_url, self_link
 from flask_mercure.publishing.batching import PublishesMany
 from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.settings import OnFailure
@@ -94,7 +94,7 @@ class Hub(PublishesMany, PublishesTransactions, Reads, FollowsUsers):
         :raises InvalidArgument: a topic or the id holds forbidden characters.
         """
         read = self._state.configuration
-        return subscription_url(read.public_url, read.protocol, topics, last_event_id)
+        return subscription_url(page_url(read), read.protocol, topics, last_event_id)
 
     @overload
     def discover(
@@ -147,7 +147,7 @@ class Hub(PublishesMany, PublishesTransactions, Reads, FollowsUsers):
         read = self._state.configuration
         links = [
             hub_link(
-                read.public_url,
+                page_url(read),
                 last_event_id=last_event_id,
                 content_type=content_type,
                 type=type,

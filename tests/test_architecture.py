@@ -47,7 +47,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "publishing": ("errors", "topics", "updates", "configuration", "state"),
     "reading": ("errors", "topics", "configuration", "http", "state"),
     "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
-    "pages": ("errors", "topics", "configuration", "state"),
+    "pages": ("errors", "topics", "cookies", "configuration", "state"),
     "outbox": ("errors", "encryption", "updates", "state", "publishing"),
     "broadcast": ("errors", "updates", "state", "publishing", "outbox"),
     "hub": (

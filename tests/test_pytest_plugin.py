@@ -27,6 +27,14 @@ APP = """
         app.config.update(config)
         mercure.init_app(app)
 
+        @mercure.subscribe_grants
+        def may_read():
+            return ["books/3"]
+
+        @app.get("/books")
+        def page():
+            return mercure.url("books/3")
+
         @app.post("/books/<id>")
         def save(id):
             return mercure.publish(f"books/{id}", {"id": id}, private=True)
@@ -68,6 +76,10 @@ def test_a_project_that_uses_all_of_it(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_shop="""
         from pathlib import Path
+
+        import pytest
+        import requests
+
         from shop import create_app, mercure
 
         NOWHERE = {"MERCURE_URL": "http://127.0.0.1:9/", "MERCURE_JWT_SECRET": "x" * 40}
@@ -86,6 +98,18 @@ def test_a_project_that_uses_all_of_it(project: pytest.Pytester) -> None:
             event = events.wait(5)
             assert (event.id, event.json()) == (made, {"id": "2"})
 
+        @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+        def test_a_browser_with_its_cookie(app, host):
+            client = app.test_client()
+            page = client.get("/books", base_url=f"http://{host}:5000")
+            assert page.status_code == 200
+            token = client.get_cookie("__Secure-mercure_access_token", host, "/.well-known/mercure").value
+            cookie = {"Cookie": f"__Secure-mercure_access_token={token}"}
+            with requests.get(page.text, headers=cookie, stream=True, timeout=5) as stream:
+                assert stream.status_code == 200, stream.text
+                client.post("/books/3")
+                assert any(b'"id"' in line for line in stream.iter_lines(chunk_size=1))
+
         def test_who_is_connected(app, mercure_subscribe):
             mercure_subscribe("a")
             with app.app_context():
@@ -99,7 +123,7 @@ def test_a_project_that_uses_all_of_it(project: pytest.Pytester) -> None:
         """
     )
     result = project.runpytest_subprocess(*_plugin(), "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=7)
     assert "ResourceWarning" not in result.stdout.str() + result.stderr.str()
     # The hub is gone with the session.
     port = (project.path / "address").read_text().split(":")[2].split("/")[0]

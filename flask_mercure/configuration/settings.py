@@ -126,7 +126,7 @@ def read(
         raise ConfigurationError(source.problems)
     own_factory = TokenFactory(
         issuer=issuer,
-        audience=[public_url, url],
+        audience=[*cookie.urls(), url],
         publisher_key=publisher_key,
         subscriber_key=subscriber_key,
         protocol=protocol,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 # Names below which a registry of a country sells domains: co.uk, com.au, or.jp … Browsers know the whole
 # public suffix list and refuse a cookie for any of it. This is no copy: it catches the usual ones.
 _SECOND_LEVEL = re.compile("ac|com?|edu|gob?|govt?|gv|mil|net?|nom|org?|sch")
+LOOPBACK = ("127.0.0.1", "localhost")
 _SHARED_HOSTING = (
     *("appspot.com", "azurewebsites.net", "cloudfront.net", "fly.dev", "github.io", "gitlab.io"),
     *("herokuapp.com", "netlify.app", "ngrok.io", "onrender.com", "pages.dev", "run.app"),
@@ -22,6 +23,15 @@ def is_loopback(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     return is_address(name) and ipaddress.ip_address(name.strip("[]")).is_loopback
+
+
+def is_one_machine(one: str, other: str) -> bool:
+    """Tell whether both are names of this machine's IPv4 loopback: two hosts to a cookie, and one server.
+
+    :param one: a host, without port.
+    :param other: another one.
+    """
+    return {normal(one), normal(other)} <= set(LOOPBACK)
 
 
 def is_same_site(one: str, other: str) -> bool:

@@ -12,10 +12,12 @@ from werkzeug.http import dump_cookie
 
 from flask_mercure.cookies.caching import keep_private
 from flask_mercure.cookies.hosts import (
+    LOOPBACK,
     common_parent,
     domain_matches,
     is_address,
     is_loopback,
+    is_one_machine,
     is_public_suffix,
     is_same_site,
     normal,
@@ -168,6 +170,23 @@ class CookiePolicy:
         """Tell whether the cookie works without TLS: not ``Secure``, or on the trusted loopback."""
         return not self.secure or is_loopback(request_host)
 
+    def url_for(self, request_host: str) -> str:
+        """The hub's URL for a page, so that the page's cookie reaches the hub.
+
+        :param request_host: host of the request, without port.
+        :returns: ``public_url``; with the page's host where that is the other of ``localhost`` and
+            ``127.0.0.1``.
+        """
+        if not self._is_same_machine(request_host):
+            return self.public_url
+        url = urlsplit(self.public_url)
+        port = "" if url.port is None else f":{url.port}"
+        return url._replace(netloc=normal(request_host) + port).geturl()
+
+    def urls(self) -> list[str]:
+        """All that :meth:`url_for` gives: what a hub may take for its own URL that goes by ``Host``."""
+        return [self.public_url, *map(self.url_for, LOOPBACK)]
+
     def domain_for(self, request_host: str) -> str | None:
         """The ``Domain`` attribute that makes the cookie reach app and hub, and as few others as possible.
 
@@ -184,7 +203,7 @@ class CookiePolicy:
                     "browsers refuse such a cookie"
                 )
             return self.domain
-        if app == self.host:
+        if app == self.host or self._is_same_machine(app):
             return None
         between = f"the page comes from {app!r} and the hub is at {self.host!r} ({of('PUBLIC_URL')})"
         if self.name.lower().startswith("__host-"):
@@ -208,6 +227,10 @@ class CookiePolicy:
                 f"{of('COOKIE_DOMAIN')} overrules this"
             )
         return parent
+
+    def _is_same_machine(self, request_host: str) -> bool:
+        # With TLS the certificate may have one of the names only.
+        return self.public_url.startswith("http:") and is_one_machine(request_host, self.host)
 
     def _line(self, request_host: str, value: str, max_age: int | None) -> str:
         return dump_cookie(

@@ -1,16 +1,27 @@
-"""``Link`` headers that advertise a hub and a topic (spec, Discovery; RFC 8288)."""
+"""The hub's URL in a page; ``Link`` headers that advertise hub and topic (spec, Discovery; RFC 8288)."""
 
 from __future__ import annotations
 
 import re
 from urllib.parse import quote
 
+from flask import has_request_context, request
 from werkzeug.datastructures import Headers
 
+from flask_mercure.configuration.settings import Configuration
+from flask_mercure.cookies.hosts import host_of
 from flask_mercure.topics.characters import check_characters, check_media_type
 
 _LINK_OF_OURS = re.compile(r'<([^>]*)>; rel="(mercure|self)"')
 _URI = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986: what a URI reference may hold, "%" being an escape already
+
+
+def page_url(read: Configuration) -> str:
+    """The hub's URL for the page that the current request answers; without a request ``MERCURE_PUBLIC_URL``.
+
+    :param read: the settings of the hub.
+    """
+    return read.cookie.url_for(host_of(request.host)) if has_request_context() else read.public_url
 
 
 def hub_link(

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError, InvalidArgument
+from flask_mercure.pages.links import page_url
 from flask_mercure.state import MercureState
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.characters import check_characters
@@ -107,7 +108,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         """
         read = state.hub(hub).configuration
         options: dict[str, Any] = {
-            "url": read.public_url,
+            "url": page_url(read),
             "protocol": read.protocol,
             "topics": [_as_json(one) for one in matchers(topics, read.protocol, "topics")],
         }
@@ -134,9 +135,10 @@ def _elements(
     read: Configuration, options: Mapping[str, Any], nonce: str | None, import_map: bool
 ) -> list[Markup]:
     elements = []
-    if _is_elsewhere(read.public_url):
+    url = page_url(read)
+    if _is_elsewhere(url):
         # With cookies: browsers keep connections for requests with and without them apart.
-        origin = "{0.scheme}://{0.netloc}".format(urlsplit(read.public_url))
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
         link = Markup('<link rel="preconnect" href="{}" crossorigin="use-credentials">')
         elements.append(link.format(origin))
     # Not executed, so no Content-Security-Policy forbids it.
@@ -166,7 +168,7 @@ def _turbo(state: MercureState) -> Callable[..., Markup]:
         wanted = [one for some in topics for one in matchers(some, read.protocol, "topics")]
         if not wanted:
             raise InvalidArgument("turbo_stream_from has no topic to subscribe to")
-        url = subscription_url(read.public_url, read.protocol, wanted, last_event_id)
+        url = subscription_url(page_url(read), read.protocol, wanted, last_event_id)
         return Markup('<turbo-stream-source src="{}"></turbo-stream-source>').format(url)
 
     return turbo_stream_from

@@ -158,3 +158,20 @@ def test_the_types_name_what_the_module_exports() -> None:
         re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.d.ts").read_text(), re.M)
     )
     assert exported == declared == {"Mercure", "Update", "connect"}
+
+
+@pytest.mark.parametrize(("page", "hub"), [("localhost", "127.0.0.1"), ("127.0.0.1", "localhost")])
+def test_the_two_names_of_this_machine(page: str, hub: str) -> None:
+    """A cookie of one does not reach the other, so the hub gets the page's name."""
+    app = make_app(MERCURE_PUBLIC_URL=f"http://{hub}:3000/m")
+    base_url = f"http://{page}:5000"
+    at = f"http://{page}:3000/m"
+    assert render("{{ mercure_url() }}", app, base_url) == at
+    assert configuration(render("{{ mercure_script('a') }}", app, base_url))["url"] == at
+    assert f'src="{at}?match=a"' in render("{{ turbo_stream_from('a') }}", app, base_url)
+
+
+@pytest.mark.parametrize("hub", ["https://127.0.0.1:3000/m", "http://[::1]:3000/m", "http://hub.localhost/m"])
+def test_other_names_stay(hub: str) -> None:
+    app = make_app(MERCURE_PUBLIC_URL=hub)
+    assert render("{{ mercure_url() }}", app, "http://localhost:5000") == hub
