@@ -185,9 +185,10 @@ class Connection:
         if isinstance(result, Stream) and request is not None:
             if result.accept is not None:
                 return self._stream(result, request, encode_switch(result.headers, now), WEBSOCKET)
-            head = encode_stream_head(result.headers, extra, now, is_framed=message.takes_chunks)
+            head = encode_stream_head(
+                result.headers, extra, now, is_framed=message.takes_chunks, keep_alive=is_head and keep_alive
+            )
             if is_head:
-                self._closing = True
                 self._channel.send(head, _SEND)
                 return False
             form = CHUNKED * message.takes_chunks | ZSTD * result.is_compressed

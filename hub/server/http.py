@@ -246,15 +246,20 @@ def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: boo
     return octets if head_only or not has_body else octets + answer.body
 
 
-def encode_stream_head(headers: Headers, extra: Headers, now: float, *, is_framed: bool) -> bytes:
+def encode_stream_head(
+    headers: Headers, extra: Headers, now: float, *, is_framed: bool, keep_alive: bool = False
+) -> bytes:
     """The head of an endless response, which ends when the connection does.
 
     :param is_framed: the body comes in chunks.
+    :param keep_alive: nothing follows the head, as of HEAD, and then another request may come.
     """
     lines = [_status_line(200), _date(int(now)), _lines((*headers, *extra))]
     if is_framed:
         lines.append("Transfer-Encoding: chunked\r\n")
-    return "".join([*lines, "Connection: close\r\n\r\n"]).encode("latin-1", "replace")
+    if not keep_alive:
+        lines.append("Connection: close\r\n")
+    return "".join([*lines, "\r\n"]).encode("latin-1", "replace")
 
 
 def encode_switch(headers: Headers, now: float) -> bytes:

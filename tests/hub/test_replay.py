@@ -353,6 +353,30 @@ def test_old_updates_are_discarded(folder: Path) -> None:
         assert len(left) <= 11  # ten, and the one that came after the trim
 
 
+def test_nothing_is_missing_after_the_newest_update_though_it_was_discarded(folder: Path) -> None:
+    """A quiet hub with a bound on age has an empty log: that alone is no gap."""
+    with running_hub(folder, anonymous=1) as hub:
+        older, newest = hub.send("t", "1"), hub.send("t", "2")
+        with beside(folder / "hub.db") as database:
+            database.execute("DELETE FROM mercure_update")
+        stream = hub.subscribe({"match": "t", "last_event_id": newest})
+        assert stream.reply.headers["mercure-last-event-id"] == newest
+        behind = hub.subscribe({"match": "t", "last_event_id": older})
+        assert behind.reply.headers["mercure-last-event-id"] == "earliest"
+        hub.send("t", "3")
+        assert stream.take(1) == behind.take(1) == ["3"]
+
+
+def test_an_id_that_is_used_again_does_not_prove_that_nothing_is_missing(folder: Path) -> None:
+    with running_hub(folder, anonymous=1) as hub:
+        for data in ("1", "2"):
+            hub.send("t", data, id="same")
+        with beside(folder / "hub.db") as database:
+            database.execute("DELETE FROM mercure_update")
+        stream = hub.subscribe({"match": "t", "last_event_id": "same"})
+        assert stream.reply.headers["mercure-last-event-id"] == "earliest"
+
+
 def _publish_all(hub: RunningHub, topic: str, values: list[str]) -> None:
     token = hub.token()
     requests = b"".join(

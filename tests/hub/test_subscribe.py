@@ -126,6 +126,18 @@ def test_head_has_the_headers_and_no_stream(hub: RunningHub) -> None:
     assert hub.request("HEAD", HUB_PATH).status == 400
 
 
+def test_head_tells_where_the_hub_is_and_keeps_the_connection(hub: RunningHub) -> None:
+    newest = hub.send("position", "1")
+    request = f"HEAD {HUB_PATH}?match=a HTTP/1.1\r\nHost: x\r\nLast-Event-ID:\r\n\r\n".encode()
+    with hub.connect() as sock:
+        for _ in range(2):
+            sock.sendall(request)
+            reply = read_reply(sock, is_head=True)[2]
+            assert reply.headers["mercure-last-event-id"] == newest
+            assert "connection" not in reply.headers
+            assert reply.body == b""
+
+
 def test_heartbeats_on_a_quiet_stream(folder: Path) -> None:
     with running_hub(folder, anonymous=1, heartbeat=1) as hub:
         stream = hub.subscribe({"match": "quiet"})
