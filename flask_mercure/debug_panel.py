@@ -12,12 +12,13 @@ from flask import g, has_request_context
 
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.publishing.signals import publish_failed, update_published
+from hub import INSTALL
 
 try:
     from flask_debugtoolbar.panels import DebugPanel
 except ImportError:
     raise ConfigurationError(
-        "the panel needs Flask-DebugToolbar, which is not installed: pip install 'flask-mercure[debug]'"
+        f"the panel needs Flask-DebugToolbar, which is not installed; {INSTALL.format('debug')}"
     ) from None
 
 if TYPE_CHECKING:

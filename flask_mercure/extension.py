@@ -28,6 +28,7 @@ from flask_mercure.topics.matchers import Topics
 from flask_mercure.updates import content
 from flask_mercure.updates.content import UNSET, Unset
 from flask_mercure.updates.update import Update
+from hub import INSTALL
 
 if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients
@@ -233,7 +234,7 @@ def _open_outbox(app: Flask, settings: ReliabilitySettings) -> KeepsUpdates:
         service = import_module("flask_mercure.outbox.service")
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"needs a package that is not installed ({error.name}): pip install 'flask-mercure[outbox]'"
+            f"needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
         ) from None
     outbox: KeepsUpdates = service.open_outbox(app, settings)
     return outbox

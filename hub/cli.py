@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from hub import __version__
+from hub import INSTALL, PACKAGES, __version__
 from hub.protocol.errors import StorageError, StorageUnusable
-from hub.protocol.identity import WELL_KNOWN
 from hub.protocol.keys import generate_pair, generate_secret
-from hub.setting_table import CONFIG, TABLE, Setting, reference
-from hub.settings import SettingError, load_settings
-from hub.variables import unknown_variables
+
+if TYPE_CHECKING:
+    from hub.setting_table import Setting
+# What needs a package of the extra is imported late: "keys" does without, and the others say what is missing.
 
 _FAILED, _REFUSED = 1, 2  # exit statuses; the shipped units start the hub again after the first one only
 _DESCRIPTION = "Streams Mercure updates to browsers and other clients."
@@ -40,12 +40,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words.pop(0) if words and not words[0].startswith("-") else "run"
+    try:
+        return _run(command, words)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in PACKAGES:
+            raise
+        return _refuse(f"a package that the hub needs is missing ({error.name}); {INSTALL.format('hub')}")
+
+
+def _run(command: str, words: list[str]) -> int:
     match command:
         case "run":
             return _serve(words)
         case "keys":
             return _keys(words)
         case "settings":
+            from hub.setting_table import reference  # noqa: PLC0415
+
             _command_parser("settings").parse_args(words)
             sys.stdout.write(reference())
             return 0
@@ -98,15 +109,18 @@ def _serve(words: Sequence[str]) -> int:
         return _refuse(f"{flag}: there is no such flag; see mercure-hub --help")
     given = vars(known)
     flags = {name: value for name, value in given.items() if value is not None}
+    from hub.settings import SettingError, load_settings  # noqa: PLC0415
+
     try:
         settings = load_settings(os.environ, flags)
     except SettingError as error:
         return _refuse(str(error))
-    # Imported late: "keys" and "--help" need neither gevent nor a database.
+    from hub.protocol.identity import WELL_KNOWN  # noqa: PLC0415
     from hub.server import logs  # noqa: PLC0415
     from hub.server.handover import tell_predecessor  # noqa: PLC0415
     from hub.server.sockets import notify  # noqa: PLC0415
     from hub.server.workers import serve  # noqa: PLC0415
+    from hub.variables import unknown_variables  # noqa: PLC0415
 
     try:
         logs.configure(settings.log_level, settings.log_format, settings.log_file, settings.access_log)
@@ -161,6 +175,8 @@ def _command_parser(command: str) -> _Parser:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from hub.setting_table import CONFIG, TABLE  # noqa: PLC0415
+
     commands = "\n".join(f"  mercure-hub {name:<10}{text}" for name, text in _COMMANDS.items())
     parser = _Parser(
         "mercure-hub",

@@ -19,7 +19,7 @@ _INTRODUCTION = """# Command line
 <!-- Made from the parsers by `make docs`; edit the texts there. -->
 
 `flask mercure` comes with the extension and runs in an app's context: `flask --app shop mercure ...`.
-`mercure-hub` comes with `flask-mercure[hub]`; `python -m hub` is the same. `--help` shows what stands here.
+`mercure-hub` needs the extra `hub`; `python -m hub` is the same. `--help` shows what stands here.
 """
 _INSTALLED = "/opt/mercure/bin/mercure-hub"  # in place of the path on this machine
 

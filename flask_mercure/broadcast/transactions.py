@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.publishing.settings import OnFailure
+from hub import INSTALL
 
 if TYPE_CHECKING:
     from flask_mercure.broadcast.rule import Topics
@@ -93,5 +94,5 @@ def _load(module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"this needs a package that is not installed ({error.name}): pip install 'flask-mercure[outbox]'"
+            f"this needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
         ) from None

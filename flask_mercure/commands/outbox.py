@@ -14,6 +14,7 @@ from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
 
 from flask_mercure.commands.words import errors_in_words
+from hub import INSTALL
 
 # SQLAlchemy comes with the outbox. The command line is there without it too, so nothing of it is
 # imported before a command runs.
@@ -39,7 +40,7 @@ def _load() -> None:
         import_module("sqlalchemy")
     except ModuleNotFoundError:
         raise click.ClickException(
-            "the outbox needs SQLAlchemy: pip install 'flask-mercure[outbox]'"
+            f"the outbox needs SQLAlchemy, which is not installed; {INSTALL.format('outbox')}"
         ) from None
 
 

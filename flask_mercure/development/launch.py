@@ -16,7 +16,6 @@ from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError
 from hub.protocol.keys import Key, PrivateKey
 
-_REQUIRED = ("gevent", "sqlalchemy", "httptools", "urlpattern", "re2")
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 
 
@@ -25,11 +24,11 @@ def check_packages() -> None:
 
     :raises ConfigurationError: the extra ``[hub]`` is not installed.
     """
-    missing = [name for name in _REQUIRED if find_spec(name) is None]
+    missing = [name for name in hub.PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
-            f"the hub needs packages that are not installed ({', '.join(missing)}): "
-            "pip install 'flask-mercure[hub]'"
+            f"the hub needs packages that are not installed ({', '.join(missing)}); "
+            f"{hub.INSTALL.format('hub')}"
         )
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from flask_mercure.errors import ConfigurationError, EncryptionError
+from hub import INSTALL
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey, OctKey, RSAKey
@@ -219,6 +220,6 @@ def joserfc_modules() -> Any:
         import joserfc.jwk  # noqa: PLC0415
     except ImportError:
         raise ConfigurationError(
-            "encrypted updates need joserfc: pip install 'flask-mercure[encryption]'"
+            f"encrypted updates need joserfc, which is not installed; {INSTALL.format('encryption')}"
         ) from None
     return joserfc

@@ -358,5 +358,5 @@ def test_hub_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started"))
     result = run(make_app(), "hub")
     assert result.exit_code == 1
-    assert "pip install 'flask-mercure[hub]'" in result.stderr
+    assert "pip install '.[hub]'" in result.stderr
     assert "(gevent)" in result.stderr
