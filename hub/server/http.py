@@ -68,8 +68,7 @@ class RequestReader:
         self._without_upgrade: Message | None = None
         self._head = 0
         self._fields = 0
-        self._body: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()  # one object, for a client may send it in thousands of pieces
         self._silent = 0
 
     def feed(self, octets: bytes) -> None:
@@ -125,8 +124,8 @@ class RequestReader:
         """A request begins."""
         self._message = self._without_upgrade or Message()
         self._in_head = self._without_upgrade is None
-        self._head = self._fields = self._size = self._silent = 0
-        self._body = []
+        self._head = self._fields = self._silent = 0
+        self._body = bytearray()
         self.started = True
 
     def on_url(self, url: bytes) -> None:
@@ -182,19 +181,18 @@ class RequestReader:
     def on_body(self, octets: bytes) -> None:
         """A piece of the content."""
         self._silent = 0
-        self._size += len(octets)
-        if self._size > self._max_body:
+        if len(self._body) + len(octets) > self._max_body:
             self._fail(_too_large(self._max_body))
         else:
-            self._body.append(octets)
+            self._body += octets
 
     def on_message_complete(self) -> None:
         """The request is complete."""
         message = self._message
         message.method = self._parser.get_method().decode("latin-1")
-        message.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        message.body = bytes(self._body)
         message.keep_alive = self._parser.should_keep_alive()
-        self._body = []
+        self._body = bytearray()
         self._silent = 0
         self.started = self.expects_continue = False
         if self._error is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -370,6 +371,22 @@ class TestLimits:
             b"a" * 900, b"Content-Length: 900"
         )
         assert len(read(octets * 5)) == 10
+
+
+def test_a_body_takes_no_more_memory_for_coming_in_small_pieces() -> None:
+    size = 1 << 20
+    octets = chunked(*[b"ab"] * (size // 2))
+    reader = RequestReader(size)
+    tracemalloc.start()
+    try:
+        for start in range(0, len(octets) - 100, 1 << 16):
+            reader.feed(octets[start : min(start + (1 << 16), len(octets) - 100)])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size / 2 < held < 2 * size
+    reader.feed(octets[-100:])
+    assert reader.ready[0].body == b"ab" * (size // 2)
 
 
 class TestAfterAnError:
