@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -24,7 +24,7 @@ from gevent.hub import Waiter
 from hub.fanout import endings
 from hub.fanout.engine import Engine, EngineLimits
 from hub.fanout.quota import Quota
-from hub.fanout.subscriber import Subscriber
+from hub.fanout.subscriber import GONE, Subscriber
 from hub.lookups import Lookups
 from hub.metrics.catalogue import CONNECTED, DELIVERIES, DELIVERY, ENDED, FAILED, QUEUE, SUBSCRIBERS, UPDATES
 from hub.metrics.tally import Board, Tally
@@ -34,11 +34,15 @@ from hub.protocol.grant import Scope
 from hub.protocol.matchers import Matcher
 from hub.protocol.subscription import Subscription, restored
 from hub.protocol.update import Update
-from hub.transport.interface import Entry, Page, Presence, Size, Transport
+from hub.replay_budget import ReplayBudget, Share
+from hub.transport.interface import MANY_TOPICS, Entry, Page, Presence, Size, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
 _PAGE = 500  # updates, or topics, read from the log at once
+_REPLAYS = 32 << 20  # bytes of history in memory, for all who read it
+_READING = 1 << 20  # bytes that a page of it takes while it is read and encoded
+_SMALL_PAGE = 32 << 10  # bytes of history that may be in memory before the replay begins
 _UPDATES_PER_TOPIC = 8  # in a part of the log in which it pays to look for topics first
 _AT_ONCE = 100  # subscriptions, or topics that patterns are tried on, between two pauses
 _TICK = 1.0
@@ -51,18 +55,51 @@ Outcome = StorageError | None
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Start:
     """Where a subscription begins.
 
     :param after: sequence of the last update that the subscriber has; ``None`` for "from now on".
     :param last_event_id: value of the ``Mercure-Last-Event-ID`` response header, or ``None``.
-    :param page: what comes after it, if that has been read already.
+    :param page: what comes after it, if that has been read already; ``replay`` takes it out.
     """
 
     after: int | None = None
     last_event_id: str | None = None
     page: Page | None = None
+
+    def take_page(self) -> Page | None:
+        """The page, which is referred to from nowhere else then."""
+        page, self.page = self.page, None
+        return page
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of the log, as it is asked for; see ``Transport.read``."""
+
+    after: int
+    upto: int
+    topics: frozenset[str] | None
+
+
+class Outlet(Protocol):
+    """Where the history of one subscriber goes."""
+
+    def offer(self, octets: memoryview) -> int:
+        """Send as much as goes without waiting.
+
+        :returns: how many bytes that is.
+        :raises OSError: the connection is broken.
+        """
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a moment, in which the client may make room.
+
+        :param seconds: how long at most.
+        :returns: it has made room; if not, it may have a little all the same.
+        :raises Exception: it has taken nothing for too long, or left.
+        """
 
 
 class Broker:
@@ -92,8 +129,11 @@ class Broker:
         self.quota = quota
         self.last_event_id = EARLIEST
         self.engine = Engine(limits, clock, self._gone)
+        self._limits = limits
         self._transport = transport
         self._lookups = Lookups()
+        self._budget = ReplayBudget(_REPLAYS)
+        self._reading: dict[Subscriber, str] = {}  # those that read history, and why they have to end
         self._announces = subscriptions
         self._backlog: deque[Entry] = deque()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
@@ -274,8 +314,9 @@ class Broker:
 
         :param reason: one of ``endings``.
         """
-        if self.engine.is_held(subscriber):
-            self.engine.release(subscriber)  # its replay ends when it sees that
+        if subscriber in self._reading:
+            self._reading[subscriber] = reason  # its replay ends when it sees that
+            self.engine.release(subscriber)
         else:
             self.engine.end(subscriber, reason)
 
@@ -350,65 +391,139 @@ class Broker:
                 page = self._transport.read(found, upto, topics, _PAGE)  # while we are in the thread
                 if page.oldest > found + 1:
                     return Start(0, EARLIEST)
+                if page.weight > _SMALL_PAGE:  # of thousands that come back at once each would have one
+                    page = None
             return Start(found, cursor, page)
 
         return self._lookups.do(look)
 
-    def replay(self, subscriber: Subscriber, start: Start) -> Iterator[bytes]:
-        """What a subscriber missed, as octets to be sent in order; afterwards ``start`` it.
-
-        It ends early, with the subscriber released, when the subscriber's time is over, and when updates were
-        discarded that the subscriber should still get: its client comes back, and is told so.
+    def replay(self, subscriber: Subscriber, start: Start, outlet: Outlet) -> bool:
+        """Send a subscriber what it missed; afterwards ``start`` it.
 
         :param start: what ``locate`` found.
+        :returns: false when the stream has to end: its time is over, or somebody ended it, or updates were
+            discarded that it should still get. Its client comes back, and is told so.
         :raises StorageError: the log cannot be read; the connection has to end.
+        :raises Exception: what the outlet raises.
         """
-        after, page = start.after or 0, start.page
+        if start.after is None:
+            return True
+        self._reading[subscriber] = ""
+        after = start.after
         topics = _exact_topics(subscriber.matchers)
         wanted = Scope(subscriber.matchers)
         pause = _FIRST_LOOK
         while self.engine.dispatched < after:  # its last update is stored and not yet sent to the others
-            if self.clock() >= subscriber.ends_at:
-                self.engine.release(subscriber)
-                return
+            if self._is_over(subscriber):
+                return False
             gevent.sleep(pause)  # ever longer: there may be thousands, and a process with much to do
             pause = min(2 * pause, _LAST_LOOK)
         boundary = self.engine.dispatched  # what comes later may have other topics
         selected: frozenset[str] | None = None
-        if topics is None and page is None:
+        if start.page is not None:
+            reached = self._pass_on(
+                subscriber, wanted, _Part(after, start.page.reached, topics), start, outlet
+            )
+            if reached is None:
+                return False
+            after = reached
+        elif topics is None:
             selected = self._selected(subscriber.matchers, wanted, after, boundary)
         is_held = False
         while True:
-            if page is None:
-                if not is_held:
-                    upto = self.engine.dispatched
-                    is_held = upto - after <= _PAGE
-                    if is_held:  # what comes after this boundary is collected by the engine
-                        self.engine.hold(subscriber)
-                if after >= upto:
-                    return
-                read = partial(self._transport.read, after, upto, topics, _PAGE)
-                if selected is not None and after < boundary:
-                    read = partial(self._transport.read, after, min(upto, boundary), selected, _PAGE)
-                page = self._lookups.do(read)
-            if after and page.oldest > after + 1:
-                _log.warning(
-                    "the replay for %s is ended: updates %d to %d were discarded before they could be sent; "
-                    "keep more history (MERCURE_HISTORY_SIZE, MERCURE_HISTORY_MAX_AGE)",
-                    subscriber.peer,
-                    after + 1,
-                    page.oldest - 1,
-                )
-                self.engine.release(subscriber)
-                return
-            updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
-            if self.clock() >= subscriber.ends_at:
-                self.engine.release(subscriber)
-                return
-            for octets in self.engine.encoded(updates, subscriber.form):
-                yield octets
-                gevent.sleep(0)
-            after, page = page.reached, None
+            if not is_held:
+                upto = self.engine.dispatched
+                is_held = upto - after <= _PAGE
+                if is_held:  # what comes after this boundary is collected by the engine
+                    self.engine.hold(subscriber)
+            if after >= upto:
+                return not self._is_over(subscriber)
+            part = _Part(after, upto, topics)
+            if selected is not None and after < boundary:
+                part = _Part(after, min(upto, boundary), selected)
+            reached = self._pass_on(subscriber, wanted, part, start, outlet)
+            if reached is None:
+                return False
+            after = reached
+
+    def _is_over(self, subscriber: Subscriber) -> bool:
+        """Whether a subscriber that reads history has to end; the reason is noted."""
+        reason = self._reading[subscriber]
+        if not reason and self.clock() >= subscriber.ends_at:
+            reason = endings.TIME_IS_OVER
+        elif not reason and subscriber.pending is GONE:  # the engine collected no more
+            reason = endings.behind(self._limits.buffer)
+        self._reading[subscriber] = reason
+        return bool(reason)
+
+    def _pass_on(
+        self, subscriber: Subscriber, wanted: Scope, part: _Part, start: Start, outlet: Outlet
+    ) -> int | None:
+        """Send a part of the history, as much as one page has.
+
+        While the client takes its time, nothing but the bytes to be sent is in memory, and when others need
+        the memory not even those: then they are read again.
+
+        :param start: may have the page.
+        :returns: up to where, or ``None`` when the stream has to end.
+        """
+        share = Share()
+        page = start.take_page()
+        if page is not None and not self._budget.take(share, page.weight, 0):
+            page = None
+        sent = first_hash = 0
+        try:
+            while not self._is_over(subscriber):
+                if share.octets is None:
+                    if page is None and not self._take_memory(share, subscriber):
+                        continue
+                    page = page or self._lookups.do(
+                        partial(self._transport.read, part.after, part.upto, part.topics, _PAGE)
+                    )
+                    part = _Part(part.after, page.reached, part.topics)
+                    octets = self._encoded(subscriber, wanted, page)
+                    if (part.after and page.oldest > part.after + 1) or (sent and hash(octets) != first_hash):
+                        self._note_discarded(subscriber, part, page)
+                        return None
+                    share.octets = octets
+                    self._budget.resize(share, len(octets))
+                    page = None
+                    del octets
+                sent += outlet.offer(memoryview(share.octets)[sent:])
+                if sent == len(share.octets):
+                    return part.upto
+                first_hash = hash(share.octets)
+                self._budget.lend(share)
+                has_room = outlet.wait(_TICK)
+                while not (self._budget.keep(share) or has_room or self._is_over(subscriber)):
+                    has_room = outlet.wait(_TICK)
+        finally:
+            self._budget.release(share)
+        return None
+
+    def _take_memory(self, share: Share, subscriber: Subscriber) -> bool:
+        """Wait for memory to read a page, until the subscriber's time is over."""
+        left = subscriber.ends_at - self.clock()
+        return self._budget.take(share, _READING, None if left == float("inf") else left)
+
+    def _encoded(self, subscriber: Subscriber, wanted: Scope, page: Page) -> bytes:
+        """What a subscriber gets of a page, in its form; the same for the same page."""
+        updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
+        pieces = []
+        for octets in self.engine.encoded(updates, subscriber.form):
+            pieces.append(octets)
+            gevent.sleep(0)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _note_discarded(self, subscriber: Subscriber, part: _Part, page: Page) -> None:
+        self._reading[subscriber] = endings.DISCARDED
+        _log.warning(
+            "the replay for %s is ended: updates %d to %d were discarded before they could be sent; "
+            "keep more history (MERCURE_HISTORY_SIZE, MERCURE_HISTORY_MAX_AGE)",
+            subscriber.peer,
+            part.after + 1,
+            max(page.oldest - 1, part.after + 1),
+        )
 
     def _selected(
         self, matchers: Sequence[Matcher], wanted: Scope, after: int, upto: int
@@ -427,6 +542,8 @@ class Broker:
             page = self._lookups.do(partial(self._transport.topics, after, upto, beyond, _PAGE))
             count += len(page.topics)
             found += filter(wanted.covers, _with_pauses(page.topics))
+            if len(found) > MANY_TOPICS:
+                return None
             if page.beyond is None:
                 return frozenset(found) if len(found) <= count // 2 else None
             beyond = page.beyond
@@ -435,18 +552,20 @@ class Broker:
     def start(self, subscriber: Subscriber) -> None:
         """Send a subscriber all updates from now on, and tell of its subscriptions."""
         # First, for the engine may find that it has left, and then its end is announced.
-        self.tally.add(SUBSCRIBERS, 1, "sse" if subscriber.websocket is None else "websocket")
+        self._note_accepted(subscriber)
         self._announce(subscriber, active=True)
+        self._reading.pop(subscriber, None)
         self.engine.start(subscriber)
 
-    def is_held(self, subscriber: Subscriber) -> bool:
-        """Whether the engine still collects updates for a subscriber that reads history."""
-        return self.engine.is_held(subscriber)
+    def abandon(self, subscriber: Subscriber, reason: str) -> None:
+        """Forget a subscriber that left before ``start``.
 
-    def abandon(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber that left before ``start``."""
+        :param reason: why, unless the broker knows better.
+        """
         self.engine.release(subscriber)
         self.quota.leave(subscriber)
+        self._note_accepted(subscriber)
+        self._note_end(subscriber, self._reading.pop(subscriber, "") or reason)
 
     def subscriptions(self, value: str | None = None) -> Iterator[Subscription]:
         """The subscriptions that are active now, in all processes; with pauses, for there may be many.
@@ -460,10 +579,20 @@ class Broker:
             yield from _subscriptions(subscriber)
         yield from _with_pauses(others)
 
+    def everyone(self) -> list[Subscriber]:
+        """All subscribers, with those that still read history."""
+        return [*self._reading, *self.engine]
+
     def _gone(self, subscriber: Subscriber, reason: str) -> None:
         self.quota.leave(subscriber)
-        self.tally.add(ENDED, 1, endings.kind(reason))
         self._announce(subscriber, active=False)
+        self._note_end(subscriber, reason)
+
+    def _note_accepted(self, subscriber: Subscriber) -> None:
+        self.tally.add(SUBSCRIBERS, 1, "sse" if subscriber.websocket is None else "websocket")
+
+    def _note_end(self, subscriber: Subscriber, reason: str) -> None:
+        self.tally.add(ENDED, 1, endings.kind(reason))
         if _log.isEnabledFor(logging.INFO):
             _log.info(
                 "subscriber %s left after %.0f s: %s",

@@ -29,7 +29,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "hub.fanout": ("hub.protocol",),
     "hub.metrics": ("hub.protocol",),
     "hub.lookups": ("hub.protocol",),
-    "hub.broker": ("hub.protocol", "hub.transport", "hub.fanout", "hub.metrics", "hub.lookups"),
+    "hub.replay_budget": (),
+    "hub.broker": (
+        *("hub.protocol", "hub.transport", "hub.fanout", "hub.metrics", "hub.lookups", "hub.replay_budget"),
+    ),
     "flask_mercure": ("hub.protocol",),
 }
 # The parts of flask_mercure, each of which knows those above it only, and of these the ones named here.

@@ -8,6 +8,8 @@ HUB_STOPS = "the hub stops"
 ANOTHER_TAKES_OVER = "another hub takes over"
 KEY_IS_GONE = "the key of its token is not trusted any more"
 INCOMPLETE = "an update could not be sent"
+DISCARDED = "updates that it should still get were discarded"
+UNREADABLE = "the history could not be read"
 
 _TOOK_NOTHING = "took nothing for"
 _BEHIND = "more than"
@@ -19,6 +21,8 @@ _KINDS = {
     HUB_STOPS: "stop",
     ANOTHER_TAKES_OVER: "handover",
     INCOMPLETE: "incomplete",
+    DISCARDED: "incomplete",
+    UNREADABLE: "incomplete",
     KEY_IS_GONE: "key",
 }
 _BEGINNINGS = {_TOOK_NOTHING: "slow", _BEHIND: "slow", _VIOLATION: "violation"}

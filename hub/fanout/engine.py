@@ -35,6 +35,7 @@ from hub.fanout.framing import (
 )
 from hub.fanout.index import Index
 from hub.fanout.parting import Parting
+from hub.fanout.progress import unsent
 from hub.fanout.subscriber import GONE, Subscriber
 from hub.fanout.timetable import Timetable
 from hub.fanout.writer import Writer
@@ -113,7 +114,7 @@ class Engine:
         self._timetable = Timetable(clock())
         self._epoll = select.epoll()
         self._by_fd: dict[int, Subscriber] = {}
-        self._stalled: dict[Subscriber, None] = {}
+        self._stalled: dict[Subscriber, int] = {}  # with what had not been acknowledged at the last look
         self._held: dict[Subscriber, None] = {}
         self._parting = Parting()
         self._in_form = [0 for _ in ALL_FORMS]
@@ -421,7 +422,7 @@ class Engine:
 
     def _stall(self, subscriber: Subscriber, now: float) -> None:
         if subscriber not in self._stalled:
-            self._stalled[subscriber] = None
+            self._stalled[subscriber] = 0
             subscriber.stalled_at = now
 
     @property
@@ -506,11 +507,12 @@ class Engine:
         now = self._clock()
         self._parting.tick(now)
         if self._limits.dispatch_timeout:
-            for subscriber in list(self._stalled):
+            for subscriber, before in list(self._stalled.items()):
+                self._stalled[subscriber] = unsent(subscriber.fd)
+                if self._stalled[subscriber] < before:  # slow, and alive
+                    subscriber.stalled_at = now
                 if now - subscriber.stalled_at < self._limits.dispatch_timeout:
                     continue
-                # The kernel reports a socket only when a good part of its buffer is free. Who reads slowly
-                # has made some room before that.
                 self._flush(subscriber, now)
                 if now - subscriber.stalled_at >= self._limits.dispatch_timeout and subscriber.pending:
                     self.drop(subscriber, endings.took_nothing(self._limits.dispatch_timeout))

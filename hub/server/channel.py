@@ -10,6 +10,8 @@ import ssl
 import gevent
 from gevent.hub import Waiter
 
+from hub.fanout.progress import unsent
+
 READ, WRITE = 1, 2
 _SIZE = 64 << 10
 
@@ -27,10 +29,11 @@ class Channel:
     :param fd: descriptor of a socket that is connected and non-blocking.
     """
 
-    __slots__ = ("_fd", "_has_sent", "_tls")
+    __slots__ = ("_awaits", "_fd", "_has_sent", "_tls")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._awaits = WRITE
         self._has_sent = False
         self._tls: ssl.SSLSocket | None = None
 
@@ -94,6 +97,37 @@ class Channel:
                 if sent == len(rest):
                     return
                 rest = memoryview(rest)[sent:]
+
+    def offer(self, octets: memoryview) -> int:
+        """Send as much as goes without waiting.
+
+        :returns: how many bytes that is. What is left has to be offered again, unchanged.
+        :raises OSError: the connection is broken.
+        """
+        self._has_sent = True
+        sent = 0
+        while sent < len(octets):
+            rest = octets[sent:]
+            try:
+                sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._awaits = WRITE
+                break
+            except ssl.SSLWantReadError:
+                self._awaits = READ
+                break
+        return sent
+
+    def has_room(self, seconds: float) -> bool:
+        """Wait until more can be offered.
+
+        :returns: false when that takes longer.
+        """
+        return is_ready(self._fd, self._awaits, seconds)
+
+    def unsent(self) -> int:
+        """How many bytes the other side has not acknowledged."""
+        return unsent(self._fd)
 
     def detach(self) -> tuple[int, ssl.SSLSocket | None]:
         """Give the descriptor away; the channel is of no more use."""

@@ -14,6 +14,7 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.endpoints.routes import cors, route
 from hub.endpoints.subscribe import Stream
+from hub.fanout import endings
 from hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from hub.fanout.subscriber import Subscriber
 from hub.metrics.catalogue import ANSWERS, REFUSED
@@ -28,12 +29,12 @@ from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.channel import Channel, Timeout
 from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head, encode_switch
+from hub.server.outlet import Outlet
 
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
 _LAST_LOOK = 0.1  # the same when the hub stops
 _WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
 _SEND = 30.0
-_HISTORY_PIECE = 256 << 10
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _OF_ANY_URL = frozenset({HEALTH, LIVE, READY})
@@ -183,6 +184,7 @@ class Connection:
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
+            message.body = request.body = b""  # not for as long as the history takes
             if result.accept is not None:
                 return self._stream(result, request, encode_switch(result.headers, now), WEBSOCKET)
             head = encode_stream_head(
@@ -217,33 +219,25 @@ class Connection:
             websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
         )
         broker.quota.enter(subscriber)
+        reason = endings.CLOSED_BY_CLIENT
         is_complete = False
         try:
             self._channel.send(head, _SEND)
-            if stream.start.after is not None:
-                for octets in broker.replay(subscriber, stream.start):
-                    self._send_history(octets, subscriber)
-            # Not held any more: its time is over, or it fell behind further than the engine keeps.
-            is_complete = stream.start.after is None or broker.is_held(subscriber)
+            outlet = Outlet(self._channel, self._site.replay_timeout, broker.clock)
+            is_complete = broker.replay(subscriber, stream.start, outlet)
         except StorageError as error:
             _log.error("a replay was cut: %s", error)
+            reason = endings.UNREADABLE
+        except Timeout:
+            reason = endings.took_nothing(self._site.replay_timeout)
         finally:
             if not is_complete:
                 self._closing = True  # the stream has begun: no other answer can follow it
-                broker.abandon(subscriber)
+                broker.abandon(subscriber, reason)
         if is_complete:
             subscriber.fd, subscriber.tls = self._channel.detach()
             broker.start(subscriber)
         return is_complete
-
-    def _send_history(self, octets: bytes, subscriber: Subscriber) -> None:
-        """Send a page of history, and not a moment longer than the subscriber's token is valid."""
-        clock = self._site.hub.broker.clock
-        for start in range(0, len(octets), _HISTORY_PIECE):
-            left = subscriber.ends_at - clock()
-            if left <= 0:
-                raise Timeout
-            self._channel.send(octets[start : start + _HISTORY_PIECE], min(self._site.replay_timeout, left))
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Answer what could not be read as a request, and end the connection."""

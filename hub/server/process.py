@@ -316,7 +316,7 @@ class Process:
         """End the streams whose token would be refused now, for its key was taken away."""
         trusted: dict[int, bool] = {}  # by the identity of a key: those of RSA have no hash
         untrusted = []
-        for subscriber in self._broker.engine.everyone():
+        for subscriber in self._broker.everyone():
             key = subscriber.grant.key
             if key is not None and id(key) not in trusted:
                 trusted[id(key)] = self._verifier.trusts(key, "subscribe")

@@ -10,6 +10,11 @@ from typing import Generic, Protocol, TypeVar
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 
+MANY_TOPICS = 1000
+"""Number of topics from which on ``read`` may leave out nothing: whoever asks has to look at the updates."""
+
+_OBJECTS = 400  # bytes of an entry beside its data
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -21,10 +26,15 @@ class Entry:
     sequence: int
     update: Update
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes in memory."""
+        return _OBJECTS + len(self.update.data)
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A part of the log, bounded in updates and in octets.
+    """A part of the log, bounded in updates and in bytes.
 
     :param entries: oldest first.
     :param reached: sequence up to which there is nothing more to read.
@@ -35,6 +45,11 @@ class Page:
     entries: Sequence[Entry]
     reached: int
     oldest: int
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes in memory."""
+        return sum(entry.weight for entry in self.entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +143,8 @@ class Transport(Protocol[Ticket]):
 
         :param after: sequence before the first wanted.
         :param upto: last sequence wanted.
-        :param topics: leave out updates that have none of these topics; ``None``: leave out nothing.
+        :param topics: leave out updates that have none of these topics, unless they are more than
+            ``MANY_TOPICS``; ``None``: leave out nothing.
         :param limit: entries to return at most.
         """
 

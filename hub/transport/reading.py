@@ -13,17 +13,16 @@ import sqlalchemy as sa
 
 from hub.transport import schema
 from hub.transport.append import Statement
-from hub.transport.interface import Entry, Page, TopicPage
+from hub.transport.interface import MANY_TOPICS, Entry, Page, TopicPage
 
 Row = Sequence[Any]
 
 _FEW = 128  # topics that are looked up one by one: more than one request can name
-_MOST = 1000  # topics that are looked up; of more, everything is read
 _WINDOW = 10_000  # places that are looked through for many topics at once, to begin with
 _CONNECTIONS = 3  # of the engine's, which has some more
 _BLOCK = 16  # places that one statement reads
 _ROWS = 10  # fetched at once: large updates must not all be in memory
-_MAX_PAGE = 4 << 20
+_MAX_PAGE = 256 << 10  # bytes in memory; one update may be more
 
 
 class Reader:
@@ -68,7 +67,11 @@ class Reader:
     def _entries(
         self, after: int, upto: int, topics: Collection[str] | None, limit: int
     ) -> tuple[list[Entry], int]:
-        hashes = None if topics is None or len(topics) > _MOST else {schema.topic_hash(one) for one in topics}
+        hashes = (
+            None
+            if topics is None or len(topics) > MANY_TOPICS
+            else {schema.topic_hash(one) for one in topics}
+        )
         if hashes is not None and len(hashes) > _FEW:
             with self._engine.connect() as connection:
                 places, upto = _in_windows(connection, after, upto, hashes, limit)
@@ -168,11 +171,11 @@ def _page(rows: Iterable[Row], upto: int, limit: int) -> tuple[list[Entry], int]
     :returns: and what is reached.
     """
     entries: list[Entry] = []
-    octets = 0
+    weight = 0
     for row in rows:
         entries.append(schema.entry(row))
-        octets += len(entries[-1].update.data)
-        if octets >= _MAX_PAGE or len(entries) == limit:
+        weight += entries[-1].weight
+        if weight >= _MAX_PAGE or len(entries) == limit:
             return entries, entries[-1].sequence
     return entries, upto
 

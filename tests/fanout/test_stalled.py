@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from hub.fanout import engine
 from hub.fanout.engine import EngineLimits
 from tests.fanout.bench import Bench, Reader, encoded, exact, ids
 
@@ -104,6 +105,21 @@ def test_one_who_reads_slowly_takes_something_before_the_kernel_reports_it(bench
     assert reader.subscriber.pending_size < pending
     read_all(bench, reader)
     assert reader.ids() == ids(entries)
+
+
+def test_one_who_acknowledges_is_alive_before_a_write_goes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([*range(5000, 4900, -1), *[4901] * 100])
+    monkeypatch.setattr(engine, "unsent", lambda _fd: next(left))
+    bench.connect(exact("a"), small=True)
+    bench.publish("a", data=LARGE)
+    for _ in range(100):
+        bench.tick(1)
+    assert bench.gone == []
+    for _ in range(5):
+        bench.tick(1)
+    assert bench.reasons() == ["took nothing for 5 s"]
 
 
 def test_one_who_caught_up_is_not_stalled_any_more(bench: Bench) -> None:

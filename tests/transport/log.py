@@ -62,7 +62,13 @@ class Log:
         return [entry for commit in commits for entry in commit.entries]
 
     def everything(self) -> list[Entry]:
-        return list(self.transport.read(0, 1 << 60, None, 1 << 30).entries)
+        entries: list[Entry] = []
+        reached, end = 0, 1 << 60
+        while reached < end:
+            page = self.transport.read(reached, end, None, 1 << 30)
+            entries += page.entries
+            reached = page.reached
+        return entries
 
     def sequences(self) -> list[int]:
         return [entry.sequence for entry in self.everything()]

@@ -1,0 +1,136 @@
+"""Histories for clients that take their time: none is cut for it, and none keeps another one waiting."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from hub import broker
+from hub.transport.interface import Page
+from hub.transport.reading import Reader
+from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, read_reply, running_hub
+from tests.hub.test_compression import BROWSER
+from tests.hub.websocket import client, messages
+from tests.metrics.test_tally import of, samples
+from tests.transport.log import beside
+
+pytestmark = pytest.mark.minutes
+
+MANY = 12
+LARGE = "0123456789abcdef" * 50_000
+
+
+def fill(hub: RunningHub) -> list[str]:
+    """More history than the kernel holds for a connection."""
+    expected = [f"{number}{LARGE}" for number in range(MANY)]
+    for data in expected:
+        hub.send("t", data)
+    return expected
+
+
+def subscribe(hub: RunningHub, **headers: str) -> Stream:
+    """A client with a small buffer, which has read no more than the head."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+    sock.settimeout(TIMEOUT)
+    sock.connect(("127.0.0.1", hub.port))
+    fields = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    target = f"{HUB_PATH}?match=t&last_event_id=earliest"
+    sock.sendall(f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{hub.port}\r\n{fields}\r\n".encode())
+    _, rest, reply = read_reply(sock, only_head=True)
+    assert reply.status == 200
+    stream = Stream(sock, rest, reply)
+    hub._open.append(stream)
+    return stream
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often each part of the history was read, by where it begins."""
+    counts: Counter[int] = Counter()
+    page = Reader.page
+
+    def noted(reader: Reader, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
+        counts[after] += 1
+        return page(reader, after, upto, topics, limit)
+
+    monkeypatch.setattr(Reader, "page", noted)
+    return counts
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Memory for the history of one client at a time."""
+    monkeypatch.setattr(broker, "_REPLAYS", 1 << 20)
+    yield
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_clients_that_stand_still_keep_nobody_from_the_history(folder: Path, reads: Counter[int]) -> None:
+    with running_hub(folder, anonymous=1, dispatch_timeout=0, compression="zstd") as hub:
+        expected = fill(hub)
+        still = [subscribe(hub) for _ in range(3)] + [subscribe(hub, Accept_Encoding=BROWSER)]
+        with client(hub, {"match": "t", "last_event_id": "earliest"}) as socket_still:
+            other = hub.subscribe({"match": "t", "last_event_id": "earliest"})
+            assert other.take(MANY) == expected
+            hub.send("t", "live")
+            assert other.take(1) == ["live"]
+            for stream in still:  # each goes on where it stood, to the byte
+                assert stream.take(MANY + 1) == [*expected, "live"]
+            assert [one["data"] for one in messages(socket_still, MANY + 1)] == [*expected, "live"]
+    assert max(reads.values()) > 6  # some were read again, for their memory had been taken away
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_history_that_changes_while_a_client_stands_still_ends_its_stream(folder: Path) -> None:
+    """Of what was read again the beginning has been sent, so it has to be the same."""
+    with running_hub(folder, anonymous=1, dispatch_timeout=0) as hub:
+        expected = fill(hub)
+        stream = subscribe(hub)
+        other = hub.subscribe({"match": "t", "last_event_id": "earliest"})
+        assert other.take(MANY) == expected  # with the memory of the first one
+        with beside(folder / "hub.db") as database:
+            database.execute("DELETE FROM mercure_update")
+        got = []
+        with pytest.raises(EOFError):
+            while True:
+                got.append(stream.next().data)
+        assert got == expected[: len(got)]
+
+
+def test_one_who_reads_slowly_is_not_cut(folder: Path) -> None:
+    """The kernel calls its socket writable when a third of the buffer is free, which takes it too long."""
+    with running_hub(folder, anonymous=1, dispatch_timeout=0.5) as hub:
+        expected = fill(hub)
+        stream = subscribe(hub)
+        slowly = b""
+        for _ in range(20):  # far longer than one may take nothing
+            slowly += stream.sock.recv(1 << 14)
+            time.sleep(0.1)
+        stream._take(slowly)
+        assert stream.take(MANY) == expected
+
+
+def test_one_who_takes_nothing_is_cut_logged_and_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hub.subscriber")
+    with running_hub(folder, anonymous=1, dispatch_timeout=0.5, metrics=1) as hub:
+        fill(hub)
+        stream = subscribe(hub)
+        figure = "mercure_subscribers_ended_total"
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            assert time.monotonic() < deadline
+            values = samples(hub.get(path="/metrics").text)
+            if values[of(figure, reason="slow")]:
+                break
+        assert values[of("mercure_subscribers_total", transport="sse")] == 1
+        assert stream.ended()
+    assert [message for message in caplog.messages if "took nothing for 0.5 s" in message]

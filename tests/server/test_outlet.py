@@ -1,0 +1,92 @@
+"""Slow is not still: when a client that reads history is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub.server.channel import Timeout
+from hub.server.outlet import Outlet
+
+PATIENCE = 5.0
+DATA = memoryview(b"x" * 100)
+
+
+class Channel:
+    """A channel by the numbers: ``takes`` is what the next offer brings away, ``waiting`` the send queue."""
+
+    def __init__(self) -> None:
+        self.takes = 0
+        self.waiting = 1000
+        self.room = False
+        self.now = 50.0
+
+    def offer(self, octets: memoryview) -> int:
+        taken, self.takes = min(self.takes, len(octets)), 0
+        return taken
+
+    def has_room(self, seconds: float) -> bool:
+        if not self.room:
+            self.now += seconds
+        return self.room
+
+    def unsent(self) -> int:
+        return self.waiting
+
+
+@pytest.fixture
+def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+def outlet(channel: Channel) -> Outlet:
+    return Outlet(channel, PATIENCE, lambda: channel.now)
+
+
+def test_one_who_takes_nothing_is_given_up_when_the_time_is_over(channel: Channel, outlet: Outlet) -> None:
+    for _ in range(4):
+        assert not outlet.offer(DATA)
+        assert not outlet.wait(1.0)
+    with pytest.raises(Timeout):
+        outlet.wait(1.0)
+    assert channel.now == 55.0
+
+
+def test_one_whose_socket_is_never_writable_goes_on_while_it_acknowledges(
+    channel: Channel, outlet: Outlet
+) -> None:
+    for _ in range(100):
+        assert not outlet.offer(DATA)
+        for _ in range(4):
+            assert not outlet.wait(1.0)
+        channel.waiting -= 1
+    assert channel.now == 450.0
+
+
+def test_the_time_begins_anew_with_each_byte_that_is_taken(channel: Channel, outlet: Outlet) -> None:
+    for _ in range(10):
+        for _ in range(4):
+            assert not outlet.wait(1.0)
+        channel.takes = 1
+        channel.waiting += 1
+        assert outlet.offer(DATA) == 1
+    for _ in range(4):
+        outlet.wait(1.0)
+    with pytest.raises(Timeout):
+        outlet.wait(1.0)
+
+
+def test_the_time_that_the_hub_takes_does_not_count(channel: Channel, outlet: Outlet) -> None:
+    channel.room = True
+    assert outlet.wait(1.0)
+    channel.now += 100  # memory for the next page had to be waited for
+    channel.room = False
+    assert not outlet.offer(DATA)
+    assert not outlet.wait(1.0)
+
+
+def test_a_patience_below_the_pause_counts(channel: Channel) -> None:
+    outlet = Outlet(channel, 0.25, lambda: channel.now)
+    with pytest.raises(Timeout):
+        outlet.wait(1.0)
+    assert channel.now == 50.25
