@@ -43,11 +43,13 @@ from flask_mercure.publishing.signals import publish_failed, update_published
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Refused, Subscription
 from flask_mercure.tokens.factory import CreatesTokens, TokenFactory
-from flask_mercure.topics.matchers import URLPattern
+from flask_mercure.topics.building import build_topic
+from flask_mercure.topics.matchers import EVERYTHING, URITemplate, URLPattern
 from flask_mercure.updates.update import Update
 from hub.protocol.event_stream import Event
 
 __all__ = [
+    "EVERYTHING",
     "ActiveSubscription",
     "ActiveSubscriptions",
     "ConfigurationError",
@@ -71,8 +73,10 @@ __all__ = [
     "Subscription",
     "TokenError",
     "TokenFactory",
+    "URITemplate",
     "URLPattern",
     "Update",
+    "build_topic",
     "publish_failed",
     "update_published",
 ]

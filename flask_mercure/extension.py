@@ -24,7 +24,8 @@ from flask_mercure.publishing.reliability import KeepsUpdates
 from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings
 from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.matchers import Topics
+from flask_mercure.topics.building import build_topic
+from flask_mercure.topics.matchers import Topics, URLPattern
 from flask_mercure.updates import content
 from flask_mercure.updates.content import UNSET, Unset
 from flask_mercure.updates.update import Update
@@ -112,6 +113,8 @@ class Mercure(Hub):
         state = MercureState(MappingProxyType(hubs), default)
         page.install(app, state)
         app.add_template_global(_template_url(state), "mercure_url")
+        app.add_template_global(build_topic, "mercure_topic")
+        app.add_template_global(URLPattern.build, "mercure_pattern")
         reliability.init_app(app, delivery.send, _open_outbox)
         app.extensions[KEY] = state
 

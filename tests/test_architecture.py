@@ -52,7 +52,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
     "pages": ("errors", "topics", "cookies", "configuration", "state"),
     "outbox": ("errors", "encryption", "updates", "state", "publishing"),
-    "broadcast": ("errors", "updates", "state", "publishing", "outbox"),
+    "broadcast": ("errors", "topics", "updates", "state", "publishing", "outbox"),
     "hub": (
         *("topics", "encryption", "updates", "state", "publishing", "reading", "grants", "pages"),
         "broadcast",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask, make_response
 
-from flask_mercure import HubUnreachable, Mercure, PublishError, URLPattern
+from flask_mercure import HubUnreachable, Mercure, PublishError, URITemplate, URLPattern
 from hub.protocol.keys import generate_pair
 from tests.hub.running import SECRET, RunningHub, running_hub
 from tests.hub.test_streams import self_signed
@@ -70,7 +70,7 @@ def test_the_earlier_generation(folder: Path) -> None:
     with running_hub(folder, protocol="0.x") as hub:
         app, mercure = application(hub, MERCURE_PROTOCOL="0.x")
         with app.test_request_context():
-            token = mercure.create_token(subscribe=["https://example.com/{id}"])
+            token = mercure.create_token(subscribe=[URITemplate("https://example.com/{id}")])
             stream = hub.subscribe({"topic": "https://example.com/{id}"}, token)
             mercure.publish("https://example.com/1", "x", private=True)
             assert stream.take(1) == ["x"]

@@ -23,7 +23,7 @@ import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from flask import (
     Blueprint,
@@ -42,7 +42,7 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from flask_mercure import Grants, Mercure, PublishError, URLPattern
+from flask_mercure import Grants, Mercure, PublishError, URLPattern, build_topic
 
 TOPICS = "https://chat.example"  # a name and not an address: nothing is ever fetched from there
 ROOMS = {
@@ -85,7 +85,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 
 def user_topic(person: str) -> str:
     """Topic of what one person may read."""
-    return f"{TOPICS}/users/{quote(person, safe='')}"
+    return build_topic(TOPICS + "/users/{}", person)
 
 
 def person_id(name: str) -> str:
@@ -151,10 +151,10 @@ def may_read() -> Grants | None:
     namespace = urlsplit(mercure.url()).path + "/subscriptions"
     return Grants(
         [
-            URLPattern(f"{TOPICS}/rooms/:room"),
+            URLPattern(TOPICS + "/rooms/:room"),
             user_topic(person["id"]),
             namespace,  # the list of subscriptions, and below it their events
-            URLPattern(f"{namespace}/exact/:match/:subscriber"),
+            URLPattern(namespace + "/exact/:match/:subscriber"),
         ],
         payload=person,
         user=person["id"],
@@ -183,9 +183,9 @@ def chat(room: str | None = None, person: str | None = None) -> ResponseReturnVa
     # is open, the cursor) is added by stream.js.
     stream = mercure.url(
         [
-            URLPattern(f"{TOPICS}/rooms/:room"),
+            URLPattern(TOPICS + "/rooms/:room"),
             user_topic(reader["id"]),
-            URLPattern(f"{urlsplit(mercure.url()).path}/subscriptions/exact/:match/:subscriber"),
+            URLPattern(urlsplit(mercure.url()).path + "/subscriptions/exact/:match/:subscriber"),
         ]
     )
     page = {
@@ -214,7 +214,7 @@ def send() -> ResponseReturnValue:
         if not _ROOM.fullmatch(room):
             abort(422, "A room's name has 1 to 32 small letters, digits or hyphens.")
         message["room"] = room
-        topics = [f"{TOPICS}/rooms/{room}"]
+        topics = [build_topic(TOPICS + "/rooms/{}", room)]
     elif isinstance(person, str) and room is None:
         name = clean_name(person[:200])
         if name is None or person_id(name) == author["id"]:

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request
 from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity, jwt_required
 
-from flask_mercure import Mercure, URLPattern
+from flask_mercure import Mercure, URLPattern, build_topic
 
 mercure = Mercure()
 jwt_manager = JWTManager()
@@ -62,12 +62,17 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     return app
 
 
+def orders_of(name: str) -> str:
+    """The topic of a user's orders; whatever a name holds, it is that user's alone."""
+    return build_topic("/users/{}/orders", name)
+
+
 def login() -> Response:
     """Sign in: a token for the API in the answer, a token for the hub in a cookie."""
     name = request.get_json()["name"]  # an app that is none asks for a password
     response = jsonify(access_token=create_access_token(identity=name))
     return mercure.set_cookie(
-        response, subscribe=[f"/users/{name}/orders"], additional_claims={"sub": f"/users/{name}"}
+        response, subscribe=[orders_of(name)], additional_claims={"sub": build_topic("/users/{}", name)}
     )
 
 
@@ -77,5 +82,5 @@ def ship(number: int) -> Response:
     if number <= 0:
         abort(404)
     name = get_jwt_identity()
-    update = mercure.publish(f"/users/{name}/orders", {"order": number, "state": "shipped"}, private=True)
+    update = mercure.publish(orders_of(name), {"order": number, "state": "shipped"}, private=True)
     return jsonify(update=update)

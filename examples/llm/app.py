@@ -17,7 +17,7 @@ from flask import Flask, Response, abort, current_app, jsonify, render_template,
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
-from flask_mercure import Mercure, PublishError
+from flask_mercure import Mercure, PublishError, build_topic
 
 from .model import ModelError, answer
 
@@ -115,7 +115,7 @@ def read_request() -> tuple[str, str, dict[str, Any]]:
 
 def topic_of(visitor: str) -> str:
     """Where the answers for a visitor are published."""
-    return f"https://answers.example/{visitor}"
+    return build_topic("https://answers.example/{}", visitor)
 
 
 def refuse_other_sites() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from werkzeug.wrappers import Response
 
-from flask_mercure import Mercure
+from flask_mercure import Mercure, build_topic
 from flask_mercure.outbox import Outbox, outbox_stats
 
 mercure = Mercure()
@@ -76,7 +76,7 @@ def create_app(database: str | None = None, config: dict[str, Any] | None = None
     def index() -> str:
         with sessions() as session:
             items = session.scalars(select(Item).order_by(Item.id)).all()
-            topics = [f"stock/{item.id}" for item in items]
+            topics = [build_topic("stock/{}", item.id) for item in items]
             waiting = outbox_stats(app).waiting
             return render_template_string(PAGE, items=items, topics=topics, waiting=waiting)
 

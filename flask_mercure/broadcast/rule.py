@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapper
 
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.publishing.settings import OnFailure, check_policy
+from flask_mercure.topics.building import check_template, filled
 from flask_mercure.updates.update import Update
 
 Action = Literal["create", "update", "delete"]
@@ -20,6 +21,8 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 
 Topics = str | Callable[[Any], Any] | Iterable[Any]
 """A format string over the object's attributes, a callable, or several of these."""
+
+_Topic = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,7 @@ class Rule:
     """
 
     hub: str | None
-    topics: tuple[str | Callable[[Any], Any], ...]
+    topics: tuple[_Topic, ...]
     serializer: Callable[[Any], Any] | None
     private: bool | Callable[[Any], bool]
     on: frozenset[Action]
@@ -72,9 +75,6 @@ class Rule:
 
     def _topics(self, instance: Any) -> Iterable[str]:
         for topic in self.topics:
-            if isinstance(topic, str):
-                yield _formatted(topic, instance)
-                continue
             found = topic(instance)
             if found is not None:
                 yield from (found,) if isinstance(found, str) else found
@@ -114,7 +114,7 @@ def rule(
         raise TypeError(f"private is {private!r}; use True, False or a callable")
     return Rule(
         hub,
-        several,
+        tuple(_format(topic) if isinstance(topic, str) else topic for topic in several),
         _serializer(serializer, "serializer"),
         private,
         frozenset(action for action in ACTIONS if action in actions),
@@ -163,17 +163,42 @@ def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
     return topic
 
 
-def _formatted(template: str, instance: Any) -> str:
-    """``books/{id}`` with the attributes of an object; ``{author.id}`` follows a relation."""
-    parts = []
-    for literal, name, specification, conversion in Formatter().parse(template):
-        parts.append(literal)
-        if name is not None:
+def _format(template: str) -> _Topic:
+    """``books/{id}`` with the attributes of an object, encoded; ``{author.id}`` follows a relation.
+
+    :raises InvalidArgument: a value in it could choose among the topics of others.
+    """
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise InvalidArgument(f"topics holds {template!r}, which cannot be read: {error}") from None
+    pieces: list[tuple[str, str | None]] = []
+    fields: dict[str, tuple[str, str, str | None]] = {}
+    before = ""
+    for literal, name, specification, conversion in parsed:
+        before += literal
+        if name is None:  # a doubled brace
+            continue
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise InvalidArgument(f"topics holds {template!r}; name attributes in it, as in 'books/{{id}}'")
+        field = f"{name}!{conversion}:{specification}" if conversion or specification else name
+        fields[field] = (name, specification or "", conversion)
+        pieces.append((before, field))
+        before = ""
+    pieces.append((before, None))
+    check_template("topic", template, pieces)
+
+    def topic(instance: Any) -> str:
+        def value_of(field: str) -> str:
+            name, specification, conversion = fields[field]
             value = _value(instance, name)
             if conversion:
                 value = Formatter().convert_field(value, conversion)
-            parts.append(format(value, specification or ""))
-    return "".join(parts)
+            return format(value, specification)
+
+        return filled("topic", template, pieces, value_of)
+
+    return topic
 
 
 def _value(instance: Any, path: str) -> Any:

@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 
 from flask_mercure.commands.words import errors_in_words, hub_option
 from flask_mercure.hub import Hub
-from flask_mercure.topics.matchers import Topic, URLPattern
+from flask_mercure.topics.matchers import Topic, URLPattern, typed
 from hub.protocol import event_stream
 
 
@@ -63,9 +63,10 @@ def token(
 ) -> None:
     """Print an access token."""
     with errors_in_words():
-        made = Hub(name).create_token(
-            _topics(subscribe, subscribe_urlpattern),
-            _topics(publish, publish_urlpattern) or None,
+        hub = Hub(name)
+        made = hub.create_token(
+            _topics(hub, subscribe, subscribe_urlpattern),
+            _topics(hub, publish, publish_urlpattern) or None,
             lifetime=lifetime,
         )
     click.echo(made)
@@ -91,18 +92,19 @@ def subscribe(
 
     A lost connection is taken up again where it broke. Ctrl-C ends it.
     """
-    wanted = _topics(topics, urlpattern)
-    if not wanted:
+    if not (topics or urlpattern):
         raise click.UsageError("name a topic, or a pattern with --urlpattern")
+    hub = Hub(name)
     with (
         errors_in_words(),
         suppress(KeyboardInterrupt),
-        Hub(name).subscribe(wanted, last_event_id=last_event_id) as events,
+        hub.subscribe(_topics(hub, topics, urlpattern), last_event_id=last_event_id) as events,
     ):
         for event in islice(events, count):
             event_type = None if event.type == "message" else event.type
             click.echo(event_stream.encode(event.id, event.data, event_type), nl=False)
 
 
-def _topics(exact: Sequence[str], patterns: Sequence[str]) -> list[Topic]:
-    return [*exact, *map(URLPattern, patterns)]
+def _topics(hub: Hub, written: Sequence[str], patterns: Sequence[str]) -> list[Topic]:
+    protocol = hub._state.configuration.protocol
+    return [*(typed(one, protocol) for one in written), *map(URLPattern, patterns)]

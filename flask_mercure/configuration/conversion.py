@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from flask_mercure.errors import InvalidArgument, TokenError
 from flask_mercure.tokens.factory import as_list
 from flask_mercure.tokens.source import TokenSource, check_compact, expiry
-from flask_mercure.topics.matchers import Protocol, Topic, matchers
+from flask_mercure.topics.matchers import Protocol, Topic, matchers, typed
 from hub.protocol.topics import forbidden_character
 
 _EXAMPLE = "http://127.0.0.1:3000/.well-known/mercure"
@@ -142,12 +142,13 @@ def seconds(value: object) -> float:
     raise ValueError(f"is {value!r}; give a number of seconds above 0, or a timedelta")
 
 
-def topics(value: object) -> list[Topic]:
-    """Topics: a list, or text with white space between them."""
-    given = value.split() if isinstance(value, str) else value
+def topics(value: object, protocol: Protocol) -> list[Topic]:
+    """Topics: a list, or text with white space between them; the operator's, so ``*`` means all."""
+    given = value.split() if type(value) is str else value
     try:
-        found = as_list(given)  # type: ignore[arg-type]
-        checked: list[Topic] = [*matchers(found, "1.0", "it")]
+        found = as_list(given) or []  # type: ignore[arg-type]
+        marked = [typed(one, protocol) if type(one) is str else one for one in found]
+        checked: list[Topic] = [*matchers(marked, protocol, "it")]
     except (TypeError, InvalidArgument) as error:
         raise ValueError(f"cannot be used: {error}") from None
     if not checked:

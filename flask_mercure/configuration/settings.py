@@ -14,7 +14,7 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.tokens import jwk
 from flask_mercure.tokens.factory import TokenFactory
 from flask_mercure.tokens.source import PublisherSource, TokenSource
-from flask_mercure.topics.matchers import Protocol, Topic
+from flask_mercure.topics.matchers import EVERYTHING, Protocol, Topic
 from hub.protocol.errors import KeyMaterialError
 from hub.protocol.keys import Key
 
@@ -103,8 +103,8 @@ def read(
     protocol = source.take("PROTOCOL", conversion.protocol, _DEFAULT_PROTOCOL)
     issuer = source.take("ISSUER", conversion.issuer, DEFAULT_ISSUER)
     lifetime = source.take("TOKEN_LIFETIME", conversion.seconds, 3600.0)
-    every: list[Topic] = ["*"]
-    publish = source.take("PUBLISH_TOPICS", conversion.topics, every)
+    every: list[Topic] = [EVERYTHING]
+    publish = source.take("PUBLISH_TOPICS", lambda value: conversion.topics(value, protocol), every)
     factory = source.take("TOKEN_FACTORY", conversion.factory, None)
     static = source.take("JWT", conversion.token, None)
     provider = source.take("TOKEN_PROVIDER", conversion.provider, None)

@@ -18,7 +18,7 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens.factory import TokenFactory
 from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.matchers import Topics, matchers
+from flask_mercure.topics.matchers import EVERYTHING, Topics, matchers
 from hub.protocol.keys import Key
 
 _PATH = "/.well-known/mercure"
@@ -59,7 +59,7 @@ class LocalHub:
         wanted = matchers(topics, "1.0", "topics")
         return Subscription(
             subscription_url(self.url, "1.0", wanted),
-            lambda: factory.create(subscribe=["*"]),
+            lambda: factory.create(subscribe=EVERYTHING),
             last_event_id=last_event_id,
             timeout=timeout,
         )

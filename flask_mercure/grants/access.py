@@ -41,8 +41,8 @@ class GivesAccess:
     ) -> str:
         """Make a token with the app's factory, for a client that is no browser or sends a header.
 
-        :param subscribe: topics whose private updates may be read: a topic, ``*``, a
-            :class:`~flask_mercure.URLPattern`, or several.
+        :param subscribe: topics whose private updates may be read: a topic, a
+            :class:`~flask_mercure.URLPattern`, :data:`~flask_mercure.EVERYTHING`, or several.
         :param publish: topics on which updates may be published, in the same forms.
         :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
         :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
@@ -94,8 +94,8 @@ class GivesAccess:
         The cookie ends with the token. Set it where the user signs in, and again before it ends.
 
         :param response: to add the cookie to.
-        :param subscribe: topics whose private updates the browser may read: a topic, ``*``, a
-            :class:`~flask_mercure.URLPattern`, or several.
+        :param subscribe: topics whose private updates the browser may read: a topic, a
+            :class:`~flask_mercure.URLPattern`, :data:`~flask_mercure.EVERYTHING`, or several.
         :param publish: topics on which the browser itself may publish; seldom needed.
         :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
         :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.

@@ -13,11 +13,11 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from flask_mercure.configuration.settings import Configuration
-from flask_mercure.errors import HubUnreachable
+from flask_mercure.errors import HubUnreachable, InvalidArgument
 from flask_mercure.http.answer import reason
 from flask_mercure.http.session import open_session
 from flask_mercure.reading.subscriber import Refused
-from flask_mercure.topics.matchers import Topic, URLPattern, matchers
+from flask_mercure.topics.matchers import Topic, URITemplate, URLPattern, matchers
 
 _MAX_ANSWER = 64 << 20
 _CURSOR = re.compile(r';\s*last-event-id="((?:[^"\\]|\\.)*)"|;\s*last-event-id\*=utf-8\'\'([^\s;,]*)', re.I)
@@ -100,6 +100,8 @@ def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
     if topic is None:
         return _Resource((), ("topic", "subscriber") if is_old else ("match_type", "match", "subscriber"))
     found = matchers([topic], configuration.protocol, "topic")
+    if str(found[0]) in (".", ".."):  # in the path of a URL it would ask for the subscriptions of all topics
+        raise InvalidArgument(f"topic is {str(found[0])!r}, whose subscriptions no URL can name")
     if is_old:
         return _Resource((str(found[0]),), ("subscriber",))
     match_type = "urlpattern" if isinstance(found[0], URLPattern) else "exact"
@@ -168,7 +170,7 @@ def _events(wanted: _Resource, configuration: Configuration) -> tuple[Topic, ...
     topics: list[Topic] = []
     for path in token_topics(wanted, configuration):
         if configuration.protocol == "0.x":
-            topics.append("/".join([path, *(f"{{{name}}}" for name in wanted.variables)]))
+            topics.append(URITemplate("/".join([path, *(f"{{{name}}}" for name in wanted.variables)])))
         else:
             topics.append(URLPattern("/".join([path, *(f":{name}" for name in wanted.variables)])))
     return tuple(topics)

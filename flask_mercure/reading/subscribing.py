@@ -42,7 +42,8 @@ class Reads:
                 for event in events:
                     print(event.type, event.json())
 
-        :param topics: to subscribe to: a topic, ``*``, a :class:`~flask_mercure.URLPattern`, or several.
+        :param topics: to subscribe to: a topic, a :class:`~flask_mercure.URLPattern`,
+            :data:`~flask_mercure.EVERYTHING`, or several.
         :param last_event_id: of the last update that is known; ``earliest`` for all that the hub has.
         :param timeout: seconds without an event after which the iteration ends; default: never.
         :param on_gap: called with a :class:`~flask_mercure.Gap` when the hub does not have all that was

@@ -160,8 +160,8 @@ class TokenFactory:
     ) -> dict[str, Any]:
         """All claims of a token.
 
-        :param subscribe: topics whose private updates may be read: a topic, ``*``, a :class:`URLPattern`,
-            a dict with ``match`` and ``match_type``, or a list of these.
+        :param subscribe: topics whose private updates may be read: a topic, a :class:`URLPattern`,
+            :data:`EVERYTHING`, a dict with ``match`` and ``match_type``, or a list of these.
         :param publish: topics on which updates may be published, in the same forms.
         :param additional_claims: replace or join the standard claims. ``sub`` names the user; ``exp`` is in
             seconds since the epoch or an aware datetime, and ``None`` leaves it out (0.x only). The entries

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from flask_mercure import EVERYTHING
 from flask_mercure.tokens.factory import TokenFactory
 from hub.protocol.keys import load
 from tests.deployment.front import Front, curl, free_ports, wait_until
@@ -77,7 +78,7 @@ def token(shop: Path, *audience: str) -> str:
         protocol="1.0",
         lifetime=600,
     )
-    return factory.create(subscribe="*")
+    return factory.create(subscribe=EVERYTHING)
 
 
 def pay(apache: Front, state: str) -> str:

@@ -103,7 +103,7 @@ def stage(hub: RunningHub, folder: Path, code: str) -> Iterator[dict[str, Any]]:
 
 def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
     device = SimpleNamespace(jwk=KeySet.generate().public_key)
-    user = SimpleNamespace(id=7, name="Ada", is_authenticated=True, devices=[device])
+    user = SimpleNamespace(id=7, name="Ada", tenant="Ada & Co", is_authenticated=True, devices=[device])
     book = SimpleNamespace(id=1, to_dict=lambda: {"title": "Ulysses"})
     return {
         **{name: getattr(flask_mercure, name) for name in flask_mercure.__all__},

@@ -15,7 +15,7 @@ from flask import Flask, Response, jsonify, render_template_string, request
 from selenium import webdriver
 from werkzeug.serving import make_server
 
-from flask_mercure import Mercure
+from flask_mercure import EVERYTHING, Mercure
 from flask_mercure.extension import state_of
 from tests.examples.browser import Page, end, free_ports, spawn, wait_for_answer
 
@@ -137,7 +137,7 @@ class Served:
         """Who is connected: topics by subscriber."""
         answer = requests.get(
             f"{self.hub.url}/subscriptions",
-            headers={"Authorization": f"Bearer {self.token(subscribe=['*'])}"},
+            headers={"Authorization": f"Bearer {self.token(subscribe=EVERYTHING)}"},
             timeout=10,
         )
         found: dict[str, set[str]] = {}
@@ -224,12 +224,12 @@ class Site(Served):
 
         @app.get("/sign-in")
         def sign_in() -> Response:
-            return self.mercure.set_cookie(Response("in"), subscribe=["*"], lifetime=self.lifetime)
+            return self.mercure.set_cookie(Response("in"), subscribe=EVERYTHING, lifetime=self.lifetime)
 
         @app.post("/renew")
         def renew() -> Response:
             self.renewals += 1
-            return self.mercure.set_cookie(Response(status=204), subscribe=["*"], lifetime=3600)
+            return self.mercure.set_cookie(Response(status=204), subscribe=EVERYTHING, lifetime=3600)
 
         @app.get("/buffered")
         def buffered() -> Response:

@@ -69,6 +69,17 @@ def test_publish(hub: FakeHub) -> None:
     ]
 
 
+@pytest.mark.parametrize("protocol", ["1.0", "0.x"])
+def test_at_the_shell_the_wildcard_and_templates_need_no_mark(protocol: str) -> None:
+    made = run(make_app(PROTOCOL=protocol), "token", "--subscribe", "*", "--subscribe", "/books/{id}").stdout
+    claims = jwt.decode(made.strip(), options={"verify_signature": False})
+    if protocol == "1.0":  # there a brace is a brace
+        topics = [{"match": "*"}, {"match": "/books/{id}"}]
+        assert claims["authorization_details"][0]["topics"] == topics
+    else:
+        assert claims["mercure"]["subscribe"] == ["*", "/books/{id}"]
+
+
 @pytest.fixture
 def two(hub: FakeHub) -> Flask:
     """An app whose second hub is there and whose first is not."""

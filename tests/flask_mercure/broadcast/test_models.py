@@ -230,6 +230,19 @@ def test_topics_of_a_deleted_object_follow_its_relations(hub: FakeHub, open_libr
     assert [value for name, value in request.pairs if name == "topic"] == ["books/1", "authors/1/books"]
 
 
+@pytest.mark.parametrize(
+    ("title", "topic"),
+    [("Ulysses", "books/Ulysses/1"), ("*", "books/%2A/1"), ("a/../b", "books/a%2F..%2Fb/1"), ("..", None)],
+)
+def test_what_an_attribute_holds_stays_one_segment_of_the_topic(
+    hub: FakeHub, open_library: Open, title: str, topic: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_library(book={"topics": "books/{title}/{id}"}) as books:
+        add(books, title=title)
+    assert [found for found, _ in published(hub)] == ([] if topic is None else [topic])
+    assert ("leads to the topics of others" in caplog.text) is (topic is None)
+
+
 def test_bulk_statements_bypass_the_session(hub: FakeHub, books: Library) -> None:
     add(books)
     with books.sessions() as session:

@@ -297,5 +297,5 @@ def test_importing_needs_nothing_of_the_hub() -> None:
 
 
 def test_the_public_names() -> None:
-    assert sorted(flask_mercure.__all__) == flask_mercure.__all__
+    assert len(set(flask_mercure.__all__)) == len(flask_mercure.__all__)  # ruff sorts it
     assert all(hasattr(flask_mercure, name) for name in flask_mercure.__all__)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from flask import Response, render_template_string
 
-from flask_mercure import InvalidArgument, Mercure, URLPattern
+from flask_mercure import EVERYTHING, InvalidArgument, Mercure, URITemplate, URLPattern
 from hub.protocol import form
 from tests.flask_mercure.fake_hub import make_app
 
@@ -28,7 +28,7 @@ def url(*arguments: Any, protocol: str = "1.0", **keywords: Any) -> str:
         ((), None, "1.0", []),
         ("a", None, "1.0", [("match", "a")]),
         (["a b&c=d+e;f%", "é"], None, "1.0", [("match", "a b&c=d+e;f%"), ("match", "é")]),
-        ("*", None, "1.0", [("match", "*")]),
+        (EVERYTHING, None, "1.0", [("match", "*")]),
         (
             [URLPattern("https://e.example/:id?"), "a"],
             "urn:uuid:1",
@@ -37,13 +37,29 @@ def url(*arguments: Any, protocol: str = "1.0", **keywords: Any) -> str:
         ),
         ({"match": "/:id", "match_type": "urlpattern"}, None, "1.0", [("match_urlpattern", "/:id")]),
         ((), "earliest", "1.0", [("last_event_id", "earliest")]),
-        (["https://e.example/{id}"], "1", "0.x", [("topic", "https://e.example/{id}"), ("lastEventID", "1")]),
+        (
+            [URITemplate("https://e.example/{id}")],
+            "1",
+            "0.x",
+            [("topic", "https://e.example/{id}"), ("lastEventID", "1")],
+        ),
     ],
 )
 def test_urls(topics: Any, last_event_id: str | None, protocol: str, expected: form.Pairs) -> None:
     parts = urlsplit(url(topics, last_event_id, protocol=protocol))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == PUBLIC
     assert form.parse(parts.query.encode("ascii")) == expected
+
+
+def test_templates_build_topics_and_patterns_too() -> None:
+    app = make_app(PUBLIC_URL=PUBLIC)
+    page = "{{ mercure_url([mercure_topic('/rooms/{}', room), mercure_pattern('/rooms/{}/*', room)]) }}"
+    with app.test_request_context():
+        shown = render_template_string(page, room="*").replace("&amp;", "&")
+    assert form.parse(urlsplit(shown).query.encode()) == [
+        ("match", "/rooms/%2A"),
+        ("match_urlpattern", "/rooms/%2A/*"),
+    ]
 
 
 @pytest.mark.parametrize(

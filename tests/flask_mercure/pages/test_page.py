@@ -10,7 +10,7 @@ import pytest
 from flask import Flask, render_template_string
 
 import flask_mercure
-from flask_mercure import ConfigurationError, InvalidArgument, Mercure, URLPattern
+from flask_mercure import ConfigurationError, InvalidArgument, Mercure, URITemplate, URLPattern
 from flask_mercure.pages.page import version
 
 _HUB = "https://hub.example/.well-known/mercure"
@@ -115,7 +115,7 @@ def test_an_element_for_turbo() -> None:
 
 def test_older_hubs() -> None:
     app = make_app(MERCURE_PROTOCOL="0.x")
-    html = render("{{ mercure_script('/books/{id}') }}", app)
+    html = render("{{ mercure_script(wanted) }}", app, wanted=URITemplate("/books/{id}"))
     assert (configuration(html)["protocol"], configuration(html)["topics"]) == ("0.x", ["/books/{id}"])
 
 

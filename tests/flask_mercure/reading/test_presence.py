@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from flask_mercure import ActiveSubscription, HubUnreachable, InvalidArgument, Mercure, Refused, URLPattern
+from flask_mercure import (
+    ActiveSubscription,
+    HubUnreachable,
+    InvalidArgument,
+    Mercure,
+    Refused,
+    URITemplate,
+    URLPattern,
+)
 from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
@@ -53,8 +61,8 @@ def test_what_changes_from_then_on(app: Any) -> None:
 def test_the_older_generation(hub: RunningHub) -> None:
     old = Mercure()
     with app_on(hub, old, PROTOCOL="0.x"):
-        with old.subscribe("p-old/{id}", payload="Ada"):
-            (one,) = old.subscriptions("p-old/{id}")
+        with old.subscribe(URITemplate("p-old/{id}"), payload="Ada"):
+            (one,) = old.subscriptions(URITemplate("p-old/{id}"))
             assert (one.topic, one.match_type, one.payload) == ("p-old/{id}", None, "Ada")
             active = old.subscriptions()
             assert one in active
@@ -116,3 +124,9 @@ def test_no_answer_and_no_topic(other: FakeHub) -> None:
             Mercure().subscriptions()
         with pytest.raises(InvalidArgument):
             Mercure().subscriptions("")
+
+
+@pytest.mark.parametrize("topic", [".", ".."])
+def test_a_topic_that_would_ask_for_all(topic: str) -> None:
+    with make_app(URL="http://127.0.0.1:9/m").app_context(), pytest.raises(InvalidArgument, match="no URL"):
+        Mercure().subscriptions(topic)

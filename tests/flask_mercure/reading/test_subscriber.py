@@ -13,7 +13,16 @@ from typing import Any
 import jwt
 import pytest
 
-from flask_mercure import Gap, HubUnreachable, InvalidArgument, Mercure, Refused, Subscription, URLPattern
+from flask_mercure import (
+    Gap,
+    HubUnreachable,
+    InvalidArgument,
+    Mercure,
+    Refused,
+    Subscription,
+    URITemplate,
+    URLPattern,
+)
 from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
 from tests.flask_mercure.http.test_publisher import certificate  # noqa: F401 - a fixture
 from tests.flask_mercure.real_hub import app_on
@@ -169,7 +178,7 @@ def test_no_topics(app: Any) -> None:
 
 def test_the_older_generation(hub: RunningHub) -> None:
     old = Mercure()
-    with app_on(hub, old, PROTOCOL="0.x"), old.subscribe("s-old/{id}") as events:
+    with app_on(hub, old, PROTOCOL="0.x"), old.subscribe(URITemplate("s-old/{id}")) as events:
         old.publish("s-old/1", "x", private=True)
         assert events.wait(PATIENCE).data == "x"
 

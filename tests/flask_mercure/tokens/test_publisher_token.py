@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from flask_mercure import ConfigurationError, Mercure, TokenError
+from flask_mercure import EVERYTHING, ConfigurationError, Mercure, TokenError
 from flask_mercure.configuration.settings import read
 from hub.protocol import keys
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, publishing, running
@@ -150,6 +150,20 @@ def test_the_token_can_be_for_some_topics_only(topics: object) -> None:
     (sent,) = sent_tokens(PUBLISH_TOPICS=topics)
     (detail,) = jwt.decode(sent, options={"verify_signature": False})["authorization_details"]
     assert detail["topics"] == [{"match": "books/1"}, {"match": "authors"}]
+
+
+@pytest.mark.minutes
+@pytest.mark.parametrize("topics", ["*", ["*"], EVERYTHING, [EVERYTHING]])
+@pytest.mark.parametrize("protocol", ["1.0", "0.x"])
+def test_in_a_setting_the_wildcard_and_templates_need_no_mark(topics: object, protocol: str) -> None:
+    (sent,) = sent_tokens(PUBLISH_TOPICS=topics, PROTOCOL=protocol)
+    claims = jwt.decode(sent, options={"verify_signature": False})
+    if protocol == "1.0":
+        assert claims["authorization_details"][0]["topics"] == [{"match": "*"}]
+        return
+    assert claims["mercure"]["publish"] == ["*"]
+    (sent,) = sent_tokens(PUBLISH_TOPICS="/books/{id} a", PROTOCOL=protocol)
+    assert jwt.decode(sent, options={"verify_signature": False})["mercure"]["publish"] == ["/books/{id}", "a"]
 
 
 EC = ec.generate_private_key(ec.SECP256R1())

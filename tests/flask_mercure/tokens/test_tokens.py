@@ -23,7 +23,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from flask_mercure import ConfigurationError, InvalidArgument, Mercure, TokenError, TokenFactory, URLPattern
+from flask_mercure import (
+    EVERYTHING,
+    ConfigurationError,
+    InvalidArgument,
+    Mercure,
+    TokenError,
+    TokenFactory,
+    URITemplate,
+    URLPattern,
+)
 from flask_mercure.extension import state_of
 from flask_mercure.tokens.source import PublisherSource, PublisherToken, TokenSource, expiry
 from hub.protocol import keys
@@ -100,12 +109,11 @@ def test_one_audience_when_both_urls_are_one() -> None:
     [
         ("a", [{"match": "a"}]),
         (["a", "b", "a"], [{"match": "a"}, {"match": "b"}]),
-        ("*", [{"match": "*"}]),
+        (EVERYTHING, [{"match": "*"}]),
         ({"match": "a"}, [{"match": "a"}]),
         ({"match": "a", "match_type": "exact"}, [{"match": "a"}]),
         (URLPattern("/:id"), [{"match": "/:id", "match_type": "urlpattern"}]),
         ([{"match": "/:id", "match_type": "urlpattern"}], [{"match": "/:id", "match_type": "urlpattern"}]),
-        (URLPattern("*"), [{"match": "*"}]),
         (iter(["a", URLPattern("/x")]), [{"match": "a"}, {"match": "/x", "match_type": "urlpattern"}]),
         ({"a": 1}.keys(), [{"match": "a"}]),
     ],
@@ -199,7 +207,7 @@ def test_additional_claims() -> None:
     end = datetime.now(UTC) + timedelta(hours=2)
     own = {"type": DETAIL_TYPE, "actions": ["subscribe"], "topics": [{"match": "a"}], "payload": {"x": 1}}
     claims = {"sub": "ada", "exp": end, "authorization_details": [own], "scope": "x"}
-    token = create(subscribe="*", additional_claims=claims, payload={"x": 2})
+    token = create(subscribe=EVERYTHING, additional_claims=claims, payload={"x": 2})
     assert content(token)["sub"] == "ada"
     assert content(token)["scope"] == "x"
     assert content(token)["exp"] - end.timestamp() < 1
@@ -211,7 +219,11 @@ def test_additional_claims() -> None:
 
 def test_tokens_of_the_old_protocol() -> None:
     token = create(
-        {"PROTOCOL": "0.x"}, subscribe=["https://e.example/{id}", "*"], publish="b", payload=["x"], lifetime=9
+        {"PROTOCOL": "0.x"},
+        subscribe=[URITemplate("https://e.example/{id}"), EVERYTHING],
+        publish="b",
+        payload=["x"],
+        lifetime=9,
     )
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
     claims = content(token)
@@ -238,7 +250,7 @@ def test_the_claim_of_the_old_protocol_can_be_joined() -> None:
 
 @pytest.mark.parametrize("topics", [URLPattern("/:id"), {"match": "/:id", "match_type": "urlpattern"}])
 def test_url_patterns_are_not_of_the_old_protocol(topics: Any) -> None:
-    with pytest.raises(InvalidArgument, match="URI Template"):
+    with pytest.raises(InvalidArgument, match="URITemplate"):
         create({"PROTOCOL": "0.x"}, subscribe=topics)
 
 
@@ -413,7 +425,7 @@ class Clock:
 
 def source_of(factory: object) -> PublisherSource:
     tokens = TokenSource(factory)
-    return PublisherSource(lambda: tokens.create(publish=["*"]), "the token factory")
+    return PublisherSource(lambda: tokens.create(publish=EVERYTHING), "the token factory")
 
 
 def counting(clock: Clock, lifetime: float | None) -> tuple[PublisherToken, list[int]]:
