@@ -55,7 +55,7 @@ def is_local(identity: Identity) -> bool:
 def issuer() -> Issuer:
     """Who signs the tokens of the page: with a key that this process makes and nobody else has."""
     key = Key(generate_secret().encode(), ("HS256",), IDENTIFIER)
-    return Issuer(IDENTIFIER, (key,), (key,))
+    return Issuer(IDENTIFIER, (key,), (key,), is_hub=True)
 
 
 def token(url: str, now: float, protocol: Protocol) -> str:

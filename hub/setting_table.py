@@ -86,7 +86,8 @@ TABLE: tuple[Setting, ...] = (
         "",
         "URL",
         "The hub's URL as clients know it: what tokens name in aud, base of relative patterns; its path is "
-        "that of subscription topics and of the reserved namespace. Unset: derived from each request.",
+        "that of subscription topics and of the reserved namespace. Unset: derived from each request. "
+        "Required with several issuers and with keys at a URL.",
         _URL,
     ),
     Setting(

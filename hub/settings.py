@@ -17,7 +17,7 @@ from typing import Any
 from hub import issuers, playground
 from hub.issuers import IssuerError
 from hub.protocol.errors import KeyMaterialError, shown
-from hub.protocol.identity import Identity
+from hub.protocol.identity import WELL_KNOWN, Identity
 from hub.protocol.issuer import Issuer
 from hub.protocol.keys import Key, load
 from hub.setting_table import CONFIG, ROWS, TABLE, Setting
@@ -107,9 +107,17 @@ class Settings:
         """Whose tokens the hub trusts: the issuer of the table, then those of ``[[issuer]]`` tables."""
         return self.trusted
 
+    @property
+    def knows_its_url(self) -> bool:
+        """Whether the hub's URL is configured; else each client tells it, by the ``Host`` that it sends."""
+        return self.public_url is not None or bool(self.allowed_urls)
+
     def reloaded(self, new: Settings) -> Settings:
-        """These settings, with what a running hub takes over from new ones."""
-        return replace(self, **{name: getattr(new, name) for name in RELOADABLE})
+        """These settings, with what a running hub takes over from new ones.
+
+        :raises SettingError: they do not go together.
+        """
+        return _checked(replace(self, **{name: getattr(new, name) for name in RELOADABLE}))
 
 
 def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
@@ -127,7 +135,23 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
     if plays:
         trusted.append(playground.issuer())
     _check_tls(values)
-    return Settings(**values, trusted=_all_different(trusted))
+    return _checked(Settings(**values, trusted=_all_different(trusted)))
+
+
+def _checked(settings: Settings) -> Settings:
+    """Refuse issuers whose tokens for other services would be good here, for want of a URL to compare with.
+
+    :raises SettingError: with what to set.
+    """
+    others = [issuer for issuer in settings.trusted if not issuer.is_hub]
+    if settings.knows_its_url or (len(others) < 2 and all(issuer.remote is None for issuer in others)):
+        return settings
+    why = "there are several issuers" if len(others) > 1 else "an issuer has its keys at a URL"
+    raise SettingError(
+        f"MERCURE_PUBLIC_URL: is not set, and {why}: whoever has a token that one made for another service "
+        "could use it here, by sending that one's Host; set it to the URL of this hub as clients know it, "
+        f"such as https://example.com{WELL_KNOWN}, and restart"
+    )
 
 
 def _fill_playground(values: dict[str, Any], given: Collection[str]) -> None:

@@ -18,6 +18,8 @@ from tests.hub.key_server import jwk, key_set, new_key
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 OTHER_SECRET = SECRET.replace("a-secret", "another-secret")
+LOCAL = "http://localhost:3000/.well-known/mercure"
+PUBLIC_URL = "https://hub.example.com/.well-known/mercure"
 URI = "https://login.example.com/jwks.json"
 PUBLIC = generate_pair("ec")[1]
 WHO = {"identifier": "urn:x"}
@@ -34,6 +36,7 @@ def configured(path: Path, toml: str, **variables: str) -> tuple[Issuer, ...]:
     """The issuers of a TOML file and variables."""
     (path / "hub.toml").write_text(toml)
     environment = {f"MERCURE_{name.upper()}": value for name, value in variables.items()}
+    environment.setdefault("MERCURE_PUBLIC_URL", PUBLIC_URL)
     return load_settings({"MERCURE_CONFIG": str(path / "hub.toml"), **environment}, {}).issuers()
 
 
@@ -56,7 +59,7 @@ def test_a_key_set_by_url(tmp_path: Path) -> None:
     assert found.publish == found.subscribe == ()
     assert found.remote == RemoteKeys(URI, ASYMMETRIC, ("publish", "subscribe"), False)
     assert not found.is_authorization_server
-    settings = load_settings({"MERCURE_JWKS_URI": URI}, {})
+    settings = load_settings({"MERCURE_JWKS_URI": URI, "MERCURE_PUBLIC_URL": PUBLIC_URL}, {})
     assert settings.publisher_jwt_key is None
     assert settings.subscriber_jwt_key is None
 
@@ -164,6 +167,62 @@ def test_the_issuer_of_the_rows_comes_first(tmp_path: Path) -> None:
     found = configured(tmp_path, toml, subscriber_jwt_key=OTHER_SECRET, issuer="urn:readers")
     assert [one.identifier for one in found] == ["urn:readers", "urn:other"]
     assert found[0].publish == ()
+
+
+REMOTE = f'[[issuer]]\nidentifier = "urn:other"\njwks_uri = "{URI}"'
+OTHER = f'[[issuer]]\nidentifier = "urn:other"\npublisher_key = "{SECRET}"'
+
+
+@pytest.mark.parametrize(
+    ("toml", "variables", "why"),
+    [
+        (REMOTE, {}, "an issuer has its keys at a URL"),
+        ("", {"jwks_uri": URI}, "an issuer has its keys at a URL"),
+        (REMOTE, {"publisher_jwt_key": OTHER_SECRET}, "there are several issuers"),
+        (OTHER, {"publisher_jwt_key": OTHER_SECRET}, "there are several issuers"),
+        (f"{OTHER}\n{OTHER.replace('urn:other', 'urn:third')}", {}, "there are several issuers"),
+        (OTHER, {"publisher_jwt_key": OTHER_SECRET, "protocol": "0.x"}, "there are several issuers"),
+        (REMOTE, {"playground": "1"}, "an issuer has its keys at a URL"),
+    ],
+)
+def test_tokens_for_other_services_need_a_public_url(
+    tmp_path: Path, toml: str, variables: dict[str, str], why: str
+) -> None:
+    """Without one a client says with its Host what aud has to be."""
+    message = refusal(tmp_path, toml, public_url="", **variables)
+    assert message.startswith(f"MERCURE_PUBLIC_URL: is not set, and {why}: ")
+    assert configured(
+        tmp_path, toml, **variables | ({"public_url": LOCAL} if "playground" in variables else {})
+    )
+    if "playground" not in variables:
+        assert configured(tmp_path, toml, public_url="", allowed_urls=PUBLIC_URL, **variables)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"publisher_jwt_key": OTHER_SECRET},
+        {"playground": "1"},
+        {"playground": "1", "publisher_jwt_key": OTHER_SECRET},
+    ],
+)
+def test_one_issuer_with_keys_of_its_own_needs_no_public_url(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    """The playground's key belongs to the hub itself."""
+    assert configured(tmp_path, "", public_url="", **variables)
+    if "publisher_jwt_key" not in variables:
+        assert configured(tmp_path, OTHER, public_url="", **variables)
+
+
+def test_a_reload_brings_no_issuer_that_needs_a_public_url() -> None:
+    """The URL itself counts after a restart only."""
+    before = load_settings({"MERCURE_PUBLISHER_JWT_KEY": SECRET}, {})
+    with_url = {"MERCURE_PUBLISHER_JWT_KEY": SECRET, "MERCURE_PUBLIC_URL": PUBLIC_URL}
+    after = load_settings({**with_url, "MERCURE_JWKS_URI": URI}, {})
+    with pytest.raises(SettingError, match=r"^MERCURE_PUBLIC_URL: .*restart$"):
+        before.reloaded(after)
+    assert load_settings(with_url, {}).reloaded(after).issuers() == after.issuers()
 
 
 def test_the_subscribers_key_is_the_publishers_unless_it_is_given() -> None:

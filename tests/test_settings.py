@@ -17,6 +17,7 @@ from hub.settings import SettingError, load_settings
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 OTHER_SECRET = SECRET.replace("a-secret", "another-secret")
 KEY = {"MERCURE_PUBLISHER_JWT_KEY": SECRET}
+PUBLIC_URL = {"MERCURE_PUBLIC_URL": "https://hub.example.com/.well-known/mercure"}
 
 JWKS = str(Path(__file__).parent / "hub" / "jwks.json")
 
@@ -102,7 +103,7 @@ def load(
     environment: dict[str, str] | None = None, flags: dict[str, str] | None = None, **with_key: str
 ) -> dict[str, Any]:
     """The settings by name; a key is there unless the test gives one."""
-    given = {**KEY, "MERCURE_TLS_CERT": "c.pem", "MERCURE_ISSUER": "https://login.example.com"}
+    given = {**KEY, **PUBLIC_URL, "MERCURE_TLS_CERT": "c.pem", "MERCURE_ISSUER": "https://login.example.com"}
     settings = load_settings({**given, **(environment or {})}, flags or {})
     return {setting.name: getattr(settings, setting.name) for setting in TABLE}
 
@@ -140,6 +141,8 @@ def test_from_the_file(setting: Setting, tmp_path: Path) -> None:
         environment["MERCURE_TLS_CERT"] = "c.pem"
     if setting.name == "authorization_server":
         environment["MERCURE_ISSUER"] = "https://login.example.com"
+    if setting.name == "jwks_uri":
+        environment |= PUBLIC_URL
     settings = load_settings(environment, {})
     assert plain(getattr(settings, setting.name)) == value
 
@@ -287,7 +290,7 @@ def test_a_wrong_value_is_named_with_its_place_and_the_remedy(
         if not text and place == setting.variable:
             continue  # an empty variable counts as unset
         with pytest.raises(SettingError) as caught:
-            load(environment, flags)
+            load({"MERCURE_PUBLIC_URL": "", **environment}, flags)
         message = str(caught.value)
         assert message.startswith(f"{place}: ")
         assert remedy in message

@@ -39,17 +39,26 @@ class TokenVerifier:
     """Checks tokens against the trusted keys, and remembers those it has checked.
 
     :param issuers: who is trusted. A 0.x token names none: it is verified with the keys of the first
-        one, or of the only one that has the key of its ``kid``.
+        one, or of the only one that has the key of its ``kid``; with an ``iss`` where there are several, with
+        those of that issuer.
     :param protocol: which generations of tokens are accepted.
     :param remembered: how many verified tokens to remember.
+    :param knows_its_url: the hub's URL is configured, not derived from the request: then a 0.x token with an
+        ``aud`` has to be for it (RFC 7519 section 4.1.3).
     """
 
     def __init__(
-        self, issuers: Sequence[Issuer], protocol: Protocol = "both", remembered: int = 1024
+        self,
+        issuers: Sequence[Issuer],
+        protocol: Protocol = "both",
+        remembered: int = 1024,
+        *,
+        knows_its_url: bool = False,
     ) -> None:
         self._issuers = {issuer.identifier: issuer for issuer in issuers}
         self._first = issuers[0].identifier
         self._protocol = protocol
+        self._knows_its_url = knows_its_url
         self._remembered = remembered
         self._verified: OrderedDict[tuple[bytes, Role, str], _Verified] = OrderedDict()
 
@@ -127,12 +136,14 @@ class TokenVerifier:
                 "(a 0.x token needs MERCURE_PROTOCOL=both)",
                 Section.GENERATION,
             )
-        issuer = self._trusted_issuer(claims) if current else self._issuer_of_old(header, role)
+        issuer = self._trusted_issuer(claims) if current else self._issuer_of_old(header, claims, role)
         key = issuer.signer(token, header, role)
         expires_at = _time(claims, "exp")
         not_before = _time(claims, "nbf") or 0.0
         _check_time(expires_at, not_before, now)
         if not current:
+            if self._knows_its_url and "aud" in claims:
+                _check_audience(claims["aud"], resource)
             grant = old_grant_of(claims, expires_at, resource, fingerprint, key)
             return grant, not_before, issuer.identifier, key
         if not _is_access_token(header):
@@ -156,7 +167,10 @@ class TokenVerifier:
             )
         return issuer
 
-    def _issuer_of_old(self, header: Mapping[str, Any], role: Role) -> Issuer:
+    def _issuer_of_old(self, header: Mapping[str, Any], claims: Mapping[str, Any], role: Role) -> Issuer:
+        # Applications make these tokens with a JWT library of their own, and write what they like into iss.
+        if "iss" in claims and sum(not issuer.is_hub for issuer in self._issuers.values()) > 1:
+            return self._trusted_issuer(claims)
         kid = header.get("kid")
         found = [
             issuer

@@ -49,6 +49,7 @@ class Issuer:
     :param subscribe: keys that sign subscribers' tokens.
     :param remote: where more keys come from.
     :param is_authorization_server: clients are told that they can get tokens there.
+    :param is_hub: the hub itself signs these tokens, for a page of its own.
     """
 
     identifier: str
@@ -56,6 +57,7 @@ class Issuer:
     subscribe: tuple[Key, ...]
     remote: RemoteKeys | None = None
     is_authorization_server: bool = False
+    is_hub: bool = False
 
     def keys(self, role: Role) -> tuple[Key, ...]:
         """The keys of a role."""

@@ -134,7 +134,9 @@ class Process:
             subscriptions=settings.subscriptions,
             tally=self._tally,
         )
-        self._verifier = TokenVerifier(settings.issuers(), settings.protocol)
+        self._verifier = TokenVerifier(
+            settings.issuers(), settings.protocol, knows_its_url=settings.knows_its_url
+        )
         self._key_sources = self._sources(settings)
         site = Site(
             hub=_hub(settings, self._broker, self._verifier, self._renew_keys, self._note_figures),
@@ -224,7 +226,8 @@ class Process:
         """
         logs.reopen()
         try:
-            settings = reread()
+            new = reread()
+            settings = self._settings.reloaded(new)
             if self._tls is not None and settings.tls_cert:
                 renew(self._tls, settings)
         except SettingError as error:
@@ -241,7 +244,7 @@ class Process:
         restart = [
             f"MERCURE_{one.name.upper()}"
             for one in fields(Settings)
-            if one.name not in RELOADABLE and getattr(settings, one.name) != getattr(self._settings, one.name)
+            if one.name not in RELOADABLE and getattr(new, one.name) != getattr(self._settings, one.name)
         ]
         _log.info("certificates, keys and log files were reloaded")
         if restart:

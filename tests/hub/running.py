@@ -148,6 +148,8 @@ class RunningHub:
     port: int
     scheme: str = "http"
     secret: str = SECRET
+    public_url: str = ""
+    """That is configured; tokens name it in aud."""
     stop_after: Callable[[Callable[[], None]], None] | None = None
     """Does something in the hub's event loop, and tells the hub to stop before the loop goes on."""
     _open: list[Stream] = field(default_factory=list)
@@ -243,7 +245,7 @@ class RunningHub:
         now = time.time()
         content = {
             "iss": "urn:flask-mercure",
-            "aud": self.url,
+            "aud": self.public_url or self.url,
             "sub": "somebody",
             "client_id": "tests",
             "iat": int(now),
@@ -367,7 +369,12 @@ def running_hub(path: Path, *, port: int = 0, **settings: object) -> Iterator[Ru
 
         in_loop(both)
 
-    hub = RunningHub(process.address[1], "https" if loaded.tls_cert else "http", stop_after=stop_after)
+    hub = RunningHub(
+        process.address[1],
+        "https" if loaded.tls_cert else "http",
+        public_url="" if loaded.public_url is None else loaded.public_url.url,
+        stop_after=stop_after,
+    )
     try:
         yield hub
     finally:

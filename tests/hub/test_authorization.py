@@ -170,6 +170,22 @@ class TestEarlierGeneration:
             assert hub.get({"match": "a", "authorization": hub.token()}).status == 401
             assert hub.get({"match": "a"}, Cookie=f"mercureAuthorization={hub.token()}").status == 401
 
+    def test_for_another_service_where_the_url_is_configured(self, strict: RunningHub, folder: Path) -> None:
+        """RFC 7519 section 4.1.3; without a configured URL, the client says what it is."""
+        url = "https://hub.example.com/.well-known/mercure"
+        claims: dict[str, Any] = {"mercure": {"publish": ["*"]}}
+
+        def status(hub: RunningHub, **more: object) -> int:
+            token = jwt.encode({**claims, **more}, hub.secret, "HS256")
+            return hub.publish({"topic": "a"}, token).status
+
+        with running_hub(folder, public_url=url) as hub:
+            assert status(hub) == status(hub, aud=url) == status(hub, aud=[url], iss="my app") == 200
+            assert status(hub, aud="https://api.example.com") == 401
+        with running_hub(folder, allowed_urls="http://127.0.0.1:1/x") as hub:
+            assert status(hub, aud="https://api.example.com") == 421
+        assert status(strict, aud="https://api.example.com") == 200
+
     def test_the_query_token_is_not_logged(
         self, strict: RunningHub, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -20,6 +20,7 @@ from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 pytestmark = pytest.mark.minutes
 
 LOGIN = "https://login.example.com/"
+PUBLIC_URL = "https://hub.example.com/.well-known/mercure"
 METADATA = "/.well-known/oauth-protected-resource/.well-known/mercure"
 OLD, NEW, FOREIGN = new_key(), new_key(), new_key()
 
@@ -42,8 +43,8 @@ def toml(folder: Path, server: KeyServer, more: str = "") -> str:
     """A file with an issuer that has its keys at the server."""
     path = folder / "hub.toml"
     path.write_text(
-        f'[[issuer]]\nidentifier = "{LOGIN}"\njwks_uri = "{server.url}"\nallow_private = true\n'
-        f"authorization_server = true\n{more}"
+        f'public_url = "{PUBLIC_URL}"\n[[issuer]]\nidentifier = "{LOGIN}"\njwks_uri = "{server.url}"\n'
+        f"allow_private = true\nauthorization_server = true\n{more}"
     )
     return str(path)
 
@@ -82,6 +83,7 @@ def test_one_issuer_by_variables(folder: Path, server: KeyServer) -> None:
         folder,
         publisher_jwt_key="",
         jwks_uri=server.url,
+        public_url=PUBLIC_URL,
         jwks_allow_private=1,
         issuer=LOGIN,
         authorization_server=1,
@@ -203,7 +205,7 @@ def test_private_addresses_need_permission(
     monkeypatch.setattr(fetch, "_resolve", lambda *_: [(socket.AF_INET, ("127.0.0.1", server.port))])
     path = folder / "hub.toml"
     path.write_text(f'[[issuer]]\nidentifier = "{LOGIN}"\njwks_uri = "https://keys.example:{server.port}/"\n')
-    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, config=path) as hub:
+    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, config=path, public_url=PUBLIC_URL) as hub:
         assert status(hub, signed(hub, OLD, "old")) == 401
     assert server.requests == []
     assert "cannot be fetched: its host has only private addresses" in caplog.text

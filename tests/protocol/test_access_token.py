@@ -20,6 +20,7 @@ from hub.protocol.errors import TokenInvalid
 from hub.protocol.grant import Grant
 from hub.protocol.keys import Key
 from hub.protocol.matchers import MatcherType, make
+from hub.protocol.sections import Section
 
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"
@@ -861,12 +862,65 @@ def test_expiry_of_0x() -> None:
     assert "expired" in refused(sign(OLD_HEADER, {**old(), "exp": NOW}))
 
 
-def test_0x_uses_the_keys_of_the_first_issuer() -> None:
-    both = verifier("both", 10, Issuer("https://as.example", (), (Key(EC.public_key(), ("ES256",)),)))
+def test_0x_without_iss_uses_the_keys_of_the_first_issuer() -> None:
+    both = verifier("both", 10, OTHER_ISSUER)
     assert both.verify(sign(OLD_HEADER, old(subscribe=["a"])), "subscribe", HUB, NOW).subscribe.covers("a")
-    token = sign({"alg": "ES256"}, {**old(subscribe=["a"]), "iss": "https://as.example"}, EC, "ES256")
+    token = sign({"alg": "ES256"}, old(subscribe=["a"]), EC, "ES256")
     with pytest.raises(TokenInvalid, match="alg is 'ES256'"):
         both.verify(token, "subscribe", HUB, NOW)
+
+
+OTHER_ISSUER = Issuer("https://as.example", (), (Key(EC.public_key(), ("ES256",)),))
+
+
+def test_0x_with_iss_uses_the_keys_of_that_issuer_where_there_are_several() -> None:
+    both = verifier("both", 10, OTHER_ISSUER)
+    token = sign({"alg": "ES256"}, {**old(subscribe=["a"]), "iss": "https://as.example"}, EC, "ES256")
+    assert both.verify(token, "subscribe", HUB, NOW).subscribe.covers("a")
+    token = sign(OLD_HEADER, {**old(subscribe=["a"]), "iss": ISSUER})
+    assert both.verify(token, "subscribe", HUB, NOW).subscribe.covers("a")
+
+
+@pytest.mark.parametrize("iss", ["https://as.example/", "https://shop.example", "", None, 1, [ISSUER]])
+def test_0x_with_an_iss_that_is_not_trusted_is_refused_where_there_are_several(iss: object) -> None:
+    token = sign(OLD_HEADER, {**old(subscribe=["a"]), "iss": iss})
+    with pytest.raises(TokenInvalid, match=r"^iss is "):
+        verifier("both", 10, OTHER_ISSUER).verify(token, "subscribe", HUB, NOW)
+    # Applications sign these tokens with a JWT library of their own: a single issuer is not compared.
+    assert verify(token).subscribe.covers("a")
+    playground = Issuer("urn:mercure-playground", (PUBLISHER,), (PUBLISHER,), is_hub=True)
+    assert verifier("both", 10, playground).verify(token, "subscribe", HUB, NOW).subscribe.covers("a")
+
+
+@pytest.mark.parametrize("protocol", ["both", "0.x"])
+@pytest.mark.parametrize(
+    ("aud", "fits"),
+    [
+        (HUB, True),
+        ([HUB, "https://api.example"], True),
+        ("https://api.example", False),
+        (["https://api.example"], False),
+        (f"{HUB}/", False),
+        ([], False),
+        ("", False),
+        (None, False),
+        (1, False),
+    ],
+)
+def test_0x_with_an_audience(aud: object, fits: bool, protocol: Protocol) -> None:
+    """RFC 7519 section 4.1.3."""
+    token = sign(OLD_HEADER, {**old(subscribe=["a"]), "aud": aud})
+    issuers = [Issuer(ISSUER, (PUBLISHER,), (SUBSCRIBER,))]
+    knows = TokenVerifier(issuers, protocol, knows_its_url=True)
+    if fits:
+        assert knows.verify(token, "subscribe", HUB, NOW).subscribe.covers("a")
+    else:
+        with pytest.raises(TokenInvalid, match=r"^aud is ") as caught:
+            knows.verify(token, "subscribe", HUB, NOW)
+        assert caught.value.explained is Section.AUDIENCE
+    assert verify(token, protocol=protocol).subscribe.covers("a"), "a URL that the client tells says nothing"
+    plain = sign(OLD_HEADER, old(subscribe=["a"]))
+    assert knows.verify(plain, "subscribe", HUB, NOW).subscribe.covers("a"), "it has none"
 
 
 # --- both generations ---

@@ -64,9 +64,11 @@ def test_the_same_token_is_refused_after_a_reload_without_its_key(
     config = folder / "hub.toml"
     issuer = '[[issuer]]\nidentifier = "urn:partner"\npublisher_key = "{}"\n'
     config.write_text(issuer.format("the partner's secret, long enough for HS256"), encoding="utf-8")
-    with workers(folder, count, MERCURE_CONFIG=str(config)) as hub:
-        partner = other_key(hub, "the partner's secret, long enough for HS256").token(iss="urn:partner")
-        own = hub.token()
+    url = "https://hub.example.com/.well-known/mercure"
+    with workers(folder, count, MERCURE_CONFIG=str(config), MERCURE_PUBLIC_URL=url) as hub:
+        secret = "the partner's secret, long enough for HS256"
+        partner = other_key(hub, secret).token(iss="urn:partner", aud=url)
+        own = hub.token(aud=url)
         for token in (partner, own):
             assert [hub.publish({"topic": "t"}, token).status for _ in range(ENOUGH)] == [200] * ENOUGH
             stream = hub.subscribe({"match": "t"}, token)
