@@ -48,7 +48,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "http": ("errors", "tokens", "updates", "configuration"),
     "state": ("errors", "configuration", "http"),
     "publishing": ("errors", "topics", "updates", "configuration", "state"),
-    "reading": ("errors", "topics", "configuration", "http", "state"),
+    "reading": ("errors", "topics", "configuration", "http", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
     "pages": ("errors", "topics", "cookies", "configuration", "state"),
     "outbox": ("errors", "encryption", "updates", "state", "publishing"),

@@ -52,7 +52,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 @pages.get("/")
 def index() -> ResponseReturnValue:
     """The list, and the cookie with which the page may read its changes."""
-    page = current_app.make_response(render_template("list.html", things=current_app.extensions["things"]))
+    position = mercure.last_event_id()  # before the data: what comes from now on reaches the page
+    things = current_app.extensions["things"]
+    page = current_app.make_response(render_template("list.html", things=things, position=position))
     return mercure.set_cookie(page, subscribe=[TOPIC])
 
 
@@ -65,8 +67,9 @@ def add() -> ResponseReturnValue:
     things = current_app.extensions["things"]
     things.append(text)
     del things[:-MOST]
-    # The type chooses the elements of the page: <ul sse-swap="thing">.
-    mercure.publish(TOPIC, render_template("_thing.html", thing=text), type="thing", private=True)
+    # The type chooses the elements of the page: <ul sse-swap="things">. The whole list, for an update may
+    # come twice: when it was in the page already, and after a lost connection.
+    mercure.publish(TOPIC, render_template("_things.html", things=things), type="things", private=True)
     mercure.publish(TOPIC, str(len(things)), type="count", private=True)
     return "", 204
 

@@ -80,8 +80,10 @@ def turbo() -> Response:
 
 def _page(template: str) -> ResponseReturnValue:
     g.nonce = secrets.token_urlsafe(16)
+    position = mercure.last_event_id()  # before the votes are read: what comes from now on reaches the page
+    votes = dict(current_app.extensions["votes"])
     page = render_template(
-        template, page=template, topic=TOPIC, votes=current_app.extensions["votes"], nonce=g.nonce
+        template, page=template, topic=TOPIC, position=position, votes=votes, nonce=g.nonce
     )
     return mercure.set_cookie(current_app.make_response(page), subscribe=[TOPIC])
 

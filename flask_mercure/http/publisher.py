@@ -85,6 +85,18 @@ class Publisher:
         """
         return self._batches.are_taken(self._line()[0])
 
+    @property
+    def session(self) -> requests.Session:
+        """The connections of this process to the hub."""
+        return self._line()[0]
+
+    def token(self) -> str:
+        """The token that the app publishes with.
+
+        :raises MercureError: there is none.
+        """
+        return self._line()[1].get()
+
     def _post(self, content: bytes, content_type: str) -> tuple[requests.Response, bytes]:
         session, tokens = self._line()
         token = tokens.get()

@@ -116,6 +116,12 @@ def token_topics(wanted: _Resource, configuration: Configuration) -> list[str]:
     return list(dict.fromkeys(wanted.path(url) for url in (configuration.public_url, configuration.url)))
 
 
+def address(wanted: _Resource, configuration: Configuration) -> str:
+    """The URL of a collection."""
+    parts = urlsplit(configuration.url)
+    return f"{parts.scheme}://{parts.netloc}{wanted.path(configuration.url)}"
+
+
 def fetch(wanted: _Resource, configuration: Configuration, token: str) -> ActiveSubscriptions:
     """Read a collection.
 
@@ -125,14 +131,12 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
     :raises Refused: the hub does not show it.
     :raises HubUnreachable: the hub gave no answer.
     """
-    parts = urlsplit(configuration.url)
-    where = f"{parts.scheme}://{parts.netloc}{wanted.path(configuration.url)}"
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, application/ld+json"}
     try:
         with (
             open_session() as session,
             session.get(
-                where,
+                address(wanted, configuration),
                 headers=headers,
                 allow_redirects=False,
                 stream=True,
@@ -156,7 +160,7 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
             "than a Mercure hub answers there",
             response.status_code,
         ) from None
-    return ActiveSubscriptions(items, _cursor(response, document), _events(wanted, configuration))
+    return ActiveSubscriptions(items, cursor(response, document), _events(wanted, configuration))
 
 
 def _item(document: Any) -> ActiveSubscription:
@@ -176,14 +180,14 @@ def _events(wanted: _Resource, configuration: Configuration) -> tuple[Topic, ...
     return tuple(topics)
 
 
-def _cursor(response: requests.Response, document: Any) -> str | None:
-    """From the ``Link`` header (1.0), or from the document (0.x)."""
+def cursor(response: requests.Response, document: Any) -> str | None:
+    """The hub's position: from the ``Link`` header (1.0), or from the document (0.x)."""
     found = _CURSOR.search(response.headers.get("Link", ""))
     if found is not None:
         if found[1] is None:
             return unquote(found[2])
         return re.sub(r"\\(.)", r"\1", found[1]).encode("latin-1").decode("utf-8", "replace")
-    old = document.get("lastEventID")
+    old = document.get("lastEventID") if isinstance(document, dict) else None
     return old if isinstance(old, str) else None
 
 

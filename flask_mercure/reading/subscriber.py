@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 from flask_mercure.errors import HubUnreachable, MercureError
 from flask_mercure.http import connection
@@ -49,12 +50,16 @@ class Refused(MercureError):
 class Gap:
     """The hub could not resume where the subscriber asked to: updates may be missing (spec, Reconciliation).
 
-    :param requested: id of the last update that the subscriber has.
-    :param resumed_after: id after which the hub resumed, or ``earliest``.
+    :param requested: id of the last update that the subscriber has; ``None`` when there was none yet.
+    :param resumed_after: id after which the hub resumed, or ``earliest``; ``None`` when it did not tell.
+    :param reason: ``start``: the hub does not have the update that the subscription was told to begin after;
+        ``history``: nor the one at which the connection was lost; ``position``: the connection was lost
+        before the first update, and this hub does not tell where it was.
     """
 
-    requested: str
-    resumed_after: str
+    requested: str | None
+    resumed_after: str | None
+    reason: Literal["start", "history", "position"]
 
 
 class Subscription(Iterator[Event]):
@@ -274,10 +279,11 @@ class Subscription(Iterator[Event]):
         except BaseException:
             opened.close()
             raise
+        is_first = not self._was_connected
         self._connection = opened
         self._was_connected = True
         self._heard_at = self._clock()
-        self._note_cursor(cursor, opened)
+        self._note_cursor(cursor, opened, is_first=is_first)
 
     def _check(self, opened: Connection) -> None:
         """Refuse an answer that is no event stream; a hub that is starting again may come back from a 5xx."""
@@ -290,25 +296,33 @@ class Subscription(Iterator[Event]):
             raise connection.ConnectionBroken(message)
         raise Refused(f"{message}, not an event stream; its log has the cause", opened.status)
 
-    def _note_cursor(self, requested: str, opened: Connection) -> None:
+    def _note_cursor(self, requested: str, opened: Connection, *, is_first: bool) -> None:
         answered = opened.headers.get("Mercure-Last-Event-ID", opened.headers.get("Last-Event-ID"))
         if answered is None:
+            if not requested and not is_first:
+                self._tell(Gap(None, None, "position"))
             return
         resumed_after = answered.encode("latin-1").decode("utf-8", "replace")
         if not requested:
+            if not is_first:
+                self._tell(Gap(None, resumed_after, "position"))
             self._parser = Parser(resumed_after)
             self._last_event_id = resumed_after
         elif requested not in (resumed_after, EARLIEST):
-            self.gap = Gap(requested, resumed_after)
-            if self._on_gap is None:
-                _log.warning(
-                    "the hub does not have the update %r any more and resumed after %r: "
-                    "updates may be missing",
-                    requested,
-                    resumed_after,
-                )
-            else:
-                self._on_gap(self.gap)
+            self._tell(Gap(requested, resumed_after, "start" if is_first else "history"))
+
+    def _tell(self, gap: Gap) -> None:
+        self.gap = gap
+        if self._on_gap is not None:
+            self._on_gap(gap)
+        elif gap.requested is None:
+            _log.warning("the connection was lost before the first update: updates may be missing")
+        else:
+            _log.warning(
+                "the hub does not have the update %r any more and resumed after %r: updates may be missing",
+                gap.requested,
+                gap.resumed_after,
+            )
 
     def _drop(self) -> None:
         if self._connection is not None:

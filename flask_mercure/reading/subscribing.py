@@ -10,6 +10,7 @@ from flask import current_app
 
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.reading import presence
+from flask_mercure.reading.position import position
 from flask_mercure.reading.presence import ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState
@@ -76,6 +77,25 @@ class Reads:
             timeout=timeout,
             on_gap=on_gap,
         )
+
+    def last_event_id(self) -> str | None:
+        """Where the hub is now: give it to the page, whose stream then begins there, and nothing is missed.
+
+        Call it **before** the data of the page is read: an update in between comes again with the stream,
+        and an update that comes twice is better than one that never does. ::
+
+            position = mercure.last_event_id()
+            order = db.get_or_404(Order, id)
+            return render_template("order.html", order=order, position=position)
+
+        It takes one short request, whatever ``MERCURE_SUBSCRIPTIONS`` says; further calls during the same
+        request of the app give the same answer. With hubs of others it needs active subscriptions. While the
+        hub is away it takes a second at most, and is logged.
+
+        :returns: id of the hub's newest update; ``earliest`` when it has none; ``None`` when the hub does not
+            tell, in tests with :meth:`Mercure.record` too: the page's stream then begins when it is open.
+        """
+        return position(current_app._get_current_object(), self._state)  # type: ignore[attr-defined]
 
     def subscriptions(self, topic: Topic | None = None) -> ActiveSubscriptions:
         """Who is connected now (spec, Subscription API); the hub needs ``MERCURE_SUBSCRIPTIONS=1``.

@@ -23,7 +23,10 @@ from tests.hub.running import SECRET, RunningHub
 
 FLASK = ("Flask", "Response", "make_response", "redirect", "render_template", "url_for")
 ORIGIN = "http://127.0.0.1:5000"
-TEMPLATES = {"_thing.html": "<li>{{ thing.name }}</li>", "_vote.turbo.html": "<turbo-stream></turbo-stream>"}
+TEMPLATES = {
+    "_things.html": "{% for one in things %}<li>{{ one }}</li>{% endfor %}",
+    "_vote.turbo.html": "<turbo-stream></turbo-stream>",
+}
 
 
 class MercureOnStage(Mercure):
@@ -124,8 +127,8 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "model": SimpleNamespace(generate=lambda question: iter(["an ", "answer"])),
         "question": "?",
         "metrics": SimpleNamespace(timing=lambda name, seconds: None),
-        "order": SimpleNamespace(last_update=None),
-        "thing": SimpleNamespace(name="tea"),
+        "position": None,
+        "things": ["tea"],
         "vote": SimpleNamespace(),
         "topics_of": lambda one: [f"users/{one.id}"],
         "your_library": SimpleNamespace(encode=lambda claims, headers: "token"),

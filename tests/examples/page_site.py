@@ -49,6 +49,10 @@ window.follow = (url, options = {}, types = ["message"]) => {
   window.seen = seen;
   window.mercure = mercure;
 };
+if (new URLSearchParams(location.search).has("title", "reloading")) {
+  follow();
+  mercure.addEventListener("gap", () => mercure.reload());
+}
 window.isReady = true;
 """
 
@@ -80,6 +84,11 @@ class HubProcess:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(10)
+
+    def forget(self) -> None:
+        """Remove the database of a hub that does not run."""
+        for path in self._directory.glob("hub.db*"):
+            path.unlink()
 
     def close(self) -> None:
         end(self._process)
@@ -181,7 +190,9 @@ class Site(Served):
     """A hub that admits everybody, and an app with these pages.
 
     ``/`` has what ``mercure_script`` makes for the topics and options of the query; ``/sign-in`` and
-    ``/renew`` set the cookie. ``sources`` are what its pages may connect to beside the app and the hub.
+    ``/renew`` set the cookie. With ``position`` the page begins where the hub is; ``rendering`` is called
+    after that is known, in place of reading data. ``sources`` are what its pages may connect to beside the
+    app and the hub.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
@@ -189,6 +200,7 @@ class Site(Served):
         self.renewals = 0
         self.buffered = threading.Event()
         self.sources: list[str] = []
+        self.rendering: Callable[[], object] = lambda: None
         super().__init__(directory, self._make, Mercure(), {"MERCURE_ANONYMOUS": "1", **(settings or {})})
 
     def _make(self, config: Mapping[str, Any]) -> Flask:
@@ -210,6 +222,9 @@ class Site(Served):
             options: dict[str, Any] = {
                 name: value for name, value in request.args.items() if name not in ("topics", "title")
             }
+            if options.pop("position", None):
+                options["last_event_id"] = self.mercure.last_event_id()
+                self.rendering()
             topics = request.args.getlist("topics")
             text = render_template_string(_PAGE, topics=topics, options=options | {"nonce": nonce})
             response = Response(text)

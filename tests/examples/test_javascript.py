@@ -399,8 +399,66 @@ def test_lost_history_is_reported(site: Site, tab: Tab) -> None:
     site.publish("a", "1")
     tab.visit(f"{site.url}/?topics=a&last_event_id=urn:gone")
     tab.follow()
-    tab.wait_for("gaps", lambda: tab.seen("gaps"), [{"requested": "urn:gone", "resumed": "earliest"}])
+    gap = {"reason": "start", "requested": "urn:gone", "resumed": "earliest"}
+    tab.wait_for("gaps", lambda: tab.seen("gaps"), [gap])
     tab.wait_updates("1")
+    (warning,) = tab.problems()
+    assert "urn:gone" in warning
+    assert "mercure.last_event_id()" in warning
+
+
+def test_a_page_that_begins_where_the_hub_is_misses_nothing(
+    site: Site, tab: Tab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.publish("quiet", "1")
+    site.publish("a", "before")
+    monkeypatch.setattr(site, "rendering", lambda: site.publish("quiet", "2"))
+    tab.visit(f"{site.url}/?topics=quiet&position=1")
+    site.publish("quiet", "3")
+    tab.follow()
+    tab.wait_updates("2", "3")
+    assert tab.seen("gaps") == []
+
+
+@pytest.mark.usefixtures("own_hub")
+def test_a_page_that_is_loaded_without_its_hub_learns_that_it_may_miss_something(
+    site: Site, tab: Tab
+) -> None:
+    site.publish("a", "1")
+    site.hub.kill()
+    tab.visit(f"{site.url}/?topics=a&position=1")
+    tab.follow()
+    tab.wait_for("state", lambda: tab.run("return mercure.state"), "offline")
+    site.hub.start()
+    site.publish("a", "2")
+    tab.wait_for("reasons", lambda: [one["reason"] for one in tab.seen("gaps")], ["position"])
+
+
+@pytest.mark.usefixtures("own_hub")
+def test_history_that_is_lost_while_a_page_is_open(site: Site, tab: Tab) -> None:
+    tab.enter(f"{site.url}/?topics=a")
+    first = site.publish("a", "1")
+    tab.wait_updates("1")
+    site.hub.kill()
+    site.hub.forget()
+    site.hub.start()
+    tab.wait_for(
+        "gaps",
+        lambda: tab.seen("gaps"),
+        [{"reason": "history", "requested": first, "resumed": "earliest"}],
+    )
+
+
+def test_a_page_that_begins_at_a_wrong_place_does_not_load_itself_for_ever(site: Site, tab: Tab) -> None:
+    tab.visit(f"{site.url}/?topics=a&title=reloading&last_event_id=urn:gone")
+    kind = "return performance.getEntriesByType('navigation')[0].type"
+    tab.wait_for("the kind of loading", lambda: tab.run(kind), "reload")
+    tab.wait("the gap", lambda: tab.run("return Boolean(window.seen) && seen.gaps.length") == 1)
+    tab.run("window.isStill = true")
+    site.publish("a", "last")
+    tab.wait("the update", lambda: tab.seen()[-1:] == ["last"])
+    assert tab.run("return window.isStill")
+    assert all("urn:gone" in warning for warning in tab.problems())
 
 
 def test_the_cookie_is_renewed_when_the_token_ends(site: Site, tab: Tab) -> None:

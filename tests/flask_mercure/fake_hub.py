@@ -74,6 +74,9 @@ class FakeHub:
             def do_GET(self) -> None:
                 hub.handle(self)
 
+            def do_HEAD(self) -> None:
+                hub.handle(self)
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 

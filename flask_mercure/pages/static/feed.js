@@ -104,14 +104,17 @@ export class Feed {
   #next = null; // the stream that will follow it
   #handover = null;
   #state = "idle";
+  #isLate;
 
   /**
    * @param {import("./stream.js").Settings} settings
    * @param {import("./topics.js").Matchers} topics
    * @param {string | null} cursor
    * @param {object} sink
+   * @param {boolean} isLate as of a stream
    */
-  constructor(settings, topics, cursor, sink) {
+  constructor(settings, topics, cursor, sink, isLate = false) {
+    this.#isLate = isLate;
     this.#settings = settings;
     this.#sink = sink;
     this.#wanted = topics;
@@ -164,7 +167,7 @@ export class Feed {
   /** Stop, for good or until `wake` comes. */
   close() {
     clearTimeout(this.#renewal);
-    this.#isAway = true;
+    this.#isAway = this.#isLate = true;
     this.#cursor = this.cursor;
     this.#handover?.cancel();
     this.#stream?.close();
@@ -192,7 +195,7 @@ export class Feed {
       return;
     }
     const sink = this.#sinkOf(() => stream);
-    const stream = (this.#stream = new Stream(this.#settings, topics, cursor, sink));
+    const stream = (this.#stream = new Stream(this.#settings, topics, cursor, sink, this.#isLate));
     stream.start();
     this.#sink.covered();
   }
@@ -205,6 +208,7 @@ export class Feed {
     const topics = this.#wanted;
     if (!old || topics.size === 0 || (!old.isOpen && old.cursor === null)) {
       old?.close();
+      this.#isLate = Boolean(old?.isLate);
       this.#stream = null;
       this.#start(topics, null);
       return;

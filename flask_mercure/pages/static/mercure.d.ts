@@ -7,7 +7,7 @@ export type TransportName = "fetch" | "eventsource" | "websocket";
 export interface Options {
   /** Joined with those of the URL. */
   topics?: Topics;
-  /** Of the last update that the page includes; without it the stream begins now. */
+  /** What `mercure.last_event_id()` gave to the view; without it the stream begins when it is open. */
   lastEventId?: string | null;
   /** Default: `1.0`, or what the URL's parameters tell. */
   protocol?: "1.0" | "0.x";
@@ -64,8 +64,14 @@ export interface StateDetail {
   until?: number;
 }
 
-/** Updates after `requested` may be missing: fetch what the page shows anew. */
+/**
+ * Updates after `requested` may be missing: fetch what the page shows anew.
+ *
+ * `start`: the hub does not have the update after which the page begins. `history`: nor the one at which the
+ * connection was lost. `position`: the page did not know where it was when its stream opened, later than it should.
+ */
 export interface GapDetail {
+  reason: "start" | "history" | "position";
   requested: string | null;
   resumed: string | null;
 }
@@ -96,6 +102,8 @@ export class Mercure extends EventTarget {
   on(type: string, listener: (update: Update) => void): () => void;
   /** Subscribe to more topics. A listener gets their updates only, and needs `topicOf`. Returns what ends it. */
   subscribe(topics: Topics, listener?: (update: Update) => void): () => void;
+  /** Load the page anew after a gap, at the earliest 30 seconds after it did so before. */
+  reload(): void;
   /** Tell that the cookie has changed. */
   renewed(): void;
   close(): void;

@@ -10,6 +10,7 @@ import { Credentials } from "./stream.js";
 import { isSubset, readTopics, readUrl, topicFilter } from "./topics.js";
 import { TRANSPORTS } from "./transports.js";
 
+const LOADED_ANEW = 30_000; // milliseconds between two times that a page loads itself anew
 const CONFIGURATION = 'script[type="application/json"][data-mercure]';
 
 /** An update. */
@@ -65,6 +66,8 @@ export class Mercure extends EventTarget {
   #changes = 0; // timer
   #abort = new AbortController(); // takes the listeners off the page
   #state = "idle";
+  #hasBegun = false; // a stream was open
+  #reload = 0; // timer
 
   constructor(url, options) {
     super();
@@ -179,9 +182,23 @@ export class Mercure extends EventTarget {
     this.#feed?.renew();
   }
 
+  /**
+   * Load the page anew, for updates that are missing.
+   *
+   * A page that was loaded anew less than 30 seconds ago waits until then: what did not help the first time
+   * must not make it do so for ever.
+   */
+  reload() {
+    const [navigation] = performance.getEntriesByType("navigation");
+    const age = performance.now();
+    const rest = navigation?.type === "reload" ? LOADED_ANEW - age : 0;
+    this.#reload ||= setTimeout(() => location.reload(), Math.max(0, rest));
+  }
+
   /** End everything. */
   close() {
     clearTimeout(this.#changes);
+    clearTimeout(this.#reload);
     this.#abort.abort();
     this.#feed?.close();
     this.#feed = null;
@@ -234,7 +251,7 @@ export class Mercure extends EventTarget {
     const sink = {
       event: (event) => isCurrent() && this.#deliver(event),
       state: (state, detail) => isCurrent() && this.#setState(state, detail),
-      gap: (detail) => isCurrent() && this.#tell("gap", detail),
+      gap: (detail) => isCurrent() && this.#gap(detail),
       problem: (detail) => isCurrent() && this.#tell("problem", detail),
       covered: () => {},
     };
@@ -278,9 +295,21 @@ export class Mercure extends EventTarget {
     return update.type === "mercure" ? update.json().id : this.#topicOf(update);
   }
 
+  #gap(detail) {
+    const isStart = !this.#hasBegun && detail.reason === "history";
+    if (isStart) {
+      console.warn(
+        `mercure: the hub does not have the update ${detail.requested}, after which this page begins: take ` +
+          "last_event_id from mercure.last_event_id(), in the view and before its data",
+      );
+    }
+    this.#tell("gap", isStart ? { ...detail, reason: "start" } : detail);
+  }
+
   #setState(state, detail) {
     if (state === this.#state && state !== "offline") return;
     this.#state = state;
+    if (state === "open") this.#hasBegun = true;
     this.#tell("state", { ...detail, state });
   }
 

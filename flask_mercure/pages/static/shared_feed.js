@@ -35,6 +35,7 @@ export class SharedFeed {
   #ownState = ["connecting", {}];
   #boarding = null;
   #start; // where this tab begins: {topics, cursor}
+  #isLate = false; // it was here before, and away
   #subscribedTypes = null;
   #timers = new Set();
   #pending = 0;
@@ -100,6 +101,7 @@ export class SharedFeed {
     if (!this.#channel) return;
     const { cursor, covered } = this;
     this.#start = { topics: cursor === null ? this.#topics : covered, cursor };
+    this.#isLate = true;
     this.#post({ kind: "leave" });
     this.#channel.close();
     this.#channel = null;
@@ -161,6 +163,9 @@ export class SharedFeed {
     const take = () => (channel === this.#channel && !this.#lead ? this.#takeOver() : undefined);
     this.#hold(this.#name, { signal: this.#abort.signal }, take);
     if (this.#start.cursor !== null) this.#board();
+    else if (this.#isLate && this.#topics.size) {
+      this.#sink.gap({ reason: "position", requested: null, resumed: null });
+    }
     this.#check();
   }
 
@@ -203,7 +208,7 @@ export class SharedFeed {
       this.#own = this.#boarding = null;
     }
     const begin = cursor === null ? this.#start : { topics: covered, cursor };
-    const lead = (this.#lead = new Feed(this.#settings, begin.topics, begin.cursor, {
+    const sink = {
       event: (event) => {
         this.#group.cursor = lead.cursor;
         this.#post({ kind: "event", event });
@@ -222,7 +227,9 @@ export class SharedFeed {
         this.#post({ kind: "problem", detail });
         this.#sink.problem(detail);
       },
-    }));
+    };
+    const isLate = this.#isLate || epoch > 0;
+    const lead = (this.#lead = new Feed(this.#settings, begin.topics, begin.cursor, sink, isLate));
     lead.start();
     this.#post({ kind: "who" });
     for (const id of this.#members.keys()) this.#watch(id);

@@ -5,6 +5,7 @@ import { TRANSPORTS } from "./transports.js";
 
 const FIRST_DELAY = 1000; // milliseconds before a second attempt, unless the hub names a time
 const LONGEST_DELAY = 30_000;
+const EARLIEST = "earliest"; // the cursor of all that the hub has
 const UNANSWERED = 10_000; // milliseconds without an answer, after which something seems to hold it back
 
 /**
@@ -32,7 +33,6 @@ export class Stream {
   #attempts = 0;
   #delay = FIRST_DELAY;
   #lastSign = 0; // when the hub was last heard
-  #wasOpen = false;
   #hasRenewed = false; // since it was open: a second refusal is not for the cookie's age
   #isClosed = false;
   isOpen = false;
@@ -42,8 +42,10 @@ export class Stream {
    * @param {import("./topics.js").Matchers} topics
    * @param {string | null} cursor id of the last event that is known; `null` starts now
    * @param {object} sink
+   * @param {boolean} isLate what is not known was wanted before now
    */
-  constructor(settings, topics, cursor, sink) {
+  constructor(settings, topics, cursor, sink, isLate = false) {
+    this.isLate = isLate;
     this.#settings = settings;
     this.topics = topics;
     this.cursor = cursor;
@@ -112,6 +114,7 @@ export class Stream {
   /** Tell, and go on with another transport after the last event of this one, if there is one. */
   #heldBack(reason) {
     this.#sink.problem({ reason });
+    this.isLate = true;
     if (this.#settings.fallback.heldBack(this.#name)) {
       this.isOpen = false;
       this.#open();
@@ -121,14 +124,16 @@ export class Stream {
   #opened(requested, position) {
     clearTimeout(this.#watch);
     this.#settings.fallback.opened(this.#name);
-    if (requested !== null && position !== null && position !== requested) {
-      this.#sink.gap({ requested, resumed: position });
-    } else if (requested === null && this.#wasOpen) {
-      // Cut off before the first event, and the hub does not tell positions: nobody can know.
-      this.#sink.gap({ requested: null, resumed: position });
+    if (requested !== null) {
+      const isKnown = position === null || position === requested || requested === EARLIEST;
+      if (!isKnown) this.#sink.gap({ reason: "history", requested, resumed: position });
+    } else if (this.isLate) {
+      // It began with no position, and later than the page, or was cut off before it learned one.
+      this.#sink.gap({ reason: "position", requested, resumed: position });
     }
     if (requested === null && position) this.cursor = position;
-    this.isOpen = this.#wasOpen = true;
+    this.isOpen = true;
+    this.isLate = false;
     this.#hasRenewed = false;
     this.#attempts = 0;
     this.#lastSign = 0;
@@ -163,6 +168,7 @@ export class Stream {
   async #again({ status, retryAfter, error }) {
     const wasOpen = this.isOpen;
     this.isOpen = false;
+    this.isLate = true;
     this.#stop();
     const { access, fallback } = this.#settings;
     // EventSource does not tell whether it was refused, and what for.

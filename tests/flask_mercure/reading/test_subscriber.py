@@ -151,7 +151,7 @@ def test_a_lost_cursor_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -
         mercure.publish("g", "1")
         gaps: list[Gap] = []
         with mercure.subscribe("g", "urn:lost:é", on_gap=gaps.append) as events:
-            assert gaps == [Gap("urn:lost:é", "earliest")]
+            assert gaps == [Gap("urn:lost:é", "earliest", "start")]
             assert events.gap == gaps[0]
             assert events.wait(PATIENCE).data == "1"
         assert caplog.messages == []
@@ -320,6 +320,29 @@ def test_gaps(other: FakeHub, requested: str | None, header: dict[str, str], is_
     with on(other, requested, on_gap=gaps.append) as events:
         assert (events.gap is not None) is is_gap
         assert len(gaps) == is_gap
+
+
+def test_a_gap_after_the_connection_was_lost(other: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+    other.answers = [
+        stream(b"id: 1\ndata: 1\n\n", Mercure_Last_Event_ID="0"),
+        stream(b"id: 5\ndata: 5\n\n", Mercure_Last_Event_ID="earliest"),
+    ]
+    gaps: list[Gap] = []
+    with on(other, on_gap=gaps.append) as events:
+        assert [next(events).data, next(events).data] == ["1", "5"]
+    assert gaps == [Gap("1", "earliest", "history")]
+
+
+@pytest.mark.parametrize("header", [{}, {"Last_Event_ID": "9"}])
+def test_a_hub_that_did_not_tell_where_it_was(
+    other: FakeHub, header: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cut off before the first update: nobody can know what was missed."""
+    other.answers = [stream(b":\n"), stream(b"id: 1\ndata: 1\n\n", **header)]
+    with on(other) as events:
+        assert next(events).data == "1"
+        assert events.gap == Gap(None, header.get("Last_Event_ID"), "position")
+    assert "before the first update" in caplog.text
 
 
 def test_the_token_is_in_no_log_and_no_error(other: FakeHub, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,147 @@
+"""Where a hub is: the id of its newest update, after which a page lets its stream begin.
+
+A hub of this project answers ``HEAD`` with it. Others tell it with the active subscriptions, where they have
+that feature, and otherwise not at all. A page does not wait long for it, and does without when there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import requests
+from flask import Flask, has_request_context, request
+from urllib3.exceptions import HTTPError
+
+from flask_mercure.errors import HubUnreachable, MercureError
+from flask_mercure.http.answer import reason
+from flask_mercure.publishing import recorder
+from flask_mercure.reading import presence
+from flask_mercure.state import HubState
+from hub.protocol.cursor import EARLIEST
+
+KEY = "mercure.positions"
+"""Of the objects in ``app.extensions``, and of what a request has learned, in its environment."""
+
+_TOPIC = "urn:flask-mercure:position"  # nobody publishes on it, and nobody subscribes to it
+_PATIENCE = 1.0
+_PAUSE = 5.0
+_LONG_PAUSE = 600.0
+_MAX_ANSWER = 1 << 20
+
+_log = logging.getLogger("flask_mercure")
+
+
+class Position:
+    """Asks one hub where it is.
+
+    :param hub: of an app.
+    :param clock: monotonic time in seconds.
+    """
+
+    def __init__(self, hub: HubState, clock: Callable[[], float] = time.monotonic) -> None:
+        self._hub = hub
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._not_before = float("-inf")
+        self._is_foreign = False
+
+    def get(self) -> str | None:
+        """The id of the newest update, ``earliest`` when there is none, ``None`` when the hub does not tell.
+
+        A second is the most that it takes. After a failure the hub is left alone for five.
+        """
+        with self._lock:
+            if self._clock() < self._not_before:
+                return None
+        try:
+            return self._ask()
+        except MercureError as error:
+            self._pause(_PAUSE, str(error))
+        except (requests.RequestException, HTTPError, OSError):
+            self._pause(_PAUSE, f"{self._hub.configuration.url} does not answer within {_PATIENCE:g} s")
+        return None
+
+    def _pause(self, seconds: float, why: str) -> None:
+        with self._lock:
+            self._not_before = self._clock() + seconds
+        _log.warning(
+            "pages begin with the next update, and may miss one until their stream is open, because the "
+            "position of the hub %r is not known: %s",
+            self._hub.name,
+            why,
+        )
+
+    def _ask(self) -> str | None:
+        if not self._is_foreign:
+            found = self._from_head()
+            if found not in (None, EARLIEST) or self._hub.publisher.takes_batches():
+                return found
+            # The reference implementation answers with "earliest" whatever it has.
+            self._is_foreign = True
+        found = self._from_subscriptions()
+        if found is None:
+            self._is_foreign = False  # it may have been replaced until then
+            self._pause(_LONG_PAUSE, "it is none of this project's, and shows no active subscriptions")
+        return found
+
+    def _from_head(self) -> str | None:
+        read = self._hub.configuration
+        parameter = "topic" if read.protocol == "0.x" else "match"
+        headers = {"Last-Event-ID": "", "Accept": "text/event-stream"}
+        response, _ = self._send("HEAD", f"{read.url}?{parameter}={_TOPIC}", headers, [_TOPIC])
+        if response.status_code in (requests.codes.method_not_allowed, requests.codes.not_implemented):
+            return None  # a hub of others
+        if response.status_code != requests.codes.ok:
+            said = reason(response, b"")
+            raise HubUnreachable(f"it answered {response.status_code}" + (f" ({said})" if said else ""))
+        found = response.headers.get("Mercure-Last-Event-ID")
+        return None if found is None else found.encode("latin-1").decode("utf-8", "replace")
+
+    def _from_subscriptions(self) -> str | None:
+        read = self._hub.configuration
+        wanted = presence.resource(_TOPIC, read)
+        headers = {"Accept": "application/json, application/ld+json"}
+        url = presence.address(wanted, read)
+        response, body = self._send("GET", url, headers, presence.token_topics(wanted, read))
+        if response.status_code != requests.codes.ok:
+            return None
+        try:
+            return presence.cursor(response, json.loads(body))
+        except (ValueError, RecursionError):
+            return None
+
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], topics: list[str]
+    ) -> tuple[requests.Response, bytes]:
+        read = self._hub.configuration
+        token = read.tokens.create(topics) if read.gives_tokens else self._hub.publisher.token()
+        with self._hub.publisher.session.request(
+            method,
+            url,
+            headers={**headers, "Authorization": f"Bearer {token}"},
+            allow_redirects=False,
+            stream=True,
+            timeout=_PATIENCE,
+            verify=read.verify_tls,
+        ) as response:
+            body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)  # frees the connection
+        return response, body
+
+
+def position(app: Flask, hub: HubState) -> str | None:
+    """Where a hub is; during one request the answer stays that of the first call.
+
+    :param app: of the hub, whose context is active.
+    :param hub: to be asked.
+    """
+    if recorder.sink(hub.name) is not None:
+        return None  # a test without a hub
+    known: dict[str, str | None] = request.environ.setdefault(KEY, {}) if has_request_context() else {}
+    if hub.name not in known:
+        positions: dict[str, Position] = app.extensions.setdefault(KEY, {})
+        known[hub.name] = positions.setdefault(hub.name, Position(hub)).get()
+    return known[hub.name]
