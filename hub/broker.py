@@ -157,7 +157,8 @@ class Broker:
         loop = gevent.get_hub().loop
         wake = loop.async_()
         wake.start(self._collect)
-        self.engine.dispatched, newest_id = self._transport.open(wake.send, self._is_crowded)
+        opened = partial(self._transport.open, wake.send, self._is_crowded)
+        self.engine.dispatched, newest_id = _in_thread(opened)
         self.last_event_id = newest_id or EARLIEST
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
@@ -351,6 +352,7 @@ class Broker:
         while True:
             gevent.sleep(_TICK)
             try:
+                self._transport.expire(self.clock())
                 for _ in self.engine.tick():
                     gevent.sleep(0)
             except Exception:

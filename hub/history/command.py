@@ -110,7 +110,7 @@ def _prune(log: Log, given: argparse.Namespace, selection: Selection) -> None:
 
 def _vacuum(log: Log, _given: argparse.Namespace, _: Selection) -> None:
     if log.seats.others():
-        _say("a hub is at work: publications wait until this is done")
+        _say("a hub is at work: publications wait until this is done, or get 503 after five seconds")
     before, after = copying.vacuum(log)
     _say(f"{_size(before)} before, {_size(after)} now")
 
@@ -156,7 +156,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     )
     prune.add_argument("--keep", type=_number, metavar="N", help="keep the newest N of those that are meant")
     prune.add_argument("--dry-run", action="store_true", help="only count them")
-    add("vacuum", _vacuum, "write the file anew without free pages; publications wait meanwhile")
+    add("vacuum", _vacuum, "write the file anew without free pages; publications wait or fail meanwhile")
     copy = add("backup", _backup, "copy the database while the hub is at work, and check the copy")
     copy.add_argument("path", type=Path, metavar="PATH", help="of the copy; nothing is overwritten")
 

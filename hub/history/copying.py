@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from hub.history.log import HistoryError, Log, Progress
+from hub.transport.seats import BOUND
 
 _PAGES = 2000  # of a step of the copy
 _RETURNED = 1000  # free pages in one transaction
@@ -32,7 +33,7 @@ def backup(log: Log, target: Path, progress: Progress) -> int:
         if os.path.lexists(path):
             raise HistoryError(f"{str(path)!r} is there already; name another path, or remove it")
     try:
-        mode = log.path.stat().st_mode & 0o777
+        mode = log.path.stat().st_mode & 0o660 | 0o600  # who is in a group that may read the log
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     except OSError as error:
         raise HistoryError(f"{str(target)!r} cannot be written: {error.strerror}") from None
@@ -97,7 +98,7 @@ def vacuum(log: Log) -> tuple[int, int]:
             f"this needs up to {2 * before} octets beside the database, and {free} are free; history prune "
             "gives back space without"
         )
-    with log.seats.turn(), log.engine.connect() as connection:
+    with log.seats.turn_within(BOUND), log.engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         driver.execute("VACUUM").close()
@@ -112,7 +113,7 @@ def return_space(log: Log) -> None:
         assert isinstance(driver, sqlite3.Connection)
         free = _free_pages(driver)
         while free:
-            with log.seats.turn():
+            with log.seats.turn_within(BOUND):
                 driver.executescript(f"PRAGMA incremental_vacuum({_RETURNED})").close()
             left = _free_pages(driver)
             if left >= free:  # a file that was made without that possibility

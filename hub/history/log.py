@@ -14,9 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hub.protocol.errors import MercureError, StorageError
 from hub.transport import schema
-from hub.transport.database import lock_path, make_engine, reason, writing
+from hub.transport.database import lock_path, make_engine, make_file, reason, writing
 from hub.transport.migration import check, migrate, version_of
-from hub.transport.seats import Seats
+from hub.transport.seats import BOUND, Seats
 
 Progress = Callable[[int], None]
 """Takes how many are done."""
@@ -43,8 +43,11 @@ class Log:
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that writes, while no other process does."""
-        with self.seats.turn(), self.engine.connect() as connection, writing(connection):
+        """A transaction that writes, while no other process does.
+
+        :raises OSError: another one does for too long.
+        """
+        with self.seats.turn_within(BOUND), self.engine.connect() as connection, writing(connection):
             yield connection
 
     def last_sequence(self) -> int:
@@ -67,6 +70,8 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
     if not create and not path.is_file():
         raise HistoryError(f"there is no database {str(path)!r}; name it with --transport-url")
     engine = make_engine(parsed)
+    if create:
+        make_file(parsed)
     try:
         with engine.connect() as connection:
             version = version_of(connection)
@@ -76,7 +81,7 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
             check(version)
         with closing(_seats(path, lock_path(parsed))) as seats:
             if create:
-                with seats.turn(), engine.connect() as connection, writing(connection):
+                with seats.turn_within(BOUND), engine.connect() as connection, writing(connection):
                     version = migrate(connection)
             yield Log(engine, path, seats, version or 0)
     except BrokenPipeError:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import gevent
 from gevent.event import Event
@@ -96,6 +97,7 @@ class Process:
         self._tls = tls_context(settings)
         self._settings = settings
         self._stopping = Event()
+        self._serves = Event()
         self._metrics = metrics_socket(settings) if place is None else place.metrics
         self._listening = listening_sockets(settings, 1)[0] if place is None else place.listening
         self._tally = Board(1).of(0) if place is None else place.tally
@@ -179,22 +181,45 @@ class Process:
         watchers: list[object] = [
             gevent.signal_handler(signal.SIGTERM, self.stop),
             gevent.signal_handler(signal.SIGINT, self.stop),
-            gevent.signal_handler(signal.SIGHUP, self.reload, reread),
-            gevent.signal_handler(signal.SIGUSR2, leave),
+            gevent.signal_handler(signal.SIGHUP, self._once_it_serves, partial(self.reload, reread)),
+            gevent.signal_handler(signal.SIGUSR2, self._once_it_serves, leave),
         ]
         if self._parent is not None:  # nobody would stop or replace this process any more
             orphaned = gevent.get_hub().loop.io(self._parent, 1)
             orphaned.start(self.stop)
             watchers.append(orphaned)
         try:
-            self.start()
-            announce(self.url)
-            self.wait()
+            if self._is_started():
+                announce(self.url)
+                self.wait()
         finally:
             self.close()
             for number in HANDLED:  # the process ends: one more signal changes nothing
                 signal.signal(number, signal.SIG_IGN)
             del watchers
+
+    def _is_started(self) -> bool:
+        """Start, unless told to stop meanwhile: another process may keep the log for long."""
+
+        def attempt() -> Exception | None:
+            try:
+                self.start()
+            except Exception as error:  # raised below: gevent would print it
+                return error
+            return None
+
+        starting = gevent.spawn(attempt)
+        gevent.wait([starting, self._stopping], count=1)
+        if not starting.ready():
+            starting.kill()
+            return False
+        if starting.value is not None:
+            raise starting.value
+        return True
+
+    def _once_it_serves(self, action: Callable[[], None]) -> None:
+        self._serves.wait()
+        action()
 
     def start(self) -> None:
         """Open the log and accept connections."""
@@ -207,6 +232,7 @@ class Process:
         rotation = rotation_of(self._settings, time.time()) if self._parent is None else None
         if rotation is not None:  # among several processes it is the parent's business
             self._rotating = gevent.spawn(_rotate, rotation)
+        self._serves.set()
 
     def wait(self) -> None:
         """Serve until ``stop`` is called."""

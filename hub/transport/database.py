@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 
 _BUSY = 5  # seconds to wait for the database's lock
+_OTHERS = 0o007  # the bits of a mode that are for everyone
+
+_log = logging.getLogger("hub.transport")
 
 
 def make_engine(url: sa.URL) -> sa.Engine:
@@ -41,6 +46,49 @@ def writing(connection: sa.Connection) -> Iterator[None]:
 def lock_path(url: sa.URL) -> str:
     """The file by whose locks processes on this database find one another (``hub.transport.seats``)."""
     return f"{url.database}-lock"
+
+
+def make_file(url: sa.URL) -> None:
+    """Make the file of a new SQLite database for its owner only: private updates will be in it.
+
+    SQLite gives the write-ahead log and its index the mode of the database. What keeps this from making the
+    file keeps SQLite from opening it, with better words.
+    """
+    if _is_file(url):
+        with contextlib.suppress(OSError):
+            os.close(os.open(str(url.database), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def close_to_others(url: sa.URL) -> None:
+    """Take the files of an SQLite database away from everyone but owner and group, and log it.
+
+    Earlier versions made them readable by everyone. The group keeps its rights: it may be one that reads
+    backups.
+    """
+    if not _is_file(url):
+        return
+    for suffix in ("", "-wal", "-shm", "-lock"):
+        path = f"{url.database}{suffix}"
+        try:
+            mode = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116
+            if mode & _OTHERS:
+                os.chmod(path, mode & ~_OTHERS)  # noqa: PTH101
+                _log.warning(
+                    "%r was open to every user of this machine; now only owner and group may use it", path
+                )
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _log.warning(
+                "%r is open to every user of this machine: %s; change its mode", path, error.strerror
+            )
+
+
+def _is_file(url: sa.URL) -> bool:
+    name = url.database or ""
+    return (
+        url.get_backend_name() == "sqlite" and name not in ("", ":memory:") and not name.startswith("file:")
+    )
 
 
 def is_writable(url: sa.URL) -> bool:

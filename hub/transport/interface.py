@@ -159,6 +159,12 @@ class Transport(Protocol[Ticket]):
         :param limit: topics to look at; those outside of this part of the log are not returned.
         """
 
+    def expire(self, now: float) -> None:
+        """Fail the publications that cannot be stored in time. To be called now and then; never blocks.
+
+        :param now: monotonic time in seconds.
+        """
+
     def catch_up(self) -> None:
         """Have everything collected that other processes have written by now."""
 

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -25,7 +26,16 @@ from hub.protocol.errors import StorageError, StorageUnusable
 from hub.protocol.update import Update
 from hub.transport import presence, reading, retention, schema
 from hub.transport.append import Appender
-from hub.transport.database import is_database, is_writable, lock_path, make_engine, reason, writing
+from hub.transport.database import (
+    close_to_others,
+    is_database,
+    is_writable,
+    lock_path,
+    make_engine,
+    make_file,
+    reason,
+    writing,
+)
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
 from hub.transport.interface import Commit, Page, Presence, Size, TopicPage
@@ -33,13 +43,14 @@ from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.reading import Reader
 from hub.transport.retention import Retention
-from hub.transport.seats import Seats
+from hub.transport.seats import BOUND, Seats, TurnTimeout
 from hub.transport.still_there import StillThere, WriteAheadLog
 
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
 
 _PATIENCE = 2.0  # seconds to wait for the turn before the log tells why
+_LOOK = 0.5  # seconds between two looks at a writer that should end
 _MAX_BATCH = 1000
 _MAX_BATCH_CHARACTERS = 8 << 20
 _TRIM_INTERVAL = 1.0
@@ -47,6 +58,10 @@ _MAX_COMMITS = 100
 _LARGEST_NUMBER = 1 << 31  # of user_version, which nothing else uses
 
 _log = logging.getLogger("hub.transport")
+
+
+class _Abandoned(BaseException):
+    """The log was closed while its writer waited for the turn."""
 
 
 class SqlTransport(Generic[Ticket]):
@@ -80,7 +95,7 @@ class SqlTransport(Generic[Ticket]):
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
         self._caller_is_crowded: Callable[[], bool] = lambda: False
-        self._writer = threading.Thread(target=self._write, name="mercure-log", daemon=True)
+        self._writer = threading.Thread(target=self._run, name="mercure-log", daemon=True)
         self._follower: Follower[Ticket] | None = None
         if doorbell is not None:
             self._follower = Follower(
@@ -89,6 +104,10 @@ class SqlTransport(Generic[Ticket]):
         self._trimmed_at = 0.0
         self._owed = Owed()
         self._failure: StorageError | None = None
+        self._is_closed = False
+        self._claim = threading.Lock()  # for the next two
+        self._waits_since: float | None = None  # monotonic time since when the writer waits for the turn
+        self._claimable: list[_Waiting[Ticket]] = []  # what it will write then
 
     @property
     def place(self) -> str:
@@ -101,6 +120,8 @@ class SqlTransport(Generic[Ticket]):
         """Bring the tables of the database up to date, take a seat and start the writer."""
         self._wake, self._caller_is_crowded = wake, is_crowded
         self._seats = self._prepare()
+        if self._is_closed:  # while this waited for the turn
+            raise StorageError(f"the database {self.place} was closed")
         self._file = StillThere(self._url.database)
         self._wal = WriteAheadLog(self._url.database)
         self._lock_file = StillThere(lock_path(self._url))
@@ -113,11 +134,13 @@ class SqlTransport(Generic[Ticket]):
     def _prepare(self) -> Seats:
         seats: Seats | None = None
         try:
-            self._engine.connect().close()  # makes the file: it says better what is wrong with its folder
+            make_file(self._url)
+            self._engine.connect().close()  # first: it says best what is wrong with the folder
             seats = Seats(lock_path(self._url))
             with self._noticed_turn(seats), self._engine.connect() as connection, writing(connection):
                 migrate(connection)
                 seats.take()  # in one turn with it: who works on the database meanwhile needs to know of us
+            close_to_others(self._url)
         except (SQLAlchemyError, OSError, StorageError) as error:
             self._engine.dispose()
             if seats is not None:
@@ -195,11 +218,12 @@ class SqlTransport(Generic[Ticket]):
         try:
             with (
                 self._engine.connect() as connection,
-                self._turn_to_write(connection),
+                self._seats.turn_within(BOUND),
+                self._same_files(connection),
                 writing(connection),
             ):
                 return presence.adopt(connection, self._seats)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError) as error:
             raise self._error("written", error) from None
 
     @property
@@ -227,6 +251,9 @@ class SqlTransport(Generic[Ticket]):
         self._file.check()
         self._wal.check()
         self._lock_file.check()  # without it, processes that come later cannot detect crashed peers
+        late = self._late(time.monotonic())
+        if late is not None:
+            raise late
         if self._failure is None:
             self.newest()
         else:
@@ -238,7 +265,8 @@ class SqlTransport(Generic[Ticket]):
         try:
             with (
                 self._engine.connect() as connection,
-                self._turn_to_write(connection),
+                contextlib.nullcontext() if self._seats is None else self._seats.turn_within(_PATIENCE),
+                self._same_files(connection),
                 writing(connection),
             ):
                 connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
@@ -247,18 +275,54 @@ class SqlTransport(Generic[Ticket]):
             raise self._error("written", error) from None
         self._failure = None
 
+    def expire(self, now: float) -> None:
+        """Answer publications for which the turn does not come. Presence stays, and is written when it does.
+
+        The writer itself goes on waiting: nothing breaks off the wait for a lock.
+        """
+        with self._claim:
+            failure = self._late(now)
+            if failure is None:
+                return
+            tickets = [ticket for _, ticket, change in self._claimable if change is None]
+            self._claimable[:] = [one for one in self._claimable if one[2] is not None]
+            for _ in range(self._waiting.qsize()):
+                one = self._waiting.get_nowait()
+                if one is None or one[2] is not None:
+                    self._waiting.put(one)
+                else:
+                    tickets.append(one[1])
+        if self._failure is None:
+            _log.error("%s", failure)
+        self._failure = failure
+        if tickets:
+            self._hand_over(Commit((), tickets, failure))
+
+    def _late(self, now: float) -> StorageError | None:
+        since = self._waits_since
+        if since is None or self._seats is None or now - since < BOUND:
+            return None
+        return self._error("written", TurnTimeout(self._seats.why_no_turn(now - since)))
+
     def close(self) -> None:
-        """Commit what is queued and close the connections."""
+        """Commit what is queued and close the connections.
+
+        A writer for which the turn does not come is left behind: it ends with the process, or at its turn.
+        """
+        self._is_closed = True
         self._waiting.put(None)
-        if self._writer.is_alive():
-            self._writer.join()
+        is_late = False
+        while self._writer.is_alive() and not is_late:
+            self._writer.join(_LOOK)
+            is_late = self._late(time.monotonic()) is not None
         if self._follower is not None:
             self._follower.close()
         self._reader.close()
         self._engine.dispose()
-        self._wal.close()
-        if self._seats is not None:
-            self._seats.close()
+        if not is_late:
+            self._wal.close()
+            if self._seats is not None:
+                self._seats.close()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -276,6 +340,10 @@ class SqlTransport(Generic[Ticket]):
         return StorageError(f"the database {self.place} cannot be {participle}: {reason(error)}")
 
     # What follows runs in the writer's thread.
+
+    def _run(self) -> None:
+        with contextlib.suppress(_Abandoned):
+            self._write()
 
     def _write(self) -> None:
         connection: sa.Connection | None = None
@@ -334,9 +402,10 @@ class SqlTransport(Generic[Ticket]):
         more = True
         owed = self._owed.take()
         try:
-            with self._turn_to_write(connection):
-                if batch:
-                    more = self._fill(batch)  # now, for more has come while another process wrote
+            with self._turn_to_write(connection, batch):
+                more = self._fill(batch)  # now, for more has come while another process wrote
+                if not batch and not owed:
+                    return more
                 everything = [*owed, *((updates, change) for updates, _, change in batch)]
                 changes = [change for _, change in everything if change is not None]
                 entries = appender.append(
@@ -369,19 +438,44 @@ class SqlTransport(Generic[Ticket]):
         return 0 if self._seats is None else self._seats.others()
 
     @contextlib.contextmanager
-    def _turn_to_write(self, connection: sa.Connection) -> Iterator[None]:
-        """Take the write lock; what is written is there after a restart, or this raises.
+    def _turn_to_write(self, connection: sa.Connection, batch: list[_Waiting[Ticket]]) -> Iterator[None]:
+        """Wait for the turn, and hold it; what is written is there after a restart, or this raises.
+
+        :param connection: writes, and is in no transaction.
+        :param batch: will be written; while the turn does not come, ``expire`` may take something away.
+        :raises StorageError: a file of the database is not what it was.
+        """
+        if self._seats is None:
+            with self._same_files(connection):
+                yield
+            return
+        with self._claim:
+            self._claimable, self._waits_since = batch, time.monotonic()
+        try:
+            with self._seats.turn():
+                with self._claim:
+                    has_come_late = self._is_closed and self._late(time.monotonic()) is not None
+                    self._waits_since = None
+                if has_come_late:
+                    raise _Abandoned  # everything this thread needs may be closed
+                with self._same_files(connection):
+                    yield
+        finally:
+            self._waits_since = None
+
+    @contextlib.contextmanager
+    def _same_files(self, connection: sa.Connection) -> Iterator[None]:
+        """What is written in here is there after a restart, or this raises.
 
         :param connection: writes, and is in no transaction.
         :raises StorageError: a file of the database is not what it was.
         """
-        with contextlib.nullcontext() if self._seats is None else self._seats.turn():
-            self._file.check()
-            if connection.dialect.name == "sqlite":
-                self._wal.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
-            yield
-            self._file.check()
-            self._wal.check_after()
+        self._file.check()
+        if connection.dialect.name == "sqlite":
+            self._wal.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
+        yield
+        self._file.check()
+        self._wal.check_after()
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None
@@ -408,7 +502,7 @@ class SqlTransport(Generic[Ticket]):
             return
         try:
             grace = GRACE if self._companions() else 0.0
-            with self._turn_to_write(connection), writing(connection):
+            with self._turn_to_write(connection, []), writing(connection):
                 discarded = retention.discard(connection, self._retention, now, grace)
             if discarded < retention.STEP:
                 self._trimmed_at = now

@@ -486,3 +486,30 @@ class TestRefusals:
             seats.take()
             done = run("import", stdin=line())
         assert (done.status, "a hub is at work" in done.err) == (1, True)
+
+    @pytest.mark.parametrize("words", [["import"], ["prune", "--keep", "0"], ["vacuum"]])
+    def test_a_turn_that_does_not_come(
+        self, words: list[str], run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in ("log", "copying"):
+            monkeypatch.setattr(f"hub.history.{module}.BOUND", 0.05)
+        with closing(Seats(f"{filled}-lock")) as seats, seats.turn():
+            done = run(*words, stdin=line(id="new"))
+        assert (done.status, "another process has held the lock on" in done.err) == (1, True)
+        assert len(done.err.splitlines()) == 1
+        assert "new" not in ids(filled)
+
+    def test_files_are_made_for_their_owner_only(self, run: Run, path: Path) -> None:
+        before = os.umask(0o022)
+        try:
+            assert run("import", stdin=line()).status == 0
+        finally:
+            os.umask(before)
+        assert {stat.S_IMODE(one.stat().st_mode) for one in path.parent.glob(f"{path.name}*")} == {0o600}
+
+    def test_a_copy_of_what_everyone_may_read_is_not_for_everyone(
+        self, run: Run, filled: Path, tmp_path: Path
+    ) -> None:
+        filled.chmod(0o666)
+        assert run("backup", tmp_path / "copy.db").status == 0
+        assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) & 0o007 == 0

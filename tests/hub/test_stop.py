@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from hub.broker import Broker
 from hub.fanout.engine import Engine, Logged
-from tests.hub.running import RunningHub, running_hub
+from tests.hub.running import TIMEOUT, RunningHub, process_environment, running_hub
 from tests.hub.test_streams import self_signed
+from tests.transport.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
@@ -77,3 +84,66 @@ def test_an_update_that_was_answered_is_sent_before_its_stream_ends(
         hub.stop_after(lambda: None)
         assert stream.take(1) == ["answered"]
         assert stream.ended()
+
+
+class TestWhileSomebodyHoldsTheLock:
+    """Any process that may read the lock file can lock it."""
+
+    @pytest.fixture
+    def held(self, folder: Path) -> Iterator[IO[bytes]]:
+        with (folder / "hub.db-lock").open("ab+") as foreign:
+            fcntl.lockf(foreign, fcntl.LOCK_SH, 1, 0)
+            yield foreign
+
+    def test_publishers_and_health_are_told_and_the_hub_can_be_stopped(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hub.transport.sqlalchemy.BOUND", 0.1)
+        monkeypatch.setattr("hub.transport.sqlalchemy._PATIENCE", 0.1)
+        with (folder / "hub.db-lock").open("ab+") as foreign, running_hub(folder) as hub:
+            hub.send("t", "before")
+            fcntl.lockf(foreign, fcntl.LOCK_SH, 1, 0)
+            assert hub.publish({"topic": "t"}, hub.token()).status == 503
+            assert hub.get(path="/healthz").status == 503
+            assert hub.get(path="/livez").status == 200
+            fcntl.lockf(foreign, fcntl.LOCK_UN, 1, 0)
+            until(lambda: hub.get(path="/healthz").status == 200)
+            hub.send("t", "after")
+            fcntl.lockf(foreign, fcntl.LOCK_SH, 1, 0)
+            assert hub.publish({"topic": "t"}, hub.token()).status == 503
+            # What follows is the end of the hub, with the lock held.
+        with running_hub(folder, anonymous=1) as again:
+            assert again.subscribe({"match": "t", "last_event_id": "earliest"}).take(2) == ["before", "after"]
+
+    def test_a_hub_that_waits_at_its_start_can_be_stopped(self, folder: Path, held: IO[bytes]) -> None:
+        with starting(folder) as child:
+            until(lambda: waiting_for_locks(folder / "hub.db-lock"))
+            child.send_signal(signal.SIGTERM)
+            _, errors = child.communicate(timeout=TIMEOUT)
+        assert child.returncode == 0
+        assert "listens on" not in errors
+        assert "Traceback" not in errors
+
+    def test_signals_that_come_too_early_count_when_it_serves(self, folder: Path, held: IO[bytes]) -> None:
+        with starting(folder) as child:
+            until(lambda: waiting_for_locks(folder / "hub.db-lock"))
+            child.send_signal(signal.SIGHUP)
+            held.close()
+            assert child.stderr is not None
+            lines: list[str] = []
+            while "listens on" not in "".join(lines) or "were reloaded" not in "".join(lines):
+                lines.append(child.stderr.readline())
+                assert lines[-1], lines
+            child.terminate()
+            assert child.wait(TIMEOUT) == 0
+
+
+@contextmanager
+def starting(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = process_environment(folder, MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/hub.db")
+    command = [sys.executable, "-W", "error", "-m", "hub"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import stat
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -15,11 +18,11 @@ from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
 from hub.transport import database, reading, schema
 from hub.transport.append import Appender
-from hub.transport.interface import Entry
+from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
 from tests.transport.conftest import Opener
-from tests.transport.log import Log, beside, broken, update
+from tests.transport.log import Log, beside, broken, until, update
 
 pytestmark = pytest.mark.minutes
 
@@ -617,3 +620,130 @@ def test_a_lock_file_that_was_removed_is_told(log: Log) -> None:
     log.append(update())
     with pytest.raises(StorageError, match=r"mercure.db-lock' was removed or replaced"):
         log.transport.check()
+
+
+class TestModes:
+    """Private updates are in these files."""
+
+    @pytest.fixture(autouse=True)
+    def usual(self) -> Iterator[None]:
+        before = os.umask(0o022)
+        yield
+        os.umask(before)
+
+    def modes(self, folder: Path) -> dict[str, int]:
+        return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.glob("mercure.db*")}
+
+    def test_new_files_are_for_their_owner_only(
+        self, log: Log, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        log.append(update())
+        assert self.modes(tmp_path) == {
+            f"mercure.db{suffix}": 0o600 for suffix in ("", "-wal", "-shm", "-lock")
+        }
+        assert caplog.text == ""
+
+    def test_files_of_an_earlier_version_are_closed_to_others(
+        self, open_log: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        first = open_log()
+        first.append(update())
+        for path in tmp_path.glob("mercure.db*"):
+            path.chmod(0o644)
+        open_log()
+        assert set(self.modes(tmp_path).values()) == {0o640}
+        assert len(self.modes(tmp_path)) == 4
+        assert caplog.text.count("was open to every user") == 4
+        open_log()
+        assert caplog.text.count("was open to every user") == 4
+
+    def test_what_the_group_may_stays(
+        self, open_log: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        open_log().close()
+        (tmp_path / "mercure.db").chmod(0o640)
+        again = open_log()
+        again.append(update())
+        modes = self.modes(tmp_path)
+        assert modes == dict.fromkeys(("mercure.db", "mercure.db-wal", "mercure.db-shm"), 0o640) | {
+            "mercure.db-lock": 0o600
+        }
+        assert caplog.text == ""
+
+
+class TestHeldLock:
+    """Any process that may read the lock file can lock it."""
+
+    @pytest.fixture
+    def held(self, log: Log) -> Iterator[IO[str]]:
+        """The lock file with a lock of somebody else; closing it lets go."""
+        with Path(f"{log.path}-lock").open(encoding="ascii") as foreign:
+            fcntl.lockf(foreign, fcntl.LOCK_SH, 1)  # the turn; the seat is locked already
+            yield foreign
+
+    def wait_until_it_is_late(self, log: Log) -> None:
+        until(lambda: log.transport._waits_since)
+        log.transport.expire(time.monotonic() + 6)
+
+    def test_publishers_are_answered(self, log: Log, held: IO[str], caplog: pytest.LogCaptureFixture) -> None:
+        log.transport.append((update(id="first"),), 0)
+        self.wait_until_it_is_late(log)
+        log.transport.append((update(id="second"),), 1)
+        log.transport.expire(time.monotonic() + 7)
+        commits = log.wait(2)
+        assert [commit.tickets for commit in commits] == [[0], [1]]
+        assert f"process {os.getpid()} has held the lock on '{log.path}-lock'" in str(commits[0].error)
+        assert caplog.text.count("has held the lock") == 1
+        held.close()
+        until(lambda: log.transport._waits_since is None)
+        assert [entry.update.id for entry in log.append(update(id="third"))] == ["third"]
+        assert log.sequences() == [1]
+
+    def test_nobody_is_answered_too_early(self, log: Log, held: IO[str]) -> None:
+        log.transport.append((update(id="first"),), 0)
+        until(lambda: log.transport._waits_since)
+        log.transport.expire(time.monotonic() + 4)
+        log.transport.check()
+        assert log.transport.collect() == []
+        held.close()
+        assert [entry.update.id for entry in log.wait(1)[0].entries] == ["first"]
+
+    def test_presence_is_kept_in_order(self, log: Log, held: IO[str]) -> None:
+        comes, goes = Presence("key", "record"), Presence("key", None)
+        log.transport.append((update(id="comes"),), 0, comes)
+        log.transport.append((update(id="lost"),), 1)
+        self.wait_until_it_is_late(log)
+        log.transport.append((update(id="goes"),), 2, goes)
+        log.transport.expire(time.monotonic() + 6)
+        held.close()
+        log.wait(3)
+        assert [entry.update.id for entry in log.everything()] == ["comes", "goes"]
+
+    def test_health_tells_and_recovers_by_itself(
+        self, log: Log, held: IO[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log.transport.append((update(),), 0)
+        self.wait_until_it_is_late(log)
+        monkeypatch.setattr("hub.transport.sqlalchemy._PATIENCE", 0.02)
+        with pytest.raises(StorageError, match="has held the lock"):
+            log.transport.check()
+        held.close()
+        until(lambda: log.transport._waits_since is None)
+        log.transport.check()
+
+    def test_presence_of_the_dead_waits_no_longer_than_a_publication(
+        self, log: Log, held: IO[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hub.transport.sqlalchemy.BOUND", 0.02)
+        with pytest.raises(StorageError, match="has held the lock"):
+            log.transport.adopt()
+
+    def test_the_log_can_be_closed(self, log: Log, held: IO[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("hub.transport.sqlalchemy.BOUND", 0.02)
+        monkeypatch.setattr("hub.transport.sqlalchemy._LOOK", 0.01)
+        log.transport.append((update(),), 0)
+        log.transport.close()
+        held.close()
+        until(lambda: not log.transport._writer.is_alive())
+        with beside(log.path) as database:
+            assert database.execute("SELECT count(*) FROM mercure_update").fetchone() == (0,)

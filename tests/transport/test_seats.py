@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from hub.transport.seats import Seats
+from hub.transport import seats as seats_module
+from hub.transport.seats import Seats, TurnTimeout
 from tests.transport.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
 TAKES_A_SEAT = """
 import sys
-from hub.transport.seats import Seats
+from hub.transport.seats import Seats, TurnTimeout
 seats = Seats(sys.argv[1])
 print(seats.take(), flush=True)
 with seats.turn():
@@ -184,3 +189,83 @@ def test_those_in_late_seats_are_counted_when_all_before_them_have_left(tmp_path
     finally:
         for one in after:
             one.close()
+
+
+def test_a_process_that_writes_is_counted_once(tmp_path: Path) -> None:
+    """The locks of the turn and of the first seat are neighbours."""
+    path = str(tmp_path / "lock")
+    with closing(Seats(path)) as first, closing(Seats(path)) as second:
+        first.take()
+        second.take()
+        with first.turn():
+            assert second.others() == 1
+            assert second.is_taken(0)
+
+
+def test_a_lock_on_the_whole_file_is_counted_once(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with closing(Seats(str(path))) as seats, path.open() as foreign:
+        fcntl.lockf(foreign, fcntl.LOCK_SH)
+        assert seats.others() == 1
+
+
+class TestBound:
+    def test_a_turn_that_does_not_come_is_given_up(self, tmp_path: Path) -> None:
+        path = tmp_path / "lock"
+        with closing(Seats(str(path))) as seats, another_process(path):
+            with pytest.raises(TurnTimeout, match=r"^another process has held"), seats.turn_within(0.02):
+                pass
+            assert seats.is_taken(0)
+
+    def test_who_reads_the_file_and_locks_it_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "lock"
+        with closing(Seats(str(path))) as seats, path.open() as foreign:
+            fcntl.lockf(foreign, fcntl.LOCK_SH)
+            by_whom = rf"^process {os.getpid()} has held the lock on '{re.escape(str(path))}'"
+            with pytest.raises(TurnTimeout, match=by_whom), seats.turn_within(0.02):
+                pass
+
+    def test_what_was_given_up_is_let_go_of_when_it_comes(self, tmp_path: Path) -> None:
+        path = tmp_path / "lock"
+        with closing(Seats(str(path))) as first, closing(Seats(str(path))) as second:
+            with first.turn():
+                with pytest.raises(TurnTimeout), second.turn_within(0.02):
+                    pass
+                assert waiting_for_locks(path) == 1
+            with first.turn(), pytest.raises(TurnTimeout), second.turn_within(0.02):
+                pass
+            with first.turn_within(10):
+                pass
+        until(lambda: not any(thread.name == "mercure-turn" for thread in threading.enumerate()))
+
+    def test_it_parts_threads_and_processes(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "lock")
+        with closing(Seats(path)) as seats:
+            with seats.turn_within(10), pytest.raises(TurnTimeout), seats.turn_within(0.02):
+                pass
+            with seats.turn(), pytest.raises(TurnTimeout), seats.turn_within(0.02):
+                pass
+
+
+@pytest.mark.parametrize("octet", [0, 1025], ids=["the turn", "the place of who is next"])
+def test_a_turn_that_cannot_be_let_go_of_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, octet: int
+) -> None:
+    path = str(tmp_path / "lock")
+    unlock = seats_module._unlock
+
+    def fails(descriptor: int, place: int) -> None:
+        if place == octet:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        unlock(descriptor, place)
+
+    with closing(Seats(path)) as first, closing(Seats(path)) as second:
+        first.take()
+        with monkeypatch.context() as patched:
+            patched.setattr(seats_module, "_unlock", fails)
+            with contextlib.suppress(OSError), first.turn():
+                pass
+        for seats in (second, first):
+            with seats.turn_within(10):
+                pass
+        assert second.is_taken(0)
