@@ -90,9 +90,10 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> None:
     hub_url = f"{scheme}://{options.host}:{hub_port}/.well-known/mercure"
     secret = secrets.token_urlsafe(48)
 
-    hub = _start_hub(options, secret, f"{bind}:{hub_port}", hub_url, page_url)
+    hub, ready = _start_hub(options, secret, f"{bind}:{hub_port}", hub_url, page_url)
     server: BaseWSGIServer | None = None
     try:
+        _wait_for_hub(hub, ready, stop)
         app = create_app(
             {
                 "SECRET_KEY": secrets.token_bytes(32),
@@ -116,20 +117,22 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> None:
             ssl_context=context,
             fd=listener.fileno(),
         )
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        _wait_for_answer(hub_url, "/healthz", hub, stop)
+        page = threading.Thread(target=server.serve_forever, daemon=True)
+        page.start()
         _wait_for_answer(page_url, "/sign-in", hub, stop)
         if not stop.is_set():
             _say(f"\n  The chat is at  {page_url}/\n")
             _say("  Open it in two windows (one of them private) and sign in under two names.")
             _say("  Ctrl-C ends it.\n")
         while not stop.wait(0.2):
-            if hub.poll() is not None:
-                raise Trouble(f"the hub has ended with status {hub.returncode}; see above for its reason")
+            _check(hub)
+            if not page.is_alive():
+                raise Trouble("the server of the page has ended; see above for its reason")
     finally:
         if server is not None:
             server.shutdown()
         _end(hub)
+        ready.close()
         listener.close()
 
 
@@ -163,13 +166,18 @@ def _answers_on_ipv6(port: int) -> bool:
 
 def _start_hub(
     options: argparse.Namespace, secret: str, listen: str, hub_url: str, page_url: str
-) -> subprocess.Popen[bytes]:
-    """Start the hub, configured by its environment alone."""
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the hub, configured by its environment alone.
+
+    :returns: the hub, and the socket on which it tells that it serves (sd_notify).
+    """
     try:
         options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise Trouble(f"cannot make the directory {options.data}: {error.strerror} (--data)") from None
     # A second demo gets another port, and with it another history: one hub writes to a database.
+    ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ready.bind("")  # Linux chooses an abstract name
     database = options.data.resolve() / f"chat-{urlsplit(hub_url).port}.db"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
     environment |= {
@@ -183,6 +191,7 @@ def _start_hub(
         "MERCURE_HISTORY_SIZE": "20000",  # what a page fetches when it is opened is a part of this
         "MERCURE_WRITE_TIMEOUT": "0",  # streams end with their tokens
         "MERCURE_LOG_LEVEL": "warning",
+        "NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode(),
     }
     if options.tls_cert is not None:
         environment |= {
@@ -190,7 +199,7 @@ def _start_hub(
             "MERCURE_TLS_KEY": str(options.tls_key.resolve()),
         }
     # A session of its own: Ctrl-C is for this process, which then ends the hub.
-    return subprocess.Popen([sys.executable, "-m", "hub"], env=environment, start_new_session=True)
+    return subprocess.Popen([sys.executable, "-m", "hub"], env=environment, start_new_session=True), ready
 
 
 def _tls_context(options: argparse.Namespace) -> ssl.SSLContext:
@@ -215,13 +224,31 @@ def _at_one_address(app: Callable[..., Iterable[bytes]], page_url: str) -> Calla
     return serve
 
 
+def _check(hub: subprocess.Popen[bytes]) -> None:
+    if hub.poll() is not None:
+        raise Trouble(f"the hub has ended with status {hub.returncode}; see above for its reason")
+
+
+def _wait_for_hub(hub: subprocess.Popen[bytes], ready: socket.socket, stop: threading.Event) -> None:
+    """Wait until our hub says that it serves: another one could answer at its port."""
+    ready.settimeout(0.2)
+    deadline = time.monotonic() + _READY_WITHIN
+    while not stop.is_set():
+        try:
+            if b"READY=1" in ready.recv(4096):
+                return
+        except TimeoutError:
+            _check(hub)
+        if time.monotonic() > deadline:
+            raise Trouble(f"the hub does not serve within {_READY_WITHIN:.0f} s")
+
+
 def _wait_for_answer(url: str, path: str, hub: subprocess.Popen[bytes], stop: threading.Event) -> None:
     """Wait until a server answers."""
     parts = urlsplit(url)
     deadline = time.monotonic() + _READY_WITHIN
     while not stop.wait(0.05):
-        if hub.poll() is not None:
-            return  # the caller says so
+        _check(hub)
         connection: HTTPConnection
         if parts.scheme == "https":
             # Only its presence is asked for; the certificate may be self-signed.

@@ -103,10 +103,13 @@ def _address(url: str, inherited: Mapping[str, str]) -> str:
 
 
 def _page_origins(inherited: Mapping[str, str]) -> str:
-    """Where ``flask run`` serves its pages: their scripts open streams of another origin."""
-    port = inherited.get("FLASK_RUN_PORT", "5000")
+    """Where ``flask run`` serves its pages: their scripts open streams of another origin.
+
+    Its port is an argument of that other process, so all of them are admitted.
+    """
     names = dict.fromkeys((*_LOCAL_NAMES, inherited.get("FLASK_RUN_HOST", "127.0.0.1")))
-    return " ".join(f"http://{name}:{port}" for name in names if name not in ("0.0.0.0", "::"))  # noqa: S104
+    hosts = (f"[{name}]" if ":" in name else name for name in names if name not in ("0.0.0.0", "::"))  # noqa: S104
+    return " ".join(f"http://{host}:*" for host in hosts)
 
 
 def _verifying(key: Key) -> str:

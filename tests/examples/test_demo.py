@@ -99,6 +99,18 @@ def test_the_hub_dies(start: Start) -> None:
     assert errors == "demo: the hub has ended with status -9; see above for its reason\n"
 
 
+def test_nothing_is_announced_or_served_without_the_hub(start: Start, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        page, hub = one.getsockname()[1], other.getsockname()[1]
+    (data / f"chat-{hub}.db").write_text("no database, but a text of that length" * 60)
+    output, errors = start("--port", str(page), "--hub-port", str(hub)).communicate(timeout=30)
+    assert output == ""
+    assert errors.endswith("demo: the hub has ended with status 2; see above for its reason\n")
+    assert "MERCURE_TRANSPORT_URL" in errors
+
+
 def test_the_hub_cannot_start(start: Start, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("not a directory")
     demo = start("--port", "0", "--hub-port", "0")

@@ -22,6 +22,8 @@ from flask_mercure.development import launch
 from flask_mercure.extension import state_of
 from hub.protocol import keys
 from hub.protocol.access_token import Issuer, TokenVerifier
+from hub.protocol.origins import is_listed
+from hub.settings import load_settings
 from tests.flask_mercure.fake_hub import SECRET, Answer, Dropped, FakeHub, make_app, running
 
 BASE = {"MERCURE_JWT_SECRET": SECRET}
@@ -274,7 +276,7 @@ def test_the_hub_gets_the_configuration_of_the_app() -> None:
         "MERCURE_COOKIE_NAME": "mercureAuthorization",
         "MERCURE_ANONYMOUS": "1",
         "MERCURE_SUBSCRIPTIONS": "1",
-        "MERCURE_CORS_ORIGINS": "http://127.0.0.1:5000 http://localhost:5000",
+        "MERCURE_CORS_ORIGINS": "http://127.0.0.1:* http://localhost:*",
     }
 
 
@@ -284,22 +286,35 @@ def test_the_hub_gets_the_configuration_of_the_app() -> None:
         ({"MERCURE_ANONYMOUS": "0"}, "MERCURE_ANONYMOUS", "0"),
         ({"MERCURE_SUBSCRIPTIONS": "0"}, "MERCURE_SUBSCRIPTIONS", "0"),
         ({"MERCURE_CORS_ORIGINS": "http://x"}, "MERCURE_CORS_ORIGINS", "http://x"),
-        ({"FLASK_RUN_PORT": "8000"}, "MERCURE_CORS_ORIGINS", "http://127.0.0.1:8000 http://localhost:8000"),
+        ({"FLASK_RUN_PORT": "8000"}, "MERCURE_CORS_ORIGINS", "http://127.0.0.1:* http://localhost:*"),
+        (
+            {"FLASK_RUN_HOST": "::1"},
+            "MERCURE_CORS_ORIGINS",
+            "http://127.0.0.1:* http://localhost:* http://[::1]:*",
+        ),
         (
             {"FLASK_RUN_HOST": "0.0.0.0"},
             "MERCURE_CORS_ORIGINS",
-            "http://127.0.0.1:5000 http://localhost:5000",
+            "http://127.0.0.1:* http://localhost:*",
         ),
         (
             {"FLASK_RUN_HOST": "192.0.2.1"},
             "MERCURE_CORS_ORIGINS",
-            "http://127.0.0.1:5000 http://localhost:5000 http://192.0.2.1:5000",
+            "http://127.0.0.1:* http://localhost:* http://192.0.2.1:*",
         ),
         ({"MERCURE_ISSUER": "urn:other"}, "MERCURE_ISSUER", "urn:flask-mercure"),
     ],
 )
 def test_what_the_environment_decides(inherited: dict[str, str], name: str, value: str) -> None:
     assert environment(inherited)[name] == value
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_pages_of_all_ports_are_admitted(host: str) -> None:
+    """As after ``flask run --host ::1 -p 5001``, in another terminal."""
+    settings = load_settings(environment({"FLASK_RUN_HOST": host.strip("[]")}), {})
+    assert is_listed(f"http://{host}:5001", settings.cors_origins)
+    assert not is_listed("http://elsewhere.example:5001", settings.cors_origins)
 
 
 @pytest.mark.parametrize(
