@@ -175,9 +175,9 @@ def _start_hub(
         options.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise Trouble(f"cannot make the directory {options.data}: {error.strerror} (--data)") from None
-    # A second demo gets another port, and with it another history: one hub writes to a database.
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ready.bind("")  # Linux chooses an abstract name
+    # A second demo gets another port, and with it another history: one hub writes to a database.
     database = options.data.resolve() / f"chat-{urlsplit(hub_url).port}.db"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
     environment |= {

@@ -162,7 +162,8 @@ def read(
 def _no_key(name: str | None) -> str:
     where = "" if name is None else f", for all hubs or in MERCURE_HUBS[{name!r}] as JWT_SECRET"
     return (
-        f"MERCURE_JWT_SECRET is not set{where}: give it the secret that the hub has as "
+        f"MERCURE_JWT_SECRET is not set in app.config{where} (app.config.from_prefixed_env() takes it from "
+        "FLASK_MERCURE_JWT_SECRET in the environment): give it the secret that the hub has as "
         "MERCURE_PUBLISHER_JWT_KEY and MERCURE_SUBSCRIBER_JWT_KEY (the command mercure-hub keys makes one), "
         "or the private key of a pair; or set MERCURE_PUBLISHER_JWT_KEY and MERCURE_SUBSCRIBER_JWT_KEY, "
         "MERCURE_TOKEN_FACTORY, or for publishing alone MERCURE_JWT or MERCURE_TOKEN_PROVIDER"

@@ -71,7 +71,7 @@ def test_python_runs(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("MERCURE_JWT_SECRET", SECRET)
+    monkeypatch.setenv("FLASK_MERCURE_JWT_SECRET", SECRET)
     monkeypatch.setenv("EU_SECRET", SECRET)
     code = there(block.code, tmp_path)
     if is_body(code):
