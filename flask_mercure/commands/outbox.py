@@ -93,7 +93,8 @@ def show_list(state: str | None, limit: int) -> None:
             f"{row.sequence}  {row.state}  {written}  {row.hub}{private}  {' '.join(row.topics)}  {row.id}"
         )
         if row.error:
-            click.echo(f"    after {row.attempts} attempts: {row.error}")
+            after = f"after {row.attempts} attempts: " if row.attempts else ""
+            click.echo(f"    {after}{row.error}")
 
 
 @outbox.command("retry")

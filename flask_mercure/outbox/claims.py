@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -60,16 +60,23 @@ class Claims:
         )
 
     @contextmanager
-    def take(self, now: float, limit: int, paused: frozenset[str] = frozenset()) -> Iterator[Claim]:
+    def take(
+        self,
+        now: float,
+        limit: int,
+        paused: frozenset[str] = frozenset(),
+        spared: Container[object] = frozenset(),
+    ) -> Iterator[Claim]:
         """Take updates for the length of a ``with`` block, oldest first.
 
         :param now: seconds since the epoch.
         :param limit: most updates to take.
         :param paused: hubs whose updates stay.
+        :param spared: sequences of updates that stay, with what waits for them.
         """
         with self._engine.connect() as connection:
             claim = Claim(connection)
-            self._fill(claim, now, limit, paused)
+            self._fill(claim, now, limit, paused, spared)
             if self._has_row_locks:
                 yield claim
                 connection.commit()
@@ -84,7 +91,9 @@ class Claims:
                     self._release(connection)
                     connection.commit()
 
-    def _fill(self, claim: Claim, now: float, limit: int, paused: frozenset[str]) -> None:
+    def _fill(
+        self, claim: Claim, now: float, limit: int, paused: frozenset[str], spared: Container[object]
+    ) -> None:
         connection, table = claim.connection, self._table
         order, after = Order(), -1
         held: set[int] = set()
@@ -92,7 +101,7 @@ class Claims:
         while not held:
             page = connection.execute(self._page(after, paused)).all()
             dead.update(name for name in {row.leased_by for row in page} if name and _is_gone(name))
-            heads = order.add(self._entry(row, now, dead) for row in page)
+            heads = order.add(self._entry(row, now, dead, spared) for row in page)
             if not self._has_row_locks:
                 connection.commit()  # SQLite refuses to turn a transaction that read into one that writes
             held.update(self._hold(connection, heads[:limit], now, dead))
@@ -121,12 +130,12 @@ class Claims:
             .limit(_PAGE)
         )
 
-    def _entry(self, row: Any, now: float, dead: set[str]) -> Entry:
+    def _entry(self, row: Any, now: float, dead: set[str], spared: Container[object]) -> Entry:
         try:
             topics = topics_of(row.topics)
         except ValueError:
             topics = []  # not ours; the relay parks it
-        is_due = row.not_before is None or seconds(row.not_before) <= now
+        is_due = row.sequence not in spared and (row.not_before is None or seconds(row.not_before) <= now)
         if row.leased_until is not None and row.leased_by not in dead:
             is_due = is_due and seconds(row.leased_until) <= now
         return Entry(row.sequence, tuple((row.hub, topic) for topic in topics), is_due)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, delete, func, select, update
 
 from flask_mercure.outbox.rows import topics_of
 from flask_mercure.outbox.table import DELIVERED, PARKED, WAITING, moment, seconds
@@ -20,8 +20,8 @@ class Stats:
 
     :param waiting: updates that are to be sent.
     :param oldest_age: seconds since the oldest of these was written; 0 when there is none.
-    :param failing: those of ``waiting`` that have failed at least once.
-    :param parked: updates that the hub refused for good.
+    :param failing: those of ``waiting`` that have failed while the hub took others.
+    :param parked: updates that the hub refused for good, and those that were given up.
     :param delivered: updates that are kept after delivery.
     """
 
@@ -60,7 +60,9 @@ def stats(connection: Connection, table: Table, now: float) -> Stats:
     counted = {
         state: (count, failing)
         for state, count, failing in connection.execute(
-            select(columns.state, func.count(), func.count(columns.not_before)).group_by(columns.state)
+            select(
+                columns.state, func.count(), func.count(case((columns.attempts > 0, columns.sequence)))
+            ).group_by(columns.state)
         )
     }
     waiting, failing = counted.get(WAITING, (0, 0))
@@ -118,7 +120,12 @@ def retry(connection: Connection, table: Table, sequences: Sequence[int] = ()) -
     )
     if sequences:
         which = and_(which, columns.sequence.in_(sequences))
-    again: dict[Any, Any] = {columns.state: WAITING, columns.not_before: None, columns.finished_at: None}
+    again: dict[Any, Any] = {
+        columns.state: WAITING,
+        columns.attempts: 0,
+        columns.not_before: None,
+        columns.finished_at: None,
+    }
     return connection.execute(update(table).where(which).values(again)).rowcount
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _GAUGES = {
     "waiting": "Updates that are to be sent.",
-    "failing": "Waiting updates that have failed at least once.",
-    "parked": "Updates that the hub refused for good.",
+    "failing": "Waiting updates that have failed while the hub took others.",
+    "parked": "Updates that the hub refused for good or never took.",
     "oldest_age": "Seconds since the oldest waiting update was written.",
 }
 

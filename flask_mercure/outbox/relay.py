@@ -1,7 +1,8 @@
 """The relay: sends what the outbox holds, in order for each topic, until the hub has taken it.
 
 One pass claims a batch, sends it, records what became of it. When the hub cannot be reached the relay rests;
-when one update fails, only what shares a topic with it waits. Several relays share the work.
+when one update fails and others do not, only what shares a topic with it waits. Several relays share the
+work.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, RowMapping, Table
@@ -20,14 +22,18 @@ from flask_mercure.outbox import settlement
 from flask_mercure.outbox.claims import Claim, Claims
 from flask_mercure.outbox.contents import stats
 from flask_mercure.outbox.rows import publication_of, topics_of
+from flask_mercure.outbox.table import seconds
 from flask_mercure.outbox.wakeup import Wakeup
+from flask_mercure.publishing.health import Health
 from flask_mercure.publishing.retry import Verdict, delay, verdict
 from flask_mercure.updates.publication import Publication
 
 BATCH = 100
 # A batch ends after this time, so that a claim is short, and little is sent twice after a crash.
 LONGEST_BATCH = 2.0
-_MOST_FAILURES = 10  # of different topics in a row, without a success: it is the hub that fails
+# An update that the hub neither takes nor refuses, while it takes others, is parked after both.
+MOST_ATTEMPTS = 10
+LONGEST_WAIT = 3600.0
 _BETWEEN_REPORTS = 60.0
 
 _MOST_OCTETS = 1 << 18  # of data in one request: it must not take the hub longer than it may be silent
@@ -53,22 +59,32 @@ class Pass:
     claimed: int = 0
 
 
-@dataclass
-class _Outage:
-    """A hub that takes nothing now."""
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An update that is tried again.
 
-    attempts: int = 0
-    until: float = 0.0
+    :param is_counted: whether it alone failed, not the hub.
+    :param is_last: whether it is parked once the hub takes another.
+    """
+
+    sequence: int
+    hub: str
+    error: str
+    not_before: float
+    is_counted: bool
+    is_last: bool = False
 
 
 @dataclass
 class _Batch:
     """Outcomes, until they are recorded, and the topics of a hub whose updates wait for one that failed."""
 
+    deadline: float
     delivered: list[int] = field(default_factory=list)
-    failed: list[tuple[int, str, float]] = field(default_factory=list)
+    failed: list[_Failure] = field(default_factory=list)
     parked: list[tuple[int, str]] = field(default_factory=list)
     blocked: set[tuple[str, str]] = field(default_factory=set)
+    is_probe_due: bool = False
 
 
 class Relay:
@@ -108,8 +124,7 @@ class Relay:
         self._clock = clock
         self._chance = chance
         self._claims = Claims(engine, table)
-        self._outages: dict[str, _Outage] = {}
-        self._failures = 0  # in a row
+        self._hubs: defaultdict[str, Health] = defaultdict(Health)
         self._stopped = False
         self._next_report = 0.0
 
@@ -166,30 +181,36 @@ class Relay:
 
     def step(self) -> Pass:
         """Claim one batch, send it, record it."""
+        failing = frozenset(key for health in self._hubs.values() for key in health.failing)
+        done = self._pass(failing)
+        # Those that failed last are tried again only when there is no other to learn from.
+        return done if done.claimed or not failing else self._pass(frozenset())
+
+    def _pass(self, spared: frozenset[Hashable]) -> Pass:
         now = self._clock()
-        paused = frozenset(hub for hub, outage in self._outages.items() if outage.until > now)
-        with self._claims.take(now, BATCH, paused) as claim:
-            batch = self._send_all(claim, now + LONGEST_BATCH)
-            self._record(claim, batch)
+        paused = frozenset(hub for hub, health in self._hubs.items() if health.until > now)
+        with self._claims.take(now, BATCH, paused, spared) as claim:
+            batch = _Batch(now + LONGEST_BATCH)
+            try:
+                self._send_all(claim, batch)
+            finally:  # whatever happened, what was sent is not to be sent again
+                self._record(claim, batch)
         return Pass(len(batch.delivered), len(batch.failed), len(batch.parked), len(claim.rows))
 
-    def _send_all(self, claim: Claim, deadline: float) -> _Batch:
-        batch = _Batch()
+    def _send_all(self, claim: Claim, batch: _Batch) -> None:
         for group in _groups(claim.rows):
-            for row in self._send_together(group, batch, deadline):
-                self._send_one(row, batch, deadline)
-        return batch
+            for row in self._send_together(group, batch):
+                self._send_one(row, batch)
 
-    def _send_together(
-        self, group: Sequence[RowMapping], batch: _Batch, deadline: float
-    ) -> Sequence[RowMapping]:
+    def _send_together(self, group: Sequence[RowMapping], batch: _Batch) -> Sequence[RowMapping]:
         """Send the rows of one hub in one request, where that can be.
 
         :returns: those of them that are to be sent one by one.
         """
         hub = str(group[0]["hub"])
+        health = self._hubs[hub]
         # A hub that took nothing just now gets one update first: there may be too much in the request.
-        if len(group) == 1 or hub in self._outages or self._is_over(deadline):
+        if len(group) == 1 or health.is_in_doubt or self._is_over(batch):
             return group
         lanes = {lane for row in group for lane in _lanes(row)}
         try:
@@ -201,34 +222,39 @@ class Relay:
             published = len(error.published) if isinstance(error, PublishError) else 0
             batch.delivered += [row["sequence"] for row in group[:published]]
             rest = group[published:]
-            if verdict(error) in (Verdict.REFUSED, Verdict.LATER):
-                return rest  # one of them is the reason
+            judgement = verdict(error)
+            if judgement in (Verdict.REFUSED, Verdict.LATER, Verdict.UNCLEAR):
+                # one of them is the reason; or the hub, and then it must not come to the same again
+                health.is_batch_in_doubt |= judgement is Verdict.UNCLEAR
+                return rest
             self._judge(batch, rest[0], error)
             batch.blocked |= lanes
             return ()
-        self._succeeded(hub)
+        self._succeeded(hub, group)
         batch.delivered += [row["sequence"] for row in group]
         return ()
 
-    def _send_one(self, row: RowMapping, batch: _Batch, deadline: float) -> None:
+    def _send_one(self, row: RowMapping, batch: _Batch) -> None:
         hub = str(row["hub"])
-        if self._is_over(deadline) or self._is_paused(hub):
+        rests = self._hubs[hub].until > self._clock() and not batch.is_probe_due
+        if rests or self._is_over(batch):
             return
         lanes = _lanes(row)
         if not batch.blocked.isdisjoint(lanes):
             batch.blocked |= lanes
             return
+        batch.is_probe_due = False
         try:
             self._send(hub, [publication_of(dict(row))])
         except MercureError as error:
             if not self._judge(batch, row, error):
                 batch.blocked |= lanes
         else:
-            self._succeeded(hub)
+            self._succeeded(hub, [row])
             batch.delivered.append(row["sequence"])
 
-    def _is_over(self, deadline: float) -> bool:
-        return self._stopped or self._clock() >= deadline
+    def _is_over(self, batch: _Batch) -> bool:
+        return self._stopped or self._clock() >= batch.deadline
 
     def _judge(self, batch: _Batch, row: RowMapping, error: MercureError) -> bool:
         """Decide about an update that was not taken.
@@ -236,46 +262,57 @@ class Relay:
         :returns: whether what is behind it may go on.
         """
         sequence, attempts, hub = row["sequence"], row["attempts"] + 1, str(row["hub"])
-        judgement = verdict(error)
-        if judgement is Verdict.REFUSED:
-            self._failures = 0
+        if verdict(error) is Verdict.REFUSED:
             _log.error("update %s of the outbox is parked: %s", sequence, error)
             batch.parked.append((sequence, str(error)))
             return True
-        after = error.retry_after if isinstance(error, PublishError) else None
-        pause = delay(attempts, self._chance(), after)
-        self._failures += 1
-        if judgement is Verdict.LATER and self._failures < _MOST_FAILURES:
+        now, health = self._clock(), self._hubs[hub]
+        waits_since = max(seconds(row["created_at"]), health.recovered_at)
+        is_last = attempts >= MOST_ATTEMPTS and now - waits_since >= LONGEST_WAIT
+        rest = health.failed(sequence, error, now, self._chance())
+        if rest is None:
+            after = error.retry_after if isinstance(error, PublishError) else None
+            pause = delay(attempts, self._chance(), after)
             _log.warning("update %s of the outbox waits %.1f s: %s", sequence, pause, error)
-            batch.failed.append((sequence, str(error), self._clock() + pause))
-            return False
-        outage = self._outages.setdefault(hub, _Outage())
-        outage.attempts += 1
-        pause = delay(outage.attempts, self._chance(), after)
-        outage.until = self._clock() + pause
-        self._wakeup.expect(pause)
-        batch.failed.append((sequence, str(error), self._clock()))
-        level = logging.WARNING if outage.attempts == 1 else logging.INFO
-        _log.log(level, "the hub %r takes nothing now, trying again in %.1f s: %s", hub, pause, error)
-        return False
+        else:
+            pause = 0.0
+            self._wakeup.expect(rest)
+            level = logging.WARNING if health.outages == 1 else logging.INFO
+            _log.log(level, "the hub %r takes nothing now, trying again in %.1f s: %s", hub, rest, error)
+        batch.failed.append(
+            _Failure(sequence, hub, str(error), now + pause, is_counted=rest is None, is_last=is_last)
+        )
+        if is_last:  # where all share one topic, only what is behind it can tell whether the hub is well
+            batch.is_probe_due = True
+            batch.deadline = max(batch.deadline, now + LONGEST_BATCH)
+        return is_last
 
-    def _is_paused(self, hub: str) -> bool:
-        outage = self._outages.get(hub)
-        return outage is not None and outage.until > self._clock()
-
-    def _succeeded(self, hub: str) -> None:
-        self._failures = 0
-        if self._outages.pop(hub, None) is not None:
+    def _succeeded(self, hub: str, rows: Sequence[RowMapping]) -> None:
+        if self._hubs[hub].took([row["sequence"] for row in rows], self._clock()):
             _log.warning("the hub %r takes updates again", hub)
 
     def _record(self, claim: Claim, batch: _Batch) -> None:
         connection, table, now = claim.connection, self._table, self._clock()
         settlement.delivered(connection, table, batch.delivered, now, keep=self._keep > 0)
-        for sequence, error, not_before in batch.failed:
-            settlement.failed(connection, table, sequence, error, not_before)
-            self._wakeup.expect(not_before - now)
+        for one in batch.failed:
+            health = self._hubs[one.hub]
+            if one.is_last and one.sequence in health.proved:
+                health.forget(one.sequence)
+                _log.error(
+                    "update %s of the outbox is parked after %d attempts and more; the hub takes others: %s",
+                    one.sequence,
+                    MOST_ATTEMPTS,
+                    one.error,
+                )
+                batch.parked.append((one.sequence, one.error))
+                continue
+            settlement.failed(
+                connection, table, one.sequence, one.error, one.not_before, is_counted=one.is_counted
+            )
+            self._wakeup.expect(one.not_before - now)
         for sequence, error in batch.parked:
             settlement.parked(connection, table, sequence, error, now)
+        connection.commit()
 
     def _housekeep(self) -> None:
         """Once a minute: delete what was kept long enough, log how much waits."""
@@ -297,12 +334,13 @@ class Relay:
 
 
 def _groups(rows: Iterable[RowMapping]) -> Iterator[list[RowMapping]]:
-    """Consecutive rows of one hub that may leave in one request."""
+    """Consecutive rows of one hub that may leave in one request; one that failed before leaves alone."""
     group: list[RowMapping] = []
     octets = 0
     for row in rows:
         octets += len(row["data"])
-        if group and (row["hub"] != group[0]["hub"] or octets > _MOST_OCTETS):
+        is_alone = row["attempts"] > 0 or (group and group[-1]["attempts"] > 0)
+        if group and (is_alone or row["hub"] != group[0]["hub"] or octets > _MOST_OCTETS):
             yield group
             group, octets = [], len(row["data"])
         group.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Table, delete, select, update
 
@@ -30,19 +31,21 @@ def delivered(
             connection.execute(delete(table).where(which))
 
 
-def failed(connection: Connection, table: Table, sequence: int, error: str, not_before: float) -> None:
+def failed(
+    connection: Connection, table: Table, sequence: int, error: str, not_before: float, *, is_counted: bool
+) -> None:
     """Note a failure after which the update is tried again.
 
     :param connection: in a transaction.
     :param sequence: of the update.
     :param error: in words.
     :param not_before: seconds since the epoch of the next attempt.
+    :param is_counted: whether this is an attempt of the update; not where its hub takes nothing.
     """
-    connection.execute(
-        update(table)
-        .where(table.c.sequence == sequence)
-        .values(attempts=table.c.attempts + 1, error=error[:_LONGEST_ERROR], not_before=moment(not_before))
-    )
+    values: dict[str, Any] = {"error": error[:_LONGEST_ERROR], "not_before": moment(not_before)}
+    if is_counted:
+        values["attempts"] = table.c.attempts + 1
+    connection.execute(update(table).where(table.c.sequence == sequence).values(values))
 
 
 def parked(connection: Connection, table: Table, sequence: int, error: str, now: float) -> None:

@@ -2,7 +2,8 @@
 
 * ``delivery`` - the one way that all take;
 * ``settings``, ``reliability`` - what happens when a hub is down;
-* ``retry``, ``background`` - when something is tried again, and the thread that does it;
+* ``retry``, ``health`` - what a failure says: of the update, of the hub, and when to try again;
+* ``background`` - the thread that does it;
 * ``observation``, ``signals``, ``tracing`` - what is told of each publication;
 * ``recorder`` - takes the hub's place in tests;
 * ``batching``, ``token_stream`` - many updates, and text as it is made;

@@ -1,27 +1,30 @@
 """A bounded queue of updates that a thread of this process sends.
 
-The caller never waits for the hub. Order is kept: an update that can be sent again holds back those behind
-it. What is in the queue when the process is killed is lost; the outbox is for what must not be.
+The caller never waits for the hub. Updates that share a topic keep their order: one that failed holds back
+those behind it, and the others go on. What is in the queue when the process is killed is lost; the outbox is
+for what must not be.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import random
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from flask_mercure.errors import MercureError
-from flask_mercure.publishing import retry
+from flask_mercure.errors import MercureError, PublishError
+from flask_mercure.publishing.health import Health
+from flask_mercure.publishing.retry import MOST_REFUSALS, Verdict, delay, verdict
 from flask_mercure.updates.publication import Publication
 
 DRAIN = 5.0
+_SHORT_REST = 0.1  # between attempts while somebody waits for the queue
 
 _log = logging.getLogger("flask_mercure")
 
@@ -42,6 +45,19 @@ class BackgroundCounters:
     retried: int = 0
     dropped: int = 0
     failed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """An update that waits.
+
+    :param attempts: that failed while its hub may have taken others.
+    :param not_before: when it may be tried again.
+    """
+
+    publication: Publication
+    attempts: int = 0
+    not_before: float = -math.inf
 
 
 class BackgroundQueue:
@@ -74,9 +90,11 @@ class BackgroundQueue:
     def _begin(self) -> None:
         """A queue without updates; in a forked child those of the parent stay the parent's."""
         self._changed = threading.Condition()
-        self._waiting: deque[Publication] = deque()
+        self._waiting: list[_Entry] = []
+        self._health = Health()
         self._thread: threading.Thread | None = None
-        self._deadline: float | None = None
+        self._tried_at = -math.inf
+        self._hurried_until = -math.inf
         self._closed = False
         self._counters = BackgroundCounters()
 
@@ -101,7 +119,7 @@ class BackgroundQueue:
             if reason:
                 self._count(dropped=1)
             else:
-                self._waiting.append(publication)
+                self._waiting.append(_Entry(publication))
                 if self._thread is None:
                     self._thread = threading.Thread(target=self._run, name="mercure background", daemon=True)
                     self._thread.start()
@@ -119,6 +137,17 @@ class BackgroundQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout)
 
+    def flush(self, timeout: float) -> bool:
+        """Send what waits, without the pauses between attempts, and wait until it is sent.
+
+        :param timeout: seconds.
+        :returns: whether the queue is empty.
+        """
+        with self._changed:
+            self._hurried_until = max(self._hurried_until, self._clock() + timeout)
+            self._changed.notify_all()
+        return self.join(timeout)
+
     def close(self, timeout: float | None = None) -> None:
         """Send what waits, for a bounded time; what is left then is logged and counted.
 
@@ -126,69 +155,111 @@ class BackgroundQueue:
         """
         with self._changed:
             self._closed = True
-            self._deadline = self._clock() + (self._drain if timeout is None else timeout)
+            self._hurried_until = self._clock() + (self._drain if timeout is None else timeout)
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             # A request that hangs must not hang the end of the process: the thread is a daemon.
-            thread.join(max(0.0, self._deadline - self._clock()) + 0.1)
+            thread.join(max(0.0, self._hurried_until - self._clock()) + 0.1)
         with self._changed:
-            left = list(self._waiting)
+            left = [one.publication for one in self._waiting]
             self._waiting.clear()
             self._count(failed=len(left))
         for publication in left:
             log_failure(publication, "the process ended before the hub could be reached")
 
     def _run(self) -> None:
-        attempts = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
-                publication = self._waiting[0]
-            pause = self._attempt(publication, attempts + 1)
+                while (entry := self._next()) is None:
+                    if self._closed and (not self._waiting or self._clock() >= self._hurried_until):
+                        return
+                    self._rest()
+            error = self._attempt(entry)
             with self._changed:
-                if pause is None:
-                    attempts = 0
-                    if self._waiting:  # close() may have given up on it
-                        self._waiting.popleft()
-                    self._changed.notify_all()
-                    continue
-                attempts += 1
-                self._count(retried=1)
-                self._rest(pause)
-                if self._deadline is not None and self._clock() >= self._deadline:
-                    return
+                self._settle(entry, error)
+                self._changed.notify_all()
 
-    def _attempt(self, publication: Publication, attempt: int) -> float | None:
-        """Send an update once: ``None`` when it is done with, else seconds until the next time."""
-        try:
-            self._send(publication)
-        except MercureError as error:
-            pause = retry.pause(error, attempt, self._chance())
-            if pause is not None:
-                return pause
-            log_failure(publication, str(error))
-        except Exception:
-            _log.exception("update %s was not published", publication.id)
-        else:
-            with self._changed:
-                self._count(sent=1)
+    def _next(self) -> _Entry | None:
+        """The update to send now; one that failed since the hub last took one comes after the others."""
+        now = self._clock()
+        is_hurried = now < self._hurried_until and now >= self._tried_at + _SHORT_REST
+        if (now < self._health.until and not is_hurried) or (self._closed and now >= self._hurried_until):
             return None
-        with self._changed:
-            self._count(failed=1)
+        failing = None
+        blocked: set[str] = set()
+        for entry in self._waiting:
+            topics = entry.publication.topics
+            if blocked.isdisjoint(topics) and (entry.not_before <= now or is_hurried):
+                if entry not in self._health.failing:
+                    return entry
+                failing = failing or entry
+            # Where all share one topic, only what is behind an update can tell whether the hub is well.
+            if entry.attempts < MOST_REFUSALS:
+                blocked.update(topics)
+        return failing
+
+    def _rest(self) -> None:
+        """Wait, with the lock, until something may be due or has changed."""
+        now = self._clock()
+        if not self._waiting:
+            self._changed.wait()
+            return
+        until = max(self._health.until, min(entry.not_before for entry in self._waiting))
+        if until <= now:  # what is due is behind what is not
+            until = min((one.not_before for one in self._waiting if one.not_before > now), default=now)
+        if now < self._hurried_until:
+            until = min(until, self._hurried_until, max(now, self._tried_at + _SHORT_REST))
+        self._changed.wait(max(0.001, until - now))
+
+    def _attempt(self, entry: _Entry) -> Exception | None:
+        try:
+            self._send(entry.publication)
+        except Exception as error:
+            return error
         return None
 
-    def _rest(self, seconds: float) -> None:
-        """Wait, with the lock, for the next attempt; shorter when the process ends meanwhile."""
-        until = self._clock() + seconds
-        closed = self._closed
-        while (left := until - self._clock()) > 0 and self._closed is closed:
-            self._changed.wait(left)
-        if self._closed and self._deadline is not None:
-            # The last seconds: one more attempt at once, then a short rest between attempts.
-            self._changed.wait(min(0.1, max(0.0, self._deadline - self._clock())))
+    def _settle(self, entry: _Entry, error: Exception | None) -> None:
+        """Note what became of an update, with the lock."""
+        if entry not in self._waiting:
+            return  # close() has given up on it
+        now, health = self._clock(), self._health
+        if error is None:
+            self._waiting.remove(entry)
+            self._count(sent=1)
+            if health.took([entry], now):
+                _log.warning("updates in the background are sent again")
+            for other in [one for one in self._waiting if one.attempts >= MOST_REFUSALS]:
+                if other in health.proved:
+                    self._give_up(other, f"{MOST_REFUSALS} attempts failed, and the hub takes others")
+            return
+        if not isinstance(error, MercureError):
+            self._give_up(entry, type(error).__name__, error)
+            return
+        judgement = verdict(error)
+        if judgement in (Verdict.REFUSED, Verdict.MISCONFIGURED):
+            self._give_up(entry, str(error))
+            return
+        self._tried_at = now
+        self._count(retried=1)
+        rest = health.failed(entry, error, now, self._chance())
+        if rest is not None:
+            if health.outages == 1:
+                _log.warning("updates in the background wait, trying again in %.1f s: %s", rest, error)
+            return
+        if now >= self._hurried_until:  # else it had not the time that an attempt needs
+            entry.attempts += 1
+        if entry.attempts >= MOST_REFUSALS and (judgement is Verdict.LATER or entry in health.proved):
+            self._give_up(entry, str(error))
+            return
+        after = error.retry_after if isinstance(error, PublishError) else None
+        entry.not_before = now + delay(max(1, entry.attempts), self._chance(), after)
+
+    def _give_up(self, entry: _Entry, reason: str, error: Exception | None = None) -> None:
+        self._waiting.remove(entry)
+        self._health.forget(entry)
+        self._count(failed=1)
+        log_failure(entry.publication, reason, error)
 
     def _count(self, sent: int = 0, retried: int = 0, dropped: int = 0, failed: int = 0) -> None:
         was = self._counters
@@ -197,14 +268,19 @@ class BackgroundQueue:
         )
 
 
-def log_failure(publication: Publication, reason: str) -> None:
+def log_failure(publication: Publication, reason: str, error: Exception | None = None) -> None:
     """Log that an update was not published: its topics, id and the reason, never its data.
 
     :param publication: the update.
     :param reason: in words, without secrets, as our errors are.
+    :param error: not of ours, to be shown with its traceback.
     """
     _log.error(
-        "update %s on %s was not published: %s", publication.id or "without id", publication.topics, reason
+        "update %s on %s was not published: %s",
+        publication.id or "without id",
+        publication.topics,
+        reason,
+        exc_info=error,
     )
 
 

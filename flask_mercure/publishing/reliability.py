@@ -94,12 +94,16 @@ class Reliability:
 
     def _send_each_or_log(self, hub: HubState, publications: Sequence[Publication]) -> None:
         """Send one by one; when there is no hub, the rest is not tried: each try may take seconds."""
+        unclear = 0
         for position, publication in enumerate(publications):
             try:
                 self._send(hub, [publication])
             except MercureError as error:
                 log_failure(publication, str(error))
-                if verdict(error) not in (Verdict.REFUSED, Verdict.LATER):
+                judgement = verdict(error)
+                unclear = unclear + 1 if judgement is Verdict.UNCLEAR else 0
+                # One failure does not tell whether the hub or the update is to blame; a second one does.
+                if unclear > 1 or judgement in (Verdict.UNREACHABLE, Verdict.MISCONFIGURED):
                     for untried in publications[position + 1 :]:
                         log_failure(untried, "not tried after the one before")
                     return

@@ -32,6 +32,8 @@ class Verdict(Enum):
     """The hub read this update and will never take it."""
     LATER = "later"
     """The hub may take this update later; others may pass now."""
+    UNCLEAR = "unclear"
+    """The request went out and no hub answered: because of this update, or there is no hub for any."""
     UNREACHABLE = "unreachable"
     """There is no hub now, for any update."""
     MISCONFIGURED = "misconfigured"
@@ -48,7 +50,7 @@ def verdict(error: MercureError) -> Verdict:
     if not isinstance(error, PublishError):
         return Verdict.MISCONFIGURED  # no token can be made
     if error.status is None:
-        return Verdict.UNREACHABLE
+        return Verdict.UNCLEAR if error.possibly_published else Verdict.UNREACHABLE
     if error.status in _OF_THE_UPDATE:
         return Verdict.REFUSED
     if error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -76,6 +78,8 @@ def pause(error: MercureError, attempts: int, jitter: float) -> float | None:
     :param jitter: from 0 to 1, by chance.
     """
     again = verdict(error)
-    if again is Verdict.UNREACHABLE or (again is Verdict.LATER and attempts < MOST_REFUSALS):
+    if again in (Verdict.UNREACHABLE, Verdict.UNCLEAR) or (
+        again is Verdict.LATER and attempts < MOST_REFUSALS
+    ):
         return delay(attempts, jitter, error.retry_after if isinstance(error, PublishError) else None)
     return None

@@ -202,6 +202,159 @@ def test_without_a_hub_one_attempt_is_made(
     assert "takes updates again" in caplog.text
 
 
+CUT = HubUnreachable("the connection broke before the answer", possibly_published=True)
+"""What a proxy does that does not like what is in a request; and what a hub does that hangs."""
+
+
+@pytest.mark.parametrize("takes_batches", [False, True])
+def test_an_update_that_no_connection_survives_stops_only_its_topic(
+    engine: Engine, hub: Hub, clock: Clock, takes_batches: bool
+) -> None:
+    put(engine, ("big", "poison"), ("big", "behind"), *[(f"t{number}", str(number)) for number in range(50)])
+    hub.errors["poison"] = CUT
+    with relaying(engine, hub, clock, takes_batches=lambda _hub: takes_batches) as relay:
+        assert relay.run_once().sent == 50
+        assert [(row.data, row.attempts) for row in rows(engine)] == [("poison", 1), ("behind", 0)]
+        clock.now += 1
+        put(engine, *[(f"t{number}", str(number)) for number in range(50)])
+        assert relay.run_once().sent == 50
+    assert hub.attempts.count("poison") <= 3  # in a batch, alone, and alone a second later
+    assert hub.of("big") == []
+
+
+@pytest.mark.parametrize("bad", [2, 4])
+def test_several_updates_that_no_connection_survives_hide_no_other(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock, bad: int
+) -> None:
+    """Not even when so much waits behind them that one look at the outbox does not reach the others."""
+    for number in range(bad):
+        put(engine, (f"bad{number}", f"poison{number}"), *[(f"bad{number}", "behind")] * 200)
+        hub.errors[f"poison{number}"] = CUT
+    put(engine, ("free", "x"), ("free", "y"))
+    for _ in range(8):
+        relay.run_once()
+        clock.now += 1
+    assert hub.taken == [("free", "x"), ("free", "y")]
+
+
+def test_a_hub_that_hangs_gets_two_updates_and_then_one_at_a_time(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock
+) -> None:
+    put(engine, *[(f"t{number}", str(number)) for number in range(50)])
+    hub.errors["default"] = CUT
+    relay.run_once()
+    assert hub.attempts == ["0", "1"]
+    for pause in (0.25, 0.5, 1.0):
+        clock.now += pause - 0.01
+        relay.run_once()
+        before = len(hub.attempts)
+        clock.now += 0.02
+        relay.run_once()
+        assert len(hub.attempts) == before + 1
+    assert hub.attempts == ["0", "1", "2", "3", "4"]  # each time another one
+    hub.errors.clear()
+    clock.now += 60
+    relay.run_once()
+    assert len(hub.taken) == 50
+
+
+def attempt_for(seconds: float, relay: Relay, clock: Clock) -> int:
+    """Let a relay look once a minute, more seldom than it would; how many updates it parks."""
+    until, parked = clock.now + seconds, 0
+    while clock.now < until:
+        clock.now += 60
+        parked += relay.run_once().parked
+    return parked
+
+
+ON_SQLITE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what takes many looks at the outbox and depends on no engine."""
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("error", [CUT, PublishError("500", status=500)])
+def test_what_the_hub_never_takes_is_parked_after_an_hour_in_which_it_takes_others(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(engine, ("a", "poison"), ("a", "behind"), now=clock.now)
+    hub.errors["poison"] = error
+    for _ in range(59):
+        put(engine, ("b", "fine"))
+        assert attempt_for(60, relay, clock) == 0
+    assert hub.of("a") == []
+    put(engine, ("b", "fine"))
+    assert attempt_for(120, relay, clock) == 1
+    assert hub.of("a") == ["behind"]
+    with engine.begin() as connection:
+        (parked,) = listing(connection, TABLE, "parked")
+        assert parked.attempts >= 10
+        assert parked.error == str(error)
+        read = stats(connection, TABLE, clock.now)
+        assert (read.waiting, read.parked) == (0, 1)
+        retry(connection, TABLE)
+        assert listing(connection, TABLE)[0].attempts == 0  # it gets as many as before
+    assert "is parked after 10 attempts and more; the hub takes others" in caplog.text
+
+
+@ON_SQLITE
+def test_ten_attempts_after_a_long_outage_are_not_an_hour(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock
+) -> None:
+    put(engine, ("a", "1"), ("b", "2"), now=clock.now)
+    hub.errors["default"] = HubUnreachable("no connection")
+    assert attempt_for(4200, relay, clock) == 0
+    hub.errors = {"1": CUT}
+    assert attempt_for(3000, relay, clock) == 0
+    assert hub.of("b") == ["2"]
+
+
+@ON_SQLITE
+def test_where_all_share_a_topic_what_is_behind_tells_whether_the_hub_is_well(
+    engine: Engine, relay: Relay, hub: Hub, clock: Clock
+) -> None:
+    put(engine, ("a", "poison"), ("a", "1"), ("a", "2"), now=clock.now)
+    hub.errors["default"] = CUT
+    assert attempt_for(4200, relay, clock) == 0
+    assert hub.taken == []
+    hub.errors = {"poison": CUT}
+    assert attempt_for(3600, relay, clock) == 0
+    assert hub.of("a") == ["1", "2"]
+    put(engine, ("a", "3"))
+    assert attempt_for(180, relay, clock) == 1
+    assert hub.of("a") == ["1", "2", "3"]
+
+
+@ON_SQLITE
+def test_a_relay_that_cron_starts_parks_it_too(engine: Engine, hub: Hub, clock: Clock) -> None:
+    put(engine, ("a", "poison"), now=clock.now)
+    hub.errors["poison"] = CUT
+    parked = 0
+    for _ in range(70):
+        clock.now += 60
+        put(engine, ("b", "fine"))
+        with relaying(engine, hub, clock) as relay:
+            parked += relay.run_once().parked
+    assert parked == 1
+
+
+def test_failures_on_one_hub_do_not_count_for_another(engine: Engine, relay: Relay, hub: Hub) -> None:
+    for number in range(9):
+        put(engine, (f"t{number}", str(number)), hub="eu")
+    put(engine, ("a", "first"), ("b", "second"), hub="us")
+    hub.errors["eu"] = PublishError("503", status=503)
+    hub.errors["first"] = PublishError("500", status=500)
+    relay.run_once()
+    assert hub.taken == [("b", "second")]
+
+
+def test_what_was_sent_is_recorded_whatever_ends_the_pass(engine: Engine, relay: Relay, hub: Hub) -> None:
+    put(engine, ("a", "1"), ("b", "2"), ("c", "3"))
+    hub.errors["3"] = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        relay.run_once()
+    assert [(row.data, row.leased_by) for row in rows(engine)] == [("3", None)]
+
+
 @pytest.mark.parametrize("error", [PublishError("401", status=401), TokenError("no key")])
 def test_a_wrong_setting_parks_nothing(
     engine: Engine, relay: Relay, hub: Hub, clock: Clock, error: Exception
@@ -515,7 +668,8 @@ def test_a_hub_that_is_down_gets_one_update_before_the_next_batch(
     done = batching.run_once()
     assert (done.sent, done.failed) == (0, 1)
     assert hub.requests == [5]
-    assert [row.attempts for row in rows(engine)] == [1, 0, 0, 0, 0]
+    assert [row.error for row in rows(engine)] == ["gone", None, None, None, None]
+    assert {row.attempts for row in rows(engine)} == {0}  # no update is to blame
     hub.errors.clear()
     clock.now += 60
     assert batching.run_once().sent == 5

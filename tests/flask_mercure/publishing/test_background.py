@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -93,13 +94,99 @@ def test_what_may_not_be_repeated_is_logged_once(error: Exception, caplog: pytes
 
 
 def test_an_update_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_mercure.publishing.retry.delay", lambda *_: 0.0)
+    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
     sink = Sink(*[PublishError("500", status=500)] * MOST_REFUSALS)
     with queue(sink) as waiting:
         waiting.put(update("1"))
         waiting.put(update("2"))
         assert waiting.join(10)
         assert sink.sent == ["2"]
+
+
+CUT = HubUnreachable("the connection broke before the answer", possibly_published=True)
+
+
+class Picky:
+    """A hub behind a proxy that cuts the connection when it sees some of the updates."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = set(refused)
+        self.attempts: list[str] = []
+        self.sent: list[str] = []
+
+    def __call__(self, publication: Publication) -> None:
+        self.attempts.append(publication.data)
+        if publication.data in self.refused:
+            raise CUT
+        self.sent.append(publication.data)
+
+
+def on(topic: str, data: str) -> Publication:
+    return Publication([topic], data, id=f"urn:x:{data}")
+
+
+def test_an_update_that_no_connection_survives_stops_only_its_topic() -> None:
+    sink = Picky("poison")
+    with queue(sink) as waiting:
+        for topic, data in (("big", "poison"), ("big", "behind"), *[(f"t{n}", str(n)) for n in range(50)]):
+            waiting.put(on(topic, data))
+        wait_for(lambda: len(sink.sent) == 50)
+        assert sink.sent == [str(number) for number in range(50)]
+        assert waiting.counters.waiting == 2
+        sink.refused.clear()
+        assert waiting.flush(10)
+        assert sink.sent[-2:] == ["poison", "behind"]
+
+
+@pytest.mark.parametrize("topic", ["big", "other"])
+def test_what_the_hub_never_takes_while_it_takes_others_is_given_up(
+    topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Be it the next update of the same topic that tells."""
+    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
+    sink = Picky("poison")
+    with queue(sink) as waiting:
+        waiting.put(on("big", "poison"))
+        wait_for(lambda: sink.attempts.count("poison") >= MOST_REFUSALS)
+        waiting.put(on(topic, "fine"))
+        assert waiting.join(10)
+        assert sink.sent == ["fine"]
+        assert waiting.counters.failed == 1
+    assert "urn:x:poison on ['big'] was not published" in caplog.text
+
+
+def test_nothing_is_given_up_while_the_hub_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
+    monkeypatch.setattr("flask_mercure.publishing.health.delay", lambda *_: 0.0)
+    sink = Picky("1", "2", "3")
+    with queue(sink) as waiting:
+        for data in "123":
+            waiting.put(on(f"topic {data}", data))
+        wait_for(lambda: len(sink.attempts) > 5 * MOST_REFUSALS)
+        sink.refused.clear()
+        assert waiting.flush(10)
+        assert sorted(sink.sent) == ["1", "2", "3"]
+    assert "was not published" not in caplog.text
+
+
+def test_an_outage_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Sink(*[HubUnreachable("no connection")] * 3)
+    with queue(sink) as waiting:
+        waiting.put(update("1"))
+        assert waiting.join(10)
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "updates in the background wait",
+        "updates in the background are sent again",
+    ]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # what is behind another thread's attempts has no event
 
 
 def test_an_error_of_another_kind_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:

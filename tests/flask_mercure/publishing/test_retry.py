@@ -12,7 +12,7 @@ from flask_mercure.publishing.retry import LONGEST_DELAY, Verdict, delay, verdic
     ("error", "expected"),
     [
         (HubUnreachable("no connection"), Verdict.UNREACHABLE),
-        (HubUnreachable("no answer", possibly_published=True), Verdict.UNREACHABLE),
+        (HubUnreachable("no answer", possibly_published=True), Verdict.UNCLEAR),
         (InvalidArgument("a lone surrogate"), Verdict.REFUSED),
         (TokenError("no key"), Verdict.MISCONFIGURED),
         *[(PublishError("", status=status), Verdict.REFUSED) for status in (400, 403, 413, 422)],
