@@ -16,7 +16,7 @@ from urllib.parse import quote
 from uuid import UUID
 
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.topics.characters import check_characters
+from flask_mercure.topics.characters import check_text
 
 Value = str | int | UUID
 """What a field can hold."""
@@ -58,8 +58,8 @@ def build_topic(template: str, /, *values: Value, **fields: Value) -> str:
         fixed text, and between two fields there is a ``/`` or another character that no value contains.
     :param values: of the fields without a name.
     :param fields: of those with one.
-    :raises InvalidArgument: a value is empty, holds a control or format character, or makes a segment ``.``
-        or ``..``; the template is not of that form, or does not have just these fields.
+    :raises InvalidArgument: a value is empty, holds a control character, or makes a segment ``.`` or ``..``;
+        the template is not of that form, or does not have just these fields.
     :raises TypeError: a value is neither a str nor an int nor a UUID.
     """
     return built("topic", template, values, fields)
@@ -173,7 +173,7 @@ def filled(kind: Kind, template: str, pieces: Pieces, value_of: Callable[[str], 
         text += literal
         if field is None:
             continue
-        value = check_characters(value_of(field), f"the field {field!r} of {template!r}")
+        value = check_text(value_of(field), f"the field {field!r} of {template!r}")
         if _IN_HOST.match(text) and not _LABEL.fullmatch(value):
             raise InvalidArgument(
                 f"the field {field!r} of {template!r} stands in a host name and is {value[:80]!r}: give "

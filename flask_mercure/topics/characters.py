@@ -7,6 +7,7 @@ import re
 from flask_mercure.errors import InvalidArgument
 from hub.protocol.topics import forbidden_character
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # with lone surrogates, which UTF-8 cannot carry
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;[\x20-\x7e]*)?", re.ASCII)
 
 
@@ -24,7 +25,27 @@ def check_characters(value: object, argument: str) -> str:
         raise InvalidArgument(f"{argument} holds an empty string")
     found = forbidden_character(value)
     if found:
-        raise InvalidArgument(f"{argument} holds the control or format character {found}: {value[:80]!r}")
+        raise InvalidArgument(
+            f"{argument} holds the control or format character {found}: {value[:80]!r}. A user's text may "
+            "hold some, as emoji do: put it into a topic with build_topic()"
+        )
+    return value
+
+
+def check_text(value: str, argument: str) -> str:
+    """Refuse what a user's text cannot be, also when it is percent-encoded.
+
+    Format characters may be in it: emoji of several code points and the names of many languages have them.
+
+    :param value: to be checked.
+    :param argument: what it is, for the error.
+    :raises InvalidArgument: it is empty, or has a control character or a lone surrogate.
+    """
+    if not value:
+        raise InvalidArgument(f"{argument} holds an empty string")
+    found = _CONTROL.search(value)
+    if found:
+        raise InvalidArgument(f"{argument} holds the control character U+{ord(found[0]):04X}: {value[:80]!r}")
     return value
 
 
