@@ -245,6 +245,7 @@ class _Judge:
             yield begin
             begin = None
         at = begin
+        begun: set[bool] = set()  # the kinds that it got something of: events of the hub, and updates
         for (id_, number), when in zip(session.received, session.arrivals, strict=True):
             place = self.place.get(id_)
             if place is None:
@@ -257,13 +258,27 @@ class _Judge:
                 continue
             if at is None:
                 at = self._first(session, wanted, index)
-            if index > at:
-                yield self._gap(session, wanted[at:index], self.log[place], when)
+            missing = [place for place in wanted[at:index] if not self._may_be_gone(session, place, begun)]
+            begun.add(self.log[place].is_event)
+            if missing:
+                yield self._gap(session, missing, self.log[place], when)
             elif index < at:
                 words = f"{session.name} got {_update(number, id_)} again"
                 yield Violation(Invariant.REPEATED, when, words, _known(number), session.name)
             at = max(at, index + 1)
         yield from self._rest(session, wanted, at)
+
+    def _may_be_gone(self, session: Session, place: int, begun: set[bool]) -> bool:
+        """Whether an update was discarded before the stream began, and the client was told so."""
+        is_event = self.log[place].is_event
+        is_told = session.answered == EARLIEST and session.cursor is not None
+        return is_told and is_event not in begun and self._discards(session.ended, events=is_event)
+
+    def _discards(self, before: float, *, events: bool) -> bool:
+        """Whether the hub may have discarded updates, or its own events, which are kept for a day."""
+        if events:
+            return self.record.during(Effect.CLOCK, 0.0, before)
+        return bool(self.record.history_size or self.record.history_age)
 
     def _beginning(self, session: Session, wanted: list[int]) -> int | Violation | None:
         """Where in ``wanted`` a stream has to begin; ``None``: with whatever comes first."""
@@ -281,10 +296,15 @@ class _Judge:
         place = self.place.get(session.cursor or "")
         if place is None or self._lately(Effect.REPLACES, session.opened, session.head):
             return None
+        wants_events = any(self.log[index].is_event for index in self._wanted_by(session))
+        if wants_events and self._discards(session.head, events=True):
+            return None
         size = self.record.history_size
-        # Only what comes after it in the log counts; what was stored later than the answer may be too much.
-        newest = sum(1 for entry in self.log if self._was_sent(entry, session.head))
-        if size and newest - place > size // 2:
+        # Only updates that come after it in the log count; what was stored after the answer may be too much.
+        after = sum(
+            1 for entry in self.log[place + 1 :] if not entry.is_event and self._was_sent(entry, session.head)
+        )
+        if size and after > size // 2:
             return None
         words = (
             f"{session.name} asked for what comes after {self._named(self.log[place])}, which the history "
@@ -299,7 +319,7 @@ class _Judge:
     def _first(self, session: Session, wanted: list[int], index: int) -> int:
         """Where a stream without a known cursor had to begin at the latest."""
         if session.answered == EARLIEST and session.cursor is not None:
-            return index if self.record.history_size or self.record.history_age else 0
+            return 0
         for earlier in range(index):
             publication = self.publication_of.get(self.log[wanted[earlier]].number)
             if publication is not None and publication.sent > session.head:
@@ -558,24 +578,32 @@ class _Judge:
             )
             return
         got = [id_ for id_, _ in record.replayed]
-        ids = [entry.id for entry in self.log]
-        ids = ids[: self.place.get(got[-1], len(ids)) + 1]  # what was stored while the replay was read
-        is_bounded = record.history_size or record.history_age
-        begin = len(ids) - len(got) if is_bounded else 0
-        is_short = (
-            record.history_size and not record.history_age and len(got) < min(record.history_size, len(ids))
-        )
-        if is_short:
-            words = f"the history has {len(got)} updates; {record.history_size} were to be kept"
+        upto = self.place.get(got[-1], len(self.log) - 1) if got else len(self.log) - 1
+        log = self.log[: upto + 1]  # what was stored while the replay was read does not count
+        for events in (False, True):
+            ids = [entry.id for entry in log if entry.is_event is events]
+            some = [id_ for id_ in got if self._is_event(id_) is events]
+            begin = len(ids) - len(some) if self._discards(record.finished, events=events) else 0
+            least = 0 if events or record.history_age else min(record.history_size, len(ids))
+            if len(some) < least:
+                words = f"the history has {len(some)} updates; {record.history_size} were to be kept"
+                yield Violation(Invariant.REPLAY, record.finished, words)
+            if begin < 0 or ids[begin:] != some:
+                pairs = enumerate(zip(ids[begin:], some, strict=False))
+                differs = next((n for n, (a, b) in pairs if a != b), None)
+                what = "events of the hub" if events else "updates"
+                words = f"the log has {len(ids)} {what}, a replay from the beginning {len(some)}" + (
+                    "" if differs is None else f"; number {differs + 1} of it is not what the log has there"
+                )
+                yield Violation(Invariant.REPLAY, record.finished, words)
+        places = [self.place[id_] for id_ in got if id_ in self.place]
+        if places != sorted(places):
+            words = "a replay from the beginning has events of the hub and updates in another order"
             yield Violation(Invariant.REPLAY, record.finished, words)
-        if begin < 0 or ids[begin:] != got:
-            differs = next(
-                (n for n, (a, b) in enumerate(zip(ids[begin:], got, strict=False)) if a != b), None
-            )
-            words = f"the log has {len(ids)} updates, a replay from the beginning {len(got)}" + (
-                "" if differs is None else f"; number {differs + 1} of it is not what the log has there"
-            )
-            yield Violation(Invariant.REPLAY, record.finished, words)
+
+    def _is_event(self, id_: str) -> bool:
+        place = self.place.get(id_)
+        return place is not None and self.log[place].is_event
 
     def _leftovers(self) -> Iterator[Violation]:
         before, after = self.record.before, self.record.after

@@ -136,6 +136,11 @@ class Entry:
     session: str = ""
     is_active: bool = False
 
+    @property
+    def is_event(self) -> bool:
+        """Whether it is an event of the hub."""
+        return self.number < 0
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:

@@ -32,10 +32,10 @@ from hub.protocol.cursor import EARLIEST
 from hub.protocol.errors import StorageError
 from hub.protocol.grant import Scope
 from hub.protocol.matchers import Matcher
-from hub.protocol.subscription import Subscription, restored
+from hub.protocol.subscription import Subscription, of_subscriber, restored
 from hub.protocol.update import Update
 from hub.replay_budget import ReplayBudget, Share
-from hub.transport.interface import MANY_TOPICS, Entry, Page, Presence, Size, Transport
+from hub.transport.interface import MANY_TOPICS, Beginning, Entry, Page, Presence, Size, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
@@ -62,11 +62,15 @@ class Start:
     :param after: sequence of the last update that the subscriber has; ``None`` for "from now on".
     :param last_event_id: value of the ``Mercure-Last-Event-ID`` response header, or ``None``.
     :param page: what comes after it, if that has been read already; ``replay`` takes it out.
+    :param takes_events: the subscriber may get events of the hub, about subscriptions.
+    :param then: where the log began when the subscriber was told that something may be missing, if it was.
     """
 
     after: int | None = None
     last_event_id: str | None = None
     page: Page | None = None
+    takes_events: bool = False
+    then: Beginning | None = None
 
     def take_page(self) -> Page | None:
         """The page, which is referred to from nowhere else then."""
@@ -127,7 +131,7 @@ class Broker:
         self.is_draining = False
         self.clock = clock
         self.quota = quota
-        self.last_event_id = EARLIEST
+        self.last_event_id = self._last_update_id = EARLIEST
         self.engine = Engine(limits, clock, self._gone)
         self._limits = limits
         self._transport = transport
@@ -160,6 +164,7 @@ class Broker:
         opened = partial(self._transport.open, wake.send, self._is_crowded)
         self.engine.dispatched, newest_id = _in_thread(opened)
         self.last_event_id = newest_id or EARLIEST
+        self._last_update_id = self._transport.newest_update() or EARLIEST
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
         self._watchers = [wake, sockets]
@@ -283,6 +288,8 @@ class Broker:
             if not self._is_crowded():
                 self._has_room.set()
             self.last_event_id = entries[-1].update.id
+            updates = (entry.update for entry in reversed(entries) if not entry.is_event)
+            self._last_update_id = next((update.id for update in updates), self._last_update_id)
             try:
                 for unbroken in _unbroken(entries, self.engine.dispatched):
                     if unbroken[0].sequence != self.engine.dispatched + 1:
@@ -364,38 +371,45 @@ class Broker:
         """Identifier of a new connection: random, and only where somebody can ask for it."""
         return f"urn:uuid:{uuid.uuid4()}" if self._announces else ""
 
-    def locate(self, cursor: str | None, matchers: tuple[Matcher, ...]) -> Start:
+    def locate(
+        self, cursor: str | None, matchers: tuple[Matcher, ...], *, takes_events: bool = False
+    ) -> Start:
         """Find the update after which a subscriber wants to resume.
 
         An id that is not in the log stands for an update that was discarded, or never was: all that
-        is left comes after it (spec, Reconciliation).
+        is left comes after it (spec, Reconciliation). So does one after which something was discarded.
 
         :param cursor: the requested event id, ``earliest``, empty, or ``None``.
         :param matchers: what the subscriber listens to.
+        :param takes_events: it may get events of the hub; to the others it is nothing that some are gone.
         """
         if not cursor:  # an empty one starts now as well, and is answered with where that is
-            return Start(None, None if cursor is None else self.last_event_id)
+            here = self.last_event_id if takes_events else self._last_update_id
+            return Start(None, None if cursor is None else here)
+        from_the_beginning = Start(0, EARLIEST, takes_events=takes_events)
         if cursor == EARLIEST:
-            return Start(0, EARLIEST)
+            return from_the_beginning
         topics = _exact_topics(matchers)
         upto = self.engine.dispatched
 
         # Of an empty log too, it is known that nothing follows the newest update: after a quiet night no
         # subscriber has missed anything. An id that publishers use again is no proof of that.
-        is_newest = cursor == self.last_event_id and cursor.startswith(_UNIQUE) and not self._is_dispatching
+        newest = {self.last_event_id} if takes_events else {self.last_event_id, self._last_update_id}
+        is_newest = cursor in newest and cursor.startswith(_UNIQUE) and not self._is_dispatching
 
         def look() -> Start:
             found = self._transport.find(cursor)
             if found is None:
-                return Start(upto, cursor) if is_newest else Start(0, EARLIEST)
+                return Start(upto, cursor) if is_newest else from_the_beginning
             page = None
             if found < upto and (topics is not None or upto - found <= _PAGE):
                 page = self._transport.read(found, upto, topics, _PAGE)  # while we are in the thread
-                if page.oldest > found + 1:
-                    return Start(0, EARLIEST)
-                if page.weight > _SMALL_PAGE:  # of thousands that come back at once each would have one
-                    page = None
-            return Start(found, cursor, page)
+            beginning = self._transport.beginning(upto) if page is None else page.beginning
+            if found < upto and beginning.lacks(found, events=takes_events):
+                return from_the_beginning
+            if page is not None and page.weight > _SMALL_PAGE:
+                page = None  # of thousands that come back at once each would have one
+            return Start(found, cursor, page, takes_events)
 
         return self._lookups.do(look)
 
@@ -412,6 +426,8 @@ class Broker:
             return True
         self._reading[subscriber] = ""
         after = start.after
+        beginning = partial(self._transport.beginning, self.engine.dispatched)
+        start.then = None if after else self._lookups.do(beginning)
         topics = _exact_topics(subscriber.matchers)
         wanted = Scope(subscriber.matchers)
         pause = _FIRST_LOOK
@@ -484,8 +500,9 @@ class Broker:
                     )
                     part = _Part(part.after, page.reached, part.topics)
                     octets = self._encoded(subscriber, wanted, page)
-                    if (part.after and page.oldest > part.after + 1) or (sent and hash(octets) != first_hash):
-                        self._note_discarded(subscriber, part, page)
+                    lacks = page.beginning.lacks(part.after, start.then, events=start.takes_events)
+                    if (part.after and lacks) or (sent and hash(octets) != first_hash):
+                        self._note_discarded(subscriber, part)
                         return None
                     share.octets = octets
                     self._budget.resize(share, len(octets))
@@ -517,14 +534,13 @@ class Broker:
             gevent.sleep(0)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _note_discarded(self, subscriber: Subscriber, part: _Part, page: Page) -> None:
+    def _note_discarded(self, subscriber: Subscriber, part: _Part) -> None:
         self._reading[subscriber] = endings.DISCARDED
         _log.warning(
-            "the replay for %s is ended: updates %d to %d were discarded before they could be sent; "
+            "the replay for %s is ended: updates after %d were discarded before they could be sent; "
             "keep more history (MERCURE_HISTORY_SIZE, MERCURE_HISTORY_MAX_AGE)",
             subscriber.peer,
-            part.after + 1,
-            max(page.oldest - 1, part.after + 1),
+            part.after,
         )
 
     def _selected(
@@ -614,8 +630,7 @@ class Broker:
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
-    for matcher in subscriber.matchers:
-        yield Subscription(matcher, subscriber.id, subscriber.grant.payload_for(matcher))
+    return of_subscriber(subscriber.matchers, subscriber.id, subscriber.grant.payload_for)
 
 
 def _with_pauses(items: Iterable[T]) -> Iterator[T]:

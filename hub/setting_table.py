@@ -176,7 +176,14 @@ TABLE: tuple[Setting, ...] = (
         _WHO,
     ),
     Setting("anonymous", boolean, "0", "0|1", "Admit subscribers without a token, to public updates.", _WHO),
-    Setting("subscriptions", boolean, "0", "0|1", "Active subscriptions: their events and their API.", _WHO),
+    Setting(
+        "subscriptions",
+        boolean,
+        "0",
+        "0|1",
+        "Active subscriptions: their events and their API. A matcher may have 512 characters then.",
+        _WHO,
+    ),
     Setting(
         "cors_origins",
         origins,
@@ -223,7 +230,14 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "transport_url", database, "sqlite:///mercure.db", "URL", "Database that holds the updates.", _STORE
     ),
-    Setting("history_size", count, "0", "NUMBER", "Updates to keep, 0 = all.", _STORE),
+    Setting(
+        "history_size",
+        count,
+        "0",
+        "NUMBER",
+        "Updates to keep, 0 = all. Events of subscriptions do not count.",
+        _STORE,
+    ),
     Setting("history_max_age", seconds, "0", "SECONDS", "How long to keep an update, 0 = for ever.", _STORE),
     Setting(
         "heartbeat",

@@ -13,7 +13,7 @@ from hub.protocol.answer import Headers
 from hub.protocol.content_coding import prefers
 from hub.protocol.grant import Grant
 from hub.protocol.matchers import Matcher
-from hub.protocol.subscription import matchers_from
+from hub.protocol.subscription import check_shown, matchers_from
 
 _HEADERS: Headers = [
     ("Content-Type", "text/event-stream"),
@@ -61,10 +61,17 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     matchers = matchers_from(
         parameters, request.identity, current=current, old=old, max_heavy=hub.max_heavy_patterns
     )
+    if hub.subscriptions:
+        check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.
     wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
     hub.broker.quota.check(request.peer, grant.fingerprint)
-    start = hub.broker.locate(wanted, matchers)
+    events = request.identity.subscriptions_path
+    start = hub.broker.locate(
+        wanted,
+        matchers,
+        takes_events=grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers),
+    )
     headers = list(_HEADERS) if accept is None else [("Sec-WebSocket-Accept", accept)]
     if start.last_event_id is not None:
         value = start.last_event_id.encode().decode("latin-1")

@@ -76,6 +76,9 @@ def _stats(log: Log, given: argparse.Namespace, _: Selection) -> None:
     _print(f"hub at work   {at_work}")
     _print(f"updates       {found['updates']:,} ({found['private']:,} private), {_size(found['octets'])}")
     _print(f"ever          {found['ever_published']:,} published")
+    if found["subscription_events"]:
+        size = _size(found["subscription_event_octets"])
+        _print(f"beside them   {found['subscription_events']:,} events of subscriptions, {size}")
     for name in ("oldest", "newest"):
         end = found[name]
         _print(f"{name}        {_moment(end['published_at'])}  {end['id']}" if end else f"{name}        none")

@@ -50,6 +50,11 @@ class Log:
         with self.seats.turn_within(BOUND), self.engine.connect() as connection, writing(connection):
             yield connection
 
+    @property
+    def of_publishers(self) -> list[sa.ColumnElement[bool]]:
+        """What is true of the updates of publishers; older tables do not tell the hub's own events apart."""
+        return [~schema.is_event] if self.version >= schema.KNOWS_EVENTS else []
+
     def last_sequence(self) -> int:
         """The place of the newest update ever."""
         with self.engine.connect() as connection:

@@ -55,5 +55,8 @@ def _discard(log: Log, rows: list[Any], now: float, *, only_count: bool) -> int:
     old = [row for row in rows if not now - grace < row.published_at <= now]
     if old and not only_count:
         with log.writing() as connection:
-            return retention.delete(connection, old)
+            gone = retention.delete(connection, old)
+            if log.of_publishers:
+                retention.note_beginning(connection)
+            return gone
     return len(old)

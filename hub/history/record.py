@@ -14,7 +14,8 @@ from hub.protocol.topics import forbidden_character
 LONGEST = 256 << 20
 """Octets of a line."""
 
-_KEYS = {"sequence", "id", "topics", "data", "private", "type", "retry", "published_at"}
+KEYS = ("sequence", "id", "topics", "data", "private", "type", "retry", "published_at")
+"""What a line has: columns of the table of updates."""
 _MAX_RETRY = 2**53
 
 
@@ -48,9 +49,9 @@ def values(octets: bytes, number: int) -> dict[str, Any]:
         raise _wrong(number, "is not JSON in UTF-8") from None
     if not isinstance(document, dict):
         raise _wrong(number, "is not a JSON object")
-    unknown = sorted(document.keys() - _KEYS)
+    unknown = sorted(document.keys() - set(KEYS))
     if unknown:
-        raise _wrong(number, f"has the key {shown(unknown[0])}; known are {', '.join(sorted(_KEYS))}")
+        raise _wrong(number, f"has the key {shown(unknown[0])}; known are {', '.join(sorted(KEYS))}")
     topics = document.get("topics")
     if not isinstance(topics, list) or not topics:
         raise _wrong(number, "has no topics, which are an array of strings")

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hub.history import record
 from hub.history.log import Log
 from hub.protocol.matchers import Matcher
 from hub.transport import schema
@@ -16,6 +17,7 @@ from hub.transport import schema
 _PAGE = 1000  # rows of one transaction: a long one would keep the write-ahead log from being emptied
 _ROWS = 20  # rows in memory: an update can have a mebibyte
 _UPDATE = schema.update
+_EXPORTED = [_UPDATE.c[name] for name in record.KEYS]
 _TOPIC = schema.topic
 
 
@@ -24,7 +26,7 @@ class Selection:
     """Updates by topic and time.
 
     :param topics: one of these, exactly.
-    :param patterns: or matched by one of these; without topics and patterns all are meant.
+    :param patterns: or matched by one of these; without topics and patterns all of publishers are meant.
     :param since: published at this time or later, in seconds since the epoch.
     :param until: published before this time.
     """
@@ -64,10 +66,13 @@ def select(
 ) -> Iterator[Any]:
     """The rows of the updates that are meant, up to the newest one of now.
 
-    :param columns: of the table of updates, besides sequence and topics; by default all.
+    :param columns: of the table of updates, besides sequence and topics; by default all that are exported.
     """
-    wanted = [_UPDATE.c.sequence, _UPDATE.c.topics, *columns] if columns else list(_UPDATE.c)
-    statement = sa.select(*wanted).where(*selection.where()).limit(_PAGE)
+    wanted = [_UPDATE.c.sequence, _UPDATE.c.topics, *columns] if columns else _EXPORTED
+    meant = selection.where()
+    if not selection.topics and not selection.patterns:
+        meant += log.of_publishers
+    statement = sa.select(*wanted).where(*meant).limit(_PAGE)
     place = _UPDATE.c.sequence
     reached, upto = 0, log.last_sequence()
     while True:

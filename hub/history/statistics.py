@@ -11,7 +11,7 @@ from hub.history.copying import sizes
 from hub.history.log import Log
 from hub.transport import schema
 
-_UPDATE, _TOPIC = schema.update, schema.topic
+_UPDATE, _TOPIC, _POSITION = schema.update, schema.topic, schema.position
 _EXAMPLES = 20  # updates looked at to find the name of a topic of which only the hash is known
 
 
@@ -29,8 +29,9 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
                 sa.func.count().filter(_UPDATE.c.private),
                 sa.func.min(_UPDATE.c.sequence),
                 sa.func.max(_UPDATE.c.sequence),
-            )
+            ).where(*log.of_publishers)
         ).one()
+        events, event_bytes, events_ever = _events(connection) if log.of_publishers else (0, 0, 0)
         return {
             "database": str(log.path),
             "version": log.version,
@@ -38,12 +39,24 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
             "updates": count,
             "octets": octets,
             "private": private,
-            "ever_published": connection.scalar(sa.select(schema.position.c.last_sequence)) or 0,
+            "ever_published": (connection.scalar(sa.select(_POSITION.c.last_sequence)) or 0) - events_ever,
+            "subscription_events": events,
+            "subscription_event_octets": event_bytes,
             "oldest": _ends(connection, first),
             "newest": _ends(connection, last),
             "sizes": sizes(connection, log.path),
             "topics": [_topic(connection, hashed, found) for hashed, found in _most(connection, top)],
         }
+
+
+def _events(connection: sa.Connection) -> tuple[int, int, int]:
+    """How many events of the hub there are, the size of their data, and how many there ever were."""
+    count, octets = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(_UPDATE.c.data)), 0)).where(
+            schema.is_event
+        )
+    ).one()
+    return count, octets, connection.scalar(sa.select(_POSITION.c.events)) or 0
 
 
 def _ends(connection: sa.Connection, sequence: int | None) -> dict[str, Any] | None:

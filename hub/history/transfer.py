@@ -47,14 +47,15 @@ def load(log: Log, lines: BinaryIO, progress: Progress, *, skip_known: bool = Fa
                 "a hub is at work on this log and would send the updates to its subscribers as new ones; "
                 "stop it before, or publish them"
             )
-        first = connection.execute(sa.select(schema.position.c.last_sequence)).scalar_one()
+        position = schema.position
+        first, events = connection.execute(sa.select(position.c.last_sequence, position.c.events)).one()
         last, skipped = first, 0
         connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE}")
         for batch in _batches(lines):
             fresh = _fresh(connection, batch, first, skip_known=skip_known)
             skipped += len(batch) - len(fresh)
             if fresh:
-                _insert(connection, fresh, last)
+                _insert(connection, fresh, last, events)
             last += len(fresh)
             progress(last - first)
         connection.execute(sa.update(schema.position).values(last_sequence=last))
@@ -97,9 +98,12 @@ def _fresh(
     return [row for _, row in batch if row["id"] not in there]
 
 
-def _insert(connection: sa.Connection, rows: list[dict[str, Any]], last: int) -> None:
+def _insert(connection: sa.Connection, rows: list[dict[str, Any]], last: int, events: int) -> None:
     places = list(enumerate(rows, last + 1))
-    connection.execute(sa.insert(schema.update), [{"sequence": place, **row} for place, row in places])
+    connection.execute(
+        sa.insert(schema.update),
+        [{"sequence": place, "events_before": events, **row} for place, row in places],
+    )
     connection.execute(
         sa.insert(schema.topic),
         [

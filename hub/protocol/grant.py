@@ -51,6 +51,17 @@ class Scope:
         """Tell whether one of the topics is allowed: enough to read a private update."""
         return any(self.covers(topic) for topic in topics)
 
+    def reaches(self, path: str) -> bool:
+        """Whether it may cover a topic that begins with a path of the hub.
+
+        It says no only if that is certain.
+        """
+        return (
+            self._everything
+            or any(topic.startswith(path) for topic in self._exact)
+            or any(matcher.reaches(path) for matcher in self._patterns)
+        )
+
     def first_outside(self, topics: Sequence[str]) -> str | None:
         """The first topic that is not allowed: all must be, to publish."""
         return next((topic for topic in topics if not self.covers(topic)), None)

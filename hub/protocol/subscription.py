@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -20,6 +21,12 @@ _OLD_CONTEXT = "https://mercure.rocks/"
 
 MAX_MATCHERS = 100
 """Matchers in one request."""
+
+MAX_SHOWN = 512
+"""Characters of a matcher where subscriptions are shown to others: each is repeated in events and lists."""
+
+MAX_EVENTS = 256 << 10
+"""Bytes of the events that tell of the beginning of one subscriber's subscriptions, and of their end."""
 
 _MAX_WITH_GROUPS = 10
 _MAX_COST = 50_000  # µs to compile the patterns of one request
@@ -124,10 +131,49 @@ class Subscription:
             type=None if self.is_old else HUB_EVENT_TYPE,
         )
 
+    def size(self, identity: Identity) -> int:
+        """Bytes of an event, give or take a few."""
+        return len(self.event(identity, active=False).data.encode()) + len(self.path(identity))
+
     def record(self, identity: Identity) -> str:
         """What another process has to know of the subscription, as JSON; ``restored`` reads it."""
         matcher = self.matcher
         return json.dumps([identity.url, matcher.type, matcher.value, self.subscriber, self.payload])
+
+
+def of_subscriber(
+    matchers: Iterable[Matcher], subscriber: str, payload_for: Callable[[Matcher], Json]
+) -> Iterator[Subscription]:
+    """One for each matcher of a subscriber.
+
+    :param subscriber: the hub's identifier of the connection.
+    :param payload_for: the payload that others see with a matcher.
+    """
+    for matcher in matchers:
+        yield Subscription(matcher, subscriber, payload_for(matcher))
+
+
+def check_shown(
+    matchers: Sequence[Matcher], subscriber: str, payload_for: Callable[[Matcher], Json], identity: Identity
+) -> None:
+    """Refuse subscriptions of which the hub would have to tell others more than is fair.
+
+    What is admitted is told in full: without the event of its end it would be shown for ever.
+
+    :raises InvalidRequest: a matcher is too long, or the events of all are too large.
+    """
+    for matcher in matchers:
+        if len(matcher.value) > MAX_SHOWN:
+            raise InvalidRequest(
+                f"A matcher has {len(matcher.value)} characters; the limit of a hub with active "
+                f"subscriptions is {MAX_SHOWN}."
+            )
+    total = sum(one.size(identity) for one in of_subscriber(matchers, subscriber, payload_for))
+    if total > MAX_EVENTS:
+        raise InvalidRequest(
+            f"The events that tell of these {len(matchers)} subscriptions have {total} bytes; the limit is "
+            f"{MAX_EVENTS}. Send fewer or shorter matchers, or a token whose payload is smaller."
+        )
 
 
 def restored(record: str) -> tuple[Subscription, Identity]:

@@ -33,29 +33,39 @@ class Appender:
         self._is_sqlite = engine.dialect.name == "sqlite"
         table = schema.position
         advance = sa.update(table).values(
-            last_sequence=table.c.last_sequence + sa.bindparam("count", type_=sa.Integer)
+            last_sequence=table.c.last_sequence + sa.bindparam("count", type_=sa.Integer),
+            events=table.c.events + sa.bindparam("more_events", type_=sa.Integer),
         )
-        self._advance = Statement(engine, advance, ["count"])
-        self._position = Statement(engine, sa.select(table.c.last_sequence), [])
+        self._advance = Statement(engine, advance, ["count", "more_events"])
+        self._position = Statement(engine, sa.select(table.c.last_sequence, table.c.events), [])
+        event_bytes = sa.select(schema.update.c.event_bytes).where(schema.is_event)
+        self._event_bytes = Statement(
+            engine, event_bytes.order_by(schema.update.c.sequence.desc()).suffix_with("LIMIT 1"), []
+        )
         self._update = Statement(
             engine, sa.insert(schema.update), [column.name for column in schema.update.c]
         )
         self._topic = Statement(engine, sa.insert(schema.topic), [column.name for column in schema.topic.c])
 
     def append(
-        self, updates: Sequence[Update], now: float, also: Callable[[Any], None] | None = None
+        self,
+        updates: Sequence[Update],
+        now: float,
+        also: Callable[[Any], None] | None = None,
+        are_events: Sequence[bool] = (),
     ) -> list[Entry]:
         """Store updates; when this returns they are durable.
 
         :param now: seconds since the epoch.
         :param also: called with the cursor before the commit, for what belongs into the same transaction.
+        :param are_events: which of them are the hub's own; empty: none.
         :raises Exception: of the driver; nothing is stored then.
         """
         cursor = self._connection.cursor()
         try:
             if self._is_sqlite:
                 cursor.execute("BEGIN IMMEDIATE")
-            entries = self._insert(cursor, updates, now)
+            entries = self._insert(cursor, updates, now, are_events or [False] * len(updates))
             if also is not None:
                 also(cursor)
             self._connection.commit()
@@ -66,29 +76,45 @@ class Appender:
             cursor.close()
         return entries
 
-    def _insert(self, cursor: Any, updates: Sequence[Update], now: float) -> list[Entry]:
-        self._advance.run(cursor, (len(updates),))
+    def _insert(
+        self, cursor: Any, updates: Sequence[Update], now: float, are_events: Sequence[bool]
+    ) -> list[Entry]:
+        number = sum(are_events)
+        self._advance.run(cursor, (len(updates), number))
         self._position.run(cursor, ())
-        last = int(cursor.fetchone()[0])
+        last, events = cursor.fetchone()
+        first, events = last - len(updates) + 1, events - number
         entries = [
-            Entry(sequence, update) for sequence, update in enumerate(updates, last - len(updates) + 1)
+            Entry(sequence, update, is_event)
+            for sequence, (update, is_event) in enumerate(zip(updates, are_events, strict=True), first)
         ]
-        self._update.run_many(
-            cursor,
-            [
+        event_bytes = 0
+        if number:
+            self._event_bytes.run(cursor, ())
+            found = cursor.fetchone()
+            event_bytes = found[0] if found else 0
+        rows = []
+        for entry in entries:
+            update, topics = entry.update, _topics(entry.update.topics)
+            data = update.data.encode()
+            if entry.is_event:
+                event_bytes += len(data) + len(topics.encode())
+            rows.append(
                 (
                     entry.sequence,
-                    entry.update.id,
-                    _topics(entry.update.topics),
-                    entry.update.data.encode(),
-                    entry.update.private,
-                    entry.update.type,
-                    entry.update.retry,
+                    update.id,
+                    topics,
+                    data,
+                    update.private,
+                    update.type,
+                    update.retry,
                     now,
+                    events,
+                    event_bytes if entry.is_event else None,
                 )
-                for entry in entries
-            ],
-        )
+            )
+            events += entry.is_event
+        self._update.run_many(cursor, rows)
         self._topic.run_many(
             cursor,
             [

@@ -21,10 +21,12 @@ class Entry:
     """An update with its place in the log.
 
     :param sequence: grows with each update, without gaps, in commit order.
+    :param is_event: it is an event of the hub, about a subscription.
     """
 
     sequence: int
     update: Update
+    is_event: bool = False
 
     @property
     def weight(self) -> int:
@@ -33,18 +35,41 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where the log begins, as retention left it.
+
+    :param updates: sequence from which on all updates of publishers are there.
+    :param events: the same for the hub's own events, which are kept for a time of their own.
+    """
+
+    updates: int
+    events: int
+
+    def lacks(self, after: int, then: Beginning | None = None, *, events: bool) -> bool:
+        """Tell whether something was discarded that comes after a place in the log.
+
+        :param after: the place, as a sequence.
+        :param then: where the log began when the reader was told that something is missing, if it was.
+        :param events: the hub's events count too.
+        """
+        updates_then, events_then = (0, 0) if then is None else (then.updates, then.events)
+        if self.updates > max(after + 1, updates_then):
+            return True
+        return events and self.events > max(after + 1, events_then)
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A part of the log, bounded in updates and in bytes.
 
     :param entries: oldest first.
     :param reached: sequence up to which there is nothing more to read.
-    :param oldest: sequence at which the log began when this had been read: updates before it were discarded,
-        and may be missing here.
+    :param beginning: of the log when this had been read: what was discarded before may be missing here.
     """
 
     entries: Sequence[Entry]
     reached: int
-    oldest: int
+    beginning: Beginning
 
     @property
     def weight(self) -> int:
@@ -68,7 +93,8 @@ class TopicPage:
 class Size:
     """How much history there is, as far as that is cheap to tell.
 
-    :param updates: from the oldest to the newest, with those between them that were discarded on demand.
+    :param updates: of publishers, from the oldest to the newest, with those between them that were discarded
+        on demand.
     :param octets: that the database takes; ``None`` when it is not told.
     """
 
@@ -126,7 +152,7 @@ class Transport(Protocol[Ticket]):
 
         The commit that answers them comes back through ``collect``.
 
-        :param presence: becomes durable with them.
+        :param presence: becomes durable with them; the updates are events of the hub then.
         """
 
     def collect(self) -> list[Commit[Ticket]]:
@@ -135,8 +161,17 @@ class Transport(Protocol[Ticket]):
     def newest(self) -> tuple[int, str | None]:
         """Sequence of the newest update ever appended (0: none), and its id if it is still there."""
 
+    def newest_update(self) -> str | None:
+        """Id of the newest update of a publisher, if one is there."""
+
     def find(self, event_id: str) -> int | None:
         """Sequence of the earliest update with an id (spec, Reconciliation), ``None`` if there is none."""
+
+    def beginning(self, upto: int) -> Beginning:
+        """Where the log begins.
+
+        :param upto: sequence after which it begins if nothing is there.
+        """
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the log.

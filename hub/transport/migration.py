@@ -24,7 +24,19 @@ def _complete(connection: sa.Connection) -> None:
     schema.metadata.create_all(connection)
 
 
-STEPS: Mapping[int, Callable[[sa.Connection], None]] = {1: _complete}
+def _tell_events(connection: sa.Connection) -> None:
+    """To version 2: events of the hub are told from updates of publishers; those of before count as such."""
+    for table, names in (
+        (schema.position, ("events", "updates_gone", "events_gone")),
+        (schema.update, ("events_before", "event_bytes")),
+    ):
+        for name in names:
+            column = sa.schema.CreateColumn(table.c[name]).compile(connection)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+    schema.events.create(connection)
+
+
+STEPS: Mapping[int, Callable[[sa.Connection], None]] = {1: _complete, schema.KNOWS_EVENTS: _tell_events}
 """What leads to a version from the one before."""
 
 

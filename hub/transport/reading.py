@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from hub.transport import schema
 from hub.transport.append import Statement
-from hub.transport.interface import MANY_TOPICS, Entry, Page, TopicPage
+from hub.transport.interface import MANY_TOPICS, Beginning, Entry, Page, TopicPage
 
 Row = Sequence[Any]
 
@@ -46,7 +46,11 @@ class Reader:
         first = sa.select(sa.func.min(table.c.sequence)).where(table.c.id == sa.bindparam("id"))
         of_places = sa.select(table).where(table.c.sequence.in_(places)).order_by(table.c.sequence)
         self._find = Statement(engine, first, ["id"])
-        self._oldest = Statement(engine, sa.select(sa.func.min(table.c.sequence)), [])
+        oldest = sa.select(sa.func.min(table.c.sequence)).scalar_subquery()
+        position = schema.position
+        self._beginning = Statement(
+            engine, sa.select(position.c.updates_gone, position.c.events_gone, oldest), []
+        )
         self._of_places = Statement(engine, of_places, names)
 
     def find(self, event_id: str) -> int | None:
@@ -59,10 +63,20 @@ class Reader:
     def page(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Updates in their order; see ``Transport.read``."""
         entries, reached = self._entries(after, upto, topics, limit)
+        # After the entries: what is discarded meanwhile must not be missed.
+        return Page(entries, reached, self.beginning(upto))
+
+    def beginning(self, upto: int) -> Beginning:
+        """Where the log begins; see ``Transport.beginning``."""
         with self._cursor() as cursor:
-            self._oldest.run(cursor, ())  # after the entries: what is discarded meanwhile must not be missed
-            oldest: int | None = cursor.fetchone()[0]
-        return Page(entries, reached, upto + 1 if oldest is None else oldest)
+            self._beginning.run(cursor, ())
+            updates_gone, events_gone, oldest = cursor.fetchone()
+        # What is gone from the beginning though retention took no note of it, as after ``history prune`` and
+        # beside an older hub during an upgrade, may have been of both kinds.
+        all_gone = upto if oldest is None else oldest - 1
+        if max(updates_gone, events_gone) < all_gone:
+            updates_gone = events_gone = all_gone
+        return Beginning(updates_gone + 1, events_gone + 1)
 
     def _entries(
         self, after: int, upto: int, topics: Collection[str] | None, limit: int

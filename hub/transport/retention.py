@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,14 +12,20 @@ import sqlalchemy as sa
 from hub.transport import schema
 
 STEP = 1000  # as many as one batch brings, so that trimming keeps up
+EVENTS_MAX_AGE = 86400.0
+"""Seconds for which events of the hub are kept at most."""
+EVENTS_BYTES = 32 << 20
+"""How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
 _PAGES_TO_RETURN = 200
+_FEW = 8
+_POSITION, _UPDATE = schema.position, schema.update
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How much history to keep.
 
-    :param size: updates, 0 for all.
+    :param size: updates of publishers, 0 for all.
     :param max_age: seconds, 0 for ever.
     """
 
@@ -29,35 +34,102 @@ class Retention:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether anything is ever discarded."""
+        """Whether updates of publishers are ever discarded."""
         return self.size > 0 or self.max_age > 0
 
 
-def discard(connection: sa.Connection, retention: Retention, now: float, grace: float) -> int:
-    """Discard one step of what is too old, in a transaction that writes.
+class Trimmer:
+    """Discards what is too old: updates, and events of the hub.
 
-    :param now: seconds since the epoch.
-    :param grace: seconds for which every update stays: other processes read it here.
-    :returns: how many updates are gone.
+    Of each kind only the beginning goes, and the log takes note of how far that is: a reader could not tell
+    that something is missing in the middle.
+
+    :param retention: how much to keep.
     """
-    table = schema.update
-    last: int = connection.execute(sa.select(schema.position.c.last_sequence)).scalar_one()
-    rows = connection.execute(
-        sa.select(table.c.sequence, table.c.topics, table.c.published_at)
-        .order_by(table.c.sequence)
-        .limit(STEP)
-    ).all()
-    before = last - retention.size if retention.size else 0
-    oldest = now - retention.max_age if retention.max_age else float("-inf")
-    times = _times([row.published_at for row in rows], now)
-    old = [
-        row
-        for row, _ in takewhile(
-            lambda pair: (pair[0].sequence <= before or pair[1] < oldest) and pair[1] <= now - grace,
-            zip(rows, times, strict=True),
+
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
+        self._first = 0  # the place before which there are no updates of publishers
+
+    def step(self, connection: sa.Connection, now: float, grace: float) -> int:
+        """Discard one step, in a transaction that writes.
+
+        :param now: seconds since the epoch.
+        :param grace: seconds for which everything stays: other processes read it here.
+        :returns: how many are gone, of that kind of which more are.
+        """
+        updates = self._discard_updates(connection, now, grace) if self._retention.is_bounded else 0
+        return max(updates, self._discard_events(connection, now, grace))
+
+    def _discard_updates(self, connection: sa.Connection, now: float, grace: float) -> int:
+        size, oldest = self._retention.size, now - (self._retention.max_age or float("inf"))
+        last, events = connection.execute(sa.select(_POSITION.c.last_sequence, _POSITION.c.events)).one()
+        before = last - events - size if size else 0
+        statement = (
+            sa.select(_UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.events_before)
+            .where(~schema.is_event, _UPDATE.c.sequence >= self._first)
+            .order_by(_UPDATE.c.sequence)
         )
-    ]  # always the beginning of the log: a reader could not tell that something is missing in the middle
-    return delete(connection, old) if old else 0
+        for limit in (_FEW, STEP):  # mostly few go, and there may be thousands of events between them
+            rows = connection.execute(statement.limit(limit)).all()
+            old = _beginning(
+                rows,
+                now,
+                grace,
+                lambda row, time: row.sequence - row.events_before <= before or time < oldest,
+            )
+            if len(old) < limit:
+                break
+        if old:
+            _discard(connection, _POSITION.c.updates_gone, old)
+        if len(old) < len(rows):
+            self._first = rows[len(old)].sequence
+        elif len(rows) < limit:
+            self._first = last + 1
+        return len(old)
+
+    def _discard_events(self, connection: sa.Connection, now: float, grace: float) -> int:
+        oldest = now - min(self._retention.max_age or float("inf"), EVENTS_MAX_AGE)
+        in_order = sa.select(
+            _UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.event_bytes
+        ).where(schema.is_event)
+        newest = connection.execute(in_order.order_by(_UPDATE.c.sequence.desc()).limit(1)).first()
+        if newest is None:
+            return 0
+        old = _beginning(
+            connection.execute(in_order.order_by(_UPDATE.c.sequence).limit(STEP)).all(),
+            now,
+            grace,
+            lambda row, time: newest.event_bytes - row.event_bytes >= EVENTS_BYTES or time < oldest,
+        )
+        if old:
+            _discard(connection, _POSITION.c.events_gone, old)
+        return len(old)
+
+
+def _beginning(
+    rows: Sequence[Any], now: float, grace: float, is_too_old: Callable[[Any, float], bool]
+) -> Sequence[Any]:
+    """The rows before the first one that stays.
+
+    :param is_too_old: takes a row, and the time of its publication.
+    """
+    times = _times([row.published_at for row in rows], now)
+    stays = (
+        place
+        for place, (row, time) in enumerate(zip(rows, times, strict=True))
+        if time > now - grace or not is_too_old(row, time)
+    )
+    return rows[: next(stays, len(rows))]
+
+
+def _discard(connection: sa.Connection, gone: sa.Column[Any], rows: Sequence[Any]) -> None:
+    """Discard the beginning of a kind.
+
+    :param gone: the column that says how far it is discarded.
+    """
+    connection.execute(sa.update(_POSITION).values({gone: rows[-1].sequence}))
+    delete(connection, rows)
 
 
 def _times(stamps: Sequence[float], now: float) -> list[float]:
@@ -69,6 +141,21 @@ def _times(stamps: Sequence[float], now: float) -> list[float]:
     for stamp in reversed(stamps):
         times.append(stamp if stamp <= now else times[-1])
     return times[:0:-1]
+
+
+def count(connection: sa.Connection) -> int:
+    """How many updates of publishers there are, with those in the middle that were discarded on demand."""
+    last, events, gone = connection.execute(
+        sa.select(_POSITION.c.last_sequence, _POSITION.c.events, _POSITION.c.updates_gone)
+    ).one()
+    first = connection.execute(
+        sa.select(_UPDATE.c.sequence, _UPDATE.c.events_before)
+        .where(_UPDATE.c.sequence > gone)
+        .order_by(_UPDATE.c.sequence)
+        .limit(1)
+    ).first()
+    # An update or an event: the number of updates before it is the same.
+    return 0 if first is None else last - events - (first.sequence - first.events_before) + 1
 
 
 def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:
@@ -88,6 +175,17 @@ def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:
     return connection.execute(_DELETE_UPDATE, [{"at": row.sequence} for row in rows]).rowcount
 
 
+def note_beginning(connection: sa.Connection) -> None:
+    """Take note of updates that were discarded on demand from the beginning, in a transaction that writes."""
+    first = sa.select(sa.func.min(_UPDATE.c.sequence)).where(~schema.is_event)
+    begins = connection.scalar(first)
+    if begins is None:
+        begins = connection.execute(sa.select(_POSITION.c.last_sequence)).scalar_one() + 1
+    connection.execute(
+        sa.update(_POSITION).where(_POSITION.c.updates_gone < begins - 1).values(updates_gone=begins - 1)
+    )
+
+
 def return_space(connection: sa.Connection) -> None:
     """Give some free pages of an SQLite file back to the file system."""
     driver: Any = connection.connection.driver_connection
@@ -96,7 +194,7 @@ def return_space(connection: sa.Connection) -> None:
     driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})").close()
 
 
-_DELETE_UPDATE = sa.delete(schema.update).where(schema.update.c.sequence == sa.bindparam("at"))
+_DELETE_UPDATE = sa.delete(_UPDATE).where(_UPDATE.c.sequence == sa.bindparam("at"))
 _DELETE_TOPIC = sa.delete(schema.topic).where(
     schema.topic.c.topic_hash == sa.bindparam("hashed"), schema.topic.c.sequence == sa.bindparam("at")
 )

@@ -18,15 +18,23 @@ metadata = MetaData()
 _BigInt = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
 
 # One row. Its update opens each append, so that appends wait for one another and the order of the
-# sequence is the order of the commits.
+# sequence is the order of the commits. It counts the hub's own events among what was ever appended, and knows
+# up to which place retention has discarded updates of publishers, and events.
 position = Table(
     "mercure_position",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("last_sequence", _BigInt, nullable=False),
+    Column("events", _BigInt, nullable=False, server_default="0"),
+    Column("updates_gone", _BigInt, nullable=False, server_default="0"),
+    Column("events_gone", _BigInt, nullable=False, server_default="0"),
 )
 
-# The data is octets, for it may hold U+0000, which not every database takes in text.
+# The data is bytes, because it may hold U+0000, which not every database takes in text.
+#
+# Subscription events have a retention of their own. They are the rows with event_bytes: the size of all
+# events up to this one. events_before, their number before a row, tells how many updates of publishers come
+# before it.
 update = Table(
     "mercure_update",
     metadata,
@@ -38,8 +46,14 @@ update = Table(
     Column("type", Text),
     Column("retry", BigInteger),
     Column("published_at", Float, nullable=False),
+    Column("events_before", _BigInt, nullable=False, server_default="0"),
+    Column("event_bytes", _BigInt),
     Index("mercure_update_id", "id"),
 )
+is_event = update.c.event_bytes.is_not(None)
+KNOWS_EVENTS = 2
+"""The version from which on events are told from updates."""
+events = Index("mercure_update_event", update.c.sequence, update.c.event_bytes, sqlite_where=is_event)
 
 # Finds the updates of a topic without reading the others. A hash instead of the topic keeps the
 # index small; two topics with the same hash do no harm, for who reads compares the topics.
@@ -82,8 +96,9 @@ def entry(row: Sequence[Any]) -> Entry:
 
     :param row: its columns in their order.
     """
-    sequence, id_, topics, data, private, type_, retry, _ = row
-    return Entry(sequence, Update(topics_of(topics), data.decode(), id_, bool(private), type_, retry))
+    sequence, id_, topics, data, private, type_, retry, _, _, event_bytes = row
+    found = Update(topics_of(topics), data.decode(), id_, bool(private), type_, retry)
+    return Entry(sequence, found, event_bytes is not None)
 
 
 @lru_cache(maxsize=1024)  # many updates have the same

@@ -38,11 +38,11 @@ from hub.transport.database import (
 )
 from hub.transport.doorbell import Doorbell
 from hub.transport.follower import GRACE, Follower
-from hub.transport.interface import Commit, Page, Presence, Size, TopicPage
+from hub.transport.interface import Beginning, Commit, Page, Presence, Size, TopicPage
 from hub.transport.migration import migrate
 from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.reading import Reader
-from hub.transport.retention import Retention
+from hub.transport.retention import Retention, Trimmer
 from hub.transport.seats import BOUND, Seats, TurnTimeout
 from hub.transport.still_there import StillThere, WriteAheadLog
 
@@ -82,6 +82,7 @@ class SqlTransport(Generic[Ticket]):
     ) -> None:
         self._url = sa.make_url(url)
         self._retention = kept
+        self._trimmer = Trimmer(kept)
         self._clock = clock
         self._engine = make_engine(self._url)
         self._reader = Reader(self._engine)
@@ -108,6 +109,12 @@ class SqlTransport(Generic[Ticket]):
         self._claim = threading.Lock()  # for the next two
         self._waits_since: float | None = None  # monotonic time since when the writer waits for the turn
         self._claimable: list[_Waiting[Ticket]] = []  # what it will write then
+        self._has_events = False
+
+    @property
+    def _discards(self) -> bool:
+        """Whether something in the log may get too old."""
+        return self._retention.is_bounded or self._has_events
 
     @property
     def place(self) -> str:
@@ -126,6 +133,11 @@ class SqlTransport(Generic[Ticket]):
         self._wal = WriteAheadLog(self._url.database)
         self._lock_file = StillThere(lock_path(self._url))
         newest = self.newest()
+        with self._reading() as connection:
+            self._has_events = (
+                connection.scalar(sa.select(schema.update.c.sequence).where(schema.is_event).limit(1))
+                is not None
+            )
         self._writer.start()
         if self._follower is not None:
             self._follower.start(newest[0])
@@ -186,10 +198,24 @@ class SqlTransport(Generic[Ticket]):
             )
             return sequence, found
 
+    def newest_update(self) -> str | None:
+        """Id of the newest update of a publisher."""
+        table = schema.update
+        with self._reading() as connection:
+            found: str | None = connection.scalar(
+                sa.select(table.c.id).where(~schema.is_event).order_by(table.c.sequence.desc()).limit(1)
+            )
+            return found
+
     def find(self, event_id: str) -> int | None:
         """Sequence of the earliest update with an id."""
         with self._read_errors():
             return self._reader.find(event_id)
+
+    def beginning(self, upto: int) -> Beginning:
+        """Where the log begins."""
+        with self._read_errors():
+            return self._reader.beginning(upto)
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the log."""
@@ -231,11 +257,9 @@ class SqlTransport(Generic[Ticket]):
         return -1 if self._seats is None else self._seats.own
 
     def size(self) -> Size:
-        """How much history there is: places follow one another, so two look-ups tell; see ``Size``."""
+        """How much history there is: updates are numbered, so two look-ups tell; see ``Size``."""
         with self._reading() as connection:
-            last = connection.scalar(sa.select(schema.position.c.last_sequence)) or 0
-            first = connection.scalar(sa.select(sa.func.min(schema.update.c.sequence)))
-            updates = 0 if first is None else last - first + 1
+            updates = retention.count(connection)
             if self._url.get_backend_name() != "sqlite":
                 return Size(updates)
             used, page = (
@@ -352,7 +376,7 @@ class SqlTransport(Generic[Ticket]):
         while more:
             batch: list[_Waiting[Ticket]] = []
             try:
-                is_restless = self._retention.is_bounded or self._owed
+                is_restless = self._discards or self._owed
                 first = self._waiting.get(timeout=_TRIM_INTERVAL if is_restless else None)
                 more = first is not None
                 if first is not None:
@@ -412,7 +436,9 @@ class SqlTransport(Generic[Ticket]):
                     [update for updates, _ in everything for update in updates],
                     self._clock(),
                     (lambda cursor: present.write(cursor, changes)) if changes else None,
+                    [change is not None for updates, change in everything for _ in updates],
                 )
+                self._has_events = self._has_events or bool(changes)
         except Exception as error:  # whatever it is: this thread must live on
             for updates, change in owed if self._is_passing(error) else ():
                 self._owed.add(updates, change)
@@ -498,12 +524,12 @@ class SqlTransport(Generic[Ticket]):
     def _trim(self, connection: sa.Connection) -> None:
         """Discard one step of what is too old; the next step comes after the next batch."""
         now = self._clock()
-        if not self._retention.is_bounded or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
+        if not self._discards or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
             return
         try:
             grace = GRACE if self._companions() else 0.0
             with self._turn_to_write(connection, []), writing(connection):
-                discarded = retention.discard(connection, self._retention, now, grace)
+                discarded = self._trimmer.step(connection, now, grace)
             if discarded < retention.STEP:
                 self._trimmed_at = now
             if self._url.get_backend_name() == "sqlite":

@@ -86,6 +86,29 @@ def record(**changes: object) -> Record:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def mixed(**changes: object) -> Record:
+    """A run with events of the hub in every other place of the log, sent before a stream was opened."""
+    log = [entry(number, private=number % 2 == 1, number=-(number % 2) or number) for number in range(1, 7)]
+    made = record(
+        publications=[stored(number, 0.1 * number) for number in (2, 4, 6)],
+        sessions=[],
+        log=log,
+        replayed=[(one.id, one.number) for one in log],
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def watching(*ids: str, cursor: str = "unknown") -> Session:
+    """A stream of everything, which was told that something may be missing before the first it got."""
+    return replace(
+        session(cursor=cursor, answered="earliest"),
+        matchers=(ALL,),
+        grants=(ALL,),
+        received=[(one, 0) for one in ids],
+        arrivals=[1.1] * len(ids),
+    )
+
+
 def rules(seen: Record) -> set[Invariant]:
     """The rules that a run broke."""
     return {violation.invariant for violation in violations(seen)}
@@ -225,6 +248,26 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
         Invariant.CUT,
         lambda: record(looks=[Look(3.0, "/metrics", 200, works=True, incomplete=2)]),
     ),
+    "events are missing between others": (
+        Invariant.GAP,
+        lambda: mixed(history_size=2, sessions=[watching("id-1", "id-5", "id-6")]),
+    ),
+    "events are gone too early": (
+        Invariant.GAP,
+        lambda: mixed(sessions=[watching("id-2", "id-4", "id-5", "id-6")]),
+    ),
+    "events push out updates": (
+        Invariant.REPLAY,
+        lambda: mixed(history_size=3, replayed=[(f"id-{n}", n) for n in (3, 4, 5, 6)]),
+    ),
+    "a replay has another order": (
+        Invariant.REPLAY,
+        lambda: mixed(replayed=[(f"id-{n}", n) for n in (2, 1, 3, 4, 5, 6)]),
+    ),
+    "a cursor is forgotten for events that came after it": (
+        Invariant.FORGOTTEN,
+        lambda: mixed(history_size=2, sessions=[watching("id-6", cursor="id-4")]),
+    ),
     "the history is shorter than it has to be": (
         Invariant.REPLAY,
         lambda: record(history_size=4, replayed=[(f"id-{n}", n) for n in (3, 4, 5)], oldest=3),
@@ -300,6 +343,14 @@ ALLOWED: dict[str, Callable[[], Record]] = {
     ),
     "a stream that ended lacks the rest": lambda: record(
         sessions=[replace(session(1, 2), ended=2.5, end=End.HUB)]
+    ),
+    "updates are gone and events of before are not": lambda: mixed(
+        history_size=2, sessions=[watching("id-1", "id-3", "id-5", "id-6")]
+    ),
+    "events are gone after a jump of the clock and updates are not": lambda: mixed(
+        sessions=[watching("id-2", "id-4", "id-5", "id-6")],
+        replayed=[(one, 0) for one in ("id-2", "id-4", "id-5", "id-6")],
+        deeds=[deed(Effect.CLOCK, 0.1, 0.5)],
     ),
     "a replay from a cursor": lambda: record(sessions=[session(3, 4, 5, cursor="id-2", answered="id-2")]),
     "the client is told that its cursor is gone": lambda: record(

@@ -22,6 +22,7 @@ from hub import cli
 from hub.transport.seats import Seats
 from tests.hub.running import running_hub
 from tests.transport.log import Log, beside, update
+from tests.transport.test_migration import make_old
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,7 +102,7 @@ class TestStats:
 
     def test_as_json(self, run: Run, filled: Path) -> None:
         (found,) = run("stats", "--json").lines
-        assert (found["updates"], found["octets"], found["version"], found["hubs"]) == (10, 30, 1, 0)
+        assert (found["updates"], found["octets"], found["version"], found["hubs"]) == (10, 30, 2, 0)
         assert found["oldest"] == {"id": "id0", "published_at": 1_000_000.0}
         assert found["newest"] == {"id": "id9", "published_at": 1_000_009.0}
         assert {(one["topic"], one["updates"]) for one in found["topics"]} == {
@@ -335,6 +336,59 @@ class TestPrune:
         assert path.stat().st_size < before / 5
 
 
+class TestWithEventsOfSubscriptions:
+    """A log with an event before, between and behind updates."""
+
+    @pytest.fixture
+    def mixed(self, path: Path) -> Path:
+        log = Log(path)
+        log.open()
+        for number in range(3):
+            log.announce(f"event {number}")
+            log.append(update("t", data=str(number), id=f"id{number}"))
+        log.announce("event 3")
+        log.close()
+        return path
+
+    def test_they_are_counted_apart(self, run: Run, mixed: Path) -> None:
+        (found,) = run("stats", "--json").lines
+        assert (found["updates"], found["octets"], found["ever_published"]) == (3, 3, 3)
+        assert (found["subscription_events"], found["subscription_event_octets"]) == (4, 28)
+        assert (found["oldest"]["id"], found["newest"]["id"]) == ("id0", "id2")
+        assert "4 events of subscriptions, 28 B" in run("stats").out
+
+    def test_they_are_exported_when_they_are_meant(self, run: Run, mixed: Path) -> None:
+        assert [one["id"] for one in run("export").lines] == ["id0", "id1", "id2"]
+        assert len(run("export", "--pattern", "/subscriptions/*").lines) == 4
+
+    def test_they_are_kept_when_updates_are_pruned(self, run: Run, mixed: Path) -> None:
+        assert "2 updates were discarded" in run("prune", "--keep", "1").err
+        assert [one for one in ids(mixed) if one.startswith("id")] == ["id2"]
+        assert len(ids(mixed)) == 5
+        log = Log(mixed)
+        log.open()
+        beginning = log.transport.beginning(7)
+        log.close()
+        assert (beginning.updates, beginning.events) == (6, 1)
+
+    def test_imported_updates_are_counted_on(self, run: Run, mixed: Path) -> None:
+        run("import", stdin=line(id="id3"))
+        (found,) = run("stats", "--json").lines
+        assert (found["updates"], found["ever_published"]) == (4, 4)
+        log = Log(mixed)
+        log.open()
+        assert log.transport.size().updates == 4
+        log.close()
+
+
+def test_a_log_of_before_the_events_is_read_as_it_is(run: Run, path: Path) -> None:
+    make_old(path)
+    (found,) = run("stats", "--json").lines
+    assert (found["updates"], found["version"], found["subscription_events"]) == (1, 0, 0)
+    assert [one["id"] for one in run("export").lines] == ["old"]
+    assert "1 updates were discarded" in run("prune", "--keep", "0").err
+
+
 class TestVacuum:
     def test_free_pages_go(self, run: Run, path: Path) -> None:
         run("import", stdin=b"".join(line(id=f"n{number}", data="x" * 9000) for number in range(500)))
@@ -451,7 +505,7 @@ class TestRefusals:
 
     def test_a_newer_version(self, run: Run, filled: Path) -> None:
         with beside(filled) as database:
-            database.execute("UPDATE mercure_schema SET version = 2")
+            database.execute("UPDATE mercure_schema SET version = 3")
         for words in (["stats"], ["import"], ["backup", "x.db"]):
             done = run(*words, stdin=b"")
             assert (done.status, "made by a newer mercure-hub" in done.err) == (1, True)

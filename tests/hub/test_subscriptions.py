@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 
@@ -217,3 +219,110 @@ def test_the_end_of_the_hub_ends_its_subscriptions(folder: Path) -> None:
     with running_hub(folder, anonymous=1, subscriptions=1) as hub:
         stream = hub.subscribe({**ALL, "last_event_id": start}, hub.token())
         assert [json.loads(stream.next().data)["active"] for _ in range(2)] == [True, False]
+
+
+@pytest.fixture
+def trim_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.0)
+
+
+def test_those_who_come_and_go_push_out_no_updates(folder: Path, trim_always: None) -> None:
+    with running_hub(folder, anonymous=1, subscriptions=1, history_size=20) as hub:
+        expected = [str(number) for number in range(20)]
+        for data in expected:
+            hub.send("t", data)
+        for visitor in range(3):
+            hub.subscribe({"match": [f"https://example.com/{visitor}/{number}" for number in range(100)]})
+        everything = hub.subscribe({"match": "*", "last_event_id": "earliest"}, hub.token())
+        assert len(everything.take(321)) == 321
+        assert hub.subscribe({"match": "t", "last_event_id": "earliest"}).take(20) == expected
+
+
+class TestWhenEventsWereDiscarded:
+    """All but the newest, since they are large for what the hub keeps of them."""
+
+    @pytest.fixture
+    def hub(self, folder: Path, trim_always: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHub]:
+        monkeypatch.setattr("hub.transport.retention.EVENTS_BYTES", 1)
+        with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+            yield hub
+
+    def come_and_go(self, hub: RunningHub) -> None:
+        """Events of which one is left, and a trim after them."""
+        watcher = hub.subscribe(ALL, hub.token())
+        watcher.take(1)
+        hub.subscribe({"match": "visitor"}).close()
+        watcher.take(2)
+        hub.send("other", "")
+        hub.send("other", "")
+
+    def test_a_subscriber_of_events_is_told(self, hub: RunningHub) -> None:
+        cursor = hub.send("t", "1")
+        self.come_and_go(hub)
+        stream = hub.subscribe({**ALL, "match": "t", "last_event_id": cursor}, hub.token())
+        assert stream.reply.headers["mercure-last-event-id"] == "earliest"
+        assert stream.take(1) == ["1"]
+        assert json.loads(stream.next().data)["match"] == "visitor"
+        assert [json.loads(stream.next().data)["active"] for _ in range(2)] == [True, True]
+        hub.send("t", "2")
+        assert stream.take(1) == ["2"]
+
+    @pytest.mark.parametrize(
+        ("query", "token"),
+        [
+            ({"match": "t"}, "*"),
+            ({"match_urlpattern": "/.well-known/:any"}, "t"),
+            ({"match_urlpattern": ["t", "/rooms/*", "https://elsewhere.example/*"]}, "*"),
+            ({"topic": ["t", "https://elsewhere.example/{any}"]}, "*"),
+            ({"match": "*"}, ""),
+        ],
+    )
+    def test_the_others_are_not(self, hub: RunningHub, query: dict[str, object], token: str) -> None:
+        cursor = hub.send("t", "1")
+        self.come_and_go(hub)
+        hub.send("t", "2")
+        grant = hub.token(subscribe=[token]) if token else None
+        stream = hub.subscribe({**query, "last_event_id": cursor}, grant)
+        assert stream.reply.headers["mercure-last-event-id"] == cursor
+        while stream.next().data != "2":
+            pass
+
+    def test_their_position_is_that_of_an_update(self, hub: RunningHub) -> None:
+        cursor = hub.send("t", "1")
+        hub.subscribe(ALL, hub.token()).take(1)
+        first = hub.subscribe({"match": "t", "last_event_id": ""}, hub.token())
+        assert first.reply.headers["mercure-last-event-id"] == cursor
+        with_events = hub.subscribe({**ALL, "last_event_id": ""}, hub.token())
+        assert with_events.reply.headers["mercure-last-event-id"] != cursor
+
+
+def test_the_position_of_an_update_is_known_after_a_restart(folder: Path) -> None:
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+        cursor = hub.send("t", "1")
+        hub.subscribe(ALL, hub.token()).take(1)
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+        stream = hub.subscribe({"match": "t", "last_event_id": ""})
+        assert stream.reply.headers["mercure-last-event-id"] == cursor
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ({"match": "x" * 513}, "A matcher has 513 characters"),
+        (
+            {"match": [str(number) + "\N{SNOWMAN}" * 500 for number in range(60)]},
+            "have [0-9]+ bytes; the limit is",
+        ),
+    ],
+)
+def test_what_the_hub_would_have_to_tell_too_much_of_is_refused(
+    folder: Path, query: dict[str, object], detail: str
+) -> None:
+    body = urlencode(query, doseq=True).encode()
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+        refused = hub.request("QUERY", HUB_PATH, headers, body)
+        assert (refused.status, bool(re.search(detail, refused.text))) == (400, True)
+        assert hub.get(path=API, token=hub.token()).json()["subscriptions"] == []
+    with running_hub(folder, anonymous=1) as hub:
+        hub.subscribe({"match": "x" * 2048})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hub.protocol.update import Update
 from hub.transport.doorbell import Doorbell
-from hub.transport.interface import Commit, Entry
+from hub.transport.interface import Commit, Entry, Presence
 from hub.transport.retention import Retention
 from hub.transport.sqlalchemy import SqlTransport
 
@@ -60,6 +60,12 @@ class Log:
         commits = self.wait(len(updates))
         assert [commit.error for commit in commits] == [None] * len(commits)
         return [entry for commit in commits for entry in commit.entries]
+
+    def announce(self, *data: str) -> list[Entry]:
+        """Append events of the hub, as when subscribers come."""
+        for ticket, one in enumerate(data):
+            self.transport.append((update("/subscriptions/x", data=one),), ticket, Presence(one, one))
+        return [entry for commit in self.wait(len(data)) for entry in commit.entries]
 
     def everything(self) -> list[Entry]:
         entries: list[Entry] = []

@@ -82,7 +82,7 @@ def test_a_new_database_has_the_newest_version(path: Path) -> None:
     log = Log(path)
     log.open()
     log.close()
-    assert version(path) == max(STEPS) == 1
+    assert version(path) == max(STEPS) == 2
 
 
 def test_a_database_of_before_is_taken_over(path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_database_of_before_is_taken_over(path: Path) -> None:
         assert [one.sequence for one in log.transport.read(0, 100, ["a"], 10).entries] == [7, 8]
     finally:
         log.close()
-    assert version(path) == 1
+    assert version(path) == 2
     assert tables(path) >= {"mercure_presence", "mercure_schema"}
 
 
@@ -108,7 +108,7 @@ def test_a_database_of_a_newer_hub_is_refused_and_stays_as_it_is(path: Path) -> 
     with beside(path) as database:
         database.execute("UPDATE mercure_schema SET version = 9")
     with pytest.raises(
-        StorageError, match="version 9, made by a newer mercure-hub; this one knows version 1"
+        StorageError, match="version 9, made by a newer mercure-hub; this one knows version 2"
     ):
         Log(path).open()
     assert version(path) == 9
@@ -128,17 +128,17 @@ def test_each_step_is_taken_once_and_in_order(path: Path) -> None:
     make_old(path)
     steps = {
         **STEPS,
-        2: step(["CREATE TABLE two (x)"]),
-        3: step(["INSERT INTO two VALUES (1)"]),
+        3: step(["CREATE TABLE three (x)"]),
+        4: step(["INSERT INTO three VALUES (1)"]),
     }
     engine = make_engine(sa.make_url(f"sqlite:///{path}"))
     with engine.connect() as connection:
         for _ in range(2):
             with writing(connection):
-                assert migrate(connection, steps) == 3
-        assert connection.exec_driver_sql("SELECT count(*) FROM two").scalar() == 1
+                assert migrate(connection, steps) == 4
+        assert connection.exec_driver_sql("SELECT count(*) FROM three").scalar() == 1
     engine.dispose()
-    assert version(path) == 3
+    assert version(path) == 4
 
 
 def test_a_step_that_fails_leaves_nothing_behind(path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_step_that_fails_leaves_nothing_behind(path: Path) -> None:
         pytest.raises(sa.exc.OperationalError),
         writing(connection),
     ):
-        migrate(connection, {**STEPS, 2: step([ADD, "CREATE TABLE broken ("])})
+        migrate(connection, {**STEPS, 3: step([ADD, "CREATE TABLE broken ("])})
     engine.dispose()
     assert version(path) == 0
     assert "mercure_presence" not in tables(path)
@@ -185,7 +185,7 @@ def test_two_processes_that_start_at_once(path: Path) -> None:
         for child in children:
             child.kill()
             child.wait()
-    assert version(path) == 1
+    assert version(path) == 2
 
 
 def test_the_second_process_waits_for_the_first_ones_turn(path: Path) -> None:

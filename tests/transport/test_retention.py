@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from hub.transport.database import make_engine, writing
-from hub.transport.retention import Retention, discard
+from hub.transport.retention import Retention, Trimmer
 from tests.transport.conftest import Opener
-from tests.transport.log import Log, beside, update
+from tests.transport.log import Log, beside, until, update
 
 pytestmark = pytest.mark.minutes
 
@@ -48,10 +48,10 @@ def test_as_many_are_kept_as_configured_and_no_fewer(open_log: Opener) -> None:
     log.append(*[update() for _ in range(5)])
     engine = make_engine(sa.make_url(f"sqlite:///{log.path}"))
     with engine.connect() as connection, writing(connection):
-        assert discard(connection, Retention(size=3), log.now, 0.0) == 2
+        assert Trimmer(Retention(size=3)).step(connection, log.now, 0.0) == 2
     assert log.sequences() == [3, 4, 5]
     with engine.connect() as connection, writing(connection):
-        assert discard(connection, Retention(size=3), log.now, 0.0) == 0
+        assert Trimmer(Retention(size=3)).step(connection, log.now, 0.0) == 0
     engine.dispose()
     assert log.sequences() == [3, 4, 5]
 
@@ -174,7 +174,7 @@ def test_what_is_left_after_a_jump_of_the_clock_has_no_hole(
         log.now = NOW + seconds
         log.append(update())
     with beside_as_hub(log) as connection:
-        discard(connection, kept, NOW, grace)
+        Trimmer(kept).step(connection, NOW, grace)
     left = log.sequences()
     assert left == list(range(8 - len(left), 8))
     if grace:
@@ -186,8 +186,105 @@ def test_updates_of_a_clock_that_was_ahead_are_as_old_as_what_came_after_them(lo
         log.now = NOW + seconds
         log.append(update())
     with beside_as_hub(log) as connection:
-        discard(connection, Retention(max_age=60.0), NOW, 0.0)
+        Trimmer(Retention(max_age=60.0)).step(connection, NOW, 0.0)
     assert log.sequences() == [4]
+
+
+class TestEventsOfTheHub:
+    """The writer of the log discards them too, at any time: only what is left can be told."""
+
+    def test_they_push_out_no_updates(self, log: Log) -> None:
+        for _ in range(3):
+            log.append(update("a"))
+            log.announce(*"0123456789")
+        kept = Retention(size=3)
+        assert self.left(log, kept) == list(range(1, 34))
+        assert log.transport.size().updates == 3
+        log.append(update("a"))
+        assert self.left(log, kept) == list(range(2, 35))
+        assert log.transport.size().updates == 3
+        assert [entry.sequence for entry in log.everything() if not entry.is_event] == [12, 23, 34]
+
+    def test_of_them_only_so_many_bytes_are_kept(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        log.append(update("a"))
+        entries = log.announce(*["x" * 1000] * 5)
+        size = 1000 + len('["/subscriptions/x"]')
+        monkeypatch.setattr("hub.transport.retention.EVENTS_BYTES", 2 * size + 1)
+        for _ in range(2):
+            assert self.left(log, Retention()) == [1, 4, 5, 6]
+        assert log.everything()[1:] == entries[2:]
+        assert log.topic_rows() == 4
+        beginning = log.transport.beginning(6)
+        assert (beginning.updates, beginning.events) == (1, 4)
+
+    @pytest.mark.parametrize("max_age", [0.0, 3 * DAY, 60.0])
+    def test_they_are_kept_for_a_day_and_no_longer_than_updates(self, log: Log, max_age: float) -> None:
+        log.announce("old", "older")
+        log.now += min(max_age or DAY, DAY) - 1
+        assert self.left(log, Retention(max_age=max_age)) == [1, 2]
+        log.now += 2
+        assert self.left(log, Retention(max_age=max_age)) == []
+
+    def test_in_a_log_of_several_processes_they_stay_for_the_grace(self, log: Log) -> None:
+        log.announce("x")
+        assert self.left(log, Retention(max_age=1.0), grace=30.0, now=log.now + 29) == [1]
+        assert self.left(log, Retention(max_age=1.0), grace=30.0, now=log.now + 31) == []
+
+    def test_the_writer_discards_them_without_bounds_for_updates(
+        self, open_log: Opener, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.002)
+        log = open_log()
+        log.append(update("a"))
+        log.announce("x")
+        log.now += 2 * DAY
+        until(lambda: log.sequences() == [1])
+        log.announce("y")
+        log.close()
+        again = open_log()
+        again.now = log.now + 2 * DAY
+        until(lambda: again.sequences() == [1])
+
+    def test_a_reader_misses_only_what_it_reads(self, log: Log) -> None:
+        log.append(update("a"))  # 1
+        log.announce("x", "y")  # 2 and 3
+        log.append(update("a"), update("a"))  # 4 and 5
+        log.announce("z")  # 6
+        log.now += DAY + 1
+        self.left(log, Retention(size=1))
+        beginning = log.transport.read(0, 6, None, 10).beginning
+        assert (beginning.updates, beginning.events) == (5, 7)
+        for after, lacks, lacks_events in [
+            (0, True, True),
+            (3, True, True),
+            (4, False, True),
+            (6, False, False),
+        ]:
+            assert beginning.lacks(after, events=False) is lacks
+            assert beginning.lacks(after, events=True) is lacks_events
+        assert not beginning.lacks(5, beginning, events=True)
+
+    def test_many_updates_and_events_go_in_steps(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("hub.transport.retention.STEP", 10)
+        for _ in range(30):
+            log.append(update("a"))
+            log.announce("x")
+        trimmer = Trimmer(Retention(size=3, max_age=60.0))
+        log.now += 61
+        for _ in range(3):
+            with beside_as_hub(log) as connection:
+                assert trimmer.step(connection, log.now, 0.0) == 10
+        assert log.sequences() == []
+        log.append(update("a"), update("a"), update("a"), update("a"))
+        with beside_as_hub(log) as connection:
+            assert trimmer.step(connection, log.now, 0.0) == 1
+        assert log.sequences() == [62, 63, 64]
+
+    @staticmethod
+    def left(log: Log, kept: Retention, *, grace: float = 0.0, now: float | None = None) -> list[int]:
+        with beside_as_hub(log) as connection:
+            Trimmer(kept).step(connection, log.now if now is None else now, grace)
+        return log.sequences()
 
 
 @contextmanager
