@@ -20,7 +20,7 @@ class Base(DeclarativeBase):
     """The application's tables."""
 
 
-@mercure.broadcast("stock/{id}", serializer=("id", "name", "count"))
+@mercure.broadcast("stock/{id}", columns=("id", "name", "count"), private=False)
 class Item(Base):
     """Something on the shelf."""
 

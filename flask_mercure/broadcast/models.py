@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flask import Flask, current_app, has_app_context
 from sqlalchemy import Connection, Table, event, inspect
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper, object_session
+from sqlalchemy.orm import InstanceState, Mapper, object_session
 
+from flask_mercure.broadcast.earlier import as_it_was, forget_stale_relations
 from flask_mercure.broadcast.rule import Action, Rule
 from flask_mercure.outbox.app import AppOutbox, outbox_of
 from flask_mercure.outbox.rows import check
@@ -46,44 +48,110 @@ def broadcast_model(model: _Model, rule: Rule) -> _Model:
 
     :param model: a mapped class.
     :param rule: what to publish.
+    :raises InvalidArgument: it lacks what the rule publishes.
     :raises TypeError: it is not mapped.
     """
     try:
         inspect(model)
     except NoInspectionAvailable:
         raise TypeError(f"broadcast marks SQLAlchemy models, and {model!r} is none") from None
+    rule.check(model)
     listen()
+
+    known: weakref.WeakKeyDictionary[InstanceState[Any], _Before] = weakref.WeakKeyDictionary()
 
     def created(_mapper: Mapper[Any], _connection: Connection, target: Any) -> None:
         _changed(rule, target, "create")
 
-    def updated(_mapper: Mapper[Any], _connection: Connection, target: Any) -> None:
+    def before_update(_mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        before = _look_back(rule, target, "update", connection) if _is_modified(target) else None
+        if before is not None:
+            known[inspect(target)] = before
+
+    def before_create(mapper: Mapper[Any], connection: Connection, target: Any) -> None:
         session = object_session(target)
+        # One that takes the place of another that is deleted in this flush: its row is updated.
+        if session is not None and mapper.identity_key_from_instance(target) in session.identity_map:
+            before_update(mapper, connection, target)
+
+    def updated(_mapper: Mapper[Any], _connection: Connection, target: Any) -> None:
+        before = known.pop(inspect(target), None)
         # The event also comes for objects of which no column was changed.
-        if session is not None and session.is_modified(target, include_collections=False):
-            _changed(rule, target, "update")
+        if _is_modified(target):
+            _changed(rule, target, "update", before)
 
-    def deleted(_mapper: Mapper[Any], _connection: Connection, target: Any) -> None:
+    def deleted(_mapper: Mapper[Any], connection: Connection, target: Any) -> None:
         # Before the row is gone, while what was not loaded yet can be.
-        _changed(rule, target, "delete")
+        _changed(rule, target, "delete", _look_back(rule, target, "delete", connection))
 
-    for name, listener in (("after_insert", created), ("after_update", updated), ("before_delete", deleted)):
+    for name, listener in (
+        ("before_insert", before_create),
+        ("after_insert", created),
+        ("before_update", before_update),
+        ("after_update", updated),
+        ("before_delete", deleted),
+    ):
         event.listen(model, name, listener, propagate=True)
     return model
 
 
-def _changed(rule: Rule, target: Any, action: Action) -> None:
+def _is_modified(target: Any) -> bool:
+    session = object_session(target)
+    return session is not None and session.is_modified(target, include_collections=False)
+
+
+def _changed(rule: Rule, target: Any, action: Action, before: _Before | None = None) -> None:
     session = object_session(target)
     if session is None:
         return
     mapper: Mapper[Any] = inspect(target).mapper
     key = (rule, mapper.identity_key_from_instance(target))
     try:
-        change = _Change(rule, target, action, _Way.of(rule))
+        way = _Way.of(rule)
     except Exception:
+        if rule.on_failure == "raise":
+            raise
         _log.exception("no update is published for a %s", type(target).__name__)
         return
+    change = _Change(rule, target, action, way, before)
+    if action == "delete" and before is not None:
+        change.deletion = before.gone(before.topics)
     collect(session, key, change)
+
+
+def _look_back(rule: Rule, target: Any, action: Action, connection: Connection) -> _Before | None:
+    """What subscribers know of an object, before a flush changes or deletes its row.
+
+    :returns: ``None`` when an update keeps its topics, or when nobody is to be told.
+    """
+    if (
+        "delete" not in rule.on
+        or not has_app_context()
+        or (action == "update" and not _may_move(rule, target))
+    ):
+        return None
+    try:
+        way = _Way.of(rule)
+    except Exception:
+        return None  # _changed tells of it
+    try:
+        earlier = as_it_was(target, connection) if _is_modified(target) else target
+        return _Before(rule, way, earlier, rule.topics_of(earlier))
+    except Exception:
+        if way.on_failure == "raise":
+            raise
+        _log.exception(
+            "no end is published on the topics that a %s had before its %s", type(target).__name__, action
+        )
+        return None
+
+
+def _may_move(rule: Rule, target: Any) -> bool:
+    """Whether the topics may depend on what was changed."""
+    attributes = inspect(target).attrs
+    return rule.read is None or any(
+        name not in attributes or attributes[name].history.has_changes() for name in rule.read
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +166,10 @@ class _Way:
     @classmethod
     def of(cls, rule: Rule) -> _Way:
         if not has_app_context():
-            raise RuntimeError("a model that is broadcast was changed without an app context")
+            raise RuntimeError(
+                "a model that is broadcast was changed without an app context, and no hub is known: put the "
+                "change and its commit into 'with app.app_context():'"
+            )
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         reliability = reliability_of(app)
         policy = rule.on_failure or reliability.settings.on_failure
@@ -122,6 +193,28 @@ class _Way:
             deliver(state_of(self.app).hub(self.hub), publications, self.on_failure, together=False)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What subscribers know of an object that is being changed or deleted.
+
+    :param rule: by which they do.
+    :param way: of its updates.
+    :param earlier: the object as it was.
+    :param topics: that it had.
+    """
+
+    rule: Rule
+    way: _Way
+    earlier: Any
+    topics: list[str]
+
+    def gone(self, topics: list[str]) -> Publication | None:
+        """The update that tells of its end on these topics."""
+        return _made(
+            self.way, self.earlier, "delete", lambda: self.rule.update_on(topics, self.earlier, "delete")
+        )
+
+
 @dataclass
 class _Change:
     """What happened to one object, for one rule."""
@@ -130,11 +223,8 @@ class _Change:
     target: Any
     action: Action
     way: _Way
-    made: Publication | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        if self.action == "delete":
-            self.made = self._publication()
+    before: _Before | None = None
+    deletion: Publication | None = field(init=False, default=None)
 
     def after(self, earlier: Entry) -> Entry | None:
         """What both come to."""
@@ -143,33 +233,53 @@ class _Change:
         if action is None:
             return None
         self.action = action
+        if action == "create":
+            self.before = None  # nobody outside has seen it
+        elif earlier.before is not None:
+            self.before = earlier.before
+            if action == "delete":
+                self.deletion = self.before.gone(self.before.topics)
         return self
 
     def outgoing(self) -> Sequence[Outgoing]:
-        """The update, with the object as it is now."""
-        if self.action not in self.rule.on:
-            return ()
-        publication = self.made if self.action == "delete" else self._publication()
-        if publication is None:
-            return ()
-        return (Outgoing(self.way.hub, publication, self.way.table, self.way),)
+        """The updates, with the object as it is now."""
+        publications = [self.deletion] if self.action == "delete" else self._now()
+        return [
+            Outgoing(self.way.hub, one, self.way.table, self.way) for one in publications if one is not None
+        ]
 
-    def _publication(self) -> Publication | None:
-        """The update; what is wrong with it is logged, unless the model has asked for errors."""
-        if self.action not in self.rule.on:
-            return None
-        try:
-            with self.way.app.app_context():
-                update: Update | None = self.rule.update(self.target, self.action)
-                if update is None:
-                    return None
-                publication = with_id(update.publication())
-            check(publication)
-        except Exception:
-            if self.way.on_failure == "raise":
-                raise
-            _log.exception(
-                "no update is published for the %s of a %s", self.action, type(self.target).__name__
+    def _now(self) -> Sequence[Publication | None]:
+        """The end on topics that it has no more, and its update."""
+        if self.action not in self.rule.on and self.before is None:
+            return ()
+        lost: list[str] = []
+
+        def update() -> Update | None:
+            forget_stale_relations(self.target)
+            topics = self.rule.topics_of(self.target)
+            if self.before is not None:
+                lost.extend(one for one in self.before.topics if one not in topics)
+            return (
+                self.rule.update_on(topics, self.target, self.action) if self.action in self.rule.on else None
             )
-            return None
-        return publication
+
+        publication = _made(self.way, self.target, self.action, update)
+        ended = self.before.gone(lost) if self.before is not None and lost else None
+        return ended, publication
+
+
+def _made(way: _Way, target: Any, action: Action, make: Callable[[], Update | None]) -> Publication | None:
+    """An update; what is wrong with it is logged, unless the model has asked for errors."""
+    try:
+        with way.app.app_context():
+            update = make()
+            if update is None:
+                return None
+            publication = with_id(update.publication())
+        check(publication)
+    except Exception:
+        if way.on_failure == "raise":
+            raise
+        _log.exception("no update is published for the %s of a %s", action, type(target).__name__)
+        return None
+    return publication

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal, get_args
@@ -31,7 +31,9 @@ class Rule:
 
     :param hub: name of the hub; ``None`` for the default one.
     :param topics: of an object's updates.
-    :param serializer: makes the data of an object; ``None``: its columns.
+    :param read: attributes that the topics are made of; ``None``: any.
+    :param columns: names of attributes that are published, to be looked for in the model.
+    :param serializer: makes the data of an object.
     :param private: whether only subscribers may read it whose token allows it.
     :param on: actions that are published.
     :param type: event type of the updates.
@@ -41,7 +43,9 @@ class Rule:
 
     hub: str | None
     topics: tuple[_Topic, ...]
-    serializer: Callable[[Any], Any] | None
+    read: frozenset[str] | None
+    columns: tuple[str, ...]
+    serializer: Callable[[Any], Any]
     private: bool | Callable[[Any], bool]
     on: frozenset[Action]
     type: str | Callable[[Action], str | None] | None
@@ -57,7 +61,14 @@ class Rule:
         :raises InvalidArgument: a topic has no value.
         :raises TypeError: ``private`` does not give True or False.
         """
-        topics = list(self._topics(instance))
+        return self.update_on(self.topics_of(instance), instance, action)
+
+    def update_on(self, topics: list[str], instance: Any, action: Action) -> Update | None:
+        """The same, on these topics.
+
+        :returns: ``None`` when there is no topic.
+        :raises TypeError: ``private`` does not give True or False.
+        """
         if not topics:
             return None
         private = self.private(instance) if callable(self.private) else self.private
@@ -66,24 +77,39 @@ class Rule:
             raise TypeError(f"private of {type(instance).__name__} gives {private!r}; return True or False")
         if action == "delete":
             data = identity(instance) | {"deleted": True} if self.deleted is None else self.deleted(instance)
-        elif self.serializer is None:
-            data = columns(instance)
         else:
             data = self.serializer(instance)
         event_type = self.type(action) if callable(self.type) else self.type
         return Update(topics, data, private, type=event_type)
 
-    def _topics(self, instance: Any) -> Iterable[str]:
+    def topics_of(self, instance: Any) -> list[str]:
+        """The topics of an object, as it is now; none when nobody is told.
+
+        :raises InvalidArgument: a topic has no value.
+        """
+        topics: list[str] = []
         for topic in self.topics:
             found = topic(instance)
             if found is not None:
-                yield from (found,) if isinstance(found, str) else found
+                topics += (found,) if isinstance(found, str) else found
+        return topics
+
+    def check(self, model: Any) -> None:
+        """Look whether the model has what is published.
+
+        :raises InvalidArgument: it does not.
+        """
+        for name in self.columns:
+            if not hasattr(model, name):
+                there = ", ".join(map(repr, inspect(model).mapper.column_attrs.keys()))
+                raise InvalidArgument(f"columns holds {name!r}; {model.__name__} has {there}")
 
 
 def rule(
     hub: str | None,
     topics: Topics,
     *,
+    columns: Any,
     serializer: Any,
     private: Any,
     on: str | Iterable[str],
@@ -110,37 +136,59 @@ def rule(
             raise InvalidArgument(f"on holds {action!r}; use 'create', 'update' and 'delete'")
     if not actions:
         raise InvalidArgument("on is empty; use 'create', 'update' and 'delete'")
+    if (columns is None) == (serializer is None):
+        found = "neither columns nor serializer" if columns is None else "both columns and serializer"
+        raise TypeError(
+            f"broadcast has {found}: write columns=('id', 'title') with all that subscribers may read, or "
+            "serializer=, a callable that is given the object; and with either private=True or private=False"
+        )
     if not (isinstance(private, bool) or callable(private)):
-        raise TypeError(f"private is {private!r}; use True, False or a callable")
+        raise TypeError(
+            f"private is {private!r}: write private=True for subscribers whose token allows the topic, "
+            "private=False for everybody who can connect, or a callable that is given the object"
+        )
+    names = () if columns is None else _names(columns)
+    made = tuple(_Format(topic) if isinstance(topic, str) else topic for topic in several)
+    read = [one.read for one in made if isinstance(one, _Format)]
     return Rule(
         hub,
-        tuple(_format(topic) if isinstance(topic, str) else topic for topic in several),
-        _serializer(serializer, "serializer"),
+        made,
+        frozenset().union(*read) if len(read) == len(made) else None,
+        names,
+        _attributes(names) if names else _serializer(serializer, "serializer"),
         private,
         frozenset(action for action in ACTIONS if action in actions),
         type,
-        _serializer(deleted, "deleted"),
+        None if deleted is None else _serializer(deleted, "deleted"),
         None if on_failure is None else check_policy(on_failure),
     )
 
 
-def _serializer(given: Any, name: str) -> Callable[[Any], Any] | None:
-    """A callable from what people have: one, an object with ``dump``, names of attributes."""
-    if given is None:
-        return None
+def _serializer(given: Any, name: str) -> Callable[[Any], Any]:
+    """A callable from what people have: one, or an object with ``dump``."""
     dump = getattr(given, "dump", None)
     if callable(dump) and not isinstance(given, type):
         return dump  # type: ignore[no-any-return]
-    if isinstance(given, str | bytes | Mapping):
-        raise TypeError(
-            f"{name} is {given!r}; give a callable, an object with dump(), or names of attributes"
-        )
     if callable(given):
         return given  # type: ignore[no-any-return]
-    if isinstance(given, Sequence) and given and all(isinstance(one, str) for one in given):
+    hint = "" if name == "deleted" else "; names of attributes are columns=('id', 'title')"
+    raise TypeError(f"{name} is {given!r}; give a callable or an object with dump(){hint}")
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    """Names of attributes.
+
+    :raises TypeError: they are something else, or none.
+    """
+    if not isinstance(given, str | bytes | Mapping) and isinstance(given, Collection):
         names = tuple(given)
-        return lambda instance: {one: getattr(instance, one) for one in names}
-    raise TypeError(f"{name} is {given!r}; give a callable, an object with dump(), or names of attributes")
+        if names and all(isinstance(one, str) for one in names):
+            return names
+    raise TypeError(f"columns is {given!r}; give names of attributes, such as ('id', 'title')")
+
+
+def _attributes(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    return lambda instance: {one: getattr(instance, one) for one in names}
 
 
 def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
@@ -163,42 +211,48 @@ def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
     return topic
 
 
-def _format(template: str) -> _Topic:
+class _Format:
     """``books/{id}`` with the attributes of an object, encoded; ``{author.id}`` follows a relation.
 
-    :raises InvalidArgument: a value in it could choose among the topics of others.
-    """
-    try:
-        parsed = list(Formatter().parse(template))
-    except ValueError as error:
-        raise InvalidArgument(f"topics holds {template!r}, which cannot be read: {error}") from None
-    pieces: list[tuple[str, str | None]] = []
-    fields: dict[str, tuple[str, str, str | None]] = {}
-    before = ""
-    for literal, name, specification, conversion in parsed:
-        before += literal
-        if name is None:  # a doubled brace
-            continue
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise InvalidArgument(f"topics holds {template!r}; name attributes in it, as in 'books/{{id}}'")
-        field = f"{name}!{conversion}:{specification}" if conversion or specification else name
-        fields[field] = (name, specification or "", conversion)
-        pieces.append((before, field))
-        before = ""
-    pieces.append((before, None))
-    check_template("topic", template, pieces)
+    ``read`` has the names of the attributes, of relations their paths.
 
-    def topic(instance: Any) -> str:
+    :raises InvalidArgument: it names no attribute, or a value could choose among the topics of others.
+    """
+
+    def __init__(self, template: str) -> None:
+        try:
+            parsed = list(Formatter().parse(template))
+        except ValueError as error:
+            raise InvalidArgument(f"topics holds {template!r}, which cannot be read: {error}") from None
+        self._template = template
+        self._pieces: list[tuple[str, str | None]] = []
+        self._fields: dict[str, tuple[str, str, str | None]] = {}
+        before = ""
+        for literal, name, specification, conversion in parsed:
+            before += literal
+            if name is None:  # a doubled brace
+                continue
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise InvalidArgument(
+                    f"topics holds {template!r}; name attributes in it, as in 'books/{{id}}'"
+                )
+            field = f"{name}!{conversion}:{specification}" if conversion or specification else name
+            self._fields[field] = (name, specification or "", conversion)
+            self._pieces.append((before, field))
+            before = ""
+        self._pieces.append((before, None))
+        check_template("topic", template, self._pieces)
+        self.read = frozenset(name for name, _, _ in self._fields.values())
+
+    def __call__(self, instance: Any) -> str:
         def value_of(field: str) -> str:
-            name, specification, conversion = fields[field]
+            name, specification, conversion = self._fields[field]
             value = _value(instance, name)
             if conversion:
                 value = Formatter().convert_field(value, conversion)
             return format(value, specification)
 
-        return filled("topic", template, pieces, value_of)
-
-    return topic
+        return filled("topic", self._template, self._pieces, value_of)
 
 
 def _value(instance: Any, path: str) -> Any:
@@ -216,9 +270,3 @@ def identity(instance: Any) -> dict[str, Any]:
     mapper: Mapper[Any] = inspect(instance).mapper
     keys = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
     return dict(zip(keys, mapper.primary_key_from_instance(instance), strict=True))
-
-
-def columns(instance: Any) -> dict[str, Any]:
-    """The columns of an object, by the names of its attributes; deferred ones are left out."""
-    mapper: Mapper[Any] = inspect(instance).mapper
-    return {one.key: getattr(instance, one.key) for one in mapper.column_attrs if not one.deferred}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.publishing.settings import OnFailure
@@ -34,28 +34,64 @@ class PublishesTransactions:
         writer: type[OutboxWriter] = _load("flask_mercure.outbox.writer").OutboxWriter
         return writer(self._name, target)
 
+    @overload
     def broadcast(
         self,
         topics: Topics,
         *,
+        columns: Collection[str],
+        private: bool | Callable[[Any], bool],
+        on: str | Iterable[str] = ...,
+        type: str | Callable[[Any], str | None] | None = ...,
+        deleted: Any = ...,
+        on_failure: OnFailure | None = ...,
+    ) -> Callable[[_Model], _Model]: ...
+
+    @overload
+    def broadcast(
+        self,
+        topics: Topics,
+        *,
+        serializer: Any,
+        private: bool | Callable[[Any], bool],
+        on: str | Iterable[str] = ...,
+        type: str | Callable[[Any], str | None] | None = ...,
+        deleted: Any = ...,
+        on_failure: OnFailure | None = ...,
+    ) -> Callable[[_Model], _Model]: ...
+
+    def broadcast(
+        self,
+        topics: Topics,
+        *,
+        columns: Collection[str] | None = None,
         serializer: Any = None,
-        private: bool | Callable[[Any], bool] = False,
+        private: bool | Callable[[Any], bool] | None = None,
         on: str | Iterable[str] = ("create", "update", "delete"),
         type: str | Callable[[Any], str | None] | None = None,
         deleted: Any = None,
         on_failure: OnFailure | None = None,
     ) -> Callable[[_Model], _Model]:
-        """Mark a SQLAlchemy model: what happens to its objects is published when it is committed.
+        """Mark a SQLAlchemy model: what happens to its objects is published when it is committed. ::
+
+            @mercure.broadcast("books/{id}", columns=("id", "title"), private=False)
+            class Book(db.Model): ...
+
+        What is published, and to whom, has no default: say ``columns`` or ``serializer``, and ``private``.
 
         Each object gets one update for a transaction, with its last state. With ``MERCURE_OUTBOX`` the update
         is written in the transaction; without, it is sent after the commit. Statements that bypass the
-        session, such as ``update(Book).where(...)``, publish nothing.
+        session, such as ``update(Book).where(...)``, publish nothing. A topic that an object loses by an
+        update gets a deletion, if ``on`` has ``delete``.
 
-        :param topics: ``"books/{id}"``, a format string over the object's attributes; a callable that is
-            given the object and returns a topic, several, or none to publish nothing; or several of these.
-        :param serializer: a callable that is given the object; an object with ``dump``, such as a marshmallow
-            schema; or names of attributes. Default: **all columns**, which subscribers can then read.
-        :param private: True, False, or a callable that is given the object and returns one of these.
+        :param topics: ``"books/{id}"``, a format string over the object's attributes, which are encoded as by
+            :func:`~flask_mercure.build_topic`; a callable that is given the object and returns a topic,
+            several, or none to publish nothing; or several of these.
+        :param columns: names of attributes: all that subscribers can read.
+        :param serializer: in their place a callable that is given the object, or an object with ``dump``,
+            such as a marshmallow schema.
+        :param private: True: only subscribers whose token allows a topic read it; False: everybody who can
+            connect; or a callable that is given the object and returns one of these.
         :param on: ``create``, ``update``, ``delete``, or several.
         :param type: event type, or a callable that is given one of these three words.
         :param deleted: serializer for deletions; default: the primary key and ``"deleted": true``.
@@ -69,6 +105,7 @@ class PublishesTransactions:
         made = _load("flask_mercure.broadcast.rule").rule(
             self._name,
             topics,
+            columns=columns,
             serializer=serializer,
             private=private,
             on=on,

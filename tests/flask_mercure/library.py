@@ -54,6 +54,9 @@ def models(mercure: Mercure, **book: Any) -> tuple[Any, Any, Any]:
 
     # Annotations of a local class are looked up in the module; the relations name the classes in text.
     book.setdefault("topics", "books/{id}")
+    book.setdefault("private", False)
+    if "serializer" not in book:
+        book.setdefault("columns", ("id", "title", "price", "author_id"))
     mercure.broadcast(**book)(Book)
     return Base, Book, Author
 

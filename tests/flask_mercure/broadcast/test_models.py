@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import update
+from sqlalchemy import event, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -263,7 +263,6 @@ class Schema:
     [
         (Schema(), {"called": "Ulysses"}),
         (lambda book: [book.title], ["Ulysses"]),
-        (("id", "title"), {"id": 1, "title": "Ulysses"}),
     ],
 )
 def test_serializers(hub: FakeHub, open_library: Open, serializer: Any, data: Any) -> None:
@@ -392,8 +391,206 @@ def test_without_an_app_context_it_is_logged(
     assert "without an app context" in caplog.text
 
 
+def test_without_an_app_context_a_model_that_wants_errors_gets_one(hub: FakeHub, tmp_path: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with library(f"sqlite:///{tmp_path}/app.db", hub.url, book={"on_failure": "raise"}) as books:
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match=r"with app\.app_context\(\)"):
+            pool.submit(add, books).result()
+        with books.sessions() as session:
+            assert session.query(books.Book).count() == 0
+    assert hub.received == []
+
+
+def ended(number: int = 1) -> dict[str, Any]:
+    return {"id": number, "deleted": True}
+
+
+def test_a_column_that_is_not_named_is_not_published(hub: FakeHub, open_library: Open) -> None:
+    with open_library(book={"columns": ["title"]}) as books:
+        add(books, price=7)
+    assert published(hub) == [("books/1", {"title": "Ulysses"})]
+
+
+def test_columns_that_the_model_lacks(open_library: Open) -> None:
+    with pytest.raises(ValueError, match="columns holds 'titel'; Book has 'id', 'title'"):
+        open_library(book={"columns": ("id", "titel")}).__enter__()
+
+
+MOVING = {"topics": "prices/{price}", "columns": ("id", "price")}
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_the_topic_that_a_moved_object_had_is_told(hub: FakeHub, open_library: Open, is_read: bool) -> None:
+    with open_library(book=MOVING) as books, books.sessions() as session:
+        book = books.Book(title="a", price=1)
+        session.add(book)
+        session.commit()  # which expires it
+        if is_read:
+            assert book.price == 1
+        book.price = 2
+        session.commit()
+        book.title = "b"
+        session.commit()
+    assert published(hub) == [
+        ("prices/1", {"id": 1, "price": 1}),
+        ("prices/1", ended()),
+        ("prices/2", {"id": 1, "price": 2}),
+        ("prices/2", {"id": 1, "price": 2}),
+    ]
+
+
+def test_a_transaction_moves_an_object_once(hub: FakeHub, open_library: Open) -> None:
+    with open_library(book=MOVING) as books, books.sessions() as session:
+        book = books.Book(title="a", price=1)
+        session.add(book)
+        session.flush()
+        book.price = 2  # nobody has seen it at 1
+        session.commit()
+        book.price = 3
+        session.flush()
+        with session.begin_nested() as savepoint:
+            book.price = 4
+            session.flush()
+            savepoint.rollback()
+        book.price = 5
+        session.commit()
+        book.price = 6
+        session.flush()
+        session.rollback()
+        book.price = 7
+        session.flush()
+        book.price = 5
+        session.commit()
+    assert published(hub) == [
+        ("prices/2", {"id": 1, "price": 2}),
+        ("prices/2", ended()),
+        ("prices/5", {"id": 1, "price": 5}),
+        ("prices/5", {"id": 1, "price": 5}),
+    ]
+
+
+@pytest.mark.parametrize("is_flushed", [True, False])
+def test_an_object_that_is_moved_and_deleted_ends_where_it_was(
+    hub: FakeHub, open_library: Open, is_flushed: bool
+) -> None:
+    with open_library(book=MOVING | {"deleted": lambda book: f"{book.title} of {book.price}"}) as books:
+        number = add(books, title="a", price=1)
+        with books.sessions() as session:
+            book = session.get_one(books.Book, number)
+            book.price, book.title = 2, "b"
+            if is_flushed:
+                session.flush()
+            session.delete(book)
+            session.commit()
+    assert [dict(one.pairs)["topic"] for one in hub.received] == ["prices/1", "prices/1"]
+    assert dict(hub.received[1].pairs)["data"] == "a of 1"
+
+
+def test_a_deleted_object_that_comes_back_elsewhere(hub: FakeHub, open_library: Open) -> None:
+    with open_library(book=MOVING) as books:
+        number = add(books, price=1)
+        with books.sessions() as session:
+            session.delete(session.get_one(books.Book, number))
+            session.flush()
+            session.add(books.Book(id=number, title="x", price=2))
+            session.commit()
+        with books.sessions() as session:  # in one flush it is an UPDATE
+            session.delete(session.get_one(books.Book, number))
+            session.add(books.Book(id=number, title="x", price=3))
+            session.commit()
+    assert published(hub)[1:] == [
+        ("prices/1", ended()),
+        ("prices/2", {"id": 1, "price": 2}),
+        ("prices/2", ended()),
+        ("prices/3", {"id": 1, "price": 3}),
+    ]
+
+
+@pytest.mark.parametrize("way", ["relation", "key", "unread key"])
+@pytest.mark.parametrize(
+    "topics", ["authors/{author.id}", lambda book: f"authors/{book.author.id}"], ids=["format", "callable"]
+)
+def test_a_topic_that_follows_a_relation_moves_with_it(
+    hub: FakeHub, open_library: Open, topics: Any, way: str
+) -> None:
+    with open_library(book={"topics": topics, "columns": ("id",)}) as books, books.sessions() as session:
+        joyce, woolf = books.Author(name="Joyce"), books.Author(name="Woolf")
+        session.add_all([joyce, woolf])
+        session.flush()
+        book = books.Book(title="a", author=joyce)
+        session.add(book)
+        session.commit()
+        if way == "relation":
+            book.author = woolf
+        elif way == "key":
+            assert book.author is joyce
+            book.author_id = woolf.id
+        else:
+            book.author_id = 2
+        session.commit()
+    assert published(hub) == [("authors/1", {"id": 1}), ("authors/1", ended()), ("authors/2", {"id": 1})]
+
+
+def test_an_object_that_nobody_is_told_of_any_more(hub: FakeHub, open_library: Open) -> None:
+    rule: dict[str, Any] = {"topics": lambda book: ["all", f"b/{book.id}"] if book.price else ["all"]}
+    with open_library(book=rule | {"private": lambda book: book.price > 5, "columns": ("id",)}) as books:
+        number = add(books, price=9)
+        with books.sessions() as session:
+            session.get_one(books.Book, number).price = 0
+            session.commit()
+    assert published(hub)[1:] == [("b/1", ended()), ("all", {"id": 1})]
+    # the end is for those who could read the object
+    assert [dict(one.pairs).get("private") for one in hub.received] == ["on", "on", None]
+
+
+@pytest.mark.parametrize(
+    ("on", "topics"),
+    [(("create", "update"), ["prices/1", "prices/2"]), ("delete", ["prices/1"]), ("create", ["prices/1"])],
+)
+def test_a_move_and_the_actions_that_are_published(
+    hub: FakeHub, open_library: Open, on: Any, topics: list[str]
+) -> None:
+    with open_library(book=MOVING | {"on": on}) as books:
+        number = add(books, price=1)
+        with books.sessions() as session:
+            session.get_one(books.Book, number).price = 2
+            session.commit()
+    assert [topic for topic, _ in published(hub)] == topics
+
+
+def test_a_topic_that_cannot_be_told_keeps_no_update_back(
+    hub: FakeHub, open_library: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    def topic(book: Any) -> str:
+        if book.price == 1:
+            raise KeyError(book.price)
+        return f"prices/{book.price}"
+
+    with open_library(book=MOVING | {"topics": topic}) as books:
+        number = add(books, price=1)
+        with books.sessions() as session:
+            session.get_one(books.Book, number).price = 2
+            session.commit()
+    assert published(hub) == [("prices/2", {"id": 1, "price": 2})]
+    assert "no end is published on the topics that a Book had before its update" in caplog.text
+
+
+def test_an_update_that_moves_nothing_asks_the_database_nothing(open_library: Open) -> None:
+    with open_library() as books:
+        number = add(books)
+        statements: list[str] = []
+        event.listen(
+            books.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2])
+        )
+        with books.sessions() as session:
+            session.get_one(books.Book, number).title = "b"
+            session.commit()
+    assert [one.split()[0] for one in statements] == ["SELECT", "UPDATE"]
+
+
 def test_two_rules_for_one_model(hub: FakeHub, books: Library) -> None:
-    books.mercure.broadcast("shelf", serializer=("id",), private=True)(books.Book)
+    books.mercure.broadcast("shelf", columns=("id",), private=True)(books.Book)
     add(books)
     assert published(hub) == [
         ("books/1", {"id": 1, "title": "Ulysses", "price": 0, "author_id": None}),
@@ -408,27 +605,38 @@ def test_two_rules_for_one_model(hub: FakeHub, books: Library) -> None:
         ({"topics": [7]}, "topics holds 7"),
         ({"topics": "a", "on": "insert"}, "on holds 'insert'"),
         ({"topics": "a", "on": ()}, "on is empty"),
-        ({"topics": "a", "private": None}, "private is None"),
-        ({"topics": "a", "serializer": "title"}, "serializer is 'title'"),
-        ({"topics": "a", "serializer": []}, r"serializer is \[\]"),
-        ({"topics": "a", "on_failure": "ignore"}, "on_failure is 'ignore'"),
+        ({"topics": "a", "private": None}, "private is None.*private=True.*private=False"),
+        (
+            {"topics": "a", "columns": None},
+            r"neither columns nor serializer: write columns=\('id', 'title'\)",
+        ),
+        ({"topics": "a", "serializer": str}, "both columns and serializer"),
+        ({"topics": "a", "columns": None, "serializer": "title"}, "serializer is 'title'"),
+        ({"topics": "a", "columns": None, "serializer": ("id",)}, r"columns=\('id', 'title'\)"),
+        ({"topics": "a", "columns": "title", "private": True}, "columns is 'title'"),
+        ({"topics": "a", "columns": [], "private": True}, r"columns is \[\]"),
+        ({"topics": "a", "columns": [7], "private": True}, r"columns is \[7\]"),
+        ({"topics": "{id}"}, "begins with a field"),
+        ({"topics": "a/{}"}, "name attributes"),
+        ({"topics": "a/{id"}, "cannot be read"),
+        ({"topics": "a", "on_failure": "ignore", "columns": ["b"]}, "on_failure is 'ignore'"),
     ],
 )
 def test_arguments_that_make_no_rule(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
-        Mercure().broadcast(**arguments)
+        Mercure().broadcast(**{"columns": ("id",), "private": True, **arguments})
 
 
 def test_only_models_are_marked() -> None:
     with pytest.raises(TypeError, match="broadcast marks SQLAlchemy models"):
-        Mercure().broadcast("a")(dict)
+        Mercure().broadcast("a", columns=("b",), private=False)(dict)
 
 
 def test_flask_sqlalchemy(hub: FakeHub) -> None:
     flask_sqlalchemy = pytest.importorskip("flask_sqlalchemy")
     db, mercure = flask_sqlalchemy.SQLAlchemy(), Mercure()
 
-    @mercure.broadcast("notes/{id}", private=True)
+    @mercure.broadcast("notes/{id}", columns=("id", "text"), private=True)
     class Note(db.Model):  # type: ignore[misc, name-defined]
         id = db.Column(db.Integer, primary_key=True)
         text = db.Column(db.String(20))

@@ -24,7 +24,7 @@ class Base(DeclarativeBase):
     pass
 
 
-@mercure.broadcast("counters/{name}", serializer=("name", "value"), private=True)
+@mercure.broadcast("counters/{name}", columns=("name", "value"), private=True)
 class Counter(Base):
     __tablename__ = "counter"
     name: Mapped[str] = mapped_column(primary_key=True)
