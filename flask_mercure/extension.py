@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -110,7 +111,7 @@ class Mercure(Hub):
             )
         configurations, default = registry.read_hubs(app.config)
         hubs = {name: HubState(name, read, Publisher(read)) for name, read in configurations.items()}
-        state = MercureState(MappingProxyType(hubs), default)
+        state = MercureState(MappingProxyType(hubs), default, partial(self._has_grants, default))
         page.install(app, state)
         app.add_template_global(_template_url(state), "mercure_url")
         app.add_template_global(build_topic, "mercure_topic")
@@ -122,6 +123,9 @@ class Mercure(Hub):
         def renew(response: Response) -> Response:
             renew_all((self, *self._named.values()), response)
             return response
+
+    def _has_grants(self, default: str, name: str) -> bool:
+        return any(one.has_grants for one in (self, *self._named.values()) if name == (one._name or default))
 
     def hub(self, name: str | None = None) -> Hub:
         """One of the hubs that the configuration names; it can be asked for before there is an app.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,10 +38,12 @@ class MercureState:
 
     :param hubs: by name, in the order of the configuration.
     :param default: name of the hub that is meant when none is named.
+    :param has_grants: tells by the name of a hub whether ``subscribe_grants`` is used for it.
     """
 
     hubs: Mapping[str, HubState]
     default: str
+    has_grants: Callable[[str], bool]
 
     def hub(self, name: str | None = None) -> HubState:
         """One hub.

@@ -10,13 +10,29 @@ from flask_mercure.cookies.hosts import is_loopback, is_same_site
 from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.exchange import Head
-from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, ok, problem, warning
+from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
 from flask_mercure.errors import CookieError
 from hub.protocol.sections import Section
 
 _OLD_COOKIE = "mercureAuthorization"  # hubs that speak 0.x read it besides the one that they name
 _ALLOW_ORIGIN = "access-control-allow-origin"
 _ALLOW_CREDENTIALS = "access-control-allow-credentials"
+
+
+def grants(*, are_registered: bool) -> Finding:
+    """Who in the app gives browsers the cookie for private updates.
+
+    :param are_registered: the app uses ``subscribe_grants`` for this hub.
+    """
+    if are_registered:
+        return ok("grants", "the app has subscribe_grants: each user's cookie is for what it returns")
+    return note(
+        "grants",
+        "the app has no function with @mercure.subscribe_grants: a browser gets private updates only where a "
+        "view calls set_cookie with their topics",
+        Section.NOT_DELIVERED,
+        app("@mercure.subscribe_grants  # on a function that returns the topics of the current user"),
+    )
 
 
 def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, pages: str) -> Finding:

@@ -12,7 +12,7 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from flask_mercure.doctor import report
+from flask_mercure.doctor import browser, report
 from flask_mercure.doctor.connection import origin_of
 from flask_mercure.doctor.examination import Examination, Options
 from flask_mercure.doctor.finding import Finding
@@ -112,6 +112,10 @@ def _examine(hub: HubState, options: Options, *, is_shown: bool, named: bool) ->
     if named and is_shown:
         click.echo(f"Hub {hub.name!r}: its settings are in MERCURE_HUBS, without the prefix.")
     findings = []
+    if hub.configuration.gives_tokens:
+        findings.append(browser.grants(are_registered=state_of(current_app).has_grants(hub.name)))
+        if is_shown:
+            click.echo(report.as_text(findings[0]))
     with closing(Examination(hub.configuration, options).run()) as found:
         for finding in found:
             findings.append(finding)

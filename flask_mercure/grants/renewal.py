@@ -40,6 +40,11 @@ class FollowsUsers(GivesAccess):
         self._grants: Callable[[], Any] | None = None
         self._is_automatic = True
 
+    @property
+    def has_grants(self) -> bool:
+        """Whether something is registered with :meth:`subscribe_grants`."""
+        return self._grants is not None
+
     @overload
     def subscribe_grants(self, callback: _Callback, /) -> _Callback: ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import ssl
@@ -42,6 +43,8 @@ from hub.fanout.writer import Writer
 from hub.protocol.grant import Scope
 from hub.protocol.update import Update
 from hub.protocol.websocket import GOING_AWAY, VIOLATION
+
+_log = logging.getLogger("hub.fanout")
 
 _INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 _GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -259,9 +262,9 @@ class Engine:
                 receivers = self._index.matching(update.topics)
                 self.dispatched = entries[position - 1].sequence  # who comes from now on reads it in the log
                 if update.private and len(receivers) == 1:  # often, and not worth a generator
-                    receivers = receivers if _may_read(receivers[0], update) else []
+                    receivers = receivers if _may_read(receivers[0], update) else _nobody(update, 1)
                 elif update.private and receivers:
-                    receivers = yield from self._allowed(receivers, update.topics)
+                    receivers = yield from self._allowed(receivers, update)
                 if receivers:
                     run = entries[start:position]
                     events = [entry.update.encode() for entry in run]
@@ -290,7 +293,7 @@ class Engine:
         return True
 
     def _allowed(
-        self, found: Sequence[Subscriber], topics: Sequence[str]
+        self, found: Sequence[Subscriber], update: Update
     ) -> Generator[None, None, list[Subscriber]]:
         """Those whose token allows them to read a private update, decided once for each token."""
         decided: dict[Scope, bool] = {}
@@ -299,12 +302,12 @@ class Engine:
             scope = subscriber.grant.subscribe
             decision = decided.get(scope)
             if decision is None:
-                decision = decided[scope] = scope.covers_any(topics)
+                decision = decided[scope] = scope.covers_any(update.topics)
                 if self._is_time_to_pause(_DECISION):
                     yield
             if decision:
                 allowed.append(subscriber)
-        return allowed
+        return allowed or _nobody(update, len(found))
 
     def _compress(self, compressor: Compressor, events: Iterable[bytes]) -> Generator[None, None, bytes]:
         """Each event in frames of its own."""
@@ -554,6 +557,16 @@ def _end_of_run(entries: Sequence[Logged], start: int) -> int:
             break
         end += 1
     return end
+
+
+def _nobody(update: Update, listening: int) -> list[Subscriber]:
+    """The receivers of a private update for which no token is good enough: most often a grant is missing."""
+    _log.info(
+        "update %s is private, and no token covers its topics: it reaches none of %d that listen here",
+        update.id,
+        listening,
+    )
+    return []
 
 
 def _may_read(subscriber: Subscriber, update: Update) -> bool:

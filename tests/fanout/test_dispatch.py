@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from hub.fanout.engine import EngineLimits
@@ -83,6 +85,22 @@ def test_the_only_one_who_listens_gets_no_private_update_that_is_not_for_it(benc
         bench.publish(topic)
     assert anonymous.ids() == ["2"]
     assert allowed.ids() == ["3", "4"]
+
+
+@pytest.mark.parametrize("listening", [1, 2])
+def test_a_private_update_that_nobody_may_read_is_noted(
+    bench: Bench, caplog: pytest.LogCaptureFixture, listening: int
+) -> None:
+    caplog.set_level(logging.INFO, "hub.fanout")
+    for _ in range(listening):
+        bench.connect(exact("a"))
+    bench.connect(exact("b"), grant=may_read(exact("b")))
+    for topic in ("a", "b", "c"):
+        bench.publish(topic, private=True)
+        bench.publish(topic)
+    (noted,) = (one.getMessage() for one in caplog.records if "private" in one.getMessage())
+    assert noted.startswith("update 1 is private, and no token covers its topics")
+    assert noted.endswith(f"none of {listening} that listen here")
 
 
 def test_private_and_public_in_one_batch_are_not_mixed_up(bench: Bench) -> None:

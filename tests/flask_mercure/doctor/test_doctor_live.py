@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from flask_mercure import Mercure
 from flask_mercure.cli import mercure
 from flask_mercure.extension import state_of
 from tests.flask_mercure.fake_hub import Answer, make_app
@@ -496,3 +497,28 @@ def test_interrupted(good: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 130
     assert "interrupted" in result.output
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("named", [None, "eu"])
+def test_an_app_without_grants_is_told(named: str | None) -> None:
+    hub = {"URL": url(9), "JWT_SECRET": SECRET}
+    config: dict[str, Any] = (
+        hub if named is None else {"HUBS": {"default": hub, "eu": hub | {"COOKIE_NAME": "__Secure-eu"}}}
+    )
+    extension = Mercure()
+    app = make_app(extension, **config)
+
+    def grants() -> dict[str, str]:
+        done = app.test_cli_runner().invoke(mercure, ["doctor", "--json", "--app-url", "http://127.0.0.1"])
+        return {
+            hub["hub"]: one["level"]
+            for hub in json.loads(done.stdout)["hubs"]
+            for one in hub["findings"]
+            if one["check"] == "grants"
+        }
+
+    before = grants()
+    assert set(before.values()) == {"note"}
+    extension.hub(named).subscribe_grants(lambda: ["orders/1"])
+    assert grants() == before | {named or "default": "ok"}
+    state_of(app).publisher.close()
