@@ -119,8 +119,8 @@ def from_table(table: Mapping[str, object]) -> Issuer:
 
 def make_issuer(
     identifier: str,
-    publisher: Key | None,
-    subscriber: Key | None,
+    publisher: Sequence[Key],
+    subscriber: Sequence[Key],
     *,
     jwks_file: str = "",
     jwks_uri: str = "",
@@ -146,8 +146,8 @@ def make_issuer(
     allowed_roles = tuple(role for role in _ROLES if not roles or role in roles)
     found = _read(jwks_file, algorithms or ALGORITHMS) if jwks_file else ()
     keys = {
-        role: (*_restricted(key, name, algorithms), *found) if role in allowed_roles else ()
-        for role, name, key in (
+        role: (*_restricted(own, name, algorithms), *found) if role in allowed_roles else ()
+        for role, name, own in (
             ("publish", "publisher_key", publisher),
             ("subscribe", "subscriber_key", subscriber),
         )
@@ -174,22 +174,23 @@ def _value(entry: Entry, value: object) -> object:
     raise IssuerError(entry.name, f"is of type {type(value).__name__}; give: {entry.form}")
 
 
-def _loaded(name: str, value: str, algorithm: str) -> Key | None:
+def _loaded(name: str, value: str, algorithm: str) -> tuple[Key, ...]:
     try:
-        return load(value, algorithm, exists=os.path.exists) if value else None
+        return (load(value, algorithm, exists=os.path.exists),) if value else ()
     except KeyMaterialError as error:
         raise IssuerError(name, str(error)) from None
 
 
-def _restricted(key: Key | None, name: str, algorithms: Sequence[str]) -> tuple[Key, ...]:
-    if key is None:
-        return ()
-    names = tuple(one for one in key.algorithms if not algorithms or one in algorithms)
-    if not names:
-        raise IssuerError(
-            name, f"is used with {', '.join(key.algorithms)}, and algorithms holds none of these; add it"
-        )
-    return (Key(key.material, names, key.kid),)
+def _restricted(keys: Sequence[Key], name: str, algorithms: Sequence[str]) -> list[Key]:
+    restricted = []
+    for key in keys:
+        names = tuple(one for one in key.algorithms if not algorithms or one in algorithms)
+        if not names:
+            raise IssuerError(
+                name, f"is used with {', '.join(key.algorithms)}, and algorithms holds none of these; add it"
+            )
+        restricted.append(Key(key.material, names, key.kid))
+    return restricted
 
 
 def _read(path: str, algorithms: Sequence[str]) -> tuple[Key, ...]:
@@ -258,6 +259,8 @@ def reference() -> list[str]:
         "hub's URL then (`Host`).",
         "",
         "```toml",
+        'public_url = "https://example.com/.well-known/mercure"',
+        "",
         "[[issuer]]",
         'identifier = "https://login.example.com/"',
         'jwks_uri = "https://login.example.com/.well-known/jwks.json"',

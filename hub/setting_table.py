@@ -130,6 +130,15 @@ TABLE: tuple[Setting, ...] = (
         _KEYS,
     ),
     Setting(
+        "publisher_jwt_key_fallback",
+        plain,
+        "",
+        _KEY_FORM,
+        "A second key that verifies publishers' tokens, while keys are changed: the one before.",
+        _KEYS,
+        is_secret=True,
+    ),
+    Setting(
         "subscriber_jwt_key",
         plain,
         "",
@@ -139,6 +148,15 @@ TABLE: tuple[Setting, ...] = (
         is_secret=True,
     ),
     Setting("subscriber_jwt_alg", algorithms, "", "NAME ...", "Algorithms of that key.", _KEYS),
+    Setting(
+        "subscriber_jwt_key_fallback",
+        plain,
+        "",
+        _KEY_FORM,
+        "The same for subscribers' tokens. Unset: that of publishers, if they share the key.",
+        _KEYS,
+        is_secret=True,
+    ),
     Setting(
         "issuer", plain, "urn:flask-mercure", "NAME", "The iss of the tokens that these keys sign.", _KEYS
     ),

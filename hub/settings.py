@@ -19,7 +19,7 @@ from hub.issuers import IssuerError
 from hub.protocol.errors import KeyMaterialError, shown
 from hub.protocol.identity import WELL_KNOWN, Identity
 from hub.protocol.issuer import Issuer
-from hub.protocol.keys import Key, load
+from hub.protocol.keys import Key, fitting, load
 from hub.setting_table import CONFIG, ROWS, TABLE, Setting
 from hub.values import Network
 
@@ -32,16 +32,9 @@ class SettingError(Exception):
 
 RELOADABLE = frozenset(
     {
-        *("tls_cert", "tls_key", "publisher_jwt_key", "publisher_jwt_alg", "subscriber_jwt_key"),
-        *(
-            "subscriber_jwt_alg",
-            "issuer",
-            "jwks_file",
-            "jwks_uri",
-            "jwks_allow_private",
-            "trusted",
-            "log_level",
-        ),
+        *("tls_cert", "tls_key", "publisher_jwt_key", "publisher_jwt_alg", "publisher_jwt_key_fallback"),
+        *("subscriber_jwt_key", "subscriber_jwt_alg", "subscriber_jwt_key_fallback", "issuer", "jwks_file"),
+        *("jwks_uri", "jwks_allow_private", "trusted", "log_level"),
     }
 )
 """Settings that a running hub takes over; the others count after a restart."""
@@ -62,8 +55,10 @@ class Settings:
     workers: int
     publisher_jwt_key: Key | None
     publisher_jwt_alg: str
+    publisher_jwt_key_fallback: Key | None
     subscriber_jwt_key: Key | None
     subscriber_jwt_alg: str
+    subscriber_jwt_key_fallback: Key | None
     issuer: str
     jwks_file: str
     jwks_uri: str
@@ -240,14 +235,9 @@ def _own_issuer(values: dict[str, Any], *, has_others: bool) -> list[Issuer]:
     if not values["subscriber_jwt_key"]:
         values["subscriber_jwt_key"] = values["publisher_jwt_key"]
         values["subscriber_jwt_alg"] = values["subscriber_jwt_alg"] or values["publisher_jwt_alg"]
-    for role in ("publisher", "subscriber"):
-        text = values[f"{role}_jwt_key"]
-        try:
-            values[f"{role}_jwt_key"] = (
-                load(text, values[f"{role}_jwt_alg"], exists=os.path.exists) if text else None
-            )
-        except KeyMaterialError as error:
-            raise SettingError(f"MERCURE_{role.upper()}_JWT_KEY: {error}") from None
+        fallback = values["subscriber_jwt_key_fallback"] or values["publisher_jwt_key_fallback"]
+        values["subscriber_jwt_key_fallback"] = fallback
+    keys = {role: _load_keys(values, role) for role in ("publisher", "subscriber")}
     if not described:
         if values["authorization_server"]:
             raise SettingError(
@@ -258,8 +248,8 @@ def _own_issuer(values: dict[str, Any], *, has_others: bool) -> list[Issuer]:
     try:
         issuer = issuers.make_issuer(
             values["issuer"],
-            values["publisher_jwt_key"],
-            values["subscriber_jwt_key"],
+            keys["publisher"],
+            keys["subscriber"],
             jwks_file=values["jwks_file"],
             jwks_uri=values["jwks_uri"],
             allow_private=values["jwks_allow_private"],
@@ -269,6 +259,33 @@ def _own_issuer(values: dict[str, Any], *, has_others: bool) -> list[Issuer]:
         name = "issuer" if error.name == "identifier" else error.name
         raise SettingError(f"{ROWS[name].variable}: {error.reason}") from None
     return [issuer]
+
+
+def _load_keys(values: dict[str, Any], role: str) -> tuple[Key, ...]:
+    """The keys of a role, the fallback last; in the values they become ready for use too."""
+    key_name, fallback_name = f"{role}_jwt_key", f"{role}_jwt_key_fallback"
+    algorithm = values[f"{role}_jwt_alg"]
+    if values[fallback_name] and not values[key_name]:
+        raise SettingError(
+            f"{ROWS[fallback_name].variable}: is set and {ROWS[key_name].variable} is not; set that one first"
+        )
+    keys = []
+    for name in (key_name, fallback_name):
+        key = None
+        try:
+            if values[name]:
+                # What is to be done with the other key, such as ES256, need not fit this one.
+                key = load(values[name], algorithm if name == key_name else "", exists=os.path.exists)
+                if name == fallback_name and algorithm:
+                    fits = fitting(key.material)
+                    asked = tuple(one for one in algorithm.split() if one in fits)
+                    key = replace(key, algorithms=asked or fits)
+        except KeyMaterialError as error:
+            raise SettingError(f"{ROWS[name].variable}: {error}") from None
+        values[name] = key
+        if key is not None and key not in keys:
+            keys.append(key)
+    return tuple(keys)
 
 
 def _other_issuers(tables: Sequence[Mapping[str, object]], path: str) -> list[Issuer]:

@@ -37,8 +37,10 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "workers": ("4", 4),
     "publisher_jwt_key": (OTHER_SECRET, OTHER_SECRET.encode()),
     "publisher_jwt_alg": ("HS256 HS384", "HS256 HS384"),
+    "publisher_jwt_key_fallback": (OTHER_SECRET, OTHER_SECRET.encode()),
     "subscriber_jwt_key": (OTHER_SECRET, OTHER_SECRET.encode()),
     "subscriber_jwt_alg": ("HS256", "HS256"),
+    "subscriber_jwt_key_fallback": (OTHER_SECRET, OTHER_SECRET.encode()),
     "issuer": ("https://login.example.com", "https://login.example.com"),
     "jwks_file": (JWKS, JWKS),
     "jwks_uri": ("https://login.example.com/jwks.json", "https://login.example.com/jwks.json"),
@@ -95,6 +97,8 @@ ANOTHER: dict[str, str] = {
     "publish_origins": "",
     "publisher_jwt_key": SECRET,
     "subscriber_jwt_key": SECRET,
+    "publisher_jwt_key_fallback": SECRET,
+    "subscriber_jwt_key_fallback": SECRET,
 }
 each_setting = pytest.mark.parametrize("setting", TABLE, ids=[setting.name for setting in TABLE])
 
@@ -299,7 +303,10 @@ def test_a_wrong_value_is_named_with_its_place_and_the_remedy(
 
 
 PRIVATE, PUBLIC = generate_pair("ec")
-SECRETS = {"publisher_jwt_key", "subscriber_jwt_key"}
+SECRETS = {
+    *("publisher_jwt_key", "subscriber_jwt_key"),
+    *("publisher_jwt_key_fallback", "subscriber_jwt_key_fallback"),
+}
 
 
 @pytest.mark.parametrize("role", ["publisher", "subscriber"])
@@ -330,6 +337,55 @@ def test_a_key_that_cannot_be_used(role: str, key: str, algorithm: str, remedy: 
     assert "hunter2" not in message
     assert SECRET not in message
     assert PRIVATE.splitlines()[1] not in message
+
+
+def trusted(**keys: str) -> tuple[list[Any], list[Any]]:
+    """Material and algorithms of the keys of publishers and subscribers."""
+    settings = load_settings({f"MERCURE_{name.upper()}": value for name, value in keys.items()}, {})
+    (issuer,) = settings.issuers()
+    publish, subscribe = (
+        [(key.material, *key.algorithms) for key in issuer.keys(role)] for role in ("publish", "subscribe")
+    )
+    return publish, subscribe
+
+
+OLD, NEW = (SECRET.encode(), "HS256"), (OTHER_SECRET.encode(), "HS256")
+
+
+def test_two_keys_at_a_time() -> None:
+    both = {"publisher_jwt_key": OTHER_SECRET, "publisher_jwt_key_fallback": SECRET}
+    assert trusted(**both) == ([NEW, OLD], [NEW, OLD])
+    assert trusted(**both, subscriber_jwt_key=OTHER_SECRET) == ([NEW, OLD], [NEW])
+    own = {"subscriber_jwt_key": OTHER_SECRET, "subscriber_jwt_key_fallback": SECRET}
+    assert trusted(**own, publisher_jwt_key=SECRET) == ([OLD], [NEW, OLD])
+    third = SECRET[::-1]
+    assert trusted(**both, subscriber_jwt_key_fallback=third) == (
+        [NEW, OLD],
+        [NEW, (third.encode(), "HS256")],
+    )
+    assert trusted(publisher_jwt_key=SECRET, publisher_jwt_key_fallback=SECRET) == ([OLD], [OLD])
+
+
+def test_the_fallback_takes_the_algorithms_that_fit_it() -> None:
+    """What the new key is used with may be nothing for the one before."""
+    keys = {"publisher_jwt_key": OTHER_SECRET, "publisher_jwt_key_fallback": SECRET}
+    publish, _ = trusted(**keys, publisher_jwt_alg="HS384 HS256")
+    assert [one[1:] for one in publish] == [("HS384", "HS256")] * 2
+    publish, _ = trusted(
+        publisher_jwt_key=PUBLIC, publisher_jwt_key_fallback=SECRET, publisher_jwt_alg="ES256"
+    )
+    assert publish[1] == (SECRET.encode(), "HS256", "HS384")
+    publish, _ = trusted(publisher_jwt_key=SECRET, publisher_jwt_key_fallback=PUBLIC)
+    assert publish[1][1:] == ("ES256",)
+
+
+@pytest.mark.parametrize("role", ["PUBLISHER", "SUBSCRIBER"])
+def test_a_fallback_that_cannot_be_used(role: str) -> None:
+    name = f"MERCURE_{role}_JWT_KEY_FALLBACK"
+    with pytest.raises(SettingError, match=rf"^{name}: the secret has 7 bytes"):
+        load_settings({"MERCURE_PUBLISHER_JWT_KEY": SECRET, name: "hunter2"}, {})
+    with pytest.raises(SettingError, match=rf"^{name}: is set and MERCURE_{role}_JWT_KEY is not"):
+        load_settings({"MERCURE_JWKS_FILE": JWKS, name: SECRET}, {})
 
 
 @pytest.mark.parametrize("environment", [{}, {"MERCURE_PUBLISHER_JWT_KEY": ""}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 import pytest
 from flask import Flask, make_response
+from flask.testing import FlaskClient
 
-from flask_mercure import HubUnreachable, Mercure, PublishError, URITemplate, URLPattern
-from hub.protocol.keys import generate_pair
+from flask_mercure import Grants, HubUnreachable, Mercure, PublishError, URITemplate, URLPattern
+from flask_mercure.extension import state_of
+from hub.protocol.keys import generate_pair, generate_secret
 from tests.hub.running import SECRET, RunningHub, running_hub
 from tests.hub.test_streams import self_signed
+from tests.server.test_upgrade import wait_for_lines
+from tests.server.test_workers import ENOUGH, workers
 
 pytestmark = pytest.mark.minutes
 
@@ -174,3 +179,107 @@ def test_the_commands(folder: Path) -> None:
         with flask("token", "--subscribe", "a/b") as minting:
             token = minting.communicate()[0].strip()
         assert hub.subscribe({"match": "a/b", "last_event_id": "earliest"}, token).take(1) == ["first"]
+
+
+class Rotation:
+    """An application and a hub of two processes, with the files of their keys.
+
+    :param kind: of the keys: secrets, or pairs of which the hub has the public halves.
+    """
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._folder = folder
+        self._keys = [
+            generate_pair("ed25519") if kind == "pair" else (generate_secret(),) * 2 for _ in range(2)
+        ]
+        self.put(own=0, hub=0, fallback=0)
+
+    def path(self, name: str) -> str:
+        return f"@{self._folder / name}"
+
+    def put(self, **numbers: int) -> None:
+        """Write a key, the old one (0) or the new one, to the file of the app (own) or of the hub."""
+        for name, number in numbers.items():
+            (self._folder / name).write_text(self._keys[number][name != "own"], encoding="utf-8")
+
+    def application(self, hub: RunningHub) -> tuple[Flask, Mercure]:
+        """The application as it starts now."""
+        app = Flask("rotating", root_path=str(self._folder))
+        app.secret_key = "of the session"
+        app.config.update(MERCURE_URL=hub.url, MERCURE_JWT_SECRET=self.path("own"))
+        mercure = Mercure(app)
+        mercure.subscribe_grants(lambda: Grants(["users/1"], user=1))
+        app.add_url_rule("/", "page", lambda: "page")
+        return app, mercure
+
+
+@pytest.mark.parametrize("kind", ["secret", "pair"])
+def test_keys_change_and_nobody_is_refused(folder: Path, kind: str) -> None:
+    """The recipe of docs/deployment.md."""
+    rotation = Rotation(folder, kind)
+    with workers(
+        folder,
+        MERCURE_ANONYMOUS="0",
+        MERCURE_PUBLISHER_JWT_KEY=rotation.path("hub"),
+        MERCURE_PUBLISHER_JWT_KEY_FALLBACK=rotation.path("fallback"),
+    ) as hub:
+
+        def reload(times: int) -> None:
+            hub.child.send_signal(signal.SIGHUP)
+            wait_for_lines(hub, "were reloaded", 2 * times)
+
+        def publish(app: Flask, mercure: Mercure, data: str) -> None:
+            with app.app_context():
+                for _ in range(ENOUGH):  # with each of the processes
+                    mercure.publish("users/1", data, private=True)
+                state_of(app).publisher.close()
+
+        def page(browser: FlaskClient) -> str:
+            """The cookie that the browser has for the hub after it has loaded a page."""
+            assert browser.get("/", base_url="https://127.0.0.1:5000").status_code == 200
+            cookie = browser.get_cookie(
+                "__Secure-mercure_access_token", domain="127.0.0.1", path="/.well-known/mercure"
+            )
+            assert cookie is not None
+            return f"{cookie.key}={cookie.value}"
+
+        app, mercure = rotation.application(hub)
+        browser = app.test_client()
+        old_cookie = page(browser)
+        streams = [hub.subscribe({"match": "users/1"}, Cookie=old_cookie) for _ in range(4)]
+        publish(app, mercure, "one")
+
+        rotation.put(hub=1, fallback=0)
+        reload(1)
+        publish(app, mercure, "two")
+        assert page(browser) == old_cookie
+        streams += [hub.subscribe({"match": "users/1"}, Cookie=old_cookie) for _ in range(ENOUGH)]
+
+        rotation.put(own=1)
+        app, mercure = rotation.application(hub)
+        publish(app, mercure, "three")
+        later = app.test_client()
+        mark = browser.get_cookie("mercure_grants_default", domain="127.0.0.1")
+        assert mark is not None
+        later.set_cookie(mark.key, mark.value, domain="127.0.0.1", secure=True)
+        new_cookie = page(later)
+        assert new_cookie != old_cookie
+        newer = [
+            hub.subscribe({"match": "users/1"}, Cookie=one)
+            for one in (old_cookie, new_cookie)
+            for _ in range(ENOUGH)
+        ]
+        for stream in streams:
+            data = ""
+            while data != "three":
+                (data,) = stream.take(1)
+
+        rotation.put(fallback=1)
+        reload(2)
+        publish(app, mercure, "four")
+        assert all(stream.ended() for stream in (*streams, *newer[:ENOUGH]))
+        assert [stream.take(1) for stream in newer[ENOUGH:]] == [["four"]] * ENOUGH
+        hub.subscribe({"match": "users/1"}, Cookie=new_cookie)
+        assert hub.get({"match": "users/1"}, Cookie=old_cookie).status == 401
+        log = hub.log.read_text(encoding="utf-8")
+        assert log.count("refused with 401") == 1

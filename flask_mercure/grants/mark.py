@@ -36,8 +36,11 @@ def digest(grants: Grants, name: str, configuration: Configuration) -> str:
     :param configuration: of the hub.
     """
     topics = matchers(grants.topics, configuration.protocol, "topics")
+    # With another key browsers get a new cookie: the hub takes tokens of the key before for a while only.
+    key = configuration.subscriber_key
     content = [
         [name, configuration.public_url, configuration.protocol, configuration.issuer],
+        None if key is None else key.fingerprint.hex(),
         sorted([type(one).__name__, str(one)] for one in topics),
         grants.payload,
         grants.additional_claims and dict(grants.additional_claims),

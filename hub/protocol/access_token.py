@@ -101,8 +101,12 @@ class TokenVerifier:
         )
 
     def trusts(self, key: Key, role: Role) -> bool:
-        """Whether a key is one of those that verify tokens now."""
-        return any(key in issuer.keys(role) for issuer in self._issuers.values())
+        """Whether a key is one of those that verify tokens now, with all the algorithms that it had."""
+        return any(
+            own.material == key.material and own.kid == key.kid and set(key.algorithms) <= set(own.algorithms)
+            for issuer in self._issuers.values()
+            for own in issuer.keys(role)
+        )
 
     def trust(self, issuer: Issuer) -> None:
         """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""

@@ -13,6 +13,7 @@ import secrets
 from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +59,17 @@ class Key:
     def __repr__(self) -> str:
         named = "" if self.kid is None else f"kid={self.kid!r}, "
         return f"Key({named}algorithms={self.algorithms})"
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Tells keys apart; both halves of a pair have the same one."""
+        if isinstance(self.material, bytes):
+            return sha256(self.material).digest()
+        public = self.material.public_key() if isinstance(self.material, PrivateKey) else self.material
+        spki = public.public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        return sha256(spki).digest()
 
 
 def load(

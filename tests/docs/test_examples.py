@@ -205,10 +205,14 @@ ENVIRONMENTS = [
 
 
 @pytest.mark.parametrize("block", ENVIRONMENTS, ids=str)
-def test_variables_of_the_hub_are_read(block: Block) -> None:
+def test_variables_of_the_hub_are_read(block: Block, tmp_path: Path) -> None:
     assert "MERCURE_" in block.code
     given = [line.partition("#")[0].strip().partition("=") for line in block.code.splitlines()]
     environment = {name: value.replace("...", SECRET) for name, _, value in given if name}
+    for name, value in environment.items():
+        if value.startswith("@"):
+            (tmp_path / Path(value).name).write_text(SECRET)
+            environment[name] = f"@{tmp_path / Path(value).name}"
     assert load_settings({"MERCURE_PUBLISHER_JWT_KEY": SECRET} | environment, {})
 
 

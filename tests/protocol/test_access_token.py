@@ -923,6 +923,21 @@ def test_0x_with_an_audience(aud: object, fits: bool, protocol: Protocol) -> Non
     assert knows.verify(plain, "subscribe", HUB, NOW).subscribe.covers("a"), "it has none"
 
 
+def test_a_key_is_trusted_while_it_verifies_what_it_did() -> None:
+    """As the first key or as the second one, and with more algorithms than before."""
+    both = Key(SUBSCRIBER.material, ("HS256", "HS384"))
+    for keys, is_trusted in (
+        ((SUBSCRIBER,), True),
+        ((PUBLISHER, SUBSCRIBER), True),
+        ((PUBLISHER, both), True),
+        ((PUBLISHER,), False),
+        ((Key(SUBSCRIBER.material, ("HS384",)),), False),
+        ((Key(SUBSCRIBER.material, ("HS256",), "other"),), False),
+    ):
+        assert TokenVerifier([Issuer(ISSUER, (), keys)]).trusts(SUBSCRIBER, "subscribe") is is_trusted
+    assert not TokenVerifier([Issuer(ISSUER, (), (SUBSCRIBER,))]).trusts(both, "subscribe")
+
+
 # --- both generations ---
 
 

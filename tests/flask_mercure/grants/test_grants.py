@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from flask_mercure import ConfigurationError, CookieError, Grants, InvalidArgument, Mercure, URLPattern
 from flask_mercure.extension import state_of
+from hub.protocol import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 from tests.hub.running import running_hub
 
@@ -143,6 +144,28 @@ def test_other_topics_or_another_payload_change_it(site: Site) -> None:
         site.answer = lambda answer=answer: answer  # type: ignore[misc]
         assert set(cookies(site.get())) == {COOKIE, MARK}, answer
         assert cookies(site.get()) == {}, answer
+
+
+def take_cookies(site: Site, other: Site) -> None:
+    """Have the browser of one site go on with another: the same app in a new process."""
+    for name in (MARK, "session"):
+        cookie = other.client.get_cookie(name, domain="site.example")
+        assert cookie is not None
+        site.client.set_cookie(name, cookie.value, domain="site.example", secure=True)
+
+
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_another_key_changes_it_once(monkeypatch: pytest.MonkeyPatch, is_pair: bool) -> None:
+    """The hub may know the key before for a while only."""
+    old, new = (keys.generate_pair("ec")[0] if is_pair else keys.generate_secret() for _ in range(2))
+    before, after, again = (Site(monkeypatch, JWT_SECRET=key) for key in (old, new, new))
+    before.get("/login/ann")
+    assert cookies(before.get()) == {}
+    take_cookies(after, before)
+    assert set(cookies(after.get())) == {COOKIE, MARK}
+    assert cookies(after.get()) == {}
+    take_cookies(again, after)
+    assert cookies(again.get()) == {}, "another process with the same key"
 
 
 def test_the_order_of_topics_changes_nothing(site: Site) -> None:
