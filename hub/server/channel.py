@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import ssl
+import time
 
 import gevent
 from gevent.hub import Waiter
@@ -40,8 +42,11 @@ class Channel:
     def handshake(self, context: ssl.SSLContext, timeout: float) -> None:
         """Begin TLS as the server.
 
-        :raises OSError: the handshake failed.
+        :param timeout: seconds for all of it.
+        :raises Timeout: it took longer.
+        :raises OSError: it failed.
         """
+        deadline = time.monotonic() + timeout
         fd, self._fd = self._fd, -1  # until the handshake can begin, who closes it is the socket's affair
         with contextlib.closing(socket.socket(fileno=fd)) as plain:
             plain.setblocking(False)  # or the TLS layer would make the descriptor a blocking one
@@ -51,31 +56,32 @@ class Channel:
             try:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
-                self._wait(READ, timeout)
+                self._wait(READ, deadline)
             except ssl.SSLWantWriteError:
-                self._wait(WRITE, timeout)
+                self._wait(WRITE, deadline)
             else:
                 return
 
     def receive(self, timeout: float) -> bytes:
         """What has arrived, as soon as something has; empty at the end.
 
-        :param timeout: seconds.
+        :param timeout: seconds; under TLS a part of a record is nothing yet.
         :raises Timeout: nothing arrived.
         :raises OSError: the connection is broken.
         """
+        deadline = time.monotonic() + timeout
         if self._has_sent and self._tls is None:
             # It is the other side's turn. And when a commit answers a hundred publishers, each has its
             # answer before the next request of the first is read: that wakes them once, not a hundred times.
             self._has_sent = False
-            self._wait(READ, timeout)
+            self._wait(READ, deadline)
         while True:
             try:
                 return os.read(self._fd, _SIZE) if self._tls is None else self._tls.recv(_SIZE)
             except (BlockingIOError, ssl.SSLWantReadError):
-                self._wait(READ, timeout)
+                self._wait(READ, deadline)
             except ssl.SSLWantWriteError:
-                self._wait(WRITE, timeout)
+                self._wait(WRITE, deadline)
 
     def send(self, octets: bytes, timeout: float) -> None:
         """Send all of it.
@@ -84,19 +90,15 @@ class Channel:
         :raises Timeout: it took nothing.
         :raises OSError: the connection is broken.
         """
-        self._has_sent = True
-        rest: bytes | memoryview = octets
+        rest = memoryview(octets)
+        deadline = 0.0
         while rest:
-            try:
-                sent = os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                self._wait(WRITE, timeout)
-            except ssl.SSLWantReadError:
-                self._wait(READ, timeout)
-            else:
-                if sent == len(rest):
-                    return
-                rest = memoryview(rest)[sent:]
+            sent = self.offer(rest)
+            rest = rest[sent:]
+            if sent or not deadline:
+                deadline = time.monotonic() + timeout
+            if rest:
+                self._wait(self._awaits, deadline)
 
     def offer(self, octets: memoryview) -> int:
         """Send as much as goes without waiting.
@@ -155,8 +157,8 @@ class Channel:
             elif fd >= 0:
                 os.close(fd)
 
-    def _wait(self, events: int, timeout: float) -> None:
-        if not is_ready(self._fd, events, timeout):
+    def _wait(self, events: int, deadline: float) -> None:
+        if not is_ready(self._fd, events, max(deadline - time.monotonic(), 0.0)):
             raise Timeout
 
 
@@ -174,7 +176,14 @@ def is_ready(descriptor: int, events: int, timeout: float) -> bool:
     try:
         watcher.start(waiter.switch, True)
         timer.start(waiter.switch, False)
-        return bool(waiter.get())
+        # When the process stood still (SIGSTOP, a paused machine), the time is over at the first look.
+        return bool(waiter.get()) or _is_ready_now(descriptor, events)
     finally:
         watcher.close()
         timer.close()
+
+
+def _is_ready_now(descriptor: int, events: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN if events == READ else select.POLLOUT)
+    return bool(poll.poll(0))

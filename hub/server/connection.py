@@ -35,6 +35,7 @@ _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive conn
 _LAST_LOOK = 0.1  # the same when the hub stops
 _WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
 _SEND = 30.0
+_DRAIN = 2.0  # seconds for what still comes after a refusal
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _OF_ANY_URL = frozenset({HEALTH, LIVE, READY})
@@ -128,17 +129,15 @@ class Connection:
 
     def _next(self, reader: RequestReader) -> Message | None:
         """The next request; ``None`` when the client ends the connection between two."""
-        deadline = 0.0
+        begin = time.monotonic() + (_LAST_LOOK if self._closing else _FIRST_OCTET)
+        whole = 0.0
         if not reader.ready:
             reader.feed(b"")  # raises what was wrong behind the request before
         while not reader.ready:
-            if not reader.started:
-                timeout = _LAST_LOOK if self._closing else _FIRST_OCTET
-            else:
-                deadline = deadline or time.monotonic() + _WHOLE_REQUEST
-                timeout = deadline - time.monotonic()
+            if reader.started:
+                whole = whole or time.monotonic() + _WHOLE_REQUEST
             try:
-                octets = self._channel.receive(max(timeout, 0.001))
+                octets = self._channel.receive(max((whole or begin) - time.monotonic(), 0.0))
             except Timeout:
                 if not reader.started:
                     return None
@@ -251,9 +250,10 @@ class Connection:
 
     def _drain(self) -> None:
         """Read a little of what still comes, or the kernel would discard the answer with a reset."""
+        deadline = time.monotonic() + _DRAIN
         with contextlib.suppress(OSError, Timeout):
             for _ in range(64):
-                if not self._channel.receive(1.0):
+                if not self._channel.receive(max(deadline - time.monotonic(), 0.0)):
                     return
 
 

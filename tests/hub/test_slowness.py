@@ -70,6 +70,24 @@ def test_a_request_sent_byte_by_byte_gets_408(folder: Path, octets: bytes) -> No
         assert received.startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.usefixtures("hasty")
+def test_empty_lines_are_no_request(folder: Path) -> None:
+    """A server passes over them (RFC 9112 section 2.2), and waits for a request no longer for it."""
+    with running_hub(folder) as hub, hub.connect() as sock:
+        started = time.monotonic()
+        sock.settimeout(0.005)
+        while True:
+            assert time.monotonic() - started < 10
+            try:
+                sock.sendall(b"\r\n")
+                if not sock.recv(1):
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+
+
 def test_many_slow_requests_keep_nobody_waiting(hub: RunningHub) -> None:
     slow = [hub.connect() for _ in range(200)]
     for sock in slow:

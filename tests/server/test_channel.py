@@ -1,0 +1,111 @@
+"""Time limits of a connection: no dripping makes one longer, no standstill of ours makes one shorter."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+
+from hub.server.channel import Channel, Timeout
+from tests.hub.test_streams import self_signed
+
+LIMIT = 0.2
+RECORD = b"\x17\x03\x03\x40\x00"  # the head of a TLS record with 16 KiB
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Channel, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    channel = Channel(ours.detach())
+    with theirs:
+        yield channel, theirs
+    channel.close()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(self_signed(tmp_path))
+    return context
+
+
+def ends_while_bytes_drip(theirs: socket.socket, octets: bytes, action: Callable[[], object]) -> bool:
+    """Whether an action is given up although a byte comes well within the limit, each time anew."""
+
+    def drip() -> None:
+        for octet in octets:
+            theirs.sendall(bytes([octet]))
+            gevent.sleep(LIMIT / 10)
+
+    dripping = gevent.spawn(drip)
+    try:
+        with pytest.raises(Timeout):
+            action()
+        return not dripping.ready()
+    finally:
+        dripping.kill()
+
+
+def test_a_handshake_has_one_deadline(pair: tuple[Channel, socket.socket], context: ssl.SSLContext) -> None:
+    channel, theirs = pair
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(40)
+    assert ends_while_bytes_drip(theirs, hello, lambda: channel.handshake(context, LIMIT))
+
+
+def test_a_part_of_a_record_is_nothing(pair: tuple[Channel, socket.socket], context: ssl.SSLContext) -> None:
+    channel, theirs = pair
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    clients: list[socket.socket] = []
+
+    def connect() -> None:
+        secured = trusting.wrap_socket(theirs)
+        secured.sendall(b"hello")
+        clients.append(socket.socket(fileno=secured.detach()))  # from now on, what is sent is sent as it is
+
+    client = threading.Thread(target=connect)
+    client.start()
+    channel.handshake(context, 20)
+    assert channel.receive(20) == b"hello"
+    client.join()
+    with clients[0]:
+        assert ends_while_bytes_drip(clients[0], RECORD + bytes(40), lambda: channel.receive(LIMIT))
+
+
+@pytest.mark.parametrize("has_sent", [False, True])
+def test_what_came_while_the_process_stood_still_is_read(
+    pair: tuple[Channel, socket.socket], has_sent: bool
+) -> None:
+    channel, theirs = pair
+    if has_sent:
+        channel.send(b"answer", LIMIT)
+    waiting = gevent.spawn(channel.receive, LIMIT)
+    gevent.sleep(0)
+    theirs.sendall(b"request")
+    time.sleep(2 * LIMIT)  # stops the event loop too, as SIGSTOP and a paused machine do
+    assert waiting.get(timeout=20) == b"request"
+
+
+def test_the_time_to_send_begins_anew_with_what_is_taken(pair: tuple[Channel, socket.socket]) -> None:
+    channel, theirs = pair
+    size = 1 << 20
+
+    def read() -> int:
+        got = 0
+        while got < size:
+            gevent.sleep(LIMIT / 4)
+            got += len(theirs.recv(1 << 16))
+        return got
+
+    reading = gevent.spawn(read)
+    channel.send(bytes(size), LIMIT)
+    assert reading.get(timeout=20) == size
+    with pytest.raises(Timeout):
+        channel.send(bytes(size), LIMIT)
