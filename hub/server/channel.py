@@ -83,7 +83,7 @@ class Channel:
             except ssl.SSLWantWriteError:
                 self._wait(WRITE, deadline)
 
-    def send(self, octets: bytes, timeout: float) -> None:
+    def send(self, octets: bytes | memoryview, timeout: float) -> None:
         """Send all of it.
 
         :param timeout: seconds for which the other side may take nothing.
@@ -141,10 +141,17 @@ class Channel:
 
         Only the receiving side ends: a request that is in the buffer already is read, and has to be answered.
         """
+        self._shut(socket.SHUT_RD)
+
+    def cut(self) -> None:
+        """Have a greenlet that waits in ``send`` fail."""
+        self._shut(socket.SHUT_RDWR)
+
+    def _shut(self, how: int) -> None:
         with contextlib.suppress(OSError):
             sock = socket.socket(fileno=self._fd)
             try:
-                sock.shutdown(socket.SHUT_RD)
+                sock.shutdown(how)
             finally:
                 sock.detach()
 

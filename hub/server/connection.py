@@ -29,6 +29,7 @@ from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.channel import Channel, Timeout
 from hub.server.http import Message, RequestReader, encode_answer, encode_stream_head, encode_switch
+from hub.server.open_requests import OpenRequests
 from hub.server.outlet import Outlet
 
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
@@ -53,6 +54,7 @@ class Site:
     :param max_body: octets of content in a request.
     :param tls: context of a hub that ends TLS itself.
     :param replay_timeout: seconds for which a subscriber may take nothing of its history.
+    :param open_requests: the connections that wait for their client.
     :param route: from a request to its answer.
     :param any_url: answer whatever URL is asked for.
     """
@@ -63,6 +65,7 @@ class Site:
     max_body: int
     tls: ssl.SSLContext | None
     replay_timeout: float
+    open_requests: OpenRequests[Connection]
     route: Callable[[Hub, Request], Answer | Stream] = route
     any_url: bool = False
 
@@ -83,6 +86,7 @@ class Connection:
         self._has_begun = False
         self._is_serving = False
         self._closing = False
+        self._makes_room = False
 
     def run(self) -> None:
         """Serve requests until the client goes, or becomes a subscriber."""
@@ -90,6 +94,7 @@ class Connection:
         self._has_begun = True
         try:
             if self._site.tls is not None:
+                self._site.open_requests.begin(self)
                 self._channel.handshake(self._site.tls, _WHOLE_REQUEST)
             detached = self._serve()
         except (OSError, Timeout):
@@ -97,9 +102,18 @@ class Connection:
         except Exception:
             _log.exception("a connection failed; this is a defect of the hub")
         finally:
+            self._site.open_requests.finish(self)
             self._reader.close()
             if not detached:
                 self._channel.close()
+
+    def make_room(self) -> None:
+        """End although the client is still waited for: others need what this connection takes."""
+        self._makes_room = True
+        if self._is_serving:
+            self._channel.cut()
+        else:
+            self._channel.end()
 
     def stop(self) -> None:
         """End after the request that is being served, at once if there is none.
@@ -129,6 +143,13 @@ class Connection:
 
     def _next(self, reader: RequestReader) -> Message | None:
         """The next request; ``None`` when the client ends the connection between two."""
+        self._site.open_requests.begin(self)
+        try:
+            return self._read(reader)
+        finally:
+            self._site.open_requests.finish(self)
+
+    def _read(self, reader: RequestReader) -> Message | None:
         begin = time.monotonic() + (_LAST_LOOK if self._closing else _FIRST_OCTET)
         whole = 0.0
         if not reader.ready:
@@ -142,8 +163,13 @@ class Connection:
                 if not reader.started:
                     return None
                 raise RequestTimeout(f"The request did not arrive within {_WHOLE_REQUEST:g} s.") from None
+            if not octets and self._makes_room and reader.started:
+                raise RequestTimeout(
+                    "The hub has too many requests that are not complete, and this was the oldest."
+                )
             if not octets:
                 return None
+            self._site.open_requests.grow(self, len(octets))
             reader.feed(octets)
             if reader.expects_continue and not reader.ready:
                 reader.expects_continue = False
@@ -176,6 +202,9 @@ class Connection:
             _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
             result = answer.for_error(MercureError())
         extra = [] if request is None else cors(site.hub, request)
+        message.body = b""  # not for as long as the client takes to read
+        if request is not None:
+            request.body = b""
         now = time.time()
         is_head = message.method == "HEAD"
         status = result.status if isinstance(result, Answer) else 200 if result.accept is None else 101
@@ -183,7 +212,6 @@ class Connection:
         if site.access_log.is_on:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
-            message.body = request.body = b""  # not for as long as the history takes
             if result.accept is not None:
                 return self._stream(result, request, encode_switch(result.headers, now), WEBSOCKET)
             head = encode_stream_head(
@@ -197,8 +225,19 @@ class Connection:
             return self._stream(result, request, head + HEARTBEATS[form], form)
         if isinstance(result, Answer):
             octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
-            self._channel.send(octets, _SEND)
+            self._send(octets)
         return False
+
+    def _send(self, octets: bytes) -> None:
+        """Send an answer."""
+        sent = self._channel.offer(memoryview(octets))
+        if sent == len(octets):
+            return
+        self._site.open_requests.begin(self, len(octets))
+        try:
+            self._channel.send(memoryview(octets)[sent:], _SEND)
+        finally:
+            self._site.open_requests.finish(self)
 
     def _stream(self, stream: Stream, request: Request, head: bytes, form: int) -> bool:
         """Send what the subscriber missed, then hand its descriptor to the engine."""
@@ -240,6 +279,7 @@ class Connection:
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Answer what could not be read as a request, and end the connection."""
+        self._reader.close()
         octets = encode_answer(answer.for_error(error), [], time.time(), keep_alive=False, head_only=False)
         with contextlib.suppress(OSError, Timeout):
             self._channel.send(octets, _SEND)

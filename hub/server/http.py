@@ -115,8 +115,10 @@ class RequestReader:
         self.feed(rest)
 
     def close(self) -> None:
-        """Part from the parser: the two refer to each other, and would wait for the garbage collector."""
-        del self._parser
+        """Let go of what has come, and of the parser: it and this reader refer to each other."""
+        self.__dict__.pop("_parser", None)
+        self._body = bytearray()
+        self.ready.clear()
 
     # Called by the parser. An exception here would be wrapped, so errors are kept for feed().
 

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections import deque
 
 import gevent
@@ -25,6 +26,8 @@ _ACCEPTS = 100  # in one turn of the event loop
 _IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
 _BACKLOG = 4096
 _PAUSE = 0.1  # seconds without accepting when the process has no descriptor left
+_SPARE = 16  # connections that are ended then, if they only wait for their clients
+_NOTICE = 60.0  # seconds between two lines of the log that say so
 
 _log = logging.getLogger("hub.server")
 
@@ -78,6 +81,7 @@ class Listener:
         self._accepted: deque[Connection] = deque()
         self._idle: list[greenlet] = []
         self._is_stopped = False
+        self._noticed_at: float | None = None
 
     def start(self) -> None:
         """Begin to accept."""
@@ -151,7 +155,15 @@ class Listener:
     def _on_failure(self, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             return  # the client was gone before it was accepted
-        _log.error("no connection can be accepted now: %s", os.strerror(error.errno))
+        now = time.monotonic()
+        if self._noticed_at is None or now - self._noticed_at >= _NOTICE:
+            _log.error(
+                "connections have to wait until they are accepted: %s; allow more descriptors (LimitNOFILE, "
+                "ulimit -n), or set MERCURE_MAX_CONNECTIONS",
+                os.strerror(error.errno),
+            )
+            self._noticed_at = now
+        self._site.open_requests.make_room(_SPARE)
         self._watcher.stop()
         timer = self._loop.timer(_PAUSE)
 

@@ -38,11 +38,12 @@ from hub.server import logs
 from hub.server.access_log import AccessLog
 from hub.server.address import Addressing
 from hub.server.channel import READ, is_ready
-from hub.server.connection import Site
+from hub.server.connection import Connection, Site
 from hub.server.fetch import Fetcher
 from hub.server.handover import Successor
 from hub.server.jwks import KeySources
 from hub.server.listener import Listener
+from hub.server.open_requests import OpenRequests
 from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
 from hub.server.rotation import Rotation, rotation_of
 from hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
@@ -57,6 +58,8 @@ HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the log and files
 _MANY_DESCRIPTORS = 1 << 20
+_OPEN_REQUESTS = 256 << 20  # bytes that connections which wait for their client may take
+_OPEN_BODIES = 16  # of the largest size, that have to have room in it
 _START = 60.0  # seconds for another hub to start
 _PAUSE = 0.02
 _FIGURES = 1.0  # seconds between two looks at what the system says of this process
@@ -103,6 +106,7 @@ class Process:
         self._tally = Board(1).of(0) if place is None else place.tally
         self._figures = ProcessFigures(self._tally)
         self._noting: gevent.Greenlet | None = None
+        self._lacks_figures = False
         self._parent = None if place is None else place.parent
         self._rotating: gevent.Greenlet | None = None
         self._successor: Successor | None = None
@@ -152,6 +156,11 @@ class Process:
             max_body=settings.max_request_body_size,
             tls=self._tls,
             replay_timeout=settings.dispatch_timeout or 600.0,
+            open_requests=OpenRequests(
+                max(_OPEN_REQUESTS, _OPEN_BODIES * settings.max_request_body_size),
+                time.monotonic,
+                Connection.make_room,
+            ),
         )
         self._listener = Listener(site, self._listening)
         self._watched: Listener | None = None
@@ -355,7 +364,14 @@ class Process:
 
     def _note_figures(self) -> None:
         self._broker.sample()
-        self._figures.write(time.time())
+        try:
+            self._figures.write(time.time())
+        except OSError as error:  # no descriptor is left, say
+            if not self._lacks_figures:
+                _log.error("what the system says of this process cannot be read: %s", error.strerror)
+            self._lacks_figures = True
+        else:
+            self._lacks_figures = False
 
     def _keep_noting(self) -> None:
         while True:

@@ -1,0 +1,93 @@
+"""What may wait for clients, by numbers: memory is bounded, and the oldest make room."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from hub.server.open_requests import _EACH, OpenRequests
+
+
+class Ended(list[str]):
+    """Who was ended, and a clock."""
+
+    now = 100.0
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ended() -> Ended:
+    return Ended()
+
+
+@pytest.fixture
+def waiting(ended: Ended) -> OpenRequests[str]:
+    return OpenRequests(10 * _EACH, ended.clock, ended.append)
+
+
+def test_each_counts_with_what_it_sent(waiting: OpenRequests[str]) -> None:
+    waiting.begin("a")
+    waiting.grow("a", 100)
+    waiting.begin("b", 7)
+    assert waiting.taken == 2 * _EACH + 107
+    waiting.finish("a")
+    assert waiting.taken == _EACH + 7
+    waiting.finish("b")
+    waiting.finish("b")
+    assert (waiting.taken, len(waiting)) == (0, 0)
+
+
+def test_the_oldest_make_room(waiting: OpenRequests[str], ended: Ended) -> None:
+    for name in "abcdefghij":
+        waiting.begin(name)
+    waiting.finish("a")
+    waiting.begin("a")  # answered, and waits anew: the youngest
+    assert ended == []
+    waiting.begin("k")
+    assert ended == ["b"]
+    waiting.grow("k", 2 * _EACH)
+    assert ended == ["b", "c", "d"]
+    assert waiting.taken == 10 * _EACH
+
+
+def test_one_that_was_ended_counts_no_more(waiting: OpenRequests[str], ended: Ended) -> None:
+    waiting.begin("a")
+    for name in "bcdefghijk":
+        waiting.begin(name)
+    assert ended == ["a"]
+    waiting.grow("a", 1 << 30)
+    waiting.finish("a")
+    assert ended == ["a"]
+    assert waiting.taken == 10 * _EACH
+
+
+def test_one_that_is_too_large_for_all_is_ended_itself(waiting: OpenRequests[str], ended: Ended) -> None:
+    waiting.begin("a")
+    waiting.grow("a", 20 * _EACH)
+    assert ended == ["a"]
+    assert waiting.taken == 0
+
+
+def test_room_is_made_when_there_is_no_descriptor(waiting: OpenRequests[str], ended: Ended) -> None:
+    for name in "abc":
+        waiting.begin(name)
+    waiting.make_room(2)
+    assert ended == ["a", "b"]
+    waiting.make_room(2)
+    waiting.make_room(2)
+    assert ended == ["a", "b", "c"]
+
+
+def test_the_log_tells_it_once_a_minute(
+    waiting: OpenRequests[str], ended: Ended, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "hub.server")
+    for number in range(600):
+        waiting.begin(str(number))
+        ended.now += 0.25
+    assert len(ended) == 590
+    assert len(caplog.messages) == 3
+    assert "1 up to now, 10 are left" in caplog.messages[0]
