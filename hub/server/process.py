@@ -197,6 +197,7 @@ class Process:
             orphaned = gevent.get_hub().loop.io(self._parent, 1)
             orphaned.start(self.stop)
             watchers.append(orphaned)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HANDLED, signal.SIGCHLD))  # there are handlers now
         try:
             if self._is_started():
                 announce(self.url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import socket
 from collections.abc import Mapping, MutableMapping
 
@@ -88,9 +87,7 @@ def _found(settings: Settings, count: int, environment: MutableMapping[str, str]
 
 def _given(environment: MutableMapping[str, str]) -> list[socket.socket]:
     numbers = [int(one) for one in environment.pop(HANDED_OVER, "").split(",") if one]
-    if numbers:
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a parent of workers keeps some blocked
-    else:
+    if not numbers:
         numbers = _of_systemd(environment)
     return [socket.socket(fileno=number) for number in numbers]
 

@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.fanout.census import Census
@@ -56,6 +56,8 @@ def serve(settings: Settings, announce: Callable[[str], None], reread: Callable[
     :raises SettingError: the hub cannot start.
     :raises StorageError: the log cannot be opened.
     """
+    # Until there are handlers, a signal to reload or to hand over would end the hub.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR2))
     if settings.workers == 1:
         serve_alone(settings, announce, reread)
     else:
@@ -71,6 +73,9 @@ class _Worker:
     :param failures: starts that failed since one succeeded.
     :param started: monotonic time at which it began to serve.
     :param due: monotonic time at which it is to be started again.
+    :param listens: descriptor on which it tells how its start went; -1 when it has.
+    :param words: what it has told.
+    :param deadline: monotonic time until which it may take.
     """
 
     number: int
@@ -78,6 +83,19 @@ class _Worker:
     failures: int = 0
     started: float = 0.0
     due: float = 0.0
+    listens: int = -1
+    words: bytes = b""
+    deadline: float = 0.0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its process is there and does not serve yet."""
+        return self.listens >= 0
+
+    @property
+    def serves(self) -> bool:
+        """Whether its process does what it is there for."""
+        return bool(self.pid) and not self.is_starting
 
 
 class Workers:
@@ -110,44 +128,79 @@ class Workers:
         gc.freeze()  # before the fork: what is never looked at again stays shared
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
-            for worker in self._workers:  # one after the other: the first one makes the tables
-                self._start(worker)
-            announce(url_of(self._listening[0], is_tls=bool(self._settings.tls_cert)))
-            self._watch()
+            if self._start_all():
+                announce(url_of(self._listening[0], is_tls=bool(self._settings.tls_cert)))
+                self._watch()
         finally:
             self._stop()
             for number in HANDLED:  # the process ends: one more signal changes nothing
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def _start_all(self) -> bool:
+        """Start the workers, one after the other: the first one makes the tables.
+
+        :returns: false when the hub is told to stop meanwhile.
+        :raises SettingError: one cannot start.
+        :raises StorageError: one cannot open the log.
+        """
+        for worker in self._workers:
+            self._start(worker)
+            while worker.is_starting:
+                number = self._next_signal(_START, (*_STOP, signal.SIGHUP))
+                if number in _STOP:
+                    return False
+                if number == signal.SIGHUP:
+                    self._reload()
+                self._look_at(worker)
+        return True
+
     def _watch(self) -> None:
         rotation = rotation_of(self._settings, time.time())
         while True:
             due = [worker.due - time.monotonic() for worker in self._workers if not worker.pid]
-            timeout = min([*due, 3600.0 if rotation is None else ROTATION_INTERVAL])
-            received = signal.sigtimedwait(_WATCHED, max(timeout, 0.0))
-            number = None if received is None else received.si_signo
+            number = self._next_signal(min([*due, 3600.0 if rotation is None else ROTATION_INTERVAL]))
             if number in _STOP:
                 return
             if number == signal.SIGHUP:
                 self._reload()
-                _signal(self._pids, signal.SIGHUP)
             if number == signal.SIGUSR2 and self._hand_over():
                 return
             if rotation is not None:
                 rotation.check(time.time())
             self._bury()
             for worker in self._workers:
-                if not worker.pid and time.monotonic() >= worker.due:
-                    self._restart(worker)
+                if worker.is_starting:
+                    self._attempt(self._look_at, worker)
+                elif not worker.pid and time.monotonic() >= worker.due:
+                    self._attempt(self._start, worker)
+
+    def _next_signal(self, timeout: float, numbers: Sequence[int] = _WATCHED) -> int | None:
+        """Wait for a signal, or for what a worker tells that starts.
+
+        :param timeout: seconds to wait at most.
+        :param numbers: of the signals that count.
+        """
+        starting = [worker for worker in self._workers if worker.is_starting]
+        if starting:
+            # A signal that is kept back ends no select(), so that looks up now and then.
+            listens = [worker.listens for worker in starting]
+            select.select(listens, [], [], max(min(timeout, _LOOK), 0.0))
+            timeout = 0.0
+        received = signal.sigtimedwait(numbers, max(timeout, 0.0))
+        return None if received is None else received.si_signo
 
     def _reload(self) -> None:
-        """Take over what the workers will: those that are forked later have to trust the same keys."""
+        """Take over what the workers will, and have them reload.
+
+        Those that are forked later have to trust the same keys.
+        """
         logs.reopen()
         try:
             self._settings = self._settings.reloaded(self._reread())
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)
+        _signal(self._pids, signal.SIGHUP)
 
     @property
     def _sockets(self) -> list[socket.socket]:
@@ -189,7 +242,7 @@ class Workers:
     def _bury(self) -> None:
         """Take note of the workers that ended."""
         for worker in self._workers:
-            if not worker.pid:
+            if not worker.serves:
                 continue
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
@@ -203,12 +256,17 @@ class Workers:
                 if worker.due - worker.started < _SHORT_LIFE:  # whatever it was, it may happen again
                     worker.due += _SHORT_LIFE
 
-    def _restart(self, worker: _Worker) -> None:
+    def _attempt(self, step: Callable[[_Worker], None], worker: _Worker) -> None:
+        """Do a step of a worker's start; when it fails, there will be another attempt.
+
+        :raises SettingError: it has failed too often, and no other worker serves.
+        :raises StorageError: the same.
+        """
         try:
-            self._start(worker)
+            step(worker)
         except (SettingError, StorageError) as error:
             worker.failures += 1
-            if worker.failures >= _TRIES and not self._pids:  # while another one serves, the hub does
+            if worker.failures >= _TRIES and not any(one.serves for one in self._workers):
                 raise
             pause = min(0.2 * 2**worker.failures, _LONGEST_PAUSE)
             worker.due = time.monotonic() + pause
@@ -217,32 +275,42 @@ class Workers:
             )  # the error tells what to do; a traceback would not
 
     def _start(self, worker: _Worker) -> None:
-        """Fork a worker and wait until it serves.
-
-        :raises SettingError: it cannot.
-        :raises StorageError: it cannot open the log.
-        """
+        """Fork a worker, which tells later how its start went."""
         listens, tells = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(listens)
             os._exit(self._work(worker.number, tells))
         os.close(tells)
-        worker.pid = pid
-        try:
-            answer = _read(listens)
-        finally:
-            os.close(listens)
-        if answer == _READY:
+        worker.pid, worker.listens, worker.words = pid, listens, b""
+        worker.deadline = time.monotonic() + _START
+
+    def _look_at(self, worker: _Worker) -> None:
+        """Take what a worker tells of its start.
+
+        :raises SettingError: it cannot.
+        :raises StorageError: it cannot open the log.
+        """
+        is_late = time.monotonic() >= worker.deadline
+        if not is_late:
+            if not select.select([worker.listens], [], [], 0)[0]:
+                return
+            words = os.read(worker.listens, 4096)
+            worker.words += words
+            if words:
+                return
+        os.close(worker.listens)
+        worker.listens = -1
+        if worker.words == _READY:
             worker.failures = 0
             worker.started = time.monotonic()
             return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
+            os.kill(worker.pid, signal.SIGKILL)
+        _, status = os.waitpid(worker.pid, 0)
         self._census.clear(worker.number)
         worker.pid = 0
-        kind, _, text = answer.decode().partition(":")
+        kind, _, text = worker.words.decode().partition(":")
         text = text or f"worker {worker.number} {_end(status)} while it started"
         raise _REASONS.get(kind, StorageError)(text)
 
@@ -256,7 +324,6 @@ class Workers:
             for other, listening in enumerate(self._listening):
                 if other != number:
                     listening.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
             logs.name_worker(number)
             others = [fd for other, fd in enumerate(self._bells) if other != number]
             place = Place(
@@ -287,6 +354,11 @@ class Workers:
             listening.close()
         left = self._pids
         _signal(left, signal.SIGTERM)
+        for worker in self._workers:
+            if worker.is_starting:  # it serves nobody yet
+                _signal([worker.pid], signal.SIGKILL)
+                os.close(worker.listens)
+                worker.listens = -1
         deadline = time.monotonic() + _END
         while left:
             left = [pid for pid in left if os.waitpid(pid, os.WNOHANG)[0] == 0]
@@ -326,18 +398,6 @@ def _is_told_to_stop() -> bool:
 def _tell(fd: int, words: bytes) -> None:
     os.write(fd, words)
     os.close(fd)
-
-
-def _read(fd: int) -> bytes:
-    """What a worker tells about its start; empty when it died or is silent for too long."""
-    words = b""
-    deadline = time.monotonic() + _START
-    while select.select([fd], [], [], max(deadline - time.monotonic(), 0.0))[0]:
-        octets = os.read(fd, 4096)
-        if not octets:
-            break
-        words += octets
-    return words
 
 
 def _end(status: int) -> str:

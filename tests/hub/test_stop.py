@@ -115,8 +115,11 @@ class TestWhileSomebodyHoldsTheLock:
         with running_hub(folder, anonymous=1) as again:
             assert again.subscribe({"match": "t", "last_event_id": "earliest"}).take(2) == ["before", "after"]
 
-    def test_a_hub_that_waits_at_its_start_can_be_stopped(self, folder: Path, held: IO[bytes]) -> None:
-        with starting(folder) as child:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_hub_that_waits_at_its_start_can_be_stopped(
+        self, folder: Path, held: IO[bytes], workers: int
+    ) -> None:
+        with starting(folder, workers) as child:
             until(lambda: waiting_for_locks(folder / "hub.db-lock"))
             child.send_signal(signal.SIGTERM)
             _, errors = child.communicate(timeout=TIMEOUT)
@@ -124,8 +127,11 @@ class TestWhileSomebodyHoldsTheLock:
         assert "listens on" not in errors
         assert "Traceback" not in errors
 
-    def test_signals_that_come_too_early_count_when_it_serves(self, folder: Path, held: IO[bytes]) -> None:
-        with starting(folder) as child:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_signals_that_come_too_early_count_when_it_serves(
+        self, folder: Path, held: IO[bytes], workers: int
+    ) -> None:
+        with starting(folder, workers) as child:
             until(lambda: waiting_for_locks(folder / "hub.db-lock"))
             child.send_signal(signal.SIGHUP)
             held.close()
@@ -139,8 +145,10 @@ class TestWhileSomebodyHoldsTheLock:
 
 
 @contextmanager
-def starting(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    environment = process_environment(folder, MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/hub.db")
+def starting(folder: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
+    environment = process_environment(
+        folder, MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/hub.db", MERCURE_WORKERS=str(workers)
+    )
     command = [sys.executable, "-W", "error", "-m", "hub"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
         try:

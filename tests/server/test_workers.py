@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -20,6 +21,8 @@ import pytest
 from hub.protocol.errors import StorageError
 from hub.server import workers as parent
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
+from tests.transport.log import until as until_true
+from tests.transport.log import waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
@@ -379,22 +382,54 @@ def test_a_keep_alive_connection_stays_with_its_worker(folder: Path) -> None:
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_worker_that_cannot_start_ends_the_hub_only_if_no_other_one_serves(
-    monkeypatch: pytest.MonkeyPatch, others: int
+    others: int,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(_: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(parent.Workers, "_start", fail)
     hub = object.__new__(parent.Workers)
     dead = parent._Worker(0)
     hub._workers = [dead, *(parent._Worker(1 + number, pid=1) for number in range(others))]
     tries = 20
     if others:
         for _ in range(tries):
-            hub._restart(dead)
+            hub._attempt(fail, dead)
         assert dead.failures == tries
     else:
         with pytest.raises(StorageError, match="the disk is full"):
             for _ in range(tries):
-                hub._restart(dead)
+                hub._attempt(fail, dead)
         assert dead.failures < tries
+
+
+def test_a_worker_that_starts_keeps_the_others_from_no_signal(folder: Path) -> None:
+    """Nor does its end, or a signal that comes before it can act on it."""
+    with workers(folder) as hub, (folder / "hub.db-lock").open("ab+") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_SH, 1, 0)
+        victim, other = hub.pids
+        os.kill(victim, signal.SIGKILL)
+        until_true(
+            lambda: len(hub.pids) == 2 and victim not in hub.pids and waiting_for_locks(Path(lock.name))
+        )
+        hub.child.send_signal(signal.SIGHUP)
+        hub.wait_for_log("were reloaded")  # by the one that serves
+        [starting] = set(hub.pids) - {other}
+        os.kill(starting, signal.SIGHUP)
+        os.kill(other, signal.SIGKILL)
+        until_true(lambda: other not in hub.pids and len(hub.pids) == 2)
+        fcntl.lockf(lock, fcntl.LOCK_UN, 1, 0)
+        many(hub)
+        assert starting in hub.pids
+
+
+def test_a_signal_to_a_worker_that_has_no_handlers_yet_is_kept(folder: Path) -> None:
+    """Without the mask of its parent, it would be ended by it."""
+    with workers(folder) as hub:
+        for _ in range(5):
+            victim, other = hub.pids
+            os.kill(victim, signal.SIGKILL)
+            until_true(lambda other=other, victim=victim: set(hub.pids) - {other, victim})
+            [young] = set(hub.pids) - {other}
+            os.kill(young, signal.SIGHUP)
+            many(hub, count=4)
+            assert young in hub.pids
