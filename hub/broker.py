@@ -25,7 +25,7 @@ from hub.fanout import endings
 from hub.fanout.engine import Engine, EngineLimits
 from hub.fanout.quota import Quota
 from hub.fanout.subscriber import GONE, Subscriber
-from hub.lookups import Lookups
+from hub.lookups import Lookups, in_thread
 from hub.metrics.catalogue import CONNECTED, DELIVERIES, DELIVERY, ENDED, FAILED, QUEUE, SUBSCRIBERS, UPDATES
 from hub.metrics.tally import Board, Tally
 from hub.protocol.cursor import EARLIEST
@@ -162,7 +162,7 @@ class Broker:
         wake = loop.async_()
         wake.start(self._collect)
         opened = partial(self._transport.open, wake.send, self._is_crowded)
-        self.engine.dispatched, newest_id = _in_thread(opened)
+        self.engine.dispatched, newest_id = in_thread(opened)
         self.last_event_id = newest_id or EARLIEST
         self._last_update_id = self._transport.newest_update() or EARLIEST
         sockets = loop.io(self.engine.fileno(), 1)
@@ -208,13 +208,16 @@ class Broker:
         :param timeout: seconds to wait at most.
         """
         with gevent.Timeout(timeout, False):
-            gevent.get_hub().threadpool.apply(self._transport.catch_up)
+            try:
+                in_thread(self._transport.catch_up)
+            except StorageError as error:
+                _log.error("updates of other processes may not be sent before the end: %s", error)
             gevent.sleep(0)  # for what is collected then
             self._idle.wait()
 
     def check(self) -> None:
         """Raise ``StorageError`` when updates cannot be stored now."""
-        _in_thread(self._transport.check)
+        in_thread(self._transport.check)
 
     # -- publishing ------------------------------------------------------------------------------
 
@@ -349,7 +352,7 @@ class Broker:
 
         :raises StorageError: the log cannot be read.
         """
-        return _in_thread(self._transport.size)
+        return in_thread(self._transport.size)
 
     def _note_idle(self) -> None:
         if not self._unanswered and not self._backlog and not self._is_dispatching:
@@ -591,7 +594,7 @@ class Broker:
         :param value: only those with this matcher.
         :raises StorageError: those of other processes cannot be read.
         """
-        others = _in_thread(lambda: _others(self._transport.others(), value))
+        others = in_thread(lambda: _others(self._transport.others(), value))
         subscribers = list(self.engine) if value is None else self.engine.listening_with(value)
         for subscriber in _with_pauses(subscribers):
             yield from _subscriptions(subscriber)
@@ -675,21 +678,3 @@ def _exact_topics(matchers: tuple[Matcher, ...]) -> frozenset[str] | None:
     """The topics of matchers that are all exact; ``None`` when one of them is not."""
     exact = [matcher.exact for matcher in matchers]
     return None if None in exact else frozenset(topic for topic in exact if topic is not None)
-
-
-def _in_thread(function: Callable[[], T]) -> T:
-    """Run a blocking function in a thread while the event loop goes on.
-
-    :raises StorageError: as the function did. It comes back as a value, since gevent would print it.
-    """
-
-    def run() -> T | StorageError:
-        try:
-            return function()
-        except StorageError as error:
-            return error
-
-    result: T | StorageError = gevent.get_hub().threadpool.apply(run)
-    if isinstance(result, StorageError):
-        raise result
-    return result

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import gevent
 from gevent.hub import Waiter
 
+from hub.protocol.errors import StorageError
+
 T = TypeVar("T")
 _Waiting = tuple[Callable[[], Any], Waiter]
 
@@ -32,6 +34,7 @@ class Lookups:
         """Run a function in a thread; returns when it has ended.
 
         :param function: may block; it must not take longer than the reading of a page.
+        :raises StorageError: no thread can be started.
         :raises Exception: what it raised, ``StorageError`` as a rule.
         """
         waiter: Waiter = Waiter()
@@ -52,16 +55,38 @@ class Lookups:
             gevent.spawn(self._run, some)  # which can wait for a free thread; the event loop cannot
 
     def _run(self, some: Sequence[_Waiting]) -> None:
-        hub = gevent.get_hub()
         outcomes: Sequence[object]
         try:
-            outcomes = hub.threadpool.apply(_all, ([function for function, _ in some],))
+            outcomes = _outcomes([function for function, _ in some])
         except Exception as error:
             outcomes = [_Raised(error)] * len(some)
         finally:
             self._busy -= 1
         self._begin()
-        hub.loop.run_callback(_answer, some, outcomes)  # a waiter is switched to from the event loop only
+        loop = gevent.get_hub().loop
+        loop.run_callback(_answer, some, outcomes)  # a waiter is switched to from the event loop only
+
+
+def in_thread(function: Callable[[], T]) -> T:
+    """Run one blocking function in a thread while the event loop goes on.
+
+    :raises StorageError: no thread can be started.
+    :raises Exception: what the function raised.
+    """
+    (outcome,) = _outcomes([function])
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome  # type: ignore[return-value]
+
+
+def _outcomes(functions: Sequence[Callable[[], object]]) -> list[object]:
+    try:
+        outcomes: list[object] = gevent.get_hub().threadpool.apply(_all, (functions,))
+    except RuntimeError as error:  # of the pool: what the functions raise comes as a value
+        raise StorageError(
+            f"the history cannot be read or written: {error}; allow more threads (TasksMax, ulimit -u)"
+        ) from error
+    return outcomes
 
 
 def _answer(some: Sequence[_Waiting], outcomes: Sequence[object]) -> None:

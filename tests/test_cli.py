@@ -197,6 +197,7 @@ class TestProcess:
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
         assert SECRET not in done.stderr
+        assert "the hub stops" not in done.stderr  # which it says of one that served
         found: list[Any] = re.findall(r"^mercure-hub: (.*)$", done.stderr, re.MULTILINE)
         (line,) = found
         assert done.stderr.endswith(f"{line}\n")

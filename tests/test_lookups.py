@@ -10,7 +10,7 @@ import pytest
 from gevent.hub import get_hub
 
 from hub import lookups as lookups_module
-from hub.lookups import Lookups
+from hub.lookups import Lookups, in_thread
 from hub.protocol.errors import StorageError
 
 
@@ -117,3 +117,30 @@ def test_when_all_threads_have_work(begun: list[int]) -> None:
     gevent.joinall([*others, *waiting], timeout=20, raise_error=True)
     assert [greenlet.value for greenlet in waiting] == list(range(50))
     assert lookups._busy == 0
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no thread left, as with a TasksMax of systemd's."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(get_hub().threadpool, "apply", fail)
+
+
+@pytest.mark.usefixtures("no_thread")
+@pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
+def test_a_thread_that_cannot_be_started_is_an_error_of_the_storage(do: Callable[..., object]) -> None:
+    for _ in range(5):  # and no lane is lost
+        with pytest.raises(StorageError, match="can't start new thread; allow more threads"):
+            do(lambda: None)
+
+
+@pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
+def test_the_same_error_from_a_function_stays_what_it_is(do: Callable[..., object]) -> None:
+    def fail() -> None:
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        do(fail)

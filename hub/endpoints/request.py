@@ -11,6 +11,18 @@ from hub.protocol.identity import Identity
 
 _FORM = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 1000
+_OF_PROXIES = frozenset(
+    (
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "x-request-start",
+    )
+)
+_BEGINNINGS_OF_PROXIES = ("x-forwarded-", "x-original-", "x-envoy-", "x-amzn-", "cf-", "fastly-")
 
 
 @dataclass(slots=True)
@@ -40,6 +52,11 @@ class Request:
     def header(self, name: str) -> str | None:
         """A header field by its lower-case name."""
         return self.headers.get(name)
+
+    @property
+    def came_through_a_proxy(self) -> bool:
+        """Whether a field is there that only proxies add, so that the sender may be anybody."""
+        return any(name in _OF_PROXIES or name.startswith(_BEGINNINGS_OF_PROXIES) for name in self.headers)
 
     @property
     def media_type(self) -> str:

@@ -38,7 +38,7 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
     :raises MercureError: see the table of errors.
     """
     if request.path in (HEALTH, LIVE, READY) or (request.path == METRICS and hub.metrics):
-        if request.path == METRICS and _came_through_a_proxy(request):
+        if request.path == METRICS and request.came_through_a_proxy:
             raise NotFound("There is nothing here.")  # for the public
         return watch(hub, request)
     if request.path == request.identity.metadata_path:
@@ -71,10 +71,6 @@ def watch(hub: Hub, request: Request) -> Answer:
         case "/metrics":
             return metrics(hub)
     raise NotFound("There is nothing here but /metrics, /healthz, /livez and /readyz.")
-
-
-def _came_through_a_proxy(request: Request) -> bool:
-    return any(request.header(name) is not None for name in ("x-forwarded-for", "forwarded", "via"))
 
 
 def cors(hub: Hub, request: Request) -> Headers:

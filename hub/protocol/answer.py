@@ -101,7 +101,9 @@ def for_error(error: MercureError, resource_metadata: str | None = None) -> Answ
                 ]
             return _problem(error, error.status, error.title, error.detail, headers, field_name=error.field)
         case StorageError():
-            return _problem(error, 503, "Service Unavailable", error.detail, [("Retry-After", "5")])
+            # The detail names the database, which is for the log alone.
+            detail = "The history cannot be read or written now. The hub's log says why."
+            return _problem(error, 503, "Service Unavailable", detail, [("Retry-After", "5")])
         case _:
             return _problem(error, 500, "Internal Server Error", "The hub failed; its log says why.", [])
 

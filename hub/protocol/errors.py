@@ -207,7 +207,8 @@ class CrossSite(AuthorizationError):
 class StorageError(MercureError):
     """The log of updates cannot be read or written.
 
-    :param detail: what failed, in words that name the database but no credentials.
+    :param detail: what failed, for the hub's log: it names the database, but no credentials. The client is
+        not told.
     """
 
     section = Section.STORAGE

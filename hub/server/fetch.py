@@ -7,6 +7,7 @@ network, not even one that resolves differently the next time. All waiting is co
 
 from __future__ import annotations
 
+import errno
 import http.client
 import socket
 import ssl
@@ -153,6 +154,8 @@ def _outcome(resolve: Resolve, host: str, port: int) -> Sequence[Address] | Exce
         return resolve(host, port)
     except (OSError, ValueError) as error:
         return error
+    except RuntimeError as error:  # no thread can be started
+        return OSError(errno.EAGAIN, str(error))
 
 
 def _connected(addresses: Sequence[Address]) -> Any:

@@ -381,7 +381,8 @@ class Process:
 
     def close(self) -> None:
         """Accept no more, answer what has begun, end the streams, write what is queued."""
-        _log.info("the hub stops")
+        if self._serves.is_set():  # of one that could not start, the reason is what counts
+            _log.info("the hub stops")
         if self._successor is not None:
             self._successor.abandon()
         if self._rotating is not None:

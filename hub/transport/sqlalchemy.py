@@ -316,7 +316,7 @@ class SqlTransport(Generic[Ticket]):
                     self._waiting.put(one)
                 else:
                     tickets.append(one[1])
-        if self._failure is None:
+        if self._failure is None and not tickets:
             _log.error("%s", failure)
         self._failure = failure
         if tickets:
@@ -507,7 +507,8 @@ class SqlTransport(Generic[Ticket]):
         is_known = self._failure is not None
         # Not read again: a health check in another thread may clear it, and None would acknowledge the batch.
         failure = self._failure = self._error("written", error)
-        if batch or not is_known:  # what is tried again and again is told once
+        # Whoever waits is told, and logs who that was. What is tried again and again is told once.
+        if not is_known and all(ticket is None for _, ticket, _ in batch):
             _log.error("%s", failure)
         if batch:
             for updates, _, change in batch if self._is_passing(error) else ():

@@ -302,6 +302,8 @@ class TestPlayground:
             {"Host": "localhost.rebound.example:3000"},
             {"X-Forwarded-For": "203.0.113.7"},
             {"X-Forwarded-Host": "example.com"},
+            {"X-Forwarded-Port": "443"},
+            {"X-Real-IP": "203.0.113.7"},
             {"Forwarded": "for=203.0.113.7"},
             {"Via": "1.1 proxy"},
         ],

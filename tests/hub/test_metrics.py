@@ -26,6 +26,8 @@ from tests.server.test_workers import ENOUGH, many, workers
 
 pytestmark = pytest.mark.minutes
 
+OF_PROXIES = ("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Forwarded", "Via")
+
 SOURCE = Path(errors.__file__).parents[1]
 
 
@@ -183,7 +185,7 @@ class TestWhoIsServed:
     def test_not_through_a_proxy(self, folder: Path) -> None:
         with running_hub(folder, metrics=1) as hub:
             assert hub.get(path="/metrics").status == 200
-            for field in ("X-Forwarded-For", "Forwarded", "Via"):
+            for field in (*OF_PROXIES, "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Client-IP", "CF-Ray"):
                 assert hub.request("GET", "/metrics", {field: "192.0.2.1"}).status == 404
                 assert hub.request("GET", "/livez", {field: "192.0.2.1"}).status == 200
 

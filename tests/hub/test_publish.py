@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pytest
 
-from tests.hub.running import HUB_PATH, RunningHub
+from tests.hub.running import HUB_PATH, RunningHub, running_hub
+from tests.transport.log import broken
 
 pytestmark = pytest.mark.minutes
 
@@ -181,3 +185,19 @@ def test_other_methods(hub: RunningHub, method: str) -> None:
     reply = hub.request(method, HUB_PATH)
     assert reply.status == 405
     assert reply.headers["allow"] == "GET, HEAD, QUERY, POST, OPTIONS"
+
+
+def test_a_storage_that_fails_is_told_without_its_place_and_logged_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_hub(folder) as hub:
+        hub.send("t", "before")
+        with broken(folder / "hub.db"):
+            for _ in range(3):
+                caplog.clear()
+                reply = hub.publish({"topic": "t", "data": "lost"})
+                assert reply.status == 503
+                assert str(folder) not in reply.text
+                (line,) = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
+                assert str(folder) in line
+            assert str(folder) not in hub.get(path="/healthz").text

@@ -81,6 +81,12 @@ def test_the_cause_of_a_401_is_for_the_log(kind: type[errors.AuthorizationError]
     assert "precise cause" not in str(result.headers)
 
 
+def test_where_the_database_is_is_for_the_log() -> None:
+    result = for_error(errors.StorageError("the database sqlite:////srv/hub.db cannot be written"))
+    assert b"srv" not in result.body
+    assert b"log says why" in result.body
+
+
 @pytest.mark.parametrize("kind", [errors.InsufficientScope, errors.CrossSite, errors.TokenMalformed])
 def test_other_causes_are_shown(kind: type[errors.AuthorizationError]) -> None:
     assert json.loads(for_error(kind("the precise cause")).body)["detail"] == "the precise cause"

@@ -142,6 +142,13 @@ def test_no_such_host() -> None:
     assert "is no host name" in refusal(f"https://{'a' * 70}.example/")
 
 
+def test_no_thread_to_ask_for_the_host() -> None:
+    def resolve(host: str, port: int) -> Sequence[Address]:
+        raise RuntimeError("can't start new thread")
+
+    assert refusal("https://keys.example/", Fetcher(resolve=resolve)) == "can't start new thread"
+
+
 def test_proxies_of_the_environment_are_not_used(server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with key_server() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):

@@ -426,10 +426,19 @@ def test_a_signal_to_a_worker_that_has_no_handlers_yet_is_kept(folder: Path) -> 
     """Without the mask of its parent, it would be ended by it."""
     with workers(folder) as hub:
         for _ in range(5):
-            victim, other = hub.pids
-            os.kill(victim, signal.SIGKILL)
-            until_true(lambda other=other, victim=victim: set(hub.pids) - {other, victim})
-            [young] = set(hub.pids) - {other}
+            young = replaced(hub)
             os.kill(young, signal.SIGHUP)
             many(hub, count=4)
             assert young in hub.pids
+
+
+def replaced(hub: Workers) -> int:
+    """Kill one of two workers.
+
+    :returns: the process that takes its place, which has just begun.
+    """
+    before = set(hub.pids)
+    os.kill(min(before), signal.SIGKILL)
+    until_true(lambda: set(hub.pids) - before)
+    (young,) = set(hub.pids) - before
+    return young

@@ -324,8 +324,7 @@ class TestFailure:
             assert log.transport.newest() == (1, "before")
             with pytest.raises(StorageError, match="the disk is full"):
                 log.transport.check()
-        assert "the disk is full" in caplog.text
-        assert "secret" not in caplog.text
+        assert caplog.text == ""  # those who waited tell it
         assert [entry.sequence for entry in log.append(update())] == [2]
         log.transport.check()
 
@@ -693,7 +692,7 @@ class TestHeldLock:
         commits = log.wait(2)
         assert [commit.tickets for commit in commits] == [[0], [1]]
         assert f"process {os.getpid()} has held the lock on '{log.path}-lock'" in str(commits[0].error)
-        assert caplog.text.count("has held the lock") == 1
+        assert "has held the lock" not in caplog.text  # those who waited tell it
         held.close()
         until(lambda: log.transport._waits_since is None)
         assert [entry.update.id for entry in log.append(update(id="third"))] == ["third"]

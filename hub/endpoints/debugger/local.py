@@ -9,8 +9,6 @@ from hub.endpoints.debugger.pages import TokenFor
 from hub.endpoints.request import Request
 from hub.protocol.access_token import Protocol
 
-_OF_PROXIES = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
-
 
 def token_for(protocol: Protocol, clock: Callable[[], float]) -> TokenFor:
     """Gives each page a token of its own.
@@ -22,7 +20,7 @@ def token_for(protocol: Protocol, clock: Callable[[], float]) -> TokenFor:
     def token(request: Request) -> str | None:
         # By another name than this machine's it comes through a proxy, or from a page whose name was made
         # to lead here (DNS rebinding).
-        if not playground.is_local(request.identity) or any(map(request.header, _OF_PROXIES)):
+        if not playground.is_local(request.identity) or request.came_through_a_proxy:
             return None
         return playground.token(request.identity.url, clock(), protocol)
 
