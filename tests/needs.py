@@ -41,6 +41,8 @@ def pytest_runtest_makereport(
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, PackagesMissing):
         report.missing_packages = call.excinfo.value.packages  # type: ignore[attr-defined]
+        # One place for all, so that pytest -ra has a line for each group of packages, not for each test.
+        report.longrepr = (__file__, need.__code__.co_firstlineno, f"Skipped: {call.excinfo.value}")
     return report
 
 

@@ -76,11 +76,7 @@ def texts() -> list[Path]:
     kinds = {".py", ".md", ".rst", ".html", ".js", ".toml", ".txt", ".cfg", ""}
     return [
         *(path for path in found if path.suffix in kinds and "node_modules" not in path.parts),
-        *(
-            path
-            for path in ROOT.iterdir()
-            if path.suffix in {".md", ".py", ".cfg"} or path.name == "Makefile"
-        ),
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "pytest_mercure.py")),
     ]
 
 
