@@ -34,6 +34,7 @@ from flask_mercure.errors import (
     PublishError,
     SomeHubsFailed,
     TokenError,
+    TokenUnavailable,
 )
 from flask_mercure.extension import Mercure
 from flask_mercure.grants.grant import Grants
@@ -73,6 +74,7 @@ __all__ = [
     "Subscription",
     "TokenError",
     "TokenFactory",
+    "TokenUnavailable",
     "URITemplate",
     "URLPattern",
     "Update",

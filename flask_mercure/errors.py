@@ -4,6 +4,7 @@
     ├── ConfigurationError      a configuration key is missing or wrong
     ├── InvalidArgument         a topic, an id, a lifetime … breaks a rule of the protocol
     ├── TokenError              the token factory did not give a usable token
+    │   └── TokenUnavailable    the app's own factory or provider raised an error
     ├── CookieError             a browser would refuse the authorization cookie
     ├── EncryptionError         a key cannot be used to encrypt updates
     └── PublishError            the hub did not publish the update
@@ -43,6 +44,13 @@ class TokenError(MercureError):
     """The token factory did not give a token that a hub could accept."""
 
 
+class TokenUnavailable(TokenError):
+    """The app's own token factory or provider raised an error, which is the cause; it may work later.
+
+    The message names the kind of error and the place, not its text, which may hold a secret.
+    """
+
+
 class CookieError(MercureError):
     """A browser would refuse the authorization cookie, or would not send it to the hub."""
 
@@ -62,6 +70,8 @@ class PublishError(MercureError):
         request went out and the answer did not come back. Publish again only when this is false, or
         when seeing the update twice does no harm.
     :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
+    :param from_hub: whether the answer looks like a hub's; false for one like that of a proxy before it, such
+        as a page of HTML.
 
     ``published`` holds the ids of those updates of a batch that are published all the same, in order: a hub
     that takes no batches gets one update after the other. With a hub of this project it is empty.
@@ -75,12 +85,14 @@ class PublishError(MercureError):
         reason: str | None = None,
         possibly_published: bool = False,
         retry_after: float | None = None,
+        from_hub: bool = True,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.possibly_published = possibly_published
         self.retry_after = retry_after
+        self.from_hub = from_hub
         self.published: tuple[str, ...] = ()
 
 

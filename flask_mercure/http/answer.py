@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import responses
@@ -19,26 +20,28 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, PublishError
+from flask_mercure.http.session import Reply
 from hub.protocol.topics import forbidden_character
 
 _MAX_ID = 2048
 
 
 class _HasHeaders(Protocol):
-    headers: CaseInsensitiveDict[str]
+    @property
+    def headers(self) -> CaseInsensitiveDict[str]: ...
 
 
+_CHALLENGE = re.compile(r"(?:^|,)\s*bearer\b", re.IGNORECASE)
 _ERROR_CODE = re.compile(r'\berror="([a-z_]+)"')
 
 
-def published_id(response: requests.Response, body: bytes, configuration: Configuration) -> str:
+def published_id(reply: Reply, configuration: Configuration) -> str:
     """The id in the answer.
 
     :raises PublishError: this is not the answer of a hub that published.
     """
-    _check_status(response, body, configuration)
-    status = response.status_code
-    media_type = _media_type(response)
+    _check_status(reply, configuration)
+    body, media_type = reply.body, _media_type(reply.headers)
     text = body.decode("utf-8", "replace").strip()
     if (
         media_type not in ("", "text/plain")
@@ -51,23 +54,22 @@ def published_id(response: requests.Response, body: bytes, configuration: Config
             f"{configuration.url} ({configuration.setting('URL')}) answered 200 with "
             f"{_kind(media_type, body)}, not with the id "
             "of an update: something else than a Mercure hub answers there",
-            status=status,
-            reason=reason(response, body),
+            status=reply.status_code,
+            reason=reason(reply, body),
+            from_hub=False,
         )
     return text
 
 
-def published_ids(
-    response: requests.Response, body: bytes, configuration: Configuration, count: int
-) -> list[str]:
+def published_ids(reply: Reply, configuration: Configuration, count: int) -> list[str]:
     """The ids in the answer to a batch (docs/protocol.md, Batches).
 
     :param count: of the updates in the batch.
     :raises PublishError: this is not the answer of a hub that published all of them.
     """
-    _check_status(response, body, configuration)
+    _check_status(reply, configuration)
     try:
-        ids = json.loads(body)["ids"]
+        ids = json.loads(reply.body)["ids"]
     except (ValueError, RecursionError, TypeError, KeyError):
         ids = None
     if not isinstance(ids, list) or len(ids) != count or not all(isinstance(one, str) for one in ids):
@@ -75,32 +77,61 @@ def published_ids(
             f"{configuration.url} ({configuration.setting('URL')}) answered 200 to a batch "
             f"of {count} updates, not with their "
             "ids; they may have been published",
-            status=response.status_code,
+            status=reply.status_code,
             possibly_published=True,
+            from_hub=False,
         )
     return ids
 
 
-def _check_status(response: requests.Response, body: bytes, configuration: Configuration) -> None:
-    status = response.status_code
+_BY_A_PROXY: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: ". A proxy before the hub seems to refuse the request: its log has the cause",
+    HTTPStatus.FORBIDDEN: ". Or a proxy before the hub refuses the request: its log has the cause then",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ", or the limit of the proxy before it",
+}
+
+
+def is_of_a_hub(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether an answer that refuses an update is a hub's, and not that of a proxy before it.
+
+    :param headers: of the answer, found by their names in any case.
+    :param body: its content, or the beginning of it.
+    :returns: true for a challenge (RFC 6750 section 3), a problem document (RFC 9457) and plain text, which
+        the reference hub sends; false for a page of HTML and for what tells nothing.
+    """
+    media_type = _media_type(headers)
+    start = body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if media_type in ("text/html", "application/xhtml+xml") or start == b"<":
+        return False
+    return (
+        _CHALLENGE.search(headers.get("WWW-Authenticate", "")) is not None
+        or media_type == "application/problem+json"
+        or (media_type == "text/plain" and start != b"")
+    )
+
+
+def _check_status(reply: Reply, configuration: Configuration) -> None:
+    status = reply.status_code
     if status != HTTPStatus.OK:
+        from_hub = is_of_a_hub(reply.headers, reply.body)
         raise PublishError(
-            _refusal(response, body, configuration),
+            _refusal(reply, configuration) + ("" if from_hub else _BY_A_PROXY.get(status, "")),
             status=status,
-            reason=reason(response, body),
+            reason=reason(reply, reply.body),
             possibly_published=status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT),
-            retry_after=retry_after(response),
+            retry_after=retry_after(reply),
+            from_hub=from_hub,
         )
 
 
-def _refusal(response: requests.Response, body: bytes, configuration: Configuration) -> str:
+def _refusal(reply: Reply, configuration: Configuration) -> str:
     """What a status other than 200 means, and what to do."""
-    status = response.status_code
-    said = reason(response, body)
+    status = reply.status_code
+    said = reason(reply, reply.body)
     answered = f"the hub at {configuration.url} answered {status} {responses.get(status, '')}".rstrip()
     if said:
         answered += f" ({said})"
-    if _media_type(response) == "text/html":
+    if _media_type(reply.headers) == "text/html":
         answered += (
             ", with an HTML page: it is probably not the hub that answers, but a proxy or another site"
         )
@@ -113,7 +144,7 @@ def _refusal(response: requests.Response, body: bytes, configuration: Configurat
                 f"(MERCURE_PROTOCOL={configuration.protocol!r}). The hub's log has the cause"
             )
         case _ if 300 <= status < 400:
-            target = urlsplit(response.headers.get("Location", ""))
+            target = urlsplit(reply.headers.get("Location", ""))
             return (
                 f"{answered}, a redirect to {target.scheme}://{target.netloc}{target.path}. It is not "
                 f"followed, since the token would be lost or go astray: set "
@@ -141,7 +172,7 @@ def reason(response: _HasHeaders, body: bytes) -> str | None:
     :returns: the problem document's detail or title (RFC 9457), else the error code of the challenge
         (RFC 6750 section 3), else a plain text's first line.
     """
-    media_type = _media_type(response)
+    media_type = _media_type(response.headers)
     said: object = None
     if media_type in ("application/problem+json", "application/json"):
         try:
@@ -160,7 +191,7 @@ def reason(response: _HasHeaders, body: bytes) -> str | None:
     return "".join(character if character.isprintable() else " " for character in said[:300]).strip()
 
 
-def retry_after(response: requests.Response) -> float | None:
+def retry_after(response: _HasHeaders) -> float | None:
     """Seconds that the hub asks to wait (RFC 9110 section 10.2.3).
 
     A date counts from that of the answer, so that no two clocks are compared.
@@ -175,8 +206,8 @@ def retry_after(response: requests.Response) -> float | None:
         return None
 
 
-def _media_type(response: _HasHeaders) -> str:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def _kind(media_type: str, body: bytes) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable
 from flask_mercure.http import answer
+from flask_mercure.http.session import ask
 from hub.protocol import batch
 
 _REMEMBERED = 600.0
@@ -52,23 +52,16 @@ class BatchSupport:
 
     def _ask(self, session: requests.Session) -> bool:
         configuration = self._configuration
-        try:
-            with session.options(
-                configuration.url,
-                allow_redirects=False,
-                stream=True,
-                timeout=(configuration.connect_timeout, configuration.read_timeout),
-                verify=configuration.verify_tls,
-            ) as response:
-                response.raw.read(1 << 16)  # so that the connection can be used again
-        except (requests.RequestException, HTTPError, OSError) as error:
-            unreachable = answer.unreachable(error, configuration)
+        # The content is read so that the connection can be used again.
+        reply = ask(session, "OPTIONS", configuration.url, configuration, most=1 << 16)
+        if isinstance(reply, Exception):
+            unreachable = answer.unreachable(reply, configuration)
             if unreachable.possibly_published:
                 raise HubUnreachable(
-                    f"{configuration.url} (MERCURE_URL) was asked whether it takes batches and did not "
-                    "answer; nothing was published"
-                ) from error
-            raise unreachable from error
-        accepted = response.headers.get("Accept-Post", "").lower().split(",")
-        is_success = 200 <= response.status_code < 300  # to requests, a redirect is "ok" too
+                    f"{configuration.url} ({configuration.setting('URL')}) was asked whether it takes "
+                    "batches and did not answer; nothing was published"
+                )
+            raise unreachable
+        accepted = reply.headers.get("Accept-Post", "").lower().split(",")
+        is_success = 200 <= reply.status_code < 300  # to requests, a redirect is "ok" too
         return is_success and batch.MEDIA_TYPE in [one.partition(";")[0].strip() for one in accepted]

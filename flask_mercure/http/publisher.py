@@ -13,13 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import InvalidArgument, PublishError
 from flask_mercure.http import answer
 from flask_mercure.http.batch_support import BatchSupport
-from flask_mercure.http.session import open_session
+from flask_mercure.http.session import Reply, ask, open_session, warn_of_unverified_tls
 from flask_mercure.tokens.source import PublisherToken
 from flask_mercure.updates.publication import Publication
 from hub.protocol import batch
@@ -49,8 +48,8 @@ class Publisher:
         :raises PublishError: the hub did not take it, or did not answer.
         :raises MercureError: there is no token to publish with.
         """
-        response, body = self._post(publication.encode(), "application/x-www-form-urlencoded")
-        return answer.published_id(response, body, self._configuration)
+        reply = self._post(publication.encode(), "application/x-www-form-urlencoded")
+        return answer.published_id(reply, self._configuration)
 
     def publish_all(self, publications: Sequence[Publication]) -> list[str]:
         """Send updates: to a hub that takes batches in one request, to others one after the other.
@@ -65,9 +64,9 @@ class Publisher:
                 content = batch.encode([publication.pairs() for publication in publications])
             except UnicodeEncodeError:
                 raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None
-            response, body = self._post(content, batch.MEDIA_TYPE)
-            if response.status_code != requests.codes.unsupported_media_type:
-                return answer.published_ids(response, body, self._configuration, len(publications))
+            reply = self._post(content, batch.MEDIA_TYPE)
+            if reply.status_code != requests.codes.unsupported_media_type:
+                return answer.published_ids(reply, self._configuration, len(publications))
             self._batches.are_refused()  # another hub answers there now, and has published nothing
         ids: list[str] = []
         for publication in publications:
@@ -97,28 +96,30 @@ class Publisher:
         """
         return self._line()[1].get()
 
-    def _post(self, content: bytes, content_type: str) -> tuple[requests.Response, bytes]:
+    def _post(self, content: bytes, content_type: str) -> Reply:
         session, tokens = self._line()
+        reply = self._send(session, tokens, content, content_type)
+        if isinstance(reply, Exception):
+            raise answer.unreachable(reply, self._configuration)
+        return reply
+
+    def _send(
+        self, session: requests.Session, tokens: PublisherToken, content: bytes, content_type: str
+    ) -> Reply | Exception:
+        """Raises nothing once it has the token, so that no traceback shows it."""
         token = tokens.get()
-        configuration = self._configuration
-        try:
-            response = session.post(
-                configuration.url,
-                data=content,
-                headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
-                # A redirect is an error: it would drop the token, or take it to another host.
-                allow_redirects=False,
-                stream=True,
-                timeout=(configuration.connect_timeout, configuration.read_timeout),
-                verify=configuration.verify_tls,
-            )
-            with response:
-                body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)
-        except (requests.RequestException, HTTPError, OSError) as error:
-            raise answer.unreachable(error, configuration) from error
-        if response.status_code == requests.codes.unauthorized:
+        reply = ask(
+            session,
+            "POST",
+            self._configuration.url,
+            self._configuration,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
+            content=content,
+            most=_MAX_ANSWER,
+        )
+        if isinstance(reply, Reply) and reply.status_code == requests.codes.unauthorized:
             tokens.forget(token)
-        return response, body
+        return reply
 
     def close(self) -> None:
         """Close the connections of this process; the next publication opens others."""
@@ -132,6 +133,9 @@ class Publisher:
         if line is None:
             configuration = self._configuration
             tokens = PublisherToken(configuration.publisher_tokens, configuration.lifetime, self._clock)
+            made = (open_session(), tokens)
             # setdefault is atomic: of two threads that come first, both take the same one
-            line = self._lines.setdefault(process, (open_session(), tokens))
+            line = self._lines.setdefault(process, made)
+            if line is made:
+                warn_of_unverified_tls(configuration)
         return line

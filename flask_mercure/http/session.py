@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
+from flask_mercure.configuration.settings import Configuration
 from hub import __version__
 
 USER_AGENT = f"flask-mercure/{__version__}"
+
+_log = logging.getLogger("flask_mercure")
 
 _POOL = 64  # connections that are kept when they are idle: the threads of a large WSGI process
 
@@ -28,3 +39,68 @@ def open_session() -> requests.Session:
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer; unlike that of requests it does not hold the request, which has the token.
+
+    :param body: its content, or the beginning of it.
+    """
+
+    status_code: int
+    headers: CaseInsensitiveDict[str]
+    body: bytes
+
+
+def ask(
+    session: requests.Session,
+    method: str,
+    url: str,
+    configuration: Configuration,
+    *,
+    headers: Mapping[str, str] | None = None,
+    content: bytes | None = None,
+    most: int,
+) -> Reply | Exception:
+    """Send a request to a hub and read the answer.
+
+    Error trackers send the variables of each function that an error comes through. So what goes wrong here is
+    returned: raised, it would take along the headers, with the token.
+
+    :param url: of the hub or of one of its resources.
+    :param configuration: of the hub.
+    :param most: bytes of the answer's content that are read.
+    :returns: the answer, or the error of the connection.
+    """
+    try:
+        with session.request(
+            method,
+            url,
+            data=content,
+            headers=headers,
+            # A redirect is an error: it would drop the token, or take it to another host.
+            allow_redirects=False,
+            stream=True,
+            timeout=(configuration.connect_timeout, configuration.read_timeout),
+            verify=configuration.verify_tls,
+        ) as response:
+            body: bytes = response.raw.read(most, decode_content=True)
+            return Reply(response.status_code, response.headers, body)
+    except (requests.RequestException, HTTPError, OSError) as error:
+        return error
+
+
+def warn_of_unverified_tls(configuration: Configuration) -> None:
+    """Say once that a hub's certificate is not verified; urllib3 would say it at each request."""
+    parts = urlsplit(configuration.url)
+    if configuration.verify_tls is not False or parts.scheme != "https":
+        return
+    text = f"Unverified HTTPS request is being made to host '{parts.hostname}'"
+    warnings.filterwarnings("ignore", re.escape(text), InsecureRequestWarning)
+    _log.warning(
+        "%s is False: whoever can answer in place of %s gets the app's tokens. For a certificate of your own "
+        "set it to the path of its CA file",
+        configuration.setting("VERIFY_TLS"),
+        parts.hostname,
+    )

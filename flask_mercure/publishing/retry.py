@@ -8,13 +8,21 @@ from __future__ import annotations
 from enum import Enum
 from http import HTTPStatus
 
-from flask_mercure.errors import InvalidArgument, MercureError, PublishError
+from flask_mercure.errors import InvalidArgument, MercureError, PublishError, TokenUnavailable
 
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 30.0
 LONGEST_RETRY_AFTER = 3600.0
 MOST_REFUSALS = 8
 
+_OF_THE_SETTINGS = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+    }
+)
 _OF_THE_UPDATE = frozenset(
     {
         HTTPStatus.BAD_REQUEST,
@@ -45,17 +53,26 @@ def verdict(error: MercureError) -> Verdict:
 
     :param error: what publishing raised.
     """
-    if isinstance(error, InvalidArgument):
-        return Verdict.REFUSED
-    if not isinstance(error, PublishError):
-        return Verdict.MISCONFIGURED  # no token can be made
-    if error.status is None:
-        return Verdict.UNCLEAR if error.possibly_published else Verdict.UNREACHABLE
-    if error.status in _OF_THE_UPDATE:
-        return Verdict.REFUSED
-    if error.status == HTTPStatus.TOO_MANY_REQUESTS or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    match error:
+        case InvalidArgument():
+            return Verdict.REFUSED
+        case TokenUnavailable():  # what the app has its tokens from may be down itself
+            return Verdict.UNREACHABLE
+        case PublishError(status=None):
+            return Verdict.UNCLEAR if error.possibly_published else Verdict.UNREACHABLE
+        case PublishError(status=int(status)):
+            return _of_status(status, from_hub=error.from_hub)
+    return Verdict.MISCONFIGURED  # no token can be made
+
+
+def _of_status(status: int, *, from_hub: bool) -> Verdict:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Verdict.LATER
-    return Verdict.MISCONFIGURED  # 401, 404, a redirect, or 200 from something that is no hub
+    if from_hub and status in _OF_THE_UPDATE:
+        return Verdict.REFUSED
+    if from_hub or 300 <= status < 400 or status in _OF_THE_SETTINGS:
+        return Verdict.MISCONFIGURED
+    return Verdict.UNCLEAR  # a proxy does not like the content, or something else than a hub answers there
 
 
 def delay(attempts: int, jitter: float, retry_after: float | None = None) -> float:

@@ -10,12 +10,11 @@ from typing import Any, overload
 from urllib.parse import quote, unquote, urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument
 from flask_mercure.http.answer import reason
-from flask_mercure.http.session import open_session
+from flask_mercure.http.session import Reply, ask, open_session
 from flask_mercure.reading.subscriber import Refused
 from flask_mercure.topics.matchers import Topic, URITemplate, URLPattern, matchers
 
@@ -132,35 +131,27 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
     :raises HubUnreachable: the hub gave no answer.
     """
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, application/ld+json"}
-    try:
-        with (
-            open_session() as session,
-            session.get(
-                address(wanted, configuration),
-                headers=headers,
-                allow_redirects=False,
-                stream=True,
-                timeout=(configuration.connect_timeout, configuration.read_timeout),
-                verify=configuration.verify_tls,
-            ) as response,
-        ):
-            body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)
-    except (requests.RequestException, HTTPError, OSError) as error:
+    with open_session() as session:
+        reply = ask(
+            session, "GET", address(wanted, configuration), configuration, headers=headers, most=_MAX_ANSWER
+        )
+    del token, headers  # error trackers send the variables of each function that an error comes through
+    if isinstance(reply, Exception):
         raise HubUnreachable(
             f"no answer from {configuration.url} (MERCURE_URL), which was asked who is connected"
-        ) from error
-    if response.status_code != requests.codes.ok:
-        raise Refused(_refusal(response, body), response.status_code)
+        )
+    if reply.status_code != requests.codes.ok:
+        raise Refused(_refusal(reply), reply.status_code)
     try:
-        document = json.loads(body)
+        document = json.loads(reply.body)
         items = tuple(_item(one) for one in document["subscriptions"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused(
             f"{configuration.url} (MERCURE_URL) answered 200, not with the subscriptions: something else "
             "than a Mercure hub answers there",
-            response.status_code,
+            reply.status_code,
         ) from None
-    return ActiveSubscriptions(items, cursor(response, document), _events(wanted, configuration))
+    return ActiveSubscriptions(items, cursor(reply, document), _events(wanted, configuration))
 
 
 def _item(document: Any) -> ActiveSubscription:
@@ -180,7 +171,7 @@ def _events(wanted: _Resource, configuration: Configuration) -> tuple[Topic, ...
     return tuple(topics)
 
 
-def cursor(response: requests.Response, document: Any) -> str | None:
+def cursor(response: Reply | requests.Response, document: Any) -> str | None:
     """The hub's position: from the ``Link`` header (1.0), or from the document (0.x)."""
     found = _CURSOR.search(response.headers.get("Link", ""))
     if found is not None:
@@ -191,10 +182,10 @@ def cursor(response: requests.Response, document: Any) -> str | None:
     return old if isinstance(old, str) else None
 
 
-def _refusal(response: requests.Response, body: bytes) -> str:
-    said = reason(response, body)
-    answered = f"the hub answered {response.status_code}" + (f" ({said})" if said else "")
-    if response.status_code == requests.codes.not_found:
+def _refusal(reply: Reply) -> str:
+    said = reason(reply, reply.body)
+    answered = f"the hub answered {reply.status_code}" + (f" ({said})" if said else "")
+    if reply.status_code == requests.codes.not_found:
         return (
             f"{answered}. Are active subscriptions on? In this project's hub that is MERCURE_SUBSCRIPTIONS=1"
         )

@@ -6,6 +6,7 @@ import inspect
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from typing import Any
 
 import jwt
 
-from flask_mercure.errors import TokenError
+from flask_mercure.errors import MercureError, TokenError, TokenUnavailable
 from flask_mercure.tokens.factory import as_list
 from flask_mercure.topics.matchers import Topics
 
@@ -72,12 +73,14 @@ def check_compact(token: object, origin: str) -> str:
     :param origin: where it comes from, for the error.
     :raises TokenError: it is none.
     """
-    if not isinstance(token, str) or not _COMPACT.fullmatch(token):
-        raise TokenError(
-            f"{origin} gave a {type(token).__name__} that is no JWT in compact serialization (three parts of "
-            "base64url, joined by dots)"
-        )
-    return token
+    if isinstance(token, str) and _COMPACT.fullmatch(token):
+        return token
+    kind = type(token).__name__
+    del token  # error trackers send the variables of each function that an error comes through
+    raise TokenError(
+        f"{origin} gave a {kind} that is no JWT in compact serialization (three parts of base64url, joined "
+        "by dots)"
+    )
 
 
 def _takes(create: Callable[..., object], *more: str) -> bool:
@@ -99,11 +102,15 @@ def expiry(token: str) -> float | None:
     :returns: seconds since the epoch, or ``None`` when it has no end.
     :raises TokenError: this is no JWT, or its ``exp`` is no number.
     """
+    problem = ""
+    value = None
     try:
-        claims = jwt.decode(token, options={"verify_signature": False})
+        value = jwt.decode(token, options={"verify_signature": False}).get("exp")
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
-        raise TokenError(f"the token factory gave something that is no JWT: {error}") from None
-    value = claims.get("exp")
+        problem = str(error)
+    del token  # as in check_compact
+    if problem:
+        raise TokenError(f"the token factory gave something that is no JWT: {problem}")
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _END_OF_TIME:
@@ -135,6 +142,17 @@ class PublisherSource:
         return cls(lambda: token, setting, advice)
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A token, out of sight of what shows variables.
+
+    :param worn_at: when another one is to be made, in seconds since the epoch.
+    """
+
+    token: str = field(repr=False)
+    worn_at: float
+
+
 class PublisherToken:
     """The token with which the app itself publishes, on every topic, made anew shortly before its end.
 
@@ -149,42 +167,57 @@ class PublisherToken:
         self._source = source
         self._lifetime = lifetime
         self._clock = clock
-        self._token: tuple[str, float] | None = None
+        self._held: _Held | None = None
         self._making = threading.Lock()
 
     def get(self) -> str:
         """The current token; threads that find it worn wait for the one that makes the next.
 
+        :raises TokenUnavailable: what the app makes its tokens with raised an error.
         :raises MercureError: the factory cannot make it.
         """
-        held = self._token
-        if held is not None and self._clock() < held[1]:
-            return held[0]
+        held = self._held
+        if held is not None and self._clock() < held.worn_at:
+            return held.token
         with self._making:
-            held = self._token
-            if held is None or self._clock() >= held[1]:
-                held = self._token = self._make()
-            return held[0]
+            held = self._held
+            if held is None or self._clock() >= held.worn_at:
+                held = self._held = self._make()
+            return held.token
 
     def forget(self, token: str) -> None:
         """Drop a token that the hub has refused, so that the next one is fresh."""
-        held = self._token
-        if held is not None and held[0] == token:
-            self._token = None
+        held = self._held
+        if held is not None and held.token == token:
+            self._held = None
 
-    def _make(self) -> tuple[str, float]:
+    def _make(self) -> _Held:
         now = self._clock()
-        token = check_compact(self._source.make(), self._source.origin)
-        end = expiry(token)
+        try:
+            made = _Held(check_compact(self._source.make(), self._source.origin), now + self._lifetime)
+        except MercureError:
+            raise
+        except Exception as error:  # every way of publishing knows what to do with errors of ours
+            raise TokenUnavailable(
+                f"no token to publish with: {self._source.origin} raised {_place(error)}"
+            ) from error
+        end = expiry(made.token)
         if end is None:
-            return token, now + self._lifetime
+            return made
         remaining = end - now
         if remaining <= 0:
             raise TokenError(
                 f"the token of {self._source.origin}, to publish with, has expired at {_utc(end)}, "
                 f"{timedelta(seconds=int(-remaining))} ago: {self._source.advice}"
             )
-        return token, end - min(_MARGIN, remaining / 10)
+        return _Held(made.token, end - min(_MARGIN, remaining / 10))
+
+
+def _place(error: Exception) -> str:
+    """The kind of an error, and where it was raised; not its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"
 
 
 def _utc(seconds: float) -> str:

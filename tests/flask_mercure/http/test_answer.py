@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import requests
+from requests.structures import CaseInsensitiveDict
 
 from flask_mercure.errors import PublishError
-from flask_mercure.http.answer import retry_after
+from flask_mercure.http.answer import is_of_a_hub, retry_after
+from flask_mercure.publishing.retry import Verdict, verdict
 from tests.flask_mercure.fake_hub import Answer, publishing, running
 
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
@@ -69,6 +71,66 @@ def test_a_date_to_retry_at_counts_from_the_date_of_the_answer(date: str, second
     found = retry_after(response(Retry_After="Wed, 21 Oct 2026 07:29:00 GMT", Date=date))
     assert found == seconds
     assert retry_after(response(Retry_After="30", Date=date)) == 30.0
+
+
+HTML = b"<html><head><title>403 Forbidden</title></head><body>nginx</body></html>"
+BEARER = {"WWW-Authenticate": 'Bearer realm="mercure", error="insufficient_scope"'}
+
+
+@pytest.mark.parametrize(
+    ("media_type", "body", "headers", "is_hub"),
+    [
+        ("text/plain; charset=utf-8", b"Forbidden\n", {}, True),  # the reference hub
+        ("TEXT/PLAIN", b"no", {}, True),
+        ("application/problem+json", b'{"title": "Forbidden"}', {}, True),
+        ("application/problem+json", b'{"title": "cut of', {}, True),
+        (None, b"", BEARER, True),
+        ("application/json", b"{}", {"WWW-Authenticate": "bearer"}, True),
+        (None, b"", {"WWW-Authenticate": 'Basic realm="a", Bearer realm="b"'}, True),
+        ("text/html", HTML, {}, False),  # nginx, Apache, HAProxy
+        ("text/html; charset=iso-8859-1", b"", {}, False),
+        ("text/html", HTML, BEARER, False),
+        ("text/plain", HTML, {}, False),
+        ("text/plain", b"\xef\xbb\xbf \r\n<!DOCTYPE html>", {}, False),
+        (None, HTML, {}, False),
+        ("text/xml", b"<Error><Code>AccessDenied</Code></Error>", {}, False),
+        (None, b"", {}, False),  # Caddy
+        ("text/plain", b" \n", {}, False),
+        ("application/json", b'{"message": "Forbidden"}', {}, False),  # gateways of APIs
+        (None, b"", {"WWW-Authenticate": 'Basic realm="forbearer"'}, False),
+    ],
+)
+def test_whose_answer_a_refusal_is(
+    media_type: str | None, body: bytes, headers: dict[str, str], is_hub: bool
+) -> None:
+    given = CaseInsensitiveDict(headers if media_type is None else {"content-type": media_type, **headers})
+    assert is_of_a_hub(given, body) is is_hub
+
+
+@pytest.mark.minutes
+@pytest.mark.parametrize(
+    ("answer", "expected", "words"),
+    [
+        (Answer(HTML, 403, "text/html"), Verdict.UNCLEAR, "Or a proxy before the hub"),
+        (Answer(HTML, 400, "text/html"), Verdict.UNCLEAR, "A proxy before the hub"),
+        (Answer(HTML, 413, "text/html"), Verdict.UNCLEAR, "or the limit of the proxy before it"),
+        (Answer(HTML, 200, "text/html"), Verdict.UNCLEAR, "something else than a Mercure hub"),
+        (Answer(b"", 403, None), Verdict.UNCLEAR, "answered 403"),
+        (Answer(HTML, 404, "text/html"), Verdict.MISCONFIGURED, "Is the path"),
+        (Answer(HTML, 401, "text/html"), Verdict.MISCONFIGURED, "answered 401"),
+        (Answer(HTML, 302, "text/html"), Verdict.MISCONFIGURED, "a redirect"),
+        (Answer(HTML, 502, "text/html"), Verdict.LATER, "cannot serve now"),
+        (Answer(b"Forbidden", 403), Verdict.REFUSED, "hub's log has the cause"),
+        (Answer(b"no topic", 400), Verdict.REFUSED, "no topic"),
+        (Answer(b"too large", 413), Verdict.REFUSED, "MERCURE_MAX_REQUEST_BODY_SIZE"),
+    ],
+)
+def test_what_a_proxy_refuses_may_be_sent_again(answer: Answer, expected: Verdict, words: str) -> None:
+    with running() as hub, publishing(hub) as publish:
+        hub.answers = [answer]
+        with pytest.raises(PublishError, match=words) as caught:
+            publish("a")
+    assert verdict(caught.value) is expected
 
 
 @pytest.mark.minutes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from typing import Any
 
 import jwt
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +25,14 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from urllib3.exceptions import InsecureRequestWarning
 
-from flask_mercure import HubUnreachable, InvalidArgument, Mercure, MercureError, PublishError
+from flask_mercure import (
+    HubUnreachable,
+    InvalidArgument,
+    Mercure,
+    MercureError,
+    PublishError,
+    TokenError,
+)
 from flask_mercure.extension import state_of
 from hub.protocol.update import PublicationLimits, from_form
 from tests.flask_mercure.fake_hub import (
@@ -257,6 +266,76 @@ def test_a_refusal_tells_status_and_reason(
     assert len(hub.received) == 1
 
 
+def seen_by_an_error_tracker(error: BaseException) -> str:
+    """What is in the variables of all functions that an error, and what led to it, came through."""
+    found: list[str] = []
+    done: set[int] = set()
+
+    def look(value: object, depth: int) -> None:
+        if id(value) in done or depth > 6:
+            return
+        done.add(id(value))
+        found.append(repr(value))
+        if isinstance(value, dict):
+            for one in (*value, *value.values()):
+                look(one, depth + 1)
+        elif isinstance(value, list | tuple | set):
+            for one in value:
+                look(one, depth + 1)
+        elif isinstance(value, requests.Request | requests.PreparedRequest | requests.Response):
+            look(vars(value), depth + 1)
+
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in done:
+            continue
+        look(vars(one), 0)
+        pending += [one.__cause__, one.__context__]
+        trace = one.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename != __file__:
+                look(dict(trace.tb_frame.f_locals), 0)
+            trace = trace.tb_next
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "answer", [Dropped(), Answer(b"no", 403), Answer(b"<html>"), Answer(b"", 302), Answer(b"no", 401)]
+)
+def test_no_error_shows_the_token(hub: FakeHub, publish: Publish, answer: Answer) -> None:
+    hub.answers = [answer]
+    with pytest.raises(PublishError) as caught:
+        publish("a")
+    token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
+    assert token.count(".") == 2
+    assert token.rpartition(".")[2] not in seen_by_an_error_tracker(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_no_error_shows_the_token_while_there_is_no_hub() -> None:
+    mine = jwt.encode({"mercure": {"publish": ["*"]}}, SECRET, "HS256")
+    mercure = Mercure()
+    app = make_app(mercure, URL="http://127.0.0.1:9/x", JWT=mine)
+    with app.app_context(), pytest.raises(HubUnreachable, match="Connection refused") as caught:
+        mercure.publish("a")
+    assert mine not in seen_by_an_error_tracker(caught.value)
+    assert len(traceback.format_exception(caught.value)) < 20
+    state_of(app).publisher.close()
+
+
+@pytest.mark.parametrize("claims", [{"exp": 1}, {"exp": "soon"}])
+def test_no_error_shows_a_token_that_cannot_be_used(claims: dict[str, Any]) -> None:
+    mine = jwt.encode(claims, SECRET, "HS256")
+    mercure = Mercure()
+    app = make_app(mercure, TOKEN_PROVIDER=lambda: mine)
+    with app.app_context(), pytest.raises(TokenError) as caught:
+        mercure.publish("a")
+    assert mine not in seen_by_an_error_tracker(caught.value)
+    state_of(app).publisher.close()
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(hub: FakeHub, publish: Publish, status: int) -> None:
     hub.answers = [Answer(b"", status, None, {"Location": f"{hub.url}/?secret=1"}), Answer()]
@@ -370,20 +449,27 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_certificate_of_ones_own(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_of_ones_own(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))  # has no say here
     with running(certificate) as hub:
         with publishing(hub, VERIFY_TLS=certificate) as publish:
             assert publish("a") == "urn:uuid:1"
-        with publishing(hub, VERIFY_TLS=False) as publish, pytest.warns(InsecureRequestWarning):
+        with publishing(hub, VERIFY_TLS=False) as publish:  # a warning would be an error here
             assert publish("a") == "urn:uuid:1"
+            assert publish("a") == "urn:uuid:1"
+        (record,) = caplog.records
+        assert record.getMessage().startswith("MERCURE_VERIFY_TLS is False: whoever can answer in place of ")
         with (
             publishing(hub) as publish,
             pytest.raises(HubUnreachable, match="certificate verify failed: self-signed") as caught,
         ):
             publish("a")
         assert not caught.value.possibly_published
-        assert len(hub.received) == 2
+        assert len(hub.received) == 3
+        with pytest.warns(InsecureRequestWarning):  # of other servers the app hears as before
+            requests.get(hub.url.replace("127.0.0.1", "localhost"), verify=False, timeout=5)
 
 
 def test_the_connection_is_used_again(hub: FakeHub, publish: Publish) -> None:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import jwt
 import pytest
 
-from flask_mercure import HubUnreachable, Mercure, PublishError, TokenError
+from flask_mercure import HubUnreachable, Mercure, PublishError, TokenError, TokenUnavailable
 from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.retry import MOST_REFUSALS
@@ -161,9 +162,16 @@ def test_nothing_is_given_up_while_the_hub_takes_nothing(
     monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
     monkeypatch.setattr("flask_mercure.publishing.health.delay", lambda *_: 0.0)
     sink = Picky("1", "2", "3")
-    with queue(sink) as waiting:
+    complete = threading.Event()
+
+    def send(publication: Publication) -> None:
+        complete.wait(10)
+        sink(publication)
+
+    with queue(send) as waiting:
         for data in "123":
             waiting.put(on(f"topic {data}", data))
+        complete.set()
         wait_for(lambda: len(sink.attempts) > 5 * MOST_REFUSALS)
         sink.refused.clear()
         assert waiting.flush(10)
@@ -241,6 +249,49 @@ def test_publish_in_the_background() -> None:
             waiting.close(0)
             mercure._state.publisher.close()
         assert [dict(request.pairs)["id"] for request in hub.received] == ids
+
+
+class Vault:
+    """Gives the app its tokens; is away at first."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def create(self, **_: object) -> str:
+        if self.failures > 0:
+            self.failures -= 1
+            raise ConnectionError("vault.example refused the password hunter2")
+        return jwt.encode({"mercure": {"publish": ["*"]}}, SECRET, "HS256")
+
+    def __call__(self) -> str:
+        return self.create()
+
+
+@pytest.mark.parametrize("setting", ["TOKEN_PROVIDER", "TOKEN_FACTORY"])
+def test_a_provider_of_tokens_that_fails_is_a_failure_like_others(
+    setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Raised, logged, or tried again in the background, as asked; not an error of its own."""
+    mercure = Mercure()
+    with running() as hub:
+        vault = Vault(2)
+        app = make_app(mercure, URL=hub.url, **{setting: vault})
+        with app.app_context():
+            with pytest.raises(TokenUnavailable, match=r"raised ConnectionError in .*, line") as caught:
+                mercure.publish("a")
+            mercure.publish("a", on_failure="log")
+            assert hub.received == []
+            vault.failures = 2
+            mercure.publish("a", on_failure="background")
+            waiting = reliability_of(app).queue(mercure._state)
+            assert waiting.join(10)
+            assert waiting.counters == BackgroundCounters(sent=1, retried=2)
+            waiting.close(0)
+            mercure._state.publisher.close()
+        assert len(hub.received) == 1
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert "was not published: no token to publish with: " in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_publish_that_logs(caplog: pytest.LogCaptureFixture) -> None:

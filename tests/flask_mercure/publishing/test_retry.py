@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from flask_mercure.errors import HubUnreachable, InvalidArgument, MercureError, PublishError, TokenError
+from flask_mercure.errors import (
+    HubUnreachable,
+    InvalidArgument,
+    MercureError,
+    PublishError,
+    TokenError,
+    TokenUnavailable,
+)
 from flask_mercure.publishing.retry import LONGEST_DELAY, Verdict, delay, verdict
 
 
@@ -15,9 +22,19 @@ from flask_mercure.publishing.retry import LONGEST_DELAY, Verdict, delay, verdic
         (HubUnreachable("no answer", possibly_published=True), Verdict.UNCLEAR),
         (InvalidArgument("a lone surrogate"), Verdict.REFUSED),
         (TokenError("no key"), Verdict.MISCONFIGURED),
+        (TokenUnavailable("the provider raised OSError"), Verdict.UNREACHABLE),
         *[(PublishError("", status=status), Verdict.REFUSED) for status in (400, 403, 413, 422)],
         *[(PublishError("", status=status), Verdict.LATER) for status in (429, 500, 502, 503, 504)],
         *[(PublishError("", status=status), Verdict.MISCONFIGURED) for status in (200, 302, 401, 404, 405)],
+        *[
+            (PublishError("", status=status, from_hub=False), Verdict.UNCLEAR)
+            for status in (200, 201, 400, 403, 406, 413, 422)
+        ],
+        *[
+            (PublishError("", status=status, from_hub=False), Verdict.MISCONFIGURED)
+            for status in (302, 401, 404, 405)
+        ],
+        *[(PublishError("", status=status, from_hub=False), Verdict.LATER) for status in (429, 500, 502)],
     ],
 )
 def test_verdicts(error: MercureError, expected: Verdict) -> None:
