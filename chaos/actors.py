@@ -509,25 +509,37 @@ async def list_presence(scene: Scene) -> None:
 async def read_everything(scene: Scene, upto: str, seconds: float) -> list[tuple[str, int]]:
     """Read the whole history as one who may see all.
 
+    A hub that discards may overtake the reader. It ends the stream then, and the reader begins again.
+
     :param upto: event id after which nothing more is expected.
-    :raises Closed: the stream ended before.
+    :raises Closed: the stream ended before, though the hub keeps everything.
     :raises TimeoutError: it took longer than the given seconds.
     """
+    discards = scene.record.history_size or scene.record.history_age
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                return await _read_to(scene, upto)
+            except Closed:
+                if not discards:
+                    raise
+
+
+async def _read_to(scene: Scene, upto: str) -> list[tuple[str, int]]:
     token = scene.keys.token(scene.keys.current, scene.hub_time(), 600.0, subscribe=(ALL,))
     connection = Connection(await scene.network.connect(Route.DIRECT))
     found: list[tuple[str, int]] = []
     try:
-        async with asyncio.timeout(seconds):
-            target = f"{HUB_PATH}?match=*&last_event_id=earliest"
-            answer = await connection.open(target, {"Authorization": f"Bearer {token}"})
-            if answer.status != 200:
-                raise Closed(f"status {answer.status}")
-            events = Events()
-            while not found or found[-1][0] != upto:
-                part = await connection.data()
-                if not part:
-                    raise Closed("the stream ended")
-                found += events.feed(part)
+        target = f"{HUB_PATH}?match=*&last_event_id=earliest"
+        answer = await connection.open(target, {"Authorization": f"Bearer {token}"})
+        if answer.status != 200:
+            raise Closed(f"status {answer.status}")
+        events = Events()
+        while not found or found[-1][0] != upto:
+            part = await connection.data()
+            if not part:
+                raise Closed("the stream ended")
+            found += events.feed(part)
     finally:
         connection.close()
     return found

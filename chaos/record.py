@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from chaos.topics import Matcher
 
+_EVENTS = "/.well-known/mercure/subscriptions/"
+
 EARLIEST = "earliest"
 
 
@@ -124,7 +126,7 @@ class Session:
 class Entry:
     """An update in the log.
 
-    :param number: that its data holds; -1 for an event of the hub.
+    :param number: that its data holds; -1 for an event of the hub, and for one that tries a key.
     :param session: whose subscription the event tells of; ``is_active`` whether that begins.
     """
 
@@ -138,8 +140,8 @@ class Entry:
 
     @property
     def is_event(self) -> bool:
-        """Whether it is an event of the hub."""
-        return self.number < 0
+        """Whether it is an event of the hub, which nobody else can publish there."""
+        return self.topics[0].startswith(_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)

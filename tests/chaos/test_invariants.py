@@ -88,7 +88,11 @@ def record(**changes: object) -> Record:
 
 def mixed(**changes: object) -> Record:
     """A run with events of the hub in every other place of the log, sent before a stream was opened."""
-    log = [entry(number, private=number % 2 == 1, number=-(number % 2) or number) for number in range(1, 7)]
+    event = "/.well-known/mercure/subscriptions/exact/a/b"
+    log = [
+        entry(number, event, private=True, number=-1) if number % 2 else entry(number)
+        for number in range(1, 7)
+    ]
     made = record(
         publications=[stored(number, 0.1 * number) for number in (2, 4, 6)],
         sessions=[],
