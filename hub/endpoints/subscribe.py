@@ -8,6 +8,7 @@ from hub.broker import Start
 from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request, form_of
 from hub.endpoints.websocket import handshake
+from hub.fanout.quota import Place
 from hub.protocol import cursor
 from hub.protocol.answer import Headers
 from hub.protocol.content_coding import prefers
@@ -37,6 +38,7 @@ class Stream:
     :param ends_with_token: that is because of the token.
     :param is_compressed: the stream is made of Zstandard frames.
     :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
+    :param place: counts the connection until a subscriber does.
     """
 
     matchers: tuple[Matcher, ...]
@@ -47,10 +49,11 @@ class Stream:
     ends_with_token: bool
     is_compressed: bool
     accept: str | None
+    place: Place
 
 
 def subscribe(hub: Hub, request: Request) -> Stream:
-    """Check a subscription request.
+    """Check a subscription request, and have the connection counted.
 
     :raises MercureError: see the table of errors.
     """
@@ -65,13 +68,14 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.
     wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
-    hub.broker.quota.check(request.peer, grant.fingerprint)
     events = request.identity.subscriptions_path
-    start = hub.broker.locate(
-        wanted,
-        matchers,
-        takes_events=grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers),
-    )
+    takes_events = grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers)
+    place = hub.broker.quota.enter(request.peer, grant.fingerprint)
+    try:
+        start = hub.broker.locate(wanted, matchers, takes_events=takes_events)
+    except BaseException:
+        place.release()
+        raise
     headers = list(_HEADERS) if accept is None else [("Sec-WebSocket-Accept", accept)]
     if start.last_event_id is not None:
         value = start.last_event_id.encode().decode("latin-1")
@@ -85,7 +89,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         headers.append(("Vary", "Accept-Encoding"))
     lifetime = _lifetime(hub, grant)
     ends_with_token = lifetime < (hub.lifetime or float("inf"))
-    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept)
+    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept, place)
 
 
 def _event_id(header: str | None) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from hub.fanout.census import Count
@@ -31,8 +33,30 @@ class ConnectionLimits:
     descriptors: int = 0
 
 
+class Place:
+    """A connection that counts, though it has no subscriber yet.
+
+    :param release: called once, unless a subscriber keeps the place.
+    """
+
+    __slots__ = ("_release",)
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release: Callable[[], None] | None = release
+
+    def keep(self) -> None:
+        """Have a subscriber count instead, until ``Quota.leave``."""
+        self._release = None
+
+    def release(self) -> None:
+        """Count no more, unless a subscriber does."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
 class Quota:
-    """Counts connected subscribers.
+    """Counts connected subscribers, from the moment at which they are admitted.
 
     :param limits: see there.
     :param count: those of sibling processes; ``None`` when there are none.
@@ -45,11 +69,12 @@ class Quota:
         self._by_address: Counter[str] = Counter()
         self._by_token: Counter[bytes] = Counter()
 
-    def check(self, address: str, fingerprint: bytes) -> None:
-        """Refuse one connection too many.
+    def enter(self, address: str, fingerprint: bytes) -> Place:
+        """Count one connection more, or refuse it.
 
         :param address: of the client.
         :param fingerprint: of its token; empty without one.
+        :returns: its place, to be released or kept.
         :raises TooManyRequests: a limit is reached; the message names its setting.
         """
         limits, count = self._limits, self._count
@@ -73,25 +98,24 @@ class Quota:
                 _RETRY_AFTER,
             )
 
+        self._change(address, fingerprint, 1)
+        return Place(partial(self._change, address, fingerprint, -1))
+
     def _of(self, own: Counter[Key], key: Key) -> int:
         return own[key] + (0 if self._count is None else self._count.elsewhere(key))
 
-    def enter(self, subscriber: Subscriber) -> None:
-        """Count a subscriber."""
-        self._change(subscriber, 1)
-
     def leave(self, subscriber: Subscriber) -> None:
         """Count a subscriber no more."""
-        self._change(subscriber, -1)
+        self._change(subscriber.peer, subscriber.grant.fingerprint, -1)
 
-    def _change(self, subscriber: Subscriber, number: int) -> None:
+    def _change(self, address: str, fingerprint: bytes, number: int) -> None:
         self._total += number
         if self._count is not None:
             self._count.add_to_total(number)
         if self._limits.per_address:
-            self._add(self._by_address, subscriber.peer, number)
+            self._add(self._by_address, address, number)
         if self._limits.per_token:
-            self._add(self._by_token, subscriber.grant.fingerprint, number)
+            self._add(self._by_token, fingerprint, number)
 
     def _add(self, own: Counter[Key], key: Key, number: int) -> None:
         own[key] += number

@@ -201,6 +201,23 @@ class Connection:
         except Exception:
             _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
             result = answer.for_error(MercureError())
+        try:
+            return self._deliver(result, request, message, keep_alive=keep_alive, started=started)
+        finally:
+            if isinstance(result, Stream):
+                result.place.release()
+
+    def _deliver(
+        self,
+        result: Answer | Stream,
+        request: Request | None,
+        message: Message,
+        *,
+        keep_alive: bool,
+        started: float,
+    ) -> bool:
+        """Send an answer, or begin a stream; true when the connection now belongs to a subscriber."""
+        site = self._site
         extra = [] if request is None else cors(site.hub, request)
         message.body = b""  # not for as long as the client takes to read
         if request is not None:
@@ -210,6 +227,7 @@ class Connection:
         status = result.status if isinstance(result, Answer) else 200 if result.accept is None else 101
         site.hub.broker.tally.add(ANSWERS, 1, str(status))
         if site.access_log.is_on:
+            peer = site.addressing.client(self._peer, message.headers)
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
             if result.accept is not None:
@@ -256,7 +274,7 @@ class Connection:
             form=form,
             websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
         )
-        broker.quota.enter(subscriber)
+        stream.place.keep()
         reason = endings.CLOSED_BY_CLIENT
         is_complete = False
         try:

@@ -39,6 +39,16 @@ def quotas(limits: ConnectionLimits, processes: int) -> list[Quota]:
     return [Quota(limits, census.of(number)) for number in range(processes)]
 
 
+def enter(quota: Quota, one: Subscriber) -> None:
+    """Admit a subscriber."""
+    quota.enter(one.peer, one.grant.fingerprint).keep()
+
+
+def check(quota: Quota, address: str, fingerprint: bytes) -> None:
+    """See whether there is a place."""
+    quota.enter(address, fingerprint).release()
+
+
 @pytest.mark.parametrize("processes", [1, 2, 5])
 @pytest.mark.parametrize(
     ("limits", "setting"),
@@ -52,34 +62,32 @@ def test_a_limit_counts_all_processes(processes: int, limits: ConnectionLimits, 
     several = quotas(limits, processes)
     connected = [subscriber(fingerprint=b"token") for _ in range(4)]
     for number, one in enumerate(connected):
-        quota = several[number % len(several)]
-        quota.check(one.peer, b"token")
-        quota.enter(one)
+        enter(several[number % len(several)], one)
     for quota in several:
         with pytest.raises(TooManyRequests, match=setting):
-            quota.check("10.0.0.1", b"token")
+            check(quota, "10.0.0.1", b"token")
     several[0].leave(connected[0])
     for quota in several:
-        quota.check("10.0.0.1", b"token")
+        check(quota, "10.0.0.1", b"token")
 
 
 def test_other_addresses_and_tokens_are_not_meant() -> None:
     first, second = quotas(ConnectionLimits(per_address=1, per_token=1), 2)
-    first.enter(subscriber("10.0.0.1", b"one"))
-    second.check("10.0.0.2", b"two")
-    second.check("10.0.0.2", b"")
+    enter(first, subscriber("10.0.0.1", b"one"))
+    check(second, "10.0.0.2", b"two")
+    check(second, "10.0.0.2", b"")
     with pytest.raises(TooManyRequests):
-        second.check("10.0.0.2", b"one")
+        check(second, "10.0.0.2", b"one")
     with pytest.raises(TooManyRequests):
-        second.check("10.0.0.1", b"two")
+        check(second, "10.0.0.1", b"two")
 
 
 def test_the_descriptors_are_those_of_one_process() -> None:
     first, second = quotas(ConnectionLimits(descriptors=1), 2)
-    first.enter(subscriber())
-    second.check("10.0.0.1", b"")
+    enter(first, subscriber())
+    check(second, "10.0.0.1", b"")
     with pytest.raises(TooManyRequests, match="LimitNOFILE"):
-        first.check("10.0.0.1", b"")
+        check(first, "10.0.0.1", b"")
 
 
 def test_who_takes_the_place_of_a_dead_process_begins_at_nothing() -> None:
@@ -87,11 +95,11 @@ def test_who_takes_the_place_of_a_dead_process_begins_at_nothing() -> None:
     limits = ConnectionLimits(total=2, per_address=2)
     lives, dies = Quota(limits, census.of(0)), Quota(limits, census.of(1))
     for _ in range(2):
-        dies.enter(subscriber())
+        enter(dies, subscriber())
     with pytest.raises(TooManyRequests):
-        lives.check("10.0.0.1", b"")
+        check(lives, "10.0.0.1", b"")
     census.of(1)
-    lives.check("10.0.0.1", b"")
+    check(lives, "10.0.0.1", b"")
 
 
 def test_many_addresses_are_told_apart() -> None:
@@ -100,11 +108,11 @@ def test_many_addresses_are_told_apart() -> None:
     limits = ConnectionLimits(per_address=3)
     first, second = Quota(limits, census.of(0)), Quota(limits, census.of(1))
     for number in range(5000):
-        first.enter(subscriber(f"10.0.{number >> 8}.{number & 255}"))
+        enter(first, subscriber(f"10.0.{number >> 8}.{number & 255}"))
     refused = 0
     for number in range(5000):
         try:
-            second.check(f"10.0.{number >> 8}.{number & 255}", b"")
+            check(second, f"10.0.{number >> 8}.{number & 255}", b"")
         except TooManyRequests:
             refused += 1
     assert refused <= 5
@@ -112,16 +120,16 @@ def test_many_addresses_are_told_apart() -> None:
 
 def test_nothing_is_left_when_all_have_gone() -> None:
     census = Census(2)
-    limits = ConnectionLimits(total=1, per_address=1, per_token=1)
+    limits = ConnectionLimits(total=200, per_address=1, per_token=1)
     first, second = Quota(limits, census.of(0)), Quota(limits, census.of(1))
     for _ in range(3):
         connected = [subscriber(f"10.0.0.{number}", bytes([number])) for number in range(200)]
         for one in connected:
-            first.enter(one)
+            enter(first, one)
         for one in connected:
             first.leave(one)
-    for number in range(200):
-        second.check(f"10.0.0.{number}", bytes([number]))
+    for one in connected:
+        enter(second, one)
 
 
 @pytest.mark.minutes
@@ -131,22 +139,36 @@ def test_forked_processes_share_the_counts() -> None:
     own = Quota(limits, census.of(0))
     pid = os.fork()
     if pid == 0:
-        Quota(limits, census.of(1)).enter(subscriber("10.9.9.9"))
+        enter(Quota(limits, census.of(1)), subscriber("10.9.9.9"))
         os._exit(0)
     os.waitpid(pid, 0)
     with pytest.raises(TooManyRequests):
-        own.check("10.9.9.9", b"")
+        check(own, "10.9.9.9", b"")
 
 
 def test_the_dead_count_no_more() -> None:
     census = Census(2)
     dies, lives = (Quota(ConnectionLimits(total=1, per_address=1), census.of(number)) for number in range(2))
-    dies.enter(subscriber())
+    enter(dies, subscriber())
     with pytest.raises(TooManyRequests):
-        lives.check("10.0.0.1", b"")
+        check(lives, "10.0.0.1", b"")
     census.clear(0)
-    lives.check("10.0.0.1", b"")
-    lives.enter(subscriber())
+    check(lives, "10.0.0.1", b"")
+    enter(lives, subscriber())
     census.clear(0)
     with pytest.raises(TooManyRequests):
-        lives.check("10.0.0.1", b"")
+        check(lives, "10.0.0.1", b"")
+
+
+def test_a_place_is_released_once_and_a_subscriber_keeps_it() -> None:
+    (quota, _) = quotas(ConnectionLimits(per_address=2), 1)
+    one, other = (quota.enter("10.0.0.1", b"") for _ in range(2))
+    with pytest.raises(TooManyRequests):
+        check(quota, "10.0.0.1", b"")
+    for _ in range(2):
+        one.release()
+    other.keep()
+    other.release()
+    enter(quota, subscriber())
+    with pytest.raises(TooManyRequests):
+        check(quota, "10.0.0.1", b"")

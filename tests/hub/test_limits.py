@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hub.protocol import matchers
-from tests.hub.running import RunningHub, running_hub
+from hub.protocol.errors import StorageError
+from hub.transport.sqlalchemy import SqlTransport
+from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
 pytestmark = pytest.mark.minutes
 
@@ -53,6 +56,52 @@ def test_for_an_address(folder: Path) -> None:
         streams[0].close()
         wait_until_left(hub, 2)
         hub.subscribe({"match": "a"}, X_Forwarded_For="203.0.113.1")
+
+
+@pytest.mark.parametrize(
+    ("setting", "token"),
+    [("max_connections", ""), ("max_connections_per_address", ""), ("max_connections_per_token", "token")],
+)
+def test_of_many_that_come_back_at_once_no_more_are_admitted(folder: Path, setting: str, token: str) -> None:
+    """Each waits for a look-up of its cursor: meanwhile the others are counted."""
+    with running_hub(folder, anonymous=1, **{setting: 3}) as hub:
+        known = hub.send("a", "old")
+        fields = f"Authorization: Bearer {hub.token()}\r\n" if token else ""
+        target = f"{HUB_PATH}?match=a&last_event_id={known}"
+        head = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{hub.port}\r\n{fields}\r\n"
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(hub.connect()) for _ in range(60)]
+            for sock in sockets:
+                sock.sendall(head.encode())
+            statuses = [read_reply(sock, only_head=True)[2].status for sock in sockets]
+        assert (statuses.count(200), statuses.count(429)) == (3, 57)
+
+
+def test_a_place_is_free_again_after_each_way_not_to_become_a_subscriber(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = SqlTransport.find
+
+    def fail(transport: SqlTransport[Any], event_id: str) -> int | None:
+        if event_id == "unreadable":
+            raise StorageError("the disk is broken")
+        if event_id == "defect":
+            raise ValueError(event_id)
+        return find(transport, event_id)
+
+    monkeypatch.setattr(SqlTransport, "find", fail)
+    with running_hub(folder, anonymous=1, max_connections=1) as hub:
+        known = hub.send("a", "old")
+        assert hub.get({"match": "a", "last_event_id": "unreadable"}).status == 503
+        assert hub.get({"match": "a", "last_event_id": "defect"}).status == 500
+        assert hub.request("HEAD", f"{HUB_PATH}?match=a&last_event_id={known}").status == 200
+        assert hub.get({"match": "a" * 3000}).status == 400
+        with hub.connect() as sock:  # who leaves before it is answered
+            sock.sendall(f"GET {HUB_PATH}?match=a&last_event_id={known} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        while hub.request("HEAD", f"{HUB_PATH}?match=a").status == 429:
+            pass
+        hub.subscribe({"match": "a", "last_event_id": known})
+        assert_full(hub, "MERCURE_MAX_CONNECTIONS")
 
 
 def test_for_a_token(folder: Path) -> None:
