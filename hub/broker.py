@@ -215,6 +215,10 @@ class Broker:
             gevent.sleep(0)  # for what is collected then
             self._idle.wait()
 
+    def trust_clock(self) -> None:
+        """Discard updates by the wall clock again, however it was set."""
+        self._transport.trust_clock()
+
     def check(self) -> None:
         """Raise ``StorageError`` when updates cannot be stored now."""
         in_thread(self._transport.check)

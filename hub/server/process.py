@@ -78,6 +78,7 @@ class Place:
     :param parent: descriptor that becomes readable when the parent is gone.
     :param metrics: their common socket for those who watch over them, if they have one.
     :param tally: counts what happens here.
+    :param clock_offset: by how much the wall clock is ahead of the time since boot where it is right.
     """
 
     listening: socket.socket
@@ -86,6 +87,7 @@ class Place:
     parent: int
     metrics: socket.socket | None
     tally: Tally
+    clock_offset: float
 
 
 class Process:
@@ -118,6 +120,7 @@ class Process:
             Retention(settings.history_size, settings.history_max_age),
             time.time,
             doorbell,
+            offset=None if place is None else place.clock_offset,
         )
         self._broker = Broker(
             transport,
@@ -269,6 +272,7 @@ class Process:
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)
             return
+        self._broker.trust_clock()
         before = self._key_sources
         before.close()
         self._verifier.trust_only(settings.issuers())

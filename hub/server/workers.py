@@ -28,6 +28,7 @@ from hub.server.rotation import INTERVAL as ROTATION_INTERVAL
 from hub.server.rotation import rotation_of
 from hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
 from hub.settings import SettingError, Settings
+from hub.transport.clock import since_boot
 from hub.transport.doorbell import Doorbell, bells
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -115,6 +116,7 @@ class Workers:
         self._board = Board(count)
         self._bells = bells(count)
         self._census = Census(count)
+        self._clock_offset = time.time() - since_boot()  # of workers that replace others too
         self._life = os.pipe()  # its writing end is open as long as this process lives
         self._workers = [_Worker(number) for number in range(count)]
 
@@ -198,6 +200,7 @@ class Workers:
         logs.reopen()
         try:
             self._settings = self._settings.reloaded(self._reread())
+            self._clock_offset = time.time() - since_boot()
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)
         _signal(self._pids, signal.SIGHUP)
@@ -333,6 +336,7 @@ class Workers:
                 self._life[0],
                 self._metrics,
                 self._board.of(number),
+                self._clock_offset,
             )
             try:
                 process = Process(self._settings, place)

@@ -200,6 +200,9 @@ class Transport(Protocol[Ticket]):
         :param now: monotonic time in seconds.
         """
 
+    def trust_clock(self) -> None:
+        """Go by the wall clock again, however it was set."""
+
     def catch_up(self) -> None:
         """Have everything collected that other processes have written by now."""
 

@@ -18,6 +18,7 @@ EVENTS_BYTES = 32 << 20
 """How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
 _PAGES_TO_RETURN = 200
 _FEW = 8
+_NEVER = float("-inf")
 _POSITION, _UPDATE = schema.position, schema.update
 
 
@@ -51,18 +52,21 @@ class Trimmer:
         self._retention = retention
         self._first = 0  # the place before which there are no updates of publishers
 
-    def step(self, connection: sa.Connection, now: float, grace: float) -> int:
+    def step(self, connection: sa.Connection, now: float, grace: float, *, by_age: bool = True) -> int:
         """Discard one step, in a transaction that writes.
 
         :param now: seconds since the epoch.
         :param grace: seconds for which everything stays: other processes read it here.
+        :param by_age: also discard for its age.
         :returns: how many are gone, of that kind of which more are.
         """
-        updates = self._discard_updates(connection, now, grace) if self._retention.is_bounded else 0
-        return max(updates, self._discard_events(connection, now, grace))
+        most = self._retention.max_age or float("inf")
+        oldest, oldest_event = (now - most, now - min(most, EVENTS_MAX_AGE)) if by_age else (_NEVER, _NEVER)
+        updates = self._discard_updates(connection, now, grace, oldest) if self._retention.is_bounded else 0
+        return max(updates, self._discard_events(connection, now, grace, oldest_event))
 
-    def _discard_updates(self, connection: sa.Connection, now: float, grace: float) -> int:
-        size, oldest = self._retention.size, now - (self._retention.max_age or float("inf"))
+    def _discard_updates(self, connection: sa.Connection, now: float, grace: float, oldest: float) -> int:
+        size = self._retention.size
         last, events = connection.execute(sa.select(_POSITION.c.last_sequence, _POSITION.c.events)).one()
         before = last - events - size if size else 0
         statement = (
@@ -88,8 +92,7 @@ class Trimmer:
             self._first = last + 1
         return len(old)
 
-    def _discard_events(self, connection: sa.Connection, now: float, grace: float) -> int:
-        oldest = now - min(self._retention.max_age or float("inf"), EVENTS_MAX_AGE)
+    def _discard_events(self, connection: sa.Connection, now: float, grace: float, oldest: float) -> int:
         in_order = sa.select(
             _UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.event_bytes
         ).where(schema.is_event)

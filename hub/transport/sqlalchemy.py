@@ -26,6 +26,7 @@ from hub.protocol.errors import StorageError, StorageUnusable
 from hub.protocol.update import Update
 from hub.transport import presence, reading, retention, schema
 from hub.transport.append import Appender
+from hub.transport.clock import Trim, believed, look, since_boot
 from hub.transport.database import (
     close_to_others,
     is_database,
@@ -71,6 +72,8 @@ class SqlTransport(Generic[Ticket]):
     :param kept: how much history to keep.
     :param clock: returns seconds since the epoch.
     :param doorbell: rings when another process on this log has written; ``None`` when there is no other.
+    :param boot: returns seconds since the machine started, with those in which it slept.
+    :param offset: by how much ``clock`` is ahead of ``boot`` where it is right; by default by as much as now.
     """
 
     def __init__(
@@ -79,6 +82,9 @@ class SqlTransport(Generic[Ticket]):
         kept: Retention,
         clock: Callable[[], float],
         doorbell: Doorbell | None = None,
+        *,
+        boot: Callable[[], float] = since_boot,
+        offset: float | None = None,
     ) -> None:
         self._url = sa.make_url(url)
         self._retention = kept
@@ -103,6 +109,9 @@ class SqlTransport(Generic[Ticket]):
                 self._engine, doorbell, self._hand_over, self._is_crowded, self._companions
             )
         self._trimmed_at = 0.0
+        self._boot = boot
+        self._belief = believed(clock() - boot() if offset is None else offset)
+        self._is_clock_trusted = False
         self._owed = Owed()
         self._failure: StorageError | None = None
         self._is_closed = False
@@ -226,6 +235,10 @@ class SqlTransport(Generic[Ticket]):
         """Topics of the updates in a part of the log."""
         with self._reading() as connection:
             return reading.topics(connection, after, upto, beyond, limit)
+
+    def trust_clock(self) -> None:
+        """Discard by the wall clock as it is now: somebody has looked after it."""
+        self._is_clock_trusted = True
 
     def catch_up(self) -> None:
         """Have everything collected that other processes have written by now."""
@@ -525,12 +538,15 @@ class SqlTransport(Generic[Ticket]):
     def _trim(self, connection: sa.Connection) -> None:
         """Discard one step of what is too old; the next step comes after the next batch."""
         now = self._clock()
-        if not self._discards or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
+        if not self._discards:
+            return
+        allowed = self._allowed(now)
+        if allowed is Trim.NOTHING or abs(now - self._trimmed_at) < _TRIM_INTERVAL:
             return
         try:
             grace = GRACE if self._companions() else 0.0
             with self._turn_to_write(connection, []), writing(connection):
-                discarded = self._trimmer.step(connection, now, grace)
+                discarded = self._trimmer.step(connection, now, grace, by_age=allowed is Trim.ALL)
             if discarded < retention.STEP:
                 self._trimmed_at = now
             if self._url.get_backend_name() == "sqlite":
@@ -538,6 +554,25 @@ class SqlTransport(Generic[Ticket]):
         except Exception as error:
             self._trimmed_at = now
             self._fail((), error)
+
+    def _allowed(self, now: float) -> Trim:
+        """What may be discarded: while the clock is doubted, nothing by its age."""
+        boot = self._boot()
+        before = self._belief
+        if self._is_clock_trusted:
+            self._is_clock_trusted = False
+            before = believed(now - boot)
+        self._belief = look(before, now, boot)
+        if self._belief.doubted_since is None:
+            if before.doubted_since is not None:
+                _log.info("updates are discarded by their age again")
+        elif self._belief.doubted_since != before.doubted_since:
+            _log.error(
+                "the clock was set by %+.0f s; for an hour no updates are discarded by their age: "
+                "correct the clock, or reload the hub (SIGHUP) if it is right now",
+                self._belief.seen - self._belief.believed,
+            )
+        return self._belief.allows(boot, GRACE)
 
 
 def _change_something(connection: sa.Connection) -> None:

@@ -32,9 +32,14 @@ class Log:
         self, path: Path, retention: Retention | None = None, doorbell: Doorbell | None = None
     ) -> None:
         self.now = 1_000_000.0
+        self.ahead = 0.0  # of the wall clock
         self.path = path
         self.transport: SqlTransport[int] = SqlTransport(
-            f"sqlite:///{path}", retention or Retention(), lambda: self.now, doorbell
+            f"sqlite:///{path}",
+            retention or Retention(),
+            lambda: self.now + self.ahead,
+            doorbell,
+            boot=lambda: self.now,
         )
         self._woken = threading.Event()
 

@@ -287,6 +287,61 @@ class TestEventsOfTheHub:
         return log.sequences()
 
 
+class TestJump:
+    """The clock is set by a day, and all that is stored looks a day older."""
+
+    @pytest.fixture
+    def log(self, open_log: Opener) -> Log:
+        log = open_log(Retention(max_age=12 * 3600.0))
+        log.append(*[update() for _ in range(5)])
+        trim(log)
+        return log
+
+    def test_nothing_is_discarded_by_its_age(self, log: Log, caplog: pytest.LogCaptureFixture) -> None:
+        log.ahead = DAY
+        trim(log)
+        log.now += 60
+        trim(log)
+        assert log.sequences()[0] == 1
+        assert caplog.text.count("the clock was set by +86400 s") == 1
+
+    def test_after_an_hour_it_is(self, log: Log) -> None:
+        log.ahead = DAY
+        trim(log)
+        log.now += 3600
+        trim(log)
+        assert log.sequences()[0] > 5
+
+    def test_after_a_reload_it_is(self, log: Log) -> None:
+        log.ahead = DAY
+        trim(log)
+        log.transport.trust_clock()
+        trim(log)
+        assert log.sequences()[0] > 5
+
+    def test_a_clock_that_was_set_right_again(self, log: Log) -> None:
+        log.ahead = DAY
+        trim(log)
+        log.now += 60
+        log.ahead = 0.0
+        trim(log)
+        log.now += 60
+        trim(log)
+        assert log.sequences()[0] == 1
+        log.now += 11.98 * 3600
+        trim(log)
+        assert 5 < log.sequences()[0] < 10
+
+    def test_the_number_still_bounds(self, open_log: Opener) -> None:
+        log = open_log(Retention(size=3, max_age=12 * 3600.0))
+        log.append(*[update() for _ in range(5)])
+        log.ahead = DAY
+        trim(log)
+        log.now += 60
+        trim(log)
+        assert log.sequences()[0] > 1
+
+
 @contextmanager
 def beside_as_hub(log: Log) -> Iterator[sa.Connection]:
     """A connection in a transaction that writes."""
