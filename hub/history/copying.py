@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from hub.history.log import HistoryError, Log, Progress
+from hub.transport.database import reason
 from hub.transport.seats import BOUND
 
 _PAGES = 2000  # of a step of the copy
@@ -41,7 +42,9 @@ def backup(log: Log, target: Path, progress: Progress) -> int:
         _copy(log, part, progress)
         _give_name(part, target)
     except sqlite3.Error as error:
-        raise HistoryError(f"{str(target)!r} cannot be written: {error}") from None
+        raise HistoryError(
+            f"{str(log.path)!r} cannot be copied to {str(target)!r}: {reason(error)}"
+        ) from None
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
             Path(f"{part}{suffix}").unlink(missing_ok=True)

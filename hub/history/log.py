@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hub.protocol.errors import MercureError, StorageError
 from hub.transport import schema
-from hub.transport.database import lock_path, make_engine, make_file, reason, writing
+from hub.transport.database import check_place, lock_path, make_engine, make_file, reason, writing
 from hub.transport.migration import check, migrate, version_of
 from hub.transport.seats import BOUND, Seats
 
@@ -74,6 +74,7 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
     path = Path(str(parsed.database))
     if not create and not path.is_file():
         raise HistoryError(f"there is no database {str(path)!r}; name it with --transport-url")
+    check_place(parsed)
     engine = make_engine(parsed)
     if create:
         make_file(parsed)

@@ -14,7 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hub.protocol.errors import StorageUnusable
+from hub.transport.file_system import file_system_of
+
 _BUSY = 5  # seconds to wait for the database's lock
+_PRIMARY = 0xFF  # the part of SQLite's error codes that says what kind it is
 _OTHERS = 0o007  # the bits of a mode that are for everyone
 
 _log = logging.getLogger("hub.transport")
@@ -46,6 +50,27 @@ def writing(connection: sa.Connection) -> Iterator[None]:
 def lock_path(url: sa.URL) -> str:
     """The file by whose locks processes on this database find one another (``hub.transport.seats``)."""
     return f"{url.database}-lock"
+
+
+def check_place(url: sa.URL) -> None:
+    """Refuse a file system on which SQLite loses updates; warn of one that may be such.
+
+    :raises StorageUnusable: the files of the database are, or would be, on another machine.
+    """
+    if not _is_file(url):
+        return
+    place = file_system_of(str(url.database))
+    where = f"{str(url.database)!r} is on a file system of type {place.kind}, mounted at {place.mounted_at!r}"
+    if place.is_network:
+        raise StorageUnusable(
+            f"{where}: over a network, SQLite's locks and write-ahead log do not work; put it on a local disk"
+        )
+    if place.is_doubtful:
+        _log.warning(
+            "%s: updates may be lost if another machine uses it too, or if it keeps locks and fsync back; "
+            "a local disk is safe",
+            where,
+        )
 
 
 def make_file(url: sa.URL) -> None:
@@ -107,7 +132,10 @@ def is_database(error: Exception) -> bool:
 def reason(error: Exception) -> str:
     """The database's own words; SQLAlchemy's would add the statement and its values."""
     cause = getattr(error, "orig", None) or error
-    return next(iter(str(cause).splitlines()), type(cause).__name__)
+    words = next(iter(str(cause).splitlines()), type(cause).__name__)
+    if getattr(cause, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_CORRUPT:
+        words += ", or the disk failed to read it, which SQLite reports alike: the log of the kernel tells"
+    return words
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

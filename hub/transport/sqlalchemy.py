@@ -28,6 +28,7 @@ from hub.transport import presence, reading, retention, schema
 from hub.transport.append import Appender
 from hub.transport.clock import Trim, believed, look, since_boot
 from hub.transport.database import (
+    check_place,
     close_to_others,
     is_database,
     is_writable,
@@ -155,6 +156,7 @@ class SqlTransport(Generic[Ticket]):
     def _prepare(self) -> Seats:
         seats: Seats | None = None
         try:
+            check_place(self._url)
             make_file(self._url)
             self._engine.connect().close()  # first: it says best what is wrong with the folder
             seats = Seats(lock_path(self._url))

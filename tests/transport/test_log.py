@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import sqlalchemy as sa
 
 from hub.protocol.errors import StorageError
 from hub.protocol.update import Update
-from hub.transport import database, reading, schema
+from hub.transport import database as database_
+from hub.transport import reading, schema
 from hub.transport.append import Appender
 from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
@@ -414,6 +416,23 @@ class TestFailure:
                 attempt()
 
 
+def test_a_damaged_database_may_be_a_disk_that_cannot_be_read(log: Log) -> None:
+    """SQLite makes one error of both, EIO at a read and a page that cannot be right."""
+    log.append(*[update(data="x" * 5000) for _ in range(20)])
+    with beside(log.path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    octets = log.path.read_bytes()
+    log.path.write_bytes(octets[:4096] + b"\xff" * (len(octets) - 4096))
+    engine = database_.make_engine(sa.make_url(f"sqlite:///{log.path}"))
+    with pytest.raises(sa.exc.DatabaseError) as caught, engine.connect() as connection:
+        connection.execute(sa.select(schema.update)).all()
+    engine.dispose()
+    assert database_.reason(caught.value) == (
+        "database disk image is malformed, or the disk failed to read it, which SQLite reports alike: "
+        "the log of the kernel tells"
+    )
+
+
 class TestUnopenable:
     """One sentence with the path, and nothing left behind."""
 
@@ -448,7 +467,7 @@ class TestUnopenable:
         assert "readonly database" in self.refused(f"sqlite:///file:{path}?mode=ro&uri=true")
 
     def test_a_locked_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(database, "_BUSY", 1)
+        monkeypatch.setattr(database_, "_BUSY", 1)
         path = tmp_path / "mercure.db"
         with beside(path) as other:
             other.execute("BEGIN EXCLUSIVE")
