@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hub import INSTALL, PACKAGES, __version__
 from hub.protocol.errors import StorageError, StorageUnusable
@@ -23,6 +23,7 @@ _FAILED, _REFUSED = 1, 2  # exit statuses; the shipped units start the hub again
 _DESCRIPTION = "Streams Mercure updates to browsers and other clients."
 _COMMANDS = {
     "run": "run the hub; without a command, this is it",
+    "check": "read all settings, keys and certificates as a start would, and print the settings",
     "keys": "print a fresh secret, or with --rsa, --ec, --ed25519 a key pair",
     "history": "look at the stored updates, export, import, prune, vacuum, back them up",
     "install": "print a unit, a proxy's configuration or a Dockerfile, filled in for this machine",
@@ -50,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: list[str]) -> int:
     match command:
-        case "run":
-            return _serve(words)
-        case "keys":
-            return _keys(words)
+        case "run" | "check" | "keys":
+            return {"run": _serve, "check": _check, "keys": _keys}[command](words)
         case "settings":
             from hub.setting_table import reference  # noqa: PLC0415
 
@@ -102,13 +101,37 @@ def _keys(words: Sequence[str]) -> int:
     return 0
 
 
-def _serve(words: Sequence[str]) -> int:
-    known, unknown = _parser().parse_known_args(words)
+def _flags(parser: _Parser, words: Sequence[str]) -> dict[str, Any]:
+    """The flags that were given, by the names of settings."""
+    known, unknown = parser.parse_known_args(words)
     if unknown:  # what is no flag is not shown, it may be a part of a secret
         flag = unknown[0].partition("=")[0] if unknown[0].startswith("--") else "an argument"
-        return _refuse(f"{flag}: there is no such flag; see mercure-hub --help")
-    given = vars(known)
-    flags = {name: value for name, value in given.items() if value is not None}
+        parser.exit(_REFUSED, f"mercure-hub: {flag}: there is no such flag; see mercure-hub --help\n")
+    return {name: value for name, value in vars(known).items() if value is not None}
+
+
+def _check(words: Sequence[str]) -> int:
+    parser = _parser("check")
+    parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
+    flags = _flags(parser, words)
+    is_quiet = flags.pop("quiet")
+    from hub.server.check import check  # noqa: PLC0415
+    from hub.settings import SettingError  # noqa: PLC0415
+    from hub.variables import unknown_variables  # noqa: PLC0415
+
+    for warning in unknown_variables(os.environ):
+        print(f"mercure-hub: {warning}", file=sys.stderr)  # noqa: T201
+    try:
+        lines = check(os.environ, flags)
+    except SettingError as error:
+        return _refuse(str(error))
+    if not is_quiet:
+        print(*lines, sep="\n")  # noqa: T201
+    return 0
+
+
+def _serve(words: Sequence[str]) -> int:
+    flags = _flags(_parser(), words)
     from hub.settings import SettingError, load_settings  # noqa: PLC0415
 
     try:
@@ -165,6 +188,24 @@ def _refuse(message: str) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse, but a flag that needs a value takes the next word, which may begin with ``-``."""
+        words = sys.argv[1:] if args is None else list(args)
+        joined: list[str] = []
+        while words:
+            word = words.pop(0)
+            action = self._option_string_actions.get(word)
+            if (
+                action is not None
+                and action.nargs is None
+                and words
+                and words[0].startswith("-")
+                and words[0].partition("=")[0] not in self._option_string_actions
+            ):
+                word = f"{word}={words.pop(0)}"
+            joined.append(word)
+        return super().parse_known_args(joined, namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mercure-hub: {message}; see {self.prog} --help\n")
 
@@ -174,14 +215,21 @@ def _command_parser(command: str) -> _Parser:
     return _Parser(f"mercure-hub {command}", description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str = "run") -> _Parser:
+    """The parser of a command that takes all settings."""
     from hub.setting_table import CONFIG, TABLE  # noqa: PLC0415
 
     commands = "\n".join(f"  mercure-hub {name:<10}{text}" for name, text in _COMMANDS.items())
+    if command == "run":
+        usage = "mercure-hub [COMMAND] [FLAG ...]"
+        text = f"{_DESCRIPTION}\n\ncommands, each with a --help of its own:\n{commands}"
+    else:
+        usage = f"mercure-hub {command} [FLAG ...]"
+        text = f"{_COMMANDS[command][0].upper()}{_COMMANDS[command][1:]}."
     parser = _Parser(
         "mercure-hub",
-        usage="mercure-hub [COMMAND] [FLAG ...]",
-        description=f"{_DESCRIPTION}\n\ncommands, each with a --help of its own:\n{commands}",
+        usage=usage,
+        description=text,
         epilog="A flag wins over the environment, the environment over the file of --config.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

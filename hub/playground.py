@@ -20,7 +20,7 @@ IDENTIFIER = "urn:mercure-playground"
 
 _LIFETIME = 12 * 3600
 _ORIGINS = ("http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*")
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "anonymous": True,
     "subscriptions": True,
     "debugger": True,
@@ -41,7 +41,7 @@ def fill(values: dict[str, Any], given: Collection[str]) -> None:
         raise ValueError("trusted_proxies")
     if public is not None and not is_local(public):
         raise ValueError("public_url")
-    values |= {name: value for name, value in _DEFAULTS.items() if name not in given}
+    values |= {name: value for name, value in DEFAULTS.items() if name not in given}
 
 
 def is_local(identity: Identity) -> bool:

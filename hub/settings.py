@@ -24,6 +24,7 @@ from hub.setting_table import CONFIG, ROWS, TABLE, Setting
 from hub.values import Network
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
+_QUERY = re.compile(r"(://[^\s?]*\?)\S*")
 
 
 class SettingError(Exception):
@@ -115,6 +116,39 @@ class Settings:
         return _checked(replace(self, **{name: getattr(new, name) for name in RELOADABLE}))
 
 
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A setting as it counts.
+
+    :param setting: its row.
+    :param text: the value; empty when it is unset. Of a secret only what it is used with.
+    :param source: where it comes from: ``default``, ``environment``, ``file PATH``, ``command line``, or the
+        variable of the setting that it follows from.
+    """
+
+    setting: Setting
+    text: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read of the settings, by their names.
+
+    :param values: ready for use.
+    :param texts: as they were written, or the default.
+    :param sources: where each comes from that is set.
+    :param tables: the ``[[issuer]]`` tables.
+    :param path: of the file with them.
+    """
+
+    values: dict[str, Any]
+    texts: Mapping[str, str]
+    sources: Mapping[str, str]
+    tables: Sequence[Mapping[str, object]]
+    path: str
+
+
 def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     """Read the settings from all their places.
 
@@ -122,11 +156,49 @@ def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
     :param flags: values of flags by the setting's name.
     :raises SettingError: for the first value that cannot be used.
     """
-    values, given, tables, path = _read_values(environment, flags, TABLE)
+    return _settings(_read_values(environment, flags, TABLE))
+
+
+def load_effective(
+    environment: Mapping[str, str], flags: Mapping[str, str]
+) -> tuple[Settings, list[Effective]]:
+    """Read the settings as ``load_settings`` does, and tell of each where it comes from."""
+    read = _read_values(environment, flags, TABLE)
+    settings = _settings(read)
+    return settings, [_effective(setting, settings, read) for setting in TABLE]
+
+
+def _effective(setting: Setting, settings: Settings, read: _Read) -> Effective:
+    name, value = setting.name, getattr(settings, setting.name)
+    source = read.sources.get(name, "default")
+    if setting.is_secret:
+        if value is None:
+            return Effective(setting, "", source)
+        if name not in read.sources:
+            source = ROWS[name.replace("subscriber", "publisher")].variable
+        return Effective(setting, f"*** ({' '.join(value.algorithms)})", source)
+    if name not in read.sources and settings.playground and name in playground.DEFAULTS:
+        shown = str(int(value)) if isinstance(value, bool) else " ".join(value)
+        return Effective(setting, shown, ROWS["playground"].variable)
+    if name == "subscriber_jwt_alg" and value and name not in read.sources:
+        return Effective(setting, value, ROWS["publisher_jwt_alg"].variable)
+    return Effective(setting, _masked(read.texts[name].strip()), source)
+
+
+def _masked(text: str) -> str:
+    """A value without passwords: the user's part of a URL, and its query."""
+    return _QUERY.sub(r"\1***", _PASSWORD.sub("***", text))
+
+
+def _settings(read: _Read) -> Settings:
+    values = read.values
     if values["playground"]:
-        _fill_playground(values, given)
+        _fill_playground(values, read.sources)
     plays = bool(values["playground"])
-    trusted = [*_own_issuer(values, has_others=plays or bool(tables)), *_other_issuers(tables, path)]
+    trusted = [
+        *_own_issuer(values, has_others=plays or bool(read.tables)),
+        *_other_issuers(read.tables, read.path),
+    ]
     if plays:
         trusted.append(playground.issuer())
     _check_tls(values)
@@ -166,33 +238,31 @@ def load_some(environment: Mapping[str, str], flags: Mapping[str, str], *names: 
     :param names: of rows of the table.
     :raises SettingError: for the first value that cannot be used.
     """
-    return _read_values(environment, flags, [ROWS[name] for name in names])[0]
+    return _read_values(environment, flags, [ROWS[name] for name in names]).values
 
 
-def _read_values(
-    environment: Mapping[str, str], flags: Mapping[str, str], table: Sequence[Setting]
-) -> tuple[dict[str, Any], set[str], list[dict[str, object]], str]:
-    """Values by name, which of them were set, the ``[[issuer]]`` tables, and the path of their file."""
+def _read_values(environment: Mapping[str, str], flags: Mapping[str, str], table: Sequence[Setting]) -> _Read:
     path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
     file, tables = _read_file(path) if path else ({}, [])
     values: dict[str, Any] = {}
-    given: set[str] = set()
+    texts: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for setting in table:
         text, place = setting.default, setting.variable
         if setting.name in flags:
-            text, place = flags[setting.name], setting.flag
+            text, place, sources[setting.name] = flags[setting.name], setting.flag, "command line"
         elif environment.get(setting.variable):  # an empty one counts as unset: compose files have them
-            text = environment[setting.variable]
+            text, sources[setting.name] = environment[setting.variable], "environment"
         elif setting.name in file:
             text, place = file[setting.name], f"{setting.name} in {path}"
-        if place != setting.variable or environment.get(setting.variable):
-            given.add(setting.name)
+            sources[setting.name] = f"file {path}"
+        texts[setting.name] = text
         try:
             values[setting.name] = setting.read(text if setting.is_secret else text.strip())
         except ValueError as error:
             shown = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
             raise SettingError(f"{place}:{shown} {error}") from None
-    return values, given, tables, path
+    return _Read(values, texts, sources, tables, path)
 
 
 def _read_file(path: str) -> tuple[dict[str, str], list[dict[str, object]]]:

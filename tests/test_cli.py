@@ -257,6 +257,192 @@ class TestProcess:
         assert done.returncode == 0, done.stderr
 
 
+def checked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tuple[str, str]]:
+    """What ``check`` prints: value and source of each setting, by its variable."""
+    assert cli.main(["check", *words]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = [line for line in printed.out.splitlines() if not line.startswith("#")]
+    found = {}
+    for line in lines:
+        named, _, source = line.partition("  # ")
+        name, _, value = named.partition("=")
+        found[name] = value, source
+    return found
+
+
+class TestCheck:
+    def test_every_setting_with_its_source(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("hub.toml").write_text('heartbeat = 15\ndrain = 1\ncors_origins = ["https://a.example"]')
+        monkeypatch.setenv("MERCURE_PUBLISHER_JWT_KEY", SECRET)
+        monkeypatch.setenv("MERCURE_PUBLISHER_JWT_ALG", "HS384 HS256")
+        monkeypatch.setenv("MERCURE_DRAIN", "2")
+        monkeypatch.setenv("MERCURE_WORKERS", "")
+        found = checked(capsys, "--config", "hub.toml", "--history-size", "7", "--anonymous")
+        assert list(found) == [setting.variable for setting in TABLE]
+        assert found["MERCURE_HEARTBEAT"] == ("15", "file hub.toml")
+        assert found["MERCURE_CORS_ORIGINS"] == ("https://a.example", "file hub.toml")
+        assert found["MERCURE_DRAIN"] == ("2", "environment")
+        assert found["MERCURE_HISTORY_SIZE"] == ("7", "command line")
+        assert found["MERCURE_ANONYMOUS"] == ("1", "command line")
+        assert found["MERCURE_WORKERS"] == ("1", "default")
+        assert found["MERCURE_PUBLIC_URL"] == ("", "default")
+        assert found["MERCURE_PUBLISHER_JWT_KEY"] == ("*** (HS384 HS256)", "environment")
+        assert found["MERCURE_SUBSCRIBER_JWT_KEY"] == ("*** (HS384 HS256)", "MERCURE_PUBLISHER_JWT_KEY")
+        assert found["MERCURE_SUBSCRIBER_JWT_ALG"] == ("HS384 HS256", "MERCURE_PUBLISHER_JWT_ALG")
+        assert found["MERCURE_SUBSCRIBER_JWT_KEY_FALLBACK"] == ("", "default")
+
+    def test_what_a_playground_switches_on(self, capsys: pytest.CaptureFixture[str]) -> None:
+        found = checked(capsys, "--playground", "--subscriptions=0")
+        assert found["MERCURE_ANONYMOUS"] == ("1", "MERCURE_PLAYGROUND")
+        assert found["MERCURE_CORS_ORIGINS"][0].startswith("http://localhost:* ")
+        assert found["MERCURE_SUBSCRIPTIONS"] == ("0", "command line")
+
+    def test_issuers(self, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("hub.toml").write_text(
+            f'public_url = "https://example.com/hub"\n[[issuer]]\nidentifier = "urn:a"\n'
+            f'publisher_key = "{SECRET}"\njwks_uri = "https://keys.example/?hunter2"\n'
+        )
+        assert cli.main(["check", "--config", "hub.toml"]) == 0
+        out = capsys.readouterr().out
+        assert "# issuer 'urn:a': keys: 1 of publishers, 1 of subscribers, more at a URL" in out.splitlines()
+        assert "hunter2" not in out
+        assert SECRET not in out
+
+    def test_no_secret_is_printed(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        private, public = generate_pair("ec")
+        Path("old").write_text(SECRET)
+        monkeypatch.setenv("MERCURE_PUBLISHER_JWT_KEY", private)
+        monkeypatch.setenv("MERCURE_PUBLISHER_JWT_KEY_FALLBACK", "@old")
+        monkeypatch.setenv("MERCURE_PUBLIC_URL", "https://example.com/hub")
+        monkeypatch.setenv("MERCURE_JWKS_URI", "https://keys.example/set?token=hunter2")
+        found = checked(capsys)
+        printed = str(found)
+        for secret in (SECRET, "hunter2", *private.splitlines()[1:-1], *public.splitlines()[1:-1]):
+            assert secret not in printed
+        assert found["MERCURE_JWKS_URI"] == ("https://keys.example/set?***", "environment")
+        assert found["MERCURE_SUBSCRIBER_JWT_KEY_FALLBACK"] == (
+            "*** (HS256)",
+            "MERCURE_PUBLISHER_JWT_KEY_FALLBACK",
+        )
+
+    def test_quiet(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["check", "--quiet", f"--publisher-jwt-key={SECRET}"]) == 0
+        assert capsys.readouterr() == ("", "")
+        assert cli.main(["check", "--quiet", "--heartbeat=x", f"--publisher-jwt-key={SECRET}"]) == 2
+        assert capsys.readouterr().err == (
+            "mercure-hub: --heartbeat: 'x' is not a number of seconds of 0 or more\n"
+        )
+
+    def test_a_misspelt_variable_is_told(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MERCURE_PUBLIC_ULR", "https://example.com/hub")
+        assert cli.main(["check", "--quiet", "--publisher-jwt-key", SECRET]) == 0
+        assert "did you mean MERCURE_PUBLIC_URL?" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("words", [("--no-such-flag",), ("word",), ("--heart=1",)])
+    def test_wrong_words(self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["check", *words])
+        assert end.value.code == 2
+        assert "no such flag" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--publisher-jwt-key=hunter2"], "MERCURE_PUBLISHER_JWT_KEY: the secret has 7 bytes"),
+            (["--publisher-jwt-key=@nowhere/key"], "MERCURE_PUBLISHER_JWT_KEY: the key file"),
+            (["--config=nowhere.toml"], "MERCURE_CONFIG: 'nowhere.toml' cannot be read"),
+            (["--jwks-file=nowhere.json"], "MERCURE_JWKS_FILE: 'nowhere.json' cannot be read"),
+            (["--tls-cert=nowhere.pem"], "MERCURE_TLS_CERT: 'nowhere.pem' cannot be read"),
+            (["--tls-cert=text", "--tls-key=text"], "MERCURE_TLS_CERT: 'text' and 'text' cannot be used"),
+            (["--log-file=nowhere/hub.log"], "MERCURE_LOG_FILE: 'nowhere/hub.log' cannot be opened"),
+            (["--access-log=folder"], "MERCURE_ACCESS_LOG: 'folder' cannot be opened: Is a directory"),
+            (["--transport-url=sqlite:///nowhere/hub.db"], "there is no folder 'nowhere'; make it"),
+            (
+                ["--transport-url=sqlite:///folder"],
+                "MERCURE_TRANSPORT_URL: the database sqlite:///folder is a",
+            ),
+            (["--transport-url=sqlite:///text"], "is no database of SQLite"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["check", "run"])
+    @pytest.mark.minutes
+    def test_what_keeps_a_hub_from_starting(
+        self, command: str, words: list[str], said: str, tmp_path: Path
+    ) -> None:
+        """The hub itself has other words for some, but the same status."""
+        Path("text").write_text("a letter to my aunt" * 100)
+        Path("folder").mkdir()
+        done = TestProcess().run(command, "--listen=127.0.0.1:0", *words)
+        assert done.returncode == 2
+        if command == "check":
+            assert done.stdout == ""
+            assert said in done.stderr
+
+    @pytest.mark.minutes
+    def test_it_opens_nothing_for_writing(self, tmp_path: Path) -> None:
+        """Not even the database, the log or a port, and neither where they are nor where they are not."""
+        code = """
+import os, sys
+from hub import cli
+import hub.server.check
+def hook(event, arguments):
+    assert event not in ("sqlite3.connect", "socket.bind", "socket.connect", "os.mkdir", "os.rename"), event
+    if event == "open":
+        assert not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC), arguments
+sys.addaudithook(hook)
+sys.exit(cli.main(["check", "--log-file=hub.log", "--access-log=access.log"]))
+"""
+        for _ in range(2):
+            before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={
+                    "MERCURE_PUBLISHER_JWT_KEY": SECRET,
+                    "PYTHONPATH": str(ROOT),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                },
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+            with closing(sqlite3.connect("mercure.db")) as database:
+                database.execute("CREATE TABLE IF NOT EXISTS other (x)")
+            Path("hub.log").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--publisher-jwt-key", f"-{SECRET}"], f"-{SECRET}"),
+        (["--publisher-jwt-key", f"--{SECRET}"], f"--{SECRET}"),
+        (["--publisher-jwt-key", f"-{SECRET}=", "--anonymous"], f"-{SECRET}="),
+        (["--anonymous", "--publisher-jwt-key", f"-h{SECRET}"], f"-h{SECRET}"),
+    ],
+)
+def test_a_value_that_begins_like_a_flag(words: list[str], value: str) -> None:
+    known, rest = cli._parser().parse_known_args(words)
+    assert known.publisher_jwt_key == value
+    assert rest == []
+    assert known.anonymous == ("1" if "--anonymous" in words else None)
+
+
+def test_a_flag_is_not_the_value_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--publisher-jwt-key", "--anonymous"], ["--publisher-jwt-key", "--listen=127.0.0.1:0"]):
+        with pytest.raises(SystemExit):
+            cli.main(words)
+        assert "argument --publisher-jwt-key: expected one argument" in capsys.readouterr().err
+
+
 def test_a_secret_that_begins_like_a_flag() -> None:
     known, rest = cli._parser().parse_known_args([f"--publisher-jwt-key=-{SECRET}"])
     assert (known.publisher_jwt_key, rest) == (f"-{SECRET}", [])

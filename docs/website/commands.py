@@ -32,6 +32,12 @@ def page() -> str:
         "## mercure-hub\n",
         "Runs the hub. Each of its flags is one of the [settings](settings.md), such as `--listen` for\n"
         "`MERCURE_LISTEN`; `--config` names a TOML file. `mercure-hub --help` lists them.\n",
+        "### mercure-hub check\n",
+        "Reads all settings, keys, certificates and JWK files as a start would, and opens nothing for\n"
+        "writing. It prints each setting with its value, but no secret, and where the value comes from:\n"
+        "`default`, `environment`, `file PATH` or `command line`. Its exit status is 0, or 2 when a hub\n"
+        "would not start or reload with these settings; a line says why. It takes the flags of the hub, and\n"
+        "`--quiet`, to print only what is wrong.\n",
         "### mercure-hub settings\n",
         "Prints the reference of all settings as Markdown.\n",
     ]
@@ -58,7 +64,7 @@ def _below(parent: click.Context) -> Iterator[click.Context]:
 
 def hub_commands() -> list[str]:
     """The commands of ``mercure-hub`` that take flags of their own."""
-    return [name for name in hub.cli._COMMANDS if name not in ("run", "settings")]
+    return [name for name in hub.cli._COMMANDS if name not in ("run", "check", "settings")]
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

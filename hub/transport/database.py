@@ -121,7 +121,8 @@ def is_writable(url: sa.URL) -> bool:
     if url.get_backend_name() != "sqlite" or not url.database:
         return True
     path = Path(url.database)
-    return os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))
+    may_be_made = os.access(path.parent, os.W_OK | os.X_OK) and not path.is_dir()
+    return may_be_made and (not path.exists() or os.access(path, os.W_OK))
 
 
 def is_database(error: Exception) -> bool:

@@ -105,6 +105,8 @@ def _check_hub(words: list[str], *, mentioned: bool) -> None:
         return
     if words in ([], ["..."], ["settings"], ["--help"], ["--version"]):
         return
+    if words[0] == "check":
+        words = [word for word in words[1:] if word != "--quiet"]
     _, unknown = hub.cli._parser().parse_known_args(words)
     assert not unknown, f"mercure-hub has no {unknown}"
 
