@@ -604,6 +604,14 @@ class Broker:
             yield from _subscriptions(subscriber)
         yield from _with_pauses(others)
 
+    def end_replays(self, reason: str) -> None:
+        """End the streams that still read history, within a second.
+
+        :param reason: one of ``endings``.
+        """
+        for subscriber in list(self._reading):
+            self.end(subscriber, reason)
+
     def everyone(self) -> list[Subscriber]:
         """All subscribers, with those that still read history."""
         return [*self._reading, *self.engine]

@@ -15,7 +15,7 @@ from gevent.hub import Waiter
 from hub.fanout.progress import unsent
 
 READ, WRITE = 1, 2
-_SIZE = 64 << 10
+_SIZE = 64 << 10  # bytes that are read at once
 
 
 class Timeout(Exception):
@@ -62,10 +62,11 @@ class Channel:
             else:
                 return
 
-    def receive(self, timeout: float) -> bytes:
+    def receive(self, timeout: float, most: int = _SIZE) -> bytes:
         """What has arrived, as soon as something has; empty at the end.
 
         :param timeout: seconds; under TLS a part of a record is nothing yet.
+        :param most: bytes.
         :raises Timeout: nothing arrived.
         :raises OSError: the connection is broken.
         """
@@ -77,7 +78,7 @@ class Channel:
             self._wait(READ, deadline)
         while True:
             try:
-                return os.read(self._fd, _SIZE) if self._tls is None else self._tls.recv(_SIZE)
+                return os.read(self._fd, most) if self._tls is None else self._tls.recv(most)
             except (BlockingIOError, ssl.SSLWantReadError):
                 self._wait(READ, deadline)
             except ssl.SSLWantWriteError:

@@ -158,7 +158,8 @@ class Connection:
             if reader.started:
                 whole = whole or time.monotonic() + _WHOLE_REQUEST
             try:
-                octets = self._channel.receive(max((whole or begin) - time.monotonic(), 0.0))
+                left = (whole or begin) - time.monotonic()
+                octets = self._channel.receive(max(left, 0.0), reader.appetite)
             except Timeout:
                 if not reader.started:
                     return None

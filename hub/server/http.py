@@ -20,6 +20,8 @@ from hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
 
 _MAX_HEAD = 64 << 10
 _MAX_FIELDS = 200
+_BETWEEN = 8 << 10  # bytes of heads that are read at once: each may be three hundred requests
+_OF_CONTENT = 64 << 10
 _MAX_SILENCE = 64 << 10  # octets of one header field or chunk extension, which the parser keeps to itself
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what is above may be an octet of UTF-8
 _ONCE = frozenset({"host", "content-type", "content-length", "origin"})
@@ -70,6 +72,11 @@ class RequestReader:
         self._fields = 0
         self._body = bytearray()  # one object, for a client may send it in thousands of pieces
         self._silent = 0
+
+    @property
+    def appetite(self) -> int:
+        """How many bytes to feed it at most: a little while requests begin, more while content arrives."""
+        return _OF_CONTENT if self.started and not self._in_head else _BETWEEN
 
     def feed(self, octets: bytes) -> None:
         """Take what was received.

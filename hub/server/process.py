@@ -398,6 +398,7 @@ class Process:
         if self._noting is not None:
             self._noting.kill()
         self._key_sources.close()
+        self._broker.end_replays(endings.HUB_STOPS)
         self._listener.drain(_DRAIN)
         self._broker.drain(_DRAIN)
         self._broker.close()

@@ -134,3 +134,11 @@ def test_one_who_takes_nothing_is_cut_logged_and_counted(
         assert values[of("mercure_subscribers_total", transport="sse")] == 1
         assert stream.ended()
     assert [message for message in caplog.messages if "took nothing for 0.5 s" in message]
+
+
+def test_the_end_of_the_hub_ends_replays_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hub.subscriber")
+    with running_hub(folder, anonymous=1, dispatch_timeout=0) as hub:
+        fill(hub)
+        subscribe(hub)
+    assert [message for message in caplog.messages if message.endswith(": the hub stops")]

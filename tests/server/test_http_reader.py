@@ -389,6 +389,25 @@ def test_a_body_takes_no_more_memory_for_coming_in_small_pieces() -> None:
     assert reader.ready[0].body == b"ab" * (size // 2)
 
 
+def test_what_is_read_at_once_is_little_before_the_content() -> None:
+    """Requests of a client that sends many in advance would take fifty times their size."""
+    reader = RequestReader(MAX_BODY)
+    few = reader.appetite
+    tracemalloc.start()
+    try:
+        reader.feed((get() * few)[:few])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(reader.ready) > 100
+    assert held < 1 << 19
+    reader = RequestReader(MAX_BODY)
+    reader.feed(post(b"", b"Content-Length: 9"))
+    assert reader.appetite > few
+    reader.feed(b"123456789")
+    assert reader.appetite == few
+
+
 class TestAfterAnError:
     def test_requests_that_were_complete_come_first(self) -> None:
         reader = RequestReader(MAX_BODY)
