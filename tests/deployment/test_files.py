@@ -55,7 +55,11 @@ def test_the_unit(tmp_path: Path) -> None:
     """With the path of a program that is here."""
     need("systemd")
     text = UNIT.read_text()
-    assert text.count("/opt/mercure/bin/mercure-hub") == 1
+    assert re.findall(r"^Exec(Start|Reload)=(.*)$", text, re.MULTILINE) == [
+        ("Start", "/opt/mercure/bin/mercure-hub"),
+        ("Reload", "/opt/mercure/bin/mercure-hub check --quiet"),
+        ("Reload", "/bin/kill -HUP $MAINPID"),
+    ]
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace("/opt/mercure/bin/mercure-hub", sys.executable))
     done = subprocess.run(
