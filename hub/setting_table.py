@@ -207,8 +207,8 @@ TABLE: tuple[Setting, ...] = (
         origins,
         "",
         "ORIGIN ...",
-        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all its ports. * "
-        "admits the others without cookies.",
+        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all its ports, "
+        "https://*.example.com for its subdomains of one label. * admits the others without cookies.",
         _WHO,
     ),
     Setting(
@@ -216,7 +216,7 @@ TABLE: tuple[Setting, ...] = (
         origins,
         "",
         "ORIGIN ...",
-        "Further origins whose pages may publish with a cookie; * for all.",
+        "Further origins whose pages may publish with a cookie, in the same forms; * for all.",
         _WHO,
     ),
     Setting(

@@ -115,13 +115,22 @@ def urls(value: str) -> tuple[str, ...]:
     return tuple(url(one) for one in value.split())
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:\*(?:\.[a-z0-9_-]+)+(?::[0-9]{1,5})?|[^/\s*@?#\\]+)(?::\*)?")
+
+
 def origins(value: str) -> tuple[str, ...]:
-    """Origins as browsers write them: host in lower case, no default port; ``:*`` stands for any port."""
+    """Origins as browsers write them: host in lower case, no default port.
+
+    ``:*`` stands for any port, ``*.`` for one label before the host's name.
+    """
     found: list[str] = []
     for one in value.split():
         lowered = one.lower()
-        if one != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*]+(:\*)?", lowered):
-            raise ValueError(f"holds {one!r}, which is not an origin such as https://example.com (no path)")
+        if one != "*" and not _ORIGIN.fullmatch(lowered):
+            raise ValueError(
+                f"holds {one!r}, which is not an origin such as https://example.com (no path) or "
+                "https://*.example.com"
+            )
         scheme = lowered.partition("://")[0]
         found.append(lowered.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "\0")))
     return tuple(found)

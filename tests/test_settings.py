@@ -181,6 +181,15 @@ def test_defaults() -> None:
     assert issuer.identifier == "urn:flask-mercure"
 
 
+def test_origins_of_subdomains() -> None:
+    text = "https://*.Example.com:443 http://*.localhost:* https://*.a-b.example:8443"
+    assert load({"MERCURE_CORS_ORIGINS": text})["cors_origins"] == (
+        "https://*.example.com",
+        "http://*.localhost:*",
+        "https://*.a-b.example:8443",
+    )
+
+
 def test_native_values_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "hub.toml"
     path.write_text(
@@ -249,7 +258,15 @@ WRONG: list[tuple[str, str, str]] = [
     ("anonymous", "maybe", "is not 1 or 0"),
     ("cors_origins", "example.com", "is not an origin such as https://example.com (no path)"),
     ("cors_origins", "https://example.com/", "(no path)"),
-    ("publish_origins", "https://*.example.com", "is not an origin"),
+    ("publish_origins", "https://*example.com", "is not an origin"),
+    ("publish_origins", "https://a.*.example.com", "is not an origin"),
+    ("publish_origins", "https://*.*.example.com", "is not an origin"),
+    ("publish_origins", "https://example.*", "is not an origin"),
+    ("publish_origins", "https://*", "is not an origin"),
+    ("publish_origins", "*://example.com", "is not an origin"),
+    ("publish_origins", "https://*.", "is not an origin"),
+    ("publish_origins", "https://user@example.com", "is not an origin"),
+    ("publish_origins", "https://*.example.com/", "(no path) or https://*.example.com"),
     ("cookie_name", "a b", "is not a cookie name"),
     ("cookie_name", "", "is not a cookie name"),
     ("transport_url", "mercure.db", "is not a database URL such as sqlite:////var"),

@@ -55,7 +55,10 @@ class Directives:
                 raise ValueError("has a value, and takes none")
             put(name, "1", place, name)
         elif name in _LISTS:
-            put(name, " ".join(self._values(directive)), place, name)
+            origins = self._values(directive)
+            put(name, " ".join(origins), place, name)
+            if any("*." in one for one in origins):
+                self._conversion.note(place, name, "the star in an origin stands for one label here")
         elif name in _TIMES:
             put(name, values.seconds(self._value(directive)), place, name)
         elif name == "cookie_name":

@@ -11,6 +11,7 @@ from hub.protocol.errors import CrossSite, shown
 
 ANY = "*"
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\[\]:@/]+))(?::[0-9]{1,5})?")
+_SUBDOMAIN = re.compile(r"([a-z][a-z0-9+.-]*://)[a-z0-9_-]+(\.[a-z0-9._-]+)((?::[0-9]{1,5})?)")
 _ALLOWED_METHODS = "GET, HEAD, POST, QUERY"
 _ALLOWED_HEADERS = "Authorization, Cache-Control, Content-Type, Last-Event-ID"
 _EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID"
@@ -40,11 +41,20 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
 
 
 def is_listed(origin: str, allowed: Collection[str]) -> bool:
-    """Whether an origin is named, itself or as one of a host's with any port (``http://localhost:*``)."""
-    if origin == ANY:
+    """Whether an origin is named.
+
+    Itself, as one of a host's with any port (``http://localhost:*``), or as a subdomain of one label
+    (``https://*.example.com``, and ``https://*.example.com:*``).
+    """
+    if origin == ANY or "*" in origin:
         return False
+    if origin in allowed:
+        return True
     found = _ORIGIN.fullmatch(origin)
-    return origin in allowed or (found is not None and f"{found[1]}:*" in allowed)
+    if found is not None and f"{found[1]}:*" in allowed:
+        return True
+    below = _SUBDOMAIN.fullmatch(origin)
+    return below is not None and any(f"{below[1]}*{below[2]}{port}" in allowed for port in (below[3], ":*"))
 
 
 def preflight_headers(origin: str | None, allowed: Collection[str], *, private_network: bool) -> Headers:

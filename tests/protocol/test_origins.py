@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pytest
 
 from hub.protocol.errors import CrossSite
-from hub.protocol.origins import check_publication, cors_headers, preflight_headers
+from hub.protocol.origins import check_publication, cors_headers, may_bring_cookie, preflight_headers
 
 SITE, OTHER = "https://site.example", "https://other.example"
 ALLOW, CREDENTIALS = "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"
@@ -50,6 +50,65 @@ def test_who_may_read(
     assert ("Vary" in headers) is bool(allowed), "a cache must not give one origin's answer to another"
     if value is not None:
         assert {"Link", "Mercure-Last-Event-ID"} <= set(headers["Access-Control-Expose-Headers"].split(", "))
+
+
+@pytest.mark.parametrize(
+    ("origin", "listed", "is_trusted"),
+    [
+        ("https://a.example.com", "https://*.example.com", True),
+        ("https://a-b_1.example.com", "https://*.example.com", True),
+        ("https://xn--bcher-kva.example.com", "https://*.example.com", True),
+        ("https://example.com", "https://*.example.com", False),
+        ("https://.example.com", "https://*.example.com", False),
+        ("https://*.example.com", "https://*.example.com", False),
+        ("https://a.b.example.com", "https://*.example.com", False),
+        ("https://a.b.example.com", "https://*.b.example.com", True),
+        ("https://evilexample.com", "https://*.example.com", False),
+        ("https://example.com.evil.com", "https://*.example.com", False),
+        ("https://a.example.com.evil.com", "https://*.example.com", False),
+        ("https://evil.com/.example.com", "https://*.example.com", False),
+        ("https://evil.com#.example.com", "https://*.example.com", False),
+        ("https://evil.com?.example.com", "https://*.example.com", False),
+        ("https://evil.com\\.example.com", "https://*.example.com", False),
+        ("https://evil.com%2f.example.com", "https://*.example.com", False),
+        ("https://evil.com:1.example.com", "https://*.example.com", False),
+        ("https://evil.com@a.example.com", "https://*.example.com", False),
+        ("https://user:x@a.example.com", "https://*.example.com", False),
+        ("https://a.example.com@evil.com", "https://*.example.com", False),
+        ("https://[::1].example.com", "https://*.example.com", False),
+        ("https://a .example.com", "https://*.example.com", False),
+        ("https://a\r\nX: y.example.com", "https://*.example.com", False),
+        ("https://a.example.com\n", "https://*.example.com", False),
+        ("https://a.example.com.", "https://*.example.com", False),
+        ("https://ä.example.com", "https://*.example.com", False),
+        ("https://A.example.com", "https://*.example.com", False),
+        ("http://a.example.com", "https://*.example.com", False),
+        ("null", "https://*.example.com", False),
+        ("", "https://*.example.com", False),
+        ("https://a.example.com:8443", "https://*.example.com", False),
+        ("https://a.example.com:8443", "https://*.example.com:8443", True),
+        ("https://a.example.com:8444", "https://*.example.com:8443", False),
+        ("https://a.example.com", "https://*.example.com:8443", False),
+        ("https://a.example.com:8443", "https://*.example.com:*", True),
+        ("https://a.example.com", "https://*.example.com:*", True),
+        ("https://a.example.com:x", "https://*.example.com:*", False),
+        ("https://a.example.com:", "https://*.example.com:*", False),
+        ("https://example.com:8443", "https://*.example.com:*", False),
+    ],
+)
+def test_subdomains(origin: str, listed: str, is_trusted: bool) -> None:
+    headers = dict(cors_headers(origin, [listed]))
+    assert headers.get(ALLOW) == (origin if is_trusted else None)
+    assert (CREDENTIALS in headers) is is_trusted
+    if is_trusted:
+        check_publication(origin, None, SITE, [listed])
+        check_publication(None, f"{origin}/page", SITE, [listed])
+        assert may_bring_cookie(origin, SITE, [listed])
+    else:
+        with pytest.raises(CrossSite):
+            check_publication(origin, None, SITE, [listed])
+        with pytest.raises(CrossSite):
+            may_bring_cookie(origin, SITE, [listed])
 
 
 @pytest.mark.parametrize("private_network", [True, False])
