@@ -46,7 +46,7 @@ from hub.transport.presence import Owed, PresenceWriter
 from hub.transport.reading import Reader
 from hub.transport.retention import Retention, Trimmer
 from hub.transport.seats import BOUND, Seats, TurnTimeout
-from hub.transport.still_there import StillThere, WriteAheadLog
+from hub.transport.still_there import Folder, StillThere, WriteAheadLog
 
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
@@ -99,6 +99,7 @@ class SqlTransport(Generic[Ticket]):
         self._seats: Seats | None = None
         self._file = self._lock_file = StillThere(None)
         self._wal = WriteAheadLog(None)
+        self._folder = Folder(None)
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
@@ -141,6 +142,7 @@ class SqlTransport(Generic[Ticket]):
             raise StorageError(f"the database {self.place} was closed")
         self._file = StillThere(self._url.database)
         self._wal = WriteAheadLog(self._url.database)
+        self._folder = Folder(self._url.database)
         self._lock_file = StillThere(lock_path(self._url))
         newest = self.newest()
         with self._reading() as connection:
@@ -511,12 +513,18 @@ class SqlTransport(Generic[Ticket]):
         :param connection: writes, and is in no transaction.
         :raises StorageError: a file of the database is not what it was.
         """
-        self._file.check()
+        self._look_for_files()
         if connection.dialect.name == "sqlite":
             self._wal.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
         yield
-        self._file.check()
+        self._look_for_files()
         self._wal.check_after()
+
+    def _look_for_files(self) -> None:
+        if not self._folder.is_as_before():
+            self._file.check()
+            self._wal.check()
+            self._folder.confirm()
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 from hub.protocol.errors import StorageError
 
 _FILE_HEADER, _FRAME_HEADER = 32, 24  # bytes in a write-ahead log (SQLite, WAL-mode File Format)
 
 _NUMBER = 4  # bytes: what the file begins with, and the page of a frame
+_SETTLED = 1.0  # seconds after which the time of a folder tells of each change: it is as coarse as a tick
 
 
 class StillThere:
@@ -43,6 +46,41 @@ class StillThere:
         )
 
 
+class Folder:
+    """The folder of a file: while nothing comes, goes or changes its name there, the file is still there.
+
+    One look at the folder is cheaper than one at each file in it.
+
+    :param path: of the file. Where that is a link, the folder tells nothing.
+    :param clock: monotonic time in seconds.
+    """
+
+    def __init__(self, path: str | None, clock: Callable[[], float] = monotonic) -> None:
+        self._path = os.path.dirname(os.path.abspath(path)) if path else ""  # noqa: PTH100, PTH120
+        self._is_link = not path or os.path.realpath(path) != os.path.join(  # noqa: PTH118
+            os.path.realpath(self._path),
+            os.path.basename(path),  # noqa: PTH119
+        )
+        self._clock = clock
+        self._seen: tuple[int, int, int] | None = None
+        self._seen_at = 0.0
+        self._is_confirmed = False
+
+    def is_as_before(self) -> bool:
+        """Whether the files need no look of their own."""
+        found = None if self._is_link else _status(self._path)
+        if found is None:
+            return False
+        seen = (found.st_dev, found.st_ino, found.st_mtime_ns)
+        if seen != self._seen:
+            self._seen, self._seen_at, self._is_confirmed = seen, self._clock(), False
+        return self._is_confirmed
+
+    def confirm(self) -> None:
+        """The files were looked at after ``is_as_before``, and are there."""
+        self._is_confirmed = self._seen is not None and self._clock() - self._seen_at > _SETTLED
+
+
 class WriteAheadLog(StillThere):
     """The write-ahead log of an SQLite database that is in use, and its index.
 
@@ -63,28 +101,30 @@ class WriteAheadLog(StillThere):
 
         :raises StorageError: one of them is another one, is gone, or the log was found to be cut.
         """
-        self._look()
+        self._check(_status(self._path))
+        self._index.check()
+        self._measure()
 
     def check_before(self, connection: sqlite3.Connection) -> None:
-        """Look for both files, and for what was written to them, before more is written.
+        """Look for what was written to the log before more is written.
 
         :param connection: to the database, in no transaction.
-        :raises StorageError: one of them is another one, is gone, or the log was cut.
+        :raises StorageError: the log was cut.
         """
         if not self._frame:
             self._frame = _FRAME_HEADER + int(connection.execute("PRAGMA page_size").fetchone()[0])
-        size = self._look()
+        size = self._measure()
         if size < self._size and size < self._needed(connection):
             self._is_cut = True
             raise self._error("cut")
         self._size = size
 
     def check_after(self) -> None:
-        """Look at both files again: what was written is in the files that the next start will read.
+        """Look at the log again: what was written is in it.
 
         :raises StorageError: it is not.
         """
-        size = self._look()
+        size = self._measure()
         if size < self._size:
             return  # the next look before a write finds out whether SQLite did that
         last = (self._size - _FILE_HEADER) // self._frame if self._frame else 0
@@ -99,11 +139,8 @@ class WriteAheadLog(StillThere):
             os.close(self._fd)
             self._fd = -1
 
-    def _look(self) -> int:
-        found = _status(self._path)
-        self._check(found)
-        self._index.check()
-        size = 0 if found is None else found.st_size
+    def _measure(self) -> int:
+        size = os.fstat(self._fd).st_size if self._fd >= 0 else 0
         if self._is_cut or (size and self._is_empty(0)):
             self._is_cut = True
             raise self._error("cut")
