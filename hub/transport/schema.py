@@ -15,6 +15,8 @@ from hub.transport.interface import Entry
 
 metadata = MetaData()
 
+_MAX_CACHED = 4096  # characters of topics that are remembered: an update may have 200,000
+
 _BigInt = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
 
 # One row. Its update opens each append, so that appends wait for one another and the order of the
@@ -101,7 +103,11 @@ def entry(row: Sequence[Any]) -> Entry:
     return Entry(sequence, found, event_bytes is not None)
 
 
-@lru_cache(maxsize=1024)  # many updates have the same
 def topics_of(encoded: str) -> tuple[str, ...]:
     """The topics in a row of the table of updates."""
+    return _recent_topics(encoded) if len(encoded) <= _MAX_CACHED else tuple(json.loads(encoded))
+
+
+@lru_cache(maxsize=1024)  # many updates have the same
+def _recent_topics(encoded: str) -> tuple[str, ...]:
     return tuple(json.loads(encoded))

@@ -8,12 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gevent
 import pytest
 
+from hub.server.process import Process
+from hub.settings import SettingError, Settings, load_settings
+from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 pytestmark = pytest.mark.minutes
@@ -145,3 +150,31 @@ def test_requests_that_wait_when_the_hub_is_told_to_stop(folder: Path) -> None:
             assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK")
             sock.close()
         assert child.wait(TIMEOUT) == 0
+
+
+def test_a_reload_ends_a_doubt_about_the_clock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted: list[object] = []
+
+    def note(transport: object) -> None:
+        trusted.append(transport)
+
+    monkeypatch.setattr(SqlTransport, "trust_clock", note)
+    settings = load_settings(process_environment(folder), {})
+    counts = []
+
+    def refuse() -> Settings:
+        raise SettingError("MERCURE_LISTEN: wrong")
+
+    def run() -> None:
+        hub = Process(settings)
+        hub.start()
+        for reread in (lambda: settings, refuse):
+            hub.reload(reread)
+            counts.append(len(trusted))
+        hub.close()
+        gevent.get_hub().destroy(destroy_loop=True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert counts == [1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import stat
@@ -248,6 +249,15 @@ def test_topics_with_the_same_hash_lose_nothing(log: Log, monkeypatch: pytest.Mo
     log.append(update("a", "b"), update("b"), update("c"))
     wanted = [entry for entry in log.transport.read(0, 9, ["b"], 100).entries if "b" in entry.update.topics]
     assert [entry.sequence for entry in wanted] == [1, 2]
+
+
+def test_long_lists_of_topics_are_not_remembered() -> None:
+    """A thousand of them would take 400 MiB."""
+    schema._recent_topics.cache_clear()
+    topics = tuple(f"{number}/".ljust(2000, "x") for number in range(100))
+    assert schema.topics_of(json.dumps(topics)) == topics
+    assert schema.topics_of('["a"]') == ("a",)
+    assert schema._recent_topics.cache_info().currsize == 1
 
 
 def test_the_hash_of_a_topic_is_the_same_in_each_process() -> None:
