@@ -15,8 +15,8 @@ from hub.protocol.compact_pattern import CompactPattern
 from hub.protocol.resolution import leading_segments, origin_of, prefixes_of, resolver
 
 Place = tuple[str | None, str, str]
-"""Base URL against which topics are resolved, or ``None`` where they are taken as they are; origin, empty for
-any; leading segments."""
+"""Base URL against which topics are resolved, with a host that stands for all hosts, or ``None`` where they
+are taken as they are; origin, empty for any and for that of the base; leading segments."""
 
 NOWHERE: Place = (None, "", "")
 """The place of what is no pattern."""
@@ -32,13 +32,19 @@ def of_url_pattern(pattern: URLPattern | CompactPattern, base: str) -> Place:
     :param base: the hub's public URL, against which topics are resolved.
     """
     if isinstance(pattern, CompactPattern):
-        return base, pattern.origin, pattern.prefix
+        return _place(base, pattern.origin, pattern.prefix)
     parts = (pattern.protocol, pattern.hostname, pattern.port)
     is_known = not any(_VARIABLE.search(part) for part in parts)
     prefix = _before(pattern.pathname, _VARIABLE)
     if _MODIFIER.search(pattern.pathname):  # without its variable, /a/:x?b goes on behind /a
         prefix = prefix.rpartition("/")[0]
-    return base, origin_of(*parts) if is_known else "", leading_segments(prefix)
+    return _place(base, origin_of(*parts) if is_known else "", leading_segments(prefix))
+
+
+def _place(base: str, origin: str, prefix: str) -> Place:
+    found = resolver(base)
+    is_own = found.own is not None and origin == found.own.origin
+    return found.shared, "" if is_own else origin, prefix
 
 
 def of_template(template: str) -> Place:

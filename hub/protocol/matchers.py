@@ -11,7 +11,7 @@ from urlpattern import URLPattern
 from hub.protocol.compact_pattern import CompactPattern, read_pattern
 from hub.protocol.compact_template import CompactTemplate, read_template
 from hub.protocol.errors import InvalidRequest, TooManyRequests
-from hub.protocol.literal_prefix import NOWHERE, above, of_template, of_url_pattern
+from hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
 from hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
 from hub.protocol.resolution import resolver
 from hub.protocol.topics import WILDCARD, forbidden_character
@@ -123,12 +123,8 @@ class Matcher:
         """
         if self.exact is not None:
             return self.exact.startswith(path)
-        base, origin, prefix = self.place
-        if origin:
-            located = above(path, base)
-            if located is None or located[0] != origin:
-                return False
-        return path.startswith(prefix) or prefix.startswith(path)
+        _, foreign, prefix = self.place
+        return not foreign and (path.startswith(prefix) or prefix.startswith(path))
 
     def selects(self, other: Matcher) -> bool:
         """Tell whether this matcher, of a token, covers a subscription's own matcher (spec, Payloads)."""

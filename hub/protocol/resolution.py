@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 
 from urlpattern import URLPattern
 
 _ANY_URL = URLPattern({})
+_STAND_IN = "mercure.invalid"
+# Relative, and so that it takes the whole authority of its base.
+_PATH = re.compile(r"/(?![/\\\t\n\r])|[A-Za-z0-9._~-]+(?:/|\Z)")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MAX_DEPTH = 12  # slashes in a prefix
 
@@ -29,25 +33,50 @@ class Resolved:
         self.origin = origin_of(protocol, hostname, port)
         self.prefixes = prefixes_of(pathname)
 
+    def at(self, other: Resolved) -> Resolved:
+        """The same path on the site of another URL."""
+        moved = Resolved.__new__(Resolved)
+        moved.protocol, moved.hostname, moved.port = other.protocol, other.hostname, other.port
+        moved.pathname, moved.search = self.pathname, self.search
+        moved.origin, moved.prefixes = other.origin, self.prefixes
+        return moved
+
 
 class Resolver:
     """Resolves topics against one base, and remembers the last one: patterns are tried in long rows.
 
+    Where the base comes from the request, each client may bring another host: the path of a topic is found
+    once for all of them.
+
     :param base: the hub's public URL.
+
+    ``shared`` is the base of all that differ in nothing but the host and port, ``own`` the base itself.
     """
 
-    __slots__ = ("_last", "base")
+    __slots__ = ("_last", "base", "own", "shared")
 
     def __init__(self, base: str) -> None:
-        self.base = base
+        self.base = self.shared = base
         self._last: tuple[str | None, Resolved | None] = (None, None)
+        self.own = _resolved(base, None) if _ABSOLUTE.match(base) else None
+        if self.own is not None and self.own.protocol in ("http", "https"):
+            query = f"?{self.own.search}" if self.own.search else ""
+            self.shared = sys.intern(f"{self.own.protocol}://{_STAND_IN}{self.own.pathname}{query}")
 
     def resolve(self, topic: str) -> Resolved | None:
         """The components of a topic; ``None`` if it is no URL, which no URL Pattern matches."""
         last = self._last
         if last[0] is not topic:
-            last = self._last = (topic, _resolved(topic, None if _ABSOLUTE.match(topic) else self.base))
+            last = self._last = (topic, self._resolve(topic))
         return last[1]
+
+    def _resolve(self, topic: str) -> Resolved | None:
+        if _ABSOLUTE.match(topic):
+            return _resolved(topic, None)
+        if self.own is None or self.shared is self.base or not _PATH.match(topic):
+            return _resolved(topic, self.base)
+        found = _resolved(topic, self.shared)
+        return None if found is None else found.at(self.own)
 
 
 @lru_cache(maxsize=64)

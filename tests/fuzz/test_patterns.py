@@ -27,6 +27,7 @@ from hub.protocol.topics import forbidden_character
 from hub.protocol.uri_template import compile_template
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
+ANY_URL = URLPattern({})
 URL_PATTERNS = st.one_of(
     st.text(max_size=30),
     st.lists(
@@ -178,6 +179,35 @@ def test_compact_patterns_select_what_the_library_selects(
     for topic in [*topics, filled, value]:
         url = resolver(base).resolve(topic)
         assert (url is not None and compact.matches(url)) is library.test(topic, base)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=20),
+        st.lists(
+            st.sampled_from(
+                ["/", "//", "\\", "a", "b.c", "..", ".", ":", "?", "#", "x=y", "https:", "http://", "urn:", "@",
+                 "%2e", "%41", "é", " ", "\t", "\n", "[::1]", "mercure.invalid", "~", "-"]
+            ),
+            max_size=8,
+        ).map("".join),
+    ),
+    st.sampled_from(
+        [HUB.url, "http://[::1]:3000/a/b/", "https://h:1", "http://h/x?y=z"]
+    ),
+)  # fmt: skip
+@example("\t//other/x", "https://h:1")
+@example("/\t/other/x", "https://h:1")
+@example("//mercure.invalid/x", "https://h:1")
+def test_a_topic_is_resolved_as_the_library_does_it(topic: str, base: str) -> None:
+    library: Any = ANY_URL.exec(topic, base)
+    found = resolver(base).resolve(topic)
+    if library is None:
+        assert found is None
+        return
+    assert found is not None
+    parts = ("protocol", "hostname", "port", "pathname", "search")
+    assert [getattr(found, part) for part in parts] == [library[part]["input"] for part in parts]
 
 
 SEGMENT = st.text("abcXYZ0189-._~", min_size=1, max_size=8).filter(lambda text: set(text) != {"."})

@@ -106,9 +106,9 @@ def assert_same(compact: CompactPattern, other: URLPattern, base: str, topic: st
     selected = other.test(topic, base)
     assert (url is not None and compact.matches(url)) is selected, topic
     if selected:
-        located = above(topic, base)
-        assert located is not None
-        for _, origin, prefix in (of_url_pattern(compact, base), of_url_pattern(other, base)):
+        for shared, origin, prefix in (of_url_pattern(compact, base), of_url_pattern(other, base)):
+            located = above(topic, shared)
+            assert located is not None
             assert origin in ("", located[0]), topic
             assert prefix in located[1], topic
     return selected

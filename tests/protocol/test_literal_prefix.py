@@ -12,6 +12,7 @@ from hub.protocol.matchers import Matcher, MatcherType, make
 from hub.protocol.pattern_table import PatternTable
 
 HUB = "https://hub.example.com/.well-known/mercure"
+ANY_HOST = "https://mercure.invalid/.well-known/mercure"
 OTHER_HUB = "http://other.example:3000/hub"
 SITE = "https://example.com:"  # and no port
 
@@ -34,15 +35,16 @@ PLACES = [
     ("https://example.com/\N{LATIN SMALL LETTER A WITH DIAERESIS}/:id", (SITE, "/%C3%A4")),
     ("https://*.example.com/a/:id", ("", "/a")),
     ("http{s}?://example.com/a/:id", ("", "/a")),
-    ("/orders/:id", ("https://hub.example.com:", "/orders")),
-    ("orders/:id", ("https://hub.example.com:", "/.well-known/orders")),
+    ("/orders/:id", ("", "/orders")),
+    ("orders/:id", ("", "/.well-known/orders")),
+    ("https://HUB.example.com:443/orders/:id", ("", "/orders")),
     ("https://example.com" + "/a" * 20 + "/:id", (SITE, "/a" * 12)),
 ]
 
 
 @pytest.mark.parametrize(("value", "place"), PLACES)
 def test_the_place_of_a_url_pattern(value: str, place: tuple[str, str]) -> None:
-    assert make(MatcherType.URLPATTERN, value, HUB).place == (HUB, *place)
+    assert make(MatcherType.URLPATTERN, value, HUB).place == (ANY_HOST, *place)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,29 @@ def test_what_is_no_pattern_has_no_place() -> None:
         assert make(MatcherType.EXACT, value, HUB).place is NOWHERE
         assert make(MatcherType.TEMPLATE, value, HUB).place is NOWHERE
     assert make(MatcherType.URLPATTERN, "*", HUB).place is NOWHERE
+
+
+def test_bases_of_any_host_have_one_place() -> None:
+    """Or a new topic would be looked for below each of thousands of hosts, which clients make up."""
+    table: PatternTable[int] = PatternTable()
+    bases = [f"https://h{number}.example/.well-known/mercure" for number in range(200)]
+    for number, base in enumerate(bases):
+        table.put(make(MatcherType.URLPATTERN, "/rooms/:id", base), number)
+    assert len(table) == 200
+
+    def found(topic: str) -> list[int]:
+        return sorted(number for matcher, number in table.candidates(topic) if matcher.matches(topic))
+
+    assert found("/rooms/1") == list(range(200))
+    assert found("https://h7.example/rooms/1") == found("//h7.example:443/rooms/1") == [7]
+    for topic in (
+        "/users/1",
+        "https://h7.example/users/1",
+        "http://h7.example/rooms/1",
+        "//mercure.invalid/rooms/1",
+    ):
+        assert found(topic) == []
+    assert table.candidates("/users/1") == []
 
 
 def test_above_a_topic() -> None:
