@@ -345,9 +345,9 @@ TABLE: tuple[Setting, ...] = (
         "500",
         "NUMBER",
         "Different URL Patterns in use with regular expressions or rare syntax, which take 100 KiB each, "
-        "some 700, and URI Templates with operators, which take 25; a subscriber with one more gets 429. The "
-        "usual ones take 1 KiB and do not count. "
-        "0 = no limit.",
+        "some 700, and URI Templates with operators, which take 25; a subscriber with one more gets 429. "
+        "Of the second half, one subject or address may bring a tenth of all. The usual ones take 1 KiB "
+        "and do not count. 0 = no limit.",
         _STREAM,
     ),
     Setting(

@@ -13,7 +13,7 @@ from hub.protocol import cursor
 from hub.protocol.answer import Headers
 from hub.protocol.content_coding import prefers
 from hub.protocol.grant import Grant
-from hub.protocol.matchers import Matcher
+from hub.protocol.matchers import Allowance, Matcher
 from hub.protocol.subscription import check_shown, matchers_from
 
 _HEADERS: Headers = [
@@ -61,9 +61,9 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     current, old = hub.protocol != "0.x", hub.protocol != "1.0"
     grant = hub.gatekeeper.subscriber(request)
     parameters = [*request.query, *form_of(request)] if request.method == "QUERY" else request.query
-    matchers = matchers_from(
-        parameters, request.identity, current=current, old=old, max_heavy=hub.max_heavy_patterns
-    )
+    most = hub.max_heavy_patterns
+    allowance = Allowance(most, grant.subject or request.peer) if most else None
+    matchers = matchers_from(parameters, request.identity, current=current, old=old, allowance=allowance)
     if hub.subscriptions:
         check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.

@@ -11,6 +11,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 
 _MAX_LENGTH = 16384
 _MAX_TIME = 2**53
+_MAX_SUBJECT = 255
 _Verified = tuple[Grant, float, str, Key]  # with nbf, the issuer's identifier and the key that signed
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
 
@@ -149,7 +151,7 @@ class TokenVerifier:
             if self._knows_its_url and "aud" in claims:
                 _check_audience(claims["aud"], resource)
             grant = old_grant_of(claims, expires_at, resource, fingerprint, key)
-            return grant, not_before, issuer.identifier, key
+            return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
         if not _is_access_token(header):
             raise TokenInvalid(
                 f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
@@ -159,7 +161,7 @@ class TokenVerifier:
         _check_audience(claims.get("aud"), resource)
         details = claims.get("authorization_details", [])
         grant = grant_of(details, expires_at, resource, fingerprint, key)
-        return grant, not_before, issuer.identifier, key
+        return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
         identifier = claims.get("iss")
@@ -182,6 +184,13 @@ class TokenVerifier:
             if kid is not None and any(key.kid == kid for key in issuer.keys(role))
         ]
         return found[0] if len(found) == 1 else self._issuers[self._first]
+
+
+def _of_subject(grant: Grant, claims: Mapping[str, Any], issuer: Issuer) -> Grant:
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not subject:
+        return grant
+    return replace(grant, subject=f"{issuer.identifier} {subject[:_MAX_SUBJECT]}")
 
 
 def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

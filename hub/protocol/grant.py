@@ -83,6 +83,7 @@ class Grant:
     :param is_old: the token is one of 0.x.
     :param fingerprint: tells tokens apart without holding them; empty without a token.
     :param key: verified the token; ``None`` without a token.
+    :param subject: whose token it is, told apart from those of other issuers; empty if it does not say.
     """
 
     publish: Scope = NOTHING
@@ -92,6 +93,7 @@ class Grant:
     is_old: bool = False
     fingerprint: bytes = b""
     key: Key | None = None
+    subject: str = ""
 
     def payload_for(self, matcher: Matcher) -> Json:
         """The payload of the first entry that covers a subscription's matcher (spec, Payloads).

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from functools import lru_cache
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from urlpattern import URLPattern
 
@@ -35,8 +36,55 @@ MAX_LENGTH = 2048
 _AnyPattern = CompactPattern | URLPattern | CompactTemplate | Pattern
 
 _MAX_PATTERN = 512
+_LEAST_SHARE = 10  # patterns with regular expressions that one request may have
 _RETRY_AFTER = 10  # seconds
 _MAX_COST = {MatcherType.URLPATTERN: 4000, MatcherType.TEMPLATE: 2000}  # µs of one pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How many patterns that take much memory may be in use.
+
+    One client alone cannot use up what others need: of the second half, each may take a tenth of all.
+
+    :param most: of all clients.
+    :param client: whoever brings a new one, by subject or address.
+    """
+
+    most: int
+    client: str = ""
+
+    def check(self) -> None:
+        """See whether there may be another one.
+
+        :raises TooManyRequests: there may not.
+        """
+        if len(_heavy) >= min(self.most, self._free):
+            _recent_heavy.cache_clear()
+        if len(_heavy) >= self.most:
+            what = f"The hub holds {len(_heavy)}"
+        elif len(_heavy) >= self._free and self._own >= self._share:
+            what = f"The hub holds {len(_heavy)}, and {self._own} of them for you:"
+        else:
+            return
+        raise TooManyRequests(
+            f"{what} URL Patterns with regular expressions or rare syntax and URI Templates with operators "
+            "(MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and wildcards, or with plain "
+            "variables.",
+            _RETRY_AFTER,
+        )
+
+    @property
+    def _free(self) -> int:
+        return self.most // 2
+
+    @property
+    def _share(self) -> int:
+        return max(self.most // 10, _LEAST_SHARE)
+
+    @property
+    def _own(self) -> int:
+        return sum(client == self.client for client in _heavy.values())
 
 
 class Matcher:
@@ -131,15 +179,21 @@ class Matcher:
         return self is other or self.matches(other.value)
 
 
-def make(type_: MatcherType, value: str, base: str, field: str | None = None, max_heavy: int = 0) -> Matcher:
+def make(
+    type_: MatcherType,
+    value: str,
+    base: str,
+    field: str | None = None,
+    allowance: Allowance | None = None,
+) -> Matcher:
     """Make a matcher, or take the equal one that is in use.
 
     :param type_: matcher type.
     :param value: exact topic, URL Pattern, URI Template, or ``*``.
     :param base: the hub's public URL, against which patterns and topics are resolved.
     :param field: name of the parameter, for the error.
-    :param max_heavy: patterns in use that take much memory, 0 = no limit.
-    :raises TooManyRequests: there are as many as that, and this would be another one.
+    :param allowance: of patterns in use that take much memory; ``None``: there is no limit.
+    :raises TooManyRequests: this would be one more than that.
     :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
     """
     field = field or str(type_)
@@ -161,7 +215,7 @@ def make(type_: MatcherType, value: str, base: str, field: str | None = None, ma
             field,
         )
     try:
-        return _compiled(type_, value, base, max_heavy)
+        return _compiled(type_, value, base, allowance)
     except ValueError:
         raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
 
@@ -192,26 +246,26 @@ def _is_heavy(pattern: _AnyPattern | None) -> bool:
 
 
 _in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueDictionary()
-_heavy: WeakSet[Matcher] = WeakSet()
+_heavy: WeakKeyDictionary[Matcher, str] = WeakKeyDictionary()  # with the clients that brought them
 
 
-def _compiled(type_: MatcherType, value: str, base: str, max_heavy: int) -> Matcher:
+def _compiled(type_: MatcherType, value: str, base: str, allowance: Allowance | None) -> Matcher:
     matcher = _in_use.get((type_, value, base))
     if matcher is None:
         pattern: _AnyPattern | None
         if type_ is MatcherType.TEMPLATE:
             pattern = read_template(value) or compile_template(value)
-            if max_heavy and _is_heavy(pattern):
-                _check_heavy(max_heavy)
+            if allowance is not None and _is_heavy(pattern):
+                allowance.check()
         else:
             pattern = read_pattern(value, base)
-            if max_heavy and (pattern is None or _is_heavy(pattern)):
-                _check_heavy(max_heavy)
+            if allowance is not None and (pattern is None or _is_heavy(pattern)):
+                allowance.check()
             if pattern is None:
                 pattern = _url_pattern(value, base)
         matcher = _in_use[type_, value, base] = Matcher(type_, value, base, pattern)
         if matcher.is_heavy:
-            _heavy.add(matcher)
+            _heavy[matcher] = "" if allowance is None else allowance.client
     return _recent_heavy(matcher) if matcher.is_heavy else _recent(matcher)
 
 
@@ -225,18 +279,6 @@ def _recent(matcher: Matcher) -> Matcher:
 @lru_cache(maxsize=64)
 def _recent_heavy(matcher: Matcher) -> Matcher:
     return matcher
-
-
-def _check_heavy(most: int) -> None:
-    if len(_heavy) >= most:
-        _recent_heavy.cache_clear()
-    if len(_heavy) >= most:
-        raise TooManyRequests(
-            f"The hub holds {len(_heavy)} URL Patterns with regular expressions or rare syntax and URI "
-            "Templates with operators (MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and "
-            "wildcards, or with plain variables.",
-            _RETRY_AFTER,
-        )
 
 
 def _url_pattern(value: str, base: str) -> URLPattern:

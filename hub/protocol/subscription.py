@@ -12,7 +12,7 @@ from hub.protocol.errors import InvalidRequest
 from hub.protocol.form import Pairs
 from hub.protocol.grant import Json
 from hub.protocol.identity import Identity
-from hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, cost, make
+from hub.protocol.matchers import SUPPORTED, Allowance, Matcher, MatcherType, cost, make
 from hub.protocol.update import HUB_EVENT_TYPE, Update, new_id
 
 _PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}
@@ -33,7 +33,12 @@ _MAX_COST = 50_000  # µs to compile the patterns of one request
 
 
 def matchers_from(
-    parameters: Pairs, identity: Identity, *, current: bool, old: bool, max_heavy: int = 0
+    parameters: Pairs,
+    identity: Identity,
+    *,
+    current: bool,
+    old: bool,
+    allowance: Allowance | None = None,
 ) -> tuple[Matcher, ...]:
     """The matchers that a subscription request names.
 
@@ -41,9 +46,9 @@ def matchers_from(
     :param identity: the hub, base of relative patterns.
     :param current: accept ``match`` and its kin.
     :param old: accept ``topic`` of 0.x.
-    :param max_heavy: URL Patterns in use that take much memory, 0 = no limit.
+    :param allowance: of patterns in use that take much memory; ``None``: there is no limit.
     :returns: the distinct matchers in order.
-    :raises TooManyRequests: there are as many as that.
+    :raises TooManyRequests: there would be one more than that.
     :raises InvalidRequest: none, too many, an unknown ``match*`` name, or a value that is not valid.
     """
     found: dict[Matcher, None] = {}
@@ -62,7 +67,7 @@ def matchers_from(
         spent += cost(type_, value)
         if spent > _MAX_COST:
             raise InvalidRequest("The patterns of this request are too costly to compile together.", name)
-        matcher = make(type_, value, identity.url, name, max_heavy)
+        matcher = make(type_, value, identity.url, name, allowance)
         if matcher not in found:
             found[matcher] = None
             with_groups += matcher.has_groups

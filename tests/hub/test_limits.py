@@ -130,3 +130,24 @@ def test_of_heavy_patterns(folder: Path) -> None:
         streams[1].close()
         wait_until_left(hub, 7)
         hub.subscribe({"match_urlpattern": r"/heavy/c/:id(\d+)"})
+
+
+def test_heavy_patterns_of_one_client_leave_some_to_others(folder: Path) -> None:
+    matchers._recent_heavy.cache_clear()
+    gc.collect()
+    most = 2 * len(matchers._heavy) + 40
+    settings: dict[str, Any] = {"max_heavy_patterns": most, "trusted_proxies": "127.0.0.1"}
+    with running_hub(folder, anonymous=1, **settings) as hub:
+
+        def status(number: int, token: str | None = None, **headers: str) -> int:
+            query = {"match_urlpattern": rf"/share/{number}/:id(\d+)"}
+            try:
+                return hub.subscribe(query, token, **headers).reply.status
+            except AssertionError:
+                return hub.get(query, token, **headers).status
+
+        greedy = [status(number, X_Forwarded_For="203.0.113.1") for number in range(most)]
+        assert set(greedy[:20]) == {200}
+        assert greedy[-1] == 429
+        assert status(most, X_Forwarded_For="203.0.113.2") == 200
+        assert status(most + 1, hub.token(sub="Ada"), X_Forwarded_For="203.0.113.1") == 200

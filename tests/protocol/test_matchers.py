@@ -9,7 +9,7 @@ import pytest
 
 from hub.protocol import matchers
 from hub.protocol.errors import InvalidRequest, TooManyRequests
-from hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Matcher, MatcherType, cost, make
+from hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Allowance, Matcher, MatcherType, cost, make
 
 HUB = "https://hub.example.com/.well-known/mercure"
 EXACT, PATTERN, TEMPLATE = MatcherType.EXACT, MatcherType.URLPATTERN, MatcherType.TEMPLATE
@@ -369,21 +369,21 @@ def test_is_a_heavy_template(value: str, is_heavy: bool) -> None:
 def test_heavy_templates_in_use_are_limited() -> None:
     kept = make(MatcherType.TEMPLATE, "/limit/{+id}", HUB)
     with pytest.raises(TooManyRequests, match="MERCURE_MAX_HEAVY_PATTERNS"):
-        make(MatcherType.TEMPLATE, "/limit/{+other}", HUB, max_heavy=1)
-    assert make(MatcherType.TEMPLATE, "/limit/{+id}", HUB, max_heavy=1) is kept
+        make(MatcherType.TEMPLATE, "/limit/{+other}", HUB, allowance=Allowance(1))
+    assert make(MatcherType.TEMPLATE, "/limit/{+id}", HUB, allowance=Allowance(1)) is kept
     for value in ("/limit/{id}", "/limit/{", "/limit"):
-        assert make(MatcherType.TEMPLATE, value, HUB, max_heavy=1).matches(value)
+        assert make(MatcherType.TEMPLATE, value, HUB, allowance=Allowance(1)).matches(value)
 
 
 def test_heavy_patterns_in_use_are_limited() -> None:
     kept = make(PATTERN, "/limit/:id(\\d+)", HUB)
     for value in ("/limit/:other(\\d+)", "/limit/:a-:b"):
         with pytest.raises(TooManyRequests, match="MERCURE_MAX_HEAVY_PATTERNS") as refusal:
-            make(PATTERN, value, HUB, max_heavy=1)
+            make(PATTERN, value, HUB, allowance=Allowance(1))
         assert refusal.value.retry_after > 0
         make(PATTERN, value, HUB)  # no limit
-    assert make(PATTERN, "/limit/:id(\\d+)", HUB, max_heavy=1) is kept
-    assert make(PATTERN, "/limit/:id", HUB, max_heavy=1).matches("/limit/x")
+    assert make(PATTERN, "/limit/:id(\\d+)", HUB, allowance=Allowance(1)) is kept
+    assert make(PATTERN, "/limit/:id", HUB, allowance=Allowance(1)).matches("/limit/x")
     with pytest.raises(InvalidRequest) as not_well_formed:
         make(PATTERN, "/limit/{", HUB)
     assert not_well_formed.value.status == 400
@@ -394,7 +394,30 @@ def test_heavy_patterns_that_nobody_uses_do_not_count() -> None:
         make(PATTERN, f"/unused/{number}/(\\d+)", HUB)
     gc.collect()
     in_use = len(matchers._heavy) - len([one for one in matchers._heavy if one.value.startswith("/unused/")])
-    make(PATTERN, "/unused/new/(\\d+)", HUB, max_heavy=in_use + 5)
+    make(PATTERN, "/unused/new/(\\d+)", HUB, allowance=Allowance(in_use + 5))
+
+
+def test_one_client_cannot_use_up_the_heavy_patterns_of_all() -> None:
+    matchers._recent_heavy.cache_clear()
+    gc.collect()
+    most = 2 * len(matchers._heavy) + 60  # what other tests keep is less than half
+    kept = []
+
+    def bring(client: str) -> int:
+        """How many a client gets, which brings as many as it can."""
+        for number in range(most):
+            value = f"/share/{client}/{number}/(\\d+)"
+            try:
+                kept.append(make(PATTERN, value, HUB, allowance=Allowance(most, client)))
+            except TooManyRequests:
+                return number
+        return most
+
+    assert bring("greedy") == max(30, most // 10)
+    assert bring("other") == bring("third") == max(10, most // 10)
+    with pytest.raises(TooManyRequests, match="for you"):
+        make(PATTERN, "/share/one-more/(\\d+)", HUB, allowance=Allowance(most, "greedy"))
+    make(PATTERN, "/share/greedy/0/(\\d+)", HUB, allowance=Allowance(most, "other"))  # which is there already
 
 
 def test_the_empty_topic_is_the_hub_itself() -> None:
