@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -126,7 +127,9 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(get_hub().threadpool, "apply", fail)
+    pool = SimpleNamespace(apply=fail)
+    hub = SimpleNamespace(threadpool=pool, loop=get_hub().loop)
+    monkeypatch.setattr(gevent, "get_hub", lambda: hub)
 
 
 @pytest.mark.usefixtures("no_thread")
