@@ -180,8 +180,11 @@ class SqlTransport(Generic[Ticket]):
     @contextlib.contextmanager
     def _noticed_turn(self, seats: Seats) -> Iterator[None]:
         """The turn; while it does not come, the log tells why."""
-        words = "the hub waits until mercure-hub history has done its work on %s"
-        notice = threading.Timer(_PATIENCE, _log.warning, [words, self.place])
+
+        def tell() -> None:
+            _log.warning("the hub waits to open its database: %s", seats.why_no_turn(_PATIENCE))
+
+        notice = threading.Timer(_PATIENCE, tell)
         notice.daemon = True
         notice.start()
         try:

@@ -221,7 +221,7 @@ def test_a_hub_that_has_to_wait_says_so(
         with seats.turn():
             opens.start()
             deadline = time.monotonic() + 10
-            while "waits until mercure-hub history has done its work" not in caplog.text:
+            while "the hub waits to open its database: another process has held the lock" not in caplog.text:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         opens.join(10)
