@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 PACKAGES = (
     *("gevent", "sqlalchemy", "geventwebsocket", "prometheus_client", "httptools", "urlpattern", "re2"),
 )
-"""What the extra ``hub`` brings, as modules. Without them the hub does not run."""
+"""What the extra ``hub`` brings, as modules, but for backports.zstd, which the hub can do without."""
 
 INSTALL = "in a clone of flask-mercure: pip install '.[{}]'"
 """How an extra is installed. Not by name: until it is ours on the package index, anybody can take it."""
