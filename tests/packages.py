@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,10 @@ from pathlib import Path
 # The file whose exit status tells Debian's packages whether they may start their services.
 POLICY = Path("/usr/sbin/policy-rc.d")
 _SLOW = 20  # seconds without an answer from the archive
-_APT = ("apt-get", "-qq", "-o", f"Acquire::http::Timeout={_SLOW}", "-o", "DPkg::Lock::Timeout=120")
+_APT = (
+    *("apt-get", "-qq", "-o", f"Acquire::http::Timeout={_SLOW}", "-o", "Acquire::Retries=0"),
+    *("-o", "DPkg::Lock::Timeout=120"),
+)
 
 # Layer -> package -> what shows that it is there: the name of a program, or a path with wildcards.
 PACKAGES = {
@@ -88,7 +92,7 @@ def install(layer: str = "") -> list[str]:
         problem = _apt("update") or _apt("install", "-y", *filter(_is_known, lacking))
     lacking = missing(lacking)
     if lacking:
-        print(f"{problem}Still missing: {' '.join(lacking)}", flush=True)  # noqa: T201
+        print(*filter(None, [problem]), f"Still missing: {' '.join(lacking)}", sep="\n", flush=True)  # noqa: T201
     return lacking
 
 
@@ -99,7 +103,7 @@ def _is_here(shown: str) -> bool:
 
 
 def _apt(*arguments: str) -> str:
-    """What it complained about, if it failed."""
+    """Its last complaint, if it failed."""
     done = subprocess.run(
         [*_APT, *arguments],
         stdin=subprocess.DEVNULL,
@@ -109,7 +113,7 @@ def _apt(*arguments: str) -> str:
         check=False,
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
     )
-    return done.stderr if done.returncode else ""
+    return "\n".join(done.stderr.splitlines()[-1:]) if done.returncode else ""
 
 
 def _is_known(package: str) -> bool:
@@ -126,7 +130,7 @@ def _no_services() -> Iterator[None]:
     if POLICY.exists():
         yield
         return
-    # Should this process be killed, the file that is left forbids nothing.
+    # Should this process be killed by SIGKILL, the file that is left forbids nothing.
     POLICY.write_text(f"#!/bin/sh\nkill -0 {os.getpid()} 2>/dev/null && exit 101\nexit 0\n")
     POLICY.chmod(0o755)
     try:
@@ -136,5 +140,6 @@ def _no_services() -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the policy goes away then, too
     left = install(*sys.argv[1:])
     sys.exit(bool(left and os.environ.get("CI")))
