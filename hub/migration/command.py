@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hub.migration import dotenv, variables
+from hub.migration import dotenv, site, variables
 from hub.migration.caddyfile import CaddyfileError, Directive, Line, Variable, lines_of, parse, substitute
 from hub.migration.conversion import Conversion, environment, toml
 from hub.migration.directives import Directives
@@ -21,9 +21,9 @@ status: 0 when everything became a setting or needs none, 1 when something is le
 used. Nothing is written or changed."""
 _MOST_OCTETS = 1_000_000
 _NO_VALUE = "has no value here; if it has one, give its file to this command, too"
-_OF_CADDY = "is of Caddy, and belongs to the proxy in front"
 _SECOND = "is a second hub; convert its site alone, into its own file"
 _ROUTES = ("route", "handle", "handle_path")
+_IN_SITES = (*_ROUTES, "log", "mercure")  # what cannot be an address
 _IN_ENVIRONMENT = re.compile(r"\{env\.([^{}]+)\}")
 
 
@@ -67,13 +67,15 @@ def convert(texts: Mapping[str, str]) -> Conversion:
     for name, text in texts.items():
         lines = lines_of(text, Path(name).name)
         if dotenv.looks_like_one(lines):
-            found |= dotenv.parse(lines)
+            found |= dotenv.parse(lines, conversion.left)
         else:
             files.append(lines)
     used: set[str] = set()
     for lines in files:
         used |= _take_caddyfile(conversion, lines, found)
     variables.take(conversion, found, frozenset(used))
+    for address in conversion.addresses[:1]:
+        site.take_address(conversion, *address)
     conversion.check_keys()
     return conversion
 
@@ -88,13 +90,10 @@ def _take_caddyfile(conversion: Conversion, lines: Sequence[Line], found: Mappin
     used = {name for name in found if f"{{${name}}}" in text or f"{{${name}:" in text}
     used |= {name for name in _IN_ENVIRONMENT.findall(text) if name in found}
     blocks: list[tuple[Directive, Directive]] = []
-    for number, top in enumerate(parse(substitute(lines, found, missing))):
+    for number, top in enumerate(_sites(parse(substitute(lines, found, missing)))):
         if not top.words and number == 0:  # the global options
             for option in top.block:
-                if option.name == "order" and "mercure" in option.arguments:
-                    conversion.note(option.place, "order", "not needed without Caddy")
-                else:
-                    conversion.left(option.place, option.name, _OF_CADDY)
+                site.take_option(conversion, option)
         elif top.has_block:
             blocks += [(top, directive) for directive in _hubs(conversion, top)]
         else:
@@ -104,14 +103,29 @@ def _take_caddyfile(conversion: Conversion, lines: Sequence[Line], found: Mappin
             conversion.left(directive.place, "mercure", _SECOND)
             continue
         Directives(conversion, found).take(directive.block)
-        if "public_url" not in conversion.settings:
-            variables.site(conversion, top.name.rstrip(","), top.place, "site")
+        conversion.addresses.append((top.name.rstrip(","), top.place, "site"))
         for other in top.arguments:
             conversion.left(top.place, other, "is a further address; see MERCURE_ALLOWED_URLS")
     if not blocks:
         place = lines[0].place if lines else "the file"
         raise CaddyfileError(f"{place}: this file has neither a mercure block nor lines NAME=VALUE")
     return used
+
+
+def _sites(tops: Sequence[Directive]) -> list[Directive]:
+    """The blocks of a file. A single site may have no braces: then all that follows is in it."""
+    for number, top in enumerate(tops):
+        if not top.words or top.name.startswith(("(", "&(")):  # global options, snippets, named routes
+            continue
+        if top.has_block and top.name not in _IN_SITES:
+            return list(tops)
+        words: list[str] = []
+        end = number
+        while end < len(tops) and not tops[end].has_block and (end == number or words[-1].endswith(",")):
+            words += tops[end].words  # further addresses stand behind a comma, on the next line too
+            end += 1
+        return [*tops[:number], Directive(tuple(words) or ("",), top.place, list(tops[end:]), has_block=True)]
+    return list(tops)
 
 
 def _hubs(conversion: Conversion, outer: Directive) -> list[Directive]:
@@ -123,7 +137,7 @@ def _hubs(conversion: Conversion, outer: Directive) -> list[Directive]:
         elif one.name in _ROUTES:
             found += _hubs(conversion, one)
         else:
-            conversion.left(one.place, one.name, _OF_CADDY)
+            site.take_beside(conversion, one)
     return found
 
 

@@ -56,6 +56,10 @@ class Conversion:
     issuers: list[Issuer] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
+    ports: dict[str, str] = field(default_factory=dict)
+    """That Caddy listens on, by scheme, where they are not the usual ones."""
+    addresses: list[tuple[str, str, str]] = field(default_factory=list)
+    """Of sites, each with its place and source; what else says the public URL counts before them."""
 
     def put(self, name: str, value: str, place: str, source: str) -> None:
         """Take a setting over, if the hub takes its value.

@@ -14,6 +14,7 @@ from hub.protocol.identity import WELL_KNOWN
 _PLACEHOLDER = re.compile(r"\{(?:env|\$)[.]?([^{}:]+)\}")
 _TWO_SETS = "differs from the other role's; write two [[issuer]] tables, with roles"
 
+_PASSING = ("/run/", "/var/run/", "/tmp/", "/dev/shm/")  # noqa: S108 - not opened
 _SWITCHES = ("anonymous", "subscriptions")
 _LISTS = ("cors_origins", "publish_origins")
 _TIMES = ("heartbeat", "write_timeout", "dispatch_timeout")
@@ -74,7 +75,9 @@ class Directives:
             put("debugger", "1", place, name)
         elif name in ("playground", "demo"):
             self._conversion.left(
-                place, name, "mints a token for everything; for development there is: flask mercure hub"
+                place,
+                name,
+                "mints a token for everything; for development see MERCURE_PLAYGROUND, or flask mercure hub",
             )
         elif name == "protocol_version_compatibility":
             self._conversion.note(
@@ -285,6 +288,12 @@ def _transport(
         if name not in takers:
             conversion.left(where, f"{source} {name}", "is no option that this command knows")
             continue
+        if name == "path" and text.startswith(_PASSING):
+            conversion.note(
+                where,
+                f"{source} {name}",
+                "is gone when the machine has restarted; choose another folder for MERCURE_TRANSPORT_URL",
+            )
         setting = takers[name](text)
         if setting is not None:
             conversion.put(*setting, where, f"{source} {name}")

@@ -8,7 +8,6 @@ from hub.migration import values
 from hub.migration.caddyfile import CaddyfileError, Line, Variable, parse
 from hub.migration.conversion import Conversion
 from hub.migration.directives import Directives, transport_url
-from hub.protocol.identity import WELL_KNOWN
 
 _SAME = ("publisher_jwt_key", "publisher_jwt_alg", "subscriber_jwt_key", "subscriber_jwt_alg")
 
@@ -53,7 +52,7 @@ _LEFT = {
     "EXTRA_DIRECTIVES": "directives of Caddy, which is not a part of this hub",
     "USE_FORWARDED_HEADERS": "write the proxy's address into MERCURE_TRUSTED_PROXIES",
     "DEBUG": "see MERCURE_LOG_LEVEL",
-    "DEMO": "mints a token for everything; for development there is: flask mercure hub",
+    "DEMO": "mints a token for everything; for development see MERCURE_PLAYGROUND, or flask mercure hub",
     "LOG_FORMAT": "see MERCURE_LOG_FORMAT, which is text or json",
     "METRICS_ENABLED": "see docs/settings.md for metrics",
     "METRICS_ADDR": "see docs/settings.md for metrics",
@@ -88,7 +87,7 @@ def _take(conversion: Conversion, variables: Mapping[str, Variable], name: str, 
     if not value:
         conversion.note(place, name, "is empty")
     elif name == "SERVER_NAME":
-        site(conversion, value.split()[0].rstrip(","), place, name)
+        conversion.addresses.append((value.split()[0].rstrip(","), place, name))
     elif name == "MERCURE_EXTRA_DIRECTIVES":
         lines = [Line(place, text) for text in value.splitlines()]
         Directives(conversion, variables).take(parse(lines))
@@ -109,24 +108,3 @@ def _take(conversion: Conversion, variables: Mapping[str, Variable], name: str, 
         conversion.left(place, name, _LEFT.get(name) or _LEFT[short])
     else:
         conversion.left(place, name, "is no variable that this command knows")
-
-
-def site(conversion: Conversion, address: str, place: str, source: str) -> None:
-    """The address of a site, from which the public URL follows.
-
-    :param address: ``example.com``, ``http://example.com:8080`` or ``:80``.
-    """
-    scheme, _, rest = address.rpartition("://")
-    host, _, port = rest.partition(":")
-    host = host.partition("/")[0]
-    if not host or "*" in host:
-        conversion.left(
-            place, source, f"{address!r} names no host; set MERCURE_PUBLIC_URL, or leave it unset"
-        )
-        return
-    scheme = scheme or ("http" if port == "80" else "https")
-    shown = f":{port}" if port and port != {"http": "80", "https": "443"}.get(scheme) else ""
-    conversion.put("public_url", f"{scheme}://{host}{shown}{WELL_KNOWN}", place, source)
-    conversion.note(
-        place, source, "the port and the certificate are the proxy's in front; see docs/deployment.md"
-    )

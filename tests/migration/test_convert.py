@@ -300,6 +300,198 @@ def test_what_is_no_configuration(text: str) -> None:
         convert({"Caddyfile": text})
 
 
+WITHOUT_BRACES = f"""
+{{
+    {{$GLOBAL_OPTIONS}}
+}}
+
+{{$SERVER_NAME:localhost}}
+
+log {{
+    format filter {{
+        wrap console
+        fields {{
+            uri query {{
+                replace authorization REDACTED
+            }}
+        }}
+    }}
+}}
+
+{{$EXTRA_DIRECTIVES}}
+
+route {{
+    encode zstd gzip
+    mercure {{
+        transport_url {{$MERCURE_TRANSPORT_URL:bolt://mercure.db}}
+        publisher_jwt "{SECRET}"
+        cors_origins https://*.example.com
+    }}
+    respond /healthz 200
+}}
+"""
+
+
+def test_a_site_without_braces() -> None:
+    """As in the Caddyfile of the Go hub until 0.14, and in articles."""
+    conversion = convert({"Caddyfile": WITHOUT_BRACES})
+    assert settings(conversion) == {
+        "public_url": "https://localhost/.well-known/mercure",
+        "transport_url": "sqlite:///mercure-hub.db",
+        "publisher_jwt_key": SECRET,
+        "cors_origins": "https://*.example.com",
+        "log_format": "text",
+    }
+    assert [name for _, name in left(conversion)] == ["encode", "respond"]
+    conversion = convert({"Caddyfile": WITHOUT_BRACES, ".env": "SERVER_NAME=hub.example.com\n"})
+    assert settings(conversion)["public_url"] == "https://hub.example.com/.well-known/mercure"
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "others"),
+    [
+        ("a.example", "https://a.example", []),
+        ("a.example\n", "https://a.example", []),
+        ("a.example, b.example", "https://a.example", ["b.example"]),
+        ("a.example,\nb.example", "https://a.example", ["b.example"]),
+        ("(snippet) {\n log\n}\na.example", "https://a.example", []),
+        ("{\n}\nhttps://a.example:8443", "https://a.example:8443", []),
+    ],
+)
+@pytest.mark.parametrize(
+    "block", ["mercure {\n anonymous\n}", "route {\n mercure {\n  anonymous\n }\n}", "mercure"]
+)
+def test_addresses_without_braces(text: str, url: str, others: list[str], block: str) -> None:
+    conversion = convert({"Caddyfile": f"{text}\n{block}\n"})
+    assert settings(conversion)["public_url"] == f"{url}/.well-known/mercure"
+    assert [note.name for note in conversion.notes if "further address" in note.text] == others
+
+
+def test_no_directive_is_taken_for_an_address() -> None:
+    conversion = convert({"Caddyfile": "{$SERVER_NAME}\nroute {\n mercure {\n  anonymous\n }\n}"})
+    assert settings(conversion) == {"anonymous": "1"}
+    assert [note.name for note in conversion.notes if "names no host" in note.text] == ["site"]
+
+
+@pytest.mark.parametrize("variable", ["MERCURE_PUBLIC_URL=https://right.example/hub"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_public_url_counts_before_the_address_of_the_site(variable: str, is_first: bool) -> None:
+    texts = {"Caddyfile": "wrong.example {\n mercure {\n }\n}", ".env": f"{variable}\n"}
+    conversion = convert(dict(sorted(texts.items(), reverse=is_first)))
+    assert settings(conversion)["public_url"] == "https://right.example/hub"
+    assert left(conversion) == []
+    conversion = convert({".env": f"SERVER_NAME=wrong.example\n{variable}\n"})
+    assert settings(conversion)["public_url"] == "https://right.example/hub"
+
+
+def test_what_a_site_has_beside_the_hub() -> None:
+    conversion = convert(
+        {
+            "Caddyfile": """
+{
+    https_port 8443
+    debug
+    log {
+        output file /var/log/hub.log
+        level WARN
+    }
+}
+hub.example.com {
+    tls /etc/tls/cert.pem /etc/tls/key.pem
+    log {
+        output file /var/log/access.log {
+            roll_size 10MiB
+            roll_keep 7
+            roll_keep_for 720h
+        }
+        format json
+    }
+    mercure {
+        anonymous
+        transport_url bolt:///run/mercure/updates.db
+        playground
+    }
+}
+"""
+        }
+    )
+    assert settings(conversion) == {
+        "log_level": "debug",
+        "log_file": "/var/log/hub.log",
+        "tls_cert": "/etc/tls/cert.pem",
+        "tls_key": "/etc/tls/key.pem",
+        "access_log": "/var/log/access.log",
+        "log_rotate": "10485760",
+        "log_keep": "7",
+        "log_format": "json",
+        "anonymous": "1",
+        "transport_url": "sqlite:////run/mercure/mercure-hub.db",
+        "public_url": "https://hub.example.com:8443/.well-known/mercure",
+        "listen": ":8443",
+    }
+    notes = "\n".join(map(str, conversion.notes))
+    assert ": transport_url path: is gone when the machine has restarted" in notes
+    assert ": playground: mints a token for everything; for development see MERCURE_PLAYGROUND" in notes
+    assert [name for _, name in left(conversion)] == ["log level", "roll_keep_for", "playground"]
+    assert "log level: stands at Caddyfile:4 with another value" in notes
+    conversion.settings["publisher_jwt_key"] = (SECRET, "")
+    assert load_settings(
+        {f"MERCURE_{name.upper()}": value for name, (value, _) in conversion.settings.items()}, {}
+    ).listen == ("", 8443)
+
+
+@pytest.mark.parametrize(
+    ("address", "listen", "url"),
+    [
+        (":80", ":80", None),
+        (":8080", ":8080", None),
+        (":443", None, None),
+        ("http://hub.example.com", ":80", "http://hub.example.com"),
+        ("http://hub.example.com:3000", ":3000", "http://hub.example.com:3000"),
+        ("hub.example.com:80", ":80", "http://hub.example.com"),
+        ("hub.example.com", None, "https://hub.example.com"),
+        ("hub.example.com:8443", None, "https://hub.example.com:8443"),
+    ],
+)
+def test_the_port_of_a_site_is_the_hubs_where_no_certificate_is_needed(
+    address: str, listen: str | None, url: str | None
+) -> None:
+    conversion = convert({"Caddyfile": f"{address} {{\n mercure {{\n  anonymous\n }}\n}}"})
+    found = settings(conversion)
+    assert found.get("listen") == listen
+    assert found.get("public_url") == (None if url is None else f"{url}/.well-known/mercure")
+
+
+def test_a_start_script() -> None:
+    script = f"""#!/bin/sh
+# the hub
+export SERVER_NAME=:8080 MERCURE_PUBLISHER_JWT_ALG="HS256"
+MERCURE_PUBLISHER_JWT_KEY="$(cat /run/secrets/publisher)" \\
+MERCURE_SUBSCRIBER_JWT_KEY='{SECRET}' \\
+  MERCURE_EXTRA_DIRECTIVES="anonymous
+subscriptions" \\
+  MERCURE_TRANSPORT_URL="bolt://$STATE/updates.db" \\
+  MERCURE_TRUSTED_ISSUERS="$(cat /run/issuer)" \\
+  exec ./mercure run --config Caddyfile
+"""
+    for text in (script, script.partition("\n")[2].replace("\nMERCURE_TRUSTED", "\n  MERCURE_TRUSTED")):
+        conversion = convert({"start.sh": text})
+        assert settings(conversion) == {
+            "publisher_jwt_key": "@/run/secrets/publisher",
+            "publisher_jwt_alg": "HS256",
+            "subscriber_jwt_key": SECRET,
+            "anonymous": "1",
+            "subscriptions": "1",
+            "listen": ":8080",
+        }
+        assert [name for _, name in left(conversion)] == [
+            *("MERCURE_TRANSPORT_URL", "MERCURE_TRUSTED_ISSUERS", "a command", "SERVER_NAME"),
+            "MERCURE_PUBLISHER_JWT_KEY",  # whose file is not here
+        ]
+    with pytest.raises(DotenvError, match=r"^start\.sh:2: the quote has no end$"):
+        convert({"start.sh": "#!/bin/sh\nA='hush\n"})
+
+
 def test_a_broken_environment_does_not_show_its_values() -> None:
     with pytest.raises(DotenvError, match=r"^\.env:2: is not NAME=VALUE$"):
         convert({".env": "A=1\nhush hush\n"})
