@@ -132,7 +132,7 @@ class Layout:
             "THREADS": str(threads),
             "WORKERS": str(workers),
             "SERVERS": str(2 * workers // threads),
-            "H2_WORKERS": str(threads * 3 // 2),
+            "H2_WORKERS": str(threads * _STREAMS_PER_CONNECTION),
             "APPLICATION": self.application,
             "APPLICATION_NAME": PurePosixPath(self.application).name or "site",
             "UPSTREAM": self.upstream,
@@ -142,6 +142,9 @@ class Layout:
 
     def _path(self) -> str:
         return urlsplit(self.public_url).path.rstrip("/")
+
+
+_STREAMS_PER_CONNECTION = 6  # as many as Apache serves at once on a new one
 
 
 def _threads(streams: int) -> int:

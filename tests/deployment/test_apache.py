@@ -206,6 +206,27 @@ def test_three_hundred_streams_and_a_reload(apache: Apache, hub: RunningHub) -> 
         assert {stream.next().data for stream in (*streams, late)} == {"after"}
 
 
+def test_browsers_with_six_streams_each_over_http_2(apache: Apache, hub: RunningHub, shop: Path) -> None:
+    """A browser has one connection, which holds a thread, and each of its streams holds an H2 worker."""
+    browsers, tabs = 140, 6
+    names = (
+        f"https://browser[1-{browsers // 4}].test:{apache.https}/.well-known/mercure?{ORDER}&tab=[1-{tabs}]"
+    )
+    options = ("--http2", "--parallel", "--parallel-max", str(browsers // 4 * tabs))
+    resolve = ("--resolve", f"*:{apache.https}:127.0.0.1")  # names of one server: a connection for each
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(curl(*options, *resolve, "-H", f"Cookie: {apache.cookie()}", names))
+        wait_until(
+            lambda: len(subscriptions(hub, apache, shop)) == browsers * tabs,
+            "not all streams are open",
+            seconds=60,
+        )
+        for _ in range(10):
+            with curl("--http2", "--max-time", "5", f"https://127.0.0.1:{apache.https}/") as output:
+                assert output.read()
+
+
 def test_who_leaves_is_noticed(apache: Apache, shop: Path, hub_port: int, folder: Path) -> None:
     settings = {"MERCURE_SUBSCRIPTIONS": "1", "MERCURE_HEARTBEAT": "1"}
     with hub_process(folder, hub_port, apache.public_url, shop, **settings) as hub:

@@ -113,7 +113,7 @@ def test_the_command_refuses_in_words(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(
     ("streams", "numbers"),
-    [(300, (100, 500, 10, 150)), (1000, (250, 1500, 12, 375)), (3500, (500, 4000, 16, 750))],
+    [(300, (100, 500, 10, 600)), (1000, (250, 1500, 12, 1500)), (3500, (500, 4000, 16, 3000))],
 )
 def test_apaches_numbers_are_those_that_were_measured(streams: int, numbers: tuple[int, ...]) -> None:
     text = render("apache-workers", Layout(streams=streams))
