@@ -360,7 +360,7 @@ def test_the_hub_is_restarted_under_open_pages(
 
     site.stop_hub(number)
     for window in (ada, grace):
-        window.wait_for("state", window.state, "reconnecting")
+        window.wait_for("state", window.state, "waiting")
     linus.driver.get("about:blank")  # after SIGKILL nobody is left who could tell that he goes
     ada.driver.find_element("id", "text").send_keys("too early", Keys.ENTER)
     ada.wait("an error", lambda: ada.driver.find_element("id", "problem").is_displayed())
@@ -443,6 +443,80 @@ def test_a_page_whose_cookie_is_gone(site: Site, windows: Callable[[int], list[W
     site.start_hub()
     ada.wait_for("state", ada.state, "signed-out")
     assert ada.driver.find_element("css selector", "#state a").is_displayed()
+
+
+def test_who_is_signed_out_sees_nobody_and_keeps_what_was_not_sent(
+    site: Site, windows: Callable[[int], list[Window]]
+) -> None:
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada", "/rooms/music")
+    ada.wait_for("here", ada.here, ["ada"])
+    ada.driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    ada.driver.find_element("id", "text").send_keys("half a thought", Keys.ENTER)
+    ada.wait_for("state", ada.state, "signed-out")
+    ada.wait_for("here", ada.here, [])
+    send = ada.driver.find_element("id", "send")
+    ada.wait("Send is disabled", lambda: not send.is_enabled())
+    assert "kept until you sign in" in ada.driver.find_element("id", "problem").text
+    ada.driver.find_element("id", "text").send_keys(", and more", Keys.ENTER)
+    ada.open("room:lobby")  # opens no stream
+    assert ada.state() == "signed-out"
+
+    ada.driver.find_element("css selector", "#state a").click()
+    ada.wait("the form", lambda: "/sign-in" in ada.driver.current_url)
+    ada.sign_in(site, "Ada", "/rooms/music")
+    assert ada.run("return document.getElementById('text').value") == "half a thought, and more"
+    ada.driver.find_element("id", "text").send_keys(Keys.ENTER)
+    ada.wait_texts("half a thought, and more")
+    ada.driver.refresh()
+    ada.wait_live()
+    assert ada.run("return document.getElementById('text').value") == ""
+
+
+def test_the_network_goes_and_comes_back(site: Site, windows: Callable[[int], list[Window]]) -> None:
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada")
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    ada.driver.execute_cdp_cmd("Network.enable", {})
+    ada.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
+    ada.wait_for("state", ada.state, "waiting")
+    shown = "return document.getElementById('state-text').textContent"
+    ada.wait("the countdown", lambda: str(ada.run(shown)).startswith("No network, again in "))
+    _post(site, "Grace", "meanwhile", room="lobby")
+    ada.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
+    ada.wait_texts("meanwhile")
+    ada.wait_live()
+
+
+def test_more_tabs_than_the_browser_has_connections(
+    site: Site, windows: Callable[[int], list[Window]]
+) -> None:
+    """Six to a host over HTTP/1.1: the sixth tab cannot ask who is here, the seventh has no stream."""
+    [ada] = windows(1)
+    ada.sign_in(site, "Ada")
+
+    def another() -> None:
+        ada.driver.switch_to.new_window("tab")
+        ada.driver.get(f"{site.url}/rooms/lobby")
+
+    for _ in range(4):
+        another()
+        ada.wait_live()
+        ada.wait_for("here", ada.here, ["ada"])
+    for _ in range(2):
+        another()
+        ada.wait_for("state", ada.state, "held")
+        assert "close other tabs" in ada.driver.find_element("id", "problem").text
+    ada.open("room:music")
+    last = ada.driver.current_window_handle
+    for handle in ada.driver.window_handles[1:4]:
+        ada.driver.switch_to.window(handle)
+        ada.driver.close()
+    ada.driver.switch_to.window(last)
+    ada.wait_live()
+    ada.wait_for("here", ada.here, ["ada"])
+    ada.wait("no problem", lambda: not ada.driver.find_element("id", "problem").is_displayed())
+    assert all("six connections" in warning for warning in ada.problems())
 
 
 def test_who_was_there_before_and_leaves_is_nowhere(

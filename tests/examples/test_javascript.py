@@ -378,6 +378,47 @@ def test_the_hub_is_killed_under_an_open_page(site: Site, tab: Tab) -> None:
     assert tab.seen("gaps") == []
 
 
+def test_a_tab_without_a_connection_says_so(site: Site, tab: Tab) -> None:
+    """Tabs with different topics, over HTTP/1.1; without WebSockets, which have a limit of their own."""
+    tab.enter(f"{site.url}/?topics=0", options={"fallback": False})
+    tabs = [tab]
+    for number in range(1, 6):
+        tabs.append(tab.new())
+        tabs[-1].enter(f"{site.url}/?topics={number}", options={"fallback": False})
+    seventh = tab.new()
+    seventh.visit(f"{site.url}/?topics=6")
+    seventh.follow(options={"fallback": False})
+    seventh.wait_for("problems", lambda: seventh.seen("problems"), [{"reason": "unanswered"}])
+    (warning,) = seventh.problems()
+    assert "six connections to a host" in warning
+    tabs[1].close()
+    seventh.wait_open()
+
+
+def test_the_network_goes_and_comes_back(site: Site, tab: Tab) -> None:
+    tab.enter(f"{site.url}/?topics=a")
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    tab.driver.execute_cdp_cmd("Network.enable", {})
+    tab.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, **network})
+    tab.wait_for("state", lambda: tab.run("return mercure.state"), "offline")
+    site.publish("a", "1")
+    tab.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": False, **network})
+    tab.wait_updates("1")
+    assert tab.seen("gaps") == []
+
+
+def test_a_page_that_hears_the_network_is_gone_looks_at_once(site: Site, tab: Tab) -> None:
+    """A stream whose network is gone stays open for minutes, as far as the browser tells."""
+    tab.enter(f"{site.url}/?topics=a")
+    site.publish("a", "1")
+    tab.wait_updates("1")
+    tab.run("dispatchEvent(new Event('offline'))")
+    tab.wait("an attempt", lambda: tab.seen("states")[-3:] == ["offline", "connecting", "open"])
+    site.publish("a", "2")
+    tab.wait_updates("1", "2")
+    assert tab.seen("gaps") == []
+
+
 def test_a_page_resumes_where_its_content_ends(site: Site, tab: Tab) -> None:
     first = site.publish("a", "1")
     site.publish("a", "2")

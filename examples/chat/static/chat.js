@@ -10,8 +10,8 @@ const GROUP_TIME = 5 * 60_000; // milliseconds within which messages of one auth
 const STATES = {
   connecting: "Connecting",
   live: "Live",
-  reconnecting: "Reconnecting",
   waiting: "Offline",
+  held: "Waiting for a connection",
   "signed-out": "Signed out",
 };
 
@@ -22,14 +22,16 @@ const names = new Map([[page.me.id, page.me.name]]); // as people write them
 let current; // the conversation that is shown
 let room; // the room that the person is in, which stays while a private conversation is shown
 let isLoaded = false; // the history has arrived
+let isSignedOut = false;
 
 const stream = new Stream({ url: page.stream, pages: `${page.topics}/pages/`, renew });
 const readUntil = loadReadUntil();
+const drafts = loadDrafts();
 
 function conversation(kind, id) {
   const key = `${kind}:${id}`;
   if (!conversations.has(key)) {
-    const shown = { key, kind, id, messages: [], limit: PAGE_SIZE, newFrom: null, draft: "" };
+    const shown = { key, kind, id, messages: [], limit: PAGE_SIZE, newFrom: null, draft: drafts[key] ?? "" };
     conversations.set(key, shown);
   }
   return conversations.get(key);
@@ -72,6 +74,26 @@ function saveReadUntil() {
     localStorage.setItem(`read:${page.me.id}`, JSON.stringify(readUntil));
   } catch {
     // Private windows may refuse it: unread counts then start anew with each visit.
+  }
+}
+
+// What was not sent yet outlives a reload, and signing in again.
+function loadDrafts() {
+  try {
+    return JSON.parse(sessionStorage.getItem(`drafts:${page.me.id}`)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+function keepDraft(shown, text) {
+  shown.draft = text;
+  if (text) drafts[shown.key] = text;
+  else delete drafts[shown.key];
+  try {
+    sessionStorage.setItem(`drafts:${page.me.id}`, JSON.stringify(drafts));
+  } catch {
+    // then it lasts as long as the page
   }
 }
 
@@ -145,6 +167,7 @@ async function renewInTime() {
 
 function signedOut() {
   stream.close();
+  clearTimeout(renewal);
   showState("signed-out");
 }
 
@@ -158,17 +181,20 @@ async function send() {
     const body = target.kind === "room" ? { room: target.id, text } : { to: target.id, text };
     const { ok, status, error } = await post("/messages", body);
     if (ok) {
-      if (target !== current) target.draft = "";
-      else if ($("text").value.trim() === text) $("text").value = "";
+      if (target !== current) keepDraft(target, "");
+      else if ($("text").value.trim() === text) {
+        $("text").value = "";
+        keepDraft(target, "");
+      }
       fitText();
     } else {
       if (status === 401) signedOut();
-      showProblem(error ?? "The message could not be sent.");
+      else showProblem(error ?? "The message could not be sent.");
     }
   } catch {
     showProblem("The server cannot be reached. Your message is still here; try again.");
   } finally {
-    $("send").disabled = false;
+    $("send").disabled = isSignedOut;
     if (target === current) $("text").focus();
   }
 }
@@ -456,13 +482,21 @@ function showProblem(text) {
 }
 
 let countdown;
+let isHeld = false;
 
 function showState(state, until) {
   clearInterval(countdown);
   $("state").dataset.state = state;
   const text = $("state-text");
-  text.textContent = STATES[state];
+  text.textContent = state === "waiting" && !navigator.onLine ? "No network" : STATES[state];
+  if (state === "held") {
+    showProblem("The hub does not answer. A browser has few connections for a site: close other tabs of the chat.");
+  } else if (isHeld) showProblem("");
+  isHeld = state === "held";
   if (state === "signed-out") {
+    isSignedOut = true;
+    $("send").disabled = true;
+    showProblem("You are signed out. What you write here is kept until you sign in again.");
     text.replaceChildren(make("a", { href: "/sign-in" }, "Sign in again"));
   } else if (state === "waiting") {
     // The number is not read aloud each second.
@@ -483,7 +517,7 @@ function fromAddress() {
 }
 
 function open(shown, { isNew = true } = {}) {
-  if (current && current !== shown) current.draft = $("text").value;
+  if (current && current !== shown) keepDraft(current, $("text").value);
   if (isNew && shown !== current) {
     history.pushState(null, "", `/${shown.kind === "room" ? "rooms" : "people"}/${encodeURIComponent(shown.id)}`);
   }
@@ -492,7 +526,7 @@ function open(shown, { isNew = true } = {}) {
     current.newFrom = isLoaded ? firstUnread(current) : null;
     drawn = null;
     $("text").value = current.draft;
-    showProblem("");
+    if (!isSignedOut) showProblem("");
     fitText();
   }
   const before = room;
@@ -541,7 +575,10 @@ $("text").addEventListener("keydown", (event) => {
   send();
 });
 
-$("text").addEventListener("input", fitText);
+$("text").addEventListener("input", () => {
+  keepDraft(current, $("text").value);
+  fitText();
+});
 
 function fitText() {
   const text = $("text");
@@ -582,6 +619,7 @@ document.addEventListener("visibilitychange", show);
 const others = new BroadcastChannel("chat");
 others.addEventListener("message", ({ data }) => data === "sign-out" && location.assign("/sign-in"));
 $("sign-out").addEventListener("submit", () => {
+  sessionStorage.removeItem(`drafts:${page.me.id}`);
   others.postMessage("sign-out");
 });
 

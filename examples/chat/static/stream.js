@@ -4,11 +4,13 @@
 // host. This file knows the Mercure protocol and nothing of the chat's page.
 
 const SLOWEST = 30_000; // milliseconds between two attempts
+const UNANSWERED = 8000; // milliseconds after which something holds the connection back
 
 /**
  * Events: "message" {id, data}, "presence" {}, "state" {state, until}.
  *
- * States: connecting, live, reconnecting, waiting (until: time of the next attempt), signed-out.
+ * States: connecting, live, waiting (until: time of the next attempt), held (no answer, perhaps because this
+ * browser has no connection left for the hub), signed-out.
  */
 export class Stream extends EventTarget {
   #base; // URL of the hub with the matchers that never change
@@ -20,7 +22,10 @@ export class Stream extends EventTarget {
   #lastId = "earliest";
   #seen = new Set();
   #attempts = 0;
-  #timer = 0;
+  #timer = 0; // of the next attempt
+  #watch = 0;
+  #isClosed = false;
+  #isHeld = false;
   #presence = new Presence();
 
   constructor({ url, pages, renew }) {
@@ -29,12 +34,14 @@ export class Stream extends EventTarget {
     this.#pages = pages;
     this.#renew = renew;
     addEventListener("online", () => this.#timer && this.#open());
+    // Perhaps it is the network to another place. Then the next attempt finds the hub, and nothing is missed.
+    addEventListener("offline", () => this.#source && !this.#timer && this.#again());
   }
 
   /** Listen to these topics too, instead of those named before. Nothing is missed in between. */
   listen(topics) {
     this.#topics = topics;
-    this.#open();
+    if (!this.#isClosed) this.#open();
   }
 
   /** Change over to a fresh cookie before the hub ends the stream of the old one. */
@@ -42,11 +49,12 @@ export class Stream extends EventTarget {
     if (this.#source && !this.#timer) this.#open();
   }
 
+  /** End it: nobody is known to be here any more. */
   close() {
-    clearTimeout(this.#timer);
-    this.#source?.close();
-    this.#retiring?.close();
-    this.#source = this.#retiring = null;
+    this.#isClosed = true;
+    this.#stop();
+    this.#presence.forget();
+    this.#tell("presence");
   }
 
   /** People with a subscription to a topic, or to anything: a Map from their id to their payload. */
@@ -59,9 +67,20 @@ export class Stream extends EventTarget {
     return this.#presence.topics();
   }
 
+  #stop() {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#watch);
+    this.#source?.close();
+    this.#retire();
+    this.#timer = 0;
+    this.#source = null;
+  }
+
   #open() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#watch);
     this.#timer = 0;
+    this.#watch = setTimeout(() => this.#heldBack(), UNANSWERED);
     // EventSource does not tell when it has delivered what was missed, nor which subscriber it is.
     // But the hub announces each new subscription, in order with all other events. So subscribe to
     // a topic that nobody else knows: its announcement divides what was from what is.
@@ -78,6 +97,7 @@ export class Stream extends EventTarget {
 
     source.addEventListener("open", () => {
       if (source !== this.#source) return;
+      clearTimeout(this.#watch);
       this.#retire();
       this.#attempts = 0;
       this.#presence.pause();
@@ -98,11 +118,9 @@ export class Stream extends EventTarget {
     });
     source.addEventListener("error", () => {
       if (source !== this.#source) return;
-      this.#retire();
-      // Cut off: the browser connects again by itself and names the last event that it got.
-      if (source.readyState === EventSource.CONNECTING) this.#state("reconnecting");
-      // Refused, most likely for a cookie that has ended: that is left to us.
-      else this.#again();
+      // After a cut the browser would come back by itself, and not say when. What it gave up was refused,
+      // most likely for a cookie that has ended.
+      this.#again(source.readyState === EventSource.CLOSED);
     });
   }
 
@@ -111,15 +129,35 @@ export class Stream extends EventTarget {
     this.#retiring = null;
   }
 
-  #again() {
+  /** No answer: the stream before this one may have the last connection that the browser has for the hub. */
+  #heldBack() {
+    if (this.#retiring) {
+      this.#retire();
+      this.#watch = setTimeout(() => this.#heldBack(), UNANSWERED);
+      return;
+    }
+    this.#held();
+  }
+
+  #held() {
+    console.warn(
+      "The hub does not answer. Over HTTP/1.1 a browser has six connections to a host, for all of its tabs together.",
+    );
+    this.#state("held");
+  }
+
+  #again(isRefused = false) {
+    this.#stop();
     const longest = Math.min(SLOWEST, 1000 * 2 ** this.#attempts++);
     const wait = longest * (0.5 + Math.random() / 2); // not all pages at the same moment
     this.#state("waiting", Date.now() + wait);
     this.#timer = setTimeout(async () => {
       this.#state("connecting");
-      const renewed = await this.#renew().catch(() => null); // null: the app cannot be reached
-      if (renewed === false) this.#state("signed-out");
-      else if (renewed === null) this.#again();
+      const renewed = isRefused ? await this.#renew().catch(() => null) : true; // null: the app is away
+      if (renewed === false) {
+        this.close();
+        this.#state("signed-out");
+      } else if (renewed === null) this.#again(isRefused);
       else this.#open();
     }, wait);
   }
@@ -132,17 +170,23 @@ export class Stream extends EventTarget {
   async #list(round) {
     const { origin, pathname } = new URL(this.#base);
     try {
-      const options = { credentials: "include", cache: "no-store" };
+      const signal = AbortSignal.timeout(UNANSWERED);
+      const options = { credentials: "include", cache: "no-store", signal };
       const response = await fetch(`${origin}${pathname}/subscriptions`, options);
       if (!response.ok) throw new Error(`${response.status} for the list of subscriptions`);
       const { subscriptions } = await response.json();
-      if (this.#presence.complete(round, subscriptions)) this.#tell("presence");
-    } catch {
-      if (this.#presence.isCurrent(round)) setTimeout(() => this.#list(round), 3000);
+      if (!this.#presence.complete(round, subscriptions)) return;
+      if (this.#isHeld) this.#state("live");
+      this.#tell("presence");
+    } catch (error) {
+      if (!this.#presence.isCurrent(round)) return;
+      if (error.name === "TimeoutError") this.#held();
+      setTimeout(() => this.#list(round), 3000);
     }
   }
 
   #state(state, until) {
+    this.#isHeld = state === "held";
     this.#tell("state", { state, until });
   }
 
@@ -166,6 +210,12 @@ class Presence {
   #isLive = false;
   #isListed = false;
   #round = 0;
+
+  /** Nobody is known any more. */
+  forget() {
+    this.pause();
+    this.#shown.clear();
+  }
 
   /** A new connection: what comes now is old, until `begin`. */
   pause() {

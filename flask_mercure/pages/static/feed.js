@@ -164,6 +164,11 @@ export class Feed {
     this.#next?.wake();
   }
 
+  doubt() {
+    this.#stream?.doubt();
+    this.#next?.doubt();
+  }
+
   /** Stop, for good or until `wake` comes. */
   close() {
     clearTimeout(this.#renewal);

@@ -322,6 +322,7 @@ export class Mercure extends EventTarget {
     const { signal } = this.#abort;
     const wake = () => this.#feed?.wake();
     window.addEventListener("online", wake, { signal });
+    window.addEventListener("offline", () => this.#feed?.doubt(), { signal });
     window.addEventListener("pageshow", wake, { signal });
     document.addEventListener("resume", wake, { signal });
     document.addEventListener("visibilitychange", wake, { signal });

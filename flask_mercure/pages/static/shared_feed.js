@@ -96,6 +96,11 @@ export class SharedFeed {
     this.#check();
   }
 
+  doubt() {
+    this.#own?.doubt();
+    this.#lead?.doubt();
+  }
+
   /** Leave the others: the page is closed, or put away for a while; `wake` comes back. */
   close() {
     if (!this.#channel) return;

@@ -70,6 +70,11 @@ export class Stream {
     else if (this.isOpen && this.#isTooQuiet(1.5)) this.#again({});
   }
 
+  /** The network is gone, perhaps: look, and if it is, say so and when the next attempt is. */
+  doubt() {
+    if (this.isOpen) this.#again({});
+  }
+
   #stop() {
     this.#turn++;
     clearTimeout(this.#timer);
@@ -118,7 +123,15 @@ export class Stream {
     if (this.#settings.fallback.heldBack(this.#name)) {
       this.isOpen = false;
       this.#open();
-    } else if (this.#name === "websocket") this.#again({});
+      return;
+    }
+    if (reason === "unanswered") {
+      console.warn(
+        `mercure: the hub has not answered for ${UNANSWERED / 1000} seconds. Over HTTP/1.1 a browser has six ` +
+          "connections to a host, for all of its tabs together",
+      );
+    }
+    if (this.#name === "websocket") this.#again({});
   }
 
   #opened(requested, position) {
