@@ -9,7 +9,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 
 from flask_mercure.configuration import registry
 from flask_mercure.encryption.key_set import KeySet, merged_json
@@ -121,7 +121,8 @@ class Mercure(Hub):
 
         @app.after_request
         def renew(response: Response) -> Response:
-            renew_all((self, *self._named.values()), response)
+            if request.endpoint != page.ENDPOINT:
+                renew_all((self, *self._named.values()), response)
             return response
 
     def _has_grants(self, default: str, name: str) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
 from flask import Response, current_app, request
+from flask.globals import request_ctx
 from werkzeug.http import dump_cookie
 
 from flask_mercure.cookies.policy import replace_cookie
@@ -17,7 +18,7 @@ from flask_mercure.errors import ConfigurationError, CookieError, MercureError
 from flask_mercure.grants.access import GivesAccess
 from flask_mercure.grants.grant import Grants, as_grants
 from flask_mercure.grants.mark import digest, seal, sealed_times
-from flask_mercure.state import HubState
+from flask_mercure.state import HubState, state_of
 from flask_mercure.tokens.source import expiry
 
 _P = ParamSpec("_P")
@@ -101,7 +102,16 @@ class FollowsUsers(GivesAccess):
         if given is not None:
             _follow(state, response, given)
         elif mark is not None or self._is_automatic or self._name in _wanted():
-            grants = as_grants(current_app.ensure_sync(callback)())
+            try:
+                grants = as_grants(current_app.ensure_sync(callback)())
+            except Exception:
+                if _is_for_developers(response):
+                    raise
+                current_app.logger.exception(
+                    "The function of subscribe_grants failed for %s; the Mercure cookie stays as it is",
+                    request.path,
+                )
+                return
             if grants is not None:
                 self._give(state, response, grants, mark)
             elif mark is not None:
@@ -128,7 +138,7 @@ class FollowsUsers(GivesAccess):
         except Exception as error:  # of a token factory of the app's own, too
             if is_other:  # what the browser has may be of another user
                 self._take(state, response)
-            if current_app.debug or current_app.testing:
+            if _is_for_developers(response):
                 raise
             is_ours = isinstance(error, MercureError)
             current_app.logger.error(
@@ -151,22 +161,54 @@ class FollowsUsers(GivesAccess):
 def renew_all(hubs: Iterable[FollowsUsers], response: Response) -> None:
     """Bring the cookies of an app's hubs up to date, after a request.
 
-    :param hubs: those with :meth:`FollowsUsers.subscribe_grants` are looked after.
-    :param response: to the request; the app's static files are left alone.
+    :param hubs: those with :meth:`FollowsUsers.subscribe_grants` that the app has are looked after.
+    :param response: to the request. Answers that no view has made are left alone, and so are static files and
+        errors of the server, after which a database may not answer the app's function either.
     """
-    if (request.endpoint or "").rpartition(".")[2] == "static":
+    endpoint = request.endpoint
+    if endpoint is None or endpoint.rpartition(".")[2] == "static" or request.method == "OPTIONS":
         return
+    if response.status_code >= 500:
+        return
+    there = state_of(current_app).hubs
     seen: set[str] = set()
     for hub in hubs:
-        if hub._grants is None:
+        if hub._grants is None or (hub._name is not None and hub._name not in there):
             continue
         name = hub._state.name
         if name in seen:
-            raise ConfigurationError(
-                f"the hub {name!r} has subscribe_grants twice, with and without its name"
-            )
+            problem = f"the hub {name!r} has subscribe_grants twice, with and without its name"
+            if _is_for_developers(response):
+                raise ConfigurationError(problem)
+            current_app.logger.error("%s: the first one counts", problem)
+            continue
         seen.add(name)
-        hub._renew(response, hub._grants)
+        with _session_unread():
+            hub._renew(response, hub._grants)
+
+
+def _is_for_developers(response: Response) -> bool:
+    """Whether an error of ours may take the place of a response: not of one that tells of an error itself."""
+    is_error = response.status_code >= 400
+    return (current_app.debug or current_app.testing) and not is_error
+
+
+@contextmanager
+def _session_unread() -> Iterator[None]:
+    """What is read of the session here does not make the response depend on it.
+
+    Flask adds ``Vary: Cookie`` to the response of a session that was read. This one is as the view made it;
+    where it gets a cookie, that adds the header (RFC 9110 section 12.5.5).
+    """
+    # Not flask.session, whose mere use counts as reading.
+    context = vars(request_ctx._get_current_object())  # type: ignore[attr-defined]
+    held = context.get("_session", context.get("session"))
+    was_read = getattr(held, "accessed", True)
+    try:
+        yield
+    finally:
+        if not was_read:
+            held.accessed = False
 
 
 def _follow(state: HubState, response: Response, token: str) -> None:

@@ -18,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from flask_mercure import ConfigurationError, CookieError, Grants, InvalidArgument, Mercure, URLPattern
 from flask_mercure.extension import state_of
+from flask_mercure.pages.page import module_url
 from hub.protocol import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 from tests.hub.running import running_hub
@@ -317,6 +318,125 @@ def test_a_factory_that_fails_leaves_nobody_the_cookie_of_another(
     assert (response.status_code, response.text) == (200, "bob")
     assert cookies(response) == {COOKIE: "", MARK: ""}
     assert "LookupError" in caplog.text
+
+
+def failing() -> Any:
+    raise LookupError("the database is away")
+
+
+@pytest.mark.parametrize("testing", [True, False])
+def test_a_function_that_fails_is_logged_and_the_response_stays(
+    site: Site, caplog: pytest.LogCaptureFixture, testing: bool
+) -> None:
+    site.get("/login/ann")
+    site.answer = failing
+    if testing:  # a developer sees it
+        with pytest.raises(LookupError):
+            site.get()
+        return
+    site.app.testing = False
+    response = site.get()
+    assert (response.status_code, response.text, cookies(response)) == (200, "page", {})
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is LookupError
+    assert "subscribe_grants failed for /" in record.message
+
+
+@pytest.mark.parametrize("testing", [True, False])
+def test_a_function_that_fails_changes_no_answer_that_tells_of_an_error(
+    site: Site, caplog: pytest.LogCaptureFixture, testing: bool
+) -> None:
+    @site.app.get("/handled")
+    def handled() -> str:
+        raise LookupError("the database is away")
+
+    @site.app.get("/conflict")
+    def conflict() -> tuple[str, int]:
+        return "taken", 409
+
+    site.app.register_error_handler(LookupError, lambda error: (f"sorry: {error.args[0]}", 503))
+    site.get("/login/ann")
+    site.app.testing = testing
+    site.answer, site.calls = failing, 0
+    response = site.get("/handled")
+    assert (response.status_code, response.text) == (503, "sorry: the database is away")
+    assert site.calls == 0  # what the view could not do, the function could not either
+    response = site.get("/conflict")
+    assert (response.status_code, response.text) == (409, "taken")
+    assert "LookupError: the database is away" in caplog.text
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("DELETE", "/"), ("OPTIONS", "/")])
+def test_what_no_view_answers_asks_nobody(site: Site, method: str, path: str) -> None:
+    site.get("/login/ann")
+    site.answer, site.calls = failing, 0
+    assert site.client.open(path, method=method, base_url=SITE).status_code in (200, 404, 405)
+    assert site.calls == 0
+
+
+def test_the_javascript_module_asks_nobody_and_stays_public(site: Site) -> None:
+    site.get("/login/ann")
+    site.answer, site.calls = failing, 0
+    with site.app.test_request_context(base_url=SITE):
+        response = site.get(module_url())
+    response.close()
+    assert site.calls == 0
+    assert response.headers["Cache-Control"].startswith("public")
+    assert "Vary" not in response.headers
+
+
+def test_a_session_that_only_the_grants_read_makes_no_response_depend_on_cookies(site: Site) -> None:
+    @site.app.get("/me")
+    def me() -> str:
+        return str(session["user"])
+
+    assert "Cookie" in site.get("/login/ann").vary
+    response = site.get()
+    assert (site.calls, list(response.vary)) == (2, [])
+    assert list(site.get("/me").vary) == ["Cookie"]  # what a view reads counts
+    site.answer = lambda: ["other"]
+    assert list(site.get().vary) == ["Cookie"]  # and so does a cookie that is set
+
+    def counting() -> Any:
+        session["seen"] = True
+        return Grants(["a"], user="ann")
+
+    site.answer = counting
+    site.get()
+    session_cookies = [
+        line for line in site.get().headers.getlist("Set-Cookie") if line.startswith("session=")
+    ]
+    assert session_cookies
+    assert list(site.get().vary) == ["Cookie"]
+
+
+def test_an_app_that_lacks_a_hub_with_grants_is_left_alone() -> None:
+    mercure = Mercure()
+    several = make_app(mercure, HUBS={"default": {"URL": HUB}, "eu": {"URL": "https://site.example/eu"}})
+    one = make_app(mercure, PUBLIC_URL=HUB)
+
+    @mercure.hub("eu").subscribe_grants
+    def eu() -> Grants:
+        return Grants("eu", user=1)
+
+    for app, count in ((several, 2), (one, 0)):
+        app.testing = True
+        app.add_url_rule("/", view_func=lambda: "page")
+        response = client_of(app).get("/", base_url=SITE)
+        assert response.status_code == 200
+        assert len(response.headers.getlist("Set-Cookie")) == count
+
+
+@pytest.mark.parametrize("name", ["*", "", "a\nb"])
+def test_a_grant_that_is_a_users_text_gives_no_more_than_that(
+    site: Site, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    site.app.testing = False
+    site.answer = lambda: [name]
+    response = site.get()
+    assert (response.status_code, cookies(response)) == (200, {})
+    assert "The Mercure cookie was not set" in caplog.text
 
 
 @pytest.mark.minutes
