@@ -62,7 +62,8 @@ class Mercure(Hub):
         the one that is meant when none is named; default: the hub ``default``, or the only one. For each hub:
 
         * ``MERCURE_URL``: of the hub, where the app publishes; ``http://127.0.0.1:3000/.well-known/mercure``.
-        * ``MERCURE_PUBLIC_URL``: of the hub, for browsers and in ``aud``; default: ``MERCURE_URL``.
+        * ``MERCURE_PUBLIC_URL``: of the hub, for browsers and in the ``aud`` of their tokens; default:
+          ``MERCURE_URL``.
         * ``MERCURE_JWT_SECRET``: secret or private key of both roles: the text itself (a secret, a PEM,
           a JWK or a JWK set; these two also as a dict), or ``@`` and the path of a file.
         * ``MERCURE_PUBLISHER_JWT_KEY``, ``MERCURE_SUBSCRIBER_JWT_KEY``: the same for one role. An app that

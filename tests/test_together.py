@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from flask import Flask, make_response
 from flask.testing import FlaskClient
@@ -90,6 +91,24 @@ def test_an_internal_and_a_public_url(folder: Path) -> None:
             stream = hub.subscribe({"match": "a"}, mercure.create_token(subscribe=["a"]))
             mercure.publish("a", "x", private=True)
             assert stream.take(1) == ["x"]
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_only_the_apps_own_tokens_name_the_internal_url(folder: Path, configured: bool) -> None:
+    """A hub that has its public URL from its settings, and one that has it from the request's Host."""
+    public = "http://hub.example/.well-known/mercure"
+    settings: dict[str, Any] = {"public_url": public} if configured else {}
+    with running_hub(folder, subscriptions=1, **settings) as hub:
+        app, mercure = application(hub, MERCURE_PUBLIC_URL=public)
+        with app.app_context():
+            token = mercure.create_token(subscribe=["a"])
+            aud = jwt.decode(token, options={"verify_signature": False})["aud"]
+            assert (public in aud, [one for one in aud if str(hub.port) in one]) == (True, [])
+            browser = hub.subscribe({"match": "a"}, token, Host="hub.example")
+            with mercure.subscribe("a", timeout=10) as events:
+                id_ = mercure.publish("a", "x", private=True)
+                assert next(events).id == browser.next().id == id_
+                assert {one.topic for one in mercure.subscriptions()} == {"a"}
 
 
 def test_a_key_pair(folder: Path) -> None:

@@ -57,7 +57,9 @@ class Configuration:
     :param publisher_key: of the tokens that publish; ``None`` when not configured.
     :param subscriber_key: of the tokens that subscribe; ``None`` when not configured.
     :param own_factory: knows the claims of a token; signs it unless another factory is configured.
-    :param tokens: makes all tokens but those of the app itself.
+    :param tokens: makes all tokens.
+    :param own_claims: added to those of the app itself: a hub that goes by ``Host`` knows itself by ``url``
+        when the app asks it. Nobody else's token names that internal URL.
     :param publisher_tokens: where the app has the token from with which it publishes.
     :param gives_tokens: whether ``tokens`` can make one for a subscriber.
     :param lifetime: of a token, in seconds.
@@ -76,6 +78,7 @@ class Configuration:
     subscriber_key: Key | None
     own_factory: TokenFactory
     tokens: TokenSource
+    own_claims: Mapping[str, Any]
     publisher_tokens: PublisherSource
     gives_tokens: bool
     lifetime: float
@@ -126,19 +129,24 @@ def read(
         raise ConfigurationError(source.problems)
     own_factory = TokenFactory(
         issuer=issuer,
-        audience=[*cookie.urls(), url],
+        audience=cookie.urls(),
         publisher_key=publisher_key,
         subscriber_key=subscriber_key,
         protocol=protocol,
         lifetime=lifetime,
     )
     tokens = factory or TokenSource(own_factory)
+    own_claims: dict[str, Any] = {}
+    if protocol == "1.0" and url not in cookie.urls():
+        own_claims["aud"] = [*cookie.urls(), url]
     if static is not None:
         publisher_tokens = PublisherSource.static(static, setting("JWT"))
     elif provider is not None:
         publisher_tokens = PublisherSource(provider, f"the callable of {setting('TOKEN_PROVIDER')}")
     else:
-        publisher_tokens = PublisherSource(lambda: tokens.create(publish=publish), "the token factory")
+        publisher_tokens = PublisherSource(
+            lambda: tokens.create(publish=publish, additional_claims=own_claims), "the token factory"
+        )
     return Configuration(
         url=url,
         public_url=public_url,
@@ -148,6 +156,7 @@ def read(
         subscriber_key=subscriber_key,
         own_factory=own_factory,
         tokens=tokens,
+        own_claims=own_claims,
         publisher_tokens=publisher_tokens,
         gives_tokens=factory is not None or subscriber_key is not None,
         lifetime=lifetime,

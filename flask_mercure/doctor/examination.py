@@ -180,8 +180,11 @@ class Examination:
 
     def _open(self, lines: Lines, door: Door | None, front: Door | None, token: str) -> Iterator[Finding]:
         if door is not None:
+            own = token  # of the app, which reads by the internal URL; at the other one a browser's is tried
+            if front is not door:
+                own = self._read.tokens.create([self._topic], None, self._read.own_claims)
             try:
-                lines.direct = yield from self._admitted(door, token, is_proxied=False)
+                lines.direct = yield from self._admitted(door, own, is_proxied=False)
             except Unreachable as error:
                 yield addresses.unreachable(door.endpoint, error)
         if front is door:
@@ -256,7 +259,7 @@ class Examination:
         status = self._publish(door, token, mark)
         if status == 403:  # the app's token names its topics (MERCURE_PUBLISH_TOPICS): one for this topic
             try:
-                token = self._read.tokens.create(publish=[self._topic])
+                token = self._read.tokens.create(None, [self._topic], self._read.own_claims)
                 status = self._publish(door, token, mark)
             except MercureError:
                 pass

@@ -61,6 +61,9 @@ class FollowsUsers(GivesAccess):
         user or the topics are others, and is deleted when there is no user any more; other responses
         stay as they are. What a view sets with :meth:`set_cookie` wins in its response.
 
+        What the callback raises is logged, and the response left as it is; in tests and debug mode it is
+        raised, but not in place of an error.
+
         :param callback: the function; the decorator can be used without parentheses.
         :param automatic: whether each response may give the cookie; ``False``: only views with
             :meth:`subscriber` give it, and all responses still replace or delete it.

@@ -118,7 +118,11 @@ class Position:
         self, method: str, url: str, headers: dict[str, str], topics: list[str]
     ) -> tuple[requests.Response, bytes]:
         read = self._hub.configuration
-        token = read.tokens.create(topics) if read.gives_tokens else self._hub.publisher.token()
+        token = (
+            read.tokens.create(topics, None, read.own_claims)
+            if read.gives_tokens
+            else self._hub.publisher.token()
+        )
         with self._hub.publisher.session.request(
             method,
             url,

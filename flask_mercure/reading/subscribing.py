@@ -66,7 +66,7 @@ class Reads:
 
         def token() -> str:
             with app.app_context():  # the factory may need it, and a worker's thread has none
-                return read.tokens.create(wanted, None, None, payload)
+                return read.tokens.create(wanted, None, read.own_claims, payload)
 
         return Subscription(
             subscription_url(read.url, read.protocol, wanted),
@@ -114,4 +114,5 @@ class Reads:
         """
         read = self._state.configuration
         wanted = presence.resource(topic, read)
-        return presence.fetch(wanted, read, read.tokens.create(presence.token_topics(wanted, read)))
+        token = read.tokens.create(presence.token_topics(wanted, read), None, read.own_claims)
+        return presence.fetch(wanted, read, token)
