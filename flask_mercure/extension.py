@@ -15,6 +15,7 @@ from flask_mercure.configuration import registry
 from flask_mercure.encryption.key_set import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants.renewal import renew_all
+from flask_mercure.grants.unread import hint
 from flask_mercure.http.publisher import Publisher
 from flask_mercure.hub import Hub
 from flask_mercure.pages import page
@@ -124,6 +125,7 @@ class Mercure(Hub):
         def renew(response: Response) -> Response:
             if request.endpoint != page.ENDPOINT:
                 renew_all((self, *self._named.values()), response)
+                hint(state)
             return response
 
     def _has_grants(self, default: str, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from flask import Flask
@@ -32,6 +32,20 @@ class HubState:
     publisher: Publisher
 
 
+@dataclass(slots=True)
+class Readers:
+    """What this process knows of the readers of private updates, by names of hubs.
+
+    :param private: hubs on which private updates were published.
+    :param let_in: hubs for which a client got a token.
+    :param told: hubs of which the developer was told that nobody can read there.
+    """
+
+    private: set[str] = field(default_factory=set)
+    let_in: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class MercureState:
     """The hubs of an app.
@@ -39,11 +53,13 @@ class MercureState:
     :param hubs: by name, in the order of the configuration.
     :param default: name of the hub that is meant when none is named.
     :param has_grants: tells by the name of a hub whether ``subscribe_grants`` is used for it.
+    :param readers: who reads private updates.
     """
 
     hubs: Mapping[str, HubState]
     default: str
     has_grants: Callable[[str], bool]
+    readers: Readers = field(default_factory=Readers)
 
     def hub(self, name: str | None = None) -> HubState:
         """One hub.

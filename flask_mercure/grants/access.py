@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from flask_mercure.cookies.hosts import host_of
 from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.errors import CookieError, InvalidArgument, TokenError
-from flask_mercure.state import HubState
+from flask_mercure.state import HubState, state_of
 from flask_mercure.tokens.source import expiry
 from flask_mercure.topics.matchers import Topics
 
@@ -55,8 +55,10 @@ class GivesAccess:
             if "exp" in claims:
                 raise InvalidArgument("give lifetime, or exp in additional_claims, not both")
             claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
-        tokens = self._state.configuration.tokens
-        return tokens.create(subscribe, publish, claims, payload)
+        state = self._state
+        token = state.configuration.tokens.create(subscribe, publish, claims, payload)
+        state_of(current_app).readers.let_in.add(state.name)
+        return token
 
     def claims(
         self,

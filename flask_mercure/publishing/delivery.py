@@ -10,7 +10,7 @@ from flask_mercure.publishing import recorder
 from flask_mercure.publishing.observation import observed
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.settings import OnFailure
-from flask_mercure.state import HubState
+from flask_mercure.state import HubState, state_of
 from flask_mercure.updates.publication import Publication
 
 
@@ -33,6 +33,8 @@ def deliver(
     :raises PublishError: the hub did not take one; those before it are published, those after it not sent.
     :raises MercureError: there is no token to publish with.
     """
+    if any(one.private for one in publications):
+        state_of(current_app).readers.private.add(hub.name)
     reliability = reliability_of(current_app)
     outbox = reliability.outbox
     if outbox is not None and reliability.settings.publish_to_outbox and on_failure is None and not now:

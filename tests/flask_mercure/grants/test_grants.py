@@ -439,6 +439,67 @@ def test_a_grant_that_is_a_users_text_gives_no_more_than_that(
     assert "The Mercure cookie was not set" in caplog.text
 
 
+def hints(caplog: pytest.LogCaptureFixture) -> int:
+    return len([one for one in caplog.messages if "let no browser read" in one])
+
+
+@pytest.mark.parametrize(
+    ("config", "private", "with_grants", "signs_in", "expected"),
+    [
+        ({}, True, False, False, 1),
+        ({"debug": False}, True, False, False, 0),
+        ({}, False, False, False, 0),
+        ({}, True, True, False, 0),
+        ({}, True, False, True, 0),
+    ],
+)
+def test_a_developer_is_told_once_that_nobody_reads_private_updates(
+    caplog: pytest.LogCaptureFixture,
+    config: dict[str, bool],
+    private: bool,
+    with_grants: bool,
+    signs_in: bool,
+    expected: int,
+) -> None:
+    mercure = Mercure()
+    app = make_app(mercure, PUBLIC_URL=HUB)
+    app.debug = config.get("debug", True)
+    if with_grants:
+        mercure.subscribe_grants(lambda: None)
+
+    @app.post("/pay")
+    def pay() -> str:
+        return mercure.publish("orders/1", "paid", private=private)
+
+    @app.get("/login")
+    def login() -> Response:
+        return mercure.set_cookie(make_response("hello"), ["orders/1"])
+
+    client = client_of(app)
+    with mercure.record():
+        if signs_in:
+            client.get("/login", base_url=SITE)
+        for _ in range(3):
+            assert client.post("/pay", base_url=SITE).status_code == 200
+    assert hints(caplog) == expected
+
+
+def test_the_hint_names_a_hub_that_is_not_the_default_one(caplog: pytest.LogCaptureFixture) -> None:
+    mercure = Mercure()
+    app = make_app(mercure, HUBS={"default": {"URL": HUB}, "eu": {"URL": "https://site.example/eu"}})
+    app.debug = True
+    mercure.subscribe_grants(lambda: None)
+
+    @app.post("/pay")
+    def pay() -> str:
+        return mercure.publish("a", private=True) + mercure.hub("eu").publish("a", private=True)
+
+    with mercure.record():
+        client_of(app).post("/pay", base_url=SITE)
+    assert hints(caplog) == 1
+    assert "on the hub 'eu'" in caplog.text
+
+
 @pytest.mark.minutes
 def test_a_real_hub_takes_the_cookie(tmp_path: Path) -> None:
     with running_hub(tmp_path, publisher_jwt_key=SECRET, subscriber_jwt_key=SECRET) as hub:
