@@ -164,7 +164,7 @@ def test_the_tutorial(folder: Path) -> None:
         )
         done = subprocess.run(
             [sys.executable, "-c", check],
-            env={"PATH": os.environ["PATH"], "MERCURE_JWT_SECRET": SECRET},
+            env={"PATH": os.environ["PATH"], "FLASK_MERCURE_JWT_SECRET": SECRET},
             cwd=folder,
             capture_output=True,
             text=True,
