@@ -113,7 +113,7 @@ def _prune(log: Log, given: argparse.Namespace, selection: Selection) -> None:
 
 def _vacuum(log: Log, _given: argparse.Namespace, _: Selection) -> None:
     if log.seats.others():
-        _say("a hub is at work: publications wait until this is done, or get 503 after five seconds")
+        _say("a hub is at work: publications wait until this is done, or get 503 after three seconds")
     before, after = copying.vacuum(log)
     _say(f"{_size(before)} before, {_size(after)} now")
 

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from typing import NamedTuple
 
-BOUND = 5.0
-"""Seconds to wait for the turn, as long as for SQLite's own lock."""
+BOUND = 3.0
+"""Seconds to wait for the turn. A publisher that gives up before it is answered, mostly after five, cannot
+tell what became of its update."""
 
 _TURN = 0  # the octet of the file whose lock is the turn to write
 _SEATS = 1  # the octet of the first seat

@@ -502,8 +502,9 @@ class SqlTransport(Generic[Ticket]):
                 with self._claim:
                     has_come_late = self._is_closed and self._late(time.monotonic()) is not None
                     self._waits_since = None
-                if has_come_late:
-                    raise _Abandoned  # everything this thread needs may be closed
+                if has_come_late:  # everything else that this thread needs may be closed
+                    connection.invalidate()
+                    raise _Abandoned
                 with self._same_files(connection):
                     yield
         finally:
