@@ -24,21 +24,23 @@ class Identity:
     :param url: absolute URL; the resource identifier that tokens name in ``aud``, and the base of
         relative patterns and topics (spec, Token Validation and URL Pattern).
 
-    ``reserved_base`` is what topics are resolved against to see whether they are reserved.
+    ``reserved_bases`` are what topics are resolved against to see whether they are reserved.
     """
 
     url: str
     path: str = field(init=False)
     origin: str = field(init=False)
-    reserved_base: str = field(init=False, repr=False, compare=False)
+    reserved_bases: tuple[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
         object.__setattr__(self, "path", parts.path)
         object.__setattr__(self, "origin", f"{parts.scheme}://{parts.netloc}")
         # The authority does not count for what is reserved, and one that comes from the request could be
-        # no host at all: with Host: x:99999 nothing would resolve. So a stand-in takes its place.
-        object.__setattr__(self, "reserved_base", f"{parts.scheme}://mercure.invalid{parts.path}")
+        # no host at all: with Host: x:99999 nothing would resolve. So a stand-in takes its place. The scheme
+        # does not count either: https:x is a path for those only who use the hub by https.
+        bases = tuple(f"{scheme}://mercure.invalid{parts.path}" for scheme in ("http", "https"))
+        object.__setattr__(self, "reserved_bases", bases)
 
     @property
     def metadata_path(self) -> str:
@@ -79,7 +81,7 @@ def is_reserved(topic: str, identity: Identity) -> bool:
     :param topic: a topic whose characters are valid.
     :param identity: the hub's public URL.
     """
-    return _is_reserved(topic, identity.reserved_base)
+    return any(_is_reserved(topic, base) for base in identity.reserved_bases)
 
 
 @lru_cache(maxsize=2048)

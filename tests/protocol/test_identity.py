@@ -229,8 +229,8 @@ def test_not_reserved(topic: str) -> None:
         ("https://example.com/hub/", ["/hub", "/hub/", "/hub/x", "", "x"], ["/hubx", "/", "../x"]),
         (
             "http://example.com/hub",
-            ["http:hub/x", "http:hub", "https://o/hub/x", "http:///hub/hub/x"],
-            ["https:hub/x", "http://hub/x"],
+            ["http:hub/x", "http:hub", "https:hub/x", "https://o/hub/x", "http:///hub/hub/x"],
+            ["ftp:hub/x", "http://hub/x"],
         ),
         # At the root of a host the hub's own resources are reserved, and not all there is.
         (
@@ -257,6 +257,15 @@ def test_the_namespace_follows_the_public_url(url: str, reserved: list[str], fre
     identity = Identity(url)
     assert [topic for topic in reserved if not is_reserved(topic, identity)] == []
     assert [topic for topic in free if is_reserved(topic, identity)] == []
+
+
+@pytest.mark.parametrize("topic", RESERVED)
+def test_the_scheme_by_which_a_publisher_comes_does_not_count(topic: str) -> None:
+    """Subscribers by https resolve https:mercure/x to the hub's own path, whoever published it."""
+    by_http = Identity(HUB.url.replace("https:", "http:"))
+    for disguise in (topic, topic.replace("https:", "http:")):
+        assert is_reserved(disguise, by_http)
+        assert is_reserved(disguise, HUB)
 
 
 @pytest.mark.parametrize("host", ["x:99999", "a b", "a%zz", "999.999.999.999", "h:1x"])
