@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hub.protocol import form
-from hub.protocol.errors import ContentTooLarge, UnsupportedMedia
+from hub.protocol.errors import ContentTooLarge, InvalidRequest, UnsupportedMedia
 from hub.protocol.identity import Identity
 
 _FORM = "application/x-www-form-urlencoded"
@@ -74,14 +74,15 @@ class Request:
         return self._query
 
 
-def form_of(request: Request) -> form.Pairs:
+def form_of(request: Request, beyond: type[InvalidRequest] = ContentTooLarge) -> form.Pairs:
     """The fields of a form in the body.
 
+    :param beyond: what is raised for too many fields.
     :raises InvalidRequest: the body is something else, has too many fields, or is not UTF-8.
     """
     media = request.media_type
     if media != _FORM:
         raise UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
     if request.body.count(b"&") > _MAX_FIELDS:
-        raise ContentTooLarge(f"More than {_MAX_FIELDS} fields in one request.")
+        raise beyond(f"More than {_MAX_FIELDS} fields in one request.")
     return form.parse(request.body)

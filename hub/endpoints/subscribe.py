@@ -12,6 +12,7 @@ from hub.fanout.quota import Place
 from hub.protocol import cursor
 from hub.protocol.answer import Headers
 from hub.protocol.content_coding import prefers
+from hub.protocol.errors import InvalidRequest
 from hub.protocol.grant import Grant
 from hub.protocol.matchers import Allowance, Matcher
 from hub.protocol.subscription import check_shown, matchers_from
@@ -60,7 +61,10 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     request, accept = handshake(hub, request)
     current, old = hub.protocol != "0.x", hub.protocol != "1.0"
     grant = hub.gatekeeper.subscriber(request)
-    parameters = [*request.query, *form_of(request)] if request.method == "QUERY" else request.query
+    parameters = request.query
+    if request.method == "QUERY":
+        # 400 for more matchers than the hub takes (spec, Subscription), whatever the number.
+        parameters = [*parameters, *form_of(request, InvalidRequest)]
     most = hub.max_heavy_patterns
     allowance = Allowance(most, grant.subject or request.peer) if most else None
     matchers = matchers_from(parameters, request.identity, current=current, old=old, allowance=allowance)

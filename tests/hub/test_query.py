@@ -60,7 +60,9 @@ def test_the_cursor_of_the_query_component_wins_and_the_header_over_it(hub: Runn
         ("", FORM, b"match=%ff", 400),
         ("?match=a", "application/json", b"{}", 415),
         ("?match=a", "", b"match=b", 415),
-        ("", FORM, b"match=a&" * 1002, 413),
+        ("", FORM, b"match=a&" * 1002, 400),
+        ("", FORM, b"&".join(b"match=%d" % number for number in range(10_001)), 400),
+        ("", FORM, b"match=" + b"a" * (1 << 20), 413),
         (
             "?" + "&".join(f"match={number}" for number in range(60)),
             FORM,
@@ -68,7 +70,17 @@ def test_the_cursor_of_the_query_component_wins_and_the_header_over_it(hub: Runn
             400,
         ),
     ],
-    ids=["none", "unknown", "not-utf8", "json", "no-type", "fields", "too-many-together"],
+    ids=[
+        "none",
+        "unknown",
+        "not-utf8",
+        "json",
+        "no-type",
+        "fields",
+        "matchers",
+        "octets",
+        "too-many-together",
+    ],
 )
 def test_refusals(hub: RunningHub, target: str, media: str, body: bytes, status: int) -> None:
     headers = {"Content-Type": media} if media else {}

@@ -49,6 +49,12 @@ def refused(hub: RunningHub, query: dict[str, str], status: int, **options: str)
     return detail
 
 
+def test_too_many_matchers_are_refused_as_those_of_a_stream_are(hub: RunningHub) -> None:
+    reply, raw = ask(hub, [("match", str(number)) for number in range(101)])
+    raw.sock.close()
+    assert reply.status == 400
+
+
 class TestUse:
     def test_an_update_is_a_message(self, hub: RunningHub) -> None:
         with client(hub, {"match": "ws/a"}) as connection:
