@@ -22,7 +22,6 @@ class Resumes(Enum):
 
     ITSELF = "by itself"
     TOLD = "told the last id"
-    NOT = "no"
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ SUBSCRIBERS = (
     Kind("extended-eventsource", "extended_eventsource.mjs", "extended-eventsource"),
     Kind("@microsoft/fetch-event-source", "fetch_event_source.mjs", "@microsoft/fetch-event-source"),
     Kind("launchdarkly-eventsource", "launchdarkly_eventsource.mjs", "launchdarkly-eventsource"),
-    Kind("event-source-polyfill", *_POLYFILL, Resumes.NOT),
+    Kind("event-source-polyfill", *_POLYFILL),
     Kind(
         "event-source-polyfill with lastEventIdQueryParameterName",
         *_POLYFILL,
