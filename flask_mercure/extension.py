@@ -20,7 +20,7 @@ from flask_mercure.http.publisher import Publisher
 from flask_mercure.hub import Hub
 from flask_mercure.pages import page
 from flask_mercure.pages.links import page_url
-from flask_mercure.publishing import delivery, everywhere, reliability
+from flask_mercure.publishing import background, delivery, everywhere, reliability
 from flask_mercure.publishing.recorder import Recording, record
 from flask_mercure.publishing.reliability import KeepsUpdates
 from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings
@@ -175,6 +175,17 @@ class Mercure(Hub):
             raise InvalidArgument("hubs is empty; leave it out for all hubs")
         publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
         return everywhere.publish(chosen, publication, on_failure)
+
+    def flush(self, timeout: float = background.DRAIN) -> bool:
+        """Send now what waits in this process because of ``on_failure="background"``.
+
+        The end of a process does it by itself, also in children of ``multiprocessing`` and Celery; in RQ each
+        ``publish`` does. Before ``os._exit`` it has to be called.
+
+        :param timeout: seconds, for all hubs and apps together.
+        :returns: whether nothing waits any more.
+        """
+        return background.flush(timeout)
 
     def record(self) -> AbstractContextManager[Recording]:
         """Record what is published, on all hubs and in all threads, instead of sending it; for tests.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - else by the first connection, whose thread may be interrupted by a fork
 import logging
 import re
 import warnings

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
-import os
 import threading
 import time
 import weakref
@@ -14,6 +12,7 @@ from collections.abc import Callable
 from flask import Flask
 
 from flask_mercure.outbox.relay import Relay
+from flask_mercure.publishing.processes import AtEnd, OfProcess
 
 _ENDING = 5.0
 _PAUSE = 5.0
@@ -29,19 +28,41 @@ class RelayThread:
     """
 
     def __init__(self, app: Flask, relay_for: Callable[[Flask], Relay]) -> None:
-        self._app = app
-        self._relay_for = relay_for
-        self._begin()
+        self._runs = OfProcess(lambda: _Run(app, relay_for))
         _threads.add(self)
 
-    def _begin(self) -> None:
+    def ensure(self) -> None:
+        """Have the thread running."""
+        _at_end.attend()
+        self._runs.get().ensure()
+
+    def wake(self) -> None:
+        """Have the thread look at the outbox now."""
+        self.ensure()
+        self._runs.get().wake()
+
+    def stop(self, timeout: float = _ENDING) -> None:
+        """End the thread after the update that is under way; what waits stays in the outbox.
+
+        :param timeout: seconds to wait for it.
+        """
+        run = self._runs.known()
+        if run is not None:
+            run.stop(timeout)
+
+
+class _Run:
+    """The thread of one process."""
+
+    def __init__(self, app: Flask, relay_for: Callable[[Flask], Relay]) -> None:
+        self._app = app
+        self._relay_for = relay_for
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._relay: Relay | None = None
         self._ending = threading.Event()
 
     def ensure(self) -> None:
-        """Have the thread running."""
         if self._thread is None and not self._ending.is_set():
             with self._lock:
                 if self._thread is None:
@@ -49,17 +70,11 @@ class RelayThread:
                     self._thread.start()
 
     def wake(self) -> None:
-        """Have the thread look at the outbox now."""
-        self.ensure()
         relay = self._relay
         if relay is not None:
             relay.wake()
 
-    def stop(self, timeout: float = _ENDING) -> None:
-        """End the thread after the update that is under way; what waits stays in the outbox.
-
-        :param timeout: seconds to wait for it.
-        """
+    def stop(self, timeout: float) -> None:
         self._ending.set()
         relay, thread = self._relay, self._thread
         if relay is not None:
@@ -82,16 +97,10 @@ class RelayThread:
 _threads: weakref.WeakSet[RelayThread] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    for thread in _threads:
-        thread._begin()
-
-
-def _at_exit() -> None:
+def _end() -> None:
     until = time.monotonic() + _ENDING
     for thread in list(_threads):
         thread.stop(max(0.0, until - time.monotonic()))
 
 
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
+_at_end = AtEnd(_end)

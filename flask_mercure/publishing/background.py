@@ -7,10 +7,8 @@ for what must not be.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
-import os
 import random
 import threading
 import time
@@ -20,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from flask_mercure.errors import MercureError, PublishError
 from flask_mercure.publishing.health import Health
+from flask_mercure.publishing.processes import AtEnd, OfProcess, ends_without_notice
 from flask_mercure.publishing.retry import MOST_REFUSALS, Verdict, delay, verdict
 from flask_mercure.updates.publication import Publication
 
@@ -61,7 +60,7 @@ class _Entry:
 
 
 class BackgroundQueue:
-    """Sends updates of one hub from a daemon thread, which begins with the first update.
+    """Sends updates of one hub, in each process from a daemon thread that begins with the first update.
 
     :param send: publishes one update, from any thread.
     :param size: updates that may wait.
@@ -79,16 +78,73 @@ class BackgroundQueue:
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._send = send
-        self._size = size
+        # In a forked child, the updates of the parent stay the parent's.
+        self._lines = OfProcess(lambda: _Line(send, size, drain, chance, clock))
         self._drain = drain
-        self._chance = chance
-        self._clock = clock
-        self._begin()
         _queues.add(self)
 
-    def _begin(self) -> None:
-        """A queue without updates; in a forked child those of the parent stay the parent's."""
+    @property
+    def counters(self) -> BackgroundCounters:
+        """The numbers of this process."""
+        return self._lines.get().counters
+
+    def put(self, publication: Publication) -> bool:
+        """Queue an update.
+
+        :param publication: with an id, by which subscribers recognise a repeat.
+        :returns: whether there was room; if not, it was logged and counted.
+        """
+        _at_end.attend()
+        return self._lines.get().put(publication)
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the queue is empty.
+
+        :param timeout: seconds.
+        :returns: whether it is.
+        """
+        return self._lines.get().join(timeout)
+
+    def flush(self, timeout: float) -> bool:
+        """Send what waits, without the pauses between attempts, and wait until it is sent.
+
+        :param timeout: seconds.
+        :returns: whether the queue is empty.
+        """
+        line = self._lines.known()
+        return line is None or line.flush(timeout)
+
+    def save(self) -> None:
+        """Wait for what was queued, where the process ends without notice; in all as long as at an end."""
+        if ends_without_notice():
+            self._lines.get().save()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Send what waits, for a bounded time; what is left then is logged and counted.
+
+        :param timeout: seconds; by default those of the constructor.
+        """
+        line = self._lines.known()
+        if line is not None:
+            line.close(self._drain if timeout is None else timeout)
+
+
+class _Line:
+    """The queue of one process."""
+
+    def __init__(
+        self,
+        send: Callable[[Publication], object],
+        size: int,
+        drain: float,
+        chance: Callable[[], float],
+        clock: Callable[[], float],
+    ) -> None:
+        self._send = send
+        self._size = size
+        self._patience = drain
+        self._chance = chance
+        self._clock = clock
         self._changed = threading.Condition()
         self._waiting: list[_Entry] = []
         self._health = Health()
@@ -100,16 +156,10 @@ class BackgroundQueue:
 
     @property
     def counters(self) -> BackgroundCounters:
-        """The numbers of this process."""
         with self._changed:
             return replace(self._counters, waiting=len(self._waiting))
 
     def put(self, publication: Publication) -> bool:
-        """Queue an update.
-
-        :param publication: with an id, by which subscribers recognise a repeat.
-        :returns: whether there was room; if not, it was logged and counted.
-        """
         reason = ""
         with self._changed:
             if self._closed:
@@ -129,33 +179,33 @@ class BackgroundQueue:
         return not reason
 
     def join(self, timeout: float) -> bool:
-        """Wait until the queue is empty.
-
-        :param timeout: seconds.
-        :returns: whether it is.
-        """
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting, timeout)
 
     def flush(self, timeout: float) -> bool:
-        """Send what waits, without the pauses between attempts, and wait until it is sent.
-
-        :param timeout: seconds.
-        :returns: whether the queue is empty.
-        """
         with self._changed:
             self._hurried_until = max(self._hurried_until, self._clock() + timeout)
             self._changed.notify_all()
         return self.join(timeout)
 
-    def close(self, timeout: float | None = None) -> None:
-        """Send what waits, for a bounded time; what is left then is logged and counted.
+    def save(self) -> None:
+        began = self._clock()
+        if self._patience <= 0 or self.flush(self._patience):
+            self._patience -= self._clock() - began
+            return
+        self._patience = 0
+        with self._changed:
+            count = len(self._waiting)
+        _log.warning(
+            "the process of this job ends without notice, and %d updates of it still wait for the hub: they "
+            "are lost if it does not take them before. The outbox keeps updates",
+            count,
+        )
 
-        :param timeout: seconds; by default those of the constructor.
-        """
+    def close(self, timeout: float) -> None:
         with self._changed:
             self._closed = True
-            self._hurried_until = self._clock() + (self._drain if timeout is None else timeout)
+            self._hurried_until = self._clock() + timeout
             self._changed.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -287,16 +337,21 @@ def log_failure(publication: Publication, reason: str, error: Exception | None =
 _queues: weakref.WeakSet[BackgroundQueue] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
-    """The thread and the state of the lock did not come along into the child."""
-    for queue in _queues:
-        queue._begin()
+def flush(timeout: float = DRAIN) -> bool:
+    """Send what waits in the background queues of this process, and wait until it is sent.
+
+    :param timeout: seconds, for all queues together.
+    :returns: whether all of them are empty.
+    """
+    until = time.monotonic() + timeout
+    are_empty = [queue.flush(max(0.0, until - time.monotonic())) for queue in list(_queues)]
+    return all(are_empty)
 
 
-def _at_exit() -> None:
+def _end() -> None:
+    until = time.monotonic() + DRAIN
     for queue in list(_queues):
-        queue.close()
+        queue.close(max(0.0, until - time.monotonic()))
 
 
-os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)
+_at_end = AtEnd(_end)

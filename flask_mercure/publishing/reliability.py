@@ -75,8 +75,10 @@ class Reliability:
             return self._send(hub, publications)
         named = [with_id(one) for one in publications]
         if policy == "background":
+            queue = self.queue(hub)
             for one in named:
-                self.queue(hub).put(one)
+                queue.put(one)
+            queue.save()
         elif together:
             self._send_or_log(hub, named)
         else:

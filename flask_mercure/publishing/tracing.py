@@ -1,14 +1,15 @@
 """Spans of OpenTelemetry for publications, where an application has its API installed.
 
 A span is of the kind *producer*, with the attributes of the semantic conventions for messaging. Nothing of
-the trace is sent to the hub, which would hand it to every subscriber, and no data is put into a span.
+the trace is sent to the hub, which would hand it to every subscriber. Neither data nor topics are put into a
+span: a topic may name a person, and whoever reads traces need not be one who may read updates.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,11 @@ from flask_mercure.errors import PublishError
 
 if TYPE_CHECKING:
     from flask_mercure.updates.publication import Publication
+
+_TRACE: Any = None
+with contextlib.suppress(ImportError):
+    # Not later, by a thread: a fork during an import leaves its lock to nobody in the child.
+    _TRACE = import_module("opentelemetry.trace")
 
 SPAN_NAME = "mercure publish"
 _PORTS = {"http": 80, "https": 443}
@@ -44,7 +50,7 @@ def publishing(hub: str, url: str, publications: Sequence[Publication]) -> Itera
     :param url: of the hub.
     :param publications: what the request carries.
     """
-    trace = _api()
+    trace = _TRACE
     if trace is None:
         yield Span()
         return
@@ -66,15 +72,6 @@ def publishing(hub: str, url: str, publications: Sequence[Publication]) -> Itera
             raise
 
 
-@cache
-def _api() -> Any:
-    try:
-        from opentelemetry import trace  # noqa: PLC0415 - only where it is installed
-    except ImportError:
-        return None
-    return trace
-
-
 def _attributes(hub: str, url: str, publications: Sequence[Publication]) -> dict[str, Any]:
     parts = urlsplit(url)
     attributes: dict[str, Any] = {
@@ -88,12 +85,10 @@ def _attributes(hub: str, url: str, publications: Sequence[Publication]) -> dict
     if len(publications) == 1:
         (one,) = publications
         attributes |= {
-            "messaging.destination.name": one.topics[0],
+            "mercure.topic_count": len(one.topics),
             "messaging.message.body.size": len(one.data.encode("utf-8", "replace")),
             "mercure.private": one.private,
         }
-        if len(one.topics) > 1:
-            attributes["mercure.alternate_topics"] = list(one.topics[1:])
     else:
         attributes["messaging.batch.message_count"] = len(publications)
     return attributes

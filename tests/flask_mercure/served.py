@@ -1,4 +1,4 @@
-"""The app that test_wsgi_servers.py has served; its environment has ``MERCURE_URL`` and ``BEFORE_FORK``."""
+"""The app that test_wsgi_servers.py has served; see there for its environment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from tests.flask_mercure.fake_hub import SECRET
 
 app = Flask("served")
 app.config.update(MERCURE_URL=os.environ["MERCURE_URL"], MERCURE_JWT_SECRET=SECRET)
+app.config["MERCURE_ON_FAILURE"] = os.environ.get("ON_FAILURE", "raise")
 mercure = Mercure(app)
 
-if "BEFORE_FORK" in os.environ:  # so that the pool has an open connection when workers are forked
+if os.environ["BEFORE_FORK"]:  # so that the pool has an open connection when workers are forked
     with app.app_context():
         mercure.publish(os.environ["BEFORE_FORK"], f"{os.getpid()} 0 before")
 

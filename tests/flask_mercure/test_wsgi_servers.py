@@ -51,8 +51,9 @@ FORKED = {"gunicorn", "uwsgi"}
 class Served:
     """A server in a process of its own, on a port that it has chosen."""
 
-    def __init__(self, name: str, hub_url: str, topic: str) -> None:
+    def __init__(self, name: str, hub_url: str, topic: str, **variables: str) -> None:
         environment = {**os.environ, "MERCURE_URL": hub_url, "BEFORE_FORK": topic, "PYTHONPATH": str(ROOT)}
+        environment |= variables
         self._process = subprocess.Popen(
             SERVERS[name],
             cwd=ROOT,
@@ -97,8 +98,8 @@ class Served:
 
 
 @contextmanager
-def serving(name: str, hub_url: str, topic: str) -> Iterator[Served]:
-    served = Served(name, hub_url, topic)
+def serving(name: str, hub_url: str, topic: str, **variables: str) -> Iterator[Served]:
+    served = Served(name, hub_url, topic, **variables)
     try:
         yield served
     finally:
@@ -139,3 +140,19 @@ def test_no_process_uses_the_connection_of_another(name: str) -> None:
     every = [port for ports in connections.values() for port in ports]
     assert len(every) == len(set(every))
     assert len(every) < COUNT  # and they are used again
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_each_worker_has_a_background_of_its_own(name: str, tmp_path: Path) -> None:
+    """Also where that of the process that forked it had begun.
+
+    Not in uWSGI: it forks without a word to Python, and a thread of its master may have the GIL then.
+    """
+    before = "" if name == "uwsgi" else "a"
+    wanted = [*(["before"] if before else []), *map(str, range(COUNT))]
+    with running_hub(tmp_path, publisher_jwt_key=SECRET, anonymous=1) as hub:
+        stream = hub.subscribe({"match": "a"})
+        with serving(name, hub.url, before, ON_FAILURE="background") as served:
+            publish_together(served, "a")
+            received = [stream.next().data.split()[2] for _ in wanted]
+    assert sorted(received) == sorted(wanted)

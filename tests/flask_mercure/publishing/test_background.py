@@ -237,6 +237,22 @@ def test_the_end_waits_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
     assert not waiting.put(update("3"))
 
 
+def test_where_a_process_ends_without_notice_it_is_waited_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what may be lost is said, which nothing would say later."""
+    monkeypatch.setattr("flask_mercure.publishing.background.ends_without_notice", lambda: True)
+    sink = Sink(*[HubUnreachable("down")] * 10_000)
+    waiting = BackgroundQueue(sink, 10, drain=0.2)
+    for number in range(5):
+        waiting.put(update(str(number)))
+        waiting.save()
+    waiting.close(0)
+    said = [record.getMessage() for record in caplog.records if "without notice" in record.getMessage()]
+    assert len(said) == 1
+    assert "1 updates of it still wait for the hub" in said[0]
+
+
 def test_publish_in_the_background() -> None:
     mercure = Mercure()
     with running() as hub:
