@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def needed(layer: str) -> list[str]:
     """
     if not layer:
         return sorted(EVIDENCE)
-    chosen = [one for one in PACKAGES if eval(layer, {}, {name: name == one for name in PACKAGES})]
+    chosen = [one for one in PACKAGES if eval(layer, {}, defaultdict(bool, {one: True}))]
     return sorted({*PACKAGES["seconds"], *(package for one in chosen for package in PACKAGES[one])})
 
 
@@ -89,7 +90,9 @@ def install(layer: str = "") -> list[str]:
         flush=True,
     )
     with _no_services():
-        problem = _apt("update") or _apt("install", "-y", *filter(_is_known, lacking))
+        # A list that cannot be fetched is an error: without a network each package would be tried in turn.
+        renewed = _apt("update", "-o", "APT::Update::Error-Mode=any")
+        problem = renewed or _apt("install", "-y", *filter(_is_known, lacking))
     lacking = missing(lacking)
     if lacking:
         print(*filter(None, [problem]), f"Still missing: {' '.join(lacking)}", sep="\n", flush=True)  # noqa: T201

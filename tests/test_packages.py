@@ -48,6 +48,7 @@ def test_a_layer_needs_what_its_tests_need() -> None:
     assert "postgresql" in needed("minutes") and "nginx" not in needed("minutes")
     assert "nginx" in needed("servers") and "postgresql" not in needed("servers")
     assert needed("not servers") == needed("seconds or minutes") == needed("minutes")
+    assert needed("foreign") == needed("seconds")
     assert needed("") == needed("minutes or servers") == sorted(EVIDENCE)
 
 
@@ -88,7 +89,7 @@ def test_root_is_told_first_and_no_service_starts(notes: Path, capsys: pytest.Ca
     said = capsys.readouterr().out
     assert "supervisor" in said and "nginx" not in said
     update, installed, policy = notes.read_text().splitlines()
-    assert update.endswith("update") and installed.endswith("install -y supervisor")
+    assert " update " in update and installed.endswith("install -y supervisor")
     assert policy == "policy 101"  # not allowed, invoke-rc.d(8)
     assert not packages.POLICY.exists()
 
