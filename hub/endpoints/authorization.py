@@ -10,7 +10,7 @@ from hub.endpoints.request import Request
 from hub.protocol import credentials, origins
 from hub.protocol.access_token import Protocol, Role, TokenVerifier
 from hub.protocol.credentials import Credential
-from hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing
+from hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing, shown
 from hub.protocol.grant import ANONYMOUS, Grant
 from hub.protocol.sections import Section
 
@@ -49,7 +49,7 @@ class Gatekeeper:
         if credential is None:
             if self.anonymous:
                 return ANONYMOUS
-            raise TokenMissing("no token, and MERCURE_ANONYMOUS is off")
+            raise self.missing(request, "MERCURE_ANONYMOUS is off")
         return self.grant(credential, "subscribe", request)
 
     def publisher(self, request: Request) -> Grant:
@@ -59,7 +59,7 @@ class Gatekeeper:
         """
         credential = self.credential(request)
         if credential is None:
-            raise TokenMissing("no token")
+            raise self.missing(request)
         if credential.source == "cookie":
             origins.check_publication(
                 request.header("origin"),
@@ -81,9 +81,30 @@ class Gatekeeper:
             () if authorization is None else authorization.split(", "),  # as the fields were joined
             {} if cookie is None else credentials.parse_cookies(cookie),
             request.query if old else [],
-            cookie_names=(self.cookie_name, credentials.OLD_COOKIE) if old else (self.cookie_name,),
+            cookie_names=self._cookie_names,
             from_query=old,
         )
+
+    @property
+    def _cookie_names(self) -> tuple[str, ...]:
+        return (self.cookie_name,) if self.protocol == "1.0" else (self.cookie_name, credentials.OLD_COOKIE)
+
+    def missing(self, request: Request, why: str = "") -> TokenMissing:
+        """The error for a request without a token. For the log it tells of one that stands elsewhere.
+
+        :param why: a token is needed.
+        """
+        cause = f"no token, and {why}" if why else "no token"
+        cookies = credentials.parse_cookies(request.header("cookie") or "")
+        if cookies:
+            names = " or ".join(dict.fromkeys(map(repr, self._cookie_names)))
+            cause += f"; cookies came, but none that has a value and the name {names} (MERCURE_COOKIE_NAME)"
+            other = next((name for name, value in cookies.items() if self.verifier.read(value)), None)
+            if other is not None:
+                cause += f": {shown(other)} holds what looks like a token"
+        if self.protocol == "1.0" and any(name == credentials.OLD_PARAMETER for name, _ in request.query):
+            cause += "; a token in the URL is of protocol 0.x (MERCURE_PROTOCOL)"
+        return TokenMissing(cause)
 
     def grant(self, credential: Credential, role: Role, request: Request) -> Grant:
         """What a token allows.

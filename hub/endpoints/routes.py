@@ -83,13 +83,25 @@ def cors(hub: Hub, request: Request) -> Headers:
     if origin is None:
         return headers
     is_readable = any(name == "Access-Control-Allow-Origin" for name, _ in headers)
-    if not is_readable and origin != request.identity.origin:
-        _log.info(
-            "the browser keeps this answer from a page of %s: name the origin in MERCURE_CORS_ORIGINS if it "
-            "is one of yours",
-            ascii(origin[:200]),
-        )
+    if not is_readable:
+        _explain(origin, request)
     return headers
+
+
+def _explain(origin: str, request: Request) -> None:
+    """Log why a page cannot read an answer, unless the page may be of the same origin."""
+    own = request.identity.origin
+    host = (request.header("host") or "").lower()
+    is_known_otherwise = host not in ("", own.partition("://")[2])  # MERCURE_PUBLIC_URL, or a proxy, differs
+    if origin == own or (is_known_otherwise and origin.partition("://")[2] == host):
+        return
+    place = f"{own} (MERCURE_PUBLIC_URL) or, as Host says, {host[:200]!a}" if is_known_otherwise else own
+    _log.info(
+        "the browser keeps this answer from a page of %s, since the hub is at %s: name the page's origin in "
+        "MERCURE_CORS_ORIGINS if it is one of yours",
+        ascii(origin[:200]),
+        place,
+    )
 
 
 def _hub(hub: Hub, request: Request) -> Answer | Stream:

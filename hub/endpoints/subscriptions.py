@@ -9,7 +9,7 @@ from hub.endpoints.hub import Hub
 from hub.endpoints.request import Request
 from hub.protocol import answer
 from hub.protocol.answer import Answer
-from hub.protocol.errors import InsufficientScope, NotFound, TokenMissing
+from hub.protocol.errors import InsufficientScope, NotFound
 from hub.protocol.grant import ANONYMOUS
 from hub.protocol.subscription import old_document, select
 
@@ -26,7 +26,7 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     path = _canonical(path)
     grant = hub.gatekeeper.subscriber(request)
     if grant is ANONYMOUS:
-        raise TokenMissing("no token, and the subscription API needs one")
+        raise hub.gatekeeper.missing(request, "the subscription API needs one")
     if not grant.subscribe.covers(path):
         raise InsufficientScope(f"the token does not allow reading {path!r}")
     cursor = hub.broker.last_event_id

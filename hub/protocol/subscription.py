@@ -78,9 +78,27 @@ def matchers_from(
                 f"More than {_MAX_WITH_GROUPS} URL Patterns with regular expressions in one request.", name
             )
     if not found:
+        _refuse_other_generation(parameters, current=current, old=old)
         names = [*(_PARAMETERS if current else ()), *((_OLD_PARAMETER,) if old else ())]
         raise InvalidRequest(f"Name at least one topic, with {' or '.join(names)}.", names[0])
     return tuple(found)
+
+
+def _refuse_other_generation(parameters: Pairs, *, current: bool, old: bool) -> None:
+    """:raises InvalidRequest: all that the request names is named as in the generation that is off."""
+    if not old and any(name == _OLD_PARAMETER for name, _ in parameters):
+        raise InvalidRequest(
+            "This hub speaks protocol 1.0 only (MERCURE_PROTOCOL), and topic is of 0.x. Send match=TOPIC, or "
+            "match_urlpattern=PATTERN in place of a URI Template.",
+            _OLD_PARAMETER,
+        )
+    sent = next((name for name, _ in parameters if name in _PARAMETERS), None)
+    if not current and sent is not None:
+        raise InvalidRequest(
+            f"This hub speaks protocol 0.x only (MERCURE_PROTOCOL), and {sent} is of 1.0. Send topic=TOPIC, "
+            "or a URI Template there in place of a URL Pattern.",
+            sent,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,55 @@ def test_no_token(strict: RunningHub) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "query", "cause"),
+    [
+        ({}, {}, "no token, and MERCURE_ANONYMOUS is off"),
+        (
+            {"Cookie": "session=eyJ1IjoxfQ.aB3x.sig; mercure_access_token={token}"},
+            {},
+            f"none that has a value and the name '{COOKIE}' or 'mercureAuthorization' (MERCURE_COOKIE_NAME)"
+            ": 'mercure_access_token' holds what looks like a token",
+        ),
+        (
+            {"Cookie": f"session=hunter2; {COOKIE}="},
+            {},
+            f"none that has a value and the name '{COOKIE}' or 'mercureAuthorization' (MERCURE_COOKIE_NAME)",
+        ),
+    ],
+)
+def test_the_log_says_which_cookie_is_expected(
+    strict: RunningHub,
+    headers: dict[str, str],
+    query: dict[str, str],
+    cause: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("hub").propagate = True
+    token = strict.token()
+    with caplog.at_level(logging.INFO, "hub"):
+        sent = {name: value.replace("{token}", token) for name, value in headers.items()}
+        reply = strict.get({"match": "a", **query}, **sent)
+    assert reply.status == 401
+    assert "looks like" not in reply.text
+    assert cause in caplog.text
+    for secret in (token, token.split(".")[1], "hunter2", "eyJ1IjoxfQ"):
+        assert secret not in caplog.text
+
+
+def test_a_token_in_the_url_of_a_hub_of_1_0(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("hub").propagate = True
+    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, protocol="1.0") as hub:
+        token = hub.old_token(subscribe=["*"])
+        assert hub.get({"match": "a", "authorization": token}).status == 401
+        assert hub.get({"match": "a"}, Cookie=f"mercureAuthorization={token}").status == 401
+    assert "a token in the URL is of protocol 0.x (MERCURE_PROTOCOL)" in caplog.text
+    assert (
+        f"the name '{COOKIE}' (MERCURE_COOKIE_NAME): 'mercureAuthorization' holds what looks" in caplog.text
+    )
+    assert token not in caplog.text
+
+
+@pytest.mark.parametrize(
     "token",
     ["garbage", "a.b.c", "eyJhbGciOiJub25lIn0.eyJtZXJjdXJlIjp7InB1Ymxpc2giOlsiKiJdfX0."],
 )

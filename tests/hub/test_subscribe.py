@@ -166,6 +166,52 @@ def test_one_generation_only(folder: Path, protocol: str, good: Form, bad: Form)
         assert hub.get(bad).status == 400
 
 
+def test_the_log_knows_the_page_of_the_host_that_was_asked(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The browser sees one origin where Host is the page's, whatever MERCURE_PUBLIC_URL says."""
+    public = "https://hub.example.com/.well-known/mercure"
+    with running_hub(folder, anonymous=1, public_url=public) as hub:
+        logging.getLogger("hub").propagate = True
+        caplog.set_level(logging.INFO, "hub")
+        for origin in (
+            "https://hub.example.com",
+            f"http://127.0.0.1:{hub.port}",
+            f"https://127.0.0.1:{hub.port}",
+        ):
+            hub.subscribe({"match": "a"}, Origin=origin)
+        assert "the browser keeps" not in caplog.text
+        for origin in ("http://hub.example.com", "http://127.0.0.1:5000"):
+            caplog.clear()
+            hub.subscribe({"match": "a"}, Origin=origin)
+            assert (
+                f"a page of {origin!r}, since the hub is at https://hub.example.com (MERCURE_PUBLIC_URL) or, "
+                f"as Host says, '127.0.0.1:{hub.port}': name the page's origin"
+            ) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sent", "words"),
+    [
+        ("1.0", {"topic": "https://example.com/{id}"}, ("protocol 1.0 only", "match_urlpattern=PATTERN")),
+        ("0.x", {"match": "a"}, ("protocol 0.x only", "match is of 1.0. Send topic=TOPIC")),
+        ("0.x", {"match_urlpattern": "/a/:id"}, ("protocol 0.x only", "match_urlpattern is of 1.0")),
+    ],
+)
+def test_the_other_generation_is_told_which_one_this_hub_speaks(
+    folder: Path, protocol: str, sent: dict[str, str], words: tuple[str, ...]
+) -> None:
+    with running_hub(folder, anonymous=1, protocol=protocol) as hub:
+        reply = hub.get(sent)
+        assert reply.status == 400
+        assert reply.json()["field"] == next(iter(sent))
+        for one in (*words, "MERCURE_PROTOCOL"):
+            assert one in reply.json()["detail"]
+        assert "Name at least one topic" in hub.get({}).json()["detail"]
+        both = hub.subscribe({"topic": "a", "match": "a"})
+        assert both.reply.status == 200
+
+
 def test_cross_origin_subscribers(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running_hub(folder, anonymous=1, cors_origins="https://app.example") as hub:
         logging.getLogger("hub").propagate = True
@@ -176,7 +222,10 @@ def test_cross_origin_subscribers(folder: Path, caplog: pytest.LogCaptureFixture
         assert stream.reply.headers["vary"] == "Origin"
         stranger = hub.subscribe({"match": "a"}, Origin="https://evil.example")
         assert "access-control-allow-origin" not in stranger.reply.headers
-        assert "page of 'https://evil.example': name the origin in MERCURE_CORS_ORIGINS" in caplog.text
+        assert (
+            f"page of 'https://evil.example', since the hub is at http://127.0.0.1:{hub.port}: "
+            "name the page's origin in MERCURE_CORS_ORIGINS"
+        ) in caplog.text
         assert "page of 'https://app.example'" not in caplog.text
         refusal = hub.get({"match_x": "a"}, Origin="https://app.example")
         assert refusal.headers["access-control-allow-origin"] == "https://app.example"
