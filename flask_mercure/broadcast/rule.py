@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapper
 
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.publishing.settings import OnFailure, check_policy
-from flask_mercure.topics.building import check_template, filled
+from flask_mercure.topics.building import check_template, filled, is_dot_segment
 from flask_mercure.updates.update import Update
 
 Action = Literal["create", "update", "delete"]
@@ -194,7 +194,8 @@ def _attributes(names: tuple[str, ...]) -> Callable[[Any], Any]:
 def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
     """A topic that is the URL of a view, for ``@mercure.broadcast``.
 
-    Outside of a request Flask needs ``SERVER_NAME`` for it.
+    Outside of a request Flask needs ``SERVER_NAME`` for it. ``url_for`` leaves ``/`` and ``..`` in a value as
+    they are, so a value with one of them is an error; :func:`~flask_mercure.build_topic` encodes the ``/``.
 
     :param endpoint: of the view, as for ``url_for``.
     :param values: names of attributes, by the variables of the URL: ``topic_url("book", id="id")``. A
@@ -206,6 +207,12 @@ def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
             name: source(instance) if callable(source) else _value(instance, source)
             for name, source in values.items()
         }
+        for name, value in made.items():
+            if isinstance(value, str) and ("/" in value or is_dot_segment(value)):
+                raise InvalidArgument(
+                    f"the value of {name!r} in the URL of {endpoint!r} is {value[:80]!r} and would lead to "
+                    "the topics of others: refuse it, or use a format string, which encodes it"
+                )
         return url_for(endpoint, _external=True, **made)
 
     return topic

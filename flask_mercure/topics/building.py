@@ -180,13 +180,18 @@ def filled(kind: Kind, template: str, pieces: Pieces, value_of: Callable[[str], 
                 "lower-case letters, digits and '-', since others are compared in another spelling, or put "
                 "the value into the path"
             )
-        if _DOTS.fullmatch(value):
+        if is_dot_segment(value):
             raise InvalidArgument(f"the field {field!r} of {template!r} is {value!r}: {_ELSEWHERE}")
         text += quote(value, safe="")
     found = _DOT_SEGMENT.search(text)
     if found:
         raise InvalidArgument(f"the {kind} {text[:80]!r} has the segment {found[0]!r}: {_ELSEWHERE}")
     return text
+
+
+def is_dot_segment(value: str) -> bool:
+    """Whether a value is ``.`` or ``..``, be it encoded: as a segment it leads to another place."""
+    return _DOTS.fullmatch(value) is not None
 
 
 def _braces(kind: Kind) -> str:

@@ -316,6 +316,28 @@ def test_a_topic_is_the_url_of_a_view(hub: FakeHub, open_library: Open) -> None:
     assert [topic for topic, _ in published(hub)] == ["http://example.com/books/1"]
 
 
+@pytest.mark.parametrize(
+    ("title", "topic"),
+    [
+        ("Ada & Co?", "http://example.com/titles/Ada%20&%20Co%3F"),
+        ("a/../../titles/globex", None),
+        ("globex/x", None),
+        ("..", None),
+        ("%2e%2E", None),
+    ],
+)
+def test_a_value_stays_one_segment_of_the_url_of_a_view(
+    hub: FakeHub, open_library: Open, title: str, topic: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_library(book={"topics": topic_url("title", name="title")}) as books:
+        books.app.add_url_rule("/titles/<name>", "title", str)
+        books.app.config["SERVER_NAME"] = "example.com"
+        with books.app.app_context():
+            add(books, title=title)
+    assert [found for found, _ in published(hub)] == ([] if topic is None else [topic])
+    assert ("lead to the topics of others" in caplog.text) is (topic is None)
+
+
 def test_a_topic_without_a_value_is_no_topic(
     hub: FakeHub, open_library: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
