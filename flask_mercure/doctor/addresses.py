@@ -102,14 +102,18 @@ def identify(endpoint: Endpoint, answer: Reply, known: Profile | None) -> Findin
             return ok("url", f"{endpoint.named}: it asks for a token, as a Mercure hub does")
         if status == HTTPStatus.BAD_REQUEST and not html:
             return ok("url", f"{endpoint.named}: it asks for topics, as a Mercure hub does")
-    return _no_hub(endpoint, status, html=html)
+    return _no_hub(endpoint, answer, html=html)
 
 
-def _no_hub(endpoint: Endpoint, status: int, *, html: bool) -> Finding:
+def _no_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
+    status = answer.status
     if status in _GATEWAY:
+        hint = ""
+        if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in answer.head.get("server"):
+            hint = ". Apache answers so, and logs nothing, when ProxyPass has h2:// or h2c://: it is http://"
         return problem(
             "url",
-            f"a proxy answers {status} at {endpoint.named}: it does not reach the hub",
+            f"a proxy answers {status} at {endpoint.named}: it does not reach the hub{hint}",
             Section.PROXY_ERROR,
             apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …  # where the hub listens'),
             nginx("proxy_pass http://127.0.0.1:3000;  # where the hub listens"),

@@ -174,15 +174,18 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             line,
         )
     if preflight is not None and (preflight.status >= 300 or preflight.all(_ALLOW_ORIGIN) != [origin]):
+        is_redirect = 300 <= preflight.status < 400
+        said = f"is answered with {preflight.status} and without the origin"
+        if is_redirect:
+            said = f"is answered with {preflight.status}, a redirect, which browsers do not follow here"
+        elif preflight.status >= 400:
+            said = f"is answered with {preflight.status}, and browsers want a success"
         return warning(
             "cors",
-            f"EventSource works from {origin}; fetch() with an Authorization header does not: the "
-            "question "
-            f"before it (OPTIONS) is answered with {preflight.status} and without the origin. Does the "
-            "proxy "
-            "answer OPTIONS itself?",
+            f"EventSource works from {origin}; fetch() with an Authorization header does not: the question "
+            f"before it (OPTIONS) {said}. Does the proxy answer OPTIONS itself?",
             Section.CORS,
-            line,
+            *(() if preflight.status >= 300 else (line,)),  # no success: that is not the hub's answer
         )
     return ok("cors", f"pages of {origin} may read the stream with their cookie")
 

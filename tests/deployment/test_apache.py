@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,9 +20,13 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from flask_mercure import EVERYTHING
+from flask_mercure.doctor.addresses import identify
+from flask_mercure.doctor.connection import Endpoint
+from flask_mercure.doctor.exchange import ask
 from flask_mercure.tokens.factory import TokenFactory
 from hub.protocol.keys import load
-from tests.deployment.front import Front, curl, free_ports, wait_until
+from tests.deployment import site
+from tests.deployment.front import Front, curl, free_ports, unverified, wait_until
 from tests.deployment.site import (
     TOPIC,
     Apache,
@@ -282,6 +288,54 @@ def test_the_other_fragments(shop: Path, hub_port: int, folder: Path, fragment: 
         check_names(apache, hub, shop)
         # By a name that the hub's certificate does not have.
         assert apache.fetch(f"{apache.path}?{ORDER}", Host="example.com")[0] == 401
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of docs/apache, to change."""
+    with readable_folder() as parent:
+        shutil.copytree(site.SHIPPED, parent / "apache")
+        monkeypatch.setattr(site, "SHIPPED", parent / "apache")
+        yield parent / "apache"
+
+
+def test_a_prefix_that_is_stripped(shop: Path, hub_port: int, folder: Path, shipped: Path) -> None:
+    page = site.PAGE.read_text().partition("A prefix that Apache **strips**")[2]
+    lines = [line[4:] for line in page.partition("`ProxyPass")[0].splitlines() if line.startswith("    ")]
+    (shipped / "mercure.conf").write_text("\n".join(lines))
+    path = "/hub/.well-known/mercure"
+    with (
+        running_apache(shop, hub_port, "mercure.conf", path) as apache,
+        hub_process(folder, hub_port, apache.public_url, shop, MERCURE_SUBSCRIPTIONS="1") as hub,
+        apache.follow(ORDER, Cookie=apache.cookie()) as stream,
+    ):
+        assert stream.response.status == 200
+        pay(apache, "paid")
+        assert stream.next().data == "paid"
+        check_refusal(apache)
+        check_names(apache, hub, shop)
+        assert apache.fetch("/hub/healthz")[0] == 404
+
+
+@pytest.mark.parametrize("scheme", ["h2c", "h2"])
+def test_a_hub_is_not_spoken_to_over_http_2(
+    shop: Path, hub_port: int, folder: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Apache says nothing of it; the doctor does."""
+    fragment = "mercure.conf" if scheme == "h2c" else "mercure-tls.conf"
+    text = (shipped / fragment).read_text().replace(" upgrade=websocket", "")
+    (shipped / fragment).write_text(re.sub("https?://127", f"{scheme}://127", text))
+    monkeypatch.setattr(site, "_DEFAULT_MODULES", (*site._DEFAULT_MODULES, "proxy_http2"))
+    settings = {} if scheme == "h2c" else {"MERCURE_TLS_CERT": str(shop / "self-signed.pem")}
+    with (
+        running_apache(shop, hub_port, fragment) as apache,
+        hub_process(folder, hub_port, apache.public_url, shop, **settings),
+    ):
+        assert apache.fetch(f"{apache.path}?{ORDER}")[0] == 503
+        assert "proxy" not in apache.log()
+        endpoint = Endpoint(apache.public_url, "MERCURE_PUBLIC_URL")
+        answer = ask(endpoint, unverified(), "GET", endpoint.path, seconds=10)
+    assert "h2c://" in identify(endpoint, answer, None).summary
 
 
 def check_websocket(front: Front) -> None:

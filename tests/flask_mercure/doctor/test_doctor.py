@@ -306,6 +306,20 @@ def test_cors(answer: Head, preflight: Head | None, level: Level) -> None:
     assert browser.cors(PAGE, answer, preflight).level is level
 
 
+@pytest.mark.parametrize(
+    ("preflight", "words"),
+    [
+        (Head(302, "HTTP/1.1", GOOD.fields), "302, a redirect, which browsers do not follow"),
+        (Head(405, "HTTP/1.1", GOOD.fields), "405, and browsers want a success"),
+        (head(200), "200 and without the origin"),
+    ],
+)
+def test_cors_says_what_is_wrong_with_the_preflight(preflight: Head, words: str) -> None:
+    finding = browser.cors(PAGE, GOOD, preflight)
+    assert words in finding.summary
+    assert any("MERCURE_CORS_ORIGINS" in one.line for one in finding.remedies) is (preflight.status == 200)
+
+
 def test_publishing_from_a_page() -> None:
     assert [browser.publishing(PAGE, status).level for status in (400, 403, 401)] == [
         Level.OK,
