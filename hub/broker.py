@@ -25,7 +25,7 @@ from hub.fanout import endings
 from hub.fanout.engine import Engine, EngineLimits
 from hub.fanout.quota import Quota
 from hub.fanout.subscriber import GONE, Subscriber
-from hub.lookups import Lookups, in_thread
+from hub.lookups import Lookups, in_thread, reserve_threads
 from hub.metrics.catalogue import CONNECTED, DELIVERIES, DELIVERY, ENDED, FAILED, QUEUE, SUBSCRIBERS, UPDATES
 from hub.metrics.tally import Board, Tally
 from hub.protocol.cursor import EARLIEST
@@ -158,6 +158,7 @@ class Broker:
 
         :raises StorageError: the log cannot be opened.
         """
+        reserve_threads()
         loop = gevent.get_hub().loop
         wake = loop.async_()
         wake.start(self._collect)

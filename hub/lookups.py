@@ -67,6 +67,18 @@ class Lookups:
         loop.run_callback(_answer, some, outcomes)  # a waiter is switched to from the event loop only
 
 
+def reserve_threads() -> None:
+    """Start the threads for all blocking work: while the hub serves, the system may have none left.
+
+    :raises StorageError: it has none now.
+    """
+    pool = gevent.get_hub().threadpool
+    try:
+        pool.size = pool.maxsize
+    except RuntimeError as error:
+        raise _no_thread(error) from error
+
+
 def in_thread(function: Callable[[], T]) -> T:
     """Run one blocking function in a thread while the event loop goes on.
 
@@ -83,10 +95,14 @@ def _outcomes(functions: Sequence[Callable[[], object]]) -> list[object]:
     try:
         outcomes: list[object] = gevent.get_hub().threadpool.apply(_all, (functions,))
     except RuntimeError as error:  # of the pool: what the functions raise comes as a value
-        raise StorageError(
-            f"the history cannot be read or written: {error}; allow more threads (TasksMax, ulimit -u)"
-        ) from error
+        raise _no_thread(error) from error
     return outcomes
+
+
+def _no_thread(error: RuntimeError) -> StorageError:
+    return StorageError(
+        f"the history cannot be read or written: {error}; allow more threads (TasksMax, ulimit -u)"
+    )
 
 
 def _answer(some: Sequence[_Waiting], outcomes: Sequence[object]) -> None:

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import gevent
 import pytest
 from gevent.hub import get_hub
+from gevent.threadpool import ThreadPool
 
 from hub import lookups as lookups_module
-from hub.lookups import Lookups, in_thread
+from hub.lookups import Lookups, in_thread, reserve_threads
 from hub.protocol.errors import StorageError
 
 
@@ -138,6 +139,20 @@ def test_a_thread_that_cannot_be_started_is_an_error_of_the_storage(do: Callable
     for _ in range(5):  # and no lane is lost
         with pytest.raises(StorageError, match="can't start new thread; allow more threads"):
             do(lambda: None)
+
+
+@pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
+def test_with_threads_in_reserve_none_has_to_be_started(
+    monkeypatch: pytest.MonkeyPatch, do: Callable[..., object]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    reserve_threads()
+    monkeypatch.setattr(ThreadPool, "_add_thread", fail)
+    numbers = [gevent.spawn(do, lambda number=number: number) for number in range(100)]
+    gevent.joinall(numbers, timeout=20, raise_error=True)
+    assert [greenlet.value for greenlet in numbers] == list(range(100))
 
 
 @pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
