@@ -20,6 +20,7 @@ SUCCESSION = "MERCURE_HUB_READY"
 _FIRST_OF_SYSTEMD = 3
 _LEAST_PATIENCE = 10.0  # seconds that a client may be out of reach
 _HEARTBEATS = 2  # for which it may
+_UNSENT = 512 << 10  # bytes that the kernel keeps for a client, beside what is on its way
 _IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds and a number, where there is no heartbeat
 
 
@@ -43,6 +44,9 @@ def listening_sockets(
         )
     for one in found:
         _notice_the_vanished(one, settings)
+        # Accepted connections have it too. Else the kernel takes some MiB for each client that reads slowly;
+        # what waits in the hub is shared by those it is for, or may be given up and read again.
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
     return found
 
 

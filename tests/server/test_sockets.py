@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -34,6 +35,22 @@ def given() -> Iterator[socket.socket]:
 def close(sockets: list[socket.socket]) -> None:
     for one in sockets:
         one.close()
+
+
+def test_the_kernel_keeps_little_for_a_client_that_reads_nothing() -> None:
+    (listening,) = listening_sockets(settings(), 1, {})
+    with listening, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        client.connect(listening.getsockname())
+        client.sendall(b"x")  # it is not accepted before
+        listening.setblocking(True)
+        with listening.accept()[0] as accepted:
+            accepted.setblocking(False)
+            taken = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken += accepted.send(bytes(1 << 18))
+            assert 1 << 18 <= taken < 1 << 20
 
 
 def test_several_are_bound_to_one_port() -> None:
