@@ -52,7 +52,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 def index() -> ResponseReturnValue:
     """The page, and the cookie with which its browser reads its own answers."""
     visitor = session.setdefault("visitor", secrets.token_urlsafe(16))
-    page = {"stream": mercure.url(topic_of(visitor)), "ask": "/ask", "stop": "/stop"}
+    # From here on, for a question may be asked before the stream is open.
+    stream = mercure.url(topic_of(visitor), mercure.last_event_id())
+    page = {"stream": stream, "ask": "/ask", "stop": "/stop"}
     response = current_app.make_response(render_template("index.html", page=page, limit=QUESTION_LIMIT))
     return mercure.set_cookie(response, subscribe=[topic_of(visitor)])
 

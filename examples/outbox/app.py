@@ -40,7 +40,7 @@ PAGE = """
 </ul>
 <p>{{ waiting }} updates wait for the hub.</p>
 <script>
-  const source = new EventSource({{ mercure_url(topics) | tojson }});
+  const source = new EventSource({{ mercure_url(topics, position) | tojson }});
   source.onmessage = ({ data }) => {
     const item = JSON.parse(data);
     document.getElementById(`item-${item.id}`).textContent = item.count;
@@ -74,11 +74,14 @@ def create_app(database: str | None = None, config: dict[str, Any] | None = None
 
     @app.get("/")
     def index() -> str:
+        position = mercure.last_event_id()  # before the data: what comes from now on reaches the page
         with sessions() as session:
             items = session.scalars(select(Item).order_by(Item.id)).all()
             topics = [build_topic("stock/{}", item.id) for item in items]
             waiting = outbox_stats(app).waiting
-            return render_template_string(PAGE, items=items, topics=topics, waiting=waiting)
+            return render_template_string(
+                PAGE, items=items, topics=topics, position=position, waiting=waiting
+            )
 
     @app.post("/items/<int:number>")
     def change(number: int) -> Response:

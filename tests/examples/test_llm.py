@@ -48,8 +48,8 @@ def test_the_model_gives_its_text_bit_by_bit() -> None:
 
 def test_a_question_is_answered_on_the_visitors_topic() -> None:
     client = create_app(_CONFIG).test_client()
-    client.get("/")
     with Mercure().record() as updates:
+        client.get("/")
         reply = client.post(
             "/ask", json={"question": "hub?", "id": _ID}, headers={"Sec-Fetch-Site": "same-origin"}
         )
@@ -63,8 +63,6 @@ def test_an_answer_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     site = create_app(_CONFIG)
     client, stranger = site.test_client(), site.test_client()
     same = {"Sec-Fetch-Site": "same-origin"}
-    client.get("/")
-    stranger.get("/")
 
     def endless(_: str) -> Iterator[str]:
         yield "some "
@@ -80,6 +78,8 @@ def test_an_answer_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(app, "answer", endless)
     with Mercure().record() as updates:
+        client.get("/")
+        stranger.get("/")
         reply = client.post("/ask", json={"question": "x", "id": _ID}, headers=same)
     assert reply.status_code == 200
     assert updates[-1].json["kind"] == "done"
