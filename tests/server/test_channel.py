@@ -95,17 +95,17 @@ def test_what_came_while_the_process_stood_still_is_read(
 
 def test_the_time_to_send_begins_anew_with_what_is_taken(pair: tuple[Channel, socket.socket]) -> None:
     channel, theirs = pair
-    size = 1 << 20
+    limit, pieces, piece = 1.0, 24, 1 << 16  # read over twice the limit, in steps of a tenth of it
 
     def read() -> int:
         got = 0
-        while got < size:
-            gevent.sleep(LIMIT / 4)
-            got += len(theirs.recv(1 << 16))
+        while got < pieces * piece:
+            gevent.sleep(limit / 10)
+            got += len(theirs.recv(piece))
         return got
 
     reading = gevent.spawn(read)
-    channel.send(bytes(size), LIMIT)
-    assert reading.get(timeout=20) == size
+    channel.send(bytes(pieces * piece), limit)
+    assert reading.get(timeout=20) == pieces * piece
     with pytest.raises(Timeout):
-        channel.send(bytes(size), LIMIT)
+        channel.send(bytes(pieces * piece), LIMIT)
