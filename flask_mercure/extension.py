@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flask import Flask, Response, current_app, request
 
-from flask_mercure.configuration import registry
+from flask_mercure.configuration import names, registry
 from flask_mercure.encryption.key_set import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants.renewal import renew_all
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients
 
 __all__ = ["Mercure", "MercureState", "state_of"]
+
+_log = logging.getLogger("flask_mercure")
 
 
 class Mercure(Hub):
@@ -111,6 +115,8 @@ class Mercure(Hub):
             raise ConfigurationError(
                 f"the app {app.name!r} has Mercure already; call init_app once and share the object"
             )
+        for warning in names.unknown_names(app.config, os.environ):
+            _log.warning("%s", warning)
         configurations, default = registry.read_hubs(app.config)
         hubs = {name: HubState(name, read, Publisher(read)) for name, read in configurations.items()}
         state = MercureState(MappingProxyType(hubs), default, partial(self._has_grants, default))

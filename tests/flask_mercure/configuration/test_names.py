@@ -1,0 +1,58 @@
+"""Names that begin like a setting and are none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from flask import Flask
+
+from flask_mercure import Mercure
+from flask_mercure.configuration.names import OF_HUBS, OF_THE_APP, unknown_names
+from hub.setting_table import CONFIG, TABLE
+from tests.flask_mercure.fake_hub import SECRET
+
+
+def test_every_setting_of_app_and_hub_is_known() -> None:
+    documented = set(re.findall(r"``(MERCURE_[A-Z_]+)``", Mercure.init_app.__doc__ or ""))
+    assert documented == OF_THE_APP
+    of_the_hub = {CONFIG.variable, *(setting.variable for setting in TABLE)}
+    assert of_the_hub <= OF_HUBS | OF_THE_APP
+    assert OF_HUBS.isdisjoint(OF_THE_APP)
+    assert list(unknown_names(documented, of_the_hub)) == []
+    assert list(unknown_names(of_the_hub, documented)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("MERCURE_PUBLIC_ULR", "; did you mean MERCURE_PUBLIC_URL?"),
+        ("MERCURE_JWT_SECRETS", "; did you mean MERCURE_JWT_SECRET?"),
+        ("MERCURE_VERIFY_SSL", "; did you mean MERCURE_VERIFY_TLS?"),
+        ("MERCURE_MINE", ""),
+    ],
+)
+def test_a_name_in_the_configuration(name: str, hint: str) -> None:
+    said = f"{name} in the app's configuration is no setting of flask-mercure{hint}"
+    assert list(unknown_names([name, "MERCURE_URL", "OTHER", 5], [])) == [said]
+    assert list(unknown_names([name], [name])) == [said]
+
+
+def test_a_variable_is_named_only_if_it_nearly_is_a_setting() -> None:
+    environment = ["MERCURE_PUBLIC_ULR", "MERCURE_SERVICE_HOST", "MERCURE_PORT_3000_TCP_ADDR", "HOME"]
+    (said,) = unknown_names([], environment)
+    assert said.startswith("MERCURE_PUBLIC_ULR in the environment is no setting of flask-mercure; did you")
+
+
+def test_an_app_that_starts_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERCURE_JWT_SECERT", "hunter2")
+    app = Flask("app")
+    app.config.update(MERCURE_JWT_SECRET=SECRET, MERCURE_PUBLIC_ULR="https://example.com/hub")
+    Mercure(app)
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == [
+        "MERCURE_JWT_SECERT",
+        "MERCURE_PUBLIC_ULR",
+    ]
+    assert "hunter2" not in caplog.text
