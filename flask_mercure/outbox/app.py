@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, scoped_session
 
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.outbox.binding import Outbox
+from flask_mercure.outbox.commit import write_at_commit
 from flask_mercure.outbox.rows import check, write
 from flask_mercure.outbox.thread import RelayThread
 from flask_mercure.outbox.transaction import Outgoing, Ready, collect
@@ -55,8 +56,8 @@ class AppOutbox:
             for one in named:
                 collect(found, object(), Ready(Outgoing(hub, one, table, self)))
         elif found is not None:
-            # A connection tells nobody of its commit. The relay looks by itself.
-            write(found, table, [(hub, one) for one in named], time.time())
+            # Nobody is told when that is done. The relay looks by itself.
+            write_at_commit(found, table, [(hub, one) for one in named])
         else:
             with self.binding.engine.begin() as connection:
                 write(connection, table, [(hub, one) for one in named], time.time())
@@ -66,7 +67,7 @@ class AppOutbox:
     def settled(self, updates: Sequence[Outgoing]) -> None:
         """Updates were written, in a transaction that is committed."""
         for update in updates:
-            sink = recorder.sink(update.hub)
+            sink = recorder.sink(update.hub, of_outbox=True)
             if sink is not None:
                 sink([update.publication])
         self.written()

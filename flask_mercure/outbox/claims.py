@@ -15,6 +15,7 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, Table, or_, select, update
@@ -26,8 +27,8 @@ from flask_mercure.outbox.table import WAITING, moment, portions, seconds
 _PAGE = 500
 _WITH_ROW_LOCKS = frozenset({"postgresql", "mysql", "mariadb", "oracle"})
 
-# Anything longer than a batch takes: a relay stops sending well before its lease ends.
 LEASE = 30.0
+"""Seconds; longer where requests may take longer: a relay stops sending well before its lease ends."""
 
 
 @dataclass
@@ -48,11 +49,15 @@ class Claims:
     :param engine: of the database with the outbox.
     :param table: the outbox.
     :param owner: name of the relay; by default one that tells machine and process.
+    :param lease: seconds for which updates are taken where there are no locks on rows.
     """
 
-    def __init__(self, engine: Engine, table: Table, owner: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, table: Table, owner: str | None = None, *, lease: float = LEASE
+    ) -> None:
         self._table = table
-        self._owner = owner or f"{socket.gethostname()[:64]}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._owner = owner or f"{place()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._lease = lease
         self._has_row_locks = engine.dialect.name in _WITH_ROW_LOCKS
         # Not stricter: what other relays have committed since must be seen.
         self._engine = (
@@ -152,7 +157,7 @@ class Claims:
                 locking = ours.order_by(columns.sequence).with_for_update(skip_locked=True)
                 yield from connection.execute(locking).scalars()
                 continue
-            lease = {columns.leased_by: self._owner, columns.leased_until: moment(now + LEASE)}
+            lease = {columns.leased_by: self._owner, columns.leased_until: moment(now + self._lease)}
             connection.execute(
                 update(self._table)
                 .where(columns.sequence.in_(some), columns.state == WAITING, self._is_free(now, dead))
@@ -176,11 +181,24 @@ class Claims:
         )
 
 
+def place() -> str:
+    """Where numbers of processes mean the same: a machine since its start, and in it a container.
+
+    The name of the host does not tell: two containers may have the same one, and a volume.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # of another system, which has no such containers
+        return f"{socket.gethostname()[:64]}/{uuid.getnode():x}"
+    return f"{boot}/{namespace.strip('pid:[]')}"
+
+
 def _is_gone(owner: str) -> bool:
-    """Whether a relay was a process of this machine and is no more."""
-    host, _, rest = owner.partition(":")
+    """Whether a relay was a process of this place and is no more."""
+    where, _, rest = owner.partition(":")
     pid = rest.partition(":")[0]
-    if host != socket.gethostname()[:64] or not pid.isdigit() or int(pid) == os.getpid():
+    if where != place() or not pid.isdigit() or int(pid) == os.getpid():
         return False
     try:
         os.kill(int(pid), 0)

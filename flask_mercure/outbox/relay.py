@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flask_mercure.errors import MercureError, PublishError
 from flask_mercure.outbox import settlement
-from flask_mercure.outbox.claims import Claim, Claims
+from flask_mercure.outbox.claims import LEASE, Claim, Claims
 from flask_mercure.outbox.contents import stats
 from flask_mercure.outbox.rows import publication_of, topics_of
 from flask_mercure.outbox.table import seconds
@@ -35,6 +35,7 @@ LONGEST_BATCH = 2.0
 MOST_ATTEMPTS = 10
 LONGEST_WAIT = 3600.0
 _BETWEEN_REPORTS = 60.0
+_SPARE = 10.0
 
 _MOST_OCTETS = 1 << 18  # of data in one request: it must not take the hub longer than it may be silent
 
@@ -94,6 +95,7 @@ class Relay:
     :param table: the outbox.
     :param send: publishes updates on the hub of a name.
     :param takes_batches: whether that hub takes several updates in one request, all of them or none.
+    :param longest_request: seconds that one request to a hub may take, as its settings allow.
     :param wakeup: what the relay waits with; it belongs to the relay from now on.
     :param interval: seconds between two looks at the table, when nothing wakes the relay.
     :param keep: seconds for which delivered updates stay in the table; 0 deletes them.
@@ -109,6 +111,7 @@ class Relay:
         wakeup: Wakeup,
         *,
         takes_batches: Callable[[str], bool] = lambda _hub: False,
+        longest_request: float = 7.0,
         interval: float = 1.0,
         keep: float = 0.0,
         clock: Callable[[], float] = time.time,
@@ -123,7 +126,10 @@ class Relay:
         self._keep = keep
         self._clock = clock
         self._chance = chance
-        self._claims = Claims(engine, table)
+        # A request may begin at the end of a batch, after a question whether batches are taken; and a probe
+        # makes the batch longer once.
+        lease = max(LEASE, 2 * LONGEST_BATCH + 4 * longest_request + _SPARE)
+        self._claims = Claims(engine, table, lease=lease)
         self._hubs: defaultdict[str, Health] = defaultdict(Health)
         self._stopped = False
         self._next_report = 0.0

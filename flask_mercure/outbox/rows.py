@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import Connection, Integer, Table, cast, func, insert, select
+from sqlalchemy import Connection, Integer, Table, TwoPhaseTransaction, cast, func, insert, select
 from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from flask_mercure.errors import InvalidArgument
@@ -55,8 +55,9 @@ def write(
         bucket = func.unnest(cast(array(buckets), ARRAY(Integer))).column_valued("bucket")
         connection.execute(select(func.pg_advisory_xact_lock(cast(_LOCK_SPACE, Integer), bucket)))
     connection.execute(insert(table), [_values(hub, update, now) for hub, update in updates])
-    if is_postgresql:
-        connection.execute(select(func.pg_notify(channel(table), "")))  # reaches the relay at the commit
+    # It reaches the relay at the commit. With it, PostgreSQL would not prepare a transaction of two phases.
+    if is_postgresql and not isinstance(connection.get_transaction(), TwoPhaseTransaction):
+        connection.execute(select(func.pg_notify(channel(table), "")))
 
 
 def channel(table: Table) -> str:

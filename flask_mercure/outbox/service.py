@@ -15,6 +15,7 @@ from flask_mercure.outbox.relay import Relay
 from flask_mercure.outbox.rows import channel
 from flask_mercure.outbox.thread import RelayThread
 from flask_mercure.outbox.wakeup import wakeup_for
+from flask_mercure.publishing import recorder
 from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.settings import ReliabilitySettings
@@ -45,9 +46,11 @@ def relay_for(app: Flask) -> Relay:
 
     def send(hub: str, publications: Sequence[Publication]) -> None:
         # whatever ``publish`` does in this app: the relay has to know what became of them
-        deliver(state.hub(hub), publications, "raise")
+        deliver(state.hub(hub), publications, "raise", of_outbox=True)
 
     def takes_batches(hub: str) -> bool:
+        if recorder.sink(hub) is not None:
+            return False  # a test without a hub
         return state.hub(hub).publisher.takes_batches()
 
     return Relay(
@@ -56,6 +59,9 @@ def relay_for(app: Flask) -> Relay:
         send,
         wakeup_for(outbox.engine, channel(outbox.table)),
         takes_batches=takes_batches,
+        longest_request=max(
+            hub.configuration.connect_timeout + hub.configuration.read_timeout for hub in state.hubs.values()
+        ),
         interval=settings.interval,
         keep=settings.keep,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import BigInteger, Boolean, Column, DateTime, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 NAME = "mercure_outbox"
 
@@ -28,6 +29,8 @@ def outbox_table(metadata: MetaData) -> Table:
     known = metadata.tables.get(NAME if metadata.schema is None else f"{metadata.schema}.{NAME}")
     if known is not None:
         return known
+    # TEXT of MySQL ends after 64 KiB.
+    long_text = Text().with_variant(LONGTEXT(), "mysql", "mariadb")
     return Table(
         NAME,
         metadata,
@@ -39,8 +42,8 @@ def outbox_table(metadata: MetaData) -> Table:
         Column("state", String(16), nullable=False),
         Column("hub", String(255), nullable=False),
         Column("id", Text, nullable=False),
-        Column("topics", Text, nullable=False),
-        Column("data", Text, nullable=False),
+        Column("topics", long_text, nullable=False),
+        Column("data", long_text, nullable=False),
         Column("private", Boolean, nullable=False),
         Column("type", Text),
         Column("retry", Integer),

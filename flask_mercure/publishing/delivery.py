@@ -21,6 +21,7 @@ def deliver(
     *,
     now: bool = False,
     together: bool = True,
+    of_outbox: bool = False,
 ) -> list[str]:
     """Take updates from the app: write them to the outbox, send them, or record them in a test.
 
@@ -29,6 +30,7 @@ def deliver(
     :param on_failure: instead of what the app has configured; with one the updates pass the outbox by.
     :param now: not to wait for a commit, whatever the app has configured.
     :param together: with ``log``: whether one that is refused keeps the others from the hub too.
+    :param of_outbox: whether it is the relay that sends them.
     :returns: the ids of the updates, in the same order.
     :raises PublishError: the hub did not take one; those before it are published, those after it not sent.
     :raises MercureError: there is no token to publish with.
@@ -39,7 +41,7 @@ def deliver(
     outbox = reliability.outbox
     if outbox is not None and reliability.settings.publish_to_outbox and on_failure is None and not now:
         return outbox.add(hub.name, publications)
-    sink = recorder.sink(hub.name)
+    sink = recorder.sink(hub.name, of_outbox=of_outbox)
     if sink is not None:
         return observed(hub.name, hub.configuration.url, publications, sink)
     return reliability.publish(hub, publications, on_failure, together=together)

@@ -59,10 +59,17 @@ class Recording(list[RecordedUpdate]):
     def __init__(self) -> None:
         super().__init__()
         self._grown = threading.Condition()
+        self._of_outbox: set[tuple[str, str]] = set()
 
-    def add(self, updates: Sequence[RecordedUpdate]) -> None:
-        """Append updates and wake those who wait for them."""
+    def add(self, updates: Sequence[RecordedUpdate], *, of_outbox: bool = False) -> None:
+        """Append updates and wake those who wait for them.
+
+        :param of_outbox: that the relay may bring again, or has brought before.
+        """
         with self._grown:
+            if of_outbox:
+                updates = [one for one in updates if (one.hub, one.id) not in self._of_outbox]
+                self._of_outbox.update((one.hub, one.id) for one in updates)
             self.extend(updates)
             self._grown.notify_all()
 
@@ -122,10 +129,12 @@ def record() -> Iterator[Recording]:
             _running[:] = [one for one in _running if one is not recording]
 
 
-def sink(hub: str) -> Callable[[Sequence[Publication]], list[str]] | None:
+def sink(hub: str, *, of_outbox: bool = False) -> Callable[[Sequence[Publication]], list[str]] | None:
     """What takes the updates of a hub while a recording runs; ``None`` when none does.
 
     :param hub: name of the hub in the app's configuration.
+    :param of_outbox: whether they are of the outbox, from where they come when they are committed, and again
+        when the relay sends them: once is enough.
     """
     if not _running:
         return None
@@ -139,7 +148,7 @@ def sink(hub: str) -> Callable[[Sequence[Publication]], list[str]] | None:
         ]
         with _lock:
             for recording in _running:
-                recording.add(updates)
+                recording.add(updates, of_outbox=of_outbox)
         return [update.id for update in updates]
 
     return take

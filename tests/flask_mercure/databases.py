@@ -63,7 +63,7 @@ def running_postgresql() -> Iterator[Path]:
             server = subprocess.Popen(
                 [
                     binaries / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=",
-                    "-c", "fsync=off", "-c", "max_connections=200",
+                    "-c", "fsync=off", "-c", "max_connections=200", "-c", "max_prepared_transactions=10",
                 ],
                 user=user, group=group, extra_groups=extra, cwd=folder, stdout=log, stderr=log,
                 env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from flask_mercure.errors import HubUnreachable, PublishError, TokenError
 from flask_mercure.outbox import outbox_table
-from flask_mercure.outbox.claims import LEASE, Claims
+from flask_mercure.outbox.claims import LEASE, Claims, place
 from flask_mercure.outbox.contents import listing, purge, retry, stats
 from flask_mercure.outbox.relay import Relay
 from flask_mercure.outbox.rows import channel, write
@@ -529,9 +529,33 @@ def test_leases_end_by_time_and_with_the_process(engine: Engine, clock: Clock) -
 
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    lease(f"{socket.gethostname()[:64]}:{process.pid}:abc")
+    lease(f"{socket.gethostname()[:64]}:{process.pid}:abc")  # perhaps of another container of that name
+    assert taken() == 0
+    lease(f"{place()}:{process.pid}:abc")
+    assert taken() == 1
+    lease(f"{place()}0:{process.pid}:abc")  # of another container
+    assert taken() == 0
+    clock.now += LEASE + 1
     assert taken() == 1
     assert [row.leased_by for row in rows(engine)] == [None]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(("longest_request", "least"), [(7.0, 30.0), (60.0, 240.0)])
+def test_a_lease_is_longer_than_a_batch_can_take(
+    engine: Engine, hub: Hub, clock: Clock, longest_request: float, least: float
+) -> None:
+    put(engine, ("a", "1"))
+    leases: list[float] = []
+
+    def look(_publication: Publication) -> None:
+        leases.extend((row.leased_until - moment(clock.now)).total_seconds() for row in rows(engine))
+
+    hub.before = look
+    with relaying(engine, hub, clock, longest_request=longest_request) as relay:
+        relay.run_once()
+    (lease,) = leases
+    assert lease >= least
 
 
 def test_a_row_that_is_no_update_is_parked(engine: Engine, relay: Relay, hub: Hub) -> None:

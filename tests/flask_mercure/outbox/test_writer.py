@@ -7,20 +7,25 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import MetaData, create_engine, inspect, select
+from sqlalchemy import MetaData, create_engine, inspect, select, text
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateTable
 
 from flask_mercure import ConfigurationError, InvalidArgument, Mercure, Update
 from flask_mercure.outbox import Outbox, outbox_table
 from flask_mercure.outbox.app import outbox_of
+from flask_mercure.outbox.rows import write
+from flask_mercure.outbox.service import relay_for
 from flask_mercure.publishing.recorder import record
+from flask_mercure.updates.publication import Publication
 from tests.flask_mercure.databases import failing_commit
 from tests.flask_mercure.fake_hub import SECRET
 from tests.flask_mercure.library import Library, commit_breaker, library
@@ -247,7 +252,7 @@ def test_writers_of_one_topic_wait_for_each_other(books: Library) -> None:
         pytest.skip("SQLite has one writer at a time")
     assert books.outbox is not None
     with books.engine.begin() as connection:
-        books.mercure.outbox(connection).publish("a", "1")
+        write(connection, books.outbox.table, [("default", Publication(["a"], "1", id="urn:x:1"))], 0)
         app, done = books.app, threading.Event()
 
         def other() -> None:
@@ -263,6 +268,94 @@ def test_writers_of_one_topic_wait_for_each_other(books: Library) -> None:
     thread.join(10)
     assert done.is_set()
     assert sorted(data for _, data in stored(books)) == ["1", "2", "3"]
+
+
+def test_no_deadlock_between_a_topic_and_a_row_of_the_app(books: Library) -> None:
+    """One transaction has the topic and wants the row, another the row and then the topic."""
+    if books.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has one writer at a time")
+    with books.sessions() as session:
+        session.add(books.Book(id=1, title="x"))
+        session.commit()
+    change = text("UPDATE book SET price = price + 1 WHERE id = 1")
+    has_row, has_published = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            with books.app.app_context(), books.engine.begin() as connection:
+                connection.execute(change)
+                has_row.set()
+                has_published.wait(10)
+                books.mercure.outbox(connection).publish("a", "2")
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert has_row.wait(10)
+    with books.engine.begin() as connection:
+        books.mercure.outbox(connection).publish("a", "1")
+        has_published.set()
+        connection.execute(change)
+    thread.join(30)
+    assert errors == []
+    assert sorted(data for topic, data in stored(books) if topic == "a") == ["1", "2"]
+
+
+def test_savepoints_of_a_connection(books: Library) -> None:
+    with books.engine.begin() as connection:
+        outbox = books.mercure.outbox(connection)
+        before = connection.begin_nested()
+        outbox.publish("a", "never")  # the first, in a savepoint that was set before
+        before.rollback()
+        outbox.publish("a", "1")
+        with connection.begin_nested():
+            outbox.publish("a", "2")
+            with pytest.raises(ZeroDivisionError), connection.begin_nested():
+                outbox.publish("a", "never")
+                _ = 1 / 0
+            outbox.publish("a", "3")
+        last = connection.begin_nested()
+        outbox.publish("a", "never")
+        last.rollback()
+        outbox.publish("a", "4")
+    with books.engine.connect() as connection:
+        with connection.begin():
+            books.mercure.outbox(connection).publish("a", "5")
+        connection.begin()
+        books.mercure.outbox(connection).publish("a", "never")
+        connection.rollback()
+        with connection.begin():
+            books.mercure.outbox(connection).publish("a", "6")
+    assert [data for _, data in stored(books)] == list("123456")
+
+
+def test_a_connection_that_commits_by_itself(books: Library) -> None:
+    with books.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT 1"))
+        books.mercure.outbox(connection).publish("a", "1")
+        assert stored(books) == [("a", "1")]
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_two_phases(books: Library, is_prepared: bool) -> None:
+    if books.engine.dialect.name != "postgresql":
+        pytest.skip("SQLite has no second phase")
+    with books.engine.connect() as connection, connection.begin_twophase() as transaction:
+        books.mercure.outbox(connection).publish("a", "1")
+        if is_prepared:
+            transaction.prepare()
+        transaction.commit()
+    with books.engine.connect() as connection, connection.begin_twophase() as transaction:
+        books.mercure.outbox(connection).publish("a", "never")
+        transaction.rollback()
+    with Session(books.engine, twophase=True) as session:
+        books.mercure.outbox(session).publish("a", "2")
+        if is_prepared:
+            session.prepare()
+        session.commit()
+    assert [data for _, data in stored(books)] == ["1", "2"]
 
 
 def test_no_deadlock_between_writers_of_many_topics(books: Library) -> None:
@@ -287,6 +380,25 @@ def test_no_deadlock_between_writers_of_many_topics(books: Library) -> None:
         thread.join(60)
     assert errors == []
     assert len(stored(books)) == 4000
+
+
+def test_mysql_has_room_for_long_updates() -> None:
+    made = str(CreateTable(outbox_table(MetaData())).compile(dialect=mysql.dialect()))
+    assert "data LONGTEXT NOT NULL" in made
+    assert "topics LONGTEXT NOT NULL" in made
+
+
+def test_a_recording_has_an_update_once_though_the_relay_brings_it_again(books: Library) -> None:
+    with books.app.app_context(), record() as updates:
+        with books.sessions() as session:
+            books.mercure.outbox(session).publish("a", "session")
+            session.commit()
+        with books.engine.begin() as connection:
+            books.mercure.outbox(connection).publish("a", "connection")
+        with closing(relay_for(books.app)) as relay:
+            assert relay.run_once().sent == 2
+        assert stored(books) == []
+    assert [update.data for update in updates] == ["session", "connection"]
 
 
 def test_a_recording_has_what_was_committed(books: Library) -> None:
