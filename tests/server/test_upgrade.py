@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from hub.server.handover import tell_predecessor
 from hub.settings import SettingError
 from tests.hub.running import HUB_PATH, RunningHub
 from tests.hub.test_metrics import free_port
+from tests.hub.test_replay_slowly import subscribe as subscribe_and_wait
 from tests.server.test_workers import ENOUGH, Workers, many, until, workers
 
 pytestmark = pytest.mark.minutes
@@ -42,6 +44,29 @@ def test_keys_are_reloaded(folder: Path, count: int) -> None:
         assert second.publish({"topic": "t", "data": "two"}).status == 200
         assert streams[1].take(2) == ["one", "two"]
         first.close()
+
+
+def test_a_stream_that_still_reads_history_ends_too_when_its_key_is_taken_away(folder: Path) -> None:
+    key = folder / "key"
+    key.write_text("the first secret, long enough for HS256", encoding="utf-8")
+    variables = {"MERCURE_MAX_REQUEST_BODY_SIZE": str(1 << 24), "MERCURE_DISPATCH_TIMEOUT": "0"}
+    with workers(folder, 1, 0, MERCURE_PUBLISHER_JWT_KEY=f"@{key}", **variables) as hub:
+        first = other_key(hub, "the first secret, long enough for HS256")
+        token, data = first.token(), "x" * 20_000
+        updates = json.dumps([{"topic": "t", "data": data}] * 600).encode()  # more than a page
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+        assert hub.request("POST", HUB_PATH, headers, updates).status == 200
+        stream = subscribe_and_wait(hub, Authorization=f"Bearer {token}")
+        key.write_text("the second secret, long enough for HS256", encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        hub.wait_for_log("is not trusted any more")
+        received = 0
+        with pytest.raises(EOFError):
+            while True:
+                assert stream.next().data == data
+                received += 1
+        assert received < 600
+        hub.close()
 
 
 @pytest.mark.parametrize("count", [1, 2])
