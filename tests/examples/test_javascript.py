@@ -419,6 +419,24 @@ def test_a_page_that_hears_the_network_is_gone_looks_at_once(site: Site, tab: Ta
     assert tab.seen("gaps") == []
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_page_that_comes_back_without_a_place_learns_that_it_may_miss_something(
+    site: Site, tab: Tab, count: int
+) -> None:
+    """An EventSource does not tell where the hub is, and no update has come yet."""
+    tab.enter(f"{site.url}/?topics=a&transport=eventsource")
+    if count == 2:
+        other = tab.new()
+        other.enter(f"{site.url}/?topics=a&transport=eventsource")
+        tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+        other.wait_open()
+        tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    else:
+        put_away_and_back(site, tab)
+    gap = {"reason": "position", "requested": None, "resumed": None}
+    tab.wait_for("gaps", lambda: tab.seen("gaps"), [gap])
+
+
 def test_a_page_resumes_where_its_content_ends(site: Site, tab: Tab) -> None:
     first = site.publish("a", "1")
     site.publish("a", "2")

@@ -87,6 +87,7 @@ def logout() -> Response:
 
 def publish(keys: KeySet) -> None:
     assert_type(mercure.publish("a", {"any": "thing"}), str)
+    assert_type(mercure.last_event_id(), str | None)
     mercure.publish(("a", "b"), "text", private=True, id="x", type="t", retry=5, encrypt_for=keys)
     hub = mercure.hub("eu")
     shared: Hub = hub
