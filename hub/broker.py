@@ -421,8 +421,15 @@ class Broker:
 
         return self._lookups.do(look)
 
+    def enter(self, subscriber: Subscriber) -> None:
+        """Take note of a subscriber whose stream begins, so that it can be ended from now on.
+
+        ``start`` or ``abandon`` has to follow.
+        """
+        self._reading[subscriber] = ""
+
     def replay(self, subscriber: Subscriber, start: Start, outlet: Outlet) -> bool:
-        """Send a subscriber what it missed; afterwards ``start`` it.
+        """Send a subscriber that was entered what it missed; afterwards ``start`` it.
 
         :param start: what ``locate`` found.
         :returns: false when the stream has to end: its time is over, or somebody ended it, or updates were
@@ -431,8 +438,7 @@ class Broker:
         :raises Exception: what the outlet raises.
         """
         if start.after is None:
-            return True
-        self._reading[subscriber] = ""
+            return not self._is_over(subscriber)
         after = start.after
         beginning = partial(self._transport.beginning, self.engine.dispatched)
         start.then = None if after else self._lookups.do(beginning)

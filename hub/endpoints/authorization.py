@@ -69,6 +69,16 @@ class Gatekeeper:
             )
         return self.grant(credential, "publish", request)
 
+    def check_again(self, grant: Grant) -> None:
+        """See whether the key of a subscriber's token is still trusted, after others had their turn.
+
+        A reload of the keys ends the streams that it finds, and this one has not begun.
+
+        :raises TokenInvalid: it is not.
+        """
+        if grant.key is not None and not self.verifier.trusts(grant.key, "subscribe"):
+            raise TokenInvalid("its key was taken away while the request waited", Section.SIGNATURE)
+
     def credential(self, request: Request) -> Credential | None:
         """The token that a request presents.
 

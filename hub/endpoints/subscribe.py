@@ -77,6 +77,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     place = hub.broker.quota.enter(request.peer, grant.fingerprint)
     try:
         start = hub.broker.locate(wanted, matchers, takes_events=takes_events)
+        hub.gatekeeper.check_again(grant)
     except BaseException:
         place.release()
         raise

@@ -276,6 +276,7 @@ class Connection:
             websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
         )
         stream.place.keep()
+        broker.enter(subscriber)
         reason = endings.CLOSED_BY_CLIENT
         is_complete = False
         try:

@@ -9,7 +9,9 @@ from typing import Any
 import jwt
 import pytest
 
+from hub.protocol.access_token import TokenVerifier
 from hub.protocol.keys import generate_pair
+from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -278,3 +280,21 @@ def test_each_role_has_its_key(folder: Path) -> None:
         assert hub.publish({"topic": "a"}, reader).status == 401
         assert hub.get({"match": "a"}, hub.token()).status == 401
         assert hub.publish({"topic": "a"}).status == 200
+
+
+def test_a_key_that_is_taken_away_while_a_cursor_is_looked_up_opens_no_stream(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload ends the streams that there are; this one comes after it."""
+    find = SqlTransport.find
+
+    def take_away(transport: SqlTransport[Any], event_id: str) -> int | None:
+        monkeypatch.setattr(TokenVerifier, "trusts", lambda *_: False)
+        return find(transport, event_id)
+
+    with running_hub(folder) as hub:
+        known = hub.send("t", "known")
+        token = hub.token()
+        monkeypatch.setattr(SqlTransport, "find", take_away)
+        reply = hub.get({"match": "t", "last_event_id": known}, token)
+        assert (reply.status, "invalid_token" in reply.headers["www-authenticate"]) == (401, True)

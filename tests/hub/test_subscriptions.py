@@ -295,6 +295,27 @@ class TestWhenEventsWereDiscarded:
         with_events = hub.subscribe({**ALL, "last_event_id": ""}, hub.token())
         assert with_events.reply.headers["mercure-last-event-id"] != cursor
 
+    def test_whoever_leaves_is_seen_to_leave(self, hub: RunningHub) -> None:
+        """Each end is told, whatever was discarded of the beginnings."""
+        watcher = hub.subscribe(ALL, hub.token())
+        watcher.take(1)
+        visitor = hub.subscribe({"match": [f"{number}/{'x' * 400}" for number in range(100)]})
+        came = [json.loads(watcher.next().data) for _ in range(100)]
+        visitor.close()
+        went = [json.loads(watcher.next().data) for _ in range(100)]
+        assert [one["id"] for one in went] == [one["id"] for one in came]
+        assert all(one["active"] for one in came)
+        assert not any(one["active"] for one in went)
+        listed = hub.get(path=API, token=hub.token()).json()["subscriptions"]
+        assert [one["match"] for one in listed] == [ALL["match_urlpattern"]]
+
+    def test_whoever_is_refused_is_not_seen(self, hub: RunningHub) -> None:
+        watcher = hub.subscribe(ALL, hub.token())
+        watcher.take(1)
+        assert hub.get({"match": ["fine", "x" * 513]}).status == 400
+        hub.subscribe({"match": "next"})
+        assert json.loads(watcher.next().data)["match"] == "next"
+
 
 def test_the_position_of_an_update_is_known_after_a_restart(folder: Path) -> None:
     with running_hub(folder, anonymous=1, subscriptions=1) as hub:
