@@ -331,6 +331,17 @@ def test_savepoints_of_a_connection(books: Library) -> None:
     assert [data for _, data in stored(books)] == list("123456")
 
 
+def test_the_connection_of_a_session(books: Library) -> None:
+    with books.sessions() as session:
+        books.mercure.outbox(session.connection()).publish("a", "1")
+        assert stored(books) == []
+        session.commit()
+        books.mercure.outbox(session.connection()).publish("a", "never")
+        session.rollback()
+        books.mercure.outbox(session.connection()).publish("a", "never")
+    assert stored(books) == [("a", "1")]
+
+
 def test_a_connection_that_commits_by_itself(books: Library) -> None:
     with books.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SELECT 1"))
