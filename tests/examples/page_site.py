@@ -116,8 +116,11 @@ class Served:
         hub_port, port = free_ports(2)
         self.url = f"http://localhost:{port}"
         self.mercure = mercure
-        self.hub = HubProcess(directory, hub_port, {"MERCURE_CORS_ORIGINS": self.url, **(settings or {})})
-        public_url = f"{self.url}/.well-known/mercure" if one_origin else self.hub.url
+        given = {"MERCURE_CORS_ORIGINS": self.url, **(settings or {})}
+        if one_origin:
+            given["MERCURE_PUBLIC_URL"] = f"{self.url}/.well-known/mercure"
+        self.hub = HubProcess(directory, hub_port, given)
+        public_url = given.get("MERCURE_PUBLIC_URL", self.hub.url)
         self.app = make(
             {"MERCURE_URL": self.hub.url, "MERCURE_PUBLIC_URL": public_url, "MERCURE_JWT_SECRET": SECRET}
         )
