@@ -501,14 +501,14 @@ class SqlTransport(Generic[Ticket]):
             with self._seats.turn():
                 with self._claim:
                     has_come_late = self._is_closed and self._late(time.monotonic()) is not None
-                    self._waits_since = None
+                    self._claimable, self._waits_since = [], None
                 if has_come_late:  # everything else that this thread needs may be closed
                     connection.invalidate()
                     raise _Abandoned
                 with self._same_files(connection):
                     yield
         finally:
-            self._waits_since = None
+            self._claimable, self._waits_since = [], None
 
     @contextlib.contextmanager
     def _same_files(self, connection: sa.Connection) -> Iterator[None]:

@@ -736,6 +736,10 @@ class TestHeldLock:
         held.close()
         assert [entry.update.id for entry in log.wait(1)[0].entries] == ["first"]
 
+    def test_what_was_written_is_not_kept(self, log: Log) -> None:
+        log.append(update(data="x" * 1_000_000))
+        assert log.transport._claimable == []
+
     def test_presence_is_kept_in_order(self, log: Log, held: IO[str]) -> None:
         comes, goes = Presence("key", "record"), Presence("key", None)
         log.transport.append((update(id="comes"),), 0, comes)
