@@ -21,9 +21,10 @@ from flask_mercure.state import state_of
 def run_hub(name: str | None, arguments: tuple[str, ...]) -> None:
     """Run the hub with the configuration of the app, for development.
 
-    The hub listens where MERCURE_URL points to and trusts the app's keys. Subscribers without a token and
-    active subscriptions are on, and the pages of "flask run" are admitted, whatever its port; variables of
-    the environment such as MERCURE_ANONYMOUS=0 and options of mercure-hub change that, for example:
+    The hub listens where MERCURE_URL points to and trusts the app's keys. Subscribers without a token,
+    active subscriptions and the debugger are on, and the pages of "flask run" are admitted, whatever its
+    port; variables of the environment such as MERCURE_ANONYMOUS=0 and options of mercure-hub change that,
+    for example:
 
       flask mercure hub --cors-origins https://shop.test --log-level debug
     """

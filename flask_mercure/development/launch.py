@@ -45,8 +45,8 @@ def environment(configuration: Configuration, inherited: Mapping[str, str]) -> d
     """The hub's environment, made from the configuration of an app.
 
     What the app is configured with wins; settings of the hub alone are taken from the inherited environment
-    and have defaults here that suit development: active subscriptions and anonymous subscribers on, pages
-    of ``flask run`` admitted.
+    and have defaults here that suit development: active subscriptions, anonymous subscribers and the debugger
+    on, pages of ``flask run`` admitted.
 
     :param configuration: of the app.
     :param inherited: environment of this process.
@@ -55,6 +55,7 @@ def environment(configuration: Configuration, inherited: Mapping[str, str]) -> d
     made = {
         "MERCURE_ANONYMOUS": "1",
         "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_DEBUGGER": "1",
         "MERCURE_CORS_ORIGINS": _page_origins(inherited),
         **inherited,
         "MERCURE_LISTEN": _address(configuration.url, inherited),

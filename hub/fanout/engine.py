@@ -142,6 +142,11 @@ class Engine:
             one for one in self._index.listening_with(value) if one.is_open
         ]  # not those that read history
 
+    def kept_from(self, update: Update) -> int:
+        """How many streams listen to a private update, where none of them may read it."""
+        found = self._index.matching(update.topics)
+        return 0 if any(_may_read(one, update) for one in found) else len(found)
+
     @property
     def websockets(self) -> int:
         """How many of the subscribers have a WebSocket."""

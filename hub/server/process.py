@@ -24,6 +24,7 @@ from hub.endpoints.debugger.local import token_for
 from hub.endpoints.debugger.pages import Pages, features
 from hub.endpoints.hub import Hub
 from hub.endpoints.routes import watch
+from hub.endpoints.unread import Unread
 from hub.fanout import compression, endings
 from hub.fanout.census import Count
 from hub.fanout.engine import EngineLimits
@@ -446,6 +447,7 @@ def _hub(
         metrics=settings.metrics,
         note_figures=note_figures,
         debugger=_debugger(settings) if settings.debugger else None,
+        unread=Unread() if settings.debugger else None,
     )
 
 

@@ -276,6 +276,7 @@ def test_the_hub_gets_the_configuration_of_the_app() -> None:
         "MERCURE_COOKIE_NAME": "mercureAuthorization",
         "MERCURE_ANONYMOUS": "1",
         "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_DEBUGGER": "1",
         "MERCURE_CORS_ORIGINS": "http://127.0.0.1:* http://localhost:*",
     }
 
@@ -285,6 +286,7 @@ def test_the_hub_gets_the_configuration_of_the_app() -> None:
     [
         ({"MERCURE_ANONYMOUS": "0"}, "MERCURE_ANONYMOUS", "0"),
         ({"MERCURE_SUBSCRIPTIONS": "0"}, "MERCURE_SUBSCRIPTIONS", "0"),
+        ({"MERCURE_DEBUGGER": "0"}, "MERCURE_DEBUGGER", "0"),
         ({"MERCURE_CORS_ORIGINS": "http://x"}, "MERCURE_CORS_ORIGINS", "http://x"),
         ({"FLASK_RUN_PORT": "8000"}, "MERCURE_CORS_ORIGINS", "http://127.0.0.1:* http://localhost:*"),
         (

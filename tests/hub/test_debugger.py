@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from base64 import urlsafe_b64encode
@@ -352,3 +353,42 @@ class TestPlayground:
         with running_hub(folder, playground=1, anonymous=0, debugger=0) as hub:
             assert hub.get({"match": "*"}).status == 401
             assert hub.get(path=PAGE).status == 404
+
+
+class TestPrivateUpdatesThatNobodyMayRead:
+    WORDS = "nobody got the private update"
+
+    def told(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        return [record.getMessage() for record in caplog.records if self.WORDS in record.getMessage()]
+
+    def test_the_log_says_it_once_for_a_topic(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with running_hub(folder, debugger=1, anonymous=1) as hub:
+            hub.subscribe({"match": "secret"})
+            hub.subscribe({"match": "*"}, hub.token(subscribe=["other"]))
+            for _ in range(3):
+                assert hub.publish({"topic": "secret", "private": "on"}).status == 200
+            batch = json.dumps([{"topic": "batched", "private": True}]).encode()
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {hub.token()}"}
+            assert hub.request("POST", HUB_PATH, headers, batch).status == 200
+        first, second = self.told(caplog)
+        assert "'secret': 2 streams listen" in first
+        assert "'batched': 1 stream listens" in second
+
+    def test_it_says_nothing_where_somebody_may_or_nobody_listens(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with running_hub(folder, debugger=1, anonymous=1) as hub:
+            hub.publish({"topic": "nobody", "private": "on"})
+            hub.subscribe({"match": "t"})
+            hub.subscribe({"match": "t"}, hub.token())
+            hub.publish({"topic": "t", "private": "on"})
+            hub.send("t", "public")
+        assert self.told(caplog) == []
+
+    def test_without_the_debugger_it_says_nothing(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with running_hub(folder, anonymous=1) as hub:
+            hub.subscribe({"match": "t"})
+            hub.publish({"topic": "t", "private": "on"})
+        assert self.told(caplog) == []

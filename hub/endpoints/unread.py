@@ -1,0 +1,38 @@
+"""For developers: private updates on topics that streams listen to, of which none may read them."""
+
+from __future__ import annotations
+
+import logging
+
+from hub.broker import Broker
+from hub.protocol.errors import shown
+from hub.protocol.sections import Section, reference
+from hub.protocol.update import Update
+
+_MOST = 1000  # topics
+
+_log = logging.getLogger("hub.authorization")
+
+
+class Unread:
+    """Says it in the log, once for each topic."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def look(self, broker: Broker, update: Update) -> None:
+        """See who gets an update that was published just now."""
+        topic = update.topics[0]
+        if not update.private or topic in self._told or len(self._told) >= _MOST:
+            return
+        count = broker.engine.kept_from(update)
+        if count:
+            self._told.add(topic)
+            _log.warning(
+                "nobody got the private update on %s: %d %s to it, and no token allows it. Give the token of "
+                "its readers this topic, or publish it without private. See %s",
+                shown(topic),
+                count,
+                "stream listens" if count == 1 else "streams listen",
+                reference(Section.SCOPE),
+            )
