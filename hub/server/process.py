@@ -107,7 +107,6 @@ class Process:
         self._metrics = metrics_socket(settings) if place is None else place.metrics
         self._listening = listening_sockets(settings, 1)[0] if place is None else place.listening
         self._tally = Board(1).of(0) if place is None else place.tally
-        self._figures = ProcessFigures(self._tally)
         self._noting: gevent.Greenlet | None = None
         self._lacks_figures = False
         self._parent = None if place is None else place.parent
@@ -144,6 +143,8 @@ class Process:
             subscriptions=settings.subscriptions,
             tally=self._tally,
         )
+        self._broker.sample()  # before the start is counted: a worker that died has left its figures there
+        self._figures = ProcessFigures(self._tally)
         self._verifier = TokenVerifier(
             settings.issuers(), settings.protocol, knows_its_url=settings.knows_its_url
         )
