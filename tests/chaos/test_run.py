@@ -45,7 +45,7 @@ def test_a_hub_that_shows_private_updates_to_all_is_caught(tmp_path: Path) -> No
     broken = sound.replace("if update.private and not", "if False and not")
     assert broken != sound
     broker.write_text(broken)
-    plans = (draw(seed, kinds=[Kind.RELOAD], least=6.0) for seed in range(100))
+    plans = (draw(seed, kinds=[Kind.RELOAD], least=15.0) for seed in range(100))
     plan = next(
         plan
         for plan in plans

