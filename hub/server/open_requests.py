@@ -41,10 +41,11 @@ class OpenRequests(Generic[Key]):
         return len(self._waiting)
 
     def begin(self, one: Key, size: int = 0) -> None:
-        """Count a connection that waits for its client from now on.
+        """Count a connection that waits for its client from now on; one that has waited, only anew.
 
         :param size: bytes that it holds meanwhile.
         """
+        self.finish(one)
         self._waiting[one] = 0
         self.grow(one, _EACH + size)
 

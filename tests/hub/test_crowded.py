@@ -18,6 +18,7 @@ from hub.server import process as server
 from hub.server.open_requests import _EACH
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
+from tests.hub.test_streams import self_signed
 
 pytestmark = pytest.mark.minutes
 
@@ -48,6 +49,14 @@ def test_the_oldest_request_that_is_not_complete_makes_room(
             sock.sendall(b"\r\n")
             assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert len([message for message in caplog.messages if "to make room" in message]) == 1
+
+
+def test_connections_under_tls_that_ended_take_no_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_OPEN_REQUESTS", 5 * _EACH + 1000)
+    monkeypatch.setattr(server, "_OPEN_BODIES", 0)
+    with running_hub(folder, tls_cert=self_signed(folder)) as hub:
+        for _ in range(20):
+            assert hub.get(path="/livez").status == 200
 
 
 def test_no_descriptor_is_left(folder: Path) -> None:

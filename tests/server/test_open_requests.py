@@ -53,6 +53,17 @@ def test_the_oldest_make_room(waiting: OpenRequests[str], ended: Ended) -> None:
     assert waiting.taken == 10 * _EACH
 
 
+def test_one_that_begins_again_counts_once(waiting: OpenRequests[str], ended: Ended) -> None:
+    """Under TLS a connection waits for the handshake, and then for its first request."""
+    for number in range(100):
+        waiting.begin(str(number))
+        waiting.grow(str(number), 100)
+        waiting.begin(str(number))
+        assert waiting.taken == _EACH
+        waiting.finish(str(number))
+    assert (waiting.taken, len(waiting), ended) == (0, 0, [])
+
+
 def test_one_that_was_ended_counts_no_more(waiting: OpenRequests[str], ended: Ended) -> None:
     waiting.begin("a")
     for name in "bcdefghijk":
