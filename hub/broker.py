@@ -408,7 +408,9 @@ class Broker:
         def look() -> Start:
             found = self._transport.find(cursor)
             if found is None:
-                return Start(upto, cursor) if is_newest else from_the_beginning
+                if is_newest:
+                    return Start(upto, cursor, takes_events=takes_events)
+                return from_the_beginning
             page = None
             if found < upto and (topics is not None or upto - found <= _PAGE):
                 page = self._transport.read(found, upto, topics, _PAGE)  # while we are in the thread
@@ -503,7 +505,8 @@ class Broker:
         page = start.take_page()
         if page is not None and not self._budget.take(share, page.weight, 0):
             page = None
-        sent = first_hash = 0
+        sent = 0
+        first_hash: int | None = None  # of what was offered, of which TLS may send some and say none
         try:
             while not self._is_over(subscriber):
                 if share.octets is None:
@@ -515,7 +518,7 @@ class Broker:
                     part = _Part(part.after, page.reached, part.topics)
                     octets = self._encoded(subscriber, wanted, page)
                     lacks = page.beginning.lacks(part.after, start.then, events=start.takes_events)
-                    if (part.after and lacks) or (sent and hash(octets) != first_hash):
+                    if (part.after and lacks) or first_hash not in (None, hash(octets)):
                         self._note_discarded(subscriber, part)
                         return None
                     share.octets = octets
