@@ -71,7 +71,7 @@ class Folder:
         found = None if self._is_link else _status(self._path)
         if found is None:
             return False
-        seen = (found.st_dev, found.st_ino, found.st_mtime_ns)
+        seen = (found.st_dev, found.st_ino, found.st_ctime_ns)  # nobody can set this time
         if seen != self._seen:
             self._seen, self._seen_at, self._is_confirmed = seen, self._clock(), False
         return self._is_confirmed
