@@ -264,10 +264,11 @@ class Workers:
 
         :raises SettingError: it has failed too often, and no other worker serves.
         :raises StorageError: the same.
+        :raises OSError: the same.
         """
         try:
             step(worker)
-        except (SettingError, StorageError) as error:
+        except (SettingError, StorageError, OSError) as error:
             worker.failures += 1
             if worker.failures >= _TRIES and not any(one.serves for one in self._workers):
                 raise
@@ -278,9 +279,17 @@ class Workers:
             )  # the error tells what to do; a traceback would not
 
     def _start(self, worker: _Worker) -> None:
-        """Fork a worker, which tells later how its start went."""
+        """Fork a worker, which tells later how its start went.
+
+        :raises OSError: the system has no room for another process now.
+        """
         listens, tells = os.pipe()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(listens)
+            os.close(tells)
+            raise
         if pid == 0:
             os.close(listens)
             os._exit(self._work(worker.number, tells))

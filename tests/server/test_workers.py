@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -400,6 +401,21 @@ def test_a_worker_that_cannot_start_ends_the_hub_only_if_no_other_one_serves(
             for _ in range(tries):
                 hub._attempt(fail, dead)
         assert dead.failures < tries
+
+
+def test_a_system_without_room_for_a_process_ends_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    hub = object.__new__(parent.Workers)
+    dead = parent._Worker(0)
+    hub._workers = [dead, parent._Worker(1, pid=1)]
+    monkeypatch.setattr(os, "fork", fail)
+    before = set(Path("/proc/self/fd").iterdir())
+    for _ in range(10):
+        hub._attempt(hub._start, dead)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert (dead.failures, dead.pid, dead.is_starting) == (10, 0, False)
 
 
 def test_a_worker_that_starts_keeps_the_others_from_no_signal(folder: Path) -> None:
