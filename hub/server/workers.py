@@ -98,6 +98,17 @@ class _Worker:
         """Whether its process does what it is there for."""
         return bool(self.pid) and not self.is_starting
 
+    def forget(self) -> None:
+        """Take note that its process is gone: who kills number 0 kills all of the hub's group."""
+        self.pid = 0
+        self.stop_listening()
+
+    def stop_listening(self) -> None:
+        """It tells nothing more of its start."""
+        if self.is_starting:
+            os.close(self.listens)
+            self.listens = -1
+
 
 class Workers:
     """The parent of the processes that serve.
@@ -239,7 +250,7 @@ class Workers:
                 break  # at once, then
             for worker in self._workers:
                 if worker.pid and os.waitpid(worker.pid, os.WNOHANG)[0]:
-                    worker.pid = 0
+                    worker.forget()
         return True
 
     def _bury(self) -> None:
@@ -254,7 +265,7 @@ class Workers:
                 )
                 # At once: its clients come to the others, before another worker is there.
                 self._census.clear(worker.number)
-                worker.pid = 0
+                worker.forget()
                 worker.due = time.monotonic()
                 if worker.due - worker.started < _SHORT_LIFE:  # whatever it was, it may happen again
                     worker.due += _SHORT_LIFE
@@ -311,8 +322,7 @@ class Workers:
             worker.words += words
             if words:
                 return
-        os.close(worker.listens)
-        worker.listens = -1
+        worker.stop_listening()
         if worker.words == _READY:
             worker.failures = 0
             worker.started = time.monotonic()
@@ -321,7 +331,7 @@ class Workers:
             os.kill(worker.pid, signal.SIGKILL)
         _, status = os.waitpid(worker.pid, 0)
         self._census.clear(worker.number)
-        worker.pid = 0
+        worker.forget()
         kind, _, text = worker.words.decode().partition(":")
         text = text or f"worker {worker.number} {_end(status)} while it started"
         raise _REASONS.get(kind, StorageError)(text)
@@ -370,8 +380,7 @@ class Workers:
         for worker in self._workers:
             if worker.is_starting:  # it serves nobody yet
                 _signal([worker.pid], signal.SIGKILL)
-                os.close(worker.listens)
-                worker.listens = -1
+                worker.stop_listening()
         deadline = time.monotonic() + _END
         while left:
             left = [pid for pid in left if os.waitpid(pid, os.WNOHANG)[0] == 0]

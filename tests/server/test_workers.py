@@ -21,6 +21,7 @@ import pytest
 
 from hub.protocol.errors import StorageError
 from hub.server import workers as parent
+from hub.settings import load_settings
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 from tests.transport.log import until as until_true
 from tests.transport.log import waiting_for_locks
@@ -416,6 +417,34 @@ def test_a_system_without_room_for_a_process_ends_no_hub(monkeypatch: pytest.Mon
         hub._attempt(hub._start, dead)
     assert set(Path("/proc/self/fd").iterdir()) == before
     assert (dead.failures, dead.pid, dead.is_starting) == (10, 0, False)
+
+
+def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To kill it although it has ended would kill all of its group, the hub that takes over among them."""
+
+    class Successor:
+        pid = 1
+
+        def __init__(self, _: list[int]) -> None:
+            pass
+
+        def is_ready(self, _: object) -> bool:
+            return True
+
+    killed: list[int] = []
+    hub = object.__new__(parent.Workers)
+    hub._settings = load_settings({"MERCURE_PUBLISHER_JWT_KEY": "x" * 32}, {})
+    hub._listening, hub._metrics, hub._bells, hub._life = [], None, [], os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    listens, tells = os.pipe()
+    os.close(tells)
+    hub._workers = [parent._Worker(0, pid=child.pid, listens=listens)]
+    monkeypatch.setattr(parent, "Successor", Successor)
+    monkeypatch.setattr(parent, "_signal", lambda pids, _: killed.extend(pids))
+    assert hub._hand_over()
+    hub._stop()
+    child.returncode = 0
+    assert killed == [child.pid]  # told to give way
 
 
 def test_a_worker_that_starts_keeps_the_others_from_no_signal(folder: Path) -> None:
