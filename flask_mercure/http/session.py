@@ -63,6 +63,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
     most: int,
+    timeout: float | None = None,
 ) -> Reply | Exception:
     """Send a request to a hub and read the answer.
 
@@ -72,6 +73,7 @@ def ask(
     :param url: of the hub or of one of its resources.
     :param configuration: of the hub.
     :param most: bytes of the answer's content that are read.
+    :param timeout: seconds for the connection, and for the answer; by default what is configured.
     :returns: the answer, or the error of the connection.
     """
     try:
@@ -83,7 +85,7 @@ def ask(
             # A redirect is an error: it would drop the token, or take it to another host.
             allow_redirects=False,
             stream=True,
-            timeout=(configuration.connect_timeout, configuration.read_timeout),
+            timeout=timeout or (configuration.connect_timeout, configuration.read_timeout),
             verify=configuration.verify_tls,
         ) as response:
             body: bytes = response.raw.read(most, decode_content=True)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import requests
 from flask import Flask, has_request_context, request
-from urllib3.exceptions import HTTPError
 
-from flask_mercure.errors import HubUnreachable, MercureError
+from flask_mercure.errors import HubUnreachable, MercureError, TokenUnavailable
 from flask_mercure.http.answer import reason
+from flask_mercure.http.session import Reply, ask
 from flask_mercure.publishing import recorder
 from flask_mercure.reading import presence
 from flask_mercure.state import HubState
@@ -61,8 +61,6 @@ class Position:
             return self._ask()
         except MercureError as error:
             self._pause(_PAUSE, str(error))
-        except (requests.RequestException, HTTPError, OSError):
-            self._pause(_PAUSE, f"{self._hub.configuration.url} does not answer within {_PATIENCE:g} s")
         return None
 
     def _pause(self, seconds: float, why: str) -> None:
@@ -92,7 +90,7 @@ class Position:
         read = self._hub.configuration
         parameter = "topic" if read.protocol == "0.x" else "match"
         headers = {"Last-Event-ID": "", "Accept": "text/event-stream"}
-        response, _ = self._send("HEAD", f"{read.url}?{parameter}={_TOPIC}", headers, [_TOPIC])
+        response = self._send("HEAD", f"{read.url}?{parameter}={_TOPIC}", headers, [_TOPIC])
         if response.status_code in (requests.codes.method_not_allowed, requests.codes.not_implemented):
             return None  # a hub of others
         if response.status_code != requests.codes.ok:
@@ -106,34 +104,36 @@ class Position:
         wanted = presence.resource(_TOPIC, read)
         headers = {"Accept": "application/json, application/ld+json"}
         url = presence.address(wanted, read)
-        response, body = self._send("GET", url, headers, presence.token_topics(wanted, read))
+        response = self._send("GET", url, headers, presence.token_topics(wanted, read))
         if response.status_code != requests.codes.ok:
             return None
         try:
-            return presence.cursor(response, json.loads(body))
+            return presence.cursor(response, json.loads(response.body))
         except (ValueError, RecursionError):
             return None
 
-    def _send(
-        self, method: str, url: str, headers: dict[str, str], topics: list[str]
-    ) -> tuple[requests.Response, bytes]:
+    def _send(self, method: str, url: str, headers: dict[str, str], topics: list[str]) -> Reply:
         read = self._hub.configuration
-        token = (
-            read.tokens.create(topics, None, read.own_claims)
-            if read.gives_tokens
-            else self._hub.publisher.token()
-        )
-        with self._hub.publisher.session.request(
-            method,
-            url,
-            headers={**headers, "Authorization": f"Bearer {token}"},
-            allow_redirects=False,
-            stream=True,
-            timeout=_PATIENCE,
-            verify=read.verify_tls,
-        ) as response:
-            body: bytes = response.raw.read(_MAX_ANSWER, decode_content=True)  # frees the connection
-        return response, body
+        authorized = {**headers, "Authorization": f"Bearer {self._token(topics)}"}
+        session = self._hub.publisher.session
+        reply = ask(session, method, url, read, headers=authorized, most=_MAX_ANSWER, timeout=_PATIENCE)
+        del authorized  # error trackers send the variables of each function that an error comes through
+        if isinstance(reply, Exception):
+            raise HubUnreachable(f"{read.url} does not answer within {_PATIENCE:g} s")
+        return reply
+
+    def _token(self, topics: list[str]) -> str:
+        read = self._hub.configuration
+        if not read.gives_tokens:
+            return self._hub.publisher.token()
+        try:
+            return read.tokens.create(topics, None, read.own_claims)
+        except MercureError:
+            raise
+        except Exception as error:
+            raise TokenUnavailable(
+                f"no token to ask with: {read.setting('TOKEN_FACTORY')} raised {type(error).__name__}"
+            ) from error
 
 
 def position(app: Flask, hub: HubState) -> str | None:

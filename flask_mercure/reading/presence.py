@@ -171,7 +171,7 @@ def _events(wanted: _Resource, configuration: Configuration) -> tuple[Topic, ...
     return tuple(topics)
 
 
-def cursor(response: Reply | requests.Response, document: Any) -> str | None:
+def cursor(response: Reply, document: Any) -> str | None:
     """The hub's position: from the ``Link`` header (1.0), or from the document (0.x)."""
     found = _CURSOR.search(response.headers.get("Link", ""))
     if found is not None:

@@ -123,12 +123,13 @@ class Subscription(Iterator[Event]):
         self._heard_at = 0.0
         self._was_connected = False
         self._resume_at: float | None = None
+        broken = ""
         try:
             self._connect()
         except OSError as error:
-            raise HubUnreachable(
-                f"no connection to {self._place}: {_words(error)}. Does the hub run?"
-            ) from error
+            broken = _words(error)
+        if broken:  # raised here, without what it came from: in the functions below, the token is a variable
+            raise HubUnreachable(f"no connection to {self._place}: {broken}. Does the hub run?")
 
     @property
     def last_event_id(self) -> str | None:
@@ -255,8 +256,7 @@ class Subscription(Iterator[Event]):
         if deadline is not None and deadline < resume_at:
             raise _OutOfTimeError
 
-    def _connect(self) -> None:
-        cursor = self._parser.last_event_id
+    def _open(self, cursor: str) -> Connection:
         headers = {
             "Accept": "text/event-stream",
             "Accept-Encoding": "identity",
@@ -267,13 +267,18 @@ class Subscription(Iterator[Event]):
             "Last-Event-ID": cursor,
             "User-Agent": USER_AGENT,
         }
-        opened = connection.get(
+        return connection.get(
             self._url,
             headers,
             verify=self._verify,
             connect_timeout=self._connect_timeout,
             answer_timeout=_ANSWER,
         )
+
+    def _connect(self) -> None:
+        cursor = self._parser.last_event_id
+        # The token is in no variable of this function: error trackers send those that an error comes through.
+        opened = self._open(cursor)
         try:
             self._check(opened)
         except BaseException:

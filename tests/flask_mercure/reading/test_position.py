@@ -166,6 +166,20 @@ def test_an_app_without_a_key_asks_with_its_token(other: FakeHub) -> None:
     state_of(app).publisher.close()
 
 
+def test_a_token_factory_of_the_app_that_fails_costs_no_page(
+    other: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        def create(self, *_: object, **__: object) -> str:
+            raise LookupError("the vault is sealed")
+
+    app = make_app(URL=other.url, TOKEN_FACTORY=Failing())
+    with app.app_context(), caplog.at_level(logging.WARNING, "flask_mercure"):
+        assert mercure.last_event_id() is None
+    assert "MERCURE_TOKEN_FACTORY raised LookupError" in caplog.text
+    assert other.received == []
+
+
 def test_in_a_recording_no_hub_is_asked(other: FakeHub) -> None:
     with make_app(URL=other.url).app_context(), mercure.record():
         assert mercure.last_event_id() is None

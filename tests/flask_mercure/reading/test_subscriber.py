@@ -24,7 +24,10 @@ from flask_mercure import (
     URLPattern,
 )
 from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
-from tests.flask_mercure.http.test_publisher import certificate  # noqa: F401 - a fixture
+from tests.flask_mercure.http.test_publisher import (
+    certificate,  # noqa: F401 - a fixture
+    seen_by_an_error_tracker,
+)
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 
@@ -275,6 +278,17 @@ def test_the_time_to_wait_counts_through_a_pause(other: FakeHub) -> None:
         with pytest.raises(TimeoutError):
             events.wait(0.2)
         assert time.monotonic() - started < PATIENCE
+
+
+@pytest.mark.parametrize("answer", [Answer(b"no", 403), Dropped()])
+def test_no_refusal_shows_the_token(other: FakeHub, answer: Answer | Dropped) -> None:
+    other.answers = [answer]
+    with pytest.raises((Refused, HubUnreachable)) as refusal:
+        Subscription(other.url, lambda: "mine.of-the.app")
+    token = other.received[0].headers["Authorization"].removeprefix("Bearer ")
+    refusal.value.__traceback__ = refusal.tb.tb_next  # without the variables of this function
+    assert token == "mine.of-the.app"
+    assert token not in seen_by_an_error_tracker(refusal.value)
 
 
 def test_a_refusal_later_ends_it(other: FakeHub) -> None:
