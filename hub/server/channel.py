@@ -16,6 +16,9 @@ from hub.fanout.progress import unsent
 
 READ, WRITE = 1, 2
 _SIZE = 64 << 10  # bytes that are read at once
+# Bytes that TLS is given at once, one record. Of more it tells nothing until the last byte is written, and a
+# client that takes its time would look as if it took nothing.
+_RECORD = 16 << 10
 
 
 class Timeout(Exception):
@@ -112,7 +115,7 @@ class Channel:
         while sent < len(octets):
             rest = octets[sent:]
             try:
-                sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
+                sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest[:_RECORD])
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._awaits = WRITE
                 break

@@ -128,13 +128,15 @@ def test_under_tls_too_a_history_that_changes_ends_the_stream(folder: Path) -> N
         assert got == expected[: len(got)]
 
 
-def test_one_who_reads_slowly_is_not_cut(folder: Path) -> None:
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_one_who_reads_slowly_is_not_cut(folder: Path, is_tls: bool) -> None:
     """The kernel calls its socket writable when a third of the buffer is free, which takes it too long."""
-    with running_hub(folder, anonymous=1, dispatch_timeout=3) as hub:
+    certificate = self_signed(folder) if is_tls else ""
+    with running_hub(folder, anonymous=1, dispatch_timeout=1.5, tls_cert=certificate) as hub:
         expected = fill(hub)
         stream = subscribe(hub)
         slowly = b""
-        for _ in range(30):  # for longer than one may take nothing
+        for _ in range(50):  # for longer than one may take nothing
             slowly += stream.sock.recv(1 << 14)
             time.sleep(0.15)
         stream._take(slowly)
