@@ -266,7 +266,8 @@ class Subscriber:
         try:
             await self._watch(session, reading, cuts)
         finally:
-            if plan.manner is Manner.RESETS and session.end is End.CLIENT and not reading.done():
+            is_open = not reading.done() and sock.fileno() >= 0
+            if plan.manner is Manner.RESETS and session.end is End.CLIENT and is_open:
                 reset_at_close(sock)
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
