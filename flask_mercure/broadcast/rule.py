@@ -195,7 +195,8 @@ def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
     """A topic that is the URL of a view, for ``@mercure.broadcast``.
 
     Outside of a request Flask needs ``SERVER_NAME`` for it. ``url_for`` leaves ``/`` and ``..`` in a value as
-    they are, so a value with one of them is an error; :func:`~flask_mercure.build_topic` encodes the ``/``.
+    they are, and an empty value or ``None`` makes another URL, so a value of this kind is an error;
+    :func:`~flask_mercure.build_topic` encodes the ``/``.
 
     :param endpoint: of the view, as for ``url_for``.
     :param values: names of attributes, by the variables of the URL: ``topic_url("book", id="id")``. A
@@ -208,9 +209,10 @@ def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
             for name, source in values.items()
         }
         for name, value in made.items():
-            if isinstance(value, str) and ("/" in value or is_dot_segment(value)):
+            text = "" if value is None else str(value)  # as converters write it
+            if not text or "/" in text or is_dot_segment(text):
                 raise InvalidArgument(
-                    f"the value of {name!r} in the URL of {endpoint!r} is {value[:80]!r} and would lead to "
+                    f"the value of {name!r} in the URL of {endpoint!r} is {text[:80]!r} and would lead to "
                     "the topics of others: refuse it, or use a format string, which encodes it"
                 )
         return url_for(endpoint, _external=True, **made)

@@ -16,8 +16,9 @@ from flask_mercure.cookies.hosts import host_of
 from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.errors import CookieError, InvalidArgument, TokenError
 from flask_mercure.state import HubState, state_of
+from flask_mercure.tokens.factory import as_list
 from flask_mercure.tokens.source import expiry
-from flask_mercure.topics.matchers import Topics
+from flask_mercure.topics.matchers import Topics, matchers
 
 # flask.redirect() gives this one, flask.make_response() a subclass
 _Response = TypeVar("_Response", bound=BaseResponse)
@@ -56,7 +57,12 @@ class GivesAccess:
                 raise InvalidArgument("give lifetime, or exp in additional_claims, not both")
             claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
         state = self._state
-        token = state.configuration.tokens.create(subscribe, publish, claims, payload)
+        configuration = state.configuration
+        subscribe, publish = as_list(subscribe), as_list(publish)  # iterators are read once
+        for topics, argument in ((subscribe, "subscribe"), (publish, "publish")):
+            # Here, since a factory of the app's own cannot tell a user's "*" from all topics.
+            matchers(topics, configuration.protocol, argument)
+        token = configuration.tokens.create(subscribe, publish, claims, payload)
         state_of(current_app).readers.let_in.add(state.name)
         return token
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import event, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from flask_mercure import Mercure, PublishError
+from flask_mercure import InvalidArgument, Mercure, PublishError
 from flask_mercure.broadcast.rule import topic_url
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, running
 from tests.flask_mercure.library import Library, commit_breaker, library
@@ -324,6 +325,7 @@ def test_a_topic_is_the_url_of_a_view(hub: FakeHub, open_library: Open) -> None:
         ("globex/x", None),
         ("..", None),
         ("%2e%2E", None),
+        ("", None),
     ],
 )
 def test_a_value_stays_one_segment_of_the_url_of_a_view(
@@ -336,6 +338,16 @@ def test_a_value_stays_one_segment_of_the_url_of_a_view(
             add(books, title=title)
     assert [found for found, _ in published(hub)] == ([] if topic is None else [topic])
     assert ("lead to the topics of others" in caplog.text) is (topic is None)
+
+
+@pytest.mark.parametrize("value", [None, PurePosixPath("a/b"), PurePosixPath("..")])
+def test_a_value_that_is_no_text_stays_one_segment_too(value: object) -> None:
+    app = Flask(__name__)
+    app.config["SERVER_NAME"] = "example.com"
+    app.add_url_rule("/titles/<name>", "title", str)
+    app.add_url_rule("/titles/", "title", str)
+    with app.app_context(), pytest.raises(InvalidArgument, match="topics of others"):
+        topic_url("title", name=lambda _instance: value)(object())
 
 
 def test_a_topic_without_a_value_is_no_topic(

@@ -416,6 +416,29 @@ def test_claims_for_a_library_of_ones_own() -> None:
     assert claims["sub"] == "ada"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "text"), [("1.0", "*"), ("0.x", "*"), ("0.x", "users/{+any}"), ("1.0", URLPattern("*"))]
+)
+@pytest.mark.parametrize("argument", ["subscribe", "publish"])
+def test_a_factory_of_ones_own_gets_no_users_text_that_means_more(
+    protocol: str, text: str | URLPattern, argument: str
+) -> None:
+    mercure = Mercure()
+    given: list[Any] = []
+
+    def create(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> str:
+        given.append((subscribe, publish))
+        return jwt.encode({"mercure": {"subscribe": subscribe, "publish": publish}}, SECRET)
+
+    app = make_app(mercure, PUBLIC_URL=PUBLIC, TOKEN_FACTORY=create, PROTOCOL=protocol)
+    with app.app_context():
+        with pytest.raises(InvalidArgument, match=argument):
+            mercure.create_token(**{argument: iter(["a", text])})  # type: ignore[arg-type]
+        assert given == []
+        assert mercure.create_token(**{argument: iter([EVERYTHING])})  # type: ignore[arg-type]
+    assert [one for one in given[0] if one is not None] == [["*"]]
+
+
 class Clock:
     """Time that stands still until it is moved."""
 
