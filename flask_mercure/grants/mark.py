@@ -1,9 +1,9 @@
 """The mark beside the cookie: by what a grant is recognised later.
 
 The cookie with the access token goes to the hub's path, so the app does not see it again. Beside it the app
-gives the browser a *mark* for its own paths, which ends with the token and holds nothing but that end and a
-keyed digest of what was granted and to whom. When the digest of the next request differs, the cookie is
-another user's, or not what the app would grant now.
+gives the browser a *mark* for its own paths, which ends with the token and holds nothing but that end and
+keyed digests: of the user, and of what was granted and to whom. When these differ in the next request, the
+cookie is another user's, or not what the app would grant now.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flask_mercure.configuration.settings import Configuration
 from flask_mercure.grants.grant import Grants
 from flask_mercure.topics.matchers import matchers
 
-_TIMES = re.compile(r"(\d{1,15})-(\d{1,15})\.", re.ASCII)
+_MARK = re.compile(r"(\d{1,15})-(\d{1,15})\.([\w-]{24})\.", re.ASCII)
 _DOMAIN = b"flask-mercure: what the authorization cookie grants"
 _CHANGING = frozenset({"_flashes", "_fresh", "_permanent", "csrf_token"})
 """Of a session, what says nothing about the user and changes while the user is the same."""
@@ -49,14 +49,21 @@ def digest(grants: Grants, name: str, configuration: Configuration) -> str:
     return _keyed(json.dumps(content, sort_keys=True, default=str))
 
 
-def seal(start: int, end: int, content: str) -> str:
+def visitor() -> str:
+    """What tells the current user from others, without an answer of the app."""
+    return _keyed(json.dumps(["visitor", _user()]))
+
+
+def seal(start: int, end: int, whose: str, content: str) -> str:
     """The value of the mark.
 
     :param start: when the cookie was set, in seconds since the epoch.
     :param end: of the token, likewise.
+    :param whose: made by :func:`visitor`.
     :param content: made by :func:`digest`.
     """
-    return f"{start}-{end}.{_keyed(f'{start}-{end}.{content}')}"
+    known = f"{start}-{end}.{whose}."
+    return known + _keyed(known + content)
 
 
 def sealed_times(mark: str, content: str) -> tuple[int, int] | None:
@@ -66,12 +73,23 @@ def sealed_times(mark: str, content: str) -> tuple[int, int] | None:
     :param content: the digest of what the current user may read.
     :returns: seconds since the epoch; ``None`` when the mark is of something else, or was tampered with.
     """
-    found = _TIMES.match(mark)
+    found = _MARK.match(mark)
     if found is None:
         return None
     start, end = int(found[1]), int(found[2])
-    same = hmac.compare_digest(seal(start, end, content).encode(), mark.encode("utf-8", "surrogatepass"))
+    sealed = seal(start, end, found[3], content)
+    same = hmac.compare_digest(sealed.encode(), mark.encode("utf-8", "surrogatepass"))
     return (start, end) if same else None
+
+
+def is_of(mark: str, whose: str) -> bool:
+    """Whether a mark was given to a user, as far as can be told without the app's answer.
+
+    :param mark: as the browser sent it.
+    :param whose: made by :func:`visitor`.
+    """
+    found = _MARK.match(mark)
+    return found is not None and hmac.compare_digest(found[3], whose)
 
 
 def _keyed(text: str) -> str:

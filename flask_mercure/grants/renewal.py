@@ -17,7 +17,7 @@ from flask_mercure.cookies.policy import replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, MercureError
 from flask_mercure.grants.access import GivesAccess
 from flask_mercure.grants.grant import Grants, as_grants
-from flask_mercure.grants.mark import digest, seal, sealed_times
+from flask_mercure.grants.mark import digest, is_of, seal, sealed_times, visitor
 from flask_mercure.state import HubState, state_of
 from flask_mercure.tokens.source import expiry
 
@@ -61,8 +61,8 @@ class FollowsUsers(GivesAccess):
         user or the topics are others, and is deleted when there is no user any more; other responses
         stay as they are. What a view sets with :meth:`set_cookie` wins in its response.
 
-        What the callback raises is logged, and the response left as it is; in tests and debug mode it is
-        raised, but not in place of an error.
+        What the callback raises is logged, and the response left as it is, but for the cookie of an earlier
+        user; in tests and debug mode it is raised, but not in place of an error.
 
         :param callback: the function; the decorator can be used without parentheses.
         :param automatic: whether each response may give the cookie; ``False``: only views with
@@ -108,11 +108,15 @@ class FollowsUsers(GivesAccess):
             try:
                 grants = as_grants(current_app.ensure_sync(callback)())
             except Exception:
+                is_other = mark is not None and _is_of_another(mark)
+                if is_other:
+                    self._take(state, response)
                 if _is_for_developers(response):
                     raise
                 current_app.logger.exception(
-                    "The function of subscribe_grants failed for %s; the Mercure cookie stays as it is",
+                    "The function of subscribe_grants failed for %s; the Mercure cookie %s",
                     request.path,
+                    "is deleted: the user is another one" if is_other else "stays as it is",
                 )
                 return
             if grants is not None:
@@ -196,6 +200,14 @@ def _is_for_developers(response: Response) -> bool:
     return (current_app.debug or current_app.testing) and not is_error
 
 
+def _is_of_another(mark: str) -> bool:
+    """Whether the cookie beside a mark is of another user than the current one."""
+    try:
+        return not is_of(mark, visitor())
+    except Exception:  # of the app's login, with the same database perhaps
+        return False
+
+
 @contextmanager
 def _session_unread() -> Iterator[None]:
     """What is read of the session here does not make the response depend on it.
@@ -244,7 +256,7 @@ def _set_mark(state: HubState, response: Response, content: str, end: float | No
     last = now + state.configuration.lifetime if end is None else end
     line = dump_cookie(
         _mark_name(state),
-        "" if end == 0 else seal(math.floor(now), math.floor(last), content),
+        "" if end == 0 else seal(math.floor(now), math.floor(last), visitor(), content),
         max_age=None if end is None else max(0, math.floor(end - now)),
         expires=0 if end == 0 else None,
         path=sessions.get_cookie_path(current_app),

@@ -343,6 +343,24 @@ def test_a_function_that_fails_is_logged_and_the_response_stays(
     assert "subscribe_grants failed for /" in record.message
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("path", ["/login/bob", "/logout"])
+def test_a_function_that_fails_leaves_nobody_the_cookie_of_another(
+    site: Site, caplog: pytest.LogCaptureFixture, path: str, is_named: bool
+) -> None:
+    if is_named:
+        site.answer = lambda: Grants("a", user=session["user"])
+    site.get("/login/ann")
+    site.answer = failing
+    site.app.testing = False
+    assert cookies(site.get()) == {}
+    response = site.get(path)
+    assert (response.status_code, cookies(response)) == (200, {COOKIE: "", MARK: ""})
+    assert response.headers["Cache-Control"] == "private"
+    assert "the user is another one" in caplog.text
+    assert cookies(site.get()) == {}
+
+
 @pytest.mark.parametrize("testing", [True, False])
 def test_a_function_that_fails_changes_no_answer_that_tells_of_an_error(
     site: Site, caplog: pytest.LogCaptureFixture, testing: bool
