@@ -66,8 +66,13 @@ class _Run:
         if self._thread is None and not self._ending.is_set():
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="mercure relay", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._run, name="mercure relay", daemon=True)
+                    try:
+                        thread.start()
+                    except RuntimeError as error:  # at the limit of the system, or the interpreter ends
+                        _log.warning("the relay has no thread, and updates wait in the outbox: %s", error)
+                        return
+                    self._thread = thread
 
     def wake(self) -> None:
         relay = self._relay

@@ -35,7 +35,7 @@ class BackgroundCounters:
     :param waiting: in the queue now.
     :param sent: taken by the hub.
     :param retried: attempts after the first.
-    :param dropped: came while the queue was full.
+    :param dropped: came while the queue was full, or no thread could be started.
     :param failed: refused by the hub, given up, or left over at the end of the process.
     """
 
@@ -166,17 +166,27 @@ class _Line:
                 reason = "the process ends"
             elif len(self._waiting) >= self._size:
                 reason = f"the queue is full (MERCURE_BACKGROUND_QUEUE={self._size})"
+            elif not self._has_thread():
+                reason = "no thread can be started"
             if reason:
                 self._count(dropped=1)
             else:
                 self._waiting.append(_Entry(publication))
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="mercure background", daemon=True)
-                    self._thread.start()
                 self._changed.notify_all()
         if reason:
             log_failure(publication, reason)
         return not reason
+
+    def _has_thread(self) -> bool:
+        """Start it where it does not run yet; with the lock."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="mercure background", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # at the limit of the system, or while the interpreter ends
+                return False
+            self._thread = thread
+        return True
 
     def join(self, timeout: float) -> bool:
         with self._changed:

@@ -104,10 +104,12 @@ def stream(
         writer.broke_off(error, failure)
         raise
     finally:
-        writer.join()
-        close = getattr(tokens, "close", None)
-        if close is not None:
-            close()
+        try:
+            writer.join()
+        finally:
+            close = getattr(tokens, "close", None)
+            if close is not None:
+                close()
     return writer.whole()
 
 
@@ -141,12 +143,14 @@ async def astream(
         writer.broke_off(error, failure)
         raise
     finally:
-        await asyncio.to_thread(writer.join)
-        close = getattr(tokens, "aclose", None) or getattr(tokens, "close", None)
-        if close is not None:
-            closing = close()
-            if inspect.isawaitable(closing):
-                await closing
+        try:
+            await asyncio.to_thread(writer.join)
+        finally:  # also of a task that is cancelled again while the hub is slow
+            close = getattr(tokens, "aclose", None) or getattr(tokens, "close", None)
+            if close is not None:
+                closing = close()
+                if inspect.isawaitable(closing):
+                    await closing
     return writer.whole()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 
@@ -45,7 +44,6 @@ class Position:
     def __init__(self, hub: HubState, clock: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
         self._clock = clock
-        self._lock = threading.Lock()
         self._not_before = float("-inf")
         self._is_foreign = False
 
@@ -54,9 +52,8 @@ class Position:
 
         A second is the most that it takes. After a failure the hub is left alone for five.
         """
-        with self._lock:
-            if self._clock() < self._not_before:
-                return None
+        if self._clock() < self._not_before:
+            return None
         try:
             return self._ask()
         except MercureError as error:
@@ -64,8 +61,7 @@ class Position:
         return None
 
     def _pause(self, seconds: float, why: str) -> None:
-        with self._lock:
-            self._not_before = self._clock() + seconds
+        self._not_before = self._clock() + seconds
         _log.warning(
             "pages begin with the next update, and may miss one until their stream is open, because the "
             "position of the hub %r is not known: %s",

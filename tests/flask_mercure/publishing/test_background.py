@@ -64,6 +64,23 @@ def test_updates_leave_in_order() -> None:
         assert waiting.counters == BackgroundCounters(sent=50)
 
 
+def test_where_no_thread_can_be_started_an_update_is_dropped_and_the_next_one_tries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sink = Sink()
+    with queue(sink) as waiting:
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", fail)
+            assert not waiting.put(update("1"))
+        assert "urn:x:1 on ['a topic'] was not published: no thread" in caplog.text
+        assert waiting.put(update("2"))
+        assert waiting.join(10)
+        assert waiting.counters == BackgroundCounters(sent=1, dropped=1)
+
+
 def test_what_may_be_repeated_is_and_holds_back_the_rest() -> None:
     sink = Sink(
         HubUnreachable("refused"),

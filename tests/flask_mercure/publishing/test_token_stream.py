@@ -353,6 +353,35 @@ def test_an_asynchronous_source_that_raises_or_is_cancelled() -> None:
     assert sink.kinds == ["text", "error"]
 
 
+class Endless(AsyncWords):
+    """Never gives a word."""
+
+    async def __anext__(self) -> str:
+        return await asyncio.Event().wait() and ""
+
+
+def test_a_task_that_is_cancelled_twice_closes_its_source() -> None:
+    sink = Sink()
+    sink.free.clear()
+    source = Endless([])
+
+    async def cancel() -> None:
+        task = asyncio.create_task(astream(source, sink.delivery, AT_ONCE))
+        for _ in range(100):  # until it waits for the source, and then for the hub
+            await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        sink.free.set()
+
+    asyncio.run(cancel())
+    assert source.is_closed
+
+
 def test_the_wrong_kind_of_source() -> None:
     async def words() -> AsyncIterator[str]:
         yield "a"
