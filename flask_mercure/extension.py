@@ -11,12 +11,12 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, request, request_finished
 
 from flask_mercure.configuration import names, registry
 from flask_mercure.encryption.key_set import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
-from flask_mercure.grants.renewal import renew_all
+from flask_mercure.grants.renewal import keep_cookies_private, renew_all
 from flask_mercure.grants.unread import hint
 from flask_mercure.http.publisher import Publisher
 from flask_mercure.hub import Hub
@@ -126,6 +126,7 @@ class Mercure(Hub):
         app.add_template_global(URLPattern.build, "mercure_pattern")
         reliability.init_app(app, delivery.send, _open_outbox)
         app.extensions[KEY] = state
+        request_finished.connect(keep_cookies_private, app)
 
         @app.after_request
         def renew(response: Response) -> Response:

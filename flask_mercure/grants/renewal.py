@@ -9,10 +9,11 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
-from flask import Response, current_app, request
+from flask import Flask, Response, current_app, request
 from flask.globals import request_ctx
 from werkzeug.http import dump_cookie
 
+from flask_mercure.cookies.caching import keep_private
 from flask_mercure.cookies.policy import replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, MercureError
 from flask_mercure.grants.access import GivesAccess
@@ -192,6 +193,19 @@ def renew_all(hubs: Iterable[FollowsUsers], response: Response) -> None:
         seen.add(name)
         with _session_unread():
             hub._renew(response, hub._grants)
+
+
+def keep_cookies_private(app: Flask, response: Response, **_: object) -> None:
+    """Keep a response with the cookie out of shared caches, whatever the app's own hooks made of it since.
+
+    For Flask's signal ``request_finished``, which comes after all of them.
+
+    :param app: that made the response.
+    :param response: as it goes out.
+    """
+    hubs = state_of(app).hubs.values()
+    if any(hub.configuration.cookie.is_set(response.headers) is not None for hub in hubs):
+        keep_private(response.headers)
 
 
 def _is_for_developers(response: Response) -> bool:

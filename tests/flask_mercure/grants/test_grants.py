@@ -237,6 +237,43 @@ def test_a_response_with_the_cookie_is_kept_by_no_shared_cache(site: Site) -> No
     assert again.headers["Cache-Control"] == "public, max-age=60, s-maxage=600"
 
 
+@pytest.mark.parametrize("is_before", [True, False])
+@pytest.mark.parametrize("is_by_hand", [True, False])
+def test_no_hook_of_the_app_makes_a_response_with_the_cookie_public(
+    is_before: bool, is_by_hand: bool
+) -> None:
+    def publicly(response: Response) -> Response:
+        response.headers["Cache-Control"] = "public, max-age=600"
+        response.headers["CDN-Cache-Control"] = "max-age=600"
+        return response
+
+    mercure = Mercure()
+
+    app = Flask("sample")
+    app.config.update(MERCURE_JWT_SECRET=SECRET, MERCURE_PUBLIC_URL=HUB)
+    if is_before:
+        app.after_request(publicly)
+    mercure.init_app(app)
+    if not is_before:
+        app.after_request(publicly)
+    if not is_by_hand:
+        mercure.subscribe_grants(lambda: Grants("a", user=1))
+
+    @app.get("/")
+    def index() -> Response:
+        response = make_response("page")
+        return mercure.set_cookie(response, "a") if is_by_hand else response
+
+    client = client_of(app)
+    response = client.get("/", base_url=SITE)
+    assert cookies(response)[COOKIE]
+    assert set(response.headers["Cache-Control"].split(", ")) == {"private", "max-age=600"}
+    assert "CDN-Cache-Control" not in response.headers
+    assert response.headers["Vary"] == "Cookie"
+    if not is_by_hand:
+        assert client.get("/", base_url=SITE).headers["Cache-Control"] == "public, max-age=600"
+
+
 def test_only_views_that_want_it_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(monkeypatch, automatic=False)
     assert cookies(site.get("/login/ann")) == {}
