@@ -442,8 +442,6 @@ class Broker:
         if start.after is None:
             return not self._is_over(subscriber)
         after = start.after
-        beginning = partial(self._transport.beginning, self.engine.dispatched)
-        start.then = None if after else self._lookups.do(beginning)
         topics = _exact_topics(subscriber.matchers)
         wanted = Scope(subscriber.matchers)
         pause = _FIRST_LOOK
@@ -512,9 +510,7 @@ class Broker:
                 if share.octets is None:
                     if page is None and not self._take_memory(share, subscriber):
                         continue
-                    page = page or self._lookups.do(
-                        partial(self._transport.read, part.after, part.upto, part.topics, _PAGE)
-                    )
+                    page = page or self._lookups.do(partial(self._read, part, start))
                     part = _Part(part.after, page.reached, part.topics)
                     octets = self._encoded(subscriber, wanted, page)
                     lacks = page.beginning.lacks(part.after, start.then, events=start.takes_events)
@@ -536,6 +532,12 @@ class Broker:
         finally:
             self._budget.release(share)
         return None
+
+    def _read(self, part: _Part, start: Start) -> Page:
+        """Read a page, in a thread; for one who gets all that there is, note where that begins."""
+        if not part.after and start.then is None:
+            start.then = self._transport.beginning(part.upto)  # first: what goes meanwhile is missing then
+        return self._transport.read(part.after, part.upto, part.topics, _PAGE)
 
     def _take_memory(self, share: Share, subscriber: Subscriber) -> bool:
         """Wait for memory to read a page, until the subscriber's time is over."""
