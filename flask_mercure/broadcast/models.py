@@ -64,6 +64,7 @@ def broadcast_model(model: _Model, rule: Rule) -> _Model:
         _changed(rule, target, "create")
 
     def before_update(_mapper: Mapper[Any], connection: Connection, target: Any) -> None:
+        known.pop(inspect(target), None)  # of a flush that failed
         before = _look_back(rule, target, "update", connection) if _is_modified(target) else None
         if before is not None:
             known[inspect(target)] = before

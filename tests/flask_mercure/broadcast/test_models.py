@@ -350,6 +350,25 @@ def test_a_value_that_is_no_text_stays_one_segment_too(value: object) -> None:
         topic_url("title", name=lambda _instance: value)(object())
 
 
+def test_a_move_that_failed_is_not_told_with_a_later_change(hub: FakeHub, open_library: Open) -> None:
+    with open_library(book={"topics": "prices/{price}"}) as books:
+        add(books, price=1)
+        with books.sessions() as session:
+            mine = session.get_one(books.Book, 1)
+            mine.price, mine.title = 2, None
+            with pytest.raises(IntegrityError):
+                session.flush()
+            session.rollback()
+            with books.sessions() as other:
+                other.get_one(books.Book, 1).price = 3
+                other.commit()
+            before = len(hub.received)
+            session.refresh(mine)
+            mine.title = "later"
+            session.commit()
+    assert [topic for topic, _ in published(hub)[before:]] == ["prices/3"]
+
+
 def test_a_topic_without_a_value_is_no_topic(
     hub: FakeHub, open_library: Open, caplog: pytest.LogCaptureFixture
 ) -> None:

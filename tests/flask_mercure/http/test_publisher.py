@@ -314,6 +314,17 @@ def test_no_error_shows_the_token(hub: FakeHub, publish: Publish, answer: Answer
     assert caught.value.__context__ is None
 
 
+@pytest.mark.parametrize("answer", [Dropped(), Answer(b"no", 403), Answer(b"<html>")])
+def test_no_error_of_active_subscriptions_shows_the_token(hub: FakeHub, answer: Answer) -> None:
+    hub.answers = [answer]
+    mercure = Mercure()
+    with make_app(mercure, URL=hub.url).app_context(), pytest.raises(MercureError) as caught:
+        mercure.subscriptions()
+    token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
+    assert token.count(".") == 2
+    assert token.rpartition(".")[2] not in seen_by_an_error_tracker(caught.value)
+
+
 def test_no_error_shows_the_token_while_there_is_no_hub() -> None:
     mine = jwt.encode({"mercure": {"publish": ["*"]}}, SECRET, "HS256")
     mercure = Mercure()
