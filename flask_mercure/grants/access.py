@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure.cookies.hosts import host_of
 from flask_mercure.cookies.policy import CookiePolicy
-from flask_mercure.errors import CookieError, InvalidArgument, TokenError
+from flask_mercure.errors import CookieError, InvalidArgument, MercureError, TokenError
 from flask_mercure.state import HubState, state_of
 from flask_mercure.tokens.factory import as_list
 from flask_mercure.tokens.source import expiry
@@ -118,11 +118,21 @@ class GivesAccess:
         if not request.is_secure and not cookie.is_delivered_over_http(host):
             _check_http(cookie, host)
         token = self.create_token(subscribe, publish, additional_claims, lifetime=lifetime, payload=payload)
-        end = expiry(token)
-        max_age = None if end is None else math.floor(end - time.time())
-        if max_age is not None and max_age <= 0:
-            raise TokenError(f"the token has expired {-max_age} s ago; look at its exp claim and at lifetime")
-        cookie.set(response.headers, host, token, max_age)
+        problem: MercureError | None = None
+        try:
+            end = expiry(token)
+            max_age = None if end is None else math.floor(end - time.time())
+            if max_age is None or max_age > 0:
+                cookie.set(response.headers, host, token, max_age)
+            else:
+                problem = TokenError(
+                    f"the token has expired {-max_age} s ago; look at its exp claim and at lifetime"
+                )
+        except (CookieError, TokenError) as error:
+            problem = type(error)(str(error))  # without the functions that have the token in a variable
+        del token  # error trackers send the variables of each function that an error comes through
+        if problem is not None:
+            raise problem
         return response
 
     def clear_cookie(self, response: _Response) -> _Response:

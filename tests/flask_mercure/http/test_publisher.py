@@ -26,6 +26,7 @@ from flask.json.provider import DefaultJSONProvider
 from urllib3.exceptions import InsecureRequestWarning
 
 from flask_mercure import (
+    CookieError,
     HubUnreachable,
     InvalidArgument,
     Mercure,
@@ -323,6 +324,32 @@ def test_no_error_of_active_subscriptions_shows_the_token(hub: FakeHub, answer: 
     token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
     assert token.count(".") == 2
     assert token.rpartition(".")[2] not in seen_by_an_error_tracker(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "topics", "claims"),
+    [
+        ("site.example", ["x" * 5000], {}),  # too large for a cookie
+        ("elsewhere.test", ["a"], {}),
+        ("site.example", ["a"], {"exp": 1}),
+        ("site.example", ["a"], {"exp": "soon"}),
+    ],
+)
+def test_no_error_of_the_cookie_shows_the_token(host: str, topics: list[str], claims: dict[str, Any]) -> None:
+    made: list[str] = []
+
+    def create(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> str:
+        made.append(jwt.encode({"mercure": {"subscribe": subscribe}, **claims}, SECRET, "HS256"))
+        return made[0]
+
+    mercure = Mercure()
+    app = make_app(mercure, PUBLIC_URL="https://site.example/hub", TOKEN_FACTORY=create)
+    with (
+        app.test_request_context(base_url=f"https://{host}"),
+        pytest.raises((CookieError, TokenError)) as caught,
+    ):
+        mercure.set_cookie(app.make_response(""), topics)
+    assert made[0].rpartition(".")[2] not in seen_by_an_error_tracker(caught.value)
 
 
 def test_no_error_shows_the_token_while_there_is_no_hub() -> None:
