@@ -283,14 +283,16 @@ class _Line:
         """Note what became of an update, with the lock."""
         if entry not in self._waiting:
             return  # close() has given up on it
-        now, health = self._clock(), self._health
+        now, health, topics = self._clock(), self._health, entry.publication.topics
         if error is None:
             self._waiting.remove(entry)
             self._count(sent=1)
             if health.took([entry], now):
                 _log.warning("updates in the background are sent again")
             for other in [one for one in self._waiting if one.attempts >= MOST_REFUSALS]:
-                if other in health.proved:
+                # Behind this one it would come too late. Others are tried once more: they may have failed
+                # while the hub was away.
+                if other in health.proved and not set(topics).isdisjoint(other.publication.topics):
                     self._give_up(other, f"{MOST_REFUSALS} attempts failed, and the hub takes others")
             return
         if not isinstance(error, MercureError):
@@ -309,7 +311,7 @@ class _Line:
             return
         if now >= self._hurried_until:  # else it had not the time that an attempt needs
             entry.attempts += 1
-        if entry.attempts >= MOST_REFUSALS and (judgement is Verdict.LATER or entry in health.proved):
+        if entry.attempts >= MOST_REFUSALS and entry in health.proved:
             self._give_up(entry, str(error))
             return
         after = error.retry_after if isinstance(error, PublishError) else None

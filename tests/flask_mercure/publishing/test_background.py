@@ -196,6 +196,30 @@ def test_nothing_is_given_up_while_the_hub_takes_nothing(
     assert "was not published" not in caplog.text
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_nothing_is_given_up_while_a_proxy_says_that_the_hub_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
+    sink = Sink()
+    returned = threading.Event()
+
+    def send(publication: Publication) -> None:
+        if not returned.is_set():
+            sink.attempts.append(publication.data)
+            raise PublishError("Bad Gateway", status=502)
+        sink(publication)
+
+    with queue(send) as waiting:
+        for number in range(count):
+            waiting.put(on(f"topic {number}", str(number)))
+        wait_for(lambda: len(sink.attempts) > 5 * MOST_REFUSALS * count)
+        returned.set()
+        assert waiting.join(10)
+        assert sorted(sink.sent) == [str(number) for number in range(count)]
+    assert "was not published" not in caplog.text
+
+
 def test_an_outage_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink(*[HubUnreachable("no connection")] * 3)
     with queue(sink) as waiting:
