@@ -23,6 +23,7 @@ from flask_mercure.grants.grant import Grants
 from flask_mercure.topics.matchers import matchers
 
 _MARK = re.compile(r"(\d{1,15})-(\d{1,15})\.([\w-]{24})\.", re.ASCII)
+_UNKNOWN = "-" * 24
 _DOMAIN = b"flask-mercure: what the authorization cookie grants"
 _CHANGING = frozenset({"_flashes", "_fresh", "_permanent", "csrf_token"})
 """Of a session, what says nothing about the user and changes while the user is the same."""
@@ -50,8 +51,12 @@ def digest(grants: Grants, name: str, configuration: Configuration) -> str:
 
 
 def visitor() -> str:
-    """What tells the current user from others, without an answer of the app."""
-    return _keyed(json.dumps(["visitor", _user()]))
+    """What tells the current user from others, as far as the app's login can say who that is."""
+    try:
+        user = _user()
+    except Exception:  # its database may be away
+        return _UNKNOWN
+    return _keyed(json.dumps(["visitor", user]))
 
 
 def seal(start: int, end: int, whose: str, content: str) -> str:
@@ -82,14 +87,14 @@ def sealed_times(mark: str, content: str) -> tuple[int, int] | None:
     return (start, end) if same else None
 
 
-def is_of(mark: str, whose: str) -> bool:
-    """Whether a mark was given to a user, as far as can be told without the app's answer.
+def is_of_another(mark: str, whose: str) -> bool:
+    """Whether a mark was given to another user, as far as is known of both.
 
     :param mark: as the browser sent it.
     :param whose: made by :func:`visitor`.
     """
     found = _MARK.match(mark)
-    return found is not None and hmac.compare_digest(found[3], whose)
+    return found is None or (_UNKNOWN not in (found[3], whose) and found[3] != whose)
 
 
 def _keyed(text: str) -> str:

@@ -18,7 +18,7 @@ from flask_mercure.cookies.policy import replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, MercureError
 from flask_mercure.grants.access import GivesAccess
 from flask_mercure.grants.grant import Grants, as_grants
-from flask_mercure.grants.mark import digest, is_of, seal, sealed_times, visitor
+from flask_mercure.grants.mark import digest, is_of_another, seal, sealed_times, visitor
 from flask_mercure.state import HubState, state_of
 from flask_mercure.tokens.source import expiry
 
@@ -109,7 +109,7 @@ class FollowsUsers(GivesAccess):
             try:
                 grants = as_grants(current_app.ensure_sync(callback)())
             except Exception:
-                is_other = mark is not None and _is_of_another(mark)
+                is_other = mark is not None and is_of_another(mark, visitor())
                 if is_other:
                     self._take(state, response)
                 if _is_for_developers(response):
@@ -212,14 +212,6 @@ def _is_for_developers(response: Response) -> bool:
     """Whether an error of ours may take the place of a response: not of one that tells of an error itself."""
     is_error = response.status_code >= 400
     return (current_app.debug or current_app.testing) and not is_error
-
-
-def _is_of_another(mark: str) -> bool:
-    """Whether the cookie beside a mark is of another user than the current one."""
-    try:
-        return not is_of(mark, visitor())
-    except Exception:  # of the app's login, with the same database perhaps
-        return False
 
 
 @contextmanager

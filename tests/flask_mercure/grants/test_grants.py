@@ -684,6 +684,33 @@ def test_it_works_with_flask_login(monkeypatch: pytest.MonkeyPatch) -> None:
     assert get("/") == {}
 
 
+def test_a_login_that_cannot_tell_the_user_changes_no_response_and_takes_no_cookie() -> None:
+    mercure = Mercure()
+    app = make_app(mercure, PUBLIC_URL=HUB)
+    app.secret_key = "of the session"
+    answer: list[Callable[[], Any]] = [lambda: Grants("a", user=session["_user_id"])]
+
+    @flask_login.LoginManager(app).user_loader  # type: ignore[untyped-decorator]
+    def load(_id: str) -> Any:
+        raise LookupError("the database is away")
+
+    @mercure.subscribe_grants
+    def grants() -> Any:
+        return answer[0]()
+
+    @app.get("/")
+    def index() -> str:
+        session["_user_id"] = "1"
+        return "page"
+
+    client = client_of(app)
+    response = client.get("/", base_url=SITE)
+    assert (response.status_code, set(cookies(response))) == (200, {COOKIE, MARK})
+    answer[0] = failing
+    response = client.get("/", base_url=SITE)
+    assert (response.status_code, cookies(response)) == (200, {})
+
+
 def test_it_works_with_flask_jwt_extended() -> None:
     mercure = Mercure()
     app = make_app(mercure, PUBLIC_URL=HUB)
