@@ -46,6 +46,7 @@ _SMALL_PAGE = 32 << 10  # bytes of history that may be in memory before the repl
 _UPDATES_PER_TOPIC = 8  # in a part of the log in which it pays to look for topics first
 _AT_ONCE = 100  # subscriptions, or topics that patterns are tried on, between two pauses
 _TICK = 1.0
+_AGAIN = 5.0  # seconds until subscriptions of dead processes are looked for once more
 _UNIQUE = "urn:uuid:"  # how ids begin that are made up for one update
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.1  # seconds between two looks at what has been dispatched
 
@@ -171,17 +172,28 @@ class Broker:
         self._watchers = [wake, sockets]
         self._greenlets = [gevent.spawn(self._dispatch), gevent.spawn(self._tick)]
         if self._announces:
-            self._end_of_the_dead()
+            try:
+                self._end_of_the_dead()
+            except StorageError as error:  # the disk is full, say; streams can go on
+                _log.error("subscriptions of processes that died are still listed: %s", error)
+                self._greenlets.append(gevent.spawn(self._end_of_the_dead_later))
+
+    def _end_of_the_dead_later(self) -> None:
+        while True:
+            gevent.sleep(_AGAIN)
+            try:
+                self._end_of_the_dead()
+            except StorageError:
+                continue
+            _log.info("subscriptions of processes that died are listed no more")
+            return
 
     def _end_of_the_dead(self) -> None:
-        """Tell of the end of subscriptions whose process was killed: it could not."""
-        try:
-            records = self._transport.adopt()
-        except StorageError as error:
-            # The disk is full, say. Streams can go on, and a later start tries again.
-            _log.error("subscriptions of processes that died are still listed: %s", error)
-            return
-        for record in records:
+        """Tell of the end of subscriptions whose process was killed: it could not.
+
+        :raises StorageError: they cannot be written.
+        """
+        for record in in_thread(self._transport.adopt):
             subscription, identity = restored(record)
             end = subscription.event(identity, active=False)
             self._append((end,), None, Presence(subscription.path(identity), None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -72,17 +72,20 @@ def others(connection: sa.Connection, seat: int) -> list[str]:
     return list(connection.scalars(sa.select(schema.presence.c.record).where(_SEAT.is_distinct_from(seat))))
 
 
-def adopt(connection: sa.Connection, seats: Seats) -> list[str]:
+def adopt(connection: sa.Connection, seats: Seats, own: Collection[str] | None) -> list[str]:
     """Make the rows of dead processes those of this one, in a transaction that writes.
 
-    A row with this process's own seat is of one that died too, as long as nothing was appended.
+    A row with this process's seat is of one that died too, unless this process wrote it.
 
+    :param own: keys of the rows that this process wrote; ``None``: all that have its seat.
     :returns: their records.
     """
     known = list(connection.scalars(sa.select(_SEAT).distinct()))
-    dead = [seat for seat in known if seat == seats.own or not seats.is_taken(seat)]
+    dead = [seat for seat in known if (own is not None if seat == seats.own else not seats.is_taken(seat))]
     if not dead:
         return []
-    records = list(connection.scalars(sa.select(schema.presence.c.record).where(_SEAT.in_(dead))))
+    rows = connection.execute(
+        sa.select(schema.presence.c.key, schema.presence.c.record).where(_SEAT.in_(dead))
+    ).all()
     connection.execute(sa.update(schema.presence).where(_SEAT.in_(dead)).values(seat=seats.own))
-    return records
+    return [row.record for row in rows if own is None or row.key not in own]

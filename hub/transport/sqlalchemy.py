@@ -115,6 +115,7 @@ class SqlTransport(Generic[Ticket]):
         self._belief = believed(clock() - boot() if offset is None else offset)
         self._is_clock_trusted = False
         self._owed = Owed()
+        self._own: set[str] | None = set()  # keys of its presence, until that of the dead is told from it
         self._failure: StorageError | None = None
         self._is_closed = False
         self._claim = threading.Lock()  # for the next two
@@ -268,9 +269,11 @@ class SqlTransport(Generic[Ticket]):
                 self._same_files(connection),
                 writing(connection),
             ):
-                return presence.adopt(connection, self._seats)
+                records = presence.adopt(connection, self._seats, self._own)
         except (SQLAlchemyError, OSError) as error:
             raise self._error("written", error) from None
+        self._own = None
+        return records
 
     @property
     def _seat(self) -> int:
@@ -459,6 +462,8 @@ class SqlTransport(Generic[Ticket]):
                     [change is not None for updates, change in everything for _ in updates],
                 )
                 self._has_events = self._has_events or bool(changes)
+                if self._own is not None:
+                    self._own.update(change.key for change in changes)
         except Exception as error:  # whatever it is: this thread must live on
             for updates, change in owed if self._is_passing(error) else ():
                 self._owed.add(updates, change)

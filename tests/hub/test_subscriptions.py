@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -13,6 +14,7 @@ import pytest
 from hub.protocol.errors import StorageError
 from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
+from tests.transport.log import beside, broken, until
 
 pytestmark = pytest.mark.minutes
 
@@ -60,6 +62,31 @@ def test_a_hub_that_cannot_end_the_subscriptions_of_a_dead_one_starts_all_the_sa
         stream = hub.subscribe({"match": "t"})
         hub.send("t", "hello")
         assert stream.take(1) == ["hello"]
+
+
+def test_it_ends_them_as_soon_as_it_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def listed() -> list[str]:
+        return [one["match"] for one in hub.get(path=API, token=hub.token()).json()["subscriptions"]]
+
+    crashed = folder / "crashed"
+    crashed.mkdir()
+    with running_hub(folder, anonymous=1, subscriptions=1) as hub:
+        hub.subscribe({"match": "of the dead"})
+        with beside(folder / "hub.db") as database, beside(crashed / "hub.db") as copy:
+            until(lambda: database.execute("SELECT count(*) FROM mercure_presence").fetchone() == (1,))
+            database.backup(copy)
+            copy.execute("UPDATE mercure_presence SET seat = 5")  # of another worker
+    monkeypatch.setattr("hub.broker._AGAIN", 0.05)
+    with ExitStack() as stack:
+        broke = stack.enter_context(ExitStack())
+        broke.enter_context(broken(crashed / "hub.db", ["mercure_presence"]))
+        hub = stack.enter_context(running_hub(crashed, anonymous=1, subscriptions=1))
+        watcher = hub.subscribe(ALL, hub.token())
+        assert "of the dead" in listed()
+        broke.close()
+        until(lambda: listed() == [ALL["match_urlpattern"]])
+        hub.send("t", "hello")
+        watcher.close()
 
 
 def test_events_are_private(folder: Path) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from hub.protocol.errors import StorageError
 from hub.transport.append import Appender
 from hub.transport.doorbell import Doorbell, bells
 from hub.transport.interface import Entry, Presence
 from hub.transport.retention import Retention
 from hub.transport.seats import Seats
-from tests.transport.log import Log, beside, until, update, waiting_for_locks
+from tests.transport.log import Log, beside, broken, until, update, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
@@ -455,3 +456,18 @@ def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 2) as (first, second):
         assert [first.transport.adopt(), second.transport.adopt()] == [["record"], []]
+
+
+def test_a_process_that_could_not_adopt_the_dead_before_spares_its_own(tmp_path: Path) -> None:
+    """They have the same seat, when one that died had it before."""
+    path = tmp_path / "hub.db"
+    with several(path, 1) as (crashes,):
+        crashes.transport.append((update(id="a"),), 0, Presence("of the dead", "dead"))
+        crashes.until(lambda: len(crashes.entries) == 1)
+    with several(path, 1) as (log,):
+        with broken(path, ["mercure_presence"]), pytest.raises(StorageError):
+            log.transport.adopt()
+        log.transport.append((update(id="b"),), 0, Presence("of the living", "living"))
+        log.until(lambda: len(log.entries) == 1)
+        assert log.transport.adopt() == ["dead"]
+        assert log.transport.adopt() == []
