@@ -50,7 +50,8 @@ class Position:
     def get(self) -> str | None:
         """The id of the newest update, ``earliest`` when there is none, ``None`` when the hub does not tell.
 
-        A second is the most that it takes. After a failure the hub is left alone for five.
+        Each request for it waits a second at most. A hub without updates, or of others, is also asked once
+        what it can do, within the configured timeouts. After a failure it is left alone for five seconds.
         """
         if self._clock() < self._not_before:
             return None
