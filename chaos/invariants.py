@@ -440,8 +440,8 @@ class _Judge:
             if (
                 session.status == 200
                 and session.is_prompt
-                and end > replaced + BOUND
                 and session.head < replaced < end < float("inf")
+                and end - replaced > BOUND + self.record.spent(Effect.STALLS, replaced, end)
             ):
                 words = (
                     f"{session.name} is open at {end:.2f} s with a token of key {session.key}, which was "

@@ -299,6 +299,14 @@ class Record:
     """When every open stream had been given time for its last update."""
     finished: float = 0.0
 
+    def spent(self, effect: Effect, begin: float, end: float) -> float:
+        """Seconds of a span of time in which faults with one of some effects were at work, each counted."""
+        return sum(
+            max(0.0, min(deed.end, end) - max(deed.begin, begin))
+            for deed in self.deeds
+            if deed.happened and deed.effect & effect
+        )
+
     def during(self, effect: Effect, begin: float, end: float) -> bool:
         """Whether a fault with one of some effects touches a span of time."""
         return any(

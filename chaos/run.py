@@ -28,6 +28,7 @@ RECOVERY = 30.0
 """Seconds for which a run waits until all works again; the bound that is judged is shorter."""
 
 _SETTLE = 12.0
+_DRAINED = 10.0
 _WARM = 1.0
 _LOOK = 0.1
 _IDLE = 0.5
@@ -151,6 +152,12 @@ async def _settle(stage: Stage) -> None:
 
     await _until(is_complete, deadline - scene.now())
     record.settled = scene.now()
+    most = record.before.processes if record.before else 0
+
+    async def is_alone() -> bool:
+        return len(stage.node.processes()) <= most
+
+    await _until(is_alone, _DRAINED)  # one that was followed by another may still send what it has
     before = stage.node.cpu()
     await scene.pause(_IDLE)
     record.idle = (stage.node.cpu() - before) / _IDLE

@@ -284,6 +284,10 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
         Invariant.OUTLIVES,
         lambda: record(rotations=[Rotation(2.0, 1)], settled=20.0),
     ),
+    "a stream outlives its key, though the process was stopped": (
+        Invariant.OUTLIVES,
+        lambda: record(rotations=[Rotation(2.0, 1)], settled=40.0, deeds=[deed(Effect.STALLS, 3.0, 19.0)]),
+    ),
     "health is well while all is refused": (
         Invariant.BLIND,
         lambda: refused_run(looks=[Look(15.0, "/healthz", 200)]),
@@ -328,6 +332,9 @@ def test_a_violation_is_seen(what: str) -> None:
 
 
 ALLOWED: dict[str, Callable[[], Record]] = {
+    "a stream outlives its key while the process is stopped": lambda: record(
+        rotations=[Rotation(2.0, 1)], settled=20.0, deeds=[deed(Effect.STALLS, 3.0, 19.0)]
+    ),
     "unanswered when the process is killed": lambda: changed(
         record(deeds=[deed(Effect.KILLS, 1.4, 1.6)]), 1, outcome=Outcome.UNANSWERED, ids=()
     ),
