@@ -525,8 +525,9 @@ class Broker:
                     page = page or self._lookups.do(partial(self._read, part, start))
                     part = _Part(part.after, page.reached, part.topics)
                     octets = self._encoded(subscriber, wanted, page)
+                    # Of the first page too: it is read by several statements.
                     lacks = page.beginning.lacks(part.after, start.then, events=start.takes_events)
-                    if (part.after and lacks) or first_hash not in (None, hash(octets)):
+                    if lacks or first_hash not in (None, hash(octets)):
                         self._note_discarded(subscriber, part)
                         return None
                     share.octets = octets

@@ -572,6 +572,7 @@ class SqlTransport(Generic[Ticket]):
                 retention.return_space(connection)
         except Exception as error:
             self._trimmed_at = now
+            self._trimmer = Trimmer(self._retention)  # what it discarded is there again
             self._fail((), error)
 
     def _allowed(self, now: float) -> Trim:

@@ -306,6 +306,28 @@ def test_a_stream_ends_where_the_history_was_discarded_before_it_was_read(
         assert again.take(31) == [str(number) for number in range(69, 100)]
 
 
+def test_a_stream_ends_where_the_history_was_discarded_while_its_first_page_was_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page is read by several statements: it may have what was before and what is after, and a hole."""
+    read = Reader._entries
+
+    def discard(reader: Reader, *arguments: Any) -> Any:
+        found = read(reader, *arguments)
+        with beside(folder / "hub.db") as database:
+            database.execute("DELETE FROM mercure_update WHERE sequence < 15")
+        return found
+
+    with running_hub(folder, anonymous=1) as hub:
+        for number in range(20):
+            hub.send("t", str(number))
+        monkeypatch.setattr(Reader, "_entries", discard)
+        with pytest.raises(EOFError):
+            hub.subscribe({"match": "t", "last_event_id": "earliest"}).next()
+        again = hub.subscribe({"match": "t", "last_event_id": "earliest"})
+        assert again.take(6) == [str(number) for number in range(14, 20)]
+
+
 @pytest.mark.parametrize("query", [{"match": "t"}, {"match_urlpattern": "t"}])
 def test_a_stream_goes_on_where_only_what_it_has_read_was_discarded(
     folder: Path, discard_after_page: Callable[[int, int], None], query: dict[str, str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -118,6 +119,26 @@ def test_a_quiet_log_is_trimmed_without_a_publication(
             break
     assert log.sequences() == []
     assert log.topic_rows() == 0
+
+
+def test_what_could_not_be_discarded_is_discarded_first_later(
+    open_log: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def breaks(connection: sa.Connection) -> Iterator[None]:
+        with writing(connection):
+            yield
+            raise OSError(errno.EIO, "the disk is broken")
+
+    log = open_log(Retention(size=3))
+    log.append(*[update() for _ in range(20)])
+    with monkeypatch.context() as patched:
+        patched.setattr("hub.transport.sqlalchemy.writing", breaks)
+        trim(log)
+    log.append(*[update() for _ in range(20)])
+    trim(log)
+    kept = log.sequences()
+    assert kept == list(range(kept[0], kept[-1] + 1))
 
 
 def test_the_sequence_goes_on_when_nothing_is_left(open_log: Opener) -> None:
