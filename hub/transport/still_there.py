@@ -148,7 +148,10 @@ class WriteAheadLog(StillThere):
 
     def _is_empty(self, offset: int) -> bool:
         """Whether nothing is where a number that is never 0 has to be: the file was cut and is long again."""
-        return self._fd >= 0 and os.pread(self._fd, _NUMBER, offset) == bytes(_NUMBER)
+        try:
+            return self._fd >= 0 and os.pread(self._fd, _NUMBER, offset) == bytes(_NUMBER)
+        except OSError:  # SQLite has said that it is written, and nothing speaks against that
+            return False
 
     def _needed(self, connection: sqlite3.Connection) -> int:
         """How long it has to be by its index. SQLite makes it shorter itself, when all of it is copied.

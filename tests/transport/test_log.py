@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -625,6 +626,19 @@ def test_a_checkpoint_of_another_program_is_no_damage(log: Log, mode: str) -> No
             assert database.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0] == 0
     log.transport.check()
     assert [entry.update.data for entry in log.append(update(data="3"))] == ["3"]
+
+
+def test_what_is_written_is_acknowledged_though_it_cannot_be_read_just_now(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal would be wrong: it is there after a restart."""
+
+    def fails(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    log.append(update(id="before"))
+    monkeypatch.setattr(os, "pread", fails)
+    assert [entry.update.id for entry in log.append(update(id="now"))] == ["now"]
 
 
 def test_a_write_ahead_log_that_sqlite_makes_shorter_is_no_damage(log: Log) -> None:
