@@ -36,10 +36,9 @@ from hub.fanout.framing import (
 )
 from hub.fanout.index import Index
 from hub.fanout.parting import Parting
-from hub.fanout.progress import unsent
 from hub.fanout.subscriber import GONE, Subscriber
 from hub.fanout.timetable import Timetable
-from hub.fanout.writer import Writer
+from hub.fanout.writer import Writer, unsent
 from hub.protocol.grant import Scope
 from hub.protocol.update import Update
 from hub.protocol.websocket import GOING_AWAY, VIOLATION

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
+import struct
+import termios
 from array import array
 
 from hub.fanout.ring import Incomplete, Ring, RingFailed
 
 _WORTH = 24  # writes from which one call for all is cheaper than their own, with the Python around it
+
+_INT = struct.Struct("i")
 
 _log = logging.getLogger("hub.fanout")
 
@@ -75,3 +80,15 @@ def one_by_one(fds: array[int], octets: bytes) -> Incomplete:
         if written != size:
             incomplete.append((place, written))
     return incomplete
+
+
+def unsent(fd: int) -> int:
+    """How many bytes written to a socket the other side has not acknowledged (SIOCOUTQ, tcp(7)).
+
+    The kernel calls a socket writable when a third of its buffer is free, which a slow client may take
+    minutes to bring about; this number falls with all that it takes.
+
+    :raises OSError: it is no socket.
+    """
+    number: int = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))[0]
+    return number

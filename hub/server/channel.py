@@ -12,7 +12,7 @@ import time
 import gevent
 from gevent.hub import Waiter
 
-from hub.fanout.progress import unsent
+from hub.fanout.writer import unsent
 
 READ, WRITE = 1, 2
 _SIZE = 64 << 10  # bytes that are read at once

@@ -24,7 +24,7 @@ class Sending(Protocol):
 class Outlet:
     """The way of one subscriber's history.
 
-    Whether it stands still is told by what it has acknowledged, see ``hub.fanout.progress``.
+    Whether it stands still is told by what it has acknowledged, see ``hub.fanout.writer.unsent``.
 
     :param channel: to the client.
     :param patience: seconds for which it may take nothing.
