@@ -39,9 +39,6 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
                 f"the token does not allow publishing to {outside!r}, a topic of update {index} (from 0)"
             )
     hub.broker.publish_all(updates)
-    if hub.unread is not None:
-        for update in updates:
-            hub.unread.look(hub.broker, update)
     hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
     response = answer.to_json({"ids": [update.id for update in updates]})
     response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)

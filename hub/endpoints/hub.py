@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from hub.broker import Broker
 from hub.endpoints.authorization import Gatekeeper
 from hub.endpoints.debugger.pages import Pages
-from hub.endpoints.unread import Unread
 from hub.protocol.access_token import Protocol
 from hub.protocol.update import PublicationLimits
 
@@ -30,7 +29,6 @@ class Hub:
     :param metrics: serve them on the address of the hub.
     :param note_figures: notes the gauges of this process.
     :param debugger: the debugger's page, if there is one.
-    :param unread: tells developers of private updates that nobody may read.
     """
 
     broker: Broker
@@ -46,4 +44,3 @@ class Hub:
     metrics: bool
     note_figures: Callable[[], None]
     debugger: Pages | None = None
-    unread: Unread | None = None

@@ -37,8 +37,6 @@ def publish(hub: Hub, request: Request) -> Answer:
     if outside is not None:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
     hub.broker.publish(new)
-    if hub.unread is not None:
-        hub.unread.look(hub.broker, new)
     hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
     response = answer.text(200, new.id)
     response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from hub.broker import Broker
 from hub.protocol.errors import shown
 from hub.protocol.sections import Section, reference
 from hub.protocol.update import Update
@@ -20,19 +19,20 @@ class Unread:
     def __init__(self) -> None:
         self._told: set[str] = set()
 
-    def look(self, broker: Broker, update: Update) -> None:
-        """See who gets an update that was published just now."""
+    def tell(self, update: Update, listening: int) -> None:
+        """Tell of one.
+
+        :param listening: how many streams there are on its topics.
+        """
         topic = update.topics[0]
-        if not update.private or topic in self._told or len(self._told) >= _MOST:
+        if topic in self._told or len(self._told) >= _MOST:
             return
-        count = broker.engine.kept_from(update)
-        if count:
-            self._told.add(topic)
-            _log.warning(
-                "nobody got the private update on %s: %d %s to it, and no token allows it. Give the token of "
-                "its readers this topic, or publish it without private. See %s",
-                shown(topic),
-                count,
-                "stream listens" if count == 1 else "streams listen",
-                reference(Section.SCOPE),
-            )
+        self._told.add(topic)
+        _log.warning(
+            "nobody got the private update on %s: %d %s to it, and no token allows it. Give the token of "
+            "its readers this topic, or publish it without private. See %s",
+            shown(topic),
+            listening,
+            "stream listens" if listening == 1 else "streams listen",
+            reference(Section.SCOPE),
+        )

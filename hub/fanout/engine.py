@@ -71,6 +71,10 @@ class Logged(Protocol):
     def update(self) -> Update:
         """The update."""
 
+    @property
+    def is_event(self) -> bool:
+        """Whether it is the hub's own, about a subscription."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
@@ -98,7 +102,8 @@ class Engine:
     :param on_gone: called once for each subscriber that is no longer there, with the reason.
 
     ``dispatched`` is the sequence up to which the receivers of updates have been chosen; ``delivered`` counts
-    updates by receiver.
+    updates by receiver. ``unread``, which can be replaced, is called with a private update of a publisher
+    that none of its listeners may read, and their number.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Engine:
         self._timetable = Timetable(clock())
         self._epoll = select.epoll()
         self._by_fd: dict[int, Subscriber] = {}
+        self.unread: Callable[[Update, int], None] = _note_unread
         self._stalled: dict[Subscriber, int] = {}  # with what had not been acknowledged at the last look
         self._held: dict[Subscriber, None] = {}
         self._parting = Parting()
@@ -140,11 +146,6 @@ class Engine:
         return [
             one for one in self._index.listening_with(value) if one.is_open
         ]  # not those that read history
-
-    def kept_from(self, update: Update) -> int:
-        """How many streams listen to a private update, where none of them may read it."""
-        found = self._index.matching(update.topics)
-        return 0 if any(_may_read(one, update) for one in found) else len(found)
 
     @property
     def websockets(self) -> int:
@@ -266,9 +267,11 @@ class Engine:
                 receivers = self._index.matching(update.topics)
                 self.dispatched = entries[position - 1].sequence  # who comes from now on reads it in the log
                 if update.private and len(receivers) == 1:  # often, and not worth a generator
-                    receivers = receivers if _may_read(receivers[0], update) else _nobody(update, 1)
+                    is_allowed = _may_read(receivers[0], update)
+                    receivers = receivers if is_allowed else self._nobody(entries[start], 1)
                 elif update.private and receivers:
-                    receivers = yield from self._allowed(receivers, update)
+                    allowed = yield from self._allowed(receivers, update.topics)
+                    receivers = allowed or self._nobody(entries[start], len(receivers))
                 if receivers:
                     run = entries[start:position]
                     events = [entry.update.encode() for entry in run]
@@ -297,7 +300,7 @@ class Engine:
         return True
 
     def _allowed(
-        self, found: Sequence[Subscriber], update: Update
+        self, found: Sequence[Subscriber], topics: Sequence[str]
     ) -> Generator[None, None, list[Subscriber]]:
         """Those whose token allows them to read a private update, decided once for each token."""
         decided: dict[Scope, bool] = {}
@@ -306,12 +309,18 @@ class Engine:
             scope = subscriber.grant.subscribe
             decision = decided.get(scope)
             if decision is None:
-                decision = decided[scope] = scope.covers_any(update.topics)
+                decision = decided[scope] = scope.covers_any(topics)
                 if self._is_time_to_pause(_DECISION):
                     yield
             if decision:
                 allowed.append(subscriber)
-        return allowed or _nobody(update, len(found))
+        return allowed
+
+    def _nobody(self, entry: Logged, listening: int) -> list[Subscriber]:
+        """The receivers of a private update for which no token is good enough."""
+        if not entry.is_event:
+            self.unread(entry.update, listening)
+        return []
 
     def _compress(self, compressor: Compressor, events: Iterable[bytes]) -> Generator[None, None, bytes]:
         """Each event in frames of its own."""
@@ -563,14 +572,13 @@ def _end_of_run(entries: Sequence[Logged], start: int) -> int:
     return end
 
 
-def _nobody(update: Update, listening: int) -> list[Subscriber]:
-    """The receivers of a private update for which no token is good enough: most often a grant is missing."""
+def _note_unread(update: Update, listening: int) -> None:
+    """Note a private update for which no token is good enough: most often a grant is missing."""
     _log.info(
         "update %s is private, and no token covers its topics: it reaches none of %d that listen here",
         update.id,
         listening,
     )
-    return []
 
 
 def _may_read(subscriber: Subscriber, update: Update) -> bool:

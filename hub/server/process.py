@@ -143,6 +143,8 @@ class Process:
             subscriptions=settings.subscriptions,
             tally=self._tally,
         )
+        if settings.debugger:
+            self._broker.engine.unread = Unread().tell
         self._broker.sample()  # before the start is counted: a worker that died has left its figures there
         self._figures = ProcessFigures(self._tally)
         self._verifier = TokenVerifier(
@@ -448,7 +450,6 @@ def _hub(
         metrics=settings.metrics,
         note_figures=note_figures,
         debugger=_debugger(settings) if settings.debugger else None,
-        unread=Unread() if settings.debugger else None,
     )
 
 
