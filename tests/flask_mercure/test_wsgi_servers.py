@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -53,7 +54,7 @@ class Served:
 
     def __init__(self, name: str, hub_url: str, topic: str, **variables: str) -> None:
         environment = {**os.environ, "MERCURE_URL": hub_url, "BEFORE_FORK": topic, "PYTHONPATH": str(ROOT)}
-        environment |= variables
+        environment |= {"PYTHONFAULTHANDLER": "1", **variables}
         self._process = subprocess.Popen(
             SERVERS[name],
             cwd=ROOT,
@@ -61,6 +62,7 @@ class Served:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self._said: list[str] = []
         self._port: str | None = None
@@ -91,10 +93,17 @@ class Served:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(30)
-        self._reader.join(10)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGABRT)  # each process says where it is, and ends
+            self._process.wait(30)
+            self._reader.join(10)
+            raise AssertionError("".join(self._said)) from None
+        finally:
+            self._reader.join(10)
+            assert self._process.stderr is not None
+            self._process.stderr.close()
 
 
 @contextmanager
