@@ -44,10 +44,10 @@ check: $(VENV)/test.done
 	$(BIN)/mypy
 
 docs: $(VENV)/hub.done
-	$(BIN)/python -m hub settings > docs/settings.md
+	$(BIN)/python -m mercure_hub settings > docs/settings.md
 	$(BIN)/python -m docs.website.commands > docs/commands.md
 	$(BIN)/python -m docs.website.problems > docs/problems.md
-	$(BIN)/python -m hub install --docs docs
+	$(BIN)/python -m mercure_hub install --docs docs
 
 site: $(VENV)/docs.done
 	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs -d build/doctrees . build/site

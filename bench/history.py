@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 
 import sqlalchemy as sa
-
-from hub.protocol.update import Update
-from hub.transport.append import Appender
-from hub.transport.retention import Retention
-from hub.transport.sqlalchemy import SqlTransport
+from mercure_hub.protocol.update import Update
+from mercure_hub.storage.append import Appender
+from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.sqlalchemy import SqlTransport
 
 NEWEST = "newest"
 """Topic of the last ten updates."""

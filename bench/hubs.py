@@ -148,7 +148,7 @@ class OurHub:
         publisher = write_header(self.folder / "publisher", self.mint.token("publish", [EVERYTHING]))
         with (self.folder / "hub.log").open("w+") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "hub"], env=environment, stderr=log, cwd=HERE.parent
+                [sys.executable, "-m", "mercure_hub"], env=environment, stderr=log, cwd=HERE.parent
             )
             try:
                 _await(f"http://{address}/healthz", child, self.folder / "hub.log")

@@ -195,8 +195,8 @@ class Node:
         self._read_notices()  # what was said by those before
         self.is_serving = False
         started = subprocess.Popen(
-            [sys.executable, "-m", "hub"],
-            cwd=self._root,
+            [sys.executable, "-m", "mercure_hub"],
+            cwd=self._root / "hub",
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=self._output,

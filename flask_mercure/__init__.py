@@ -23,6 +23,8 @@ The parts, each of which knows those above it only:
 * ``commands`` and ``cli`` - ``flask mercure``, at the shell.
 """
 
+from mercure_hub.protocol.event_stream import Event
+
 from flask_mercure.encryption.key_set import KeySet
 from flask_mercure.errors import (
     ConfigurationError,
@@ -47,7 +49,6 @@ from flask_mercure.tokens.factory import CreatesTokens, TokenFactory
 from flask_mercure.topics.building import build_topic
 from flask_mercure.topics.matchers import EVERYTHING, URITemplate, URLPattern
 from flask_mercure.updates.update import Update
-from hub.protocol.event_stream import Event
 
 __all__ = [
     "EVERYTHING",

@@ -10,7 +10,7 @@
     └── PublishError            the hub did not publish the update
         └── HubUnreachable      it gave no answer
 
-The tree has a root of its own and does not grow from ``hub.protocol.errors``: there each class is an
+The tree has a root of its own and does not grow from ``mercure_hub.protocol.errors``: there each class is an
 answer of the hub to a client and carries a status to send. Here it is the application that is told
 what went wrong. A value of the wrong type raises :class:`TypeError`, as everywhere in Python.
 """

@@ -21,19 +21,19 @@ IMPURE = {
     "urllib.request", "urllib3", "werkzeug",
 }  # fmt: skip
 
-# What each part may import of hub, beside itself. A part that is not named may import all but the two
-# outermost: hub.server and hub.cli.
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "hub.protocol": (),
-    "hub.transport": ("hub.protocol",),
-    "hub.fanout": ("hub.protocol",),
-    "hub.metrics": ("hub.protocol",),
-    "hub.lookups": ("hub.protocol",),
-    "hub.replay_budget": (),
-    "hub.broker": (
-        *("hub.protocol", "hub.transport", "hub.fanout", "hub.metrics", "hub.lookups", "hub.replay_budget"),
-    ),
-    "flask_mercure": ("hub.protocol",),
+# The parts of the hub, each of which knows those above it only, and of these the ones named here.
+HUB: dict[str, tuple[str, ...]] = {
+    "protocol": (),
+    "storage": ("protocol",),
+    "fanout": ("protocol",),
+    "metrics": ("protocol",),
+    "config": ("protocol", "fanout"),
+    "broker": ("protocol", "storage", "fanout", "metrics"),
+    "endpoints": ("protocol", "fanout", "metrics", "config", "broker"),
+    "server": ("protocol", "storage", "fanout", "metrics", "config", "broker", "endpoints"),
+    "tools": ("protocol", "storage", "config"),
+    "cli": ("protocol", "config", "server", "tools"),
+    "__main__": ("cli",),
 }
 # The parts of flask_mercure, each of which knows those above it only, and of these the ones named here.
 # A module that is imported by name at run time counts too.
@@ -67,26 +67,24 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "commands": ("errors", "topics", "state", "outbox", "hub", "development"),
     "cli": ("doctor", "commands"),
 }
-MAY_NOT_IMPORT: dict[str, tuple[str, ...]] = {
-    "hub.endpoints": ("hub.server", "hub.history", "hub.cli", "hub.__main__"),
-    "hub.history": ("hub.server", "hub.endpoints", "hub.broker", "hub.fanout", "hub.cli", "hub.__main__"),
-    "hub.settings": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.setting_table": ("hub.settings", "hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.issuers": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.values": ("hub.settings", "hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.playground": ("hub.settings", "hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.variables": ("hub.server", "hub.endpoints", "hub.cli", "hub.__main__"),
-    "hub.server": ("hub.history", "hub.cli", "hub.__main__"),
-}
+PARTS = {"mercure_hub": HUB, "flask_mercure": EXTENSION}
+SOURCES = {"mercure_hub": ROOT / "hub", "flask_mercure": ROOT}
 
 
-def files(*parts: str) -> list[Path]:
-    return sorted(path for part in parts for path in (ROOT / part).rglob("*.py"))
+def files(package: str) -> list[Path]:
+    """The modules of a package, named as in ``mercure_hub.protocol``."""
+    return sorted(_path_of(package).rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    root = ROOT / "hub" if path.is_relative_to(ROOT / "hub") else ROOT
+    parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _path_of(module: str) -> Path:
+    package, *parts = module.split(".")
+    return SOURCES.get(package, ROOT).joinpath(package, *parts)
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -111,7 +109,7 @@ def imports_by_name(path: Path) -> Iterator[str]:
 
 
 def _is_module(name: str) -> bool:
-    path = ROOT.joinpath(*name.split("."))
+    path = _path_of(name)
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
@@ -119,22 +117,26 @@ def is_within(module: str, *packages: str) -> bool:
     return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-def part_of(module: str) -> str:
-    """``hub.protocol.keys`` is of ``hub.protocol``, ``flask_mercure.cli`` of ``flask_mercure``."""
-    return ".".join(module.split(".")[: 1 if module.startswith("flask_mercure") else 2])
+def _parts_named(path: Path) -> set[str]:
+    """The other parts of its own package that a module imports."""
+    package, own, *_ = module_name(path).split(".")
+    named = {*imports(path), *imports_by_name(path)}
+    parts = {module.split(".")[1] for module in named if module.startswith(f"{package}.")}
+    return parts & set(PARTS[package]) - {own}
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert {module_name(path) for path in files("hub/protocol")} >= {"hub.protocol", "hub.protocol.keys"}
-    assert "hub.protocol.errors" in set(imports(ROOT / "hub/protocol/answer.py"))
+    modules = {module_name(path) for path in files("mercure_hub.protocol")}
+    assert modules >= {"mercure_hub.protocol", "mercure_hub.protocol.keys"}
+    assert "mercure_hub.protocol.errors" in set(imports(_path_of("mercure_hub.protocol") / "answer.py"))
 
 
-@pytest.mark.parametrize("path", files("hub/protocol"), ids=module_name)
+@pytest.mark.parametrize("path", files("mercure_hub.protocol"), ids=module_name)
 def test_the_protocol_is_pure(path: Path) -> None:
     assert [module for module in imports(path) if is_within(module, *IMPURE)] == []
 
 
-@pytest.mark.parametrize("path", files("hub/protocol"), ids=module_name)
+@pytest.mark.parametrize("path", files("mercure_hub.protocol"), ids=module_name)
 def test_the_protocol_reads_no_clock(path: Path) -> None:
     """A clock can also be had without the module ``time``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -145,59 +147,34 @@ def test_the_protocol_reads_no_clock(path: Path) -> None:
     ] == []
 
 
-@pytest.mark.parametrize("path", files("hub", "flask_mercure"), ids=module_name)
-def test_the_arrows(path: Path) -> None:
-    part = part_of(module_name(path))
-    own = [
-        module
-        for module in imports(path)
-        if is_within(module, "hub", "flask_mercure") and not is_within(module, part)
-    ]
-    if part in MAY_IMPORT:
-        wrong = [
-            module
-            for module in own
-            if not is_within(module, "hub.protocol" if part == "hub.protocol" else part, *MAY_IMPORT[part])
-        ]
-        # "hub" alone is the package with the version number.
-        wrong = [module for module in wrong if module != "hub"]
-    else:
-        wrong = [module for module in own if is_within(module, *MAY_NOT_IMPORT.get(part, ()))]
-    assert wrong == []
-
-
-def test_the_parts_of_the_extension_are_in_order() -> None:
+@pytest.mark.parametrize("package", PARTS)
+def test_the_parts_are_in_order(package: str) -> None:
     """No part imports one that comes after it, so there is no circle."""
     before: set[str] = set()
-    for part, known in EXTENSION.items():
+    for part, known in PARTS[package].items():
         assert before.issuperset(known), part
         before.add(part)
-    found = {module_name(path).split(".")[1] for path in files("flask_mercure") if "." in module_name(path)}
-    assert found == set(EXTENSION)
+    names = {module_name(path).split(".")[1] for path in files(package) if "." in module_name(path)}
+    assert names == set(PARTS[package])
+
+
+@pytest.mark.parametrize("package", PARTS)
+def test_each_part_imports_those_that_the_table_names_and_no_others(package: str) -> None:
+    needed: dict[str, set[str]] = {part: set() for part in PARTS[package]}
+    for path in files(package):
+        _, *own = module_name(path).split(".")
+        if own:  # the package itself gives the public names
+            needed[own[0]] |= _parts_named(path)
+    assert {part: set(known) for part, known in PARTS[package].items()} == needed
 
 
 @pytest.mark.parametrize("path", files("flask_mercure"), ids=module_name)
-def test_the_arrows_within_the_extension(path: Path) -> None:
-    own = module_name(path).split(".")[1:2]
-    if not own:  # flask_mercure itself, which gives the public names
-        return
-    named = {*imports(path), *imports_by_name(path)}
-    parts = {module.split(".")[1] for module in named if module.startswith("flask_mercure.")}
-    assert parts - set(own) - set(EXTENSION[own[0]]) == set()
+def test_the_extension_imports_only_the_rules_of_the_hub(path: Path) -> None:
+    of_the_hub = {module for module in imports(path) if is_within(module, "mercure_hub")}
+    assert {one for one in of_the_hub if not is_within(one, "mercure_hub.protocol")} <= {"mercure_hub"}
 
 
-def test_no_arrow_is_allowed_that_nobody_needs() -> None:
-    needed: dict[str, set[str]] = {part: set() for part in EXTENSION}
-    for path in files("flask_mercure"):
-        own = module_name(path).split(".")[1:2]
-        if own:
-            for module in {*imports(path), *imports_by_name(path)}:
-                if module.startswith("flask_mercure."):
-                    needed[own[0]] |= {module.split(".")[1]} - set(own)
-    assert {part: set(known) for part, known in EXTENSION.items()} == needed
-
-
-@pytest.mark.parametrize("path", files("hub"), ids=module_name)
+@pytest.mark.parametrize("path", files("mercure_hub"), ids=module_name)
 def test_the_hub_never_imports_the_extension(path: Path) -> None:
     assert [module for module in imports(path) if is_within(module, "flask_mercure")] == []
 
@@ -221,7 +198,7 @@ def test_importing_the_extension_loads_nothing_of_the_hubs_engine() -> None:
 
 @pytest.mark.minutes
 def test_importing_the_protocol_loads_no_engine() -> None:
-    modules = ", ".join(module_name(path) for path in files("hub/protocol"))
+    modules = ", ".join(module_name(path) for path in files("mercure_hub.protocol"))
     assert _loaded_by(f"import {modules}").isdisjoint(
         {"gevent", "flask", "sqlalchemy", "httptools", "requests"}
     )

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from hub import __version__, cli
-from hub.protocol import keys
-from hub.protocol.keys import generate_pair
-from hub.setting_table import TABLE, reference
+from mercure_hub import __version__, cli
+from mercure_hub.config.table import TABLE, reference
+from mercure_hub.protocol import keys
+from mercure_hub.protocol.keys import generate_pair
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 ROOT = Path(__file__).parents[1]
@@ -175,7 +174,7 @@ class TestProcess:
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
         return subprocess.run(
-            [sys.executable, "-m", "hub", *words],
+            [sys.executable, "-m", "mercure_hub", *words],
             env={
                 **clean,
                 "PYTHONPATH": str(ROOT),
@@ -248,7 +247,7 @@ class TestProcess:
 
     def test_keys_need_neither_gevent_nor_a_database(self) -> None:
         code = (
-            "import sys; from hub import cli; cli.main(['keys']); "
+            "import sys; from mercure_hub import cli; cli.main(['keys']); "
             "sys.exit('gevent' in sys.modules or 'sqlite3' in sys.modules)"
         )
         done = subprocess.run(
@@ -390,8 +389,8 @@ class TestCheck:
         """Not even the database, the log or a port, and neither where they are nor where they are not."""
         code = """
 import os, sys
-from hub import cli
-import hub.server.check
+from mercure_hub import cli
+import mercure_hub.server.check
 def hook(event, arguments):
     assert event not in ("sqlite3.connect", "socket.bind", "socket.connect", "os.mkdir", "os.rename"), event
     if event == "open":

@@ -10,15 +10,14 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-
-from hub import INSTALL, PACKAGES
-from hub.protocol import keys
+from mercure_hub import INSTALL, PACKAGES
+from mercure_hub.protocol import keys
 
 ROOT = Path(__file__).parents[1]
 # The command of a hub on a machine that has nothing of the extra "hub".
 WITHOUT = """
 import sys
-from hub import PACKAGES
+from mercure_hub import PACKAGES
 
 class Missing:
     @staticmethod
@@ -27,7 +26,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing)
-from hub.cli import main
+from mercure_hub.cli import main
 sys.exit(main())
 """
 # Of a page, a message, a comment: pip and what it is told to install.

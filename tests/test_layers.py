@@ -11,7 +11,7 @@ import pytest
 from tests import layers
 from tests.layers import LAYERS, Watch, WrongLayer
 
-PYTHON = ("/usr/bin/python3", ["python3", "-m", "hub"], None, None)
+PYTHON = ("/usr/bin/python3", ["python3", "-m", "mercure_hub"], None, None)
 NGINX = ("/usr/sbin/nginx", ["nginx", "-g", "daemon off;"], None, None)
 
 

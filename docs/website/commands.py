@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from unittest.mock import patch
 
 import click
+import mercure_hub.cli
 
-import hub.cli
 from flask_mercure.cli import mercure
 
 _INTRODUCTION = """# Command line
@@ -19,7 +19,7 @@ _INTRODUCTION = """# Command line
 <!-- Made from the parsers by `make docs`; edit the texts there. -->
 
 `flask mercure` comes with the extension and runs in an app's context: `flask --app shop mercure ...`.
-`mercure-hub` needs the extra `hub`; `python -m hub` is the same. `--help` shows what stands here.
+`mercure-hub` needs the extra `hub`; `python -m mercure_hub` is the same. `--help` shows what stands here.
 """
 _INSTALLED = "/opt/mercure/bin/mercure-hub"  # in place of the path on this machine
 
@@ -64,7 +64,7 @@ def _below(parent: click.Context) -> Iterator[click.Context]:
 
 def hub_commands() -> list[str]:
     """The commands of ``mercure-hub`` that take flags of their own."""
-    return [name for name in hub.cli._COMMANDS if name not in ("run", "check", "settings")]
+    return [name for name in mercure_hub.cli._COMMANDS if name not in ("run", "check", "settings")]
 
 
 def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -89,15 +89,15 @@ def hub_parser(name: str, words: Sequence[str] | None = None) -> argparse.Argume
     :raises SystemExit: the parser refuses them.
     """
 
-    class Recording(hub.cli._Parser):
+    class Recording(mercure_hub.cli._Parser):
         def parse_args(self, *_: object, **__: object) -> argparse.Namespace:  # type: ignore[override]
             if words is not None:
                 super().parse_args(words)
             raise _Parsed(self)
 
-    with patch.object(hub.cli, "_Parser", Recording):
+    with patch.object(mercure_hub.cli, "_Parser", Recording):
         try:
-            hub.cli.main([name])
+            mercure_hub.cli.main([name])
         except _Parsed as parsed:
             return parsed.parser
     raise LookupError(f"mercure-hub {name} has no parser")
@@ -134,7 +134,7 @@ def _argparse_section(parser: argparse.ArgumentParser) -> str:
 
 
 def _here() -> str:
-    from hub.installation import command  # noqa: PLC0415 - with the commands that have it
+    from mercure_hub.tools.installation import command  # noqa: PLC0415 - with the commands that have it
 
     return command._executable()
 

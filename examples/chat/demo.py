@@ -199,7 +199,9 @@ def _start_hub(
             "MERCURE_TLS_KEY": str(options.tls_key.resolve()),
         }
     # A session of its own: Ctrl-C is for this process, which then ends the hub.
-    return subprocess.Popen([sys.executable, "-m", "hub"], env=environment, start_new_session=True), ready
+    return subprocess.Popen(
+        [sys.executable, "-m", "mercure_hub"], env=environment, start_new_session=True
+    ), ready
 
 
 def _tls_context(options: argparse.Namespace) -> ssl.SSLContext:

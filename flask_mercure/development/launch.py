@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import mercure_hub
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from mercure_hub.protocol.keys import Key, PrivateKey
 
-import hub
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError
-from hub.protocol.keys import Key, PrivateKey
 
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 
@@ -24,11 +24,11 @@ def check_packages() -> None:
 
     :raises ConfigurationError: the extra ``[hub]`` is not installed.
     """
-    missing = [name for name in hub.PACKAGES if find_spec(name) is None]
+    missing = [name for name in mercure_hub.PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigurationError(
             f"the hub needs packages that are not installed ({', '.join(missing)}); "
-            f"{hub.INSTALL.format('hub')}"
+            f"{mercure_hub.INSTALL.format('hub')}"
         )
 
 
@@ -37,8 +37,8 @@ def command(arguments: Sequence[str]) -> list[str]:
 
     :param arguments: flags of ``mercure-hub``, passed on.
     """
-    # -P: an app that has a module "hub" of its own in the current directory must not be started instead.
-    return [sys.executable, "-P", "-m", "hub", *arguments]
+    # -P: an app that has a module of that name in the current directory must not be started instead.
+    return [sys.executable, "-P", "-m", "mercure_hub", *arguments]
 
 
 def environment(configuration: Configuration, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -84,7 +84,7 @@ def import_path(inherited: Mapping[str, str]) -> dict[str, str]:
 
     :param inherited: environment of this process.
     """
-    folder = Path(hub.__file__).parent.parent
+    folder = Path(mercure_hub.__file__).parent.parent
     if folder == Path(sysconfig.get_path("purelib")):
         return {}
     # a work tree that is not installed

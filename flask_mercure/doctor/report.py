@@ -5,8 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from mercure_hub.protocol.sections import reference
+
 from flask_mercure.doctor.finding import Finding, Level
-from hub.protocol.sections import reference
 
 _MARKS = {
     Level.OK: "ok",

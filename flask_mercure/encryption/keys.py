@@ -24,8 +24,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
+from mercure_hub import INSTALL
+
 from flask_mercure.errors import ConfigurationError, EncryptionError
-from hub import INSTALL
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey, OctKey, RSAKey

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hub.protocol.update import new_id
+from mercure_hub.protocol.update import new_id
 
 if TYPE_CHECKING:
     from flask_mercure.updates.publication import Publication

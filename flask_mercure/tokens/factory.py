@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import jwt
+from mercure_hub.protocol.keys import Key
 
 from flask_mercure.errors import InvalidArgument, TokenError
 from flask_mercure.topics import matchers
 from flask_mercure.topics.matchers import Topic, Topics, URLPattern
-from hub.protocol.keys import Key
 
-# hub.protocol.access_token has the same constants, but needs the libraries of the hub.
+# mercure_hub.protocol.access_token has the same constants, but needs the libraries of the hub.
 DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
 TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 

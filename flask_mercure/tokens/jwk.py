@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
-
-from hub.protocol import keys
-from hub.protocol.errors import KeyMaterialError
-from hub.protocol.keys import Key, PrivateKey, PublicKey
+from mercure_hub.protocol import keys
+from mercure_hub.protocol.errors import KeyMaterialError
+from mercure_hub.protocol.keys import Key, PrivateKey, PublicKey
 
 Purpose = Literal["sign", "verify"]
 

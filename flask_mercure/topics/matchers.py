@@ -1,6 +1,6 @@
 """Topic matchers as an application writes them, and their form on the wire (spec, Matcher Types).
 
-``hub.protocol.matchers`` evaluates matchers and needs a compiled library for that; the extension
+``mercure_hub.protocol.matchers`` evaluates matchers and needs a compiled library for that; the extension
 only hands them over.
 """
 
@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from mercure_hub.protocol.topics import WILDCARD
+
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.topics.building import Value, built
 from flask_mercure.topics.characters import check_characters
-from hub.protocol.topics import WILDCARD
 
 Protocol = Literal["1.0", "0.x"]
 

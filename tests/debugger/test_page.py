@@ -37,7 +37,7 @@ class Hub:
         self.process = spawn(
             directory,
             "hub",
-            ["-m", "hub"],
+            ["-m", "mercure_hub"],
             {
                 "MERCURE_LISTEN": f"127.0.0.1:{port}",
                 "MERCURE_PUBLISHER_JWT_KEY": SECRET,

@@ -15,7 +15,8 @@ from configparser import ConfigParser
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hub.protocol.keys import generate_pair
+from mercure_hub.protocol.keys import generate_pair
+
 from tests.deployment.front import Front, free_ports, is_listening, wait_until
 from tests.examples.browser import end
 from tests.hub.running import SECRET, RunningHub
@@ -144,8 +145,11 @@ def make_environment(folder: Path) -> None:
         check=True,
     )
     (site_packages,) = venv.glob("lib/python3*/site-packages")
-    for package in ("flask_mercure", "hub"):  # a build in the clone would leave files there
-        shutil.copytree(ROOT / package, site_packages / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in (
+        ROOT / "flask_mercure",
+        ROOT / "hub" / "mercure_hub",
+    ):  # a build would leave files in the clone
+        shutil.copytree(package, site_packages / package.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def make_sources(folder: Path) -> None:
@@ -279,7 +283,9 @@ def hub_process(
     }
     log = folder / "hub.log"
     with log.open("wb") as output:
-        child = subprocess.Popen([sys.executable, "-m", "hub"], env=environment, stderr=output, cwd=ROOT)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "mercure_hub"], env=environment, stderr=output, cwd=ROOT
+        )
     try:
         wait_until(lambda: is_listening(port) or child.poll() is not None, "the hub does not listen")
         assert child.poll() is None, log.read_text()

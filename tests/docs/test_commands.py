@@ -9,14 +9,14 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 import click
+import mercure_hub.cli
 import pytest
+from mercure_hub.config.table import CONFIG, TABLE
 
-import hub.cli
 from docs.website import commands, problems
 from docs.website.commands import click_commands, hub_commands, hub_parser, leaves
 from flask_mercure import Mercure
 from flask_mercure.cli import mercure
-from hub.setting_table import CONFIG, TABLE
 from tests.docs.markdown import PAGES, ROOT, blocks, inline_code
 
 SHELL = ("", "sh", "console", "bash")
@@ -107,7 +107,7 @@ def _check_hub(words: list[str], *, mentioned: bool) -> None:
         return
     if words[0] == "check":
         words = [word for word in words[1:] if word != "--quiet"]
-    _, unknown = hub.cli._parser().parse_known_args(words)
+    _, unknown = mercure_hub.cli._parser().parse_known_args(words)
     assert not unknown, f"mercure-hub has no {unknown}"
 
 

@@ -77,7 +77,7 @@ class HubProcess:
         self.start()
 
     def start(self) -> None:
-        self._process = spawn(self._directory, "hub", ["-m", "hub"], self._settings)
+        self._process = spawn(self._directory, "hub", ["-m", "mercure_hub"], self._settings)
         wait_for_answer(f"{self.origin}/healthz", self._process)
 
     def kill(self) -> None:

@@ -67,7 +67,7 @@ class Site:
                 "MERCURE_TLS_CERT": str(self._certificate[0]),
                 "MERCURE_TLS_KEY": str(self._certificate[1]),
             }
-        self._hub = spawn(self._directory, "hub", ["-m", "hub"], settings)
+        self._hub = spawn(self._directory, "hub", ["-m", "mercure_hub"], settings)
         wait_for_answer(f"{self.hub_origin}/healthz", self._hub)
 
     def stop_hub(self, number: signal.Signals) -> None:

@@ -56,7 +56,7 @@ class Site:
             "FLASK_MERCURE_JWT_SECRET": _SECRET,
             "FLASK_KEYS": str(directory / "private" / "keys.json"),
         }
-        self._hub = spawn(directory, "hub", ["-m", "hub"], hub)
+        self._hub = spawn(directory, "hub", ["-m", "mercure_hub"], hub)
         self._app = spawn(
             directory, "app", ["-m", "flask", "--app", str(_APP), "run", "--port", str(port)], app
         )

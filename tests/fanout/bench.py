@@ -7,14 +7,14 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hub.fanout.engine import Engine, EngineLimits
-from hub.fanout.subscriber import Subscriber
-from hub.protocol.event_stream import Event, Parser
-from hub.protocol.grant import ANONYMOUS, Grant, Scope
-from hub.protocol.identity import Identity
-from hub.protocol.matchers import Matcher, MatcherType, make
-from hub.protocol.update import Update
-from hub.transport.interface import Entry
+from mercure_hub.fanout.engine import Engine, EngineLimits
+from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.protocol.grant import ANONYMOUS, Grant, Scope
+from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.matchers import Matcher, MatcherType, make
+from mercure_hub.protocol.update import Update
+from mercure_hub.storage.interface import Entry
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 FOREVER = float("inf")

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+from mercure_hub.fanout.index import Index
+from mercure_hub.protocol.grant import Scope
+from mercure_hub.protocol.matchers import Matcher
 
-from hub.fanout.index import Index
-from hub.protocol.grant import Scope
-from hub.protocol.matchers import Matcher
 from tests.fanout.bench import Bench, Reader, exact, ids, may_read, pattern, subscriber, template
 
 SITE = "https://cost.example"
@@ -152,8 +152,8 @@ class TestChangesInAPause:
 
     @pytest.fixture
     def crowd(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Reader]]:
-        monkeypatch.setattr("hub.fanout.index._AT_ONCE", 2)
-        monkeypatch.setattr("hub.fanout.engine._PAUSE", 1)
+        monkeypatch.setattr("mercure_hub.fanout.index._AT_ONCE", 2)
+        monkeypatch.setattr("mercure_hub.fanout.engine._PAUSE", 1)
         yield [bench.connect(pattern(f"{SITE}/:any/{n % 7}")) for n in range(14)]
 
     def test_a_pattern_that_comes(self, bench: Bench, crowd: list[Reader]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 import pytest
+from mercure_hub.fanout.engine import EngineLimits
+from mercure_hub.protocol.grant import Grant, Scope
 
-from hub.fanout.engine import EngineLimits
-from hub.protocol.grant import Grant, Scope
 from tests.fanout.bench import Bench, Reader, encoded, exact, ids, may_read, pattern, template
 
 SLICE = 512
@@ -91,7 +91,7 @@ def test_the_only_one_who_listens_gets_no_private_update_that_is_not_for_it(benc
 def test_a_private_update_that_nobody_may_read_is_noted(
     bench: Bench, caplog: pytest.LogCaptureFixture, listening: int
 ) -> None:
-    caplog.set_level(logging.INFO, "hub.fanout")
+    caplog.set_level(logging.INFO, "mercure_hub.fanout")
     for _ in range(listening):
         bench.connect(exact("a"))
     bench.connect(exact("b"), grant=may_read(exact("b")))
@@ -222,7 +222,7 @@ class TestSlices:
 
 
 def test_a_long_batch_pauses_between_its_rounds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.fanout.engine._ROUND", 4)
+    monkeypatch.setattr("mercure_hub.fanout.engine._ROUND", 4)
     reader = bench.connect(exact("a"), exact("b"))
     entries = [bench.update("ab"[n % 2]) for n in range(12)]
     assert bench.dispatch(*entries) == 3
@@ -230,7 +230,7 @@ def test_a_long_batch_pauses_between_its_rounds(bench: Bench, monkeypatch: pytes
 
 
 def test_the_trial_of_many_patterns_pauses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.fanout.engine._PAUSE", 20)
+    monkeypatch.setattr("mercure_hub.fanout.engine._PAUSE", 20)
     readers = [bench.connect(pattern(f"https://example.com/:any/{n}")) for n in range(5)]
     entries = [bench.update(f"https://example.com/{n}/{n % 5}") for n in range(20)]
     assert bench.dispatch(*entries) > 8

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from hub.fanout.engine import EngineLimits
+from mercure_hub.fanout.engine import EngineLimits
+
 from tests.fanout.bench import Bench, encoded, exact, ids, may_read
 
 

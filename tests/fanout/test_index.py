@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from mercure_hub.fanout.index import Index
+from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.protocol.matchers import Matcher
 
-from hub.fanout.index import Index
-from hub.fanout.subscriber import Subscriber
-from hub.protocol.matchers import Matcher
 from tests.fanout.bench import exact, pattern, subscriber, template
 
 
@@ -76,7 +76,7 @@ def test_a_new_pattern_is_seen_for_topics_that_are_remembered() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.fanout.index._MAX_REMEMBERED", 10)
+    monkeypatch.setattr("mercure_hub.fanout.index._MAX_REMEMBERED", 10)
     index = Index()
     listener = subscriber(pattern("https://example.com/:id"))
     index.add(listener)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hub.fanout.listeners import Listeners, each, joined, left
+from mercure_hub.fanout.listeners import Listeners, each, joined, left
+
 from tests.fanout.bench import subscriber
 
 

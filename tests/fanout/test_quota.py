@@ -6,13 +6,12 @@ import os
 from itertools import count
 
 import pytest
-
-from hub.fanout.census import Census
-from hub.fanout.quota import ConnectionLimits, Quota
-from hub.fanout.subscriber import Subscriber
-from hub.protocol.errors import TooManyRequests
-from hub.protocol.grant import Grant
-from hub.protocol.identity import Identity
+from mercure_hub.fanout.census import Census
+from mercure_hub.fanout.quota import ConnectionLimits, Quota
+from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.protocol.errors import TooManyRequests
+from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.identity import Identity
 
 IDENTITY = Identity("https://example.com/.well-known/mercure")
 _fd = count(1000)

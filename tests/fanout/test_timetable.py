@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
-from hub.fanout.subscriber import Subscriber
-from hub.fanout.timetable import Timetable
+from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.fanout.timetable import Timetable
+
 from tests.fanout.bench import exact, subscriber
 
 

@@ -14,16 +14,16 @@ from click.testing import Result
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 from flask import Flask
+from mercure_hub.config.settings import load_settings
+from mercure_hub.protocol import keys
+from mercure_hub.protocol.access_token import Issuer, TokenVerifier
+from mercure_hub.protocol.origins import is_listed
 
 from flask_mercure import ConfigurationError, Event, Subscription
 from flask_mercure.cli import mercure
 from flask_mercure.configuration.settings import read
 from flask_mercure.development import launch
 from flask_mercure.extension import state_of
-from hub.protocol import keys
-from hub.protocol.access_token import Issuer, TokenVerifier
-from hub.protocol.origins import is_listed
-from hub.settings import load_settings
 from tests.flask_mercure.fake_hub import SECRET, Answer, Dropped, FakeHub, make_app, running
 
 BASE = {"MERCURE_JWT_SECRET": SECRET}
@@ -376,7 +376,7 @@ def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     ((path, command, made),) = started
     assert path == sys.executable
-    assert command[-6:] == ["-m", "hub", "--cors-origins", "http://x", "--log-level", "debug"]
+    assert command[-6:] == ["-m", "mercure_hub", "--cors-origins", "http://x", "--log-level", "debug"]
     assert made["MERCURE_PUBLISHER_JWT_KEY"] == SECRET
     assert made["PATH"] == os.environ["PATH"]
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from hub.protocol import cursor
+from mercure_hub.protocol import cursor
+
 from tests.foreign.kinds import ROOT, Kind
 from tests.hub.running import HUB_PATH, RunningHub, process_environment
 
@@ -61,7 +62,7 @@ class Hub:
         )
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                bound([sys.executable, "-m", "hub"]),
+                bound([sys.executable, "-m", "mercure_hub"]),
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

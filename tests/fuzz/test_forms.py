@@ -12,13 +12,12 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from hub.protocol import form, update
-from hub.protocol.cursor import EARLIEST
-from hub.protocol.errors import InvalidRequest
-from hub.protocol.event_stream import HEARTBEAT, Event, Parser
-from hub.protocol.topics import forbidden_character
-from hub.protocol.update import PublicationLimits
+from mercure_hub.protocol import form, update
+from mercure_hub.protocol.cursor import EARLIEST
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.event_stream import HEARTBEAT, Event, Parser
+from mercure_hub.protocol.topics import forbidden_character
+from mercure_hub.protocol.update import PublicationLimits
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAMES = st.sampled_from(["topic", "data", "id", "type", "retry", "private", "Topic", ""])

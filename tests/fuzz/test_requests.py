@@ -12,10 +12,9 @@ from itertools import pairwise
 
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from hub.protocol.errors import InvalidRequest
-from hub.server.access_log import redact
-from hub.server.http import Message, RequestReader
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.server.access_log import redact
+from mercure_hub.server.http import Message, RequestReader
 
 MAX_BODY = 500
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"

@@ -17,13 +17,12 @@ from typing import Any
 import jwt
 from hypothesis import example, given
 from hypothesis import strategies as st
-
-from hub.protocol import credentials, jwk_set
-from hub.protocol.access_token import Issuer, TokenVerifier
-from hub.protocol.authorization_details import DETAIL_TYPE
-from hub.protocol.errors import KeyMaterialError, TokenInvalid, TokenMalformed
-from hub.protocol.grant import Grant
-from hub.protocol.keys import ALGORITHMS, load
+from mercure_hub.protocol import credentials, jwk_set
+from mercure_hub.protocol.access_token import Issuer, TokenVerifier
+from mercure_hub.protocol.authorization_details import DETAIL_TYPE
+from mercure_hub.protocol.errors import KeyMaterialError, TokenInvalid, TokenMalformed
+from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.keys import ALGORITHMS, load
 
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"

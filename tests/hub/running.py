@@ -19,10 +19,9 @@ from urllib.parse import urlencode
 
 import gevent
 import jwt
-
-from hub.protocol.event_stream import Event, Parser
-from hub.server.process import Process
-from hub.settings import load_settings
+from mercure_hub.config.settings import load_settings
+from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.server.process import Process
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor

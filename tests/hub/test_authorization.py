@@ -8,10 +8,10 @@ from typing import Any
 
 import jwt
 import pytest
+from mercure_hub.protocol.access_token import TokenVerifier
+from mercure_hub.protocol.keys import generate_pair
+from mercure_hub.storage.sqlalchemy import SqlTransport
 
-from hub.protocol.access_token import TokenVerifier
-from hub.protocol.keys import generate_pair
-from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -61,9 +61,9 @@ def test_the_log_says_which_cookie_is_expected(
     cause: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    logging.getLogger("hub").propagate = True
+    logging.getLogger("mercure_hub").propagate = True
     token = strict.token()
-    with caplog.at_level(logging.INFO, "hub"):
+    with caplog.at_level(logging.INFO, "mercure_hub"):
         sent = {name: value.replace("{token}", token) for name, value in headers.items()}
         reply = strict.get({"match": "a", **query}, **sent)
     assert reply.status == 401
@@ -74,8 +74,8 @@ def test_the_log_says_which_cookie_is_expected(
 
 
 def test_a_token_in_the_url_of_a_hub_of_1_0(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("hub").propagate = True
-    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, protocol="1.0") as hub:
+    logging.getLogger("mercure_hub").propagate = True
+    with caplog.at_level(logging.INFO, "mercure_hub"), running_hub(folder, protocol="1.0") as hub:
         token = hub.old_token(subscribe=["*"])
         assert hub.get({"match": "a", "authorization": token}).status == 401
         assert hub.get({"match": "a"}, Cookie=f"mercureAuthorization={token}").status == 401
@@ -119,9 +119,9 @@ def test_a_header_that_cannot_be_read(strict: RunningHub, value: str) -> None:
 def test_the_cause_is_logged_and_not_told(
     strict: RunningHub, caplog: pytest.LogCaptureFixture, claims: dict[str, Any], cause: str
 ) -> None:
-    logging.getLogger("hub").propagate = True
+    logging.getLogger("mercure_hub").propagate = True
     token = strict.token(**claims)
-    with caplog.at_level(logging.INFO, "hub.server"):
+    with caplog.at_level(logging.INFO, "mercure_hub.server"):
         reply = strict.get({"match": "a"}, token)
     assert reply.status == 401
     assert cause not in reply.text
@@ -135,8 +135,8 @@ def test_an_invalid_token_is_refused_where_none_is_needed(hub: RunningHub) -> No
 
 
 def test_the_hint_for_a_proxy_that_ends_tls(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("hub").propagate = True
-    with running_hub(folder) as hub, caplog.at_level(logging.INFO, "hub.server"):
+    logging.getLogger("mercure_hub").propagate = True
+    with running_hub(folder) as hub, caplog.at_level(logging.INFO, "mercure_hub.server"):
         token = hub.token(aud=hub.url.replace("http:", "https:"))
         assert hub.get({"match": "a"}, token, X_Forwarded_Proto="https").status == 401
     assert "MERCURE_TRUSTED_PROXIES" in caplog.text
@@ -240,9 +240,9 @@ class TestEarlierGeneration:
     def test_the_query_token_is_not_logged(
         self, strict: RunningHub, caplog: pytest.LogCaptureFixture
     ) -> None:
-        logging.getLogger("hub").propagate = True
+        logging.getLogger("mercure_hub").propagate = True
         token = strict.old_token(subscribe=["*"])
-        with caplog.at_level(logging.INFO, "hub"):
+        with caplog.at_level(logging.INFO, "mercure_hub"):
             strict.subscribe({"topic": "a", "authorization": token})
         assert "authorization=[redacted]" in caplog.text
         assert token not in caplog.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.hub.running import HUB_PATH, Reply, RunningHub, running_hub
-from tests.transport.log import broken
+from tests.storage.log import broken
 
 pytestmark = pytest.mark.minutes
 

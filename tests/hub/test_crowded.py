@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from mercure_hub.metrics.process import ProcessFigures
+from mercure_hub.server import process as server
+from mercure_hub.server.open_requests import _EACH
 
-from hub.metrics.process import ProcessFigures
-from hub.server import process as server
-from hub.server.open_requests import _EACH
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
 from tests.hub.test_streams import self_signed
@@ -29,7 +29,7 @@ UNFINISHED = f"POST {HUB_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
 def test_the_oldest_request_that_is_not_complete_makes_room(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "hub.server")
+    caplog.set_level(logging.WARNING, "mercure_hub.server")
     monkeypatch.setattr(server, "_OPEN_REQUESTS", 5 * _EACH + 1000)
     monkeypatch.setattr(server, "_OPEN_BODIES", 0)
     with running_hub(folder) as hub, ExitStack() as stack:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from mercure_hub.fanout.engine import Engine, Logged
 from websockets.exceptions import ConnectionClosed
 
-from hub.fanout.engine import Engine, Logged
 from tests.hub.running import TIMEOUT, RunningHub, running_hub
 from tests.hub.websocket import client, messages
-from tests.transport.log import beside
+from tests.storage.log import beside
 
 pytestmark = pytest.mark.minutes
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
+from mercure_hub.server import fetch, jwks
 
-from hub.server import fetch, jwks
 from tests.hub.key_server import KeyServer, jwk, key_server, new_key
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
@@ -34,7 +34,7 @@ def signed(hub: RunningHub, key: Any, kid: str | None = None, *, iss: str = LOGI
 
 @pytest.fixture
 def server() -> Iterator[KeyServer]:
-    logging.getLogger("hub").propagate = True
+    logging.getLogger("mercure_hub").propagate = True
     with key_server(jwk(OLD.public_key(), "old")) as running:
         yield running
 
@@ -108,7 +108,10 @@ def test_roles(folder: Path, server: KeyServer) -> None:
 
 
 def test_rotation(folder: Path, server: KeyServer, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, config=toml(folder, server)) as hub:
+    with (
+        caplog.at_level(logging.INFO, "mercure_hub"),
+        running_hub(folder, config=toml(folder, server)) as hub,
+    ):
         before = signed(hub, OLD, "old")
         assert status(hub, before) == 200
         server.serve(jwk(NEW.public_key(), "new"))
@@ -139,7 +142,10 @@ def test_a_hub_starts_without_its_keys(
     monkeypatch.setattr(jwks, "_FIRST_RETRY", 0.05)
     monkeypatch.setattr(jwks, "_TICK", 0.02)
     server.status = 503
-    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, config=toml(folder, server)) as hub:
+    with (
+        caplog.at_level(logging.INFO, "mercure_hub"),
+        running_hub(folder, config=toml(folder, server)) as hub,
+    ):
         assert hub.publish({"topic": "a"}).status == 200
         token = signed(hub, OLD, "old")
         assert status(hub, token) == 401
@@ -205,7 +211,10 @@ def test_private_addresses_need_permission(
     monkeypatch.setattr(fetch, "_resolve", lambda *_: [(socket.AF_INET, ("127.0.0.1", server.port))])
     path = folder / "hub.toml"
     path.write_text(f'[[issuer]]\nidentifier = "{LOGIN}"\njwks_uri = "https://keys.example:{server.port}/"\n')
-    with caplog.at_level(logging.INFO, "hub"), running_hub(folder, config=path, public_url=PUBLIC_URL) as hub:
+    with (
+        caplog.at_level(logging.INFO, "mercure_hub"),
+        running_hub(folder, config=path, public_url=PUBLIC_URL) as hub,
+    ):
         assert status(hub, signed(hub, OLD, "old")) == 401
     assert server.requests == []
     assert "cannot be fetched: its host has only private addresses" in caplog.text

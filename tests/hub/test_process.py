@@ -15,10 +15,10 @@ from pathlib import Path
 
 import gevent
 import pytest
+from mercure_hub.config.settings import SettingError, Settings, load_settings
+from mercure_hub.server.process import Process
+from mercure_hub.storage.sqlalchemy import SqlTransport
 
-from hub.server.process import Process
-from hub.settings import SettingError, Settings, load_settings
-from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 pytestmark = pytest.mark.minutes
@@ -26,10 +26,13 @@ pytestmark = pytest.mark.minutes
 
 @contextmanager
 def process(folder: Path, **variables: str) -> Iterator[tuple[subprocess.Popen[str], RunningHub]]:
-    """Start ``python -m hub`` and wait for the line that names its address."""
+    """Start ``python -m mercure_hub`` and wait for the line that names its address."""
     environment = process_environment(folder, **{"MERCURE_ANONYMOUS": "1", **variables})
     child = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "hub"], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "error", "-m", "mercure_hub"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert child.stderr is not None
     with child:

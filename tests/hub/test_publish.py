@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
-from tests.transport.log import broken
+from tests.storage.log import broken
 
 pytestmark = pytest.mark.minutes
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import jwt
 import pytest
+from mercure_hub.protocol.sections import Section, problem_type, reference
+from mercure_hub.server.access_log import AccessLog
 
-from hub.protocol.sections import Section, problem_type, reference
-from hub.server.access_log import AccessLog
 from tests.hub.running import HUB_PATH, SECRET, TIMEOUT, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -68,7 +68,7 @@ CAUSES = [
 def test_the_cause_is_in_the_log_alone(
     strict: RunningHub, caplog: pytest.LogCaptureFixture, section: Section
 ) -> None:
-    with caplog.at_level(logging.INFO, "hub.server"):
+    with caplog.at_level(logging.INFO, "mercure_hub.server"):
         reply = strict.get({"match": "a"}, token(strict, section))
     assert reply.status == 401
     (line,) = [record.getMessage() for record in caplog.records if "refused with 401" in record.getMessage()]
@@ -78,7 +78,7 @@ def test_the_cause_is_in_the_log_alone(
 
 
 def test_no_token(strict: RunningHub, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "hub.server"):
+    with caplog.at_level(logging.INFO, "mercure_hub.server"):
         reply = strict.get({"match": "a"})
     assert reply.json()["help"] == reference(Section.TOKEN_MISSING)
     assert reference(Section.TOKEN_MISSING) in caplog.text

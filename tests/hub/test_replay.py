@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mercure_hub.broker import broker
+from mercure_hub.fanout.engine import Engine, Logged
+from mercure_hub.storage.interface import Page
+from mercure_hub.storage.reading import Reader
 
-from hub import broker
-from hub.fanout.engine import Engine, Logged
-from hub.transport.interface import Page
-from hub.transport.reading import Reader
 from tests.hub.running import RunningHub, running_hub
-from tests.transport.log import beside
+from tests.storage.log import beside
 
 pytestmark = pytest.mark.minutes
 

@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
+from mercure_hub.broker import broker
+from mercure_hub.storage.interface import Page
+from mercure_hub.storage.reading import Reader
 
-from hub import broker
-from hub.transport.interface import Page
-from hub.transport.reading import Reader
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, read_reply, running_hub
 from tests.hub.test_compression import BROWSER
 from tests.hub.test_streams import self_signed
 from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import of, samples
-from tests.transport.log import beside
+from tests.storage.log import beside
 
 pytestmark = pytest.mark.minutes
 
@@ -146,7 +146,7 @@ def test_one_who_reads_slowly_is_not_cut(folder: Path, is_tls: bool) -> None:
 def test_one_who_takes_nothing_is_cut_logged_and_counted(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "hub.subscriber")
+    caplog.set_level(logging.INFO, "mercure_hub.subscriber")
     with running_hub(folder, anonymous=1, dispatch_timeout=0.5, metrics=1) as hub:
         fill(hub)
         stream = subscribe(hub)
@@ -163,7 +163,7 @@ def test_one_who_takes_nothing_is_cut_logged_and_counted(
 
 
 def test_the_end_of_the_hub_ends_replays_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "hub.subscriber")
+    caplog.set_level(logging.INFO, "mercure_hub.subscriber")
     with running_hub(folder, anonymous=1, dispatch_timeout=0) as hub:
         fill(hub)
         subscribe(hub)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from mercure_hub.broker.broker import Broker
+from mercure_hub.fanout.engine import Engine, Logged
 
-from hub.broker import Broker
-from hub.fanout.engine import Engine, Logged
 from tests.hub.running import TIMEOUT, RunningHub, process_environment, running_hub
 from tests.hub.test_streams import self_signed
-from tests.transport.log import until, waiting_for_locks
+from tests.storage.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
@@ -98,8 +98,8 @@ class TestWhileSomebodyHoldsTheLock:
     def test_publishers_and_health_are_told_and_the_hub_can_be_stopped(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hub.transport.sqlalchemy.BOUND", 0.1)
-        monkeypatch.setattr("hub.transport.sqlalchemy._PATIENCE", 0.1)
+        monkeypatch.setattr("mercure_hub.storage.sqlalchemy.BOUND", 0.1)
+        monkeypatch.setattr("mercure_hub.storage.sqlalchemy._PATIENCE", 0.1)
         with (folder / "hub.db-lock").open("ab+") as foreign, running_hub(folder) as hub:
             hub.send("t", "before")
             fcntl.lockf(foreign, fcntl.LOCK_SH, 1, 0)
@@ -149,7 +149,7 @@ def starting(folder: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
     environment = process_environment(
         folder, MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/hub.db", MERCURE_WORKERS=str(workers)
     )
-    command = [sys.executable, "-W", "error", "-m", "hub"]
+    command = [sys.executable, "-W", "error", "-m", "mercure_hub"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
         try:
             yield child

@@ -172,8 +172,8 @@ def test_the_log_knows_the_page_of_the_host_that_was_asked(
     """The browser sees one origin where Host is the page's, whatever MERCURE_PUBLIC_URL says."""
     public = "https://hub.example.com/.well-known/mercure"
     with running_hub(folder, anonymous=1, public_url=public) as hub:
-        logging.getLogger("hub").propagate = True
-        caplog.set_level(logging.INFO, "hub")
+        logging.getLogger("mercure_hub").propagate = True
+        caplog.set_level(logging.INFO, "mercure_hub")
         for origin in (
             "https://hub.example.com",
             f"http://127.0.0.1:{hub.port}",
@@ -214,8 +214,8 @@ def test_the_other_generation_is_told_which_one_this_hub_speaks(
 
 def test_cross_origin_subscribers(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running_hub(folder, anonymous=1, cors_origins="https://app.example") as hub:
-        logging.getLogger("hub").propagate = True
-        caplog.set_level(logging.INFO, "hub")
+        logging.getLogger("mercure_hub").propagate = True
+        caplog.set_level(logging.INFO, "mercure_hub")
         stream = hub.subscribe({"match": "a"}, Origin="https://app.example")
         assert stream.reply.headers["access-control-allow-origin"] == "https://app.example"
         assert stream.reply.headers["access-control-allow-credentials"] == "true"

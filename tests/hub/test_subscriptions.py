@@ -10,11 +10,11 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
+from mercure_hub.protocol.errors import StorageError
+from mercure_hub.storage.sqlalchemy import SqlTransport
 
-from hub.protocol.errors import StorageError
-from hub.transport.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
-from tests.transport.log import beside, broken, until
+from tests.storage.log import beside, broken, until
 
 pytestmark = pytest.mark.minutes
 
@@ -76,7 +76,7 @@ def test_it_ends_them_as_soon_as_it_can(folder: Path, monkeypatch: pytest.Monkey
             until(lambda: database.execute("SELECT count(*) FROM mercure_presence").fetchone() == (1,))
             database.backup(copy)
             copy.execute("UPDATE mercure_presence SET seat = 5")  # of another worker
-    monkeypatch.setattr("hub.broker._AGAIN", 0.05)
+    monkeypatch.setattr("mercure_hub.broker.broker._AGAIN", 0.05)
     with ExitStack() as stack:
         broke = stack.enter_context(ExitStack())
         broke.enter_context(broken(crashed / "hub.db", ["mercure_presence"]))
@@ -250,7 +250,7 @@ def test_the_end_of_the_hub_ends_its_subscriptions(folder: Path) -> None:
 
 @pytest.fixture
 def trim_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hub.transport.sqlalchemy._TRIM_INTERVAL", 0.0)
+    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._TRIM_INTERVAL", 0.0)
 
 
 def test_those_who_come_and_go_push_out_no_updates(folder: Path, trim_always: None) -> None:
@@ -270,7 +270,7 @@ class TestWhenEventsWereDiscarded:
 
     @pytest.fixture
     def hub(self, folder: Path, trim_always: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHub]:
-        monkeypatch.setattr("hub.transport.retention.EVENTS_BYTES", 1)
+        monkeypatch.setattr("mercure_hub.storage.retention.EVENTS_BYTES", 1)
         with running_hub(folder, anonymous=1, subscriptions=1) as hub:
             yield hub
 

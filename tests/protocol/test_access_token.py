@@ -13,14 +13,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
-
-from hub.protocol.access_token import Issuer, Protocol, Role, TokenVerifier
-from hub.protocol.authorization_details import DETAIL_TYPE
-from hub.protocol.errors import TokenInvalid
-from hub.protocol.grant import Grant
-from hub.protocol.keys import Key
-from hub.protocol.matchers import MatcherType, make
-from hub.protocol.sections import Section
+from mercure_hub.protocol.access_token import Issuer, Protocol, Role, TokenVerifier
+from mercure_hub.protocol.authorization_details import DETAIL_TYPE
+from mercure_hub.protocol.errors import TokenInvalid
+from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.matchers import MatcherType, make
+from mercure_hub.protocol.sections import Section
 
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"

@@ -7,9 +7,8 @@ import re
 from typing import Any
 
 import pytest
-
-from hub.protocol import answer, errors
-from hub.protocol.answer import Answer, for_error, text, to_json
+from mercure_hub.protocol import answer, errors
+from mercure_hub.protocol.answer import Answer, for_error, text, to_json
 
 METADATA = "https://hub.example.com/.well-known/oauth-protected-resource/.well-known/mercure"
 

@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-
-from hub.protocol import batch, form
-from hub.protocol.errors import ContentTooLarge, InvalidRequest
-from hub.protocol.update import PublicationLimits, Update
+from mercure_hub.protocol import batch, form
+from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest
+from mercure_hub.protocol.update import PublicationLimits, Update
 
 LIMITS = PublicationLimits()
 

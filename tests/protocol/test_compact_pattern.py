@@ -8,11 +8,10 @@ import time
 import tracemalloc
 
 import pytest
+from mercure_hub.protocol.compact_pattern import CompactPattern, read_pattern
+from mercure_hub.protocol.literal_prefix import above, of_url_pattern
+from mercure_hub.protocol.resolution import resolver
 from urlpattern import URLPattern
-
-from hub.protocol.compact_pattern import CompactPattern, read_pattern
-from hub.protocol.literal_prefix import above, of_url_pattern
-from hub.protocol.resolution import resolver
 
 HUB = "https://hub.example.com/.well-known/mercure"
 BASES = [

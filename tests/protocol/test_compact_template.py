@@ -7,9 +7,8 @@ import time
 import tracemalloc
 
 import pytest
-
-from hub.protocol.compact_template import read_template
-from hub.protocol.uri_template import compile_template
+from mercure_hub.protocol.compact_template import read_template
+from mercure_hub.protocol.uri_template import compile_template
 
 COMPACT = [
     "{id}", "https://example.com/books/{id}", "/books/{id}", "{id}.json", "/a/{x}/b/{y}", "/a/{x}/b/{y}.json",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from hub.protocol.cursor import requested
-from hub.protocol.form import Pairs
+from mercure_hub.protocol.cursor import requested
+from mercure_hub.protocol.form import Pairs
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from hub.protocol import errors
+from mercure_hub.protocol import errors
 
 CLASSES = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)

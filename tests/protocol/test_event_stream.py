@@ -6,8 +6,7 @@ import random
 import time
 
 import pytest
-
-from hub.protocol.event_stream import HEARTBEAT, Event, Parser, encode, retry_from
+from mercure_hub.protocol.event_stream import HEARTBEAT, Event, Parser, encode, retry_from
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from hub.protocol.errors import InvalidRequest
-from hub.protocol.form import Pairs, parse
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.form import Pairs, parse
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from hub.protocol.grant import ANONYMOUS, NOTHING, Grant, Json, Scope
-from hub.protocol.matchers import Matcher, MatcherType, make
+from mercure_hub.protocol.grant import ANONYMOUS, NOTHING, Grant, Json, Scope
+from mercure_hub.protocol.matchers import Matcher, MatcherType, make
 
 HUB = "https://hub.example.com/.well-known/mercure"
 

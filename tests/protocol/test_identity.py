@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from hub.protocol.errors import InvalidRequest
-from hub.protocol.identity import Identity, derived, is_reserved
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.identity import Identity, derived, is_reserved
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 PREFIXED = Identity("https://example.com/hub/.well-known/mercure")

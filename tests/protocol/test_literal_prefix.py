@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
-
-from hub.protocol.errors import InvalidRequest
-from hub.protocol.literal_prefix import NOWHERE, above
-from hub.protocol.matchers import Matcher, MatcherType, make
-from hub.protocol.pattern_table import PatternTable
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.literal_prefix import NOWHERE, above
+from mercure_hub.protocol.matchers import Matcher, MatcherType, make
+from mercure_hub.protocol.pattern_table import PatternTable
 
 HUB = "https://hub.example.com/.well-known/mercure"
 ANY_HOST = "https://mercure.invalid/.well-known/mercure"

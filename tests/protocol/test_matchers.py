@@ -6,10 +6,9 @@ import gc
 import time
 
 import pytest
-
-from hub.protocol import matchers
-from hub.protocol.errors import InvalidRequest, TooManyRequests
-from hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Allowance, Matcher, MatcherType, cost, make
+from mercure_hub.protocol import matchers
+from mercure_hub.protocol.errors import InvalidRequest, TooManyRequests
+from mercure_hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Allowance, Matcher, MatcherType, cost, make
 
 HUB = "https://hub.example.com/.well-known/mercure"
 EXACT, PATTERN, TEMPLATE = MatcherType.EXACT, MatcherType.URLPATTERN, MatcherType.TEMPLATE

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import pytest
-
-from hub.protocol.errors import CrossSite
-from hub.protocol.origins import check_publication, cors_headers, may_bring_cookie, preflight_headers
+from mercure_hub.protocol.errors import CrossSite
+from mercure_hub.protocol.origins import check_publication, cors_headers, may_bring_cookie, preflight_headers
 
 SITE, OTHER = "https://site.example", "https://other.example"
 ALLOW, CREDENTIALS = "Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"

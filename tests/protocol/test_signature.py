@@ -11,10 +11,9 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-
-from hub.protocol.errors import TokenInvalid
-from hub.protocol.keys import ALGORITHMS, Key
-from hub.protocol.signature import check_extensions, decoded, fits
+from mercure_hub.protocol.errors import TokenInvalid
+from mercure_hub.protocol.keys import ALGORITHMS, Key
+from mercure_hub.protocol.signature import check_extensions, decoded, fits
 
 SECRET = b"a secret of the tests, that is long enough for each of the algorithms"
 CURVES: Mapping[str, Callable[[], ec.EllipticCurve]] = {

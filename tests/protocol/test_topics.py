@@ -6,8 +6,7 @@ import sys
 import unicodedata
 
 import pytest
-
-from hub.protocol.topics import forbidden_character
+from mercure_hub.protocol.topics import forbidden_character
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
 FORMATS = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) == "Cf"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-
-from hub.protocol.errors import ContentTooLarge, InvalidRequest
-from hub.protocol.event_stream import Event, Parser
-from hub.protocol.form import Pairs, parse
-from hub.protocol.update import PublicationLimits, Update, from_form, new_id
+from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest
+from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.protocol.form import Pairs, parse
+from mercure_hub.protocol.update import PublicationLimits, Update, from_form, new_id
 
 LIMITS = PublicationLimits()
 UUID = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

@@ -7,10 +7,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from hub.protocol.errors import InvalidRequest, UpgradeRequired
-from hub.protocol.update import Update
-from hub.protocol.websocket import BUDGET, Close, WebSocket, accept_key, message
+from mercure_hub.protocol.errors import InvalidRequest, UpgradeRequired
+from mercure_hub.protocol.update import Update
+from mercure_hub.protocol.websocket import BUDGET, Close, WebSocket, accept_key, message
 
 # The example of RFC 6455, section 1.3.
 HEADERS = {

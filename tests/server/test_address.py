@@ -5,10 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
-
-from hub.protocol.errors import InvalidRequest, Misdirected
-from hub.protocol.identity import Identity
-from hub.server.address import Addressing
+from mercure_hub.protocol.errors import InvalidRequest, Misdirected
+from mercure_hub.protocol.identity import Identity
+from mercure_hub.server.address import Addressing
 
 PLAIN = Addressing()
 PROXIED = Addressing(trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("::1"), ip_network("127.0.0.1")))

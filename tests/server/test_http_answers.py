@@ -6,9 +6,8 @@ from http.client import parse_headers
 from io import BytesIO
 
 import pytest
-
-from hub.protocol.answer import Answer, text
-from hub.server.http import encode_answer, encode_stream_head
+from mercure_hub.protocol.answer import Answer, text
+from mercure_hub.server.http import encode_answer, encode_stream_head
 
 NOW = 784111777.9
 

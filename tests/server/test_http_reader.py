@@ -6,9 +6,8 @@ import random
 import tracemalloc
 
 import pytest
-
-from hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
-from hub.server.http import Message, RequestReader
+from mercure_hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
+from mercure_hub.server.http import Message, RequestReader
 
 MAX_BODY = 1000
 HOST = b"Host: hub.example.com\r\n"

@@ -9,12 +9,12 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from mercure_hub.protocol.issuer import Issuer, RemoteKeys
+from mercure_hub.protocol.keys import ASYMMETRIC
+from mercure_hub.server import jwks
+from mercure_hub.server.fetch import Fetched, FetchError
+from mercure_hub.server.jwks import KeySource, KeySources
 
-from hub.protocol.issuer import Issuer, RemoteKeys
-from hub.protocol.keys import ASYMMETRIC
-from hub.server import jwks
-from hub.server.fetch import Fetched, FetchError
-from hub.server.jwks import KeySource, KeySources
 from tests.hub.key_server import jwk, key_set, new_key
 
 DAY = 86400.0
@@ -60,7 +60,7 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    logging.getLogger("hub").propagate = True
+    logging.getLogger("mercure_hub").propagate = True
     subject = World()
     yield subject
     subject.source.close()
@@ -84,7 +84,7 @@ def test_they_are_renewed_before_they_end(world: World) -> None:
 
 
 def test_the_same_keys_are_no_news(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "hub.keys"):
+    with caplog.at_level(logging.INFO, "mercure_hub.keys"):
         for number in range(5):
             assert world.tick(1000 + 800 * number) == number + 1
     assert world.trusted == [["old"]]
@@ -95,7 +95,7 @@ def test_a_server_that_is_down(world: World, caplog: pytest.LogCaptureFixture) -
     world.tick(1000)
     world.answer = FetchError("Connection refused")
     attempts = []
-    with caplog.at_level(logging.INFO, "hub.keys"):
+    with caplog.at_level(logging.INFO, "mercure_hub.keys"):
         for second in range(1800, 3600):
             before = world.fetches
             if world.tick(second) > before:
@@ -117,7 +117,7 @@ def test_stale_keys_go_on_for_a_day(world: World, caplog: pytest.LogCaptureFixtu
     for second in range(1800, int(2000 + DAY), 100):
         world.tick(second)
     assert world.trusted == [["old"]]
-    with caplog.at_level(logging.ERROR, "hub.keys"):
+    with caplog.at_level(logging.ERROR, "mercure_hub.keys"):
         world.tick(2000 + DAY)
     assert world.trusted == [["old"], []]
     assert "could not be renewed for too long" in caplog.text
@@ -164,7 +164,7 @@ def test_an_answer_that_is_of_no_use(
     world: World, caplog: pytest.LogCaptureFixture, answer: Any, said: str
 ) -> None:
     world.answer = answer
-    with caplog.at_level(logging.INFO, "hub.keys"):
+    with caplog.at_level(logging.INFO, "mercure_hub.keys"):
         assert world.tick(1000) == 1
         assert world.tick(1010) == 2
     assert world.trusted == []
@@ -181,7 +181,7 @@ def test_an_answer_that_is_of_no_use(
 def test_an_issuer_may_withdraw_its_keys(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.tick(1000)
     world.answer = []
-    with caplog.at_level(logging.INFO, "hub.keys"):
+    with caplog.at_level(logging.INFO, "mercure_hub.keys"):
         world.tick(1800)
     assert world.trusted == [["old"], []]
     assert "none of them can be used" in caplog.text
@@ -190,7 +190,7 @@ def test_an_issuer_may_withdraw_its_keys(world: World, caplog: pytest.LogCapture
 def test_keys_that_are_refused_are_named(world: World, caplog: pytest.LogCaptureFixture) -> None:
     private = jwk(new_key(), "leaked\nline")
     world.answer = [private, OLD, {"kty": "oct", "k": "AA"}]
-    with caplog.at_level(logging.WARNING, "hub.keys"):
+    with caplog.at_level(logging.WARNING, "mercure_hub.keys"):
         world.tick()
     assert world.trusted == [["old"]]
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from hub.server import logs
-from hub.server.access_log import AccessLog, redact
-from hub.server.http import Message
+from mercure_hub.server import logs
+from mercure_hub.server.access_log import AccessLog, redact
+from mercure_hub.server.http import Message
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJtZXJjdXJlIjp7fX0.c2lnbmF0dXJl"
 OPAQUE = "s3cr3t-opaque~value%2B=="
@@ -108,7 +107,7 @@ def test_no_target_takes_long(target: str) -> None:
 @pytest.fixture
 def restored() -> Iterator[None]:
     """The logger ``hub`` is as before after the test."""
-    logger = logging.getLogger("hub")
+    logger = logging.getLogger("mercure_hub")
     before = logger.handlers[:], logger.level, logger.propagate
     logger.handlers[:] = []
     yield
@@ -139,7 +138,7 @@ class TestLines:
         assert first | {"time": ""} == {
             "time": "",
             "level": "info",
-            "logger": "hub.access",
+            "logger": "mercure_hub.access",
             "message": '192.0.2.1 "POST /hub?jwt=[redacted]" 401 1.2 ms',
             "peer": "192.0.2.1",
             "method": "POST",
@@ -156,7 +155,7 @@ class TestLines:
         try:
             raise RuntimeError('broken "\n"')
         except RuntimeError:
-            logging.getLogger("hub.server").exception("failed %s", "here")
+            logging.getLogger("mercure_hub.server").exception("failed %s", "here")
         (line,) = path.read_text().splitlines()
         assert json.loads(line)["message"] == "failed here"
         assert "RuntimeError" in json.loads(line)["exception"]
@@ -164,8 +163,8 @@ class TestLines:
     def test_the_level_holds(self, path: Path) -> None:
         logs.configure("warning", "text", str(path))
         assert not AccessLog().is_on
-        logging.getLogger("hub.server").info("no")
-        logging.getLogger("hub.server").warning("yes")
+        logging.getLogger("mercure_hub.server").info("no")
+        logging.getLogger("mercure_hub.server").warning("yes")
         assert path.read_text().endswith("WARNING yes\n")
 
     def test_other_loggers_are_left_alone(self, path: Path) -> None:
@@ -177,7 +176,7 @@ class TestLines:
         path.write_text("before\n")
         logs.configure("info", "text", str(path))
         logs.configure("info", "text", str(path))
-        logging.getLogger("hub").info("after")
+        logging.getLogger("mercure_hub").info("after")
         first, second = path.read_text().splitlines()
         assert first == "before"
         assert second.endswith("after")
@@ -188,5 +187,5 @@ class TestLines:
 
     def test_standard_error(self, restored: None, capsys: pytest.CaptureFixture[str]) -> None:
         logs.configure("info", "text", "")
-        logging.getLogger("hub").info("here")
+        logging.getLogger("mercure_hub").info("here")
         assert capsys.readouterr().err.endswith("here\n")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-
-from hub.server.open_requests import _EACH, OpenRequests
+from mercure_hub.server.open_requests import _EACH, OpenRequests
 
 
 class Ended(list[str]):
@@ -95,7 +94,7 @@ def test_room_is_made_when_there_is_no_descriptor(waiting: OpenRequests[str], en
 def test_the_log_tells_it_once_a_minute(
     waiting: OpenRequests[str], ended: Ended, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.WARNING, "hub.server")
+    caplog.set_level(logging.WARNING, "mercure_hub.server")
     for number in range(600):
         waiting.begin(str(number))
         ended.now += 0.25

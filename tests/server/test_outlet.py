@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from hub.server.channel import Timeout
-from hub.server.outlet import Outlet
+from mercure_hub.server.channel import Timeout
+from mercure_hub.server.outlet import Outlet
 
 PATIENCE = 5.0
 DATA = memoryview(b"x" * 100)

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from hub.server import logs
-from hub.server.rotation import Rotation, RotationRule
+from mercure_hub.server import logs
+from mercure_hub.server.rotation import Rotation, RotationRule
 
 NOON = time.mktime((2026, 11, 24, 12, 30, 0, 0, 0, -1))
 HOUR = 3600.0
@@ -20,7 +19,7 @@ HOUR = 3600.0
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Path]:
     """A file that the hub logs to."""
-    logger = logging.getLogger("hub")
+    logger = logging.getLogger("mercure_hub")
     before = logger.handlers[:], logger.level, logger.propagate
     logger.handlers[:] = []
     path = tmp_path / "hub.log"
@@ -32,7 +31,7 @@ def log(tmp_path: Path) -> Iterator[Path]:
 
 
 def write(words: str) -> None:
-    logging.getLogger("hub.server").info("%s", words)
+    logging.getLogger("mercure_hub.server").info("%s", words)
 
 
 def last_words(path: Path) -> list[str]:
@@ -105,7 +104,7 @@ def test_none_is_kept(log: Path) -> None:
 def test_each_file_has_a_time_of_its_own(tmp_path: Path, log: Path) -> None:
     access = tmp_path / "access.log"
     logs.configure("info", "text", str(log), str(access))
-    logging.getLogger("hub.access").info("request")
+    logging.getLogger("mercure_hub.access").info("request")
     write("event")
     assert last_words(access) == ["request"]
     assert last_words(log) == ["event"]
@@ -117,11 +116,11 @@ def test_each_file_has_a_time_of_its_own(tmp_path: Path, log: Path) -> None:
 def test_requests_are_written_whatever_the_level(tmp_path: Path, log: Path) -> None:
     access = tmp_path / "access.log"
     logs.configure("error", "text", str(log), str(access))
-    assert logging.getLogger("hub.access").isEnabledFor(logging.INFO)
-    logging.getLogger("hub.access").info("request")
+    assert logging.getLogger("mercure_hub.access").isEnabledFor(logging.INFO)
+    logging.getLogger("mercure_hub.access").info("request")
     assert last_words(access) == ["request"]
     logs.configure("error", "text", str(log))
-    assert not logging.getLogger("hub.access").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("mercure_hub.access").isEnabledFor(logging.INFO)
 
 
 def test_what_cannot_be_renamed_is_told_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

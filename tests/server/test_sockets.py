@@ -13,9 +13,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mercure_hub.config.settings import SettingError, Settings, load_settings
+from mercure_hub.server.sockets import HANDED_OVER, listening_sockets, notify, url_of
 
-from hub.server.sockets import HANDED_OVER, listening_sockets, notify, url_of
-from hub.settings import SettingError, Settings, load_settings
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 pytestmark = pytest.mark.minutes
@@ -144,7 +144,7 @@ import os, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.environ["LISTEN_FDS"] = "1"
-os.execv(sys.executable, [sys.executable, "-m", "hub"])
+os.execv(sys.executable, [sys.executable, "-m", "mercure_hub"])
 """
 
 

@@ -18,13 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mercure_hub.config.settings import load_settings
+from mercure_hub.protocol.errors import StorageError
+from mercure_hub.server import workers as parent
 
-from hub.protocol.errors import StorageError
-from hub.server import workers as parent
-from hub.settings import load_settings
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
-from tests.transport.log import until as until_true
-from tests.transport.log import waiting_for_locks
+from tests.storage.log import until as until_true
+from tests.storage.log import waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
@@ -79,7 +79,7 @@ class Workers(RunningHub):
 
 @contextmanager
 def workers(folder: Path, count: int = 2, port: int = 0, **variables: str) -> Iterator[Workers]:
-    """Start ``python -m hub`` with some workers."""
+    """Start ``python -m mercure_hub`` with some workers."""
     log = folder / "hub.log"
     log.write_text("", encoding="utf-8")  # a second hub here begins anew
     environment = process_environment(
@@ -93,7 +93,10 @@ def workers(folder: Path, count: int = 2, port: int = 0, **variables: str) -> It
         },
     )
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "hub"], env=environment, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "error", "-m", "mercure_hub"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as child:
         hub = Workers(0, child, log)
         try:
@@ -333,7 +336,7 @@ def test_a_signal_ends_streams_and_processes(folder: Path, number: signal.Signal
 def refusal(folder: Path, **variables: str) -> str:
     """What a hub says that cannot start, in words."""
     run = subprocess.run(
-        [sys.executable, "-m", "hub"],
+        [sys.executable, "-m", "mercure_hub"],
         env=process_environment(folder, **variables),
         capture_output=True,
         text=True,

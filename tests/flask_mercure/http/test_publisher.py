@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
+from mercure_hub.protocol.update import PublicationLimits, from_form
 from urllib3.exceptions import InsecureRequestWarning
 
 from flask_mercure import (
@@ -35,7 +36,6 @@ from flask_mercure import (
     TokenError,
 )
 from flask_mercure.extension import state_of
-from hub.protocol.update import PublicationLimits, from_form
 from tests.flask_mercure.fake_hub import (
     PATH,
     SECRET,

@@ -17,7 +17,7 @@ from flask_mercure.reading.subscriber import Gap
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, Silent, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
-from tests.transport.log import beside
+from tests.storage.log import beside
 
 pytestmark = pytest.mark.minutes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 
-from hub.protocol.event_stream import Parser
+from mercure_hub.protocol.event_stream import Parser
+
 from tests.foreign.clients.given import LIMIT, children, follow, url
 
 

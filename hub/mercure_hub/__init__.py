@@ -1,0 +1,24 @@
+"""The Mercure hub: streams updates to browsers over Server-Sent Events.
+
+The packages, from the inside out:
+
+* ``protocol`` - the rules of the Mercure protocol, as values and functions;
+* ``storage`` - the durable history of updates;
+* ``fanout`` - the connected subscribers and the engine that writes to them;
+* ``metrics`` - counters that all workers share, and their page for Prometheus;
+* ``config`` - the settings: one table, and the code that reads them;
+* ``broker`` - publish, replay and dispatch: where storage and fan-out meet;
+* ``endpoints`` - one module for each resource served over HTTP;
+* ``server`` - sockets, HTTP, TLS, logs, worker processes;
+* ``tools`` - commands beside the hub: history, installation, conversion.
+"""
+
+__version__ = "0.1.0"
+
+PACKAGES = (
+    *("gevent", "sqlalchemy", "geventwebsocket", "prometheus_client", "httptools", "urlpattern", "re2"),
+)
+"""What the extra ``hub`` brings, as modules, but for backports.zstd, which the hub can do without."""
+
+INSTALL = "in a clone of flask-mercure: pip install '.[{}]'"
+"""How an extra is installed. Not by name: until it is ours on the package index, anybody can take it."""

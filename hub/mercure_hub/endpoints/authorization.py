@@ -1,0 +1,137 @@
+"""Who is asking: from a request to a grant."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from mercure_hub.endpoints.request import Request
+from mercure_hub.protocol import credentials, origins
+from mercure_hub.protocol.access_token import Protocol, Role, TokenVerifier
+from mercure_hub.protocol.credentials import Credential
+from mercure_hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing, shown
+from mercure_hub.protocol.grant import ANONYMOUS, Grant
+from mercure_hub.protocol.sections import Section
+
+_log = logging.getLogger("mercure_hub.authorization")
+
+
+@dataclass(frozen=True, slots=True)
+class Gatekeeper:
+    """Decides what the sender of a request may do.
+
+    :param verifier: checks tokens.
+    :param clock: seconds since the epoch.
+    :param protocol: generations of the protocol that are spoken.
+    :param cookie_name: cookie with a token of protocol 1.0.
+    :param anonymous: admit subscribers without a token.
+    :param publish_origins: other origins whose pages may publish with a cookie.
+    :param authorization_servers: issuers of tokens that clients are told of.
+    :param renew: has an issuer's keys fetched and waits for it; true when they are other ones then.
+    """
+
+    verifier: TokenVerifier
+    clock: Callable[[], float]
+    protocol: Protocol
+    cookie_name: str
+    anonymous: bool
+    publish_origins: Collection[str]
+    authorization_servers: tuple[str, ...] = ()
+    renew: Callable[[str], bool] = lambda _: False
+
+    def subscriber(self, request: Request) -> Grant:
+        """The grant of a subscriber.
+
+        :raises AuthorizationError: the token is refused, or there is none and one is needed.
+        """
+        credential = self.credential(request)
+        if credential is None:
+            if self.anonymous:
+                return ANONYMOUS
+            raise self.missing(request, "MERCURE_ANONYMOUS is off")
+        return self.grant(credential, "subscribe", request)
+
+    def publisher(self, request: Request) -> Grant:
+        """The grant of a publisher.
+
+        :raises AuthorizationError: the token is missing or refused, or a cookie came from elsewhere.
+        """
+        credential = self.credential(request)
+        if credential is None:
+            raise self.missing(request)
+        if credential.source == "cookie":
+            origins.check_publication(
+                request.header("origin"),
+                request.header("referer"),
+                request.identity.origin,
+                self.publish_origins,
+            )
+        return self.grant(credential, "publish", request)
+
+    def check_again(self, grant: Grant) -> None:
+        """See whether the key of a subscriber's token is still trusted, after others had their turn.
+
+        A reload of the keys ends the streams that it finds, and this one has not begun.
+
+        :raises TokenInvalid: it is not.
+        """
+        if grant.key is not None and not self.verifier.trusts(grant.key, "subscribe"):
+            raise TokenInvalid("its key was taken away while the request waited", Section.SIGNATURE)
+
+    def credential(self, request: Request) -> Credential | None:
+        """The token that a request presents.
+
+        :raises TokenMalformed: it has one that cannot be read.
+        """
+        authorization = request.header("authorization")
+        cookie = request.header("cookie")
+        old = self.protocol != "1.0"
+        return credentials.find(
+            () if authorization is None else authorization.split(", "),  # as the fields were joined
+            {} if cookie is None else credentials.parse_cookies(cookie),
+            request.query if old else [],
+            cookie_names=self._cookie_names,
+            from_query=old,
+        )
+
+    @property
+    def _cookie_names(self) -> tuple[str, ...]:
+        return (self.cookie_name,) if self.protocol == "1.0" else (self.cookie_name, credentials.OLD_COOKIE)
+
+    def missing(self, request: Request, why: str = "") -> TokenMissing:
+        """The error for a request without a token. For the log it tells of one that stands elsewhere.
+
+        :param why: a token is needed.
+        """
+        cause = f"no token, and {why}" if why else "no token"
+        cookies = credentials.parse_cookies(request.header("cookie") or "")
+        if cookies:
+            names = " or ".join(dict.fromkeys(map(repr, self._cookie_names)))
+            cause += f"; cookies came, but none that has a value and the name {names} (MERCURE_COOKIE_NAME)"
+            other = next((name for name, value in cookies.items() if self.verifier.read(value)), None)
+            if other is not None:
+                cause += f": {shown(other)} holds what looks like a token"
+        if self.protocol == "1.0" and any(name == credentials.OLD_PARAMETER for name, _ in request.query):
+            cause += "; a token in the URL is of protocol 0.x (MERCURE_PROTOCOL)"
+        return TokenMissing(cause)
+
+    def grant(self, credential: Credential, role: Role, request: Request) -> Grant:
+        """What a token allows.
+
+        :param role: what it is presented for.
+        :raises TokenInvalid: it is refused.
+        """
+        token, resource = credential.token, request.identity.url
+        try:
+            grant = self.verifier.verify(token, role, resource, self.clock())
+        except KeyUnknown as error:
+            if not self.renew(error.issuer):
+                raise
+            grant = self.verifier.verify(token, role, resource, self.clock())
+        if credential.source == "query" and not grant.is_old:
+            raise TokenInvalid(
+                "a token of protocol 1.0 came in the URL; send it in a header or a cookie",
+                Section.TOKEN_IN_URL,
+            )
+        return grant

@@ -1,0 +1,46 @@
+"""What endpoints share: the broker, the gatekeeper, and the settings that shape answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from mercure_hub.broker.broker import Broker
+from mercure_hub.endpoints.authorization import Gatekeeper
+from mercure_hub.endpoints.debugger.pages import Pages
+from mercure_hub.protocol.access_token import Protocol
+from mercure_hub.protocol.update import PublicationLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub as its endpoints see it.
+
+    :param broker: publishes and subscribes.
+    :param gatekeeper: decides who may.
+    :param protocol: generations of the protocol that are spoken.
+    :param subscriptions: serve the subscription API.
+    :param cors_origins: origins whose pages may read answers.
+    :param lifetime: seconds after which a stream ends, 0 = never.
+    :param max_heavy_patterns: that may be in use when a subscriber comes with another one, 0 = no limit.
+    :param limits: of a publication.
+    :param compression: compress streams for those who ask for it.
+    :param websocket: serve subscribers over WebSockets too.
+    :param metrics: serve them on the address of the hub.
+    :param note_figures: notes the gauges of this process.
+    :param debugger: the debugger's page, if there is one.
+    """
+
+    broker: Broker
+    gatekeeper: Gatekeeper
+    protocol: Protocol
+    subscriptions: bool
+    cors_origins: Collection[str]
+    lifetime: float
+    max_heavy_patterns: int
+    limits: PublicationLimits
+    compression: bool
+    websocket: bool
+    metrics: bool
+    note_figures: Callable[[], None]
+    debugger: Pages | None = None

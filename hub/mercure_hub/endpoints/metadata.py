@@ -1,0 +1,27 @@
+"""Protected resource metadata: what a client needs to know to get a token (RFC 9728)."""
+
+from __future__ import annotations
+
+from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.request import Request
+from mercure_hub.protocol import answer, batch
+from mercure_hub.protocol.answer import Answer
+from mercure_hub.protocol.authorization_details import DETAIL_TYPE
+from mercure_hub.protocol.matchers import SUPPORTED
+
+
+def metadata(hub: Hub, request: Request) -> Answer:
+    """The metadata document (spec, Protected Resource Metadata)."""
+    document: dict[str, object] = {
+        "resource": request.identity.url,
+        "authorization_details_types_supported": [DETAIL_TYPE],
+        "bearer_methods_supported": ["header"],
+        "mercure_cookie": hub.gatekeeper.cookie_name,
+        "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
+    }
+    document[batch.METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
+    if hub.gatekeeper.authorization_servers:
+        document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
+    if hub.subscriptions:
+        document["mercure_subscriptions"] = True
+    return answer.to_json(document)

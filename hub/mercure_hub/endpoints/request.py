@@ -1,0 +1,88 @@
+"""An HTTP request as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mercure_hub.protocol import form
+from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest, UnsupportedMedia
+from mercure_hub.protocol.identity import Identity
+
+_FORM = "application/x-www-form-urlencoded"
+_MAX_FIELDS = 1000
+_OF_PROXIES = frozenset(
+    (
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "x-request-start",
+    )
+)
+_BEGINNINGS_OF_PROXIES = ("x-forwarded-", "x-original-", "x-envoy-", "x-amzn-", "cf-", "fastly-")
+
+
+@dataclass(slots=True)
+class Request:
+    """A complete HTTP request.
+
+    :param method: in upper case.
+    :param path: raw path, percent-encoding untouched.
+    :param query_string: without ``?``.
+    :param headers: by lower-case name; repeated fields are joined with a comma.
+    :param body: the decoded content.
+    :param peer: the client's address, behind trusted proxies.
+    :param identity: the hub's public URL for this client.
+    :param may_switch: the connection could be used for another protocol from here on.
+    """
+
+    method: str
+    path: str
+    query_string: bytes
+    headers: Mapping[str, str]
+    body: bytes
+    peer: str
+    identity: Identity
+    may_switch: bool = False
+    _query: form.Pairs | None = field(default=None, init=False)
+
+    def header(self, name: str) -> str | None:
+        """A header field by its lower-case name."""
+        return self.headers.get(name)
+
+    @property
+    def came_through_a_proxy(self) -> bool:
+        """Whether a field is there that only proxies add, so that the sender may be anybody."""
+        return any(name in _OF_PROXIES or name.startswith(_BEGINNINGS_OF_PROXIES) for name in self.headers)
+
+    @property
+    def media_type(self) -> str:
+        """What the body is, in lower case and without parameters; empty if nothing says it."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    @property
+    def query(self) -> form.Pairs:
+        """The parameters of the query component.
+
+        :raises InvalidRequest: one of them is not UTF-8.
+        """
+        if self._query is None:
+            self._query = form.parse(self.query_string)
+        return self._query
+
+
+def form_of(request: Request, beyond: type[InvalidRequest] = ContentTooLarge) -> form.Pairs:
+    """The fields of a form in the body.
+
+    :param beyond: what is raised for too many fields.
+    :raises InvalidRequest: the body is something else, has too many fields, or is not UTF-8.
+    """
+    media = request.media_type
+    if media != _FORM:
+        raise UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
+    if request.body.count(b"&") > _MAX_FIELDS:
+        raise beyond(f"More than {_MAX_FIELDS} fields in one request.")
+    return form.parse(request.body)

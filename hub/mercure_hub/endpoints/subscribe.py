@@ -1,0 +1,111 @@
+"""``GET`` and ``QUERY`` on the hub's URL: subscribe (spec, Subscription and Reconciliation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mercure_hub.broker.broker import Start
+from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.request import Request, form_of
+from mercure_hub.endpoints.websocket import handshake
+from mercure_hub.fanout.quota import Place
+from mercure_hub.protocol import cursor
+from mercure_hub.protocol.answer import Headers
+from mercure_hub.protocol.content_coding import prefers
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.matchers import Allowance, Matcher
+from mercure_hub.protocol.subscription import check_shown, matchers_from
+
+_HEADERS: Headers = [
+    ("Content-Type", "text/event-stream"),
+    # No store keeps a stream, no proxy may transform it, nginx must not buffer it.
+    ("Cache-Control", "private, no-cache, no-store, must-revalidate, max-age=0, no-transform"),
+    ("Pragma", "no-cache"),
+    ("Expires", "0"),
+    ("X-Accel-Buffering", "no"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An accepted subscription.
+
+    :param matchers: what the subscriber listens to.
+    :param grant: what its token allows.
+    :param start: where it begins.
+    :param headers: of the response.
+    :param lifetime: seconds until the connection has to end; infinite if never.
+    :param ends_with_token: that is because of the token.
+    :param is_compressed: the stream is made of Zstandard frames.
+    :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
+    :param place: counts the connection until a subscriber does.
+    """
+
+    matchers: tuple[Matcher, ...]
+    grant: Grant
+    start: Start
+    headers: Headers
+    lifetime: float
+    ends_with_token: bool
+    is_compressed: bool
+    accept: str | None
+    place: Place
+
+
+def subscribe(hub: Hub, request: Request) -> Stream:
+    """Check a subscription request, and have the connection counted.
+
+    :raises MercureError: see the table of errors.
+    """
+    request, accept = handshake(hub, request)
+    current, old = hub.protocol != "0.x", hub.protocol != "1.0"
+    grant = hub.gatekeeper.subscriber(request)
+    parameters = request.query
+    if request.method == "QUERY":
+        # 400 for more matchers than the hub takes (spec, Subscription), whatever the number.
+        parameters = [*parameters, *form_of(request, InvalidRequest)]
+    most = hub.max_heavy_patterns
+    allowance = Allowance(most, grant.subject or request.peer) if most else None
+    matchers = matchers_from(parameters, request.identity, current=current, old=old, allowance=allowance)
+    if hub.subscriptions:
+        check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
+    # The query component comes first, so its cursor wins over the body's.
+    wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
+    events = request.identity.subscriptions_path
+    takes_events = grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers)
+    place = hub.broker.quota.enter(request.peer, grant.fingerprint)
+    try:
+        start = hub.broker.locate(wanted, matchers, takes_events=takes_events)
+        hub.gatekeeper.check_again(grant)
+    except BaseException:
+        place.release()
+        raise
+    headers = list(_HEADERS) if accept is None else [("Sec-WebSocket-Accept", accept)]
+    if start.last_event_id is not None:
+        value = start.last_event_id.encode().decode("latin-1")
+        headers.append(("Mercure-Last-Event-ID", value))
+        if old:
+            headers.append(("Last-Event-ID", value))
+    is_compressed = accept is None and hub.compression and prefers("zstd", request.header("accept-encoding"))
+    if is_compressed:
+        headers.append(("Content-Encoding", "zstd"))
+    if accept is None and hub.compression:
+        headers.append(("Vary", "Accept-Encoding"))
+    lifetime = _lifetime(hub, grant)
+    ends_with_token = lifetime < (hub.lifetime or float("inf"))
+    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept, place)
+
+
+def _event_id(header: str | None) -> str | None:
+    """The field's octets are UTF-8 (HTML standard, 9.2.3), and arrive here as ISO 8859-1."""
+    if header is None:
+        return None
+    return header.encode("latin-1").decode("utf-8", "replace")
+
+
+def _lifetime(hub: Hub, grant: Grant) -> float:
+    lifetime = hub.lifetime or float("inf")
+    if grant.expires_at is not None:
+        lifetime = min(lifetime, grant.expires_at - hub.gatekeeper.clock())
+    return lifetime

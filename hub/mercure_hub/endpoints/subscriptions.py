@@ -1,0 +1,86 @@
+"""The subscription API: who is connected (spec, Subscription API)."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from urllib.parse import quote, unquote_to_bytes
+
+from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.request import Request
+from mercure_hub.protocol import answer
+from mercure_hub.protocol.answer import Answer
+from mercure_hub.protocol.errors import InsufficientScope, NotFound
+from mercure_hub.protocol.grant import ANONYMOUS
+from mercure_hub.protocol.subscription import old_document, select
+
+
+def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
+    """List subscriptions, or show one, in the shape of the generation that the token is of.
+
+    :param path: the resource as it is known publicly, which is also the topic to be authorized.
+    :returns: a collection, the subscriptions of one matcher, or one subscription.
+    :raises NotFound: the feature is off, or there is no such subscription.
+    """
+    if not hub.subscriptions:
+        raise NotFound("Active subscriptions are off (MERCURE_SUBSCRIPTIONS).")
+    path = _canonical(path)
+    grant = hub.gatekeeper.subscriber(request)
+    if grant is ANONYMOUS:
+        raise hub.gatekeeper.missing(request, "the subscription API needs one")
+    if not grant.subscribe.covers(path):
+        raise InsufficientScope(f"the token does not allow reading {path!r}")
+    cursor = hub.broker.last_event_id
+    selection = select(path, request.identity, old=grant.is_old)
+    if selection is None:
+        raise NotFound("There is no such subscription now.")
+    found = (
+        one.document(request.identity)
+        for one in hub.broker.subscriptions(selection.value)
+        if selection.holds(one)
+    )
+    content_type = "application/ld+json" if grant.is_old else "application/json"
+    if selection.is_single:
+        document = next(found, None)
+        if document is None:
+            raise NotFound("There is no such subscription now.")
+        if grant.is_old:
+            document = old_document(document, cursor)
+        response = answer.to_json(document, content_type)
+    else:
+        document = selection.collection()
+        if grant.is_old:
+            document = old_document(document, cursor)
+        response = answer.to_json_list(document, "subscriptions", map(answer.encoded, found), content_type)
+    return _conditional(_with_cursor(response, request, cursor, old=grant.is_old), request)
+
+
+def _canonical(path: str) -> str:
+    """Percent-encode each segment as subscription event topics do, so that one spelling is compared."""
+    return "/".join(quote(unquote_to_bytes(segment), safe="") for segment in path.split("/"))
+
+
+def _with_cursor(response: Answer, request: Request, cursor: str, *, old: bool) -> Answer:
+    """Add the reconciliation cursor, from which subscription events continue this document."""
+    link = f'<{request.identity.url}>; rel="mercure"'
+    if not old:
+        # As it is, for it is sent back as it is: a quoted string of UTF-8 octets (RFC 9110 section 5.6.4).
+        shown = cursor.replace("\\", "\\\\").replace('"', '\\"').encode().decode("latin-1")
+        link += f'; last-event-id="{shown}"; type="mercure"; content-type="application/json"'
+    response.headers += [("Link", link), ("Cache-Control", "private, must-revalidate")]
+    return response
+
+
+def _conditional(response: Answer, request: Request) -> Answer:
+    """Answer 304 to a client that has this very document (RFC 9110 section 13.1.2)."""
+    digest = blake2b(response.body, digest_size=12)
+    digest.update("".join(value for _, value in response.headers).encode())
+    tag = f'"{digest.hexdigest()}"'
+    response.headers.append(("ETag", tag))
+    wanted = request.header("if-none-match")
+    if wanted is None:
+        return response
+    known = {one.strip().removeprefix("W/") for one in wanted.split(",")}
+    if "*" in known or tag in known:
+        headers = [field for field in response.headers if field[0] != "Content-Type"]
+        return Answer(304, b"", headers)
+    return response

@@ -1,0 +1,126 @@
+"""What is counted: one table, from which the shared memory and the page for Prometheus are made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mercure_hub.protocol.sections import REFUSALS
+
+OTHER = "other"
+
+
+class Kind(StrEnum):
+    """Whether a figure only grows."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One row of the table; each worker has its own figures.
+
+    :param name: without the ``_total`` of counters.
+    :param kind: see there. The figures of a gauge begin anew with the process, the others go on.
+    :param text: what it says.
+    :param label: that divides it, or empty.
+    :param values: of the label: a closed set, so that nobody from outside can make it grow.
+    :param buckets: upper bounds of a histogram.
+    """
+
+    name: str
+    kind: Kind
+    text: str
+    label: str = ""
+    values: tuple[str, ...] = ("",)
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """How many numbers it needs: of a histogram one for each bucket, one beyond, and the sum."""
+        return len(self.buckets) + 2 if self.kind is Kind.HISTOGRAM else len(self.values)
+
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_STATUSES = (
+    *("101", "200", "204", "304", "400", "401", "403", "404", "405", "408", "413", "415", "421", "426"),
+    *("429", "431", "500", "503", OTHER),
+)
+
+CONNECTED = Family(
+    "mercure_subscribers_connected",
+    Kind.GAUGE,
+    "Subscribers that are connected.",
+    "transport",
+    ("sse", "websocket"),
+)
+SUBSCRIBERS = Family(
+    "mercure_subscribers",
+    Kind.COUNTER,
+    "Subscriptions that were accepted.",
+    "transport",
+    ("sse", "websocket"),
+)
+ENDED = Family(
+    "mercure_subscribers_ended",
+    Kind.COUNTER,
+    "Subscriptions that ended, by reason: the client left; it was too slow; its time or its token was "
+    "over; the hub stopped; another hub took over; an update could not be sent; the key of its token was "
+    "taken away; the client sent what it must not.",
+    "reason",
+    ("client", "slow", "time", "stop", "handover", "incomplete", "key", "violation", OTHER),
+)
+UPDATES = Family("mercure_updates", Kind.COUNTER, "Updates that were published here and are durable.")
+FAILED = Family("mercure_updates_failed", Kind.COUNTER, "Updates that could not be stored.")
+DELIVERIES = Family("mercure_deliveries", Kind.COUNTER, "Updates given to a subscriber's connection.")
+PUBLISH = Family(
+    "mercure_publish_seconds",
+    Kind.HISTOGRAM,
+    "Time from the request of a publisher to the commit.",
+    buckets=_SECONDS,
+)
+DELIVERY = Family(
+    "mercure_delivery_seconds",
+    Kind.HISTOGRAM,
+    "Time from the commit of an update to the end of its fan-out.",
+    buckets=_SECONDS,
+)
+QUEUE = Family(
+    "mercure_queue_updates",
+    Kind.GAUGE,
+    "Updates that wait to be committed, or to be dispatched.",
+    "waiting_for",
+    ("commit", "dispatch"),
+)
+REFUSED = Family(
+    "mercure_tokens_refused",
+    Kind.COUNTER,
+    "Requests refused for their token or the want of one.",
+    "cause",
+    (*REFUSALS, OTHER),
+)
+ANSWERS = Family("mercure_http_answers", Kind.COUNTER, "Answers of HTTP.", "status", _STATUSES)
+CPU = Family("mercure_process_cpu_seconds", Kind.COUNTER, "Processor time.")
+STARTS = Family("mercure_process_starts", Kind.COUNTER, "Starts of the process.")
+MEMORY = Family("mercure_process_resident_memory_bytes", Kind.GAUGE, "Memory that the process has.")
+DESCRIPTORS = Family("mercure_process_open_fds", Kind.GAUGE, "Open descriptors.")
+MOST_DESCRIPTORS = Family("mercure_process_max_fds", Kind.GAUGE, "Descriptors that the process may have.")
+SEEN = Family(
+    "mercure_process_seen_timestamp_seconds",
+    Kind.GAUGE,
+    "When the process wrote its gauges last; it does so each second, unless it hangs.",
+)
+
+CATALOGUE: Sequence[Family] = (
+    *(CONNECTED, SUBSCRIBERS, ENDED, UPDATES, FAILED, DELIVERIES, PUBLISH, DELIVERY, QUEUE, REFUSED, ANSWERS),
+    *(CPU, STARTS, MEMORY, DESCRIPTORS, MOST_DESCRIPTORS, SEEN),
+)
+
+STORAGE_WORKS = "mercure_storage_works"
+HISTORY_UPDATES = "mercure_history_updates"
+HISTORY_OCTETS = "mercure_history_bytes"
+INFO = "mercure_hub_info"

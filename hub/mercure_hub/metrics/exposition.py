@@ -1,0 +1,95 @@
+"""The page for Prometheus, made by its own library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from mercure_hub.metrics.catalogue import (
+    CATALOGUE,
+    HISTORY_OCTETS,
+    HISTORY_UPDATES,
+    INFO,
+    STORAGE_WORKS,
+    Family,
+    Kind,
+)
+from mercure_hub.metrics.tally import Board
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What there is to say of the log, once for all workers.
+
+    :param works: it can be used now.
+    :param updates: in the history; ``None`` when that cannot be told.
+    :param octets: that the database takes; ``None`` when that cannot be told.
+    """
+
+    works: bool
+    updates: int | None = None
+    octets: int | None = None
+
+
+def page(board: Board, storage: Storage, version: str) -> bytes:
+    """The figures of all workers.
+
+    :param version: of the hub.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(board, storage, version))
+    return generate_latest(registry)
+
+
+class _Figures(Collector):
+    def __init__(self, board: Board, storage: Storage, version: str) -> None:
+        self._board = board
+        self._storage = storage
+        self._version = version
+
+    def describe(self) -> list[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for family in CATALOGUE:
+            yield _of_all(family, self._board)
+        storage = self._storage
+        works = float(storage.works)
+        yield GaugeMetricFamily(STORAGE_WORKS, "1 when updates can be stored and read.", works)
+        if storage.updates is not None:
+            yield GaugeMetricFamily(HISTORY_UPDATES, "Updates in the history.", storage.updates)
+        if storage.octets is not None:
+            yield GaugeMetricFamily(HISTORY_OCTETS, "Size of the database.", storage.octets)
+        name = INFO.removesuffix("_info")
+        yield InfoMetricFamily(name, "The hub.", value={"version": self._version})
+
+
+def _of_all(family: Family, board: Board) -> Metric:
+    labels = ["worker", family.label] if family.label else ["worker"]
+    metric: CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
+    if family.kind is Kind.HISTOGRAM:
+        metric = HistogramMetricFamily(family.name, family.text, labels=labels)
+        bounds = [*map(str, family.buckets), "+Inf"]
+        for worker in range(board.workers):
+            *counts, total = board.figures(family, worker)
+            metric.add_metric([str(worker)], list(zip(bounds, accumulate(counts), strict=True)), total)
+        return metric
+    kind = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
+    metric = kind(family.name, family.text, labels=labels)
+    for worker in range(board.workers):
+        for value, number in zip(family.values, board.figures(family, worker), strict=True):
+            metric.add_metric([str(worker), value][: len(labels)], number)
+    return metric

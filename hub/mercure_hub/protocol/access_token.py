@@ -1,0 +1,260 @@
+"""Validation of access tokens, of both generations of the protocol (spec, Authorization).
+
+A token that has the type ``at+jwt`` or an ``authorization_details`` claim gets the whole validation
+of the spec; no setting weakens it. Any other token is read as one of 0.x, where that is enabled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, Literal
+
+from mercure_hub.protocol.authorization_details import grant_of, old_grant_of
+from mercure_hub.protocol.errors import TokenInvalid, shown
+from mercure_hub.protocol.explanation import Unverified
+from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.issuer import Issuer, Role
+from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.signature import decoded
+
+__all__ = ["TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
+
+Protocol = Literal["both", "1.0", "0.x"]
+
+TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
+
+_MAX_LENGTH = 16384
+_MAX_TIME = 2**53
+_MAX_SUBJECT = 255
+_Verified = tuple[Grant, float, str, Key]  # with nbf, the issuer's identifier and the key that signed
+_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
+
+
+class TokenVerifier:
+    """Checks tokens against the trusted keys, and remembers those it has checked.
+
+    :param issuers: who is trusted. A 0.x token names none: it is verified with the keys of the first
+        one, or of the only one that has the key of its ``kid``; with an ``iss`` where there are several, with
+        those of that issuer.
+    :param protocol: which generations of tokens are accepted.
+    :param remembered: how many verified tokens to remember.
+    :param knows_its_url: the hub's URL is configured, not derived from the request: then a 0.x token with an
+        ``aud`` has to be for it (RFC 7519 section 4.1.3).
+    """
+
+    def __init__(
+        self,
+        issuers: Sequence[Issuer],
+        protocol: Protocol = "both",
+        remembered: int = 1024,
+        *,
+        knows_its_url: bool = False,
+    ) -> None:
+        self._issuers = {issuer.identifier: issuer for issuer in issuers}
+        self._first = issuers[0].identifier
+        self._protocol = protocol
+        self._knows_its_url = knows_its_url
+        self._remembered = remembered
+        self._verified: OrderedDict[tuple[bytes, Role, str], _Verified] = OrderedDict()
+
+    def verify(self, token: str, role: Role, resource: str, now: float) -> Grant:
+        """Validate a token.
+
+        :param token: compact serialization, as the client presented it.
+        :param role: what the endpoint does, which chooses the key.
+        :param resource: the hub's resource identifier, to be found in ``aud``.
+        :param now: seconds since the epoch.
+        :raises TokenInvalid: with the precise cause, for the log; ``KeyUnknown`` when it is worth to
+            ask the issuer for its keys and to try again.
+        """
+        fingerprint = blake2b(token.encode("utf-8", "replace"), digest_size=16).digest()
+        memo = fingerprint, role, resource
+        known = self._verified.get(memo)
+        if known is not None:
+            grant, not_before, _, _ = known
+            _check_time(grant.expires_at, not_before, now)
+            self._verified.move_to_end(memo)
+            return grant
+        verified = self._verified[memo] = self._validate(token, role, resource, now, fingerprint)
+        if len(self._verified) > self._remembered:
+            self._verified.popitem(last=False)
+        return verified[0]
+
+    def read(self, token: str) -> Unverified | None:
+        """What a token says, verified or not; ``None`` when it cannot be read."""
+        try:
+            return Unverified(*_unverified(token)) if len(token) <= _MAX_LENGTH else None
+        except TokenInvalid:
+            return None
+
+    def is_signed(self, token: str) -> bool:
+        """Whether one of the trusted keys has signed a token, whoever's and whatever it says."""
+        read = self.read(token)
+        roles: tuple[Role, ...] = ("publish", "subscribe")
+        return read is not None and any(
+            issuer.has_signed(token, read.header, role) for issuer in self._issuers.values() for role in roles
+        )
+
+    def trusts(self, key: Key, role: Role) -> bool:
+        """Whether a key is one of those that verify tokens now, with all the algorithms that it had."""
+        return any(
+            own.material == key.material and own.kid == key.kid and set(key.algorithms) <= set(own.algorithms)
+            for issuer in self._issuers.values()
+            for own in issuer.keys(role)
+        )
+
+    def trust(self, issuer: Issuer) -> None:
+        """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""
+        self._issuers[issuer.identifier] = issuer
+        for memo, (_, _, identifier, key) in list(self._verified.items()):
+            if identifier == issuer.identifier and key not in issuer.keys(memo[1]):
+                del self._verified[memo]
+
+    def trust_only(self, issuers: Sequence[Issuer]) -> None:
+        """Trust these issuers from now on, and no other.
+
+        :param issuers: as for a new verifier.
+        """
+        self._issuers = {issuer.identifier: issuer for issuer in issuers}
+        self._first = issuers[0].identifier
+        self._verified.clear()
+
+    def _validate(self, token: str, role: Role, resource: str, now: float, fingerprint: bytes) -> _Verified:
+        if len(token) > _MAX_LENGTH:
+            cause = f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}"
+            raise TokenInvalid(cause, Section.TOKEN_MALFORMED)
+        header, claims = _unverified(token)
+        current = _is_access_token(header) or "authorization_details" in claims
+        if current and self._protocol == "0.x":
+            raise TokenInvalid(
+                "this is a token of protocol 1.0 and the hub has MERCURE_PROTOCOL=0.x", Section.GENERATION
+            )
+        if not current and self._protocol == "1.0":
+            raise TokenInvalid(
+                f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r} "
+                "(a 0.x token needs MERCURE_PROTOCOL=both)",
+                Section.GENERATION,
+            )
+        issuer = self._trusted_issuer(claims) if current else self._issuer_of_old(header, claims, role)
+        key = issuer.signer(token, header, role)
+        expires_at = _time(claims, "exp")
+        not_before = _time(claims, "nbf") or 0.0
+        _check_time(expires_at, not_before, now)
+        if not current:
+            if self._knows_its_url and "aud" in claims:
+                _check_audience(claims["aud"], resource)
+            grant = old_grant_of(claims, expires_at, resource, fingerprint, key)
+            return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
+        if not _is_access_token(header):
+            raise TokenInvalid(
+                f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
+            )
+        if expires_at is None:
+            raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
+        _check_audience(claims.get("aud"), resource)
+        details = claims.get("authorization_details", [])
+        grant = grant_of(details, expires_at, resource, fingerprint, key)
+        return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
+
+    def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
+        identifier = claims.get("iss")
+        issuer = self._issuers.get(identifier) if isinstance(identifier, str) else None
+        if issuer is None:
+            trusted = ", ".join(map(repr, self._issuers))
+            raise TokenInvalid(
+                f"iss is {shown(identifier)}; trusted is {trusted} (MERCURE_ISSUER)", Section.ISSUER
+            )
+        return issuer
+
+    def _issuer_of_old(self, header: Mapping[str, Any], claims: Mapping[str, Any], role: Role) -> Issuer:
+        # Applications make these tokens with a JWT library of their own, and write what they like into iss.
+        if "iss" in claims and sum(not issuer.is_hub for issuer in self._issuers.values()) > 1:
+            return self._trusted_issuer(claims)
+        kid = header.get("kid")
+        found = [
+            issuer
+            for issuer in self._issuers.values()
+            if kid is not None and any(key.kid == kid for key in issuer.keys(role))
+        ]
+        return found[0] if len(found) == 1 else self._issuers[self._first]
+
+
+def _of_subject(grant: Grant, claims: Mapping[str, Any], issuer: Issuer) -> Grant:
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not subject:
+        return grant
+    return replace(grant, subject=f"{issuer.identifier} {subject[:_MAX_SUBJECT]}")
+
+
+def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Header and claims, only good for choosing the key and the rules."""
+    found = _COMPACT.fullmatch(token)  # PyJWT allows padding, and older ones any other character
+    if found is None:
+        raise TokenInvalid("this is not a JWT in compact serialization", Section.TOKEN_MALFORMED)
+    return _json_object(found[1], "header"), _json_object(found[2], "payload")
+
+
+def _json_object(segment: str, name: str) -> Mapping[str, Any]:
+    try:
+        value = _JSON.decode(decoded(segment).decode())
+    except (ValueError, RecursionError):
+        raise TokenInvalid(
+            f"the {name} of the token is not JSON that can be read", Section.TOKEN_MALFORMED
+        ) from None
+    if not isinstance(value, dict):
+        raise TokenInvalid(f"the {name} of the token is not a JSON object", Section.TOKEN_MALFORMED)
+    return value
+
+
+def _finite(number: str) -> float:
+    """Refuse ``NaN`` and ``1e999``: a payload that holds one could not leave as JSON."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(number)
+    return value
+
+
+_JSON = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+
+
+def _is_access_token(header: Mapping[str, Any]) -> bool:
+    typ = header.get("typ")
+    return isinstance(typ, str) and typ.lower().removeprefix("application/") == TOKEN_TYPE
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None and name not in claims:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenInvalid(f"{name} is {shown(value)}, not a number", Section.TOKEN_CLAIMS)
+    return float(max(-_MAX_TIME, min(value, _MAX_TIME)))
+
+
+def _check_time(expires_at: float | None, not_before: float, now: float) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise TokenInvalid(f"the token expired {now - expires_at:.0f} s ago", Section.TOKEN_EXPIRED)
+    if not_before > now:
+        raise TokenInvalid(
+            f"the token is not valid before {not_before - now:.0f} s from now; compare the clocks",
+            Section.TOKEN_NOT_YET_VALID,
+        )
+
+
+def _check_audience(audience: object, resource: str) -> None:
+    found = audience if isinstance(audience, list) else [audience]
+    if resource in found:
+        return
+    hint = ""
+    if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
+        hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
+    raise TokenInvalid(
+        f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", Section.AUDIENCE
+    )

@@ -1,0 +1,162 @@
+"""What the claims of a verified token allow, in both generations of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mercure_hub.protocol.errors import InvalidRequest, TokenInvalid, shown
+from mercure_hub.protocol.grant import NOTHING, Grant, Json, Scope
+from mercure_hub.protocol.issuer import Role
+from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
+from mercure_hub.protocol.sections import Section
+
+DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
+
+_OLD_NAMESPACE = "https://mercure.rocks/"
+_MAX_DETAILS = 100
+_MAX_MATCHERS = 1000
+_MAX_DEPTH = 32
+_ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
+
+
+def grant_of(details: object, expires_at: float, resource: str, fingerprint: bytes, key: Key) -> Grant:
+    """Read ``authorization_details``: all of it, or nothing (spec, Authorization Details).
+
+    :param expires_at: seconds since the epoch.
+    :param resource: the hub's resource identifier, base of relative patterns.
+    :param fingerprint: of the token.
+    :param key: that verified it.
+    :raises TokenInvalid: something in it is not valid.
+    """
+    if not isinstance(details, list):
+        raise TokenInvalid("authorization_details is not an array", Section.TOKEN_CLAIMS)
+    if len(details) > _MAX_DETAILS:
+        raise TokenInvalid(
+            f"{len(details)} authorization details; the limit is {_MAX_DETAILS}", Section.TOKEN_CLAIMS
+        )
+    allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
+    payloads: list[tuple[tuple[Matcher, ...], Json]] = []
+    for index, detail in enumerate(details):
+        place = f"authorization_details[{index}]"
+        if not isinstance(detail, dict):
+            raise TokenInvalid(f"{place} is not an object", Section.TOKEN_CLAIMS)
+        if detail.get("type") != DETAIL_TYPE:
+            continue
+        actions = _actions(detail.get("actions"), place)
+        matchers = _topics(detail.get("topics"), place, resource)
+        payload = detail.get("payload")
+        if "payload" in detail and not isinstance(payload, dict):
+            raise TokenInvalid(f"{place}.payload is not an object", Section.TOKEN_CLAIMS)
+        _check_depth(payload, f"{place}.payload")
+        for role in actions:
+            allowed[role].extend(matchers)
+        if "subscribe" in actions:
+            payloads.append((matchers, payload))
+    has_payload = any(payload is not None for _, payload in payloads)
+    return Grant(
+        Scope(allowed["publish"]) if allowed["publish"] else NOTHING,
+        Scope(allowed["subscribe"]) if allowed["subscribe"] else NOTHING,
+        tuple(payloads) if has_payload else (),
+        expires_at,
+        fingerprint=fingerprint,
+        key=key,
+    )
+
+
+def _check_depth(payload: Json, place: str) -> None:
+    """Refuse a payload that is nested so deeply that writing it as JSON could fail."""
+    level: list[Json] = [payload]
+    for _ in range(_MAX_DEPTH):
+        below: list[Json] = []
+        for value in level:
+            if isinstance(value, dict):
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+        if not below:
+            return
+        level = below
+    raise TokenInvalid(f"{place} is nested more than {_MAX_DEPTH} levels deep", Section.TOKEN_CLAIMS)
+
+
+def _actions(value: object, place: str) -> set[Role]:
+    if not isinstance(value, list) or not value:
+        raise TokenInvalid(f"{place}.actions is not an array with at least one action", Section.TOKEN_CLAIMS)
+    if not all(isinstance(action, str) for action in value):
+        raise TokenInvalid(f"{place}.actions holds something that is not a string", Section.TOKEN_CLAIMS)
+    return {_ACTIONS[action] for action in value if action in _ACTIONS}
+
+
+def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
+    if not isinstance(value, list) or not value:
+        raise TokenInvalid(f"{place}.topics is not an array with at least one matcher", Section.TOKEN_CLAIMS)
+    if len(value) > _MAX_MATCHERS:
+        raise TokenInvalid(
+            f"{place}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
+        )
+    matchers: list[Matcher] = []
+    for index, entry in enumerate(value):
+        here = f"{place}.topics[{index}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
+            raise TokenInvalid(f"{here} is not an object with a string match", Section.TOKEN_CLAIMS)
+        match_type = entry.get("match_type", MatcherType.EXACT.value)
+        if not isinstance(match_type, str) or match_type not in SUPPORTED:
+            raise TokenInvalid(
+                f"{here}.match_type is {shown(match_type)}; known are {', '.join(SUPPORTED)}",
+                Section.TOKEN_CLAIMS,
+            )
+        matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
+    return tuple(matchers)
+
+
+def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Matcher:
+    try:
+        return make(type_, value, resource, place)
+    except InvalidRequest as error:
+        raise TokenInvalid(error.detail, Section.TOKEN_CLAIMS) from None
+
+
+def old_grant_of(
+    claims: Mapping[str, Any], expires_at: float | None, resource: str, fingerprint: bytes, key: Key
+) -> Grant:
+    """Read the ``mercure`` claim of 0.x, also under its namespaced name.
+
+    :param expires_at: seconds since the epoch, ``None`` for a token that never expires.
+    :param resource: the hub's resource identifier.
+    :param fingerprint: of the token.
+    :param key: that verified it.
+    :raises TokenInvalid: it is missing, or not valid.
+    """
+    claim = claims.get(_OLD_NAMESPACE)
+    if claim is None:
+        claim = claims.get("mercure")
+    if not isinstance(claim, dict):
+        raise TokenInvalid(
+            "the token has neither authorization_details nor a mercure claim", Section.TOKEN_CLAIMS
+        )
+    payload = claim.get("payload")
+    _check_depth(payload, "mercure.payload")
+    return Grant(
+        _old_scope(claim, "publish", resource),
+        _old_scope(claim, "subscribe", resource),
+        () if payload is None else (((), payload),),
+        expires_at,
+        is_old=True,
+        fingerprint=fingerprint,
+        key=key,
+    )
+
+
+def _old_scope(claim: Mapping[str, Any], role: Role, resource: str) -> Scope:
+    value = claim.get(role)
+    if value is None:
+        value = []
+    if not isinstance(value, list) or not all(isinstance(selector, str) for selector in value):
+        raise TokenInvalid(f"mercure.{role} is not an array of strings", Section.TOKEN_CLAIMS)
+    if len(value) > _MAX_MATCHERS:
+        raise TokenInvalid(
+            f"mercure.{role} has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
+        )
+    return Scope([_matcher(MatcherType.TEMPLATE, one, resource, f"mercure.{role}") for one in value])

@@ -1,0 +1,78 @@
+"""Where in a request the access token is (spec, Presenting the Access Token)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mercure_hub.protocol.errors import TokenMalformed
+from mercure_hub.protocol.form import Pairs
+
+OLD_COOKIE = "mercureAuthorization"
+OLD_PARAMETER = "authorization"
+
+_BEARER = re.compile(r"bearer(?: +(.*))?", re.IGNORECASE | re.DOTALL)
+_B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A token as it was presented.
+
+    :param token: the compact serialization, not yet verified.
+    :param source: how it came; a cookie needs protection against cross-site requests.
+    """
+
+    token: str
+    source: Literal["header", "query", "cookie"]
+
+    def __repr__(self) -> str:
+        return f"Credential(source={self.source!r})"
+
+
+def find(
+    authorization: Sequence[str],
+    cookies: Mapping[str, str],
+    query: Pairs,
+    *,
+    cookie_names: Sequence[str],
+    from_query: bool,
+) -> Credential | None:
+    """Find the token: header before query before cookie.
+
+    :param authorization: values of the ``Authorization`` header fields. A scheme other than
+        ``Bearer`` belongs to somebody else, such as a proxy, and is passed over.
+    :param cookies: of the request.
+    :param query: parameters of the query component.
+    :param cookie_names: names to look for, the first one found is used.
+    :param from_query: accept the ``authorization`` parameter of 0.x.
+    :raises TokenMalformed: the header announces a bearer token that cannot be read.
+    """
+    bearers = [found for found in map(_BEARER.fullmatch, authorization) if found]
+    if len(bearers) > 1:
+        raise TokenMalformed("the request has several bearer tokens")
+    if bearers:
+        token = (bearers[0][1] or "").strip(" \t")
+        if not _B64TOKEN.fullmatch(token):
+            raise TokenMalformed("the Authorization header has no readable token after Bearer")
+        return Credential(token, "header")
+    if from_query:
+        for name, value in query:
+            if name == OLD_PARAMETER and value:
+                return Credential(value, "query")
+    for name in cookie_names:
+        if cookies.get(name):
+            return Credential(cookies[name], "cookie")
+    return None
+
+
+def parse_cookies(header: str) -> dict[str, str]:
+    """Read a ``Cookie`` header (RFC 6265 section 4.2); of a repeated name the first one counts."""
+    cookies: dict[str, str] = {}
+    for part in header.split(";"):
+        name, equals, value = part.partition("=")
+        if equals:
+            cookies.setdefault(name.strip(), value.strip().strip('"'))
+    return cookies

@@ -1,0 +1,235 @@
+"""Every refusal the hub can utter, as one tree.
+
+    MercureError
+    ├── InvalidRequest          400  the request breaks a rule of the protocol
+    │   ├── NotFound            404
+    │   ├── MethodNotAllowed    405
+    │   ├── RequestTimeout      408
+    │   ├── ContentTooLarge     413
+    │   ├── UnsupportedMedia    415
+    │   ├── Misdirected         421  the public URL is not one that this hub serves
+    │   ├── UpgradeRequired     426  a WebSocket handshake that lacks something
+    │   ├── TooManyRequests     429
+    │   └── HeaderTooLarge      431
+    ├── AuthorizationError           what the token does or does not allow
+    │   ├── TokenMissing        401
+    │   ├── TokenInvalid        401  error="invalid_token"
+    │   │   └── KeyUnknown           its issuer may have the key by now
+    │   ├── TokenMalformed      400  error="invalid_request"
+    │   ├── InsufficientScope   403  error="insufficient_scope"
+    │   └── CrossSite           403  a page of another site may not do this
+    ├── StorageError            503
+    │   └── StorageUnusable          only somebody's hand can help, another start cannot
+    └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
+
+``mercure_hub.protocol.answer`` maps each of them to its HTTP answer, and is the only place that does.
+"""
+
+from __future__ import annotations
+
+from mercure_hub.protocol.sections import Section
+
+
+class MercureError(Exception):
+    """Root of everything that this package raises on purpose."""
+
+    section = Section.DEFECT
+
+
+class InvalidRequest(MercureError):
+    """The request breaks a rule of the protocol.
+
+    :param detail: what is wrong and what to do, for the client; never holds a secret.
+    :param field: name of the parameter, form field or header that is wrong.
+    """
+
+    status = 400
+    title = "Bad Request"
+    section = Section.BAD_REQUEST
+
+    def __init__(self, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+
+class NotFound(InvalidRequest):
+    """There is nothing at this path."""
+
+    status = 404
+    title = "Not Found"
+    section = Section.NOT_FOUND
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The resource exists, the method does not apply to it.
+
+    :param allow: value of the ``Allow`` header.
+    """
+
+    status = 405
+    title = "Method Not Allowed"
+    section = Section.METHOD
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+
+class RequestTimeout(InvalidRequest):
+    """The request did not arrive in time."""
+
+    status = 408
+    title = "Request Timeout"
+    section = Section.REQUEST_TIMEOUT
+
+
+class ContentTooLarge(InvalidRequest):
+    """Body, field or number of topics over the limit."""
+
+    status = 413
+    title = "Content Too Large"
+    section = Section.TOO_LARGE
+
+
+class UnsupportedMedia(InvalidRequest):
+    """The body is not ``application/x-www-form-urlencoded``."""
+
+    status = 415
+    title = "Unsupported Media Type"
+    section = Section.MEDIA_TYPE
+
+
+class Misdirected(InvalidRequest):
+    """The request is for a public URL that this hub does not serve."""
+
+    status = 421
+    title = "Misdirected Request"
+    section = Section.MISDIRECTED
+
+
+class UpgradeRequired(InvalidRequest):
+    """A WebSocket handshake in another version, or one that a proxy has cut."""
+
+    status = 426
+    title = "Upgrade Required"
+    section = Section.UPGRADE
+
+
+class TooManyRequests(InvalidRequest):
+    """A limit on connections is reached.
+
+    :param retry_after: seconds after which another attempt makes sense.
+    """
+
+    status = 429
+    title = "Too Many Requests"
+    section = Section.TOO_MANY
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class HeaderTooLarge(InvalidRequest):
+    """Request line and headers are over the limit."""
+
+    status = 431
+    title = "Request Header Fields Too Large"
+    section = Section.HEADER_TOO_LARGE
+
+
+class AuthorizationError(MercureError):
+    """The token is missing, not valid, or does not allow the operation.
+
+    :param cause: the precise reason, for the hub's log. It never holds the token or a key. Only
+        ``InsufficientScope`` and ``CrossSite`` show it to the client (spec, Error Responses).
+    :param explained: section on this cause, for the log; the client is told the one of the class.
+    """
+
+    status = 401
+    code: str | None = None
+    section = Section.TOKEN_REFUSED
+
+    def __init__(self, cause: str, explained: Section | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.explained = explained or self.section
+
+
+class TokenMissing(AuthorizationError):
+    """No access token was presented and the operation requires one."""
+
+    section = Section.TOKEN_MISSING
+
+
+class TokenInvalid(AuthorizationError):
+    """A token was presented and fails validation."""
+
+    code = "invalid_token"
+
+
+class KeyUnknown(TokenInvalid):
+    """No known key has signed the token, but its issuer changes its keys and may have a newer one.
+
+    :param issuer: the identifier of that issuer.
+    """
+
+    def __init__(self, cause: str, issuer: str, explained: Section | None = None) -> None:
+        super().__init__(cause, explained)
+        self.issuer = issuer
+
+
+class TokenMalformed(AuthorizationError):
+    """The token is presented in a way that cannot be read."""
+
+    status = 400
+    code = "invalid_request"
+    section = Section.TOKEN_MALFORMED
+
+
+class InsufficientScope(AuthorizationError):
+    """The token is valid and does not allow this."""
+
+    status = 403
+    code = "insufficient_scope"
+    section = Section.SCOPE
+
+
+class CrossSite(AuthorizationError):
+    """A page of another origin does what only pages of known origins may do."""
+
+    status = 403
+    code = "insufficient_scope"
+    section = Section.CROSS_SITE
+
+
+class StorageError(MercureError):
+    """The log of updates cannot be read or written.
+
+    :param detail: what failed, for the hub's log: it names the database, but no credentials. The client is
+        not told.
+    """
+
+    section = Section.STORAGE
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class StorageUnusable(StorageError):
+    """The log cannot be opened, and another start will not change that: somebody has to act first."""
+
+
+class KeyMaterialError(MercureError):
+    """A configured key cannot be used; the message says why and what to do, never the key."""
+
+
+def shown(value: object) -> str:
+    """What others wrote, for the log: without line ends and not at any length."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = type(value).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."

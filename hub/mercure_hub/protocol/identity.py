@@ -1,0 +1,113 @@
+"""The hub as clients know it: its public URL and everything that follows from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from urlpattern import URLPattern
+
+from mercure_hub.protocol.errors import InvalidRequest
+
+WELL_KNOWN = "/.well-known/mercure"
+_METADATA = "/.well-known/oauth-protected-resource"
+_ANY_URL = URLPattern({})
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The hub's public URL.
+
+    :param url: absolute URL; the resource identifier that tokens name in ``aud``, and the base of
+        relative patterns and topics (spec, Token Validation and URL Pattern).
+
+    ``reserved_bases`` are what topics are resolved against to see whether they are reserved.
+    """
+
+    url: str
+    path: str = field(init=False)
+    origin: str = field(init=False)
+    reserved_bases: tuple[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        object.__setattr__(self, "path", parts.path)
+        object.__setattr__(self, "origin", f"{parts.scheme}://{parts.netloc}")
+        # The authority does not count for what is reserved, and one that comes from the request could be
+        # no host at all: with Host: x:99999 nothing would resolve. So a stand-in takes its place. The scheme
+        # does not count either: https:x is a path for those only who use the hub by https.
+        bases = tuple(f"{scheme}://mercure.invalid{parts.path}" for scheme in ("http", "https"))
+        object.__setattr__(self, "reserved_bases", bases)
+
+    @property
+    def metadata_path(self) -> str:
+        """Path of the protected resource metadata (RFC 9728 section 3.1)."""
+        return _METADATA + ("" if self.path == "/" else self.path)
+
+    @property
+    def metadata_url(self) -> str:
+        """URL of the protected resource metadata."""
+        return self.origin + self.metadata_path
+
+    @property
+    def subscriptions_path(self) -> str:
+        """Path of the subscription API and prefix of subscription event topics."""
+        return self.path.rstrip("/") + "/subscriptions"
+
+
+@lru_cache(maxsize=1024)
+def derived(scheme: str, host: str, path: str = WELL_KNOWN) -> Identity:
+    """The identity that a request implies when no public URL is configured.
+
+    :param scheme: ``http`` or ``https``, as the client used it.
+    :param host: the request's ``Host``, with its port when it is not the default one.
+    :raises InvalidRequest: the host is not one; then nothing could be resolved against the URL.
+    """
+    url = f"{scheme}://{host.lower()}{path}"
+    if not _HOST.fullmatch(host) or not _ANY_URL.test(url):
+        raise InvalidRequest("The Host header is not a host and port.", "Host")
+    return Identity(url)
+
+
+def is_reserved(topic: str, identity: Identity) -> bool:
+    """Tell whether a topic addresses the namespace that only the hub publishes in.
+
+    The topic is resolved against the hub's URL as a browser would; scheme and authority do not
+    count (spec, Publication, ``topic``).
+
+    :param topic: a topic whose characters are valid.
+    :param identity: the hub's public URL.
+    """
+    return any(_is_reserved(topic, base) for base in identity.reserved_bases)
+
+
+@lru_cache(maxsize=2048)
+def _is_reserved(topic: str, base: str) -> bool:
+    path = _resolved_path(topic, base)
+    if path is None:
+        return False
+    return any(path == own or path.startswith(f"{own}/") for own in _own_paths(base))
+
+
+@lru_cache(maxsize=64)
+def _own_paths(base: str) -> tuple[str, ...]:
+    """What is reserved, in the form in which topics are compared. At the root of a host, not all of it."""
+    path = (_resolved_path("", base) or "").rstrip("/")
+    return (path,) if path else ("/", "/subscriptions")
+
+
+def _resolved_path(topic: str, base: str) -> str | None:
+    result = _ANY_URL.exec(topic, base)
+    return None if result is None else _unescape_unreserved(result["pathname"]["input"])
+
+
+# Letters, digits, - . _ ~ (RFC 3986 section 2.3)
+_UNRESERVED = re.compile("%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])")
+
+
+def _unescape_unreserved(path: str) -> str:
+    """Decode the percent-encoded octets that need no encoding (RFC 3986 section 6.2.2.2)."""
+    return _UNRESERVED.sub(lambda found: chr(int(found[1], 16)), path)

@@ -1,0 +1,145 @@
+"""Issuers: whose tokens the hub trusts, and with which keys.
+
+A token is verified with the keys of its own issuer, never with a pool of several (spec, Token
+Validation). Its header only chooses among them, by ``kid`` and ``alg``; a key that it brings along or
+points to (``jwk``, ``jku``, ``x5c``, ``x5u``) is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mercure_hub.protocol import signature
+from mercure_hub.protocol.errors import KeyUnknown, TokenInvalid, shown
+from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.sections import Section
+
+Role = Literal["publish", "subscribe"]
+
+HOLDERS: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
+"""Who has tokens of a role."""
+
+_MAX_TRIED = 16  # keys for one token: each costs a tenth of a millisecond, and junk is free to send
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteKeys:
+    """Keys that an issuer publishes as a JWK set and changes when it likes.
+
+    :param url: where the set is.
+    :param algorithms: what its keys may be used with.
+    :param roles: whose tokens they verify.
+    :param allow_private: the URL may lead to an address that is not on the public internet.
+    """
+
+    url: str
+    algorithms: tuple[str, ...]
+    roles: tuple[Role, ...] = ("publish", "subscribe")
+    allow_private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Somebody whose tokens the hub trusts.
+
+    :param identifier: the ``iss`` of the tokens.
+    :param publish: keys that sign publishers' tokens.
+    :param subscribe: keys that sign subscribers' tokens.
+    :param remote: where more keys come from.
+    :param is_authorization_server: clients are told that they can get tokens there.
+    :param is_hub: the hub itself signs these tokens, for a page of its own.
+    """
+
+    identifier: str
+    publish: tuple[Key, ...]
+    subscribe: tuple[Key, ...]
+    remote: RemoteKeys | None = None
+    is_authorization_server: bool = False
+    is_hub: bool = False
+
+    def keys(self, role: Role) -> tuple[Key, ...]:
+        """The keys of a role."""
+        return self.publish if role == "publish" else self.subscribe
+
+    def with_keys(self, keys: tuple[Key, ...]) -> Issuer:
+        """The same issuer with keys from its JWK set besides its own."""
+        roles = () if self.remote is None else self.remote.roles
+        return replace(
+            self,
+            publish=self.publish + keys if "publish" in roles else self.publish,
+            subscribe=self.subscribe + keys if "subscribe" in roles else self.subscribe,
+        )
+
+    def signer(self, token: str, header: Mapping[str, Any], role: Role) -> Key:
+        """Find the key that signed a token.
+
+        With a ``kid`` that names a key, that key has to be the one. With another ``kid`` it can only be
+        a key that has no name, and without ``kid`` it can be any that fits.
+
+        :param header: of the token, not verified.
+        :raises KeyUnknown: none did, but the issuer may publish a new one.
+        :raises TokenInvalid: none did.
+        """
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if "kid" in header and not isinstance(kid, str):
+            raise TokenInvalid(f"kid is {shown(kid)}, not a string", Section.KEY_UNKNOWN)
+        signature.check_extensions(header)
+        keys = self.keys(role)
+        if not any(algorithm in key.algorithms for key in keys):
+            self._check_algorithm(algorithm, role)
+        named = kid is not None and any(key.kid == kid for key in keys)
+        tried = [key for key in keys if kid is None or key.kid == (kid if named else None)]
+        fitting = [key for key in tried if algorithm in key.algorithms]
+        if len(fitting) > _MAX_TRIED:
+            raise TokenInvalid(
+                f"{len(fitting)} keys of {self.identifier!r} could have signed the token; it needs a kid",
+                Section.KEY_UNKNOWN,
+            )
+        for key in fitting:
+            if signature.fits(token, str(algorithm), key):
+                return key
+        if named:
+            raise TokenInvalid(
+                f"the signature does not match the key {shown(kid)} of {self.identifier!r} "
+                f"with alg {shown(algorithm)}",
+                Section.SIGNATURE,
+            )
+        cause, explained = f"the signature does not match the {HOLDERS[role]} key", Section.SIGNATURE
+        if not keys:
+            explained = Section.KEY_UNKNOWN
+            cause = f"the {HOLDERS[role]} keys of {self.identifier!r} are not fetched yet"
+        elif len(tried) < len(keys):
+            explained = Section.KEY_UNKNOWN
+            names = [key.kid for key in keys if key.kid is not None]
+            cause = f"kid is {shown(kid)}; the {HOLDERS[role]} keys of {self.identifier!r} are {shown(names)}"
+        if self.remote is not None and role in self.remote.roles and algorithm in self.remote.algorithms:
+            raise KeyUnknown(cause, self.identifier, explained)
+        raise TokenInvalid(cause, explained)
+
+    def has_signed(self, token: str, header: Mapping[str, Any], role: Role) -> bool:
+        """Whether one of the keys of a role has signed a token.
+
+        :param header: of the token, not verified.
+        """
+        try:
+            self.signer(token, header, role)
+        except TokenInvalid:
+            return False
+        return True
+
+    def _check_algorithm(self, algorithm: object, role: Role) -> None:
+        allowed = dict.fromkeys(name for key in self.keys(role) for name in key.algorithms)
+        if self.remote is not None and role in self.remote.roles:
+            allowed |= dict.fromkeys(self.remote.algorithms)
+        if not allowed:
+            raise TokenInvalid(
+                f"no {HOLDERS[role]} key is configured for {self.identifier!r}", Section.SIGNATURE
+            )
+        if algorithm not in list(allowed):
+            raise TokenInvalid(
+                f"alg is {shown(algorithm)}; the {HOLDERS[role]} key is used with {', '.join(allowed)} "
+                f"(MERCURE_{HOLDERS[role].upper()}_JWT_ALG)",
+                Section.ALGORITHM,
+            )

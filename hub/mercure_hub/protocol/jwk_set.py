@@ -1,0 +1,186 @@
+"""JWK sets: from JSON to keys, and how long a fetched one is good for (RFC 7517, RFC 7518, RFC 8037).
+
+A set is a list that others keep, so an entry that is of no use here does not spoil the others: what is
+for another purpose is passed over, what is broken or weak is left out and named in ``KeySet.refused``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
+from mercure_hub.protocol.errors import KeyMaterialError, shown
+from mercure_hub.protocol.keys import ALGORITHMS, Key, PublicKey, fitting
+
+MAX_KEYS = 64
+"""Entries in a set."""
+
+_MAX_RSA_BITS = 8192  # what a signature costs to verify grows with the square
+_MAX_EXPONENT = 2**32
+_MAX_KID = 256
+_PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
+_EC: Mapping[str, ec.EllipticCurve] = {
+    "P-256": ec.SECP256R1(),
+    "P-384": ec.SECP384R1(),
+    "P-521": ec.SECP521R1(),
+    "secp256k1": ec.SECP256K1(),
+}
+_OKP: Mapping[str, tuple[int, type[ed25519.Ed25519PublicKey | ed448.Ed448PublicKey]]] = {
+    "Ed25519": (32, ed25519.Ed25519PublicKey),
+    "Ed448": (57, ed448.Ed448PublicKey),
+}
+
+_LEAST, _USUAL, _MOST = 300.0, 3600.0, 86400.0
+_MAX_AGE = re.compile(r'(?:^|,)\s*max-age\s*=\s*"?(\d+)"?\s*(?=,|$)', re.IGNORECASE | re.ASCII)
+_DO_NOT_KEEP = re.compile(r"(?:^|,)\s*no-(?:store|cache)\s*(?=[,=]|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """What a JWK set holds for us.
+
+    :param keys: the public keys and secrets that verify tokens.
+    :param refused: why other entries are left out, each in a line that shows no key material.
+    """
+
+    keys: tuple[Key, ...]
+    refused: tuple[str, ...] = ()
+
+
+class _NotForUs(Exception):
+    """An entry with another purpose, or of a kind that is not known (RFC 7517 section 5)."""
+
+
+def parse(text: bytes, allowed: Sequence[str], *, is_public: bool) -> KeySet:
+    """Read a JWK set.
+
+    Of a private key in a file only the public half is taken, as of a PEM. A set that is served to
+    anybody must hold no secret and no private key: what is published can be used by all, so such
+    an entry is refused.
+
+    :param text: the JSON document.
+    :param allowed: algorithms that its keys may be used with.
+    :param is_public: it comes from a URL.
+    :raises KeyMaterialError: it is not a JWK set.
+    """
+    try:
+        document = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise KeyMaterialError("this is not JSON") from None
+    entries = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        hint = "; put the key in a set" if isinstance(document, dict) and "kty" in document else ""
+        raise KeyMaterialError(f'this is not a JWK set such as {{"keys": [...]}}{hint}')
+    if len(entries) > MAX_KEYS:
+        raise KeyMaterialError(f"the set has {len(entries)} keys; the limit is {MAX_KEYS}")
+    keys: list[Key] = []
+    refused: list[str] = []
+    for index, entry in enumerate(entries):
+        try:
+            keys.append(_key(entry, allowed, is_public=is_public))
+        except _NotForUs:
+            continue
+        except KeyMaterialError as error:
+            kid = entry.get("kid") if isinstance(entry, dict) else None
+            refused.append(f"keys[{index}]{'' if kid is None else f' (kid {shown(kid)})'}: {error}")
+    return KeySet(tuple(keys), tuple(refused))
+
+
+def lifetime(cache_control: str, age: str = "") -> float:
+    """Seconds for which a fetched set is good: what the answer says, between 5 minutes and a day.
+
+    :param cache_control: value of that header field; without ``max-age`` an hour.
+    :param age: value of that header field.
+    """
+    if _DO_NOT_KEEP.search(cache_control):
+        return _LEAST
+    found = [int(digits[:10]) for digits in _MAX_AGE.findall(cache_control)]
+    if not found:
+        return _USUAL
+    passed = int(age[:10]) if age.isascii() and age.isdigit() else 0
+    return min(max(_LEAST, min(found) - passed), _MOST)
+
+
+def _key(entry: object, allowed: Sequence[str], *, is_public: bool) -> Key:
+    if not isinstance(entry, dict):
+        raise KeyMaterialError("this is not an object")
+    kind, kid, algorithm = entry.get("kty"), entry.get("kid"), entry.get("alg")
+    if kind not in ("RSA", "EC", "OKP", "oct") or not _is_for_signatures(entry):
+        raise _NotForUs
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise _NotForUs
+    if kid is not None and not (isinstance(kid, str) and len(kid) <= _MAX_KID):
+        raise KeyMaterialError(f"kid is not a string of at most {_MAX_KID} characters")
+    if is_public and (kind == "oct" or _is_private(entry)):
+        what = "secret" if kind == "oct" else "private key"
+        raise KeyMaterialError(f"this is a {what}, which no URL may serve; everybody can sign with it now")
+    material = _octets(entry, "k") if kind == "oct" else _public_key(kind, entry)
+    fits = fitting(material)
+    if algorithm is not None:
+        if algorithm not in fits:
+            raise KeyMaterialError(f"alg is {shown(algorithm)}, and the key fits {', '.join(fits)}")
+        fits = (algorithm,)
+    names = tuple(name for name in fits if name in allowed)
+    if not names:
+        raise _NotForUs
+    return Key(material, names, kid)
+
+
+def _is_for_signatures(entry: Mapping[str, Any]) -> bool:
+    """Whether ``use``, ``key_ops`` and the curve allow to verify signatures."""
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list):
+        raise KeyMaterialError("key_ops is not an array")
+    wanted = "sign" if _is_private(entry) else "verify"  # of a private key we take the public half
+    return (
+        entry.get("use", "sig") == "sig"
+        and (wanted in operations or "verify" in operations)
+        and entry.get("crv") not in ("X25519", "X448")
+    )
+
+
+def _is_private(entry: Mapping[str, Any]) -> bool:
+    return not _PRIVATE.isdisjoint(entry)
+
+
+def _public_key(kind: str, entry: Mapping[str, Any]) -> PublicKey:
+    try:
+        if kind == "RSA":
+            return _rsa(entry)
+        curve = str(entry.get("crv"))
+        if kind == "EC" and curve in _EC:
+            size = (_EC[curve].key_size + 7) // 8
+            x, y = (int.from_bytes(_octets(entry, name, size)) for name in ("x", "y"))
+            return ec.EllipticCurvePublicNumbers(x, y, _EC[curve]).public_key()
+        if kind == "OKP" and curve in _OKP:
+            size, type_ = _OKP[curve]
+            return type_.from_public_bytes(_octets(entry, "x", size))
+    except (ValueError, TypeError):
+        raise KeyMaterialError("its numbers are not those of a key") from None
+    raise _NotForUs  # a curve that we do not know
+
+
+def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
+    modulus, exponent = (int.from_bytes(_octets(entry, name)) for name in ("n", "e"))
+    if modulus.bit_length() > _MAX_RSA_BITS:
+        raise KeyMaterialError(f"the RSA key has {modulus.bit_length()} bits; the limit is {_MAX_RSA_BITS}")
+    if exponent > _MAX_EXPONENT:
+        raise KeyMaterialError(f"the exponent of the RSA key is over {_MAX_EXPONENT}")
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+
+
+def _octets(entry: Mapping[str, Any], name: str, size: int | None = None) -> bytes:
+    value = entry.get(name)
+    if not isinstance(value, str) or not _BASE64URL.fullmatch(value) or len(value) % 4 == 1:
+        raise KeyMaterialError(f"{name} is missing or not base64url")
+    octets = urlsafe_b64decode(value + "==")
+    if size is not None and len(octets) != size:
+        raise KeyMaterialError(f"{name} has {len(octets)} octets instead of {size}")
+    return octets

@@ -1,0 +1,293 @@
+"""Topic matchers: what a subscriber listens to and what a token allows (spec, Matcher Types)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from functools import lru_cache
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from urlpattern import URLPattern
+
+from mercure_hub.protocol.compact_pattern import CompactPattern, read_pattern
+from mercure_hub.protocol.compact_template import CompactTemplate, read_template
+from mercure_hub.protocol.errors import InvalidRequest, TooManyRequests
+from mercure_hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
+from mercure_hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
+from mercure_hub.protocol.resolution import resolver
+from mercure_hub.protocol.topics import WILDCARD, forbidden_character
+from mercure_hub.protocol.uri_template import Pattern, compile_template
+
+
+class MatcherType(enum.StrEnum):
+    """The matcher types of the spec, and the selector of 0.x."""
+
+    EXACT = "exact"
+    URLPATTERN = "urlpattern"
+    TEMPLATE = "topic"
+    """A 0.x topic selector: equal, or a URI Template that matches."""
+
+
+SUPPORTED = (MatcherType.EXACT, MatcherType.URLPATTERN)
+
+MAX_LENGTH = 2048
+"""Characters of a matcher."""
+
+_AnyPattern = CompactPattern | URLPattern | CompactTemplate | Pattern
+
+_MAX_PATTERN = 512
+_LEAST_SHARE = 10  # patterns with regular expressions that one request may have
+_RETRY_AFTER = 10  # seconds
+_MAX_COST = {MatcherType.URLPATTERN: 4000, MatcherType.TEMPLATE: 2000}  # µs of one pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How many patterns that take much memory may be in use.
+
+    One client alone cannot use up what others need: of the second half, each may take a tenth of all.
+
+    :param most: of all clients.
+    :param client: whoever brings a new one, by subject or address.
+    """
+
+    most: int
+    client: str = ""
+
+    def check(self) -> None:
+        """See whether there may be another one.
+
+        :raises TooManyRequests: there may not.
+        """
+        if len(_heavy) >= min(self.most, self._free):
+            _recent_heavy.cache_clear()
+        if len(_heavy) >= self.most:
+            what = f"The hub holds {len(_heavy)}"
+        elif len(_heavy) >= self._free and self._own >= self._share:
+            what = f"The hub holds {len(_heavy)}, and {self._own} of them for you:"
+        else:
+            return
+        raise TooManyRequests(
+            f"{what} URL Patterns with regular expressions or rare syntax and URI Templates with operators "
+            "(MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and wildcards, or with plain "
+            "variables.",
+            _RETRY_AFTER,
+        )
+
+    @property
+    def _free(self) -> int:
+        return self.most // 2
+
+    @property
+    def _share(self) -> int:
+        return max(self.most // 10, _LEAST_SHARE)
+
+    @property
+    def _own(self) -> int:
+        return sum(client == self.client for client in _heavy.values())
+
+
+class Matcher:
+    """One topic matcher. Equal patterns that are in use are one object, compiled once and shared.
+
+    :param type: how ``value`` is read.
+    :param value: the matcher as the client wrote it.
+
+    ``exact`` is the one topic that it matches, when that is all it can match. ``place`` is what the topics of
+    a pattern begin with.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_last",
+        "_pattern",
+        "_resolver",
+        "exact",
+        "is_wildcard",
+        "place",
+        "type",
+        "value",
+    )
+
+    def __init__(
+        self,
+        type_: MatcherType,
+        value: str,
+        base: str,
+        pattern: _AnyPattern | None,
+    ) -> None:
+        self.type = type_
+        self.value = value
+        self.is_wildcard = value == WILDCARD
+        self.exact = value if pattern is None and not self.is_wildcard else None
+        self._resolver = resolver(base)
+        self._pattern = pattern
+        self._last: tuple[str | None, bool] = (None, False)
+        self.place = NOWHERE
+        if isinstance(pattern, CompactPattern | URLPattern):
+            self.place = of_url_pattern(pattern, base)
+        elif pattern is not None:
+            self.place = of_template(value)
+
+    def __repr__(self) -> str:
+        return f"Matcher({self.type}, {self.value!r})"
+
+    def matches(self, topic: str) -> bool:
+        """Tell whether the matcher selects a topic."""
+        if self.is_wildcard or topic == self.exact:
+            return True
+        if self._pattern is None:
+            return False
+        # One update is tried for thousands of tokens and subscribers that share their patterns.
+        last = self._last
+        if last[0] is not topic:
+            last = self._last = (topic, self._evaluate(self._pattern, topic))
+        return last[1]
+
+    def _evaluate(self, pattern: _AnyPattern, topic: str) -> bool:
+        if isinstance(pattern, CompactPattern):
+            url = self._resolver.resolve(topic)
+            return url is not None and pattern.matches(url)
+        if isinstance(pattern, URLPattern):
+            return bool(pattern.test(topic, self._resolver.base))
+        if isinstance(pattern, CompactTemplate):
+            return pattern.matches(topic) or topic == self.value
+        return topic == self.value or pattern.fullmatch(topic) is not None
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the matcher is a URL Pattern with regular expressions, which are dear to compile."""
+        return isinstance(self._pattern, URLPattern) and self._pattern.hasRegExpGroups
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether the matcher takes many times the memory of the usual ones."""
+        return _is_heavy(self._pattern)
+
+    def reaches(self, path: str) -> bool:
+        """Whether the matcher may select a topic that begins with a path of the hub.
+
+        It says no only if that is certain.
+        """
+        if self.exact is not None:
+            return self.exact.startswith(path)
+        _, foreign, prefix = self.place
+        return not foreign and (path.startswith(prefix) or prefix.startswith(path))
+
+    def selects(self, other: Matcher) -> bool:
+        """Tell whether this matcher, of a token, covers a subscription's own matcher (spec, Payloads)."""
+        return self is other or self.matches(other.value)
+
+
+def make(
+    type_: MatcherType,
+    value: str,
+    base: str,
+    field: str | None = None,
+    allowance: Allowance | None = None,
+) -> Matcher:
+    """Make a matcher, or take the equal one that is in use.
+
+    :param type_: matcher type.
+    :param value: exact topic, URL Pattern, URI Template, or ``*``.
+    :param base: the hub's public URL, against which patterns and topics are resolved.
+    :param field: name of the parameter, for the error.
+    :param allowance: of patterns in use that take much memory; ``None``: there is no limit.
+    :raises TooManyRequests: this would be one more than that.
+    :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
+    """
+    field = field or str(type_)
+    if len(value) > MAX_LENGTH:
+        raise InvalidRequest(f"The {field} has {len(value)} characters; the limit is {MAX_LENGTH}.", field)
+    found = forbidden_character(value)
+    if found:
+        raise InvalidRequest(f"The {field} holds the control or format character {found}.", field)
+    if not _is_pattern(type_, value):
+        return _plain(type_, value)
+    if type_ is MatcherType.URLPATTERN and len(value) > _MAX_PATTERN:
+        raise InvalidRequest(
+            f"The {field} has {len(value)} characters; the limit for a URL Pattern is {_MAX_PATTERN}.", field
+        )
+    if cost(type_, value) > _MAX_COST[type_]:
+        raise InvalidRequest(
+            f"The {field} is too costly to compile: too many variables, wildcards or counted repetitions "
+            "(write + or * instead of a count), or flags such as (?i).",
+            field,
+        )
+    try:
+        return _compiled(type_, value, base, allowance)
+    except ValueError:
+        raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
+
+
+@lru_cache(maxsize=256)  # a request asks for the sum first, and then for each
+def cost(type_: MatcherType, value: str) -> int:
+    """Estimate the microseconds that it takes to make a matcher.
+
+    Matching is linear, construction is not free: what is dear must be refused for less than it costs.
+    """
+    if not _is_pattern(type_, value):
+        return 0
+    if type_ is MatcherType.URLPATTERN:
+        return url_pattern_cost(value[:_MAX_PATTERN])  # more of it is refused anyway
+    return uri_template_cost(value[:MAX_LENGTH])
+
+
+def _is_pattern(type_: MatcherType, value: str) -> bool:
+    if type_ is MatcherType.TEMPLATE:
+        return "{" in value
+    return type_ is MatcherType.URLPATTERN and value != WILDCARD
+
+
+def _is_heavy(pattern: _AnyPattern | None) -> bool:
+    if isinstance(pattern, CompactPattern):
+        return pattern.is_expression
+    return pattern is not None and not isinstance(pattern, CompactTemplate)
+
+
+_in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueDictionary()
+_heavy: WeakKeyDictionary[Matcher, str] = WeakKeyDictionary()  # with the clients that brought them
+
+
+def _compiled(type_: MatcherType, value: str, base: str, allowance: Allowance | None) -> Matcher:
+    matcher = _in_use.get((type_, value, base))
+    if matcher is None:
+        pattern: _AnyPattern | None
+        if type_ is MatcherType.TEMPLATE:
+            pattern = read_template(value) or compile_template(value)
+            if allowance is not None and _is_heavy(pattern):
+                allowance.check()
+        else:
+            pattern = read_pattern(value, base)
+            if allowance is not None and (pattern is None or _is_heavy(pattern)):
+                allowance.check()
+            if pattern is None:
+                pattern = _url_pattern(value, base)
+        matcher = _in_use[type_, value, base] = Matcher(type_, value, base, pattern)
+        if matcher.is_heavy:
+            _heavy[matcher] = "" if allowance is None else allowance.client
+    return _recent_heavy(matcher) if matcher.is_heavy else _recent(matcher)
+
+
+@lru_cache(maxsize=512)
+def _recent(matcher: Matcher) -> Matcher:
+    """Keep the matcher for a while if nobody uses it."""
+    return matcher
+
+
+# The library's pattern takes 70 KiB, a dear one several hundred: few that nobody uses are kept.
+@lru_cache(maxsize=64)
+def _recent_heavy(matcher: Matcher) -> Matcher:
+    return matcher
+
+
+def _url_pattern(value: str, base: str) -> URLPattern:
+    try:
+        return URLPattern(value)
+    except ValueError:  # relative, or not well-formed; a base would bend urn\:uuid\:* to a path of the hub
+        return URLPattern(value, base)
+
+
+@lru_cache(maxsize=2048)
+def _plain(type_: MatcherType, value: str) -> Matcher:
+    return Matcher(type_, value, "", None)

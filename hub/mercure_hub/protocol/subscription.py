@@ -1,0 +1,272 @@
+"""Subscriptions: what a request asks for, and how others see it (spec, Active Subscriptions)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from mercure_hub.protocol.answer import to_json
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.form import Pairs
+from mercure_hub.protocol.grant import Json
+from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.matchers import SUPPORTED, Allowance, Matcher, MatcherType, cost, make
+from mercure_hub.protocol.update import HUB_EVENT_TYPE, Update, new_id
+
+_PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}
+_OLD_PARAMETER = "topic"
+_OLD_CONTEXT = "https://mercure.rocks/"
+
+MAX_MATCHERS = 100
+"""Matchers in one request."""
+
+MAX_SHOWN = 512
+"""Characters of a matcher where subscriptions are shown to others: each is repeated in events and lists."""
+
+MAX_EVENTS = 256 << 10
+"""Bytes of the events that tell of the beginning of one subscriber's subscriptions, and of their end."""
+
+_MAX_WITH_GROUPS = 10
+_MAX_COST = 50_000  # µs to compile the patterns of one request
+
+
+def matchers_from(
+    parameters: Pairs,
+    identity: Identity,
+    *,
+    current: bool,
+    old: bool,
+    allowance: Allowance | None = None,
+) -> tuple[Matcher, ...]:
+    """The matchers that a subscription request names.
+
+    :param parameters: names and values of query and body together.
+    :param identity: the hub, base of relative patterns.
+    :param current: accept ``match`` and its kin.
+    :param old: accept ``topic`` of 0.x.
+    :param allowance: of patterns in use that take much memory; ``None``: there is no limit.
+    :returns: the distinct matchers in order.
+    :raises TooManyRequests: there would be one more than that.
+    :raises InvalidRequest: none, too many, an unknown ``match*`` name, or a value that is not valid.
+    """
+    found: dict[Matcher, None] = {}
+    spent = with_groups = 0
+    for name, value in parameters:
+        type_ = _PARAMETERS.get(name) if current else None
+        if type_ is None and current and name[:5].lower() == "match":
+            known = ", ".join(_PARAMETERS)
+            raise InvalidRequest(
+                f"The parameter {name[:100]!r} is not a matcher type; known are {known}.", name[:100]
+            )
+        if type_ is None and old and name == _OLD_PARAMETER:
+            type_ = MatcherType.TEMPLATE
+        if type_ is None:
+            continue
+        spent += cost(type_, value)
+        if spent > _MAX_COST:
+            raise InvalidRequest("The patterns of this request are too costly to compile together.", name)
+        matcher = make(type_, value, identity.url, name, allowance)
+        if matcher not in found:
+            found[matcher] = None
+            with_groups += matcher.has_groups
+        if len(found) > MAX_MATCHERS:
+            raise InvalidRequest(f"More than {MAX_MATCHERS} matchers in one request.", name)
+        if with_groups > _MAX_WITH_GROUPS:
+            raise InvalidRequest(
+                f"More than {_MAX_WITH_GROUPS} URL Patterns with regular expressions in one request.", name
+            )
+    if not found:
+        _refuse_other_generation(parameters, current=current, old=old)
+        names = [*(_PARAMETERS if current else ()), *((_OLD_PARAMETER,) if old else ())]
+        raise InvalidRequest(f"Name at least one topic, with {' or '.join(names)}.", names[0])
+    return tuple(found)
+
+
+def _refuse_other_generation(parameters: Pairs, *, current: bool, old: bool) -> None:
+    """:raises InvalidRequest: all that the request names is named as in the generation that is off."""
+    if not old and any(name == _OLD_PARAMETER for name, _ in parameters):
+        raise InvalidRequest(
+            "This hub speaks protocol 1.0 only (MERCURE_PROTOCOL), and topic is of 0.x. Send match=TOPIC, or "
+            "match_urlpattern=PATTERN in place of a URI Template.",
+            _OLD_PARAMETER,
+        )
+    sent = next((name for name, _ in parameters if name in _PARAMETERS), None)
+    if not current and sent is not None:
+        raise InvalidRequest(
+            f"This hub speaks protocol 0.x only (MERCURE_PROTOCOL), and {sent} is of 1.0. Send topic=TOPIC, "
+            "or a URI Template there in place of a URL Pattern.",
+            sent,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """One matcher of one connected subscriber.
+
+    :param matcher: what it listens to.
+    :param subscriber: the hub's identifier of the connection.
+    :param payload: from the subscriber's token.
+    """
+
+    matcher: Matcher
+    subscriber: str
+    payload: Json = None
+
+    @property
+    def is_old(self) -> bool:
+        """Whether it was made with ``topic`` of 0.x, and shows itself in the shape of 0.x."""
+        return self.matcher.type is MatcherType.TEMPLATE
+
+    @property
+    def segments(self) -> list[str]:
+        """What its path is made of, below that of all subscriptions; not encoded."""
+        matcher = self.matcher
+        return [*(() if self.is_old else (matcher.type.value,)), matcher.value, self.subscriber]
+
+    def path(self, identity: Identity) -> str:
+        """Path of this subscription, and topic of its events."""
+        return "/".join([identity.subscriptions_path, *(quote(part, safe="") for part in self.segments)])
+
+    def document(self, identity: Identity, *, active: bool = True) -> dict[str, Json]:
+        """The JSON document of the subscription API and the subscription events."""
+        document: dict[str, Json] = {"id": self.path(identity)}
+        if self.is_old:
+            document |= {"type": "Subscription", "topic": self.matcher.value}
+        else:
+            document |= {"type": "subscription", "match_type": self.matcher.type, "match": self.matcher.value}
+        document |= {"subscriber": self.subscriber, "active": active}
+        if self.payload is not None:
+            document["payload"] = self.payload
+        return document
+
+    def event(self, identity: Identity, *, active: bool) -> Update:
+        """The private update that tells of a new or an ended subscription."""
+        document = self.document(identity, active=active)
+        if self.is_old:
+            document = {"@context": _OLD_CONTEXT, **document}
+        return Update(
+            topics=(self.path(identity),),
+            data=to_json(document).body.decode(),
+            id=new_id(),
+            private=True,
+            type=None if self.is_old else HUB_EVENT_TYPE,
+        )
+
+    def size(self, identity: Identity) -> int:
+        """Bytes of an event, give or take a few."""
+        return len(self.event(identity, active=False).data.encode()) + len(self.path(identity))
+
+    def record(self, identity: Identity) -> str:
+        """What another process has to know of the subscription, as JSON; ``restored`` reads it."""
+        matcher = self.matcher
+        return json.dumps([identity.url, matcher.type, matcher.value, self.subscriber, self.payload])
+
+
+def of_subscriber(
+    matchers: Iterable[Matcher], subscriber: str, payload_for: Callable[[Matcher], Json]
+) -> Iterator[Subscription]:
+    """One for each matcher of a subscriber.
+
+    :param subscriber: the hub's identifier of the connection.
+    :param payload_for: the payload that others see with a matcher.
+    """
+    for matcher in matchers:
+        yield Subscription(matcher, subscriber, payload_for(matcher))
+
+
+def check_shown(
+    matchers: Sequence[Matcher], subscriber: str, payload_for: Callable[[Matcher], Json], identity: Identity
+) -> None:
+    """Refuse subscriptions of which the hub would have to tell others more than is fair.
+
+    What is admitted is told in full: without the event of its end it would be shown for ever.
+
+    :raises InvalidRequest: a matcher is too long, or the events of all are too large.
+    """
+    for matcher in matchers:
+        if len(matcher.value) > MAX_SHOWN:
+            raise InvalidRequest(
+                f"A matcher has {len(matcher.value)} characters; the limit of a hub with active "
+                f"subscriptions is {MAX_SHOWN}."
+            )
+    total = sum(one.size(identity) for one in of_subscriber(matchers, subscriber, payload_for))
+    if total > MAX_EVENTS:
+        raise InvalidRequest(
+            f"The events that tell of these {len(matchers)} subscriptions have {total} bytes; the limit is "
+            f"{MAX_EVENTS}. Send fewer or shorter matchers, or a token whose payload is smaller."
+        )
+
+
+def restored(record: str) -> tuple[Subscription, Identity]:
+    """A subscription of another process, to be shown or to be ended, and the hub as its subscriber knows it.
+
+    :param record: of ``Subscription.record``.
+    """
+    url, type_, value, subscriber, payload = json.loads(record)
+    matcher = Matcher(MatcherType(type_), value, url, None)  # never matched here, so never compiled
+    return Subscription(matcher, subscriber, payload), Identity(url)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The subscriptions that a path of the subscription API stands for.
+
+    :param path: as it was asked for.
+    :param is_old: those of 0.x; each generation lists the subscriptions of its own matchers.
+    :param match_type: only with this one; ``None``: with any.
+    :param value: only with this matcher; ``None``: with any.
+    :param subscriber: only of this one; ``None``: of any.
+    """
+
+    path: str
+    is_old: bool
+    match_type: str | None = None
+    value: str | None = None
+    subscriber: str | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the path is that of one subscription."""
+        return self.subscriber is not None
+
+    def holds(self, one: Subscription) -> bool:
+        """Tell whether a subscription is among them."""
+        return (
+            self.value in (None, one.matcher.value)
+            and one.is_old is self.is_old
+            and self.match_type in (None, one.matcher.type.value)
+            and self.subscriber in (None, one.subscriber)
+        )
+
+    def collection(self) -> dict[str, Json]:
+        """What the document of a collection has besides the subscriptions (spec, Subscription API)."""
+        return {"id": self.path, "type": "Subscriptions" if self.is_old else "subscriptions"}
+
+
+def select(path: str, identity: Identity, *, old: bool) -> Selection | None:
+    """Read a path of the subscription API (spec, Subscription API).
+
+    :param path: percent-encoded as subscription event topics are.
+    :param old: answer as 0.x does, whose paths have no type.
+    :returns: ``None`` if there can be nothing.
+    """
+    base = identity.subscriptions_path
+    if path != base and not path.startswith(f"{base}/"):
+        return None
+    # Decoded before they are compared: encodeURIComponent leaves * and its like, quote does not.
+    wanted = [unquote(part) for part in path.removeprefix(base).split("/")[1:]]
+    if not wanted:
+        return Selection(path, old)
+    type_ = None
+    if not old:
+        type_, *wanted = wanted
+    if len(wanted) not in (1, 2):
+        return None
+    return Selection(path, old, type_, wanted[0], wanted[1] if len(wanted) == 2 else None)
+
+
+def old_document(document: dict[str, Json], cursor: str) -> dict[str, Json]:
+    """A document of the subscription API with what 0.x adds to it: a context and the cursor."""
+    return {"@context": _OLD_CONTEXT, **document, "lastEventID": cursor}

@@ -1,0 +1,286 @@
+"""HTTP/1.1: from octets to requests, and from answers to octets.
+
+The parser is llhttp (through httptools), with all its leniencies off: what two parsers could read in
+two ways is refused, so that no request can be smuggled past a proxy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+
+import httptools
+
+from mercure_hub.protocol.answer import Answer, Headers
+from mercure_hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
+
+_MAX_HEAD = 64 << 10
+_MAX_FIELDS = 200
+_BETWEEN = 8 << 10  # bytes of heads that are read at once: each may be three hundred requests
+_OF_CONTENT = 64 << 10
+_MAX_SILENCE = 64 << 10  # octets of one header field or chunk extension, which the parser keeps to itself
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what is above may be an octet of UTF-8
+_ONCE = frozenset({"host", "content-type", "content-length", "origin"})
+
+
+@dataclass(slots=True)
+class Message:
+    """A request as it was on the wire.
+
+    :param method: in upper case.
+    :param target: raw request target.
+    :param headers: by lower-case name; octets as ISO 8859-1.
+    :param body: the content, without its framing.
+    :param keep_alive: the client will go on using the connection.
+    :param takes_chunks: the client speaks HTTP/1.1.
+    :param is_followed: it asks for another protocol, and more came before that was agreed on.
+    """
+
+    method: str = ""
+    target: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    keep_alive: bool = True
+    takes_chunks: bool = True
+    is_followed: bool = field(default=False, compare=False)
+
+
+class RequestReader:
+    """Reads requests from what a connection receives.
+
+    :param max_body: octets of content that are accepted.
+
+    ``ready`` holds the complete requests. ``expects_continue`` is true while a client waits for
+    ``100 Continue``. ``started`` tells whether a request has begun and is not complete.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        self.ready: deque[Message] = deque()
+        self.expects_continue = False
+        self.started = False
+        self._max_body = max_body
+        self._parser = httptools.HttpRequestParser(self)
+        self._error: InvalidRequest | None = None
+        self._message = Message()
+        self._in_head = False
+        self._without_upgrade: Message | None = None
+        self._head = 0
+        self._fields = 0
+        self._body = bytearray()  # one object, for a client may send it in thousands of pieces
+        self._silent = 0
+
+    @property
+    def appetite(self) -> int:
+        """How many bytes to feed it at most: a little while requests begin, more while content arrives."""
+        return _OF_CONTENT if self.started and not self._in_head else _BETWEEN
+
+    def feed(self, octets: bytes) -> None:
+        """Take what was received.
+
+        :raises InvalidRequest: it is not HTTP, or over a limit; the connection has to be closed. Requests
+            that were complete before come first: with some in ``ready``, the next call raises.
+        """
+        self._silent += len(octets)
+        if self._error is None:
+            try:
+                self._parser.feed_data(octets)
+            except httptools.HttpParserUpgrade as pause:
+                self._pass_over_upgrade(octets[pause.args[0] :])
+            except httptools.HttpParserError as error:
+                self._fail(InvalidRequest(f"This is not HTTP/1.1: {error}."))
+        if self._silent > _MAX_SILENCE:
+            self._fail(HeaderTooLarge(f"A header field is over {_MAX_SILENCE} octets."))
+        if self._error is not None and not self.ready:
+            raise self._error
+
+    def _pass_over_upgrade(self, rest: bytes) -> None:
+        """Read a request as if it did not ask for another protocol (RFC 9110 section 7.8).
+
+        The parser leaves the content of such a request to the other protocol. But clients that hope
+        for HTTP/2 (curl, Java) send it right away, in the way the fields say: a second parser reads it.
+        """
+        if self._error is not None:
+            return
+        message = self.ready[-1]
+        message.keep_alive = False  # what comes after the content is not read
+        framing = ["Connection: close\r\n"]
+        framing += [
+            f"{name}: {message.headers[name]}\r\n"
+            for name in ("content-length", "transfer-encoding")
+            if message.headers.get(name, "0") != "0"
+        ]
+        if len(framing) == 1 or message.method == "CONNECT":
+            message.is_followed = bool(rest)
+            return
+        self._without_upgrade = self.ready.pop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(f"{message.method} / HTTP/1.1\r\n{''.join(framing)}\r\n".encode("latin-1"))
+        self.feed(rest)
+
+    def close(self) -> None:
+        """Let go of what has come, and of the parser: it and this reader refer to each other."""
+        self.__dict__.pop("_parser", None)
+        self._body = bytearray()
+        self.ready.clear()
+
+    # Called by the parser. An exception here would be wrapped, so errors are kept for feed().
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._message = self._without_upgrade or Message()
+        self._in_head = self._without_upgrade is None
+        self._head = self._fields = self._silent = 0
+        self._body = bytearray()
+        self.started = True
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request target."""
+        if self._in_head:
+            self._message.target += url
+        self._silent = 0
+        self._head += len(url)
+        if self._head > _MAX_HEAD:
+            self._fail(_head_too_large())
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field, or a trailer field: those count, and are ignored (RFC 9110 section 6.5.1)."""
+        self._silent = 0
+        self._head += len(name) + len(value)
+        self._fields += 1
+        if self._head > _MAX_HEAD:
+            self._fail(_head_too_large())
+        if self._fields > _MAX_FIELDS:
+            self._fail(HeaderTooLarge(f"More than {_MAX_FIELDS} header fields."))
+        if not self._in_head:
+            return
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1").rstrip(" \t")
+        headers = self._message.headers
+        if key not in headers:
+            headers[key] = text
+        elif key in _ONCE:
+            self._fail(InvalidRequest(f"The header field {key} is there twice.", key))
+        else:
+            headers[key] += ("; " if key == "cookie" else ", ") + text
+
+    def on_headers_complete(self) -> None:
+        """The head is complete."""
+        self._in_head = False
+        headers = self._message.headers
+        version = self._parser.get_http_version()
+        self._message.takes_chunks = version == "1.1"
+        if version not in ("1.0", "1.1"):
+            self._fail(InvalidRequest(f"HTTP/{version} is not spoken here; use HTTP/1.1."))
+        if "host" not in headers and version != "1.0":
+            self._fail(InvalidRequest("The Host header is missing.", "Host"))
+        coding = headers.get("transfer-encoding")
+        if coding is not None and (coding.lower() != "chunked" or version == "1.0"):
+            self._fail(
+                InvalidRequest("The only transfer coding is chunked, in HTTP/1.1.", "Transfer-Encoding")
+            )
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length[:20]) > self._max_body:
+            self._fail(_too_large(self._max_body))
+        self.expects_continue = headers.get("expect", "").lower() == "100-continue"
+
+    def on_body(self, octets: bytes) -> None:
+        """A piece of the content."""
+        self._silent = 0
+        if len(self._body) + len(octets) > self._max_body:
+            self._fail(_too_large(self._max_body))
+        else:
+            self._body += octets
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        message = self._message
+        message.method = self._parser.get_method().decode("latin-1")
+        message.body = bytes(self._body)
+        message.keep_alive = self._parser.should_keep_alive()
+        self._body = bytearray()
+        self._silent = 0
+        self.started = self.expects_continue = False
+        if self._error is None:
+            self.ready.append(message)
+
+    def _fail(self, error: InvalidRequest) -> None:
+        if self._error is None:
+            self._error = error
+
+
+def _head_too_large() -> HeaderTooLarge:
+    return HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} octets.")
+
+
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"The body is over {limit} octets (MERCURE_MAX_REQUEST_BODY_SIZE).")
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return f"Date: {formatdate(second, usegmt=True)}\r\n"
+
+
+def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: bool, head_only: bool) -> bytes:
+    """An answer as octets: one piece, to be sent at once.
+
+    :param extra: header fields besides the answer's own.
+    :param now: seconds since the epoch.
+    :param head_only: leave out the body, for HEAD.
+    """
+    has_body = answer.status not in (204, 304)
+    parts = [
+        _status_line(answer.status),
+        _date(int(now)),
+        _lines(tuple(answer.headers)),
+        _lines(tuple(extra)),
+    ]
+    if has_body:
+        parts.append(f"Content-Length: {len(answer.body)}\r\n")
+    if not keep_alive:
+        parts.append("Connection: close\r\n")
+    parts.append("\r\n")
+    octets = "".join(parts).encode("latin-1", "replace")
+    return octets if head_only or not has_body else octets + answer.body
+
+
+def encode_stream_head(
+    headers: Headers, extra: Headers, now: float, *, is_framed: bool, keep_alive: bool = False
+) -> bytes:
+    """The head of an endless response, which ends when the connection does.
+
+    :param is_framed: the body comes in chunks.
+    :param keep_alive: nothing follows the head, as of HEAD, and then another request may come.
+    """
+    lines = [_status_line(200), _date(int(now)), _lines((*headers, *extra))]
+    if is_framed:
+        lines.append("Transfer-Encoding: chunked\r\n")
+    if not keep_alive:
+        lines.append("Connection: close\r\n")
+    return "".join([*lines, "\r\n"]).encode("latin-1", "replace")
+
+
+def encode_switch(headers: Headers, now: float) -> bytes:
+    """The answer that turns a connection into a WebSocket."""
+    lines = [_status_line(101), _date(int(now)), "Upgrade: websocket\r\nConnection: Upgrade\r\n"]
+    lines += [f"{name}: {_one_line(value)}\r\n" for name, value in headers]
+    return "".join([*lines, "\r\n"]).encode("latin-1", "replace")
+
+
+@lru_cache(maxsize=256)  # most answers have the same fields as the one before
+def _lines(headers: tuple[tuple[str, str], ...]) -> str:
+    return "".join([f"{name}: {_one_line(value)}\r\n" for name, value in headers])
+
+
+def _one_line(value: str) -> str:
+    """Values hold ids and URLs that others chose: no line end may get into the head."""
+    return value if value.isprintable() else _CONTROL.sub("", value)

@@ -1,0 +1,175 @@
+"""Accepts connections, and has a few greenlets serve them.
+
+A greenlet of its own for each connection would cost more than what most of them need: a subscriber's
+request is there before it is accepted, is answered without waiting, and the engine takes the descriptor.
+So the greenlet goes on to the next connection; only while one waits for its client is another needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import socket
+import sys
+import time
+from collections import deque
+
+import gevent
+from gevent import getcurrent
+from greenlet import greenlet  # type: ignore[import-untyped]
+
+from mercure_hub.server.connection import Connection, Site
+
+_ACCEPTS = 100  # in one turn of the event loop
+_IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
+_BACKLOG = 4096
+_PAUSE = 0.1  # seconds without accepting when the process has no descriptor left
+_SPARE = 16  # connections that are ended then, if they only wait for their clients
+_NOTICE = 60.0  # seconds between two lines of the log that say so
+
+_log = logging.getLogger("mercure_hub.server")
+
+
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """A listening socket.
+
+    :param host: address or host name; empty for all IPv4 addresses.
+    :param port: 0 for any that is free.
+    :param is_shared: other sockets of this user may be bound to the same port.
+    :raises OSError: the address is not there or in use.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(
+        host or None,
+        port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )[0]
+    listening = socket.socket(family, kind)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Both are inherited or apply to accepted sockets. An answer is one send, so nothing is gained
+        # by waiting for more; and a connection is of no interest before its request arrives.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+class Listener:
+    """Serves the connections of a listening socket.
+
+    :param site: what they share.
+    :param listening: from ``bind``.
+    """
+
+    def __init__(self, site: Site, listening: socket.socket) -> None:
+        self._site = site
+        self._listening = listening
+        self._hub = gevent.get_hub()
+        self._loop = self._hub.loop
+        self._watcher = self._loop.io(listening.fileno(), 1)
+        self._connections: set[Connection] = set()
+        self._accepted: deque[Connection] = deque()
+        self._idle: list[greenlet] = []
+        self._is_stopped = False
+        self._noticed_at: float | None = None
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._watcher.start(self._accept)
+
+    def stop(self) -> None:
+        """Accept no more, and end the connections that are idle; again, it does nothing."""
+        if self._listening.fileno() < 0:
+            return
+        self._watcher.stop()
+        self._watcher.close()
+        self._accept()  # those who wait have sent their request: the kernel would reset them
+        self._listening.close()
+        for connection in list(self._connections):
+            connection.stop()
+        self._is_stopped = True
+        self._loop.run_callback(self._dismiss)
+
+    def drain(self, timeout: float) -> None:
+        """Wait until the requests that have begun are answered.
+
+        :param timeout: seconds to wait at most.
+        """
+        with gevent.Timeout(timeout, False):
+            while self._connections:
+                gevent.sleep(0.01)
+
+    def _accept(self) -> None:
+        self._take_waiting()
+        if self._accepted:
+            self._loop.run_callback(self._hand_out)
+
+    def _take_waiting(self) -> None:
+        for _ in range(_ACCEPTS):
+            try:
+                # Not accept(), which makes an object of the descriptor; see Channel.
+                fd, address = self._listening._accept()  # type: ignore[attr-defined]
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._on_failure(error)
+                return
+            os.set_blocking(fd, False)
+            # Interned: behind a proxy thousands of subscribers have the same one.
+            peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
+            connection = Connection(self._site, fd, peer)
+            self._connections.add(connection)
+            self._accepted.append(connection)
+
+    def _hand_out(self) -> None:
+        """Give each connection to a greenlet; in the event loop, which goes on when the greenlet waits."""
+        while self._accepted:
+            worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
+            worker.switch(self._accepted.popleft())
+
+    def _work(self, connection: Connection | None) -> None:
+        while connection is not None:
+            try:
+                connection.run()
+            finally:
+                self._connections.discard(connection)
+            connection = None  # while it idles, a greenlet holds nothing
+            if len(self._idle) < _IDLE and not self._is_stopped:
+                self._idle.append(getcurrent())
+                connection = self._hub.switch()
+
+    def _dismiss(self) -> None:
+        while self._idle:
+            self._idle.pop().switch(None)
+
+    def _on_failure(self, error: OSError) -> None:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            return  # the client was gone before it was accepted
+        now = time.monotonic()
+        if self._noticed_at is None or now - self._noticed_at >= _NOTICE:
+            _log.error(
+                "connections have to wait until they are accepted: %s; allow more descriptors (LimitNOFILE, "
+                "ulimit -n), or set MERCURE_MAX_CONNECTIONS",
+                os.strerror(error.errno),
+            )
+            self._noticed_at = now
+        self._site.open_requests.make_room(_SPARE)
+        self._watcher.stop()
+        timer = self._loop.timer(_PAUSE)
+
+        def resume() -> None:
+            timer.close()
+            with contextlib.suppress(ValueError):
+                self._watcher.start(self._accept)
+
+        timer.start(resume)

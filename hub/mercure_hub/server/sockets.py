@@ -1,0 +1,168 @@
+"""Where the listening sockets come from: made here, given by systemd, or taken over from the hub before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Mapping, MutableMapping
+
+from mercure_hub.config.settings import SettingError, Settings
+from mercure_hub.protocol.addresses import is_loopback
+from mercure_hub.server.listener import bind
+
+HANDED_OVER = "MERCURE_HUB_SOCKETS"
+"""Environment variable with the descriptors that a hub gives to the one that takes its place."""
+
+SUCCESSION = "MERCURE_HUB_READY"
+"""Environment variable with the descriptor by which a hub tells the one before that it serves."""
+
+_FIRST_OF_SYSTEMD = 3
+_LEAST_PATIENCE = 10.0  # seconds that a client may be out of reach
+_HEARTBEATS = 2  # for which it may
+_UNSENT = 512 << 10  # bytes that the kernel keeps for a client, beside what is on its way
+_IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds and a number, where there is no heartbeat
+
+
+def listening_sockets(
+    settings: Settings, count: int, environment: MutableMapping[str, str] | None = None
+) -> list[socket.socket]:
+    """One listening socket for each process.
+
+    :param count: how many are needed.
+    :param environment: may name sockets that are open already; those names are taken out of it.
+    :raises SettingError: the address cannot be used.
+    """
+    found = _found(settings, count, os.environ if environment is None else environment)
+    public = [one.getsockname()[0] for one in found if not is_loopback(one.getsockname()[0])]
+    if settings.playground and public:
+        for one in found:
+            one.close()
+        raise SettingError(
+            f"MERCURE_PLAYGROUND: is for this machine only, and {public[0]} can be reached from others; "
+            "listen on 127.0.0.1 (MERCURE_LISTEN), or use MERCURE_DEBUGGER=1, which opens nothing to anybody"
+        )
+    for one in found:
+        _notice_the_vanished(one, settings)
+        # Accepted connections have it too. Else the kernel takes some MiB for each client that reads slowly;
+        # what waits in the hub is shared by those it is for, or may be given up and read again.
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+    return found
+
+
+def _notice_the_vanished(listening: socket.socket, settings: Settings) -> None:
+    """Have the kernel end connections whose peer is out of reach, which nobody tells the hub.
+
+    What is set here holds for the connections that are accepted. The kernel's own patience with data that is
+    not acknowledged is a quarter of an hour, in which a client would be listed as present.
+    """
+    if not settings.heartbeat:  # nothing is sent that could fail to arrive
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    elif settings.dispatch_timeout:  # without one, a client may have a full buffer for as long as it likes
+        patience = max(_HEARTBEATS * settings.heartbeat, _LEAST_PATIENCE, settings.dispatch_timeout)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
+
+
+def _found(settings: Settings, count: int, environment: MutableMapping[str, str]) -> list[socket.socket]:
+    given = _given(environment)
+    if not given:
+        return _bound(settings, count)
+    try:
+        for one in given:
+            one.setblocking(False)
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in listener.bind
+        if len(given) < count and given[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            host, port = given[0].getsockname()[:2]
+            given += [bind(host, port, is_shared=True) for _ in range(count - len(given))]
+    except OSError as error:
+        raise SettingError(
+            f"MERCURE_LISTEN: the socket that was handed over cannot be used: {error.strerror}; it has to be "
+            "a listening TCP socket"
+        ) from None
+    while len(given) < count:  # one socket of systemd's for all: whoever is quicker accepts
+        given.append(given[0].dup())
+    for surplus in given[count:]:
+        surplus.close()
+    return given[:count]
+
+
+def _given(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    numbers = [int(one) for one in environment.pop(HANDED_OVER, "").split(",") if one]
+    if not numbers:
+        numbers = _of_systemd(environment)
+    return [socket.socket(fileno=number) for number in numbers]
+
+
+def _of_systemd(environment: MutableMapping[str, str]) -> list[int]:
+    """Descriptors of socket activation (sd_listen_fds)."""
+    taken = {name: environment.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")}
+    if taken["LISTEN_PID"] != str(os.getpid()) or not taken["LISTEN_FDS"].isdigit():
+        return []
+    return list(range(_FIRST_OF_SYSTEMD, _FIRST_OF_SYSTEMD + int(taken["LISTEN_FDS"])))
+
+
+def _bound(settings: Settings, count: int) -> list[socket.socket]:
+    host, port = settings.listen
+    try:
+        return [bind(host, port)] if count == 1 else _bind_shared(host, port, count)
+    except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        remedy = "stop what uses it, or choose another port" if is_taken else "choose another address"
+        raise SettingError(
+            f"MERCURE_LISTEN: cannot listen on {host}:{port}: {error.strerror}; {remedy}"
+        ) from None
+
+
+def _bind_shared(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets on one port, which is free: another hub on it would not be noticed otherwise."""
+    with bind(host, port) as first:
+        port = first.getsockname()[1]
+    return [bind(host, port, is_shared=True) for _ in range(count)]
+
+
+def metrics_socket(settings: Settings, environment: Mapping[str, str] | None = None) -> socket.socket | None:
+    """The socket for those who watch over the hub; all processes accept from it.
+
+    The hub that this one takes over from still has its own: both are bound for a while.
+
+    :param environment: tells whether there is such a hub.
+    :returns: ``None`` when there shall be none.
+    :raises SettingError: the address cannot be used.
+    """
+    if settings.metrics_listen is None:
+        return None
+    host, port = settings.metrics_listen
+    try:
+        if SUCCESSION in (os.environ if environment is None else environment):
+            return bind(host, port, is_shared=True)
+        return _bind_shared(host, port, 1)[0]
+    except OSError as error:
+        raise SettingError(
+            f"MERCURE_METRICS_LISTEN: cannot listen on {host}:{port}: {error.strerror}; "
+            "choose another address or port"
+        ) from None
+
+
+def url_of(listening: socket.socket, *, is_tls: bool) -> str:
+    """Scheme, address and port of a listening socket."""
+    host, port = listening.getsockname()[:2]
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def notify(environment: Mapping[str, str], *words: str) -> None:
+    """Tell the service manager something, if there is one that wants to know (sd_notify).
+
+    :param words: assignments such as ``READY=1``.
+    """
+    address = environment.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.connect("\0" + address[1:] if address.startswith("@") else address)
+            sock.sendall("\n".join(words).encode())
+        except OSError:
+            return  # the manager is gone, and with it whoever could be told

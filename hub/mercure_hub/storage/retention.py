@@ -1,0 +1,203 @@
+"""Discards what is too old, in bounded steps, and gives its space back to the file system."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from mercure_hub.storage import schema
+
+STEP = 1000  # as many as one batch brings, so that trimming keeps up
+EVENTS_MAX_AGE = 86400.0
+"""Seconds for which events of the hub are kept at most."""
+EVENTS_BYTES = 32 << 20
+"""How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
+_PAGES_TO_RETURN = 200
+_FEW = 8
+_NEVER = float("-inf")
+_POSITION, _UPDATE = schema.position, schema.update
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much history to keep.
+
+    :param size: updates of publishers, 0 for all.
+    :param max_age: seconds, 0 for ever.
+    """
+
+    size: int = 0
+    max_age: float = 0.0
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether updates of publishers are ever discarded."""
+        return self.size > 0 or self.max_age > 0
+
+
+class Trimmer:
+    """Discards what is too old: updates, and events of the hub.
+
+    Of each kind only the beginning goes, and the log takes note of how far that is: a reader could not tell
+    that something is missing in the middle.
+
+    :param retention: how much to keep.
+    """
+
+    def __init__(self, retention: Retention) -> None:
+        self._retention = retention
+        self._first = 0  # the place before which there are no updates of publishers
+
+    def step(self, connection: sa.Connection, now: float, grace: float, *, by_age: bool = True) -> int:
+        """Discard one step, in a transaction that writes.
+
+        :param now: seconds since the epoch.
+        :param grace: seconds for which everything stays: other processes read it here.
+        :param by_age: also discard for its age.
+        :returns: how many are gone, of that kind of which more are.
+        """
+        most = self._retention.max_age or float("inf")
+        oldest, oldest_event = (now - most, now - min(most, EVENTS_MAX_AGE)) if by_age else (_NEVER, _NEVER)
+        updates = self._discard_updates(connection, now, grace, oldest) if self._retention.is_bounded else 0
+        return max(updates, self._discard_events(connection, now, grace, oldest_event))
+
+    def _discard_updates(self, connection: sa.Connection, now: float, grace: float, oldest: float) -> int:
+        size = self._retention.size
+        last, events = connection.execute(sa.select(_POSITION.c.last_sequence, _POSITION.c.events)).one()
+        before = last - events - size if size else 0
+        statement = (
+            sa.select(_UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.events_before)
+            .where(~schema.is_event, _UPDATE.c.sequence >= self._first)
+            .order_by(_UPDATE.c.sequence)
+        )
+        for limit in (_FEW, STEP):  # mostly few go, and there may be thousands of events between them
+            rows = connection.execute(statement.limit(limit)).all()
+            old = _beginning(
+                rows,
+                now,
+                grace,
+                lambda row, time: row.sequence - row.events_before <= before or time < oldest,
+            )
+            if len(old) < limit:
+                break
+        if old:
+            _discard(connection, _POSITION.c.updates_gone, old)
+        if len(old) < len(rows):
+            self._first = rows[len(old)].sequence
+        elif len(rows) < limit:
+            self._first = last + 1
+        return len(old)
+
+    def _discard_events(self, connection: sa.Connection, now: float, grace: float, oldest: float) -> int:
+        in_order = sa.select(
+            _UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.event_bytes
+        ).where(schema.is_event)
+        newest = connection.execute(in_order.order_by(_UPDATE.c.sequence.desc()).limit(1)).first()
+        if newest is None:
+            return 0
+        old = _beginning(
+            connection.execute(in_order.order_by(_UPDATE.c.sequence).limit(STEP)).all(),
+            now,
+            grace,
+            lambda row, time: newest.event_bytes - row.event_bytes >= EVENTS_BYTES or time < oldest,
+        )
+        if old:
+            _discard(connection, _POSITION.c.events_gone, old)
+        return len(old)
+
+
+def _beginning(
+    rows: Sequence[Any], now: float, grace: float, is_too_old: Callable[[Any, float], bool]
+) -> Sequence[Any]:
+    """The rows before the first one that stays.
+
+    :param is_too_old: takes a row, and the time of its publication.
+    """
+    times = _times([row.published_at for row in rows], now)
+    stays = (
+        place
+        for place, (row, time) in enumerate(zip(rows, times, strict=True))
+        if time > now - grace or not is_too_old(row, time)
+    )
+    return rows[: next(stays, len(rows))]
+
+
+def _discard(connection: sa.Connection, gone: sa.Column[Any], rows: Sequence[Any]) -> None:
+    """Discard the beginning of a kind.
+
+    :param gone: the column that says how far it is discarded.
+    """
+    connection.execute(sa.update(_POSITION).values({gone: rows[-1].sequence}))
+    delete(connection, rows)
+
+
+def _times(stamps: Sequence[float], now: float) -> list[float]:
+    """When updates were published: what a clock stamped that was ahead is as old as what came after it.
+
+    :param stamps: of the clock, in the order of the log.
+    """
+    times = [now]
+    for stamp in reversed(stamps):
+        times.append(stamp if stamp <= now else times[-1])
+    return times[:0:-1]
+
+
+def count(connection: sa.Connection) -> int:
+    """How many updates of publishers there are, with those in the middle that were discarded on demand."""
+    last, events, gone = connection.execute(
+        sa.select(_POSITION.c.last_sequence, _POSITION.c.events, _POSITION.c.updates_gone)
+    ).one()
+    first = connection.execute(
+        sa.select(_UPDATE.c.sequence, _UPDATE.c.events_before)
+        .where(_UPDATE.c.sequence > gone)
+        .order_by(_UPDATE.c.sequence)
+        .limit(1)
+    ).first()
+    # An update or an event: the number of updates before it is the same.
+    return 0 if first is None else last - events - (first.sequence - first.events_before) + 1
+
+
+def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:
+    """Discard updates, in a transaction that writes.
+
+    :param rows: at least one, with sequence and topics.
+    :returns: how many were still there.
+    """
+    connection.execute(
+        _DELETE_TOPIC,
+        [
+            {"hashed": schema.topic_hash(value), "at": row.sequence}
+            for row in rows
+            for value in json.loads(row.topics)
+        ],
+    )
+    return connection.execute(_DELETE_UPDATE, [{"at": row.sequence} for row in rows]).rowcount
+
+
+def note_beginning(connection: sa.Connection) -> None:
+    """Take note of updates that were discarded on demand from the beginning, in a transaction that writes."""
+    first = sa.select(sa.func.min(_UPDATE.c.sequence)).where(~schema.is_event)
+    begins = connection.scalar(first)
+    if begins is None:
+        begins = connection.execute(sa.select(_POSITION.c.last_sequence)).scalar_one() + 1
+    connection.execute(
+        sa.update(_POSITION).where(_POSITION.c.updates_gone < begins - 1).values(updates_gone=begins - 1)
+    )
+
+
+def return_space(connection: sa.Connection) -> None:
+    """Give some free pages of an SQLite file back to the file system."""
+    driver: Any = connection.connection.driver_connection
+    # Each step of this statement frees one page and returns a row without columns, so that execute()
+    # takes one step only (fetchall() takes the others from Python 3.12 on). A script runs to its end.
+    driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})").close()
+
+
+_DELETE_UPDATE = sa.delete(_UPDATE).where(_UPDATE.c.sequence == sa.bindparam("at"))
+_DELETE_TOPIC = sa.delete(schema.topic).where(
+    schema.topic.c.topic_hash == sa.bindparam("hashed"), schema.topic.c.sequence == sa.bindparam("at")
+)

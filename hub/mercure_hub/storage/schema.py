@@ -1,0 +1,113 @@
+"""The tables of the log, for any database that SQLAlchemy speaks to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
+
+from mercure_hub.protocol.update import Update
+from mercure_hub.storage.interface import Entry
+
+metadata = MetaData()
+
+_MAX_CACHED = 4096  # characters of topics that are remembered: an update may have 200,000
+
+_BigInt = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
+
+# One row. Its update opens each append, so that appends wait for one another and the order of the
+# sequence is the order of the commits. It counts the hub's own events among what was ever appended, and knows
+# up to which place retention has discarded updates of publishers, and events.
+position = Table(
+    "mercure_position",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("last_sequence", _BigInt, nullable=False),
+    Column("events", _BigInt, nullable=False, server_default="0"),
+    Column("updates_gone", _BigInt, nullable=False, server_default="0"),
+    Column("events_gone", _BigInt, nullable=False, server_default="0"),
+)
+
+# The data is bytes, because it may hold U+0000, which not every database takes in text.
+#
+# Subscription events have a retention of their own. They are the rows with event_bytes: the size of all
+# events up to this one. events_before, their number before a row, tells how many updates of publishers come
+# before it.
+update = Table(
+    "mercure_update",
+    metadata,
+    Column("sequence", _BigInt, primary_key=True, autoincrement=False),
+    Column("id", Text, nullable=False),
+    Column("topics", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("private", Boolean, nullable=False),
+    Column("type", Text),
+    Column("retry", BigInteger),
+    Column("published_at", Float, nullable=False),
+    Column("events_before", _BigInt, nullable=False, server_default="0"),
+    Column("event_bytes", _BigInt),
+    Index("mercure_update_id", "id"),
+)
+is_event = update.c.event_bytes.is_not(None)
+KNOWS_EVENTS = 2
+"""The version from which on events are told from updates."""
+events = Index("mercure_update_event", update.c.sequence, update.c.event_bytes, sqlite_where=is_event)
+
+# Finds the updates of a topic without reading the others. A hash instead of the topic keeps the
+# index small; two topics with the same hash do no harm, for who reads compares the topics.
+topic = Table(
+    "mercure_topic",
+    metadata,
+    Column("topic_hash", _BigInt, primary_key=True, autoincrement=False),
+    Column("sequence", _BigInt, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+# Who is connected, where active subscriptions are on: a row comes with the update that tells of the
+# subscription and goes with the one that tells of its end. The seat is that of the process which has the
+# connection: what it leaves behind when it is killed can be told from what goes on.
+presence = Table(
+    "mercure_presence",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("seat", Integer, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+# One row: which of the steps in mercure_hub.storage.migration these tables have behind them.
+version = Table(
+    "mercure_schema",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("version", Integer, nullable=False),
+)
+
+
+@lru_cache(maxsize=4096)
+def topic_hash(value: str) -> int:
+    """A stable hash of a topic as a signed 64-bit integer."""
+    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def entry(row: Sequence[Any]) -> Entry:
+    """A row of the table of updates.
+
+    :param row: its columns in their order.
+    """
+    sequence, id_, topics, data, private, type_, retry, _, _, event_bytes = row
+    found = Update(topics_of(topics), data.decode(), id_, bool(private), type_, retry)
+    return Entry(sequence, found, event_bytes is not None)
+
+
+def topics_of(encoded: str) -> tuple[str, ...]:
+    """The topics in a row of the table of updates."""
+    return _recent_topics(encoded) if len(encoded) <= _MAX_CACHED else tuple(json.loads(encoded))
+
+
+@lru_cache(maxsize=1024)  # many updates have the same
+def _recent_topics(encoded: str) -> tuple[str, ...]:
+    return tuple(json.loads(encoded))

@@ -1,0 +1,1 @@
+"""Commands that are not the hub itself: history, installation, conversion."""

@@ -1,0 +1,289 @@
+"""``mercure-hub history``: the words of the command line, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mercure_hub.config.settings import SettingError, load_some
+from mercure_hub.config.table import CONFIG, ROWS
+from mercure_hub.protocol.errors import InvalidRequest, MercureError
+from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.matchers import MatcherType, make
+from mercure_hub.tools.history import copying, pruning, transfer
+from mercure_hub.tools.history.log import HistoryError, Log, Progress, opened
+from mercure_hub.tools.history.selection import Selection
+from mercure_hub.tools.history.statistics import statistics
+
+_AGE = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SETTINGS = ("transport_url", "public_url")
+_QUIET = 2.0  # seconds after which somebody may want to know how far it is
+_OFTEN, _SELDOM = 0.2, 10.0  # seconds between two lines of progress, on a terminal and in a log
+
+
+def main(words: Sequence[str], environment: Mapping[str, str], parser: argparse.ArgumentParser) -> int:
+    """Run ``mercure-hub history``.
+
+    :param words: what follows on the command line.
+    :param environment: with the settings of the hub.
+    :param parser: to be filled.
+    :returns: 0, 1 when it could not be done, 2 when it was asked for in a wrong way.
+    """
+    _declare(parser)
+    given = parser.parse_args(words)
+    flags = {
+        name: value for name in (CONFIG.name, *_SETTINGS) if (value := getattr(given, name, None)) is not None
+    }
+    try:
+        settings = load_some(environment, flags, *_SETTINGS)
+        selection = _selection(given, settings)
+    except SettingError as error:
+        return _say(str(error), 2)
+    except InvalidRequest as error:
+        return _say(f"--pattern: {error.detail}", 2)
+    try:
+        with opened(settings["transport_url"], create=given.command == "import") as log:
+            run: Any = given.run
+            run(log, given, selection)
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except MercureError as error:
+        return _say(str(error), 1)
+    return 0
+
+
+def _stats(log: Log, given: argparse.Namespace, _: Selection) -> None:
+    found = statistics(log, given.top)
+    if given.json:
+        _print(json.dumps(found, ensure_ascii=False))
+        return
+    sizes = found["sizes"]
+    at_work = {0: "none", 1: "1 process"}.get(found["hubs"], f"{found['hubs']} processes")
+    _print(f"database      {found['database']} (tables of version {found['version']})")
+    _print(f"hub at work   {at_work}")
+    _print(f"updates       {found['updates']:,} ({found['private']:,} private), {_size(found['octets'])}")
+    _print(f"ever          {found['ever_published']:,} published")
+    if found["subscription_events"]:
+        size = _size(found["subscription_event_octets"])
+        _print(f"beside them   {found['subscription_events']:,} events of subscriptions, {size}")
+    for name in ("oldest", "newest"):
+        end = found[name]
+        _print(f"{name}        {_moment(end['published_at'])}  {end['id']}" if end else f"{name}        none")
+    _print(f"file          {_size(sizes['file'])}, of it {_size(sizes['free'])} free pages")
+    _print(f"write-ahead   {_size(sizes['wal'])}")
+    if found["topics"]:
+        _print(f"\n{'updates':>12}  {'data':>10}  topic")
+    for topic in found["topics"]:
+        _print(f"{topic['updates']:>12,}  {_size(topic['octets']):>10}  {topic['topic']}")
+
+
+def _export(log: Log, given: argparse.Namespace, selection: Selection) -> None:
+    with _output(given.to) as out, _progress("exported") as progress:
+        count = transfer.export(log, selection, out, progress)
+    _say(f"{count:,} updates were exported")
+
+
+def _import(log: Log, given: argparse.Namespace, _: Selection) -> None:
+    with _input(given.source) as lines, _progress("read") as progress:
+        count, skipped = transfer.load(log, lines, progress, skip_known=given.skip_known)
+    known = f", {skipped:,} were there already" if skipped else ""
+    _say(f"{count:,} updates were imported{known}")
+
+
+def _prune(log: Log, given: argparse.Namespace, selection: Selection) -> None:
+    if selection.until is None and given.keep is None and not selection.topics and not selection.patterns:
+        raise HistoryError("say which updates: --before, --keep, --topic or --pattern")
+    with _progress("discarded") as progress:
+        gone = pruning.prune(log, selection, given.keep or 0, time.time(), progress, only_count=given.dry_run)
+    _say(f"{gone:,} updates {'would be' if given.dry_run else 'were'} discarded")
+
+
+def _vacuum(log: Log, _given: argparse.Namespace, _: Selection) -> None:
+    if log.seats.others():
+        _say("a hub is at work: publications wait until this is done, or get 503 after three seconds")
+    before, after = copying.vacuum(log)
+    _say(f"{_size(before)} before, {_size(after)} now")
+
+
+def _backup(log: Log, given: argparse.Namespace, _: Selection) -> None:
+    with _progress("per cent copied") as progress:
+        octets = copying.backup(log, given.path, progress)
+    _say(f"{str(given.path)!r} is a whole copy, {_size(octets)}")
+
+
+def _declare(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run=run)
+        for setting in (CONFIG, ROWS["transport_url"]):
+            command.add_argument(
+                setting.flag,
+                dest=setting.name,
+                metavar=setting.form,
+                help=f"{setting.text} [{setting.variable}]",
+            )
+        return command
+
+    stats = add("stats", _stats, "how many updates, from when, of which topics, and what they take")
+    stats.add_argument(
+        "--top", type=_number, default=10, metavar="N", help="topics to show, the largest; default: 10"
+    )
+    stats.add_argument("--json", action="store_true", help="print one JSON object")
+    export = add("export", _export, "write the updates as lines of JSON")
+    _add_selection(export)
+    export.add_argument("--since", type=_time, metavar="TIME", help="published at this time or later")
+    export.add_argument("--until", type=_time, metavar="TIME", help="published before this time")
+    export.add_argument("--to", type=Path, metavar="PATH", help="a new file; default: standard output")
+    load = add("import", _import, "append the updates of an export, with their ids; all or none")
+    load.add_argument("source", nargs="?", type=Path, metavar="PATH", help="default: standard input")
+    load.add_argument("--skip-known", action="store_true", help="pass over ids that are in the log already")
+    prune = add("prune", _prune, "discard updates; the hub may be at work")
+    _add_selection(prune)
+    prune.add_argument(
+        "--before", dest="until", type=_time, metavar="TIME", help="published before this time"
+    )
+    prune.add_argument("--keep", type=_number, metavar="N", help="keep the newest N of those that are meant")
+    prune.add_argument("--dry-run", action="store_true", help="only count them")
+    add("vacuum", _vacuum, "write the file anew without free pages; publications wait or fail meanwhile")
+    copy = add("backup", _backup, "copy the database while the hub is at work, and check the copy")
+    copy.add_argument("path", type=Path, metavar="PATH", help="of the copy; nothing is overwritten")
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    command.epilog = "TIME is 2026-11-24T13:00 in local time, 2026-11-24T13:00Z, or an age such as 12h, 30d."
+    command.add_argument(
+        "--topic", action="append", metavar="TOPIC", help="with exactly this topic; repeatable"
+    )
+    command.add_argument(
+        "--pattern",
+        action="append",
+        metavar="PATTERN",
+        help="with a topic that this URL Pattern matches; repeatable",
+    )
+    command.add_argument(
+        "--public-url", dest="public_url", metavar="URL", help="base of patterns that are relative"
+    )
+
+
+def _selection(given: argparse.Namespace, settings: Mapping[str, Any]) -> Selection:
+    public = settings["public_url"]
+    base = f"http://localhost{WELL_KNOWN}" if public is None else public.url
+    patterns = getattr(given, "pattern", None) or ()
+    return Selection(
+        frozenset(getattr(given, "topic", None) or ()),
+        tuple(make(MatcherType.URLPATTERN, one, base, "pattern") for one in patterns),
+        getattr(given, "since", None),
+        getattr(given, "until", None),
+    )
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
+
+
+def _time(text: str) -> float:
+    age = _AGE.fullmatch(text)
+    if age:
+        return time.time() - int(age[1]) * _UNITS[age[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a time such as 2026-11-24T13:00 nor an age such as 30d"
+        ) from None
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        try:
+            yield sys.stdout.buffer
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise HistoryError(f"standard output cannot be written: {error.strerror}") from None
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # private updates are in it
+    except OSError as error:
+        raise HistoryError(f"{str(path)!r} cannot be written: {error.strerror}; name a new file") from None
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            yield out
+    except OSError as error:
+        raise HistoryError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _input(path: Path | None) -> Iterator[BinaryIO]:
+    if path is None:
+        yield sys.stdin.buffer
+        return
+    try:
+        opened_file = path.open("rb")
+    except OSError as error:
+        raise HistoryError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    with opened_file:
+        yield opened_file
+
+
+@contextlib.contextmanager
+def _progress(participle: str) -> Iterator[Progress]:
+    """Tell on standard error how far it is, if it takes long."""
+    is_terminal = sys.stderr.isatty()
+    started = told = time.monotonic()
+    shown = False
+
+    def tell(count: int) -> None:
+        nonlocal told, shown
+        now = time.monotonic()
+        if now - started < _QUIET or now - told < (_OFTEN if is_terminal else _SELDOM):
+            return
+        told, shown = now, True
+        print(  # noqa: T201
+            f"{count:,} {participle}", end="\r" if is_terminal else "\n", file=sys.stderr, flush=True
+        )
+
+    try:
+        yield tell
+    finally:
+        if shown and is_terminal:
+            print(file=sys.stderr)  # noqa: T201
+
+
+def _say(message: str, status: int = 0) -> int:
+    print(f"mercure-hub: {message}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201
+
+
+def _size(octets: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if octets < 1024:
+            return f"{octets:.0f} {unit}" if unit == "B" else f"{octets:.1f} {unit}"
+        octets /= 1024
+    return f"{octets:.1f} GiB"
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")

@@ -1,0 +1,72 @@
+"""Variables that look like settings and are none."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mercure_hub.config.table import CONFIG, TABLE
+from mercure_hub.config.variables import OF_THE_EXTENSION, unknown_variables
+
+from flask_mercure import Mercure
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_setting_is_known() -> None:
+    assert unknown_variables([CONFIG.variable, *(setting.variable for setting in TABLE), "HOME"]) == []
+
+
+def test_what_the_extension_reads_is_known() -> None:
+    """Both often have one environment."""
+    read = set(re.findall(r"``(MERCURE_[A-Z_]+)``", Mercure.init_app.__doc__ or ""))
+    assert "MERCURE_URL" in read
+    settings = {setting.variable for setting in TABLE}
+    assert read - settings <= OF_THE_EXTENSION
+    assert unknown_variables(read) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("MERCURE_HEARTBEET", "did you mean MERCURE_HEARTBEAT?"),
+        ("MERCURE_PUBLISHER_JWT_KEYS", "did you mean MERCURE_PUBLISHER_JWT_KEY?"),
+        ("MERCURE_CORS_ORIGIN", "did you mean MERCURE_CORS_ORIGINS?"),
+        ("MERCURE_EXTRA_DIRECTIVES", "see mercure-hub --help"),
+        ("MERCURE_", "see mercure-hub --help"),
+    ],
+)
+def test_others_are_named(name: str, hint: str) -> None:
+    (warning,) = unknown_variables([name, "MERCURE_URL"])
+    assert warning.startswith(f"{name} in the environment is no setting of the hub")
+    assert warning.endswith(hint)
+
+
+@pytest.mark.minutes
+def test_the_log_warns_at_the_start(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
+    with (tmp_path / "taken").open("w"):
+        done = subprocess.run(
+            [sys.executable, "-m", "mercure_hub"],
+            cwd=ROOT,
+            env={
+                **clean,
+                "MERCURE_PUBLISHER_JWT_KEY": "a secret that is long enough for HMAC-SHA-256",
+                "MERCURE_TRANSPORT_URL": f"sqlite:///{tmp_path}/nowhere/hub.db",
+                "MERCURE_LISTEN": "127.0.0.1:0",
+                "MERCURE_HEARTBEET": "hunter2",
+                "MERCURE_URL": "http://127.0.0.1:1/hub",
+            },
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    (line,) = (line for line in done.stderr.splitlines() if "WARNING" in line)
+    assert line.endswith("no setting of the hub; did you mean MERCURE_HEARTBEAT?")
+    assert "hunter2" not in done.stderr

@@ -1,0 +1,39 @@
+"""What the tests of the log share."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mercure_hub.storage.retention import Retention
+
+from tests.storage.log import Log
+
+Opener = Callable[..., Log]
+
+
+@pytest.fixture
+def open_log(tmp_path: Path) -> Iterator[Opener]:
+    """Opens logs on one file; afterwards no thread and no connection is left."""
+    opened: list[Log] = []
+
+    def open_one(retention: Retention | None = None) -> Log:
+        log = Log(tmp_path / "mercure.db", retention)
+        log.open()
+        opened.append(log)
+        return log
+
+    yield open_one
+    for log in opened:
+        log.close()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "mercure-log"] == []
+    gc.collect()  # a forgotten connection warns now, and the warning is an error
+
+
+@pytest.fixture
+def log(open_log: Opener) -> Log:
+    """A log that keeps everything."""
+    return open_log()
