@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import sqlalchemy as sa
+
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.append import Appender
 from mercure_hub.storage.retention import Retention

@@ -15,9 +15,8 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from mercure_hub import __version__  # noqa: E402
-
 from docs.website import reading, references  # noqa: E402 - from the repository
+from mercure_hub import __version__  # noqa: E402
 
 project = "flask-mercure"
 copyright = "the flask-mercure authors"

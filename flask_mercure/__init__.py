@@ -23,8 +23,6 @@ The parts, each of which knows those above it only:
 * ``commands`` and ``cli`` - ``flask mercure``, at the shell.
 """
 
-from mercure_hub.protocol.event_stream import Event
-
 from flask_mercure.encryption.key_set import KeySet
 from flask_mercure.errors import (
     ConfigurationError,
@@ -49,6 +47,7 @@ from flask_mercure.tokens.factory import CreatesTokens, TokenFactory
 from flask_mercure.topics.building import build_topic
 from flask_mercure.topics.matchers import EVERYTHING, URITemplate, URLPattern
 from flask_mercure.updates.update import Update
+from mercure_hub.protocol.event_stream import Event
 
 __all__ = [
     "EVERYTHING",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flask import g, has_request_context
-from mercure_hub import INSTALL
 
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.publishing.signals import publish_failed, update_published
+from mercure_hub import INSTALL
 
 try:
     from flask_debugtoolbar.panels import DebugPanel

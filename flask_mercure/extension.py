@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from flask import Flask, Response, current_app, request, request_finished
-from mercure_hub import INSTALL
 
 from flask_mercure.configuration import names, registry
 from flask_mercure.encryption.key_set import KeySet, merged_json
@@ -34,6 +33,7 @@ from flask_mercure.topics.matchers import Topics, URLPattern
 from flask_mercure.updates import content
 from flask_mercure.updates.content import UNSET, Unset
 from flask_mercure.updates.update import Update
+from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients

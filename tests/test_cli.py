@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub import __version__, cli
 from mercure_hub.config.table import TABLE, reference
 from mercure_hub.protocol import keys

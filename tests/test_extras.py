@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
 from mercure_hub import INSTALL, PACKAGES
 from mercure_hub.protocol import keys
 

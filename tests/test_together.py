@@ -13,10 +13,10 @@ import jwt
 import pytest
 from flask import Flask, make_response
 from flask.testing import FlaskClient
-from mercure_hub.protocol.keys import generate_pair, generate_secret
 
 from flask_mercure import Grants, HubUnreachable, Mercure, PublishError, URITemplate, URLPattern
 from flask_mercure.extension import state_of
+from mercure_hub.protocol.keys import generate_pair, generate_secret
 from tests.hub.running import SECRET, RunningHub, running_hub
 from tests.hub.test_streams import self_signed
 from tests.server.test_upgrade import wait_for_lines

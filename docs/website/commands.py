@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from unittest.mock import patch
 
 import click
-import mercure_hub.cli
 
+import mercure_hub.cli
 from flask_mercure.cli import mercure
 
 _INTRODUCTION = """# Command line

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from mercure_hub import INSTALL
-
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.publishing.settings import OnFailure
+from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
     from flask_mercure.broadcast.rule import Topics

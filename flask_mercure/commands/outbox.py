@@ -12,9 +12,9 @@ from typing import Any
 import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, with_appcontext
-from mercure_hub import INSTALL
 
 from flask_mercure.commands.words import errors_in_words
+from mercure_hub import INSTALL
 
 # SQLAlchemy comes with the outbox. The command line is there without it too, so nothing of it is
 # imported before a command runs.

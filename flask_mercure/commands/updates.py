@@ -9,11 +9,11 @@ from itertools import islice
 
 import click
 from flask.cli import with_appcontext
-from mercure_hub.protocol import event_stream
 
 from flask_mercure.commands.words import errors_in_words, hub_option
 from flask_mercure.hub import Hub
 from flask_mercure.topics.matchers import Topic, URLPattern, typed
+from mercure_hub.protocol import event_stream
 
 
 @click.command("publish")

@@ -17,12 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol.topics import forbidden_character
-
 from flask_mercure.errors import InvalidArgument, TokenError
 from flask_mercure.tokens.factory import as_list
 from flask_mercure.tokens.source import TokenSource, check_compact, expiry
 from flask_mercure.topics.matchers import Protocol, Topic, matchers, typed
+from mercure_hub.protocol.topics import forbidden_character
 
 _EXAMPLE = "http://127.0.0.1:3000/.well-known/mercure"
 _PORTS = {"http": 80, "https": 443}

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import Key
-
 from flask_mercure.configuration import conversion
 from flask_mercure.configuration.naming import Naming
 from flask_mercure.cookies.policy import CookiePolicy
@@ -18,6 +15,8 @@ from flask_mercure.tokens import jwk
 from flask_mercure.tokens.factory import TokenFactory
 from flask_mercure.tokens.source import PublisherSource, TokenSource
 from flask_mercure.topics.matchers import EVERYTHING, Protocol, Topic
+from mercure_hub.protocol.errors import KeyMaterialError
+from mercure_hub.protocol.keys import Key
 
 DEFAULT_URL = "http://127.0.0.1:3000/.well-known/mercure"
 DEFAULT_ISSUER = "urn:flask-mercure"

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import mercure_hub
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from mercure_hub.protocol.keys import Key, PrivateKey
 
+import mercure_hub
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError
+from mercure_hub.protocol.keys import Key, PrivateKey
 
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mercure_hub.protocol.keys import Key
-
 from flask_mercure.development import launch
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens.factory import TokenFactory
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.matchers import EVERYTHING, Topics, matchers
+from mercure_hub.protocol.keys import Key
 
 _PATH = "/.well-known/mercure"
 _STARTS_WITHIN = 20.0

@@ -8,12 +8,11 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from mercure_hub.protocol.sections import Section
-
 from flask_mercure.cookies.hosts import is_loopback
 from flask_mercure.doctor.connection import Endpoint, Unreachable, origin_of
 from flask_mercure.doctor.exchange import Reply
 from flask_mercure.doctor.finding import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
+from mercure_hub.protocol.sections import Section
 
 METADATA = "/.well-known/oauth-protected-resource"
 _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)

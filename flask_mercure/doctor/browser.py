@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol.sections import Section
 from werkzeug.datastructures import Headers
 
 from flask_mercure.cookies.hosts import is_loopback, is_same_site
@@ -13,6 +12,7 @@ from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.exchange import Head
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
 from flask_mercure.errors import CookieError
+from mercure_hub.protocol.sections import Section
 
 _OLD_COOKIE = "mercureAuthorization"  # hubs that speak 0.x read it besides the one that they name
 _ALLOW_ORIGIN = "access-control-allow-origin"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from mercure_hub.protocol.sections import Section
-
 from flask_mercure.doctor.finding import Finding, ok, problem, warning
+from mercure_hub.protocol.sections import Section
 
 _ROUNDING = 2.0  # a Date has whole seconds, and the answer takes its time
 _TOLERATED = 5.0

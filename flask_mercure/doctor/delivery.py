@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mercure_hub.protocol.sections import Section
-
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
+from mercure_hub.protocol.sections import Section
 
 _LATE = 1.0
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
-from mercure_hub.protocol.sections import Section
-
 from flask_mercure.doctor import addresses, certificates, connection
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate
@@ -16,6 +14,7 @@ from flask_mercure.doctor.connection import Endpoint, Unreachable
 from flask_mercure.doctor.exchange import Reply, ask
 from flask_mercure.doctor.finding import Finding, app, problem
 from flask_mercure.doctor.streams import Refused, Stream, subscribe
+from mercure_hub.protocol.sections import Section
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

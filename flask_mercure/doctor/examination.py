@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from mercure_hub.protocol.sections import Section
-
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor import addresses, browser, clock, delivery, observation, protocols, trials, verdicts
 from flask_mercure.doctor.admission import Admission, bearer
@@ -21,6 +19,7 @@ from flask_mercure.doctor.trials import Role
 from flask_mercure.errors import MercureError
 from flask_mercure.tokens.source import PublisherToken, expiry
 from flask_mercure.updates.publication import Publication
+from mercure_hub.protocol.sections import Section
 
 EVENT_TYPE = "flask-mercure-doctor"
 """Type of the updates that are published: the ``onmessage`` of a page is not called for it."""

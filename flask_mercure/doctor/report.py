@@ -5,9 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from mercure_hub.protocol.sections import reference
-
 from flask_mercure.doctor.finding import Finding, Level
+from mercure_hub.protocol.sections import reference
 
 _MARKS = {
     Level.OK: "ok",

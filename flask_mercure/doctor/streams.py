@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mercure_hub.protocol.event_stream import Parser
-
 from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial, time_left, words
 from flask_mercure.doctor.exchange import Framing, Head, read_head, request
+from mercure_hub.protocol.event_stream import Parser
 
 _ACCEPTED = {"Accept": "text/event-stream", "Accept-Encoding": "gzip", "Cache-Control": "no-cache"}
 

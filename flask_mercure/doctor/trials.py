@@ -10,13 +10,13 @@ from enum import StrEnum
 from typing import Any, Literal
 
 import jwt
-from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import ALGORITHMS, Key, PrivateKey
 
 from flask_mercure.configuration.settings import DEFAULT_ISSUER, Configuration
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.tokens.factory import TOKEN_TYPE, TokenFactory
 from flask_mercure.topics.matchers import Protocol
+from mercure_hub.protocol.errors import KeyMaterialError
+from mercure_hub.protocol.keys import ALGORITHMS, Key, PrivateKey
 
 Role = Literal["publish", "subscribe"]
 

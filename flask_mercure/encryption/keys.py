@@ -24,9 +24,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from mercure_hub import INSTALL
-
 from flask_mercure.errors import ConfigurationError, EncryptionError
+from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
     from joserfc.jwk import ECKey, OctKey, RSAKey

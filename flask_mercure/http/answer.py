@@ -15,13 +15,13 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import requests
-from mercure_hub.protocol.topics import forbidden_character
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, PublishError
 from flask_mercure.http.session import Reply
+from mercure_hub.protocol.topics import forbidden_character
 
 _MAX_ID = 2048
 

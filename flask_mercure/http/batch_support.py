@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import requests
-from mercure_hub.protocol import batch
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable
 from flask_mercure.http import answer
 from flask_mercure.http.session import ask
+from mercure_hub.protocol import batch
 
 _REMEMBERED = 600.0
 """Seconds after which a hub that takes no batches is asked again: it may have been replaced."""

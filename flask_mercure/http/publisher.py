@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import requests
-from mercure_hub.protocol import batch
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import InvalidArgument, PublishError
@@ -22,6 +21,7 @@ from flask_mercure.http.batch_support import BatchSupport
 from flask_mercure.http.session import Reply, ask, open_session, warn_of_unverified_tls
 from flask_mercure.tokens.source import PublisherToken
 from flask_mercure.updates.publication import Publication
+from mercure_hub.protocol import batch
 
 _MAX_ANSWER = 4 << 20  # the ids of a batch: 1000, of 2048 characters at most
 

@@ -12,12 +12,12 @@ from http.cookiejar import DefaultCookiePolicy
 from urllib.parse import urlsplit
 
 import requests
-from mercure_hub import __version__
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from flask_mercure.configuration.settings import Configuration
+from mercure_hub import __version__
 
 USER_AGENT = f"flask-mercure/{__version__}"
 

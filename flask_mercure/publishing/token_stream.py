@@ -22,10 +22,9 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mercure_hub.protocol.update import new_id
-
 from flask_mercure.errors import InvalidArgument, MercureError
 from flask_mercure.publishing import retry
+from mercure_hub.protocol.update import new_id
 
 _MOST_WAITING = 64  # pieces of the usual size that may wait for the hub before the source has to
 _PATIENCE = 30.0

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import requests
 from flask import Flask, has_request_context, request
-from mercure_hub.protocol.cursor import EARLIEST
 
 from flask_mercure.errors import HubUnreachable, MercureError, TokenUnavailable
 from flask_mercure.http.answer import reason
@@ -21,6 +20,7 @@ from flask_mercure.http.session import Reply, ask
 from flask_mercure.publishing import recorder
 from flask_mercure.reading import presence
 from flask_mercure.state import HubState
+from mercure_hub.protocol.cursor import EARLIEST
 
 KEY = "mercure.positions"
 """Of the objects in ``app.extensions``, and of what a request has learned, in its environment."""

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
-from mercure_hub.protocol.cursor import EARLIEST
-from mercure_hub.protocol.event_stream import Event, Parser
-
 from flask_mercure.errors import HubUnreachable, MercureError
 from flask_mercure.http import connection
 from flask_mercure.http.answer import reason
 from flask_mercure.http.connection import Connection
 from flask_mercure.http.session import USER_AGENT
+from mercure_hub.protocol.cursor import EARLIEST
+from mercure_hub.protocol.event_stream import Event, Parser
 
 _DEFAULT_RETRY = 2000
 """Milliseconds between two connections, until the hub says otherwise."""

@@ -10,11 +10,11 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import jwt
-from mercure_hub.protocol.keys import Key
 
 from flask_mercure.errors import InvalidArgument, TokenError
 from flask_mercure.topics import matchers
 from flask_mercure.topics.matchers import Topic, Topics, URLPattern
+from mercure_hub.protocol.keys import Key
 
 # mercure_hub.protocol.access_token has the same constants, but needs the libraries of the hub.
 DETAIL_TYPE = "https://mercure.rocks/authorization-detail"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
+
 from mercure_hub.protocol import keys
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.keys import Key, PrivateKey, PublicKey

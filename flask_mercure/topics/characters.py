@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from mercure_hub.protocol.topics import forbidden_character
-
 from flask_mercure.errors import InvalidArgument
+from mercure_hub.protocol.topics import forbidden_character
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # with lone surrogates, which UTF-8 cannot carry
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;[\x20-\x7e]*)?", re.ASCII)

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from mercure_hub.protocol.topics import WILDCARD
-
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.topics.building import Value, built
 from flask_mercure.topics.characters import check_characters
+from mercure_hub.protocol.topics import WILDCARD
 
 Protocol = Literal["1.0", "0.x"]
 

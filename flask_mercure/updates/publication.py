@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
+from flask_mercure.errors import InvalidArgument
+from flask_mercure.topics.characters import check_characters
 from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.form import Pairs
 from mercure_hub.protocol.topics import WILDCARD
 from mercure_hub.protocol.update import new_id
-
-from flask_mercure.errors import InvalidArgument
-from flask_mercure.topics.characters import check_characters
 
 _HUB_EVENT_TYPE = "mercure"
 

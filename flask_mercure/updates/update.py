@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from mercure_hub.protocol.update import PublicationLimits
-
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.topics.matchers import exact_topics
 from flask_mercure.updates import content
 from flask_mercure.updates.content import UNSET, Unset
 from flask_mercure.updates.publication import Publication
+from mercure_hub.protocol.update import PublicationLimits
 
 if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from mercure_hub.storage.retention import Retention
-from mercure_hub.storage.sqlalchemy import SqlTransport
 
 from bench import generator, hubs, run
 from bench.context import Bench
@@ -21,6 +19,8 @@ from bench.report import read
 from bench.rows import SUBJECTS, chosen
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
+from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.sqlalchemy import SqlTransport
 
 pytestmark = pytest.mark.minutes
 

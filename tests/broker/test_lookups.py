@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
+
 from mercure_hub.broker import lookups as lookups_module
 from mercure_hub.broker.lookups import Lookups, in_thread, reserve_threads
 from mercure_hub.protocol.errors import StorageError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gevent
 import pytest
+
 from mercure_hub.broker.replay_budget import ReplayBudget, Share
 
 MOST = 100

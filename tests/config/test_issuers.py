@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub import cli
 from mercure_hub.config.issuers import ENTRIES, IssuerError, from_table
 from mercure_hub.config.settings import SettingError, load_settings
 from mercure_hub.config.table import reference
 from mercure_hub.protocol.issuer import Issuer, RemoteKeys
 from mercure_hub.protocol.keys import ASYMMETRIC, generate_pair
-
 from tests.hub.key_server import jwk, key_set, new_key
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"

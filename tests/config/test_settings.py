@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub.config.settings import SettingError, load_settings
 from mercure_hub.config.table import CONFIG, TABLE, Setting, reference
 from mercure_hub.protocol.identity import Identity

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from mercure_hub.config.table import CONFIG, TABLE
-from mercure_hub.config.variables import OF_THE_EXTENSION, unknown_variables
 
 from flask_mercure import Mercure
+from mercure_hub.config.table import CONFIG, TABLE
+from mercure_hub.config.variables import OF_THE_EXTENSION, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 

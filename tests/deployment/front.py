@@ -13,9 +13,9 @@ from pathlib import Path
 from ssl import CERT_NONE, SSLContext, create_default_context
 from typing import IO
 
-from mercure_hub.protocol.event_stream import Event, Parser
 from requests.structures import CaseInsensitiveDict
 
+from mercure_hub.protocol.event_stream import Event, Parser
 from tests.hub.running import TIMEOUT
 
 COOKIE = "__Secure-mercure_access_token"

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from mercure_hub.tools.installation.layout import Layout
 from mercure_hub.tools.installation.pieces import render
-
 from tests.deployment.front import is_listening, wait_until
 from tests.deployment.site import ROOT, fill_in
 from tests.examples.browser import end

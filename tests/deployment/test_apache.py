@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from mercure_hub.protocol.keys import load
 from websockets.exceptions import InvalidStatus
 
 from flask_mercure import EVERYTHING
@@ -25,6 +24,7 @@ from flask_mercure.doctor.addresses import identify
 from flask_mercure.doctor.connection import Endpoint
 from flask_mercure.doctor.exchange import ask
 from flask_mercure.tokens.factory import TokenFactory
+from mercure_hub.protocol.keys import load
 from tests.deployment import site
 from tests.deployment.front import Front, curl, free_ports, unverified, wait_until
 from tests.deployment.site import (

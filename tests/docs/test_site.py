@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from mercure_hub.protocol.sections import Section
 
 import flask_mercure
 from docs.website.reading import named_anchors, sections, sidebar
+from mercure_hub.protocol.sections import Section
 from tests.docs.markdown import PAGES, ROOT
 
 pytestmark = pytest.mark.minutes

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from mercure_hub.protocol.event_stream import Parser
 from selenium import webdriver
 
 from flask_mercure.pages.page import module_url
+from mercure_hub.protocol.event_stream import Parser
 from tests.examples.browser import leave
 from tests.examples.page_site import Site, Tab
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub.fanout import writer
 from mercure_hub.fanout.ring import Ring
 from mercure_hub.protocol.matchers import Matcher
-
 from tests.fanout.bench import Bench
 
 

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+
 from mercure_hub.fanout.compression import MAX_SMALLEST, Compressor, estimate, is_available, stored
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.framing import CHUNKED, FORMS, HEARTBEATS, ZSTD, chunk, in_form
 from mercure_hub.protocol.event_stream import HEARTBEAT
-
 from tests.fanout.bench import Bench, Reader, exact, ids
 from tests.hub.running import Frames
 

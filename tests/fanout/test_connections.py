@@ -7,8 +7,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from mercure_hub.fanout.engine import EngineLimits
 
+from mercure_hub.fanout.engine import EngineLimits
 from tests.fanout.bench import START, Bench, exact
 
 HEARTBEAT = b":\n"

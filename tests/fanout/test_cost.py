@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from mercure_hub.fanout.index import Index
 from mercure_hub.protocol.grant import Scope
 from mercure_hub.protocol.matchers import Matcher
-
 from tests.fanout.bench import Bench, Reader, exact, ids, may_read, pattern, subscriber, template
 
 SITE = "https://cost.example"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 import pytest
+
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.protocol.grant import Grant, Scope
-
 from tests.fanout.bench import Bench, Reader, encoded, exact, ids, may_read, pattern, template
 
 SLICE = 512

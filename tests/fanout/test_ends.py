@@ -10,11 +10,11 @@ import random
 from collections.abc import Iterator
 
 import pytest
+
 from mercure_hub.fanout import engine
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.framing import ALL_FORMS, CHUNKED, WEBSOCKET
 from mercure_hub.fanout.subscriber import Subscriber
-
 from tests.fanout.bench import Bench, Reader, exact
 
 LARGE = random.Random(1).randbytes(100_000).hex()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from mercure_hub.fanout.engine import EngineLimits
-
 from tests.fanout.bench import Bench, encoded, exact, ids, may_read
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from mercure_hub.fanout.index import Index
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.matchers import Matcher
-
 from tests.fanout.bench import exact, pattern, subscriber, template
 
 

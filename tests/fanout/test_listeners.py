@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mercure_hub.fanout.listeners import Listeners, each, joined, left
-
 from tests.fanout.bench import subscriber
 
 

@@ -6,6 +6,7 @@ import os
 from itertools import count
 
 import pytest
+
 from mercure_hub.fanout.census import Census
 from mercure_hub.fanout.quota import ConnectionLimits, Quota
 from mercure_hub.fanout.subscriber import Subscriber

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from mercure_hub.fanout import engine
 from mercure_hub.fanout.engine import EngineLimits
-
 from tests.fanout.bench import Bench, Reader, encoded, exact, ids
 
 LARGE = "0123456789abcdef" * 4096

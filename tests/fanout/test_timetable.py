@@ -6,7 +6,6 @@ import random
 
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.fanout.timetable import Timetable
-
 from tests.fanout.bench import exact, subscriber
 
 

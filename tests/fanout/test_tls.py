@@ -15,9 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.protocol.matchers import Matcher
-
 from tests.fanout.bench import FOREVER, Bench, Reader, encoded, exact, ids, subscriber
 
 LARGE = "0123456789abcdef" * 16384

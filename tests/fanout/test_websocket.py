@@ -7,9 +7,9 @@ import select
 from typing import Any
 
 import pytest
+
 from mercure_hub.fanout.framing import CHUNKED, WEBSOCKET
 from mercure_hub.protocol.websocket import BUDGET, WebSocket
-
 from tests.fanout.bench import Bench, Reader, exact
 from tests.hub.websocket import CLOSE, PING, PONG, TEXT, frame
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+
 from mercure_hub.fanout import ring as ring_module
 from mercure_hub.fanout import writer as writer_module
 from mercure_hub.fanout.ring import Incomplete, Ring, RingFailed
 from mercure_hub.fanout.writer import Writer, one_by_one
-
 from tests.fanout.conftest import lacks_ring
 
 pytestmark = [pytest.mark.usefixtures("no_descriptor_left")]

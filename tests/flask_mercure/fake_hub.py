@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
-from mercure_hub.protocol import form
 
 from flask_mercure import Mercure
 from flask_mercure.extension import state_of
+from mercure_hub.protocol import form
 
 SECRET = "a secret of more than thirty-two bytes"
 PATH = "/.well-known/mercure"

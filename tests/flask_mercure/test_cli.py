@@ -14,16 +14,16 @@ from click.testing import Result
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 from flask import Flask
-from mercure_hub.config.settings import load_settings
-from mercure_hub.protocol import keys
-from mercure_hub.protocol.access_token import Issuer, TokenVerifier
-from mercure_hub.protocol.origins import is_listed
 
 from flask_mercure import ConfigurationError, Event, Subscription
 from flask_mercure.cli import mercure
 from flask_mercure.configuration.settings import read
 from flask_mercure.development import launch
 from flask_mercure.extension import state_of
+from mercure_hub.config.settings import load_settings
+from mercure_hub.protocol import keys
+from mercure_hub.protocol.access_token import Issuer, TokenVerifier
+from mercure_hub.protocol.origins import is_listed
 from tests.flask_mercure.fake_hub import SECRET, Answer, Dropped, FakeHub, make_app, running
 
 BASE = {"MERCURE_JWT_SECRET": SECRET}

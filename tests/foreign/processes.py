@@ -20,7 +20,6 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from mercure_hub.protocol import cursor
-
 from tests.foreign.kinds import ROOT, Kind
 from tests.hub.running import HUB_PATH, RunningHub, process_environment
 

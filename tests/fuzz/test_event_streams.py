@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from mercure_hub.protocol.event_stream import HEARTBEAT, Event, Parser, encode
 
 LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=12)

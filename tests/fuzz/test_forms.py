@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from mercure_hub.protocol import form, update
 from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.errors import InvalidRequest

@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 from flask import Flask, render_template_string
 from hypothesis import example, given
 from hypothesis import strategies as st
-from mercure_hub.protocol.topics import forbidden_character
 
 from flask_mercure import InvalidArgument, Mercure, build_topic
+from mercure_hub.protocol.topics import forbidden_character
 
 APP = Flask("fuzzed")
 APP.config.update(MERCURE_JWT_SECRET="a secret of the tests with more than 32 octets")

@@ -16,6 +16,8 @@ from typing import Any
 import uritemplate
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from urlpattern import URLPattern
+
 from mercure_hub.protocol.compact_pattern import read_pattern
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.identity import Identity, is_reserved
@@ -23,7 +25,6 @@ from mercure_hub.protocol.matchers import Matcher, MatcherType, make
 from mercure_hub.protocol.resolution import resolver
 from mercure_hub.protocol.topics import forbidden_character
 from mercure_hub.protocol.uri_template import compile_template
-from urlpattern import URLPattern
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 ANY_URL = URLPattern({})

@@ -10,13 +10,13 @@ from urllib.parse import unquote
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from mercure_hub.protocol import cursor
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.form import Pairs
 from mercure_hub.protocol.identity import Identity
 from mercure_hub.protocol.matchers import MatcherType, make
 from mercure_hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from
-
 from tests.protocol.listing import find
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")

@@ -12,6 +12,7 @@ from itertools import pairwise
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.server.access_log import redact
 from mercure_hub.server.http import Message, RequestReader

@@ -17,6 +17,7 @@ from typing import Any
 import jwt
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from mercure_hub.protocol import credentials, jwk_set
 from mercure_hub.protocol.access_token import Issuer, TokenVerifier
 from mercure_hub.protocol.authorization_details import DETAIL_TYPE

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from mercure_hub.protocol.event_stream import Parser
 
+from mercure_hub.protocol.event_stream import Parser
 from tests.hub.running import HUB_PATH, Frames, RunningHub, Stream, running_hub
 from tests.hub.test_streams import self_signed
 

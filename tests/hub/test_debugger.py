@@ -12,9 +12,9 @@ from typing import Any
 
 import jwt
 import pytest
+
 from mercure_hub.config.settings import SettingError
 from mercure_hub.protocol.keys import generate_pair
-
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes

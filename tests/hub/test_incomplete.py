@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from mercure_hub.fanout.engine import Engine, Logged
 from websockets.exceptions import ConnectionClosed
 
+from mercure_hub.fanout.engine import Engine, Logged
 from tests.hub.running import TIMEOUT, RunningHub, running_hub
 from tests.hub.websocket import client, messages
 from tests.storage.log import beside

@@ -12,8 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
-from mercure_hub.server import fetch, jwks
 
+from mercure_hub.server import fetch, jwks
 from tests.hub.key_server import KeyServer, jwk, key_server, new_key
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub.protocol import matchers
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.sqlalchemy import SqlTransport
-
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
 pytestmark = pytest.mark.minutes

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+
 from mercure_hub.endpoints.health import ready
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.protocol import errors
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.sections import REFUSALS, Section
 from mercure_hub.storage.sqlalchemy import SqlTransport
-
 from tests.hub.running import HUB_PATH, SECRET, RunningHub, read_reply, running_hub
 from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import Samples, of, samples

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub.broker import broker
 from mercure_hub.fanout.engine import Engine, Logged
 from mercure_hub.storage.interface import Page
 from mercure_hub.storage.reading import Reader
-
 from tests.hub.running import RunningHub, running_hub
 from tests.storage.log import beside
 

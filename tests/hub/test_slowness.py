@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from mercure_hub.server import connection
 
+from mercure_hub.server import connection
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
 from mercure_hub.broker.broker import Broker
 from mercure_hub.fanout.engine import Engine, Logged
-
 from tests.hub.running import TIMEOUT, RunningHub, process_environment, running_hub
 from tests.hub.test_streams import self_signed
 from tests.storage.log import until, waiting_for_locks

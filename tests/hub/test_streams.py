@@ -13,10 +13,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from mercure_hub.endpoints.request import Request
 from mercure_hub.server.connection import Connection
 from mercure_hub.server.http import RequestReader
-
 from tests.hub.running import RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes

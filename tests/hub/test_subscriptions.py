@@ -10,9 +10,9 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
+
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.sqlalchemy import SqlTransport
-
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 from tests.storage.log import beside, broken, until
 

@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from mercure_hub.protocol.websocket import BUDGET
 from websockets.exceptions import InvalidStatus
 
+from mercure_hub.protocol.websocket import BUDGET
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, running_hub
 from tests.hub.test_process import process
 from tests.hub.test_streams import self_signed

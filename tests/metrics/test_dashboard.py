@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mercure_hub.metrics.catalogue import CATALOGUE
 from mercure_hub.metrics.exposition import Storage
 from mercure_hub.metrics.tally import Board
-
 from tests.metrics.test_tally import read
 
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "mercure-hub.json"

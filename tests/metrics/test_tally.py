@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from mercure_hub.metrics.catalogue import ANSWERS, CATALOGUE, CONNECTED, DELIVERY, UPDATES, Kind
 from mercure_hub.metrics.exposition import Storage, page
 from mercure_hub.metrics.tally import Board
-from prometheus_client.parser import text_string_to_metric_families
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
+
 from mercure_hub.protocol.access_token import Issuer, Protocol, Role, TokenVerifier
 from mercure_hub.protocol.authorization_details import DETAIL_TYPE
 from mercure_hub.protocol.errors import TokenInvalid

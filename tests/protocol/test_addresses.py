@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mercure_hub.protocol.addresses import is_loopback, is_numeric, is_public
 
 PUBLIC = [

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+
 from mercure_hub.protocol import answer, errors
 from mercure_hub.protocol.answer import Answer, for_error, text, to_json
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from mercure_hub.protocol import batch, form
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest
 from mercure_hub.protocol.update import PublicationLimits, Update

@@ -8,10 +8,11 @@ import time
 import tracemalloc
 
 import pytest
+from urlpattern import URLPattern
+
 from mercure_hub.protocol.compact_pattern import CompactPattern, read_pattern
 from mercure_hub.protocol.literal_prefix import above, of_url_pattern
 from mercure_hub.protocol.resolution import resolver
-from urlpattern import URLPattern
 
 HUB = "https://hub.example.com/.well-known/mercure"
 BASES = [

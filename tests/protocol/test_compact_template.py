@@ -7,6 +7,7 @@ import time
 import tracemalloc
 
 import pytest
+
 from mercure_hub.protocol.compact_template import read_template
 from mercure_hub.protocol.uri_template import compile_template
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+
 from mercure_hub.protocol.content_coding import prefers
 
 ASKED = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mercure_hub.protocol.credentials import OLD_COOKIE, Credential, find, parse_cookies
 from mercure_hub.protocol.errors import TokenMalformed
 from mercure_hub.protocol.form import Pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mercure_hub.protocol.cursor import requested
 from mercure_hub.protocol.form import Pairs
 

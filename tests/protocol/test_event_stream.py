@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+
 from mercure_hub.protocol.event_stream import HEARTBEAT, Event, Parser, encode, retry_from
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mercure_hub.protocol.grant import ANONYMOUS, NOTHING, Grant, Json, Scope
 from mercure_hub.protocol.matchers import Matcher, MatcherType, make
 

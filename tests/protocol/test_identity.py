@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.identity import Identity, derived, is_reserved
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.literal_prefix import NOWHERE, above
 from mercure_hub.protocol.matchers import Matcher, MatcherType, make

@@ -6,6 +6,7 @@ import gc
 import time
 
 import pytest
+
 from mercure_hub.protocol import matchers
 from mercure_hub.protocol.errors import InvalidRequest, TooManyRequests
 from mercure_hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Allowance, Matcher, MatcherType, cost, make

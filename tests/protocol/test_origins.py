@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import pytest
+
 from mercure_hub.protocol.errors import CrossSite
 from mercure_hub.protocol.origins import check_publication, cors_headers, may_bring_cookie, preflight_headers
 

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.protocol import errors
 from mercure_hub.protocol.answer import for_error
 from mercure_hub.protocol.sections import PAGE, Section, problem_type, reference
-
 from tests.protocol.test_answer import ANSWERS
 
 TEXT = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
 from mercure_hub.protocol.errors import TokenInvalid
 from mercure_hub.protocol.keys import ALGORITHMS, Key
 from mercure_hub.protocol.signature import check_extensions, decoded, fits

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import uritemplate
+
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.event_stream import Parser
 from mercure_hub.protocol.form import Pairs, parse
 from mercure_hub.protocol.identity import Identity, is_reserved
 from mercure_hub.protocol.matchers import MatcherType, make
 from mercure_hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from, old_document
-
 from tests.protocol.listing import find
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")

@@ -6,6 +6,7 @@ import sys
 import unicodedata
 
 import pytest
+
 from mercure_hub.protocol.topics import forbidden_character
 
 CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]

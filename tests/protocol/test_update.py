@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest
 from mercure_hub.protocol.event_stream import Event, Parser
 from mercure_hub.protocol.form import Pairs, parse

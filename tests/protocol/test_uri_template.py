@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uritemplate
+
 from mercure_hub.protocol.uri_template import compile_template
 
 Value = str | list[str] | dict[str, str] | None

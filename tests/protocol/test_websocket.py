@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mercure_hub.protocol.errors import InvalidRequest, UpgradeRequired
 from mercure_hub.protocol.update import Update
 from mercure_hub.protocol.websocket import BUDGET, Close, WebSocket, accept_key, message

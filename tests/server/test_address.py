@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
+
 from mercure_hub.protocol.errors import InvalidRequest, Misdirected
 from mercure_hub.protocol.identity import Identity
 from mercure_hub.server.address import Addressing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import gevent
 import pytest
-from mercure_hub.server.channel import Channel, Timeout
 
+from mercure_hub.server.channel import Channel, Timeout
 from tests.hub.test_streams import self_signed
 
 LIMIT = 0.2

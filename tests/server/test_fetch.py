@@ -12,11 +12,11 @@ from typing import Any
 
 import gevent.ssl
 import pytest
+
 from mercure_hub.protocol.issuer import RemoteKeys
 from mercure_hub.protocol.keys import ASYMMETRIC
 from mercure_hub.server import fetch
 from mercure_hub.server.fetch import Address, Fetcher, FetchError
-
 from tests.hub.key_server import KeyServer, key_server
 from tests.hub.test_streams import self_signed
 

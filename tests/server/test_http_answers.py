@@ -6,6 +6,7 @@ from http.client import parse_headers
 from io import BytesIO
 
 import pytest
+
 from mercure_hub.protocol.answer import Answer, text
 from mercure_hub.server.http import encode_answer, encode_stream_head
 

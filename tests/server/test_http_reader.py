@@ -6,6 +6,7 @@ import random
 import tracemalloc
 
 import pytest
+
 from mercure_hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest
 from mercure_hub.server.http import Message, RequestReader
 

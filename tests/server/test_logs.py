@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.server import logs
 from mercure_hub.server.access_log import AccessLog, redact
 from mercure_hub.server.http import Message

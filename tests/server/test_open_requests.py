@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+
 from mercure_hub.server.open_requests import _EACH, OpenRequests
 
 

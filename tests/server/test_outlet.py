@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mercure_hub.server.channel import Timeout
 from mercure_hub.server.outlet import Outlet
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.server import logs
 from mercure_hub.server.rotation import Rotation, RotationRule
 

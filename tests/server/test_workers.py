@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.config.settings import load_settings
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.server import workers as parent
-
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 from tests.storage.log import until as until_true
 from tests.storage.log import waiting_for_locks

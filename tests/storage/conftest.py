@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mercure_hub.storage.retention import Retention
 
+from mercure_hub.storage.retention import Retention
 from tests.storage.log import Log
 
 Opener = Callable[..., Log]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.file_system import FileSystem, find
 from mercure_hub.tools.history.log import opened
-
 from tests.storage.log import Log
 
 TABLE = r"""

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import pytest
 import sqlalchemy as sa
+
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage import database as database_
@@ -24,7 +25,6 @@ from mercure_hub.storage.append import Appender
 from mercure_hub.storage.interface import Entry, Presence
 from mercure_hub.storage.retention import Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
-
 from tests.storage.conftest import Opener
 from tests.storage.log import Log, beside, broken, until, update
 

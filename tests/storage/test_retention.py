@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
+
 from mercure_hub.storage.database import make_engine, writing
 from mercure_hub.storage.retention import Retention, Trimmer
-
 from tests.storage.conftest import Opener
 from tests.storage.log import Log, beside, until, update
 

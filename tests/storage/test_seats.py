@@ -16,9 +16,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.storage import seats as seats_module
 from mercure_hub.storage.seats import Seats, TurnTimeout
-
 from tests.storage.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from flask import Flask, render_template_string
-from mercure_hub.protocol import keys
 
 import flask_mercure
 from flask_mercure import ConfigurationError, Mercure
 from flask_mercure.configuration import settings as configuration
 from flask_mercure.configuration.settings import read
 from flask_mercure.extension import state_of
+from mercure_hub.protocol import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 
 KEYS = {"MERCURE_JWT_SECRET": SECRET}

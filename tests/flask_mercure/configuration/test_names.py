@@ -6,10 +6,10 @@ import re
 
 import pytest
 from flask import Flask
-from mercure_hub.config.table import CONFIG, TABLE
 
 from flask_mercure import Mercure
 from flask_mercure.configuration.names import OF_HUBS, OF_THE_APP, unknown_names
+from mercure_hub.config.table import CONFIG, TABLE
 from tests.flask_mercure.fake_hub import SECRET
 
 

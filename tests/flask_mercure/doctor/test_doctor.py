@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from mercure_hub.protocol.sections import Section
 
 from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.doctor import addresses, browser, certificates, clock, delivery, protocols, report
@@ -22,6 +21,7 @@ from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, origin_
 from flask_mercure.doctor.delivery import Life, Way
 from flask_mercure.doctor.exchange import Framing, Head, Reply, read_head
 from flask_mercure.doctor.finding import Finding, Level, Remedy, hub, note, ok, problem, warning
+from mercure_hub.protocol.sections import Section
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 PUBLIC = "https://hub.example.com/.well-known/mercure"

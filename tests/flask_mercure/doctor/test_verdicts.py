@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from mercure_hub.protocol.sections import Section
 
 from flask_mercure.doctor import verdicts
 from flask_mercure.doctor.finding import Level, apache, app, hub, nginx
 from flask_mercure.doctor.trials import Role
 from flask_mercure.topics.matchers import Protocol
+from mercure_hub.protocol.sections import Section
 
 
 @pytest.mark.parametrize(("role", "holder"), [("publish", "publisher"), ("subscribe", "subscriber")])

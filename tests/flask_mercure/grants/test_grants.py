@@ -14,12 +14,12 @@ import jwt
 import pytest
 from flask import Flask, Response, make_response, redirect, session
 from flask.testing import FlaskClient
-from mercure_hub.protocol import keys
 from werkzeug.test import TestResponse
 
 from flask_mercure import ConfigurationError, CookieError, Grants, InvalidArgument, Mercure, URLPattern
 from flask_mercure.extension import state_of
 from flask_mercure.pages.page import module_url
+from mercure_hub.protocol import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 from tests.hub.running import running_hub
 

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
-from mercure_hub.protocol.update import PublicationLimits, from_form
 from urllib3.exceptions import InsecureRequestWarning
 
 from flask_mercure import (
@@ -36,6 +35,7 @@ from flask_mercure import (
     TokenError,
 )
 from flask_mercure.extension import state_of
+from mercure_hub.protocol.update import PublicationLimits, from_form
 from tests.flask_mercure.fake_hub import (
     PATH,
     SECRET,

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from flask import Response, render_template_string
-from mercure_hub.protocol import form
 
 from flask_mercure import EVERYTHING, InvalidArgument, Mercure, URITemplate, URLPattern
+from mercure_hub.protocol import form
 from tests.flask_mercure.fake_hub import make_app
 
 PUBLIC = "https://hub.example/m"

@@ -13,12 +13,12 @@ from typing import Any
 import jwt
 import pytest
 from flask import Flask
+
+from flask_mercure.extension import state_of
 from mercure_hub.protocol import keys
 from mercure_hub.protocol.access_token import Issuer, TokenVerifier
 from mercure_hub.protocol.errors import TokenInvalid
 from mercure_hub.protocol.grant import Grant
-
-from flask_mercure.extension import state_of
 from tests.flask_mercure.fake_hub import SECRET, FakeHub, running
 
 pytestmark = pytest.mark.minutes

@@ -12,10 +12,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
-from mercure_hub.protocol import keys
 
 from flask_mercure import EVERYTHING, ConfigurationError, Mercure, TokenError
 from flask_mercure.configuration.settings import read
+from mercure_hub.protocol import keys
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, publishing, running
 from tests.hub.running import running_hub
 

@@ -22,14 +22,6 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from mercure_hub.protocol import keys
-from mercure_hub.protocol.access_token import Issuer, TokenVerifier
-from mercure_hub.protocol.access_token import Protocol as HubProtocol
-from mercure_hub.protocol.authorization_details import DETAIL_TYPE
-from mercure_hub.protocol.errors import TokenInvalid
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.keys import load
-from mercure_hub.protocol.matchers import MatcherType, make
 
 from flask_mercure import (
     EVERYTHING,
@@ -43,6 +35,14 @@ from flask_mercure import (
 )
 from flask_mercure.extension import state_of
 from flask_mercure.tokens.source import PublisherSource, PublisherToken, TokenSource, expiry
+from mercure_hub.protocol import keys
+from mercure_hub.protocol.access_token import Issuer, TokenVerifier
+from mercure_hub.protocol.access_token import Protocol as HubProtocol
+from mercure_hub.protocol.authorization_details import DETAIL_TYPE
+from mercure_hub.protocol.errors import TokenInvalid
+from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.keys import load
+from mercure_hub.protocol.matchers import MatcherType, make
 from tests.flask_mercure.fake_hub import SECRET, make_app
 
 PUBLIC = "https://hub.example/.well-known/mercure"

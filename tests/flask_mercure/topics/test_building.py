@@ -10,14 +10,14 @@ import uuid
 from typing import Any
 
 import pytest
-from mercure_hub.protocol.authorization_details import grant_of, old_grant_of
-from mercure_hub.protocol.grant import Scope
-from mercure_hub.protocol.keys import Key
 
 from flask_mercure import EVERYTHING, InvalidArgument, URITemplate, URLPattern, build_topic
 from flask_mercure.tokens.factory import authorization_claims
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.matchers import Protocol, Topics
+from mercure_hub.protocol.authorization_details import grant_of, old_grant_of
+from mercure_hub.protocol.grant import Scope
+from mercure_hub.protocol.keys import Key
 
 BASE = "https://hub.example/.well-known/mercure"
 KEY = Key(b"a secret that is long enough for HMAC", ("HS256",))

@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import Iterator
 
 from mercure_hub.protocol.event_stream import Parser
-
 from tests.foreign.clients.given import LIMIT, children, follow, url
 
 

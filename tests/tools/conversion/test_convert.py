@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from mercure_hub.cli import main
 from mercure_hub.config.settings import load_settings
 from mercure_hub.tools.conversion.caddyfile import CaddyfileError
