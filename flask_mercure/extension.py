@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flask import Flask, Response, current_app, request, request_finished
 
+from flask_mercure.client.publisher import Publisher
 from flask_mercure.configuration import names, registry
 from flask_mercure.encryption.key_set import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants.renewal import keep_cookies_private, renew_all
 from flask_mercure.grants.unread import hint
-from flask_mercure.http.publisher import Publisher
 from flask_mercure.hub import Hub
 from flask_mercure.pages import page
 from flask_mercure.pages.links import page_url

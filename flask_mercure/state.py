@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from flask import Flask
 
+from flask_mercure.client.publisher import Publisher
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError
-from flask_mercure.http.publisher import Publisher
 
 KEY = "mercure"
 """Of the state in ``app.extensions``."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from flask_mercure.client.session import USER_AGENT
 from flask_mercure.doctor.connection import Endpoint, Unreachable, close, dial, time_left, words
-from flask_mercure.http.session import USER_AGENT
 
 _MAX_HEAD = 65536
 _MAX_BODY = 65536

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import requests
 from flask import Flask, has_request_context, request
 
+from flask_mercure.client.answer import reason
+from flask_mercure.client.session import Reply, ask
 from flask_mercure.errors import HubUnreachable, MercureError, TokenUnavailable
-from flask_mercure.http.answer import reason
-from flask_mercure.http.session import Reply, ask
 from flask_mercure.publishing import recorder
 from flask_mercure.reading import presence
 from flask_mercure.state import HubState

@@ -11,10 +11,10 @@ from urllib.parse import quote, unquote, urlsplit
 
 import requests
 
+from flask_mercure.client.answer import reason
+from flask_mercure.client.session import Reply, ask, open_session
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument
-from flask_mercure.http.answer import reason
-from flask_mercure.http.session import Reply, ask, open_session
 from flask_mercure.reading.subscriber import Refused
 from flask_mercure.topics.matchers import Topic, URITemplate, URLPattern, matchers
 

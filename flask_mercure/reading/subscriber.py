@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
 
+from flask_mercure.client import connection
+from flask_mercure.client.answer import reason
+from flask_mercure.client.connection import Connection
+from flask_mercure.client.session import USER_AGENT
 from flask_mercure.errors import HubUnreachable, MercureError
-from flask_mercure.http import connection
-from flask_mercure.http.answer import reason
-from flask_mercure.http.connection import Connection
-from flask_mercure.http.session import USER_AGENT
 from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.event_stream import Event, Parser
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from flask_mercure import HubUnreachable, InvalidArgument, Mercure, PublishError, Update
+from flask_mercure.client.publisher import BatchSupport
+from flask_mercure.client.session import open_session
 from flask_mercure.extension import state_of
-from flask_mercure.http.batch_support import BatchSupport
-from flask_mercure.http.session import open_session
 from tests.flask_mercure.fake_hub import PATH, Answer, Dropped, FakeHub, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub

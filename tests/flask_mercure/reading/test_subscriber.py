@@ -23,11 +23,11 @@ from flask_mercure import (
     URITemplate,
     URLPattern,
 )
-from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
-from tests.flask_mercure.http.test_publisher import (
+from tests.flask_mercure.client.test_publisher import (
     certificate,  # noqa: F401 - a fixture
     seen_by_an_error_tracker,
 )
+from tests.flask_mercure.fake_hub import Answer, Dropped, FakeHub, make_app, running
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 

@@ -18,9 +18,9 @@ import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
+from flask_mercure.client.session import Reply
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, PublishError
-from flask_mercure.http.session import Reply
 from mercure_hub.protocol.topics import forbidden_character
 
 _MAX_ID = 2048

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from flask_mercure.http.connection import Chunks, Connection, ConnectionBroken, get
+from flask_mercure.client.connection import Chunks, Connection, ConnectionBroken, get
 
 PATIENCE = 10.0
 

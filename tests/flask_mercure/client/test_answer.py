@@ -6,8 +6,8 @@ import pytest
 import requests
 from requests.structures import CaseInsensitiveDict
 
+from flask_mercure.client.answer import is_of_a_hub, retry_after
 from flask_mercure.errors import PublishError
-from flask_mercure.http.answer import is_of_a_hub, retry_after
 from flask_mercure.publishing.retry import Verdict, verdict
 from tests.flask_mercure.fake_hub import Answer, publishing, running
 
