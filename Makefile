@@ -1,3 +1,4 @@
+# make help    this text
 # make demo    the chat, with the hub and the app, on one printed address
 # make test    all tests, in minutes; one layer of them with
 #              LAYER=seconds   what is pure: no process, no network
@@ -15,16 +16,29 @@
 # make bench-quick     the same, smaller, in two minutes
 # make bench-publish   put the last make bench into docs/performance.md
 #
-# Each of them makes its own virtual environment first. PYTHON chooses the interpreter.
+# Each of them makes its own virtual environment first. PYTHON chooses the interpreter. DEPENDENCIES=lowest installs
+# the lowest versions that setup.cfg allows, DEPENDENCIES=newest the newest, pre-releases too.
 
 PYTHON ?= python3
+DEPENDENCIES ?=
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
-VENV := .venv-$(VERSION)
+VENV := .venv-$(VERSION)$(if $(DEPENDENCIES),-$(DEPENDENCIES))
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
+ifeq ($(DEPENDENCIES),lowest)
+    INSTALL += --constraint $(VENV)/lowest.txt
+else ifeq ($(DEPENDENCIES),newest)
+    INSTALL += --upgrade --upgrade-strategy eager --pre
+else ifneq ($(DEPENDENCIES),)
+    $(error DEPENDENCIES is "$(DEPENDENCIES)"; it can be lowest or newest)
+endif
 
 FOREIGN := build/foreign
 
-.PHONY: python demo test foreign check docs site chaos bench bench-quick bench-publish clean
+.PHONY: help python demo test foreign check docs site chaos bench bench-quick bench-publish clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
@@ -74,21 +88,22 @@ python:
 
 $(VENV)/bin/pip: | python
 	@sh tests/venv.sh $(PYTHON) $(VENV)
+	@$(BIN)/python -m tests.lowest > $(VENV)/lowest.txt
 
 $(VENV)/hub.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub]'
+	$(INSTALL) -e '.[hub]'
 	@touch $@
 
 $(VENV)/test.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,check,docs]'
+	$(INSTALL) -e '.[hub,test,check,docs]'
 	@touch $@ $(VENV)/hub.done $(VENV)/docs.done
 
 $(VENV)/foreign.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,test,foreign]'
+	$(INSTALL) -e '.[hub,test,foreign]'
 	@touch $@ $(VENV)/hub.done
 
 $(VENV)/docs.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[hub,docs]'
+	$(INSTALL) -e '.[hub,docs]'
 	@touch $@ $(VENV)/hub.done
 
 clean:
