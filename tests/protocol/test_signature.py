@@ -93,7 +93,7 @@ def test_each_last_character_of_a_signature(algorithm: str) -> None:
     taken = []
     for last in string.ascii_letters + string.digits + "-_":
         other = token[:-1] + last
-        assert we_say(other, algorithm) is pyjwt_says(other, algorithm)
+        assert not we_say(other, algorithm) or pyjwt_says(other, algorithm)  # before 2.14 it takes them all
         taken += [last] if we_say(other, algorithm) else []
     assert taken == [token[-1]]
 
