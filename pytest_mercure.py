@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from flask_mercure import Recording, Subscription
-    from flask_mercure.development.local_hub import LocalHub
+    from flask_mercure.development import LocalHub
     from flask_mercure.topics.matchers import Topics
 
 
@@ -39,7 +39,7 @@ def mercure_hub(
 
     ``app.config.update(mercure_hub.config)`` before ``init_app`` lets an app use it.
     """
-    from flask_mercure.development.local_hub import local_hub  # noqa: PLC0415 - see above
+    from flask_mercure.development import local_hub  # noqa: PLC0415 - see above
 
     with local_hub(tmp_path_factory.mktemp("mercure-hub"), mercure_hub_settings) as hub:
         yield hub

@@ -1,14 +1,270 @@
-"""``flask mercure``: the commands, put together."""
+"""``flask mercure``: publish, subscribe, tokens, the outbox, and a hub for development."""
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+import click
+from flask import Flask, current_app
 from flask.cli import AppGroup
 
-from flask_mercure.commands.hub import run_hub
-from flask_mercure.commands.outbox import outbox, relay
-from flask_mercure.commands.updates import publish, subscribe, token
+from flask_mercure import development
 from flask_mercure.doctor.command import doctor
+from flask_mercure.errors import MercureError
+from flask_mercure.hub import Hub
+from flask_mercure.state import state_of
+from flask_mercure.topics.matchers import Topic, URLPattern, typed
+from mercure_hub import INSTALL
+from mercure_hub.protocol import event_stream
 
 mercure = AppGroup("mercure", help="Publish to the Mercure hub, subscribe to it, run it for development.")
-for _command in (run_hub, publish, token, subscribe, relay, outbox, doctor):
-    mercure.add_command(_command)
+mercure.add_command(doctor)
+
+_hub_option = click.option(
+    "--hub", "name", metavar="NAME", help="One of MERCURE_HUBS; default: the default one."
+)
+
+
+@contextmanager
+def _errors_as_messages() -> Iterator[None]:
+    """Show an error of the extension as one message, without a traceback."""
+    try:
+        yield
+    except MercureError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@mercure.command("hub", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@_hub_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[HUB OPTIONS]...")
+def run_hub(name: str | None, arguments: tuple[str, ...]) -> None:
+    """Run the hub with the configuration of the app, for development.
+
+    The hub listens where MERCURE_URL points to and trusts the app's keys. Subscribers without a token,
+    active subscriptions and the debugger are on, and the pages of "flask run" are admitted, whatever its
+    port; variables of the environment such as MERCURE_ANONYMOUS=0 and options of mercure-hub change that,
+    for example:
+
+      flask mercure hub --cors-origins https://shop.test --log-level debug
+    """
+    with _errors_as_messages():
+        environment = development.environment(state_of(current_app).hub(name).configuration, os.environ)
+        development.check_packages()
+    command = development.command(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, environment)  # noqa: S606 - our own interpreter, no shell
+
+
+@mercure.command("publish")
+@_hub_option
+@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
+@click.option("--data", default="", help='Content of the update; "-" reads it from standard input.')
+@click.option("--private", is_flag=True, help="Only for subscribers whose token allows one of the topics.")
+@click.option("--id", "event_id", help="Id of the update; the hub makes one otherwise.")
+@click.option("--type", "event_type", help="Event type.")
+@click.option("--retry", type=click.IntRange(min=0), help="Milliseconds before a client reconnects.")
+def publish(
+    name: str | None,
+    topics: tuple[str, ...],
+    *,
+    data: str,
+    private: bool,
+    event_id: str | None,
+    event_type: str | None,
+    retry: int | None,
+) -> None:
+    """Publish an update and print its id."""
+    if data == "-":
+        data = sys.stdin.read()
+    with _errors_as_messages():
+        click.echo(
+            Hub(name).publish(topics, data, private=private, id=event_id, type=event_type, retry=retry)
+        )
+
+
+@mercure.command("token")
+@_hub_option
+@click.option("--subscribe", multiple=True, metavar="TOPIC", help="Topic that may be read; * for all.")
+@click.option("--subscribe-urlpattern", multiple=True, metavar="PATTERN", help="The same, a URL Pattern.")
+@click.option("--publish", multiple=True, metavar="TOPIC", help="Topic to publish on; * for all.")
+@click.option("--publish-urlpattern", multiple=True, metavar="PATTERN", help="The same, a URL Pattern.")
+@click.option("--lifetime", type=click.FloatRange(min=0, min_open=True), help="Seconds.")
+def token(
+    name: str | None,
+    *,
+    subscribe: tuple[str, ...],
+    subscribe_urlpattern: tuple[str, ...],
+    publish: tuple[str, ...],
+    publish_urlpattern: tuple[str, ...],
+    lifetime: float | None,
+) -> None:
+    """Print an access token."""
+    with _errors_as_messages():
+        hub = Hub(name)
+        access_token = hub.create_token(
+            _topics(hub, subscribe, subscribe_urlpattern),
+            _topics(hub, publish, publish_urlpattern) or None,
+            lifetime=lifetime,
+        )
+    click.echo(access_token)
+
+
+@mercure.command("subscribe")
+@_hub_option
+@click.argument("topics", nargs=-1, metavar="TOPIC...")
+@click.option("--urlpattern", multiple=True, metavar="PATTERN", help="URL Pattern of topics.")
+@click.option(
+    "--last-event-id", metavar="ID", help='Start after this update; "earliest" for all that is kept.'
+)
+@click.option("--count", type=click.IntRange(min=1), help="End after so many events.")
+def subscribe(
+    name: str | None,
+    topics: tuple[str, ...],
+    urlpattern: tuple[str, ...],
+    last_event_id: str | None,
+    count: int | None,
+) -> None:
+    """Print the updates of topics as they arrive, in the form of an event stream.
+
+    A lost connection is taken up again where it broke. Ctrl-C ends it.
+    """
+    if not (topics or urlpattern):
+        raise click.UsageError("name a topic, or a pattern with --urlpattern")
+    hub = Hub(name)
+    with (
+        _errors_as_messages(),
+        suppress(KeyboardInterrupt),
+        hub.subscribe(_topics(hub, topics, urlpattern), last_event_id=last_event_id) as events,
+    ):
+        for event in islice(events, count):
+            event_type = None if event.type == "message" else event.type
+            click.echo(event_stream.encode(event.id, event.data, event_type), nl=False)
+
+
+def _topics(hub: Hub, written: Sequence[str], patterns: Sequence[str]) -> list[Topic]:
+    protocol = hub._state.configuration.protocol
+    return [*(typed(one, protocol) for one in written), *map(URLPattern, patterns)]
+
+
+# The other commands work without SQLAlchemy, so the outbox is imported only when a command needs it.
+
+
+def _app() -> Flask:
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    return app
+
+
+@contextmanager
+def _outbox() -> Iterator[tuple[Any, Any, Any]]:
+    """A connection in a transaction, the table of the outbox, and the module that reads it."""
+    with _errors_as_messages():
+        _require_sqlalchemy()
+        binding = import_module("flask_mercure.outbox.app").outbox_of(_app()).binding
+        with binding.engine.begin() as connection:
+            yield connection, binding.table, import_module("flask_mercure.outbox.contents")
+
+
+def _require_sqlalchemy() -> None:
+    try:
+        import_module("sqlalchemy")
+    except ModuleNotFoundError:
+        raise click.ClickException(
+            f"the outbox needs SQLAlchemy, which is not installed; {INSTALL.format('outbox')}"
+        ) from None
+
+
+@mercure.command("relay")
+@click.option("--once", is_flag=True, help="Send what waits and end; for cron.")
+def relay(*, once: bool) -> None:
+    """Send the updates of the outbox to the hub, until SIGTERM or Ctrl-C.
+
+    Several relays share the work. What one cannot send stays in the outbox.
+    """
+    _require_sqlalchemy()
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    service = import_module("flask_mercure.outbox.service")
+    with (
+        _errors_as_messages(),
+        closing(service.relay_for(_app())) as sender,
+        service.ending_on_signals(sender),
+    ):
+        if once:
+            done = sender.run_once()
+            click.echo(f"{done.sent} sent, {done.failed} to be tried again, {done.parked} parked")
+        else:
+            sender.run()
+
+
+@mercure.group("outbox")
+def outbox() -> None:
+    """Look at the updates that wait in the database, and look after them."""
+
+
+@outbox.command("stats")
+def show_stats() -> None:
+    """Print how many updates wait, fail and are parked."""
+    with _outbox() as (connection, table, contents):
+        stats = contents.stats(connection, table, time.time())
+    click.echo(f"waiting    {stats.waiting}")
+    click.echo(f"oldest     {stats.oldest_age:.0f} s")
+    click.echo(f"failing    {stats.failing}")
+    click.echo(f"parked     {stats.parked}")
+    click.echo(f"delivered  {stats.delivered}")
+
+
+@outbox.command("list")
+@click.option("--state", type=click.Choice(["waiting", "parked", "delivered"]), help="Default: all.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Rows.")
+def show_list(state: str | None, limit: int) -> None:
+    """Print the oldest updates, without their data."""
+    with _outbox() as (connection, table, contents):
+        rows = contents.listing(connection, table, state, limit)
+    for row in rows:
+        written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.created_at))
+        private = " private" if row.private else ""
+        click.echo(
+            f"{row.sequence}  {row.state}  {written}  {row.hub}{private}  {' '.join(row.topics)}  {row.id}"
+        )
+        if row.error:
+            after = f"after {row.attempts} attempts: " if row.attempts else ""
+            click.echo(f"    {after}{row.error}")
+
+
+@outbox.command("retry")
+@click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER]...")
+@click.option("--all", "everything", is_flag=True, help="All that are parked or failing.")
+def retry(numbers: tuple[int, ...], *, everything: bool) -> None:
+    """Try parked or failing updates again at once; NUMBER is the first column of the list."""
+    if bool(numbers) is everything:
+        raise click.UsageError("name updates by their number, or use --all")
+    with _outbox() as (connection, table, contents):
+        count = contents.retry(connection, table, numbers)
+    click.echo(f"{count} updates are tried again")
+
+
+@outbox.command("purge")
+@click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER]...")
+@click.option("--state", type=click.Choice(["waiting", "parked", "delivered"]), help="All of one state.")
+@click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older.")
+@click.option("--yes", is_flag=True, help="Do not ask before updates are deleted that wait.")
+def purge(numbers: tuple[int, ...], *, state: str | None, older_than: float | None, yes: bool) -> None:
+    """Delete updates: those with a NUMBER, or those of a state."""
+    if bool(numbers) is (state is not None):
+        raise click.UsageError("name updates by their number, or a state with --state")
+    if state != "parked" and state != "delivered" and not yes:  # noqa: PLR1714
+        click.confirm("Updates that wait would never reach their subscribers. Delete them?", abort=True)
+    before = None if older_than is None else time.time() - older_than * 86400
+    with _outbox() as (connection, table, contents):
+        states = contents.STATES if state is None else (state,)
+        count = contents.purge(connection, table, numbers, states=states, before=before)
+    click.echo(f"{count} updates are deleted")

@@ -64,8 +64,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "development": ("errors", "topics", "tokens", "configuration", "reading"),
     "doctor": ("errors", "topics", "tokens", "cookies", "updates", "configuration", "client", "state"),
     "debug_panel": ("errors", "updates", "publishing"),
-    "commands": ("errors", "topics", "state", "outbox", "hub", "development"),
-    "cli": ("doctor", "commands"),
+    "cli": ("errors", "topics", "state", "outbox", "hub", "development", "doctor"),
 }
 PARTS = {"mercure_hub": HUB, "flask_mercure": EXTENSION}
 SOURCES = {"mercure_hub": ROOT / "hub", "flask_mercure": ROOT}

@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 from flask import Flask
 
-from flask_mercure import ConfigurationError, Event, Subscription
+from flask_mercure import ConfigurationError, Event, Subscription, development
 from flask_mercure.cli import mercure
 from flask_mercure.configuration.settings import read
-from flask_mercure.development import launch
 from flask_mercure.extension import state_of
 from mercure_hub.config.settings import load_settings
 from mercure_hub.protocol import keys
@@ -101,7 +100,7 @@ def test_a_hub_is_chosen_by_its_name(two: Flask, hub: FakeHub, monkeypatch: pyte
     assert (shown.exit_code, "data: 1" in shown.stdout) == (0, True), shown.output
     started: list[dict[str, str]] = []
     monkeypatch.setattr(os, "execve", lambda _path, _command, environment: started.append(environment))
-    monkeypatch.setattr(launch, "find_spec", lambda name: name)
+    monkeypatch.setattr(development, "find_spec", lambda name: name)
     assert run(two, "hub", "--hub", "eu", "--log-level", "debug").exit_code == 0
     assert started[0]["MERCURE_PUBLIC_URL"] == "https://eu.example/.well-known/mercure"
     assert started[0]["MERCURE_LISTEN"] in hub.url
@@ -250,7 +249,7 @@ def test_ctrl_c_is_quiet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def environment(inherited: dict[str, str] | None = None, **config: object) -> dict[str, str]:
     made = read({**BASE, **{f"MERCURE_{key}": value for key, value in config.items()}})
-    return launch.environment(made, inherited or {})
+    return development.environment(made, inherited or {})
 
 
 def test_the_hub_gets_the_configuration_of_the_app() -> None:
@@ -371,7 +370,7 @@ def test_with_a_factory_of_the_app_the_key_is_the_one_that_verifies() -> None:
 def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(launch, "find_spec", lambda name: name)
+    monkeypatch.setattr(development, "find_spec", lambda name: name)
     result = run(make_app(), "hub", "--cors-origins", "http://x", "--log-level", "debug")
     assert result.exit_code == 0, result.output
     ((path, command, made),) = started
@@ -382,7 +381,7 @@ def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "find_spec", lambda name: None if name == "gevent" else name)
+    monkeypatch.setattr(development, "find_spec", lambda name: None if name == "gevent" else name)
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started"))
     result = run(make_app(), "hub")
     assert result.exit_code == 1
