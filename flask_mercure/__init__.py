@@ -46,7 +46,7 @@ from flask_mercure.reading.subscriber import Gap, Refused, Subscription
 from flask_mercure.tokens.factory import CreatesTokens, TokenFactory
 from flask_mercure.topics.building import build_topic
 from flask_mercure.topics.matchers import EVERYTHING, URITemplate, URLPattern
-from flask_mercure.updates.update import Update
+from flask_mercure.updates import Update
 from mercure_hub.protocol.event_stream import Event
 
 __all__ = [

@@ -23,7 +23,7 @@ except ImportError:
 
 if TYPE_CHECKING:
     from flask_mercure.errors import MercureError
-    from flask_mercure.updates.publication import Publication
+    from flask_mercure.updates import Publication
 
 _KEY = "_mercure_debug_panel"
 _MOST_SHOWN = 500  # updates

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Unpack
 
 from flask import Flask, Response, current_app, request, request_finished
 
@@ -30,9 +30,7 @@ from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.building import build_topic
 from flask_mercure.topics.matchers import Topics, URLPattern
-from flask_mercure.updates import content
-from flask_mercure.updates.content import UNSET, Unset
-from flask_mercure.updates.update import Update
+from flask_mercure.updates import Update, UpdateOptions, encrypted
 from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
@@ -155,20 +153,16 @@ class Mercure(Hub):
         topics: str | Iterable[str],
         data: Any = "",
         *,
-        private: bool = False,
-        id: str | None = None,
-        type: str | None = None,
-        retry: int | None = None,
-        encrypt_for: Recipients | Literal[Unset.UNSET] = UNSET,
         on_failure: OnFailure | None = None,
         hubs: Iterable[str] | None = None,
+        **options: Unpack[UpdateOptions],
     ) -> dict[str, str]:
         """Publish an update on all hubs, or some, under one id.
 
-        They are asked one after the other, and one that fails does not keep the others from it. The arguments
-        are those of :meth:`publish`, and in addition:
+        The hubs get it one after the other; if one fails, the others still get it. The arguments are those of
+        :meth:`publish`, and in addition:
 
-        :param hubs: names of hubs; default: all that the app has.
+        :param hubs: names of hubs; default: all hubs of the app.
         :returns: the ids of the update by the names of the hubs.
         :raises SomeHubsFailed: after all were tried; ``errors`` has the error of each hub that failed,
             ``published_ids`` the hubs that have the update.
@@ -180,7 +174,7 @@ class Mercure(Hub):
         chosen = [state.hub(name) for name in dict.fromkeys(state.hubs if hubs is None else hubs)]
         if not chosen:
             raise InvalidArgument("hubs is empty; leave it out for all hubs")
-        publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
+        publication = Update(topics, data, **options).publication()
         return everywhere.publish(chosen, publication, on_failure)
 
     def flush(self, timeout: float = background.DRAIN) -> bool:
@@ -228,7 +222,7 @@ class Mercure(Hub):
         :raises InvalidArgument: ``content_type`` is no media type, or text cannot be encoded.
         :raises TypeError: something is no key, or ``data`` cannot be written as JSON.
         """
-        return content.encrypted(data, keys, content_type)
+        return encrypted(data, keys, content_type)
 
     def key_set(self, *key_sets: KeySet) -> Response:
         """An answer with keys, **secrets among them**, for a subscriber that may read what they open.

@@ -19,8 +19,7 @@ from flask_mercure.state import HubState, state_of
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.characters import check_characters
 from flask_mercure.topics.matchers import Topics
-from flask_mercure.updates.content import UNSET, Unset
-from flask_mercure.updates.update import Update
+from flask_mercure.updates import UNSET, Unset, Update
 
 if TYPE_CHECKING:
     from flask_mercure.encryption.jwe import Recipients

@@ -51,7 +51,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "reading": ("errors", "topics", "configuration", "client", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
     "pages": ("errors", "topics", "cookies", "configuration", "state"),
-    "outbox": ("errors", "encryption", "updates", "state", "publishing"),
+    "outbox": ("errors", "updates", "state", "publishing"),
     "broadcast": ("errors", "topics", "updates", "state", "publishing", "outbox"),
     "hub": (
         *("topics", "encryption", "updates", "state", "publishing", "reading", "grants", "pages"),

@@ -22,8 +22,7 @@ from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.settings import OnFailure
 from flask_mercure.state import state_of
-from flask_mercure.updates.publication import Publication, with_id
-from flask_mercure.updates.update import Update
+from flask_mercure.updates import Publication, Update
 
 _Model = TypeVar("_Model", bound=type[Any])
 
@@ -276,7 +275,7 @@ def _made(way: _Way, target: Any, action: Action, make: Callable[[], Update | No
             update = make()
             if update is None:
                 return None
-            publication = with_id(update.publication())
+            publication = update.publication().with_id()
         check(publication)
     except Exception:
         if way.on_failure == "raise":

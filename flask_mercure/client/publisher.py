@@ -19,7 +19,7 @@ from flask_mercure.client.session import Reply, ask, open_session, warn_of_unver
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument, PublishError
 from flask_mercure.tokens.source import PublisherToken
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 from mercure_hub.protocol import batch
 
 _MAX_ANSWER = 4 << 20  # the ids of a batch: 1000, of 2048 characters at most

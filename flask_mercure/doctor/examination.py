@@ -18,7 +18,7 @@ from flask_mercure.doctor.streams import Refused, Stream, listen
 from flask_mercure.doctor.trials import Role
 from flask_mercure.errors import MercureError
 from flask_mercure.tokens.source import PublisherToken, expiry
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 from mercure_hub.protocol.sections import Section
 
 EVENT_TYPE = "flask-mercure-doctor"

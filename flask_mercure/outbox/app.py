@@ -19,7 +19,7 @@ from flask_mercure.outbox.thread import RelayThread
 from flask_mercure.outbox.transaction import Outgoing, Ready, collect
 from flask_mercure.publishing import recorder
 from flask_mercure.publishing.reliability import reliability_of
-from flask_mercure.updates.publication import Publication, with_id
+from flask_mercure.updates import Publication
 
 Target = Session | AsyncSession | scoped_session[Any] | Connection
 """Whose transaction an update belongs to."""
@@ -48,7 +48,7 @@ class AppOutbox:
         :raises TypeError: the target is of another kind.
         """
         table = self.binding.table
-        named = [with_id(one) for one in publications]
+        named = [one.with_id() for one in publications]
         for one in named:
             check(one)
         found = self._session_or_connection(target)

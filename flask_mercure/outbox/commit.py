@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, event
 
 from flask_mercure.outbox.rows import write
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 _Updates = Sequence[tuple[str, Publication]]
 

@@ -26,7 +26,7 @@ from flask_mercure.outbox.table import seconds
 from flask_mercure.outbox.wakeup import Wakeup
 from flask_mercure.publishing.health import Health
 from flask_mercure.publishing.retry import Verdict, delay, verdict
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 BATCH = 100
 # A batch ends after this time, so that a claim is short, and little is sent twice after a crash.

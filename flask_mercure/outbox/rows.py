@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, array
 
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.outbox.table import WAITING, moment
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 # Locks of PostgreSQL that writers of the same topic take until their commit: "merc" as a number, and one of
 # these buckets. A lock for each topic could exhaust the server's table of locks.

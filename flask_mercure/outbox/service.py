@@ -20,7 +20,7 @@ from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.settings import ReliabilitySettings
 from flask_mercure.state import state_of
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 
 def open_outbox(app: Flask, settings: ReliabilitySettings) -> AppOutbox:

@@ -19,7 +19,7 @@ from sqlalchemy import Table, event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from flask_mercure.outbox.rows import write
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 _KEY = "flask_mercure"
 _MOST_ROUNDS = 100  # as SQLAlchemy: hooks that change objects with every flush would never end

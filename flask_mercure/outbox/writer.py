@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Unpack
 
 from flask import Flask, current_app
 
 from flask_mercure.outbox.app import Target, outbox_of
 from flask_mercure.state import state_of
-from flask_mercure.updates.content import UNSET, Unset
-from flask_mercure.updates.update import Update
-
-if TYPE_CHECKING:
-    from flask_mercure.encryption.jwe import Recipients
+from flask_mercure.updates import Update, UpdateOptions
 
 
 class OutboxWriter:
@@ -33,12 +29,7 @@ class OutboxWriter:
         self,
         topics: str | Iterable[str],
         data: Any = "",
-        *,
-        private: bool = False,
-        id: str | None = None,
-        type: str | None = None,
-        retry: int | None = None,
-        encrypt_for: Recipients | Literal[Unset.UNSET] = UNSET,
+        **options: Unpack[UpdateOptions],
     ) -> str:
         """Publish an update when the transaction commits; a rollback, of a savepoint too, takes it back.
 
@@ -51,6 +42,6 @@ class OutboxWriter:
         :raises InvalidArgument: the hub would refuse the update, or a database cannot store it.
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
-        publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
+        publication = Update(topics, data, **options).publication()
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         return outbox_of(app).add(state_of(app).hub(self._hub).name, [publication], self._target)[0]

@@ -20,7 +20,7 @@ from flask_mercure.errors import MercureError, PublishError
 from flask_mercure.publishing.health import Health
 from flask_mercure.publishing.processes import AtEnd, OfProcess, ends_without_notice
 from flask_mercure.publishing.retry import MOST_REFUSALS, Verdict, delay, verdict
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 DRAIN = 5.0
 _SHORT_REST = 0.1  # between attempts while somebody waits for the queue

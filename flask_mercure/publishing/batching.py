@@ -19,9 +19,7 @@ from flask_mercure.publishing.settings import OnFailure, check_policy
 from flask_mercure.publishing.token_stream import Delivery, Grouping
 from flask_mercure.state import HubState
 from flask_mercure.topics.matchers import exact_topics
-from flask_mercure.updates import content
-from flask_mercure.updates.publication import Publication
-from flask_mercure.updates.update import Batch, Update, publications
+from flask_mercure.updates import Batch, Publication, Update, as_text, publications
 
 
 class PublishesMany:
@@ -146,7 +144,7 @@ def _delivery(
     template = Publication(named, "", private, type=type)
 
     def publish(data: dict[str, Any], id: str) -> None:
-        deliver(state, [replace(template, data=content.text(data), id=id)], sent, now=True)
+        deliver(state, [replace(template, data=as_text(data), id=id)], sent, now=True)
 
     def log(id: str, error: MercureError) -> None:
         log_failure(replace(template, id=id), str(error))

@@ -11,7 +11,7 @@ from flask_mercure.publishing.observation import observed
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.settings import OnFailure
 from flask_mercure.state import HubState, state_of
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 
 
 def deliver(

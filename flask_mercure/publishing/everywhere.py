@@ -8,7 +8,7 @@ from flask_mercure.errors import MercureError, SomeHubsFailed
 from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.settings import OnFailure
 from flask_mercure.state import HubState
-from flask_mercure.updates.publication import Publication, with_id
+from flask_mercure.updates import Publication
 
 
 def publish(
@@ -23,7 +23,7 @@ def publish(
     :returns: the ids of the update by the names of the hubs.
     :raises SomeHubsFailed: at least one hub failed, after all were tried.
     """
-    publication = with_id(publication)
+    publication = publication.with_id()
     ids: dict[str, str] = {}
     errors: dict[str, Exception] = {}
     for hub in hubs:

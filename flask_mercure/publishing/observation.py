@@ -14,7 +14,7 @@ from flask_mercure.publishing import tracing
 from flask_mercure.publishing.signals import publish_failed, tell, update_published
 
 if TYPE_CHECKING:
-    from flask_mercure.updates.publication import Publication
+    from flask_mercure.updates import Publication
 
 _log = logging.getLogger("flask_mercure")
 

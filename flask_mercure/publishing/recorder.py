@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mercure_hub.protocol.update import new_id
 
 if TYPE_CHECKING:
-    from flask_mercure.updates.publication import Publication
+    from flask_mercure.updates import Publication
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from flask_mercure.publishing.background import BackgroundCounters, BackgroundQu
 from flask_mercure.publishing.retry import Verdict, verdict
 from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings, check_policy, read
 from flask_mercure.state import HubState, kept
-from flask_mercure.updates.publication import Publication, with_id
+from flask_mercure.updates import Publication
 
 KEY = "mercure.reliability"
 """Of the object in ``app.extensions``."""
@@ -73,7 +73,7 @@ class Reliability:
         policy = self.settings.on_failure if on_failure is None else check_policy(on_failure)
         if policy == "raise":
             return self._send(hub, publications)
-        named = [with_id(one) for one in publications]
+        named = [one.with_id() for one in publications]
         if policy == "background":
             queue = self.queue(hub)
             for one in named:

@@ -16,7 +16,7 @@ _log = logging.getLogger("flask_mercure")
 #: An update was published. The sender is the app, or ``None`` outside of an app context. Values:
 #:
 #: * ``hub``: name of the hub in the app's configuration, a ``str``;
-#: * ``update``: a :class:`flask_mercure.updates.publication.Publication`, with ``topics``, ``data``,
+#: * ``update``: a :class:`flask_mercure.updates.Publication`, with ``topics``, ``data``,
 #:   ``private``, ``id`` (as asked for), ``type`` and ``retry``. Private data is in it: mind where you write
 #:   it;
 #: * ``id``: of the update, as the hub answered;

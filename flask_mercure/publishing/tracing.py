@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from flask_mercure.errors import PublishError
 
 if TYPE_CHECKING:
-    from flask_mercure.updates.publication import Publication
+    from flask_mercure.updates import Publication
 
 _TRACE: Any = None
 with contextlib.suppress(ImportError):

@@ -21,7 +21,7 @@ from flask_mercure.outbox.relay import Relay
 from flask_mercure.outbox.rows import channel, write
 from flask_mercure.outbox.table import moment
 from flask_mercure.outbox.wakeup import wakeup_for
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 from tests.flask_mercure.databases import failing_commit
 
 pytestmark = pytest.mark.minutes

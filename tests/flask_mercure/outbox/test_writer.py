@@ -25,7 +25,7 @@ from flask_mercure.outbox.app import outbox_of
 from flask_mercure.outbox.rows import write
 from flask_mercure.outbox.service import relay_for
 from flask_mercure.publishing.recorder import record
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 from tests.flask_mercure.databases import failing_commit
 from tests.flask_mercure.fake_hub import SECRET
 from tests.flask_mercure.library import Library, commit_breaker, library

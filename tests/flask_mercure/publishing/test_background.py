@@ -18,7 +18,7 @@ from flask_mercure import HubUnreachable, Mercure, PublishError, TokenError, Tok
 from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue
 from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.retry import MOST_REFUSALS
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, running
 
 pytestmark = pytest.mark.minutes

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from flask_mercure import Mercure, PublishError, Update, publish_failed, update_published
 from flask_mercure.extension import state_of
 from flask_mercure.publishing import tracing
-from flask_mercure.updates.publication import Publication
+from flask_mercure.updates import Publication
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 
 pytestmark = pytest.mark.minutes
