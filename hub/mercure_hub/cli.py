@@ -141,7 +141,7 @@ def _serve(words: Sequence[str]) -> int:
     from mercure_hub.config.variables import unknown_variables  # noqa: PLC0415
     from mercure_hub.protocol.identity import WELL_KNOWN  # noqa: PLC0415
     from mercure_hub.server import logs  # noqa: PLC0415
-    from mercure_hub.server.handover import tell_predecessor  # noqa: PLC0415
+    from mercure_hub.server.lifecycle import tell_predecessor  # noqa: PLC0415
     from mercure_hub.server.sockets import notify  # noqa: PLC0415
     from mercure_hub.server.workers import serve  # noqa: PLC0415
 

@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.server.access_log import redact
 from mercure_hub.server.http import Message, RequestReader
+from mercure_hub.server.logs import redact
 
 MAX_BODY = 500
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"

@@ -22,7 +22,7 @@ import jwt
 
 from mercure_hub.config.settings import load_settings
 from mercure_hub.protocol.event_stream import Event, Parser
-from mercure_hub.server.process import Process
+from mercure_hub.server.lifecycle import Process
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor

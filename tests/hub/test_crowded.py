@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.metrics.process import ProcessFigures
-from mercure_hub.server import process as server
-from mercure_hub.server.open_requests import _EACH
+from mercure_hub.server import lifecycle as server
+from mercure_hub.server.connection import _EACH
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
 from tests.hub.test_streams import self_signed

@@ -13,7 +13,7 @@ from typing import Any
 import jwt
 import pytest
 
-from mercure_hub.server import fetch, jwks
+from mercure_hub.server import jwks
 from tests.hub.key_server import KeyServer, jwk, key_server, new_key
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
@@ -208,7 +208,7 @@ def test_a_hub_that_waits_for_keys_can_stop(folder: Path, server: KeyServer) -> 
 def test_private_addresses_need_permission(
     folder: Path, server: KeyServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_resolve", lambda *_: [(socket.AF_INET, ("127.0.0.1", server.port))])
+    monkeypatch.setattr(jwks, "_resolve", lambda *_: [(socket.AF_INET, ("127.0.0.1", server.port))])
     path = folder / "hub.toml"
     path.write_text(f'[[issuer]]\nidentifier = "{LOGIN}"\njwks_uri = "https://keys.example:{server.port}/"\n')
     with (

@@ -17,7 +17,7 @@ import gevent
 import pytest
 
 from mercure_hub.config.settings import SettingError, Settings, load_settings
-from mercure_hub.server.process import Process
+from mercure_hub.server.lifecycle import Process
 from mercure_hub.storage.sqlalchemy import SqlTransport
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 

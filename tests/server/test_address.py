@@ -8,7 +8,7 @@ import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest, Misdirected
 from mercure_hub.protocol.identity import Identity
-from mercure_hub.server.address import Addressing
+from mercure_hub.server.http import Addressing
 
 PLAIN = Addressing()
 PROXIED = Addressing(trusted_proxies=(ip_network("10.0.0.0/8"), ip_network("::1"), ip_network("127.0.0.1")))

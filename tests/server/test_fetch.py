@@ -15,8 +15,8 @@ import pytest
 
 from mercure_hub.protocol.issuer import RemoteKeys
 from mercure_hub.protocol.keys import ASYMMETRIC
-from mercure_hub.server import fetch
-from mercure_hub.server.fetch import Address, Fetcher, FetchError
+from mercure_hub.server import jwks
+from mercure_hub.server.jwks import Address, Fetcher, FetchError
 from tests.hub.key_server import KeyServer, key_server
 from tests.hub.test_streams import self_signed
 
@@ -193,7 +193,7 @@ def test_a_name_that_leads_to_a_private_address(server: KeyServer, hosts: list[s
 def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
     server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(jwks, "is_public", lambda address: address == "127.0.0.1")
     tried: list[object] = []
     connect = gevent.socket.socket.connect
 

@@ -13,8 +13,7 @@ from gevent.event import Event
 from mercure_hub.protocol.issuer import Issuer, RemoteKeys
 from mercure_hub.protocol.keys import ASYMMETRIC
 from mercure_hub.server import jwks
-from mercure_hub.server.fetch import Fetched, FetchError
-from mercure_hub.server.jwks import KeySource, KeySources
+from mercure_hub.server.jwks import Fetched, FetchError, KeySource, KeySources
 from tests.hub.key_server import jwk, key_set, new_key
 
 DAY = 86400.0

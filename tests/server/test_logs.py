@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.server import logs
-from mercure_hub.server.access_log import AccessLog, redact
 from mercure_hub.server.http import Message
+from mercure_hub.server.logs import AccessLog, redact
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJtZXJjdXJlIjp7fX0.c2lnbmF0dXJl"
 OPAQUE = "s3cr3t-opaque~value%2B=="

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mercure_hub.server.open_requests import _EACH, OpenRequests
+from mercure_hub.server.connection import _EACH, OpenRequests
 
 
 class Ended(list[str]):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mercure_hub.server.channel import Timeout
-from mercure_hub.server.outlet import Outlet
+from mercure_hub.server.channel import Outlet, Timeout
 
 PATIENCE = 5.0
 DATA = memoryview(b"x" * 100)

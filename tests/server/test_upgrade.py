@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.config.settings import SettingError
-from mercure_hub.server.handover import tell_predecessor
+from mercure_hub.server.lifecycle import tell_predecessor
 from tests.hub.running import HUB_PATH, RunningHub
 from tests.hub.test_metrics import free_port
 from tests.hub.test_replay_slowly import subscribe as subscribe_and_wait

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from mercure_hub.endpoints.health import HEALTH, LIVE, READY
 from mercure_hub.endpoints.hub import Hub
@@ -31,12 +32,95 @@ from mercure_hub.protocol.errors import (
 from mercure_hub.protocol.identity import Identity
 from mercure_hub.protocol.sections import reference
 from mercure_hub.protocol.websocket import WebSocket
-from mercure_hub.server.access_log import AccessLog
-from mercure_hub.server.address import Addressing
-from mercure_hub.server.channel import Channel, Timeout
-from mercure_hub.server.http import Message, RequestReader, encode_answer, encode_stream_head, encode_switch
-from mercure_hub.server.open_requests import OpenRequests
-from mercure_hub.server.outlet import Outlet
+from mercure_hub.server.channel import Channel, Outlet, Timeout
+from mercure_hub.server.http import (
+    Addressing,
+    Message,
+    RequestReader,
+    encode_answer,
+    encode_stream_head,
+    encode_switch,
+)
+from mercure_hub.server.logs import AccessLog
+
+_EACH = 32 << 10  # bytes that a connection takes, whatever it has sent
+_NOTICE = 60.0  # seconds between two lines of the log
+
+_log = logging.getLogger("mercure_hub.server")
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class OpenRequests(Generic[Key]):
+    """Those that wait, for the longest time first.
+
+    :param most: bytes that they may take together.
+    :param clock: monotonic time in seconds.
+    :param end: ends one of them, which is no longer counted.
+
+    ``taken`` is how much they take.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float], end: Callable[[Key], None]) -> None:
+        self.taken = 0
+        self._most = most
+        self._end = end
+        self._clock = clock
+        self._waiting: dict[Key, int] = {}
+        self._ended = 0
+        self._noticed_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def begin(self, one: Key, size: int = 0) -> None:
+        """Count a connection that waits for its client from now on; one that has waited, only anew.
+
+        :param size: bytes that it holds meanwhile.
+        """
+        self.finish(one)
+        self._waiting[one] = 0
+        self.grow(one, _EACH + size)
+
+    def grow(self, one: Key, size: int) -> None:
+        """Count what has come from a connection that goes on waiting.
+
+        :param size: bytes.
+        """
+        if one not in self._waiting:  # it was ended, and has not noticed
+            return
+        self._waiting[one] += size
+        self.taken += size
+        while self.taken > self._most:
+            self._end_oldest()
+
+    def finish(self, one: Key) -> None:
+        """Count a connection no more."""
+        self.taken -= self._waiting.pop(one, 0)
+
+    def make_room(self, number: int) -> None:
+        """End some, for the process has no descriptor left.
+
+        :param number: how many at most.
+        """
+        for _ in range(min(number, len(self._waiting))):
+            self._end_oldest()
+
+    def _end_oldest(self) -> None:
+        oldest = next(iter(self._waiting))
+        self.finish(oldest)
+        self._end(oldest)
+        self._ended += 1
+        now = self._clock()
+        if self._noticed_at is None or now - self._noticed_at >= _NOTICE:
+            _log.warning(
+                "connections that waited for their clients were ended to make room for others: %d up to now, "
+                "%d are left",
+                self._ended,
+                len(self._waiting),
+            )
+            self._noticed_at = now
+
 
 _FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
 _LAST_LOOK = 0.1  # the same when the hub stops
@@ -46,8 +130,6 @@ _DRAIN = 2.0  # seconds for what still comes after a refusal
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _OF_ANY_URL = frozenset({HEALTH, LIVE, READY})
-
-_log = logging.getLogger("mercure_hub.server")
 
 
 @dataclass(frozen=True, slots=True)

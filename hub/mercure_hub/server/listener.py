@@ -24,7 +24,6 @@ from mercure_hub.server.connection import Connection, Site
 
 _ACCEPTS = 100  # in one turn of the event loop
 _IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
-_BACKLOG = 4096
 _PAUSE = 0.1  # seconds without accepting when the process has no descriptor left
 _SPARE = 16  # connections that are ended then, if they only wait for their clients
 _NOTICE = 60.0  # seconds between two lines of the log that say so
@@ -32,43 +31,11 @@ _NOTICE = 60.0  # seconds between two lines of the log that say so
 _log = logging.getLogger("mercure_hub.server")
 
 
-def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
-    """A listening socket.
-
-    :param host: address or host name; empty for all IPv4 addresses.
-    :param port: 0 for any that is free.
-    :param is_shared: other sockets of this user may be bound to the same port.
-    :raises OSError: the address is not there or in use.
-    """
-    family, kind, _, _, address = socket.getaddrinfo(
-        host or None,
-        port,
-        type=socket.SOCK_STREAM,
-        flags=socket.AI_PASSIVE,
-    )[0]
-    listening = socket.socket(family, kind)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_shared:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Both are inherited or apply to accepted sockets. An answer is one send, so nothing is gained
-        # by waiting for more; and a connection is of no interest before its request arrives.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
-        listening.bind(address)
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
 class Listener:
     """Serves the connections of a listening socket.
 
     :param site: what they share.
-    :param listening: from ``bind``.
+    :param listening: from ``sockets.bind``.
     """
 
     def __init__(self, site: Site, listening: socket.socket) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, MutableMapping
 
 from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.protocol.addresses import is_loopback
-from mercure_hub.server.listener import bind
 
 HANDED_OVER = "MERCURE_HUB_SOCKETS"
 """Environment variable with the descriptors that a hub gives to the one that takes its place."""
@@ -18,10 +17,43 @@ SUCCESSION = "MERCURE_HUB_READY"
 """Environment variable with the descriptor by which a hub tells the one before that it serves."""
 
 _FIRST_OF_SYSTEMD = 3
+_BACKLOG = 4096
 _LEAST_PATIENCE = 10.0  # seconds that a client may be out of reach
 _HEARTBEATS = 2  # for which it may
 _UNSENT = 512 << 10  # bytes that the kernel keeps for a client, beside what is on its way
 _IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds and a number, where there is no heartbeat
+
+
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """A listening socket.
+
+    :param host: address or host name; empty for all IPv4 addresses.
+    :param port: 0 for any that is free.
+    :param is_shared: other sockets of this user may be bound to the same port.
+    :raises OSError: the address is not there or in use.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(
+        host or None,
+        port,
+        type=socket.SOCK_STREAM,
+        flags=socket.AI_PASSIVE,
+    )[0]
+    listening = socket.socket(family, kind)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Both are inherited or apply to accepted sockets. An answer is one send, so nothing is gained
+        # by waiting for more; and a connection is of no interest before its request arrives.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
 
 
 def listening_sockets(
@@ -73,7 +105,7 @@ def _found(settings: Settings, count: int, environment: MutableMapping[str, str]
     try:
         for one in given:
             one.setblocking(False)
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in listener.bind
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in bind
         if len(given) < count and given[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             host, port = given[0].getsockname()[:2]
             given += [bind(host, port, is_shared=True) for _ in range(count - len(given))]

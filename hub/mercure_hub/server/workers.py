@@ -23,10 +23,9 @@ from mercure_hub.fanout.census import Census
 from mercure_hub.metrics.tally import Board
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.server import logs
-from mercure_hub.server.handover import Successor
-from mercure_hub.server.process import HANDLED, Place, Process, serve_alone, settle
-from mercure_hub.server.rotation import INTERVAL as ROTATION_INTERVAL
-from mercure_hub.server.rotation import rotation_of
+from mercure_hub.server.lifecycle import HANDLED, Place, Process, Successor, serve_alone, settle
+from mercure_hub.server.logs import INTERVAL as ROTATION_INTERVAL
+from mercure_hub.server.logs import rotation_of
 from mercure_hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
 from mercure_hub.storage.clock import since_boot
 from mercure_hub.storage.doorbell import Doorbell, bells

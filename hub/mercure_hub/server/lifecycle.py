@@ -8,9 +8,10 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -37,22 +38,94 @@ from mercure_hub.protocol.access_token import TokenVerifier
 from mercure_hub.protocol.issuer import Issuer
 from mercure_hub.protocol.update import PublicationLimits
 from mercure_hub.server import logs
-from mercure_hub.server.access_log import AccessLog
-from mercure_hub.server.address import Addressing
 from mercure_hub.server.channel import READ, is_ready
-from mercure_hub.server.connection import Connection, Site
-from mercure_hub.server.fetch import Fetcher
-from mercure_hub.server.handover import Successor
-from mercure_hub.server.jwks import KeySources
+from mercure_hub.server.connection import Connection, OpenRequests, Site
+from mercure_hub.server.http import Addressing
+from mercure_hub.server.jwks import Fetcher, KeySources
 from mercure_hub.server.listener import Listener
-from mercure_hub.server.open_requests import OpenRequests
-from mercure_hub.server.rotation import INTERVAL as ROTATION_INTERVAL
-from mercure_hub.server.rotation import Rotation, rotation_of
-from mercure_hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
+from mercure_hub.server.logs import INTERVAL as ROTATION_INTERVAL
+from mercure_hub.server.logs import AccessLog, Rotation, rotation_of
+from mercure_hub.server.sockets import (
+    HANDED_OVER,
+    SUCCESSION,
+    listening_sockets,
+    metrics_socket,
+    notify,
+    url_of,
+)
 from mercure_hub.server.tls import renew, tls_context
 from mercure_hub.storage.doorbell import Doorbell, bells
 from mercure_hub.storage.retention import Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
+
+_READY = b"ready"
+
+
+class Successor:
+    """A hub that is to take over.
+
+    :param sockets: descriptors of the listening sockets.
+    :raises OSError: it cannot be started.
+    """
+
+    def __init__(self, sockets: Sequence[int]) -> None:
+        self.listens, tells = os.pipe()
+        environment = {
+            **os.environ,
+            HANDED_OVER: ",".join(map(str, sockets)),
+            SUCCESSION: str(tells),
+        }
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, *sys.orig_argv[1:]], env=environment, pass_fds=(*sockets, tells)
+            )
+        except OSError:
+            os.close(self.listens)
+            raise
+        finally:
+            os.close(tells)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._child.pid
+
+    def is_ready(self, wait: Callable[[int], bool]) -> bool:
+        """Whether it serves; when it does not, it is ended.
+
+        :param wait: waits until a descriptor is readable, false when that takes too long.
+        """
+        try:
+            serves = wait(self.listens) and os.read(self.listens, 16) == _READY
+        finally:
+            os.close(self.listens)
+        if serves:
+            self._child.returncode = 0  # it outlives this process, and nobody here waits for it
+        else:
+            self._child.kill()
+            self._child.wait()
+        return serves
+
+    def abandon(self) -> None:
+        """End it, for the hub that it should follow is told to stop before it serves."""
+        self._child.terminate()
+
+
+def tell_predecessor(environment: MutableMapping[str, str]) -> None:
+    """Tell the hub whose sockets were taken over that this one serves now, if there is one.
+
+    :raises SettingError: it was stopped meanwhile, and so this one is not wanted.
+    """
+    descriptor = int(environment.pop(SUCCESSION, "") or -1)
+    if descriptor < 0:
+        return
+    try:
+        os.write(descriptor, _READY)
+    except BrokenPipeError:
+        raise SettingError("the hub that this one should take over from has stopped; start it anew") from None
+    finally:
+        os.close(descriptor)
+
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 """The signals that a hub acts on."""
