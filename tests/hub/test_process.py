@@ -116,7 +116,7 @@ def test_the_log_as_json_in_a_file(folder: Path) -> None:
         [
             sys.executable,
             "-m",
-            "hub",
+            "mercure_hub",
             "--log-file",
             str(path),
             "--log-format",
