@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.event_stream import Event, Parser
@@ -19,6 +20,8 @@ from mercure_hub.storage.interface import Entry
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 FOREVER = float("inf")
 START = 1000.0
+HUB_STOPS = Ending(Reason.HUB_STOPS)
+LEFT = Ending(Reason.CLOSED_BY_CLIENT)
 
 _SMALLEST = 4096
 
@@ -118,12 +121,12 @@ class Bench:
         self._sequence = 0
         self._open: list[socket.socket] = []
 
-    def _on_gone(self, gone: Subscriber, reason: str) -> None:
-        self.gone.append((gone, reason))
+    def _on_gone(self, gone: Subscriber, ending: Ending) -> None:
+        self.gone.append((gone, ending.text))
 
     def close(self) -> None:
         for one in self.engine:
-            self.engine.drop(one, "the test ends")
+            self.engine.drop(one, HUB_STOPS)
         self.engine.close()
         for sock in self._open:
             sock.close()

@@ -14,7 +14,7 @@ from mercure_hub.fanout.compression import MAX_SMALLEST, Compressor, estimate, i
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.framing import CHUNKED, FORMS, HEARTBEATS, ZSTD, chunk, in_form
 from mercure_hub.protocol.event_stream import HEARTBEAT
-from tests.fanout.bench import Bench, Reader, exact, ids
+from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact, ids
 from tests.hub.running import Frames
 
 if sys.version_info >= (3, 14):
@@ -160,7 +160,7 @@ def test_heartbeats_have_the_form_of_their_stream(bench: Bench) -> None:
 def test_the_end_of_a_stream_in_order(bench: Bench) -> None:
     readers = everybody(bench)
     for reader in readers:
-        bench.engine.end(reader.subscriber, "the hub stops")
+        bench.engine.end(reader.subscriber, HUB_STOPS)
         last = reader.read()
         assert last == (b"0\r\n\r\n" if reader.subscriber.form & CHUNKED else b"")
         assert reader.at_end

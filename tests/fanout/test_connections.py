@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mercure_hub.fanout.engine import EngineLimits
-from tests.fanout.bench import START, Bench, exact
+from tests.fanout.bench import HUB_STOPS, LEFT, START, Bench, exact
 
 HEARTBEAT = b":\n"
 
@@ -70,12 +70,12 @@ def test_a_client_that_left_before_the_start_is_noticed(bench: Bench) -> None:
 
 def test_drop_ends_the_connection_once(bench: Bench) -> None:
     reader = bench.connect(exact("a"))
-    bench.engine.drop(reader.subscriber, "first")
-    bench.engine.drop(reader.subscriber, "second")
+    bench.engine.drop(reader.subscriber, HUB_STOPS)
+    bench.engine.drop(reader.subscriber, LEFT)
     bench.publish("a")
     assert reader.read() == b""
     assert reader.at_end
-    assert bench.reasons() == ["first"]
+    assert bench.reasons() == ["the hub stops"]
     assert len(bench.engine) == 0
 
 
@@ -83,7 +83,7 @@ def test_a_descriptor_is_used_again(bench: Bench) -> None:
     first = bench.connect(exact("a"))
     descriptor = first.subscriber.fd
     first.close()  # the kernel holds an event for it
-    bench.engine.drop(first.subscriber, "left")
+    bench.engine.drop(first.subscriber, LEFT)
     second = bench.connect(exact("b"))
     assert second.subscriber.fd == descriptor
     bench.engine.poll()
@@ -91,7 +91,7 @@ def test_a_descriptor_is_used_again(bench: Bench) -> None:
     bench.publish("b")
     bench.tick(100)
     assert second.ids() == ["2"]
-    assert bench.reasons() == ["left"]
+    assert bench.reasons() == ["closed by the client"]
 
 
 def test_dropping_others_when_one_leaves_confuses_nobody(bench: Bench) -> None:
@@ -100,7 +100,7 @@ def test_dropping_others_when_one_leaves_confuses_nobody(bench: Bench) -> None:
     bench.engine.poll()
     for reader in readers[:10]:
         reader.close()
-    bench.engine.drop(readers[3].subscriber, "pushed")
+    bench.engine.drop(readers[3].subscriber, HUB_STOPS)
     bench.engine.poll()
     assert len(bench.engine) == 10
     assert len(bench.gone) == len({gone for gone, _ in bench.gone}) == 10
@@ -110,7 +110,7 @@ def test_iteration_allows_to_drop(bench: Bench) -> None:
     for _ in range(10):
         bench.connect(exact("a"))
     for subscriber in bench.engine:
-        bench.engine.drop(subscriber, "the hub stops")
+        bench.engine.drop(subscriber, HUB_STOPS)
     assert len(bench.engine) == 0
     assert bench.reasons() == ["the hub stops"] * 10
 
@@ -171,7 +171,7 @@ class TestTime:
         readers = [bench.connect(exact("a")) for _ in range(600)]
         bench.now += 40
         for _ in bench.engine.tick():
-            bench.engine.drop(readers[-1].subscriber, "left")
+            bench.engine.drop(readers[-1].subscriber, LEFT)
             readers.append(bench.connect(exact("a")))
         assert {reader.read() for reader in readers[:-2]} == {HEARTBEAT}
         assert readers[-1].read() == b""

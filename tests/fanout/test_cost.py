@@ -11,7 +11,7 @@ import pytest
 from mercure_hub.fanout.index import Index
 from mercure_hub.protocol.grant import Scope
 from mercure_hub.protocol.matchers import Matcher
-from tests.fanout.bench import Bench, Reader, exact, ids, may_read, pattern, subscriber, template
+from tests.fanout.bench import LEFT, Bench, Reader, exact, ids, may_read, pattern, subscriber, template
 
 SITE = "https://cost.example"
 
@@ -174,7 +174,7 @@ class TestChangesInAPause:
         def leave(count: int) -> None:
             if count == 1:
                 for place in (3, 10):
-                    bench.engine.drop(crowd[place].subscriber, "left")
+                    bench.engine.drop(crowd[place].subscriber, LEFT)
 
         bench.dispatch(bench.update(f"{SITE}/x/3"), between=leave)
         again = bench.connect(pattern(f"{SITE}/:any/3"))

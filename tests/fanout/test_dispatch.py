@@ -8,7 +8,7 @@ import pytest
 
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.protocol.grant import Grant, Scope
-from tests.fanout.bench import Bench, Reader, encoded, exact, ids, may_read, pattern, template
+from tests.fanout.bench import LEFT, Bench, Reader, encoded, exact, ids, may_read, pattern, template
 
 SLICE = 512
 
@@ -154,13 +154,13 @@ class TestSlices:
         def drop_some(count: int) -> None:
             if count == 1:
                 for reader in leaves:
-                    bench.engine.drop(reader.subscriber, "left")
+                    bench.engine.drop(reader.subscriber, LEFT)
 
         bench.dispatch(*[bench.update(topic) for topic in topics], between=drop_some)
         assert leaves[0].ids() == ["1", "2"]
         assert [reader.ids() for reader in leaves[1:]] == [[], [], []]
         assert {tuple(reader.ids()) for reader in readers if reader not in leaves} == {("1", "2")}
-        assert bench.reasons() == ["left"] * 4
+        assert bench.reasons() == ["closed by the client"] * 4
 
     def test_one_whose_connection_broke_is_dropped_within_the_pass(
         self, bench: Bench, topics: list[str]
@@ -198,7 +198,7 @@ class TestSlices:
         def replace(count: int) -> None:
             if count == 1:
                 old = readers[-1].subscriber.fd
-                bench.engine.drop(readers[-1].subscriber, "left")
+                bench.engine.drop(readers[-1].subscriber, LEFT)
                 joined.append(bench.connect(exact("c")))
                 assert joined[0].subscriber.fd == old
 

@@ -15,7 +15,7 @@ from mercure_hub.fanout import engine
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.framing import ALL_FORMS, CHUNKED, WEBSOCKET
 from mercure_hub.fanout.subscriber import Subscriber
-from tests.fanout.bench import Bench, Reader, exact
+from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact
 
 LARGE = random.Random(1).randbytes(100_000).hex()
 
@@ -36,7 +36,7 @@ def end(bench: Bench, reader: Reader) -> bytes:
 
     :returns: all that it ever got.
     """
-    bench.engine.end(reader.subscriber, "the hub stops")
+    bench.engine.end(reader.subscriber, HUB_STOPS)
     reader.read()
     assert reader.at_end
     return bytes(reader.received)

@@ -7,8 +7,7 @@ from itertools import count
 
 import pytest
 
-from mercure_hub.fanout.census import Census
-from mercure_hub.fanout.quota import ConnectionLimits, Quota
+from mercure_hub.fanout.quota import ConnectionLimits, Quota, SharedCounts
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.errors import TooManyRequests
 from mercure_hub.protocol.grant import Grant
@@ -35,8 +34,8 @@ def subscriber(peer: str = "10.0.0.1", fingerprint: bytes = b"") -> Subscriber:
 def quotas(limits: ConnectionLimits, processes: int) -> list[Quota]:
     if processes == 1:
         return [Quota(limits)] * 2
-    census = Census(processes)
-    return [Quota(limits, census.of(number)) for number in range(processes)]
+    counts = SharedCounts(processes)
+    return [Quota(limits, counts.of(number)) for number in range(processes)]
 
 
 def enter(quota: Quota, one: Subscriber) -> None:
@@ -45,7 +44,7 @@ def enter(quota: Quota, one: Subscriber) -> None:
 
 
 def check(quota: Quota, address: str, fingerprint: bytes) -> None:
-    """See whether there is a place."""
+    """See whether another connection would be admitted."""
     quota.enter(address, fingerprint).release()
 
 
@@ -58,7 +57,9 @@ def check(quota: Quota, address: str, fingerprint: bytes) -> None:
         (ConnectionLimits(per_token=4), "MERCURE_MAX_CONNECTIONS_PER_TOKEN"),
     ],
 )
-def test_a_limit_counts_all_processes(processes: int, limits: ConnectionLimits, setting: str) -> None:
+def test_a_limit_counts_connections_of_all_processes(
+    processes: int, limits: ConnectionLimits, setting: str
+) -> None:
     several = quotas(limits, processes)
     connected = [subscriber(fingerprint=b"token") for _ in range(4)]
     for number, one in enumerate(connected):
@@ -71,7 +72,7 @@ def test_a_limit_counts_all_processes(processes: int, limits: ConnectionLimits, 
         check(quota, "10.0.0.1", b"token")
 
 
-def test_other_addresses_and_tokens_are_not_meant() -> None:
+def test_a_limit_is_per_address_and_per_token() -> None:
     first, second = quotas(ConnectionLimits(per_address=1, per_token=1), 2)
     enter(first, subscriber("10.0.0.1", b"one"))
     check(second, "10.0.0.2", b"two")
@@ -82,7 +83,7 @@ def test_other_addresses_and_tokens_are_not_meant() -> None:
         check(second, "10.0.0.1", b"two")
 
 
-def test_the_descriptors_are_those_of_one_process() -> None:
+def test_the_limit_of_descriptors_is_per_process() -> None:
     first, second = quotas(ConnectionLimits(descriptors=1), 2)
     enter(first, subscriber())
     check(second, "10.0.0.1", b"")
@@ -90,23 +91,23 @@ def test_the_descriptors_are_those_of_one_process() -> None:
         check(first, "10.0.0.1", b"")
 
 
-def test_who_takes_the_place_of_a_dead_process_begins_at_nothing() -> None:
-    census = Census(2)
+def test_the_successor_of_a_dead_process_starts_at_zero() -> None:
+    counts = SharedCounts(2)
     limits = ConnectionLimits(total=2, per_address=2)
-    lives, dies = Quota(limits, census.of(0)), Quota(limits, census.of(1))
+    lives, dies = Quota(limits, counts.of(0)), Quota(limits, counts.of(1))
     for _ in range(2):
         enter(dies, subscriber())
     with pytest.raises(TooManyRequests):
         check(lives, "10.0.0.1", b"")
-    census.of(1)
+    counts.of(1)
     check(lives, "10.0.0.1", b"")
 
 
-def test_many_addresses_are_told_apart() -> None:
+def test_counting_by_hash_tells_many_addresses_apart() -> None:
     """Counting by hash may overcount, and seldom does: 5,000 addresses with one connection each."""
-    census = Census(2)
+    counts = SharedCounts(2)
     limits = ConnectionLimits(per_address=3)
-    first, second = Quota(limits, census.of(0)), Quota(limits, census.of(1))
+    first, second = Quota(limits, counts.of(0)), Quota(limits, counts.of(1))
     for number in range(5000):
         enter(first, subscriber(f"10.0.{number >> 8}.{number & 255}"))
     refused = 0
@@ -118,10 +119,10 @@ def test_many_addresses_are_told_apart() -> None:
     assert refused <= 5
 
 
-def test_nothing_is_left_when_all_have_gone() -> None:
-    census = Census(2)
+def test_all_counts_return_to_zero() -> None:
+    counts = SharedCounts(2)
     limits = ConnectionLimits(total=200, per_address=1, per_token=1)
-    first, second = Quota(limits, census.of(0)), Quota(limits, census.of(1))
+    first, second = Quota(limits, counts.of(0)), Quota(limits, counts.of(1))
     for _ in range(3):
         connected = [subscriber(f"10.0.0.{number}", bytes([number])) for number in range(200)]
         for one in connected:
@@ -133,34 +134,34 @@ def test_nothing_is_left_when_all_have_gone() -> None:
 
 
 @pytest.mark.minutes
-def test_forked_processes_share_the_counts() -> None:
-    census = Census(2)
+def test_forked_processes_share_their_counts() -> None:
+    counts = SharedCounts(2)
     limits = ConnectionLimits(total=1, per_address=1)
-    own = Quota(limits, census.of(0))
+    own = Quota(limits, counts.of(0))
     pid = os.fork()
     if pid == 0:
-        enter(Quota(limits, census.of(1)), subscriber("10.9.9.9"))
+        enter(Quota(limits, counts.of(1)), subscriber("10.9.9.9"))
         os._exit(0)
     os.waitpid(pid, 0)
     with pytest.raises(TooManyRequests):
         check(own, "10.9.9.9", b"")
 
 
-def test_the_dead_count_no_more() -> None:
-    census = Census(2)
-    dies, lives = (Quota(ConnectionLimits(total=1, per_address=1), census.of(number)) for number in range(2))
+def test_connections_of_a_dead_process_stop_counting() -> None:
+    counts = SharedCounts(2)
+    dies, lives = (Quota(ConnectionLimits(total=1, per_address=1), counts.of(number)) for number in range(2))
     enter(dies, subscriber())
     with pytest.raises(TooManyRequests):
         check(lives, "10.0.0.1", b"")
-    census.clear(0)
+    counts.clear(0)
     check(lives, "10.0.0.1", b"")
     enter(lives, subscriber())
-    census.clear(0)
+    counts.clear(0)
     with pytest.raises(TooManyRequests):
         check(lives, "10.0.0.1", b"")
 
 
-def test_a_place_is_released_once_and_a_subscriber_keeps_it() -> None:
+def test_a_slot_is_released_once_and_kept_by_a_subscriber() -> None:
     (quota, _) = quotas(ConnectionLimits(per_address=2), 1)
     one, other = (quota.enter("10.0.0.1", b"") for _ in range(2))
     with pytest.raises(TooManyRequests):

@@ -154,7 +154,7 @@ def test_one_who_is_further_behind_than_the_buffer_is_dropped(bench: Bench) -> N
         other.read()
         bench.engine.poll()
         assert len(published) < 30
-    assert bench.gone == [(stalled.subscriber, f"more than {1 << 20} octets behind")]
+    assert bench.gone == [(stalled.subscriber, f"fell behind by more than {1 << 20} bytes")]
     assert 15 <= len(published) <= 19
     assert other.ids() == ids(published)
 

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.protocol.matchers import Matcher
-from tests.fanout.bench import FOREVER, Bench, Reader, encoded, exact, ids, subscriber
+from tests.fanout.bench import FOREVER, HUB_STOPS, Bench, Reader, encoded, exact, ids, subscriber
 
 LARGE = "0123456789abcdef" * 16384
 
@@ -146,7 +147,7 @@ def test_too_far_behind(contexts: Contexts, no_descriptor_left: None) -> None:
     bench.engine.start(reader.subscriber)
     bench.publish("a", data=LARGE)
     bench.publish("a", data=LARGE)
-    assert bench.reasons() == ["more than 300000 octets behind"]
+    assert bench.reasons() == ["fell behind by more than 300000 bytes"]
     bench.close()
 
 
@@ -169,12 +170,12 @@ def test_a_client_that_leaves_is_noticed(bench: Bench, reader: Reader) -> None:
 def test_the_end_of_a_stream_is_told_in_tls_too(bench: Bench, reader: Reader) -> None:
     """Without close_notify, clients report a truncated answer."""
     bench.publish("a")
-    bench.engine.drop(reader.subscriber, "its time is over")
+    bench.engine.drop(reader.subscriber, Ending(Reason.TIME_IS_OVER))
     assert reader.ids() == ["1"]
     assert reader.sock.recv(1) == b""
 
 
 def test_the_end_of_a_full_connection_does_not_wait(bench: Bench, reader: Reader) -> None:
     bench.publish("a", data=LARGE)
-    bench.engine.drop(reader.subscriber, "the hub stops")
+    bench.engine.drop(reader.subscriber, HUB_STOPS)
     assert not reader.subscriber.is_open

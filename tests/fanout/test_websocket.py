@@ -10,7 +10,7 @@ import pytest
 
 from mercure_hub.fanout.framing import CHUNKED, WEBSOCKET
 from mercure_hub.protocol.websocket import BUDGET, WebSocket
-from tests.fanout.bench import Bench, Reader, exact
+from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact
 from tests.hub.websocket import CLOSE, PING, PONG, TEXT, frame
 
 LARGE = "x" * 300_000
@@ -91,7 +91,7 @@ def test_pings_at_the_heartbeat_and_what_may_be_sent_until_the_next(bench: Bench
     assert frames(reader) == [(PING, b"")] * 3
     reader.sock.send(frame(PONG) * 2)
     bench.engine.poll()
-    assert bench.reasons() == [f"sent what it must not: more than {BUDGET} octets within a heartbeat"]
+    assert bench.reasons() == [f"sent what it must not: more than {BUDGET} bytes within a heartbeat"]
     assert frames(reader)[-1][1][:2] == (1008).to_bytes(2, "big")
 
 
@@ -125,7 +125,7 @@ def is_let_go(reader: Reader) -> bool:
 @pytest.mark.parametrize("more", [b"", b"x" * 100], ids=["silent", "goes on to send"])
 def test_who_never_answers_the_close_frame_is_let_go_after_two_seconds(bench: Bench, more: bytes) -> None:
     reader = connect(bench)
-    bench.engine.end(reader.subscriber, "the hub stops")
+    bench.engine.end(reader.subscriber, HUB_STOPS)
     assert frames(reader) == [(CLOSE, b"\x03\xe9the hub stops")]
     assert reader.at_end
     for seconds in (0.0, 1.0, 0.9):
@@ -139,7 +139,7 @@ def test_who_never_answers_the_close_frame_is_let_go_after_two_seconds(bench: Be
 
 def test_who_sends_a_lot_in_place_of_an_answer_to_the_close_frame_is_let_go_at_once(bench: Bench) -> None:
     reader = connect(bench)
-    bench.engine.end(reader.subscriber, "the hub stops")
+    bench.engine.end(reader.subscriber, HUB_STOPS)
     for _ in range(16):
         reader.sock.send(b"x" * 4096)
     bench.engine.poll()

@@ -23,7 +23,7 @@ from gevent.hub import Waiter
 
 from mercure_hub.broker.lookups import Lookups, in_thread, reserve_threads
 from mercure_hub.broker.replay_budget import ReplayBudget, Share
-from mercure_hub.fanout import endings
+from mercure_hub.fanout.endings import Ending, Reason, behind
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.quota import Quota
 from mercure_hub.fanout.subscriber import GONE, Subscriber
@@ -147,7 +147,7 @@ class Broker:
         self._transport = transport
         self._lookups = Lookups()
         self._budget = ReplayBudget(_REPLAYS)
-        self._reading: dict[Subscriber, str] = {}  # those that read history, and why they have to end
+        self._reading: dict[Subscriber, Ending | None] = {}  # history, until they have to end for a reason
         self._announces = subscriptions
         self._backlog: deque[Entry] = deque()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
@@ -210,7 +210,7 @@ class Broker:
     def close(self) -> None:
         """End all streams, write what is queued, close the log."""
         for subscriber in self.engine:
-            self.engine.end(subscriber, endings.HUB_STOPS)
+            self.engine.end(subscriber, Ending(Reason.HUB_STOPS))
         gevent.killall(self._greenlets)
         self._hand_over()
         self._transport.close()
@@ -340,22 +340,19 @@ class Broker:
         """End all streams, for each may lack an update: their clients come back and resume."""
         for number, subscriber in enumerate(self.engine.everyone(), 1):
             try:
-                self.end(subscriber, endings.INCOMPLETE)
+                self.end(subscriber, Ending(Reason.INCOMPLETE))
             except Exception:  # whatever it is: the others have to be ended, and updates sent from then on
                 _log.exception("a stream could not be ended; this is a defect of the hub")
             if number % _AT_ONCE == 0:
                 gevent.sleep(0)
 
-    def end(self, subscriber: Subscriber, reason: str) -> None:
-        """End a stream, also one that still reads history; its client may come back.
-
-        :param reason: one of ``endings``.
-        """
+    def end(self, subscriber: Subscriber, ending: Ending) -> None:
+        """End a stream, also one that still reads history; its client may come back."""
         if subscriber in self._reading:
-            self._reading[subscriber] = reason  # its replay ends when it sees that
+            self._reading[subscriber] = ending  # its replay ends when it sees that
             self.engine.release(subscriber)
         else:
-            self.engine.end(subscriber, reason)
+            self.engine.end(subscriber, ending)
 
     def _note_dispatched(self, sequence: int) -> None:
         now = self.clock()
@@ -449,7 +446,7 @@ class Broker:
 
         ``start`` or ``abandon`` has to follow.
         """
-        self._reading[subscriber] = ""
+        self._reading[subscriber] = None
 
     def replay(self, subscriber: Subscriber, start: Start, outlet: Outlet) -> bool:
         """Send a subscriber that was entered what it missed; afterwards ``start`` it.
@@ -501,13 +498,13 @@ class Broker:
 
     def _is_over(self, subscriber: Subscriber) -> bool:
         """Whether a subscriber that reads history has to end; the reason is noted."""
-        reason = self._reading[subscriber]
-        if not reason and self.clock() >= subscriber.ends_at:
-            reason = endings.TIME_IS_OVER
-        elif not reason and subscriber.pending is GONE:  # the engine collected no more
-            reason = endings.behind(self._limits.buffer)
-        self._reading[subscriber] = reason
-        return bool(reason)
+        ending = self._reading[subscriber]
+        if ending is None and self.clock() >= subscriber.ends_at:
+            ending = Ending(Reason.TIME_IS_OVER)
+        elif ending is None and subscriber.pending is GONE:  # the engine collected no more
+            ending = behind(self._limits.buffer)
+        self._reading[subscriber] = ending
+        return ending is not None
 
     def _pass_on(
         self, subscriber: Subscriber, wanted: Scope, part: _Part, start: Start, outlet: Outlet
@@ -576,7 +573,7 @@ class Broker:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _note_discarded(self, subscriber: Subscriber, part: _Part) -> None:
-        self._reading[subscriber] = endings.DISCARDED
+        self._reading[subscriber] = Ending(Reason.DISCARDED)
         _log.warning(
             "the replay for %s is ended: updates after %d were discarded before they could be sent; "
             "keep more history (MERCURE_HISTORY_SIZE, MERCURE_HISTORY_MAX_AGE)",
@@ -616,15 +613,15 @@ class Broker:
         self._reading.pop(subscriber, None)
         self.engine.start(subscriber)
 
-    def abandon(self, subscriber: Subscriber, reason: str) -> None:
+    def abandon(self, subscriber: Subscriber, ending: Ending) -> None:
         """Forget a subscriber that left before ``start``.
 
-        :param reason: why, unless the broker knows better.
+        :param ending: why, unless the broker knows better.
         """
         self.engine.release(subscriber)
         self.quota.leave(subscriber)
         self._note_accepted(subscriber)
-        self._note_end(subscriber, self._reading.pop(subscriber, "") or reason)
+        self._note_end(subscriber, self._reading.pop(subscriber, None) or ending)
 
     def subscriptions(self, value: str | None = None) -> Iterator[Subscription]:
         """The subscriptions that are active now, in all processes; with pauses, for there may be many.
@@ -638,34 +635,31 @@ class Broker:
             yield from _subscriptions(subscriber)
         yield from _with_pauses(others)
 
-    def end_replays(self, reason: str) -> None:
-        """End the streams that still read history, within a second.
-
-        :param reason: one of ``endings``.
-        """
+    def end_replays(self, ending: Ending) -> None:
+        """End the streams that still read history, within a second."""
         for subscriber in list(self._reading):
-            self.end(subscriber, reason)
+            self.end(subscriber, ending)
 
     def everyone(self) -> list[Subscriber]:
         """All subscribers, with those that still read history."""
         return [*self._reading, *self.engine]
 
-    def _gone(self, subscriber: Subscriber, reason: str) -> None:
+    def _gone(self, subscriber: Subscriber, ending: Ending) -> None:
         self.quota.leave(subscriber)
         self._announce(subscriber, active=False)
-        self._note_end(subscriber, reason)
+        self._note_end(subscriber, ending)
 
     def _note_accepted(self, subscriber: Subscriber) -> None:
         self.tally.add(SUBSCRIBERS, 1, "sse" if subscriber.websocket is None else "websocket")
 
-    def _note_end(self, subscriber: Subscriber, reason: str) -> None:
-        self.tally.add(ENDED, 1, endings.kind(reason))
+    def _note_end(self, subscriber: Subscriber, ending: Ending) -> None:
+        self.tally.add(ENDED, 1, ending.reason.label)
         if _log.isEnabledFor(logging.INFO):
             _log.info(
                 "subscriber %s left after %.0f s: %s",
                 subscriber.peer,
                 self.clock() - subscriber.connected_at,
-                reason,
+                ending.text,
             )
 
     def _announce(self, subscriber: Subscriber, *, active: bool) -> None:

@@ -8,7 +8,7 @@ from mercure_hub.broker.broker import Start
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.endpoints.websocket import handshake
-from mercure_hub.fanout.quota import Place
+from mercure_hub.fanout.quota import Slot
 from mercure_hub.protocol import cursor
 from mercure_hub.protocol.answer import Headers
 from mercure_hub.protocol.content_coding import prefers
@@ -39,7 +39,7 @@ class Stream:
     :param ends_with_token: that is because of the token.
     :param is_compressed: the stream is made of Zstandard frames.
     :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
-    :param place: counts the connection until a subscriber does.
+    :param slot: counts the connection until a subscriber does.
     """
 
     matchers: tuple[Matcher, ...]
@@ -50,7 +50,7 @@ class Stream:
     ends_with_token: bool
     is_compressed: bool
     accept: str | None
-    place: Place
+    slot: Slot
 
 
 def subscribe(hub: Hub, request: Request) -> Stream:
@@ -74,12 +74,12 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
     events = request.identity.subscriptions_path
     takes_events = grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers)
-    place = hub.broker.quota.enter(request.peer, grant.fingerprint)
+    slot = hub.broker.quota.enter(request.peer, grant.fingerprint)
     try:
         start = hub.broker.locate(wanted, matchers, takes_events=takes_events)
         hub.gatekeeper.check_again(grant)
     except BaseException:
-        place.release()
+        slot.release()
         raise
     headers = list(_HEADERS) if accept is None else [("Sec-WebSocket-Accept", accept)]
     if start.last_event_id is not None:
@@ -94,7 +94,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         headers.append(("Vary", "Accept-Encoding"))
     lifetime = _lifetime(hub, grant)
     ends_with_token = lifetime < (hub.lifetime or float("inf"))
-    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept, place)
+    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept, slot)
 
 
 def _event_id(header: str | None) -> str | None:

@@ -1,53 +1,69 @@
-"""Why subscriptions end: in words for the log, and in a few kinds to be counted."""
+"""Why subscriptions end: for the log, for the metrics, and for the close frame of a WebSocket."""
 
 from __future__ import annotations
 
-CLOSED_BY_CLIENT = "closed by the client"
-TIME_IS_OVER = "its time is over"
-HUB_STOPS = "the hub stops"
-ANOTHER_TAKES_OVER = "another hub takes over"
-KEY_IS_GONE = "the key of its token is not trusted any more"
-INCOMPLETE = "an update could not be sent"
-DISCARDED = "updates that it should still get were discarded"
-UNREADABLE = "the history could not be read"
+from dataclasses import dataclass
+from enum import Enum
 
-_TOOK_NOTHING = "took nothing for"
-_BEHIND = "more than"
-_VIOLATION = "sent what it must not:"
-
-_KINDS = {
-    CLOSED_BY_CLIENT: "client",
-    TIME_IS_OVER: "time",
-    HUB_STOPS: "stop",
-    ANOTHER_TAKES_OVER: "handover",
-    INCOMPLETE: "incomplete",
-    DISCARDED: "incomplete",
-    UNREADABLE: "incomplete",
-    KEY_IS_GONE: "key",
-}
-_BEGINNINGS = {_TOOK_NOTHING: "slow", _BEHIND: "slow", _VIOLATION: "violation"}
+from mercure_hub.protocol.websocket import GOING_AWAY, VIOLATION
 
 
-def took_nothing(seconds: float) -> str:
-    """Its socket was full for so long."""
-    return f"{_TOOK_NOTHING} {seconds:g} s"
+class Reason(Enum):
+    """A reason why a subscription ends.
 
-
-def behind(octets: int) -> str:
-    """More waits for it than the hub keeps."""
-    return f"{_BEHIND} {octets} octets behind"
-
-
-def violation(what: str) -> str:
-    """A WebSocket that is used for more than to receive."""
-    return f"{_VIOLATION} {what}"
-
-
-def kind(reason: str) -> str:
-    """The kind of an ending: client, slow, time, stop, handover, incomplete, key, violation, or
-    other.
+    ``text`` is for people, ``label`` is its value in the metrics, ``code`` is sent in the close frame of a
+    WebSocket (RFC 6455 section 7.4.1).
     """
-    known = _KINDS.get(reason)
-    if known is not None:
-        return known
-    return next((name for words, name in _BEGINNINGS.items() if reason.startswith(words)), "other")
+
+    CLOSED_BY_CLIENT = "closed by the client", "client", GOING_AWAY
+    TIME_IS_OVER = "its time is over", "time", GOING_AWAY
+    TOKEN_EXPIRED = "its time is over", "time", VIOLATION  # the code tells clients to get a new token
+    HUB_STOPS = "the hub stops", "stop", GOING_AWAY
+    HANDOVER = "another hub takes over", "handover", GOING_AWAY
+    KEY_IS_GONE = "the key of its token is not trusted any more", "key", GOING_AWAY
+    INCOMPLETE = "an update could not be sent", "incomplete", GOING_AWAY
+    DISCARDED = "updates that it should still get were discarded", "incomplete", GOING_AWAY
+    UNREADABLE = "the history could not be read", "incomplete", GOING_AWAY
+    TOOK_NOTHING = "took nothing for", "slow", GOING_AWAY
+    BEHIND = "fell behind by more than", "slow", GOING_AWAY
+    PROTOCOL_VIOLATION = "sent what it must not:", "violation", VIOLATION
+    SOCKET_ERROR = "the socket failed:", "other", GOING_AWAY
+
+    def __init__(self, text: str, label: str, code: int) -> None:
+        self.text = text
+        self.label = label
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why and how one subscription ends.
+
+    :param reason: the kind of ending.
+    :param detail: completes the text of the reason.
+    :param answer: code of the close frame, if it is not the reason's own.
+    """
+
+    reason: Reason
+    detail: str = ""
+    answer: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The reason for people; also sent in a close frame."""
+        return f"{self.reason.text} {self.detail}" if self.detail else self.reason.text
+
+    @property
+    def code(self) -> int:
+        """The code of a WebSocket's close frame."""
+        return self.reason.code if self.answer is None else self.answer
+
+
+def took_nothing(seconds: float) -> Ending:
+    """The client read nothing for so long."""
+    return Ending(Reason.TOOK_NOTHING, f"{seconds:g} s")
+
+
+def behind(size: int) -> Ending:
+    """More bytes wait for the client than the hub keeps."""
+    return Ending(Reason.BEHIND, f"{size} bytes")

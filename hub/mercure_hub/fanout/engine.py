@@ -22,6 +22,7 @@ from typing import Protocol
 
 from mercure_hub.fanout import endings
 from mercure_hub.fanout.compression import Compressor, estimate
+from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.framing import (
     ALL_FORMS,
     CHUNKED,
@@ -41,7 +42,7 @@ from mercure_hub.fanout.timetable import Timetable
 from mercure_hub.fanout.writer import Writer, unsent
 from mercure_hub.protocol.grant import Scope
 from mercure_hub.protocol.update import Update
-from mercure_hub.protocol.websocket import GOING_AWAY, VIOLATION
+from mercure_hub.protocol.websocket import Violation
 
 _log = logging.getLogger("mercure_hub.fanout")
 
@@ -110,7 +111,7 @@ class Engine:
         self,
         limits: EngineLimits,
         clock: Callable[[], float],
-        on_gone: Callable[[Subscriber, str], None],
+        on_gone: Callable[[Subscriber, Ending], None],
     ) -> None:
         self.dispatched = 0
         self.delivered = 0
@@ -198,7 +199,7 @@ class Engine:
             interest = _INTEREST if subscriber.websocket is None else _INTEREST | select.EPOLLIN
             self._epoll.register(subscriber.fd, interest)
         except OSError as error:  # the kernel's limits on epoll are reached
-            self.drop(subscriber, _describe(error))
+            self.drop(subscriber, _ending(error))
             return
         now = self._clock()
         self._schedule(subscriber, now)
@@ -207,24 +208,20 @@ class Engine:
         elif subscriber.pending is not None:
             self._flush(subscriber, now)
 
-    def end(self, subscriber: Subscriber, reason: str, code: int | None = GOING_AWAY) -> None:
-        """End a subscriber's stream in order: with a last chunk or a close frame, if nothing else waits.
-
-        :param reason: for the log and a close frame.
-        :param code: of a close frame; ``None`` for one without.
-        """
+    def end(self, subscriber: Subscriber, ending: Ending) -> None:
+        """End a subscriber's stream in order: with a last chunk or a close frame, if nothing else waits."""
         is_told = False
         if subscriber.is_open and subscriber.form & (CHUNKED | WEBSOCKET) and not subscriber.pending:
-            last = LAST if subscriber.form & CHUNKED else closing(code, reason)
+            last = LAST if subscriber.form & CHUNKED else closing(ending.code, ending.text)
             self._write_at_once(subscriber, last, self._clock())
             is_told = subscriber.form == WEBSOCKET and not subscriber.pending
-        self._drop(subscriber, reason, is_told=is_told)
+        self._drop(subscriber, ending, is_told=is_told)
 
-    def drop(self, subscriber: Subscriber, reason: str) -> None:
+    def drop(self, subscriber: Subscriber, ending: Ending) -> None:
         """End a subscriber's connection."""
-        self._drop(subscriber, reason, is_told=False)
+        self._drop(subscriber, ending, is_told=False)
 
-    def _drop(self, subscriber: Subscriber, reason: str, *, is_told: bool) -> None:
+    def _drop(self, subscriber: Subscriber, ending: Ending, *, is_told: bool) -> None:
         if not subscriber.is_open:
             return
         self._leave(subscriber)
@@ -237,7 +234,7 @@ class Engine:
         else:
             _close(subscriber)
         subscriber.pending = GONE
-        self._on_gone(subscriber, reason)
+        self._on_gone(subscriber, ending)
         subscriber.matchers = ()  # the timetable keeps it for a while, and patterns take memory
 
     def close(self) -> None:
@@ -366,7 +363,7 @@ class Engine:
         :param written: the octets that it took, or a negative errno.
         """
         if written < 0 and written != -errno.EAGAIN:
-            self.drop(subscriber, _describe(OSError(-written, os.strerror(-written))))
+            self.drop(subscriber, _ending(OSError(-written, os.strerror(-written))))
             return
         subscriber.pending = [octets]
         subscriber.pending_size = len(octets)
@@ -425,7 +422,7 @@ class Engine:
                 self._stall(subscriber, now)
                 return
             except OSError as error:
-                self.drop(subscriber, _describe(error))
+                self.drop(subscriber, _ending(error))
                 return
             subscriber.pending_size -= _consume(subscriber, pending, written)
             subscriber.stalled_at = now
@@ -485,7 +482,7 @@ class Engine:
             if events & select.EPOLLIN:
                 self._receive(subscriber)
             if events & _GONE:
-                self.drop(subscriber, endings.CLOSED_BY_CLIENT)
+                self.drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
             elif subscriber.pending:
                 self._flush(subscriber, now)
 
@@ -498,16 +495,18 @@ class Engine:
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as error:
-                self.drop(subscriber, _describe(error))
+                self.drop(subscriber, _ending(error))
                 return
             if not octets:
-                self.drop(subscriber, endings.CLOSED_BY_CLIENT)
+                self.drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
                 return
             content, close = websocket.take(octets)
             if close is not None:
-                is_asked_for = close.reason == endings.CLOSED_BY_CLIENT
-                reason = close.reason if is_asked_for else endings.violation(close.reason)
-                self.end(subscriber, reason, close.code)
+                if isinstance(close, Violation):
+                    ending = Ending(Reason.PROTOCOL_VIOLATION, close.text, close.code)
+                else:
+                    ending = Ending(Reason.CLOSED_BY_CLIENT, answer=close.code)
+                self.end(subscriber, ending)
             elif content is not None and subscriber.pending:
                 self._append(subscriber, pong(content))
             elif content is not None:
@@ -541,7 +540,7 @@ class Engine:
         websocket = subscriber.websocket
         if now + 1 > subscriber.ends_at:
             is_of_token = websocket is not None and websocket.ends_with_token
-            self.end(subscriber, endings.TIME_IS_OVER, VIOLATION if is_of_token else GOING_AWAY)
+            self.end(subscriber, Ending(Reason.TOKEN_EXPIRED if is_of_token else Reason.TIME_IS_OVER))
             return
         if websocket is not None:
             websocket.renew()
@@ -639,7 +638,7 @@ def _close(subscriber: Subscriber) -> None:
         tls.close()
 
 
-def _describe(error: OSError) -> str:
+def _ending(error: OSError) -> Ending:
     if isinstance(error, ConnectionError | ssl.SSLError):
-        return endings.CLOSED_BY_CLIENT
-    return error.strerror or type(error).__name__
+        return Ending(Reason.CLOSED_BY_CLIENT)
+    return Ending(Reason.SOCKET_ERROR, error.strerror or type(error).__name__)

@@ -52,13 +52,13 @@ def pong(content: bytes) -> bytes:
     return _frame(Opcodes.OPCODE_PONG, content)
 
 
-def closing(code: int | None, reason: str) -> bytes:
+def closing(code: int, reason: str) -> bytes:
     """The frame that ends a WebSocket.
 
-    :param code: see there; ``None`` for a frame without.
+    :param code: RFC 6455 section 7.4; ``NO_STATUS`` for an empty frame.
     :param reason: cut to what a frame holds.
     """
-    if code is None:
+    if code == websocket.NO_STATUS:
         return _frame(Opcodes.OPCODE_CLOSE, b"")
     text = reason.encode()[:_MOST_REASON].decode(errors="ignore").encode()
     return _frame(Opcodes.OPCODE_CLOSE, code.to_bytes(2, "big") + text)

@@ -11,6 +11,7 @@ import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import sha1
 
 from mercure_hub.protocol.errors import InvalidRequest, UpgradeRequired
@@ -19,6 +20,9 @@ from mercure_hub.protocol.update import Update
 VERSION = "13"
 GOING_AWAY, PROTOCOL_ERROR, NO_CONTENT, NOT_UTF8, VIOLATION, TOO_LARGE = 1001, 1002, 1003, 1007, 1008, 1009
 """Codes of close frames (RFC 6455 section 7.4.1)."""
+
+NO_STATUS = 1005
+"""Stands for a close frame without a code; never sent."""
 
 BUDGET = 4096
 """Octets that a client may send between two heartbeats."""
@@ -78,19 +82,31 @@ def message(update: Update) -> bytes:
     return _encode(document).encode("utf-8", "backslashreplace")  # \ud800 is how JSON writes a half pair
 
 
+class Violation(Enum):
+    """What a client sent although it must not; ``code`` and ``text`` are for the close frame."""
+
+    TOO_MUCH = VIOLATION, f"more than {BUDGET} bytes within a heartbeat"
+    UNKNOWN_FRAME = PROTOCOL_ERROR, "a frame of no known kind"
+    UNMASKED = PROTOCOL_ERROR, "a frame without a mask"
+    BAD_CONTROL_FRAME = PROTOCOL_ERROR, "a control frame in pieces or over 125 bytes"
+    BAD_CODE = PROTOCOL_ERROR, "a close frame with no valid code"
+    BAD_TEXT = NOT_UTF8, "a close frame whose reason is not UTF-8"
+    MESSAGE = NO_CONTENT, "a message; subscribers have nothing to send"
+    LARGE_MESSAGE = TOO_LARGE, "a message, and a large one; subscribers have nothing to send"
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.text = text
+
+
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Why a connection ends.
+    """The client closes the connection.
 
-    :param code: for the close frame; ``None`` for one without.
-    :param reason: for the close frame and the log.
+    :param code: of the close frame that answers; ``NO_STATUS`` if the client's had none.
     """
 
-    code: int | None
-    reason: str
-
-
-CLOSED_BY_CLIENT = "closed by the client"
+    code: int
 
 
 class WebSocket:
@@ -110,14 +126,14 @@ class WebSocket:
         """Let the client send as much again."""
         self._left = BUDGET
 
-    def take(self, octets: bytes) -> tuple[bytes | None, Close | None]:
+    def take(self, octets: bytes) -> tuple[bytes | None, Close | Violation | None]:
         """Take what was received.
 
-        :returns: content of a pong to send, for the newest ping; and with what the connection ends now.
+        :returns: content of a pong to send, for the newest ping; and why the connection ends now, if it does.
         """
         self._left -= len(octets)
         if self._left < 0:
-            return None, Close(VIOLATION, f"more than {BUDGET} octets within a heartbeat")
+            return None, Violation.TOO_MUCH
         octets = self._rest + octets if self._rest else octets
         pong: bytes | None = None
         start = 0
@@ -139,22 +155,22 @@ class WebSocket:
         return pong, None
 
 
-def _wrong(first: int, second: int, extended: bytes) -> Close | None:
+def _wrong(first: int, second: int, extended: bytes) -> Violation | None:
     """What is wrong with the head of a frame."""
     opcode, length = first & 0x0F, second & 0x7F
     if first & 0x70 or opcode not in (_TEXT, _BINARY, _CLOSE, _PING, _PONG):
-        return Close(PROTOCOL_ERROR, "a frame of no known kind")
+        return Violation.UNKNOWN_FRAME
     if not second & 0x80:
-        return Close(PROTOCOL_ERROR, "a frame without a mask")
+        return Violation.UNMASKED
     if opcode >= _CLOSE and (not first & 0x80 or length > _MOST_CONTROL):
-        return Close(PROTOCOL_ERROR, "a control frame in pieces or over 125 octets")
+        return Violation.BAD_CONTROL_FRAME
     if opcode >= _CLOSE or (length == 0 and first & 0x80):
         return None
     if length == 126 and len(extended) >= 2:
         length = int.from_bytes(extended[:2], "big")
     if length == 127 or (length > 126 and length > _MOST_NAMED):
-        return Close(TOO_LARGE, "a message, and a large one; subscribers have nothing to send")
-    return Close(NO_CONTENT, "a message; subscribers have nothing to send")
+        return Violation.LARGE_MESSAGE
+    return Violation.MESSAGE
 
 
 def _unmask(masked: bytes) -> bytes:
@@ -162,18 +178,18 @@ def _unmask(masked: bytes) -> bytes:
     return bytes([octet ^ mask[place & 3] for place, octet in enumerate(content)])
 
 
-def _answer_to(content: bytes) -> Close:
-    """The close frame that answers one."""
+def _answer_to(content: bytes) -> Close | Violation:
+    """What a close frame asks for."""
     if not content:
-        return Close(None, CLOSED_BY_CLIENT)
+        return Close(NO_STATUS)
     code = int.from_bytes(content[:2], "big")
     if len(content) == 1 or not _may_be_sent(code):
-        return Close(PROTOCOL_ERROR, "a close frame with no valid code")
+        return Violation.BAD_CODE
     try:
         content[2:].decode()
     except UnicodeDecodeError:
-        return Close(NOT_UTF8, "a close frame whose reason is not UTF-8")
-    return Close(code, CLOSED_BY_CLIENT)
+        return Violation.BAD_TEXT
+    return Close(code)
 
 
 def _may_be_sent(code: int) -> bool:

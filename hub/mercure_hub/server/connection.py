@@ -15,7 +15,7 @@ from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.routes import cors, route
 from mercure_hub.endpoints.subscribe import Stream
-from mercure_hub.fanout import endings
+from mercure_hub.fanout.endings import Ending, Reason, took_nothing
 from mercure_hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.catalogue import ANSWERS, REFUSED
@@ -294,7 +294,7 @@ class Connection:
             return self._deliver(result, request, message, keep_alive=keep_alive, started=started)
         finally:
             if isinstance(result, Stream):
-                result.place.release()
+                result.slot.release()
 
     def _deliver(
         self,
@@ -363,9 +363,9 @@ class Connection:
             form=form,
             websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
         )
-        stream.place.keep()
+        stream.slot.keep()
         broker.enter(subscriber)
-        reason = endings.CLOSED_BY_CLIENT
+        ending = Ending(Reason.CLOSED_BY_CLIENT)
         is_complete = False
         try:
             self._channel.send(head, _SEND)
@@ -373,13 +373,13 @@ class Connection:
             is_complete = broker.replay(subscriber, stream.start, outlet)
         except StorageError as error:
             _log.error("a replay was cut: %s", error)
-            reason = endings.UNREADABLE
+            ending = Ending(Reason.UNREADABLE)
         except Timeout:
-            reason = endings.took_nothing(self._site.replay_timeout)
+            ending = took_nothing(self._site.replay_timeout)
         finally:
             if not is_complete:
                 self._closing = True  # the stream has begun: no other answer can follow it
-                broker.abandon(subscriber, reason)
+                broker.abandon(subscriber, ending)
         if is_complete:
             subscriber.fd, subscriber.tls = self._channel.detach()
             broker.start(subscriber)

@@ -27,10 +27,10 @@ from mercure_hub.endpoints.debugger.pages import Pages, features
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.routes import watch
 from mercure_hub.endpoints.unread import Unread
-from mercure_hub.fanout import compression, endings
-from mercure_hub.fanout.census import Count
+from mercure_hub.fanout import compression
+from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.fanout.quota import ConnectionLimits, Quota
+from mercure_hub.fanout.quota import ConnectionLimits, Quota, Siblings
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.process import ProcessFigures
 from mercure_hub.metrics.tally import Board, Tally
@@ -148,7 +148,7 @@ class Place:
 
     :param listening: its socket, bound to the same port as theirs.
     :param doorbell: wakes those that read the log.
-    :param count: of their connections.
+    :param siblings: the counts of their connections.
     :param parent: descriptor that becomes readable when the parent is gone.
     :param metrics: their common socket for those who watch over them, if they have one.
     :param tally: counts what happens here.
@@ -157,7 +157,7 @@ class Place:
 
     listening: socket.socket
     doorbell: Doorbell
-    count: Count
+    siblings: Siblings
     parent: int
     metrics: socket.socket | None
     tally: Tally
@@ -211,7 +211,7 @@ class Process:
                     settings.max_connections_per_token,
                     _raise_descriptor_limit() - _OTHER_DESCRIPTORS,
                 ),
-                None if place is None else place.count,
+                None if place is None else place.siblings,
             ),
             subscriptions=settings.subscriptions,
             tally=self._tally,
@@ -410,17 +410,17 @@ class Process:
         self._listener.stop()
         streams = list(self._broker.engine)
         self._listener.drain(_DRAIN)
-        self._end(streams, endings.ANOTHER_TAKES_OVER)
+        self._end(streams, Ending(Reason.HANDOVER))
         self.stop()
 
-    def _end(self, subscribers: Sequence[Subscriber], reason: str) -> None:
+    def _end(self, subscribers: Sequence[Subscriber], ending: Ending) -> None:
         """End streams one after the other: their clients shall not come back all at once."""
         started = time.monotonic()
         for number, subscriber in enumerate(subscribers):
             due = started + self._settings.drain * number / len(subscribers)
             while time.monotonic() < due and not self._stopping.is_set():
                 gevent.sleep(_PAUSE)
-            self._broker.end(subscriber, reason)
+            self._broker.end(subscriber, ending)
 
     def _renew_keys(self, issuer: str) -> bool:
         return self._key_sources.renew(issuer)
@@ -442,7 +442,7 @@ class Process:
                 trusted[id(key)] = self._verifier.trusts(key, "subscribe")
             if key is not None and not trusted[id(key)]:
                 untrusted.append(subscriber)
-        self._end(untrusted, endings.KEY_IS_GONE)
+        self._end(untrusted, Ending(Reason.KEY_IS_GONE))
 
     def _note_figures(self) -> None:
         self._broker.sample()
@@ -475,7 +475,7 @@ class Process:
         if self._noting is not None:
             self._noting.kill()
         self._key_sources.close()
-        self._broker.end_replays(endings.HUB_STOPS)
+        self._broker.end_replays(Ending(Reason.HUB_STOPS))
         self._listener.drain(_DRAIN)
         self._broker.drain(_DRAIN)
         self._broker.close()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mercure_hub.config.settings import SettingError, Settings
-from mercure_hub.fanout.census import Census
+from mercure_hub.fanout.quota import SharedCounts
 from mercure_hub.metrics.tally import Board
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.server import logs
@@ -125,7 +125,7 @@ class Workers:
         self._listening = listening_sockets(settings, count)
         self._board = Board(count)
         self._bells = bells(count)
-        self._census = Census(count)
+        self._connections = SharedCounts(count)
         self._clock_offset = time.time() - since_boot()  # of workers that replace others too
         self._life = os.pipe()  # its writing end is open as long as this process lives
         self._workers = [_Worker(number) for number in range(count)]
@@ -263,7 +263,7 @@ class Workers:
                     "worker %d (process %d) %s; another one takes its place", worker.number, pid, _end(status)
                 )
                 # At once: its clients come to the others, before another worker is there.
-                self._census.clear(worker.number)
+                self._connections.clear(worker.number)
                 worker.forget()
                 worker.due = time.monotonic()
                 if worker.due - worker.started < _SHORT_LIFE:  # whatever it was, it may happen again
@@ -329,7 +329,7 @@ class Workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
         _, status = os.waitpid(worker.pid, 0)
-        self._census.clear(worker.number)
+        self._connections.clear(worker.number)
         worker.forget()
         kind, _, text = worker.words.decode().partition(":")
         text = text or f"worker {worker.number} {_end(status)} while it started"
@@ -350,7 +350,7 @@ class Workers:
             place = Place(
                 self._listening[number],
                 Doorbell(self._bells[number], others),
-                self._census.of(number),
+                self._connections.of(number),
                 self._life[0],
                 self._metrics,
                 self._board.of(number),
