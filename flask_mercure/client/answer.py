@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import responses
 from typing import Protocol
 from urllib.parse import urlsplit
 
-import requests
-from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
+from flask_mercure.client.connection import describe, has_timed_out
 from flask_mercure.client.session import Reply
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, PublishError
@@ -26,9 +24,13 @@ from mercure_hub.protocol.topics import forbidden_character
 _MAX_ID = 2048
 
 
+class _Headers(Protocol):
+    def get(self, name: str, default: str, /) -> str: ...
+
+
 class _HasHeaders(Protocol):
     @property
-    def headers(self) -> CaseInsensitiveDict[str]: ...
+    def headers(self) -> _Headers: ...
 
 
 _CHALLENGE = re.compile(r"(?:^|,)\s*bearer\b", re.IGNORECASE)
@@ -91,7 +93,7 @@ _BY_A_PROXY: dict[int, str] = {
 }
 
 
-def is_of_a_hub(headers: Mapping[str, str], body: bytes) -> bool:
+def is_of_a_hub(headers: _Headers, body: bytes) -> bool:
     """Whether an answer that refuses an update is a hub's, and not that of a proxy before it.
 
     :param headers: of the answer, found by their names in any case.
@@ -206,7 +208,7 @@ def retry_after(response: _HasHeaders) -> float | None:
         return None
 
 
-def _media_type(headers: Mapping[str, str]) -> str:
+def _media_type(headers: _Headers) -> str:
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
@@ -226,17 +228,17 @@ def unreachable(error: Exception, configuration: Configuration) -> HubUnreachabl
         cause = cause.reason
     if isinstance(cause, SSLError):
         return HubUnreachable(
-            f"no TLS connection to {where}: {_words(cause)}. For a certificate of your own set "
+            f"no TLS connection to {where}: {describe(error)}. For a certificate of your own set "
             f"{configuration.setting('VERIFY_TLS')} to the path of its CA file"
         )
     if isinstance(cause, NewConnectionError):  # before its base class ConnectTimeoutError
-        return HubUnreachable(f"no connection to {where}: {_words(cause)}. Does the hub run?")
+        return HubUnreachable(f"no connection to {where}: {describe(error)}. Does the hub run?")
     if isinstance(cause, ConnectTimeoutError):
         return HubUnreachable(
             f"no connection to {where} within {configuration.connect_timeout:g} s "
             f"({configuration.setting('CONNECT_TIMEOUT')})"
         )
-    if isinstance(error, requests.exceptions.Timeout) or "timed out" in str(error):
+    if has_timed_out(error):
         return HubUnreachable(
             f"no answer from {where} within {configuration.read_timeout:g} s "
             f"({configuration.setting('TIMEOUT')}); "
@@ -244,15 +246,7 @@ def unreachable(error: Exception, configuration: Configuration) -> HubUnreachabl
             possibly_published=True,
         )
     return HubUnreachable(
-        f"the connection to {where} broke before the answer: {_words(cause or error)}; "
+        f"the connection to {where} broke before the answer: {describe(error)}; "
         "the update may have been published",
         possibly_published=True,
     )
-
-
-def _words(error: object) -> str:
-    """The innermost text of an error that urllib3 has wrapped several times."""
-    text = str(error)
-    found = re.search(r"\[Errno -?\d+\] ([^)'\"]+)|\[SSL[^\]]*\] ([^(]+)|'([^']+)'\)*$", text)
-    inner = next((group for group in found.groups() if group), text) if found else text
-    return inner.strip().rstrip(".")

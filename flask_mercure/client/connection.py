@@ -1,83 +1,250 @@
-"""A connection that an answer streams in over: HTTP/1.1 on a socket of its own (RFC 9112).
+"""One request and its answer on a socket of its own: HTTP/1.1 (RFC 9112), parsed by h11.
 
-``requests`` cannot stop waiting for the next octets and wait again later, nor be woken by another thread; a
-subscriber needs both.
+``requests`` cannot do what is needed here: stop waiting for the next bytes and wait again later, be woken by
+another thread (both for subscribers), or show each step of a connection by itself (for the doctor).
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import ssl
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
-from requests.structures import CaseInsensitiveDict
+import h11
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.util.ssl_ import create_urllib3_context
+from werkzeug.datastructures import Headers
 
 _MAX_HEAD = 65536
 _PIECE = 65536
-_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: .*)?")
-_CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
+_KEPT_IN_TARGETS = "/?%:@!$&'()*+,;=~-._"
 
 
 class ConnectionBroken(OSError):
-    """The connection was lost, or what came over it is not HTTP."""
+    """The connection was lost in the middle of an answer, or what came breaks the rules of HTTP/1.1."""
 
 
-class Connection:
-    """An answer to a GET request; the head has arrived.
+class NotHTTP(ConnectionBroken):
+    """What answers there does not speak HTTP/1.1."""
 
-    :param sock: the connection, after the request was sent.
-    :param timeout: seconds for the head.
-    :raises OSError: it did not arrive, or is none.
 
-    ``status`` and ``headers`` are of the answer. Header values are ISO 8859-1, as they came.
+def describe(error: BaseException) -> str:
+    """Why a connection failed, as the system says it: the innermost cause of an error of any library."""
+    while (cause := _cause_of(error)) is not None:
+        error = cause
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}".rstrip(".")
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    words = error.strerror if isinstance(error, OSError) else None
+    return (words or str(error) or type(error).__name__).strip().rstrip(".")
+
+
+def has_timed_out(error: BaseException | None) -> bool:
+    """Whether a time limit is the innermost cause of an error of any library."""
+    while error is not None:
+        if isinstance(error, TimeoutError):
+            return True
+        error = _cause_of(error)
+    return False
+
+
+def _cause_of(error: BaseException) -> BaseException | None:
+    """The error that urllib3 or requests has wrapped."""
+    wrapped = (error.__cause__, getattr(error, "reason", None), *error.args)
+    return next((one for one in wrapped if isinstance(one, BaseException) and one is not error), None)
+
+
+def tls_context(verify: bool | str) -> ssl.SSLContext:
+    """The rules of TLS with which everything here connects to a hub: those of requests.
+
+    :param verify: check the certificate: True, False, or the path of a CA file or folder.
+    :raises OSError: the path cannot be read as certificates.
+    """
+    context = create_urllib3_context()
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+    authorities = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
+    if Path(authorities).is_dir():
+        context.load_verify_locations(capath=authorities)
+    else:
+        context.load_verify_locations(cafile=authorities)
+    return context
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers of an answer.
+
+    :param status: status code.
+    :param headers: in their order; values are ISO 8859-1, as they came.
     """
 
-    def __init__(self, sock: socket.socket, timeout: float) -> None:
+    status: int
+    headers: Headers
+
+    @property
+    def media_type(self) -> str:
+        """``Content-Type`` without parameters, in lower case."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    @property
+    def date(self) -> float | None:
+        """The ``Date``, in seconds since the epoch."""
+        try:
+            return parsedate_to_datetime(self.headers.get("Date", "")).timestamp()
+        except ValueError:
+            return None
+
+
+class Exchange:
+    """A request and its answer, without a socket.
+
+    :param method: of the request.
+    :param url: http or https.
+    :param headers: besides ``Host`` and ``Content-Length``; sent as UTF-8.
+    :param content: of the request.
+    :raises ValueError: a header holds a character that HTTP does not allow.
+
+    ``request`` is to be sent. ``head`` is ``None`` until it has arrived. ``is_complete`` tells whether the
+    answer has ended, and ``error`` why it cannot be read to its end.
+    """
+
+    def __init__(self, method: str, url: str, headers: Mapping[str, str], content: bytes = b"") -> None:
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        fields = {"Host": parts.netloc.rpartition("@")[2], **headers}
+        if content or method == "POST":
+            fields["Content-Length"] = str(len(content))
+        self.head: Head | None = None
+        self.is_complete = False
+        self.error: ConnectionBroken | None = None
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+        try:
+            head = h11.Request(
+                method=method,
+                target=quote(target, safe=_KEPT_IN_TARGETS),
+                headers=[(name.encode(), value.strip().encode()) for name, value in fields.items()],
+            )
+        except h11.LocalProtocolError:  # its text has the value, which may be a token
+            head = None
+        if head is None:
+            raise ValueError(
+                "a header of the request holds a line end or another character that HTTP forbids"
+            )
+        sent = [self._parser.send(head)]
+        if content:
+            sent.append(self._parser.send(h11.Data(data=content)))
+        sent.append(self._parser.send(h11.EndOfMessage()))
+        self.request = b"".join(piece for piece in sent if piece)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be read."""
+        return self.is_complete or self.error is not None
+
+    def feed(self, received: bytes) -> bytes:
+        """Take what arrived, cut anywhere; nothing says that the connection has ended.
+
+        :returns: what it holds of the content of the answer.
+        """
+        content: list[bytes] = []
+        try:
+            self._parser.receive_data(received)
+            while not self.is_complete:
+                event = self._parser.next_event()
+                if isinstance(event, h11.Data):
+                    content.append(bytes(event.data))
+                elif isinstance(event, h11.Response):
+                    fields = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
+                    self.head = Head(event.status_code, Headers(fields))
+                elif isinstance(event, h11.EndOfMessage):
+                    self.is_complete = True
+                elif not isinstance(event, h11.InformationalResponse):
+                    break
+        except h11.RemoteProtocolError as error:
+            self.error = self._broken(error, has_ended=not received)
+        else:
+            if not received and not self.is_complete:
+                self.error = self._broken(None, has_ended=True)
+        return b"".join(content)
+
+    def _broken(self, error: h11.RemoteProtocolError | None, *, has_ended: bool) -> ConnectionBroken:
+        if has_ended:
+            if self.head is None:
+                return ConnectionBroken("the server closed the connection without an answer")
+            return ConnectionBroken("the connection ended in the middle of the answer")
+        if self.head is None:
+            return NotHTTP("what answers there is not HTTP/1.1")
+        return ConnectionBroken(f"the answer breaks the rules of HTTP/1.1: {error}")
+
+
+def receive_head(sock: socket.socket, exchange: Exchange, deadline: float) -> tuple[Head, bytes]:
+    """Wait for the head of an answer, passing over interim ones.
+
+    :param sock: on which the request was sent.
+    :param deadline: on the monotonic clock.
+    :returns: the head, and what came with it of the content.
+    :raises TimeoutError: it did not come in time, however much came.
+    :raises OSError: the connection was lost, or something else came.
+    """
+    content = b""
+    while exchange.head is None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("no complete answer in time")
+        sock.settimeout(left)
+        content = exchange.feed(sock.recv(_PIECE))
+        if exchange.error is not None and exchange.head is None:
+            raise exchange.error
+    return exchange.head, content
+
+
+class StreamedAnswer:
+    """An answer to a GET request that is read as it comes; the head has arrived.
+
+    :param sock: connected.
+    :param exchange: its request is sent on the socket.
+    :param timeout: seconds until the head is there.
+    :raises OSError: there is no answer.
+    """
+
+    def __init__(self, sock: socket.socket, exchange: Exchange, timeout: float) -> None:
         self._sock = sock
-        head, self._rest = self._read_head(timeout)
-        first, *lines = head.split(b"\r\n")
-        found = _STATUS.fullmatch(first)
-        if found is None:
-            raise ConnectionBroken("something else than HTTP/1.1 answers there")
-        self.status = int(found[1])
-        self.headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
-        for line in lines:
-            name, _, value = line.decode("latin-1").partition(":")
-            self.headers[name] = value.strip()
-        length = self.headers.get("Content-Length", "")
-        self._left = int(length) if length.isascii() and length.isdigit() else None
-        is_chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        self._chunks = Chunks() if is_chunked else None
-        self._is_over = False
+        self._exchange = exchange
+        deadline = time.monotonic() + timeout
+        sock.settimeout(timeout)
+        sock.sendall(exchange.request)
+        self.head, self._held = receive_head(sock, exchange, deadline)
 
     def read(self, timeout: float | None) -> bytes:
         """What arrives next of the content.
 
         :param timeout: seconds to wait, ``None`` for ever. After a ``TimeoutError`` it can be called again.
-        :returns: octets; none at the end of the answer.
+        :returns: the bytes; none at the end of the answer.
         :raises TimeoutError: nothing came in that time.
         :raises OSError: the connection broke.
         """
-        while not self._is_over and self._left != 0:
-            octets, self._rest = self._rest, b""
-            if not octets:
-                octets = self._receive(timeout)
-                if not octets:
-                    return self._end()
-            if self._chunks is not None:
-                octets = self._chunks.feed(octets)
-                self._is_over = self._chunks.is_over
-            elif self._left is not None:
-                octets = octets[: self._left]
-                self._left -= len(octets)
-            if octets:
-                return octets
-        return b""
+        content, self._held = self._held, b""
+        while not content and not self._exchange.is_complete:
+            if self._exchange.error is not None:
+                raise self._exchange.error
+            # With a timeout of 0, the socket would not wait at all.
+            self._sock.settimeout(None if timeout is None else max(timeout, 0.001))
+            content = self._exchange.feed(self._sock.recv(_PIECE))
+        return content
 
     def wake(self) -> None:
         """Let a ``read`` in another thread return; the connection is of no more use."""
@@ -89,71 +256,6 @@ class Connection:
         """Close the socket."""
         self._sock.close()
 
-    def _receive(self, timeout: float | None) -> bytes:
-        # Of a timeout of 0 the socket module makes a non-blocking socket.
-        self._sock.settimeout(None if timeout is None else max(timeout, 0.001))
-        return self._sock.recv(_PIECE)
-
-    def _end(self) -> bytes:
-        if self._chunks is not None or self._left:
-            raise ConnectionBroken("the connection ended in the middle of the answer")
-        self._is_over = True
-        return b""
-
-    def _read_head(self, timeout: float) -> tuple[bytes, bytes]:
-        received = b""
-        while b"\r\n\r\n" not in received:
-            octets = self._receive(timeout)
-            if not octets:
-                raise ConnectionBroken("the connection was closed without an answer")
-            received += octets
-            if len(received) > _MAX_HEAD:
-                raise ConnectionBroken("the head of the answer has no end")
-        head, _, rest = received.partition(b"\r\n\r\n")
-        return head, rest
-
-
-class Chunks:
-    """Takes the framing off a chunked content (RFC 9112 section 7.1).
-
-    ``is_over`` is true once the last chunk has arrived.
-    """
-
-    def __init__(self) -> None:
-        self.is_over = False
-        self._held = b""
-        self._left = 0  # of the current chunk, with the line end behind it
-
-    def feed(self, octets: bytes) -> bytes:
-        """Take octets, cut anywhere.
-
-        :returns: what there is of the content in them.
-        :raises ConnectionBroken: this is no chunk.
-        """
-        held = self._held + octets
-        content: list[bytes] = []
-        while held and not self.is_over:
-            if self._left:
-                piece = held[: self._left]
-                content.append(piece[: max(0, self._left - 2)])
-                self._left -= len(piece)
-                held = held[len(piece) :]
-                continue
-            line, end, rest = held.partition(b"\r\n")
-            if not end:
-                if len(held) > _MAX_HEAD:
-                    raise ConnectionBroken("the answer has a chunk without a size")
-                break
-            found = _CHUNK.fullmatch(line)
-            if found is None:
-                raise ConnectionBroken("the answer has a chunk without a size")
-            size = int(found[1], 16)
-            self.is_over = not size
-            self._left = size + 2
-            held = rest
-        self._held = held
-        return b"".join(content)
-
 
 def get(
     url: str,
@@ -162,35 +264,23 @@ def get(
     verify: bool | str,
     connect_timeout: float,
     answer_timeout: float,
-) -> Connection:
+) -> StreamedAnswer:
     """Send a GET request and wait for the head of the answer.
 
     :param url: http or https.
-    :param headers: beside ``Host``; sent as UTF-8.
+    :param headers: besides ``Host``; sent as UTF-8.
     :param verify: check the certificate: True, False, or the path of a CA file or folder.
     :param connect_timeout: seconds for the connection.
     :param answer_timeout: seconds for the head.
     :raises OSError: there is no connection, or no answer.
     """
-    parts = urlsplit(url)
-    head = _head(parts, headers)
-    sock = _connected(parts, verify, connect_timeout)
+    exchange = Exchange("GET", url, {**headers, "Connection": "close"})
+    sock = _connected(urlsplit(url), verify, connect_timeout)
     try:
-        sock.settimeout(answer_timeout)
-        sock.sendall(head)
-        return Connection(sock, answer_timeout)
+        return StreamedAnswer(sock, exchange, answer_timeout)
     except BaseException:
         sock.close()
         raise
-
-
-def _head(parts: SplitResult, headers: Mapping[str, str]) -> bytes:
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    lines = [f"GET {target} HTTP/1.1", f"Host: {parts.netloc.rpartition('@')[2]}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    if any("\r" in line or "\n" in line for line in lines):
-        raise ValueError("a header of the request holds a line end")
-    return "\r\n".join([*lines, "Connection: close", "", ""]).encode()
 
 
 def _connected(parts: SplitResult, verify: bool | str, timeout: float) -> socket.socket:
@@ -200,19 +290,7 @@ def _connected(parts: SplitResult, verify: bool | str, timeout: float) -> socket
     if not is_tls:
         return sock
     try:
-        return _tls_context(verify).wrap_socket(sock, server_hostname=parts.hostname)
+        return tls_context(verify).wrap_socket(sock, server_hostname=parts.hostname)
     except BaseException:
         sock.close()
         raise
-
-
-def _tls_context(verify: bool | str) -> ssl.SSLContext:
-    if verify is False:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    where = DEFAULT_CA_BUNDLE_PATH if verify is True else verify
-    if Path(where).is_dir():
-        return ssl.create_default_context(capath=where)
-    return ssl.create_default_context(cafile=where)

@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from flask_mercure.cookies.hosts import is_loopback
-from flask_mercure.doctor.connection import Endpoint, Unreachable, origin_of
-from flask_mercure.doctor.exchange import Reply
+from flask_mercure.doctor.connection import Endpoint, Reply, Stage, Unreachable, origin_of
 from flask_mercure.doctor.finding import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
 from mercure_hub.protocol.sections import Section
 
@@ -59,10 +58,10 @@ def unreachable(endpoint: Endpoint, error: Unreachable) -> Finding:
     """There is no connection, or no answer on it."""
     where = f"{endpoint.host} (port {endpoint.port}, from {endpoint.setting})"
     match error.stage:
-        case "name":
+        case Stage.NAME:
             summary = f"the name {endpoint.host!r} of {endpoint.setting} is not known: {error.reason}"
             lines: Sequence[Remedy] = (app(f'{endpoint.setting} = "<the URL with the right host>"'),)
-        case "connect":
+        case Stage.CONNECT:
             summary = f"nothing answers at {where}: {error.reason}. Does the hub run, and listen there?"
             lines = (
                 hub(f"MERCURE_LISTEN={endpoint.host}:{endpoint.port}"),
@@ -72,7 +71,7 @@ def unreachable(endpoint: Endpoint, error: Unreachable) -> Finding:
         case _:
             summary = f"{where} takes connections and gives no answer: {error.reason}"
             lines = (app(f'{endpoint.setting} = "<the URL of the hub>"'),)
-            if endpoint.scheme == "http" and "HTTP" in error.reason:
+            if endpoint.scheme == "http" and error.stage is Stage.NOT_HTTP:
                 line = f'{endpoint.setting} = "{endpoint.url.replace("http:", "https:", 1)}"'
                 summary += ". Perhaps it speaks TLS"
                 lines = (app(line),)
@@ -87,7 +86,7 @@ def identify(endpoint: Endpoint, answer: Reply, known: Profile | None) -> Findin
     """
     status, html = answer.status, answer.head.media_type == "text/html"
     if 300 <= status < 400:
-        return _redirect(endpoint, answer.head.get("location"))
+        return _redirect(endpoint, answer.head.headers.get("Location", ""))
     if status == HTTPStatus.MISDIRECTED_REQUEST:
         return problem(
             "url",
@@ -109,7 +108,7 @@ def _no_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
     status = answer.status
     if status in _GATEWAY:
         hint = ""
-        if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in answer.head.get("server"):
+        if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in answer.head.headers.get("Server", ""):
             hint = ". Apache answers so, and logs nothing, when ProxyPass has h2:// or h2c://: it is http://"
         return problem(
             "url",
@@ -132,7 +131,7 @@ def _no_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
 
 
 def _schemes(answer: Reply) -> str:
-    return " ".join(answer.head.all("www-authenticate")).lower()
+    return " ".join(answer.head.headers.getlist("WWW-Authenticate")).lower()
 
 
 def _redirect(endpoint: Endpoint, location: str) -> Finding:

@@ -6,10 +6,9 @@ from urllib.parse import urlsplit
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor import trials, verdicts
-from flask_mercure.doctor.connection import Unreachable
+from flask_mercure.doctor.connection import Stream, Unreachable
 from flask_mercure.doctor.door import Door
 from flask_mercure.doctor.finding import Finding
-from flask_mercure.doctor.streams import Stream
 from flask_mercure.doctor.trials import Cause, Role, Trial
 from flask_mercure.topics.address import subscription_url
 from flask_mercure.topics.matchers import Protocol

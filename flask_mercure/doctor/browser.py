@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from werkzeug.datastructures import Headers
 
+from flask_mercure.client.connection import Head
 from flask_mercure.cookies.hosts import is_loopback, is_same_site
 from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.doctor.addresses import Profile
-from flask_mercure.doctor.exchange import Head
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
 from flask_mercure.errors import CookieError
 from mercure_hub.protocol.sections import Section
@@ -136,7 +136,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
     :param answer: to a subscription with the cookie.
     :param preflight: answer to the question that fetch() asks before it sends an Authorization header.
     """
-    allowed = answer.all(_ALLOW_ORIGIN)
+    allowed = answer.headers.getlist(_ALLOW_ORIGIN)
     line = hub(f"MERCURE_CORS_ORIGINS={origin}  # besides those that are there, separated by spaces")
     if len(allowed) > 1 or any("," in one for one in allowed):
         return problem(
@@ -165,7 +165,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             Section.CORS,
             line,
         )
-    if answer.get(_ALLOW_CREDENTIALS) != "true":
+    if answer.headers.get(_ALLOW_CREDENTIALS) != "true":
         return problem(
             "cors",
             f"pages of {origin} may read the stream, but not with their cookie: there is no "
@@ -173,7 +173,9 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             Section.CORS,
             line,
         )
-    if preflight is not None and (preflight.status >= 300 or preflight.all(_ALLOW_ORIGIN) != [origin]):
+    if preflight is not None and (
+        preflight.status >= 300 or preflight.headers.getlist(_ALLOW_ORIGIN) != [origin]
+    ):
         is_redirect = 300 <= preflight.status < 400
         said = f"is answered with {preflight.status} and without the origin"
         if is_redirect:

@@ -1,36 +1,55 @@
-"""Connections with deadlines: the name, the socket, TLS, and why one of them failed."""
+"""What the doctor does on sockets: requests with a deadline, and event streams that stay open.
+
+Each step is told apart - the name, the connection, TLS, the answer - since each has another remedy.
+"""
 
 from __future__ import annotations
 
-import os
+import json
+import selectors
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from enum import Enum, auto
+from typing import Any
 from urllib.parse import urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.util.ssl_ import create_urllib3_context
+from flask_mercure.client.connection import Exchange, Head, NotHTTP, describe, receive_head, tls_context
+from flask_mercure.client.session import USER_AGENT
+from mercure_hub.protocol.event_stream import Parser
 
 _PORTS = {"http": 80, "https": 443}
+_MAX_BODY = 65536
+_PIECE = 65536
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")  # names of OpenSSL's errors
+_ACCEPTED = {"Accept": "text/event-stream", "Accept-Encoding": "gzip", "Cache-Control": "no-cache"}
 
-Stage = Literal["name", "connect", "tls", "answer"]
+
+class Stage(Enum):
+    """The step at which a request failed."""
+
+    NAME = auto()
+    CONNECT = auto()
+    TLS = auto()
+    ANSWER = auto()
+    NOT_HTTP = auto()
 
 
 class Unreachable(Exception):
     """There is no answer.
 
-    :param stage: what did not work.
+    :param stage: the step that failed.
     :param reason: why, in the words of the system.
     :param code: of a certificate that was refused (OpenSSL's ``X509_V_ERR_``), else 0.
     """
 
     def __init__(self, stage: Stage, reason: str, code: int = 0) -> None:
-        super().__init__(f"{stage}: {reason}")
+        super().__init__(reason)
         self.stage = stage
         self.reason = reason
         self.code = code
@@ -87,28 +106,6 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}{port}"
 
 
-def as_the_app(verify: bool | str) -> ssl.SSLContext:
-    """Trust what the app trusts when it publishes: the rules of requests, with ``MERCURE_VERIFY_TLS``."""
-    context = create_urllib3_context()
-    if verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return context
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.check_hostname = True
-    place = DEFAULT_CA_BUNDLE_PATH if verify is True else str(verify)
-    if os.path.isdir(place):  # noqa: PTH112 - as requests does
-        context.load_verify_locations(capath=place)
-    else:
-        context.load_verify_locations(cafile=place)
-    return context
-
-
-def as_browsers() -> ssl.SSLContext:
-    """Trust what this machine trusts, which is the nearest to what browsers do."""
-    return ssl.create_default_context()
-
-
 def dial(
     endpoint: Endpoint, trust: ssl.SSLContext | None, deadline: float, protocols: Sequence[str] = ()
 ) -> socket.socket:
@@ -128,13 +125,12 @@ def dial(
         return trust.wrap_socket(sock, server_hostname=endpoint.host)
     except ssl.SSLCertVerificationError as error:
         sock.close()
-        raise Unreachable("tls", error.verify_message, error.verify_code) from None
-    except ssl.SSLError as error:
-        sock.close()
-        raise Unreachable("tls", _ssl_words(error)) from None
+        raise Unreachable(Stage.TLS, error.verify_message, error.verify_code) from None
     except OSError as error:
         sock.close()
-        raise Unreachable("tls", words(error)) from None
+        speaks_plainly = isinstance(error, ssl.SSLError) and error.reason in _NO_TLS
+        why = "the server speaks no TLS on this port" if speaks_plainly else describe(error)
+        raise Unreachable(Stage.TLS, why) from None
 
 
 def certificate(endpoint: Endpoint, deadline: float) -> bytes | None:
@@ -142,11 +138,8 @@ def certificate(endpoint: Endpoint, deadline: float) -> bytes | None:
 
     :returns: ``None`` when it cannot be had.
     """
-    context = create_urllib3_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     try:
-        with dial(endpoint, context, deadline) as sock:
+        with dial(endpoint, tls_context(verify=False), deadline) as sock:
             return sock.getpeercert(binary_form=True) if isinstance(sock, ssl.SSLSocket) else None
     except (Unreachable, OSError):
         return None
@@ -162,10 +155,10 @@ def _first_that_answers(endpoint: Endpoint, deadline: float) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as error:
             sock.close()
-            failure = words(error)
+            failure = describe(error)
         else:
             return sock
-    raise Unreachable("connect", failure)
+    raise Unreachable(Stage.CONNECT, failure)
 
 
 def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, Any]]:
@@ -178,14 +171,14 @@ def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, Any]]:
             answers = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
             found.extend((family, address) for family, _, _, _, address in answers)
         except (OSError, UnicodeError) as error:
-            failure.append(words(error))
+            failure.append(describe(error))
 
     thread = threading.Thread(target=ask, name="resolver", daemon=True)
     thread.start()
     thread.join(time_left(deadline))
     if found:
         return found
-    raise Unreachable("name", failure[0] if failure else "the resolver gave no answer in time")
+    raise Unreachable(Stage.NAME, failure[0] if failure else "the resolver gave no answer in time")
 
 
 def time_left(deadline: float) -> float:
@@ -193,22 +186,268 @@ def time_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 
-def words(error: Exception) -> str:
-    """Why something failed, as the system says it."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
-def _ssl_words(error: ssl.SSLError) -> str:
-    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-        return "the server speaks no TLS on this port"
-    return (error.reason or words(error)).replace("_", " ").lower()
-
-
 def close(sock: socket.socket) -> None:
-    """Close, whatever state it is in."""
+    """Close a socket in any state."""
     with suppress(OSError):
         sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer.
+
+    :param head: see there.
+    :param body: its content, or the beginning of it.
+    :param at: when it arrived and the request was under way, in the middle: seconds since the epoch.
+    """
+
+    head: Head
+    body: bytes
+    at: float
+
+    @property
+    def status(self) -> int:
+        """Status code."""
+        return self.head.status
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON object in the body; empty if there is none."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def ask(
+    endpoint: Endpoint,
+    trust: ssl.SSLContext | None,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    body: bytes = b"",
+    seconds: float,
+    clock: Callable[[], float] = time.time,
+) -> Reply:
+    """Send a request on a connection of its own and read the answer; of an event stream only the head.
+
+    :param seconds: for all of it.
+    :raises Unreachable: there is no answer.
+    """
+    deadline = time.monotonic() + seconds
+    exchange = request(endpoint, method, path, {"Connection": "close", **(headers or {})}, body)
+    sock = dial(endpoint, trust, deadline)
+    try:
+        started = clock()
+        head, received = answer(sock, exchange, deadline)
+        at = (started + clock()) / 2
+        if head.media_type != "text/event-stream":
+            received = _read_content(sock, exchange, received, deadline)
+        return Reply(head, Decoder(head).feed(received)[:_MAX_BODY], at)
+    finally:
+        close(sock)
+
+
+def request(
+    endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
+) -> Exchange:
+    """A request to the hub, with what each of them has."""
+    fields = {"User-Agent": USER_AGENT, "Accept": "*/*", **headers}
+    return Exchange(method, endpoint.origin + target, fields, body)
+
+
+def answer(sock: socket.socket, exchange: Exchange, deadline: float) -> tuple[Head, bytes]:
+    """Send a request and wait for the head of the answer.
+
+    :returns: the head and what has come after it.
+    :raises Unreachable: it does not come, or is not HTTP/1.1.
+    """
+    try:
+        sock.settimeout(time_left(deadline))
+        sock.sendall(exchange.request)
+        return receive_head(sock, exchange, deadline)
+    except NotHTTP as error:
+        raise Unreachable(Stage.NOT_HTTP, str(error)) from None
+    except TimeoutError:
+        raise Unreachable(Stage.ANSWER, "no complete answer in time") from None
+    except OSError as error:
+        raise Unreachable(Stage.ANSWER, describe(error)) from None
+
+
+def _read_content(sock: socket.socket, exchange: Exchange, body: bytes, deadline: float) -> bytes:
+    """The content of an answer, or what there is of it until the deadline."""
+    while len(body) < _MAX_BODY and not exchange.is_over:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        sock.settimeout(left)
+        try:
+            body += exchange.feed(sock.recv(_PIECE))
+        except OSError:
+            break
+    return body
+
+
+class Decoder:
+    """Takes off the content coding, piece by piece.
+
+    :param head: of the answer.
+
+    ``is_broken`` tells that something came that cannot be decoded.
+    """
+
+    def __init__(self, head: Head) -> None:
+        is_gzip = head.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip")
+        self._gzip = zlib.decompressobj(31) if is_gzip else None
+        self.is_broken = False
+
+    def feed(self, received: bytes) -> bytes:
+        """Decode what arrived.
+
+        :returns: what can be read of it; nothing after something that cannot be decoded.
+        """
+        if self._gzip is None:
+            return received
+        plain = b""
+        while received and not self.is_broken:
+            try:
+                plain += self._gzip.decompress(received, _MAX_BODY)
+            except zlib.error:
+                self.is_broken = True
+                break
+            received = self._gzip.unconsumed_tail
+            if self._gzip.eof:  # another member follows
+                received = self._gzip.unused_data
+                self._gzip = zlib.decompressobj(31)
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class NoStream:
+    """The answer is no event stream.
+
+    :param head: of the answer.
+    """
+
+    head: Head
+
+
+class Stream:
+    """An open subscription; times are on the monotonic clock.
+
+    :param name: for messages.
+    :param sock: connected.
+    :param exchange: its request was sent, and the head of the answer has arrived.
+    :param head: of the answer.
+    :param content: what came with the head.
+    :param sent_at: when the request went out.
+    """
+
+    def __init__(  # noqa: PLR0917
+        self, name: str, sock: socket.socket, exchange: Exchange, head: Head, content: bytes, sent_at: float
+    ) -> None:
+        self.name = name
+        self.head = head
+        self.opened_at = time.monotonic()
+        self.head_after = self.opened_at - sent_at
+        self.last_at = self.opened_at
+        self.ended_at: float | None = None
+        self.events: dict[str, float] = {}
+        self.comments: list[float] = []
+        self.has_begun = False
+        self._sock = sock
+        self._exchange = exchange
+        self._decoder = Decoder(head)
+        self._parser = Parser()
+        sock.setblocking(False)
+        self._take(content)
+
+    def fileno(self) -> int:
+        """For selectors."""
+        return self._sock.fileno()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has ended it."""
+        return self.ended_at is None
+
+    def read(self) -> None:
+        """Take what has arrived."""
+        while self.is_open:
+            try:
+                received = self._sock.recv(_PIECE)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return
+            except OSError:
+                received = b""
+            if received:
+                self.last_at = time.monotonic()
+            self._take(self._exchange.feed(received))
+            if self._exchange.is_over or self._decoder.is_broken:
+                self.ended_at = time.monotonic()
+
+    def close(self) -> None:
+        """End it from our side."""
+        close(self._sock)
+
+    def _take(self, content: bytes) -> None:
+        plain = self._decoder.feed(content)
+        if not plain:
+            return
+        self.has_begun = True
+        now = time.monotonic()
+        events = list(self._parser.feed(plain))
+        for event in events:
+            self.events.setdefault(event.data, now)
+        if not events and plain.lstrip().startswith(b":"):
+            self.comments.append(now)
+
+
+def subscribe(
+    endpoint: Endpoint,
+    trust: ssl.SSLContext | None,
+    query: str,
+    headers: Mapping[str, str],
+    seconds: float,
+) -> Stream | NoStream:
+    """Open a subscription.
+
+    :param query: with its matchers, encoded.
+    :param headers: with the token.
+    :param seconds: until the head of the answer must be there.
+    :raises Unreachable: there is no answer.
+    """
+    deadline = time.monotonic() + seconds
+    exchange = request(endpoint, "GET", f"{endpoint.path}?{query}", {**_ACCEPTED, **headers})
+    sock = dial(endpoint, trust, deadline)
+    sent_at = time.monotonic()
+    try:
+        head, content = answer(sock, exchange, deadline)
+    except BaseException:
+        close(sock)
+        raise
+    if head.status == 200 and head.media_type == "text/event-stream":
+        return Stream(endpoint.setting, sock, exchange, head, content, sent_at)
+    close(sock)
+    return NoStream(head)
+
+
+def listen(streams: Sequence[Stream], seconds: float, is_enough: Callable[[], bool]) -> None:
+    """Read from streams until there is enough, all have ended, or the time is over."""
+    deadline = time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        for stream in dict.fromkeys(streams):
+            stream.read()
+            if stream.is_open:
+                selector.register(stream, selectors.EVENT_READ, stream)
+        while not is_enough() and selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            for key, _ in selector.select(left):
+                stream = key.data
+                stream.read()
+                if not stream.is_open:
+                    selector.unregister(stream)

@@ -7,13 +7,21 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
+from flask_mercure.client.connection import tls_context
 from flask_mercure.doctor import addresses, certificates, connection
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate
-from flask_mercure.doctor.connection import Endpoint, Unreachable
-from flask_mercure.doctor.exchange import Reply, ask
+from flask_mercure.doctor.connection import (
+    Endpoint,
+    NoStream,
+    Reply,
+    Stage,
+    Stream,
+    Unreachable,
+    ask,
+    subscribe,
+)
 from flask_mercure.doctor.finding import Finding, app, problem
-from flask_mercure.doctor.streams import Refused, Stream, subscribe
 from mercure_hub.protocol.sections import Section
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -63,7 +71,7 @@ class Door:
             seconds=self.seconds,
         )
 
-    def subscribe(self, query: str, headers: Mapping[str, str]) -> Stream | Refused:
+    def subscribe(self, query: str, headers: Mapping[str, str]) -> Stream | NoStream:
         """Open a stream.
 
         :raises Unreachable: there is no answer.
@@ -111,7 +119,7 @@ class Approach:
 
     def browsers_trust(self, endpoint: Endpoint) -> Iterator[Finding]:
         """The app's URL is that of browsers too, which know nothing of MERCURE_VERIFY_TLS."""
-        if not self._accepts(endpoint, connection.as_browsers()):
+        if not self._accepts(endpoint, ssl.create_default_context()):
             yield certificates.only_for_the_app(endpoint, self._verify)
 
     def _metadata(self, endpoint: Endpoint, trust: ssl.SSLContext | None) -> Profile | None:
@@ -131,7 +139,7 @@ class Approach:
         """The context with which the server proves itself; a token goes to no other."""
         verify = self._verify
         try:
-            ours = connection.as_the_app(verify)
+            ours = tls_context(verify)
         except OSError as error:
             yield problem(
                 "tls",
@@ -141,11 +149,11 @@ class Approach:
                 app('MERCURE_VERIFY_TLS = "/path/of/the/ca.pem"'),
             )
             return None
-        first = connection.as_browsers() if by_browsers else ours
+        first = ssl.create_default_context() if by_browsers else ours
         try:
             connection.close(connection.dial(endpoint, first, self._deadline()))
         except Unreachable as error:
-            if error.stage != "tls":
+            if error.stage is not Stage.TLS:
                 yield addresses.unreachable(endpoint, error)
                 return None
             if by_browsers and error.code and verify is not True and self._accepts(endpoint, ours):

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor import addresses, browser, clock, delivery, observation, protocols, trials, verdicts
 from flask_mercure.doctor.admission import Admission, bearer
-from flask_mercure.doctor.connection import Endpoint, Unreachable
+from flask_mercure.doctor.connection import Endpoint, NoStream, Stream, Unreachable, listen
 from flask_mercure.doctor.delivery import Way
 from flask_mercure.doctor.door import Approach, Door
 from flask_mercure.doctor.finding import Finding, problem, skipped
-from flask_mercure.doctor.streams import Refused, Stream, listen
 from flask_mercure.doctor.trials import Role
 from flask_mercure.errors import MercureError
 from flask_mercure.tokens.source import PublisherToken, expiry
@@ -139,7 +138,7 @@ class Examination:
             yield from self._cookie(front, reads, pages)
             yield from self._cors(front, reads, publishes, pages)
         yield protocols.negotiated(
-            front.endpoint, front.trust, front.answer.head.get("server"), front.seconds
+            front.endpoint, front.trust, front.answer.head.headers.get("Server", ""), front.seconds
         )
         yield from self._patience(lines)
 
@@ -239,7 +238,7 @@ class Examination:
         yield browser.cookie_unread(self._read.cookie, front.profile, answer.head.status)
         return None
 
-    def _subscribe(self, door: Door, headers: dict[str, str]) -> Stream | Refused:
+    def _subscribe(self, door: Door, headers: dict[str, str]) -> Stream | NoStream:
         answer = door.subscribe(self._admission.parameters(self._read.protocol), headers)
         if isinstance(answer, Stream):
             self._opened.append(answer)

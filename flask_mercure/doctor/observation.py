@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from flask_mercure.doctor.connection import Stream
 from flask_mercure.doctor.delivery import Life, Way
-from flask_mercure.doctor.streams import Stream
 
 _HEARTBEAT_AFTER = 1.0  # seconds; an earlier comment belongs to the opening of the stream
 
@@ -14,7 +14,7 @@ def way(stream: Stream, mark: str, published_at: float) -> Way:
     """What came of an update with this mark."""
     at = stream.events.get(mark)
     arrived_after = None if at is None else max(at - published_at, 0.0)
-    encoding = stream.head.get("content-encoding").lower().removeprefix("identity")
+    encoding = stream.head.headers.get("Content-Encoding", "").lower().removeprefix("identity")
     return Way(stream.name, stream.head_after, arrived_after, encoding, stream.has_begun)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from flask_mercure.client import connection
 from flask_mercure.client.answer import reason
-from flask_mercure.client.connection import Connection
+from flask_mercure.client.connection import StreamedAnswer, describe
 from flask_mercure.client.session import USER_AGENT
 from flask_mercure.errors import HubUnreachable, MercureError
 from mercure_hub.protocol.cursor import EARLIEST
@@ -105,7 +105,7 @@ class Subscription(Iterator[Event]):
         self.gap: Gap | None = None
         self._closed = threading.Event()
         self._lock = threading.RLock()  # held by the thread that reads; a signal handler may close in between
-        self._connection: Connection | None = None
+        self._connection: StreamedAnswer | None = None
         self._url = url
         self._token = token
         self._verify = verify
@@ -127,7 +127,7 @@ class Subscription(Iterator[Event]):
         try:
             self._connect()
         except OSError as error:
-            broken = _words(error)
+            broken = describe(error)
         if broken:  # raised here, without what it came from: in the functions below, the token is a variable
             raise HubUnreachable(f"no connection to {self._place}: {broken}. Does the hub run?")
 
@@ -211,10 +211,10 @@ class Subscription(Iterator[Event]):
             raise TimeoutError("no event in that time") from None
         except OSError as error:
             if not self._closed.is_set():
-                _log.debug("the connection to %s was lost: %s", self._place, _words(error))
+                _log.debug("the connection to %s was lost: %s", self._place, describe(error))
                 self._lost()
 
-    def _read(self, current: Connection, deadline: float | None) -> None:
+    def _read(self, current: StreamedAnswer, deadline: float | None) -> None:
         silent_at = self._heard_at + _SILENCE
         until = silent_at if deadline is None else min(silent_at, deadline)
         try:
@@ -256,7 +256,7 @@ class Subscription(Iterator[Event]):
         if deadline is not None and deadline < resume_at:
             raise _OutOfTimeError
 
-    def _open(self, cursor: str) -> Connection:
+    def _open(self, cursor: str) -> StreamedAnswer:
         headers = {
             "Accept": "text/event-stream",
             "Accept-Encoding": "identity",
@@ -290,19 +290,20 @@ class Subscription(Iterator[Event]):
         self._heard_at = self._clock()
         self._note_cursor(cursor, opened, is_first=is_first)
 
-    def _check(self, opened: Connection) -> None:
+    def _check(self, opened: StreamedAnswer) -> None:
         """Refuse an answer that is no event stream; a hub that is starting again may come back from a 5xx."""
-        media_type = opened.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if opened.status == 200 and media_type == "text/event-stream":
+        head = opened.head
+        if head.status == 200 and head.media_type == "text/event-stream":
             return
-        said = reason(opened, _beginning(opened))
-        message = f"the hub answered {opened.status}" + (f" ({said})" if said else "")
-        if self._was_connected and (opened.status >= 500 or opened.status == 429):
+        said = reason(head, _beginning(opened))
+        message = f"the hub answered {head.status}" + (f" ({said})" if said else "")
+        if self._was_connected and (head.status >= 500 or head.status == 429):
             raise connection.ConnectionBroken(message)
-        raise Refused(f"{message}, not an event stream; its log has the cause", opened.status)
+        raise Refused(f"{message}, not an event stream; its log has the cause", head.status)
 
-    def _note_cursor(self, requested: str, opened: Connection, *, is_first: bool) -> None:
-        answered = opened.headers.get("Mercure-Last-Event-ID", opened.headers.get("Last-Event-ID"))
+    def _note_cursor(self, requested: str, opened: StreamedAnswer, *, is_first: bool) -> None:
+        headers = opened.head.headers
+        answered = headers.get("Mercure-Last-Event-ID", headers.get("Last-Event-ID"))
         if answered is None:
             if not requested and not is_first:
                 self._tell(Gap(None, None, "position"))
@@ -347,7 +348,7 @@ class _OutOfTimeError(Exception):
     """The caller's time is over; a TimeoutError of the socket is something else."""
 
 
-def _beginning(opened: Connection) -> bytes:
+def _beginning(opened: StreamedAnswer) -> bytes:
     """Enough of an answer to find the reason in it."""
     body = b""
     try:
@@ -359,7 +360,3 @@ def _beginning(opened: Connection) -> bytes:
     except OSError:
         pass
     return body
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__

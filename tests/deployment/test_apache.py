@@ -21,8 +21,7 @@ from websockets.exceptions import InvalidStatus
 
 from flask_mercure import EVERYTHING
 from flask_mercure.doctor.addresses import identify
-from flask_mercure.doctor.connection import Endpoint
-from flask_mercure.doctor.exchange import ask
+from flask_mercure.doctor.connection import Endpoint, ask
 from flask_mercure.tokens.factory import TokenFactory
 from mercure_hub.protocol.keys import load
 from tests.deployment import site

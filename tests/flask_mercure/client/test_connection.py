@@ -1,47 +1,52 @@
-"""The connection under a subscriber: answers whole, in pieces, broken, and endless."""
+"""Answers over a socket: whole, in pieces, broken, and endless."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from flask_mercure.client.connection import Chunks, Connection, ConnectionBroken, get
+from flask_mercure.client.connection import ConnectionBroken, Exchange, StreamedAnswer, get
 
 PATIENCE = 10.0
 
 
+def exchange() -> Exchange:
+    return Exchange("GET", "http://hub.example/m", {})
+
+
 @contextmanager
-def answering(octets: bytes, *, closes: bool = True) -> Iterator[Connection]:
+def answering(sent: bytes, *, closes: bool = True) -> Iterator[StreamedAnswer]:
     """A connection that has got an answer."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(octets)
+        theirs.sendall(sent)
         if closes:
             theirs.shutdown(socket.SHUT_WR)
-        yield Connection(ours, PATIENCE)
+        yield StreamedAnswer(ours, exchange(), PATIENCE)
 
 
-def everything(connection: Connection) -> bytes:
+def everything(answer: StreamedAnswer) -> bytes:
     content = b""
-    while octets := connection.read(PATIENCE):
-        content += octets
+    while received := answer.read(PATIENCE):
+        content += received
     return content
 
 
 def test_the_head() -> None:
-    with answering(b"HTTP/1.1 401 No\r\nWWW-Authenticate:  Bearer \r\nX-Id: \xc3\xa9\r\n\r\n") as connection:
-        assert connection.status == 401
-        assert connection.headers["www-authenticate"] == "Bearer"
-        assert connection.headers["X-Id"] == "\xc3\xa9"
-        assert everything(connection) == b""
+    with answering(b"HTTP/1.1 401 No\r\nWWW-Authenticate:  Bearer \r\nX-Id: \xc3\xa9\r\n\r\n") as answer:
+        assert answer.head.status == 401
+        assert answer.head.headers["www-authenticate"] == "Bearer"
+        assert answer.head.headers["X-Id"] == "\xc3\xa9"
+        assert everything(answer) == b""
 
 
 @pytest.mark.parametrize(
-    ("octets", "content"),
+    ("sent", "content"),
     [
         (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole and more", b"whole"),
@@ -53,23 +58,23 @@ def test_the_head() -> None:
         ),
     ],
 )
-def test_the_content(octets: bytes, content: bytes) -> None:
-    with answering(octets) as connection:
-        assert everything(connection) == content
-        assert connection.read(PATIENCE) == b""
+def test_the_content(sent: bytes, content: bytes) -> None:
+    with answering(sent) as answer:
+        assert everything(answer) == content
+        assert answer.read(PATIENCE) == b""
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "sent",
     [b"", b"HTTP/1.1 200 OK\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 200 OK\r\n" * 5000],
 )
-def test_what_is_no_answer(octets: bytes) -> None:
-    with pytest.raises(ConnectionBroken), answering(octets):
+def test_what_is_no_answer(sent: bytes) -> None:
+    with pytest.raises(ConnectionBroken), answering(sent):
         pass
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "sent",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfour",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfour",
@@ -78,40 +83,96 @@ def test_what_is_no_answer(octets: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 100_000,
     ],
 )
-def test_an_answer_that_breaks_off(octets: bytes) -> None:
-    with answering(octets) as connection, pytest.raises(ConnectionBroken):
-        everything(connection)
+def test_an_answer_that_breaks_off(sent: bytes) -> None:
+    with answering(sent) as answer, pytest.raises(ConnectionBroken):
+        everything(answer)
 
 
 def test_waiting_again_after_waiting_in_vain() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        connection = Connection(ours, PATIENCE)
+        answer = StreamedAnswer(ours, exchange(), PATIENCE)
         for _ in range(2):
             with pytest.raises(TimeoutError):
-                connection.read(0)
+                answer.read(0)
         theirs.sendall(b"late")
-        assert connection.read(PATIENCE) == b"late"
+        assert answer.read(PATIENCE) == b"late"
 
 
 def test_another_thread_wakes_the_one_that_reads() -> None:
-    with answering(b"HTTP/1.1 200 OK\r\n\r\n", closes=False) as connection:
+    with answering(b"HTTP/1.1 200 OK\r\n\r\n", closes=False) as answer:
         woken: list[bytes] = []
-        thread = threading.Thread(target=lambda: woken.append(connection.read(None)))
+        thread = threading.Thread(target=lambda: woken.append(answer.read(None)))
         thread.start()
-        connection.wake()
+        answer.wake()
         thread.join(PATIENCE)
         assert woken == [b""]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 100])
-def test_chunks_are_cut_anywhere(step: int) -> None:
-    octets = b"1\r\na\r\n1a;name=value\r\n" + b"b" * 26 + b"\r\n2\r\n\r\n\r\n0\r\n\r\n"
-    chunks = Chunks()
-    content = b"".join(chunks.feed(octets[at : at + step]) for at in range(0, len(octets), step))
+def test_an_answer_in_chunks_may_be_cut_anywhere(step: int) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sent = head + b"1\r\na\r\n1a;name=value\r\n" + b"b" * 26 + b"\r\n2\r\n\r\n\r\n0\r\n\r\n"
+    reader = exchange()
+    content = b"".join(reader.feed(sent[at : at + step]) for at in range(0, len(sent), step))
     assert content == b"a" + b"b" * 26 + b"\r\n"
-    assert chunks.is_over
+    assert reader.is_complete
+    assert reader.error is None
+
+
+def test_what_came_before_a_broken_chunk_can_be_read() -> None:
+    reader = exchange()
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert reader.feed(head + b"3\r\none\r\nzz\r\n") == b"one"
+    assert reader.is_over
+    assert isinstance(reader.error, ConnectionBroken)
+
+
+def test_interim_answers_are_passed_over() -> None:
+    with answering(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nA: c\r\n\r\nrest") as answer:
+        assert (answer.head.status, answer.head.headers.getlist("a")) == (200, ["b", "c"])
+        assert everything(answer) == b"rest"
+
+
+@pytest.mark.parametrize(
+    ("method", "content", "expected"),
+    [
+        ("GET", b"", b"GET /m?a=b HTTP/1.1\r\nHost: hub.example:8080\r\nX-Id: \xc3\xa9\r\n\r\n"),
+        (
+            "POST",
+            b"data=1",
+            b"POST /m?a=b HTTP/1.1\r\nHost: hub.example:8080\r\nX-Id: \xc3\xa9\r\nContent-Length: 6\r\n\r\n"
+            b"data=1",
+        ),
+    ],
+)
+def test_the_bytes_of_a_request(method: str, content: bytes, expected: bytes) -> None:
+    url = "http://user@hub.example:8080/m?a=b"
+    assert Exchange(method, url, {"X-Id": "é "}, content).request == expected
+
+
+def test_an_answer_that_drips_ends_in_time() -> None:
+    ours, theirs = socket.socketpair()
+    done = threading.Event()
+
+    def drip() -> None:
+        theirs.sendall(b"HTTP/1.1 200 OK\r\n")
+        while not done.wait(0.02):
+            theirs.sendall(b"X: y\r\n")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError):
+            StreamedAnswer(ours, exchange(), 0.3)
+    finally:
+        done.set()
+        thread.join()
+        ours.close()
+        theirs.close()
+    assert time.monotonic() - started < 5
 
 
 def test_a_header_cannot_forge_another() -> None:

@@ -9,17 +9,26 @@ import threading
 import time
 import zlib
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
+from werkzeug.datastructures import Headers
 
+from flask_mercure.client.connection import Exchange, Head
 from flask_mercure.cookies.policy import CookiePolicy
 from flask_mercure.doctor import addresses, browser, certificates, clock, delivery, protocols, report
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate
-from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, origin_of
+from flask_mercure.doctor.connection import (
+    Decoder,
+    Endpoint,
+    Reply,
+    Stage,
+    Unreachable,
+    answer,
+    dial,
+    origin_of,
+)
 from flask_mercure.doctor.delivery import Life, Way
-from flask_mercure.doctor.exchange import Framing, Head, Reply, read_head
 from flask_mercure.doctor.finding import Finding, Level, Remedy, hub, note, ok, problem, warning
 from mercure_hub.protocol.sections import Section
 
@@ -28,7 +37,7 @@ PUBLIC = "https://hub.example.com/.well-known/mercure"
 
 
 def head(status: int = 200, **fields: str) -> Head:
-    return Head(status, "HTTP/1.1", tuple((name.replace("_", "-"), value) for name, value in fields.items()))
+    return Head(status, Headers([(name.replace("_", "-"), value) for name, value in fields.items()]))
 
 
 def told(finding: Finding) -> tuple[str, str | None]:
@@ -164,7 +173,7 @@ def test_names_of_a_certificate(names: tuple[str, ...], host: str, is_for: bool)
 def test_a_refused_certificate(
     code: int, certificate: Certificate | None, section: Section, words: str, by_browsers: bool
 ) -> None:
-    error = Unreachable("tls", "unable to get local issuer certificate", code)
+    error = Unreachable(Stage.TLS, "unable to get local issuer certificate", code)
     endpoint = Endpoint(PUBLIC, "MERCURE_PUBLIC_URL")
     finding = certificates.refused(endpoint, error, certificate, NOW, verify=True, by_browsers=by_browsers)
     assert told(finding) == (Level.PROBLEM, section)
@@ -291,15 +300,15 @@ GOOD = head(access_control_allow_origin=PAGE, access_control_allow_credentials="
     [
         (GOOD, GOOD, Level.OK),
         (GOOD, None, Level.OK),
-        (GOOD, Head(204, "HTTP/1.1", GOOD.fields), Level.OK),
+        (GOOD, Head(204, GOOD.headers), Level.OK),
         (GOOD, head(405), Level.WARNING),
         (GOOD, head(200), Level.WARNING),
-        *[(GOOD, Head(status, "HTTP/1.1", GOOD.fields), Level.WARNING) for status in (301, 302, 307, 308)],
+        *[(GOOD, Head(status, GOOD.headers), Level.WARNING) for status in (301, 302, 307, 308)],
         (head(), GOOD, Level.PROBLEM),
         (head(access_control_allow_origin="*"), GOOD, Level.PROBLEM),
         (head(access_control_allow_origin=PAGE), GOOD, Level.PROBLEM),
         (head(access_control_allow_origin=f"{PAGE}/"), GOOD, Level.PROBLEM),
-        (Head(200, "HTTP/1.1", (*GOOD.fields, *GOOD.fields)), GOOD, Level.PROBLEM),
+        (Head(200, Headers([*GOOD.headers, *GOOD.headers])), GOOD, Level.PROBLEM),
     ],
 )
 def test_cors(answer: Head, preflight: Head | None, level: Level) -> None:
@@ -309,8 +318,8 @@ def test_cors(answer: Head, preflight: Head | None, level: Level) -> None:
 @pytest.mark.parametrize(
     ("preflight", "words"),
     [
-        (Head(302, "HTTP/1.1", GOOD.fields), "302, a redirect, which browsers do not follow"),
-        (Head(405, "HTTP/1.1", GOOD.fields), "405, and browsers want a success"),
+        (Head(302, GOOD.headers), "302, a redirect, which browsers do not follow"),
+        (Head(405, GOOD.headers), "405, and browsers want a success"),
         (head(200), "200 and without the origin"),
     ],
 )
@@ -395,72 +404,61 @@ def zipped(octets: bytes) -> bytes:
     return compressor.compress(octets) + compressor.flush()
 
 
+def exchange() -> Exchange:
+    return Exchange("GET", "http://hub.example/m", {})
+
+
 @pytest.mark.parametrize(
     ("fields", "sent"),
     [
-        ({}, BODY),
-        ({"transfer_encoding": "chunked"}, chunked(BODY)),
-        ({"content_encoding": "gzip"}, zipped(BODY[:9]) + zipped(BODY[9:])),
-        ({"content_encoding": "gzip", "transfer_encoding": "chunked"}, chunked(zipped(BODY))),
+        (b"", BODY),
+        (b"Transfer-Encoding: chunked\r\n", chunked(BODY)),
+        (b"Content-Encoding: gzip\r\n", zipped(BODY[:9]) + zipped(BODY[9:])),
+        (b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", chunked(zipped(BODY))),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_framing(fields: dict[str, Any], sent: bytes, size: int) -> None:
-    framing = Framing(head(**fields))
-    assert b"".join(framing.feed(sent[at : at + size]) for at in range(0, len(sent), size)) == BODY
+def test_the_content_of_a_stream_is_decoded_in_any_pieces(fields: bytes, sent: bytes, size: int) -> None:
+    reader = exchange()
+    assert reader.feed(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n") == b""
+    assert reader.head is not None
+    decoder = Decoder(reader.head)
+    pieces = [sent[at : at + size] for at in range(0, len(sent), size)]
+    assert b"".join(decoder.feed(reader.feed(piece)) for piece in pieces) == BODY
+
+
+def test_content_that_is_not_gzip() -> None:
+    decoder = Decoder(head(content_encoding="gzip"))
+    assert decoder.feed(b"no gzip at all") == b""
+    assert decoder.is_broken
 
 
 @pytest.mark.parametrize(
-    ("fields", "sent"),
-    [({"transfer_encoding": "chunked"}, b"zz\r\nabc"), ({"content_encoding": "gzip"}, b"no gzip at all")],
+    ("sent", "stage"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n\r\n", Stage.NOT_HTTP),
+        (b"HTTP/1.1 xx\r\n\r\n", Stage.NOT_HTTP),
+        (b"HTTP/1.1 200", Stage.ANSWER),
+        (b"x" * 70000, Stage.NOT_HTTP),
+        (b"", Stage.ANSWER),
+    ],
 )
-def test_framing_that_is_broken(fields: dict[str, Any], sent: bytes) -> None:
-    framing = Framing(head(**fields))
-    assert framing.feed(sent) == b""
-    assert framing.is_complete
-
-
-@pytest.mark.parametrize(
-    "sent", [b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 xx\r\n\r\n", b"HTTP/1.1 200", b"x" * 70000, b""]
-)
-def test_what_is_no_answer(sent: bytes) -> None:
+def test_what_is_no_answer(sent: bytes, stage: Stage) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(sent)
         theirs.shutdown(socket.SHUT_WR)
-        with pytest.raises(Unreachable):
-            read_head(ours, time.monotonic() + 5)
+        with pytest.raises(Unreachable) as caught:
+            answer(ours, exchange(), time.monotonic() + 5)
+    assert caught.value.stage is stage
 
 
-def test_an_answer_that_drips_ends_in_time() -> None:
-    ours, theirs = socket.socketpair()
-    done = threading.Event()
-
-    def drip() -> None:
-        theirs.sendall(b"HTTP/1.1 200 OK\r\n")
-        while not done.wait(0.02):
-            theirs.sendall(b"X: y\r\n")
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    started = time.monotonic()
-    try:
-        with pytest.raises(Unreachable, match="in time"):
-            read_head(ours, started + 0.3)
-    finally:
-        done.set()
-        thread.join()
-        ours.close()
-        theirs.close()
-    assert time.monotonic() - started < 5
-
-
-def test_interim_answers_are_passed_over() -> None:
+def test_an_answer_that_does_not_come_in_time() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nA: c\r\n\r\nrest")
-        found, rest = read_head(ours, time.monotonic() + 5)
-    assert (found.status, found.all("a"), rest) == (200, ["b", "c"], b"rest")
+        theirs.sendall(b"HTTP/1.1 200 OK\r\n")
+        with pytest.raises(Unreachable, match="in time"):
+            answer(ours, exchange(), time.monotonic() + 0.05)
 
 
 def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
