@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.append import Appender
-from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
 
 NEWEST = "newest"

@@ -19,7 +19,7 @@ from bench.report import read
 from bench.rows import SUBJECTS, chosen
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
-from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
 
 pytestmark = pytest.mark.minutes

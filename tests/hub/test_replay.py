@@ -12,7 +12,7 @@ import pytest
 from mercure_hub.broker import broker
 from mercure_hub.fanout.engine import Engine, Logged
 from mercure_hub.storage.interface import Page
-from mercure_hub.storage.reading import Reader
+from mercure_hub.storage.sqlite.reading import Reader
 from tests.hub.running import RunningHub, running_hub
 from tests.storage.log import beside
 

@@ -14,7 +14,7 @@ import pytest
 
 from mercure_hub.broker import broker
 from mercure_hub.storage.interface import Page
-from mercure_hub.storage.reading import Reader
+from mercure_hub.storage.sqlite.reading import Reader
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, read_reply, running_hub
 from tests.hub.test_compression import BROWSER
 from tests.hub.test_streams import self_signed

@@ -270,7 +270,7 @@ class TestWhenEventsWereDiscarded:
 
     @pytest.fixture
     def hub(self, folder: Path, trim_always: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningHub]:
-        monkeypatch.setattr("mercure_hub.storage.retention.EVENTS_BYTES", 1)
+        monkeypatch.setattr("mercure_hub.storage.sqlite.retention.EVENTS_BYTES", 1)
         with running_hub(folder, anonymous=1, subscriptions=1) as hub:
             yield hub
 

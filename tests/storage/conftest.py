@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.interface import Retention
 from tests.storage.log import Log
 
 Opener = Callable[..., Log]

@@ -10,10 +10,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage.doorbell import Doorbell
-from mercure_hub.storage.interface import Commit, Entry, Presence
-from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.interface import Commit, Entry, Presence, Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite.locks import Doorbell
 
 _PATIENCE = 30.0
 

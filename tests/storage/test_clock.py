@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mercure_hub.storage.clock import Trim, believed, look
+from mercure_hub.storage.sqlite.retention import Trim, believed, look
 
 HOUR, DAY = 3600.0, 86400.0
 GRACE = 30.0

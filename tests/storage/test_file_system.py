@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.protocol.errors import StorageUnusable
-from mercure_hub.storage.file_system import FileSystem, find
+from mercure_hub.storage.sqlite.files import FileSystem, find_mount
 from mercure_hub.tools.history.log import opened
 from tests.storage.log import Log
 
@@ -42,21 +42,21 @@ a line of another kind
     ],
 )
 def test_the_file_system_of_a_path(path: str, kind: str, verdict: str) -> None:
-    found = find(TABLE, path)
+    found = find_mount(TABLE, path)
     assert found.kind == kind
     assert (found.is_network, found.is_doubtful) == (verdict == "network", verdict == "doubtful")
 
 
 def test_a_system_that_does_not_tell() -> None:
-    assert find("", "/x") == FileSystem("")
-    assert not find("", "/x").is_network
-    assert not find("", "/x").is_doubtful
+    assert find_mount("", "/x") == FileSystem("")
+    assert not find_mount("", "/x").is_network
+    assert not find_mount("", "/x").is_doubtful
 
 
 class TestStart:
     def on(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
-            "mercure_hub.storage.database.file_system_of",
+            "mercure_hub.storage.sqlite.files.file_system_of",
             lambda path: FileSystem(kind, str(Path(path).parent)),
         )
 

@@ -19,12 +19,11 @@ import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage import database as database_
-from mercure_hub.storage import reading, schema
 from mercure_hub.storage.append import Appender
-from mercure_hub.storage.interface import Entry, Presence
-from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.interface import Entry, Presence, Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite import database as database_
+from mercure_hub.storage.sqlite import reading, schema
 from tests.storage.conftest import Opener
 from tests.storage.log import Log, beside, broken, until, update
 

@@ -15,10 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
-from mercure_hub.storage import schema
-from mercure_hub.storage.database import make_engine, writing
-from mercure_hub.storage.migration import STEPS, migrate, version_of
-from mercure_hub.storage.seats import Seats
+from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.sqlite.database import STEPS, make_engine, migrate, version_of, writing
+from mercure_hub.storage.sqlite.locks import Seats
 from tests.storage.log import Log, beside, update
 
 pytestmark = pytest.mark.minutes

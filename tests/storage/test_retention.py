@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 import sqlalchemy as sa
 
-from mercure_hub.storage.database import make_engine, writing
-from mercure_hub.storage.retention import Retention, Trimmer
+from mercure_hub.storage.interface import Retention
+from mercure_hub.storage.sqlite.database import make_engine, writing
+from mercure_hub.storage.sqlite.retention import Trimmer
 from tests.storage.conftest import Opener
 from tests.storage.log import Log, beside, until, update
 
@@ -91,7 +92,7 @@ def test_without_bounds_all_is_kept(open_log: Opener) -> None:
 
 
 def test_a_step_is_bounded(open_log: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercure_hub.storage.retention.STEP", 10)
+    monkeypatch.setattr("mercure_hub.storage.sqlite.retention.STEP", 10)
     everything = open_log()
     everything.append(*[update() for _ in range(100)])
     everything.close()
@@ -230,7 +231,7 @@ class TestEventsOfTheHub:
         log.append(update("a"))
         entries = log.announce(*["x" * 1000] * 5)
         size = 1000 + len('["/subscriptions/x"]')
-        monkeypatch.setattr("mercure_hub.storage.retention.EVENTS_BYTES", 2 * size + 1)
+        monkeypatch.setattr("mercure_hub.storage.sqlite.retention.EVENTS_BYTES", 2 * size + 1)
         for _ in range(2):
             assert self.left(log, Retention()) == [1, 4, 5, 6]
         assert log.everything()[1:] == entries[2:]
@@ -286,7 +287,7 @@ class TestEventsOfTheHub:
         assert not beginning.lacks(5, beginning, events=True)
 
     def test_many_updates_and_events_go_in_steps(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mercure_hub.storage.retention.STEP", 10)
+        monkeypatch.setattr("mercure_hub.storage.sqlite.retention.STEP", 10)
         for _ in range(30):
             log.append(update("a"))
             log.announce("x")

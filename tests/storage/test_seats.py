@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.storage import seats as seats_module
-from mercure_hub.storage.seats import Seats, TurnTimeout
+from mercure_hub.storage.sqlite import locks as seats_module
+from mercure_hub.storage.sqlite.locks import Seats, TurnTimeout
 from tests.storage.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
 TAKES_A_SEAT = """
 import sys
-from mercure_hub.storage.seats import Seats, TurnTimeout
+from mercure_hub.storage.sqlite.locks import Seats, TurnTimeout
 seats = Seats(sys.argv[1])
 print(seats.take(), flush=True)
 with seats.turn():

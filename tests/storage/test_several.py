@@ -16,10 +16,8 @@ import pytest
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.append import Appender
-from mercure_hub.storage.doorbell import Doorbell, bells
-from mercure_hub.storage.interface import Entry, Presence
-from mercure_hub.storage.retention import Retention
-from mercure_hub.storage.seats import Seats
+from mercure_hub.storage.interface import Entry, Presence, Retention
+from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
 from tests.storage.log import Log, beside, broken, until, update, waiting_for_locks
 
 pytestmark = pytest.mark.minutes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.storage.still_there import Folder
+from mercure_hub.storage.sqlite.files import Folder
 
 
 class Clock:

@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 from mercure_hub.config.settings import Effective, SettingError, Settings, load_effective
 from mercure_hub.protocol.issuer import Issuer
 from mercure_hub.server.tls import tls_context
-from mercure_hub.storage.database import is_writable
+from mercure_hub.storage.sqlite.files import is_writable
 
 _SQLITE = b"SQLite format 3\0"  # how a database begins (https://sqlite.org/fileformat.html)
 

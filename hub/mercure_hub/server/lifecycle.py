@@ -54,9 +54,9 @@ from mercure_hub.server.sockets import (
     url_of,
 )
 from mercure_hub.server.tls import renew, tls_context
-from mercure_hub.storage.doorbell import Doorbell, bells
-from mercure_hub.storage.retention import Retention
+from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite.locks import Doorbell, bells
 
 _READY = b"ready"
 

@@ -27,8 +27,8 @@ from mercure_hub.server.lifecycle import HANDLED, Place, Process, Successor, ser
 from mercure_hub.server.logs import INTERVAL as ROTATION_INTERVAL
 from mercure_hub.server.logs import rotation_of
 from mercure_hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
-from mercure_hub.storage.clock import since_boot
-from mercure_hub.storage.doorbell import Doorbell, bells
+from mercure_hub.storage.sqlite.locks import Doorbell, bells
+from mercure_hub.storage.sqlite.retention import since_boot
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _WATCHED = (*HANDLED, signal.SIGCHLD)

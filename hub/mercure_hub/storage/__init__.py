@@ -1,1 +1,1 @@
-"""The durable log of updates: the seam between the hub and its storage."""
+"""The durable history of updates: ``store`` queues and orders, a link such as ``sqlite`` stores."""

@@ -14,8 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage import schema
 from mercure_hub.storage.interface import Entry
+from mercure_hub.storage.sqlite import schema
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _ROWS = (64, 16, 4, 1)  # of one statement of SQLite

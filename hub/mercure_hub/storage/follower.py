@@ -14,15 +14,12 @@ from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
-from mercure_hub.storage import schema
 from mercure_hub.storage.append import Statement
-from mercure_hub.storage.doorbell import Doorbell
-from mercure_hub.storage.interface import Commit, Entry
+from mercure_hub.storage.interface import GRACE, Commit, Entry
+from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.sqlite.locks import Doorbell
 
 Ticket = TypeVar("Ticket")
-
-GRACE = 30.0
-"""Seconds for which an update stays in the log for the others, however small the history."""
 
 _LOOK = 1.0  # seconds after which the log is looked at though no bell rang
 _LOOK_BLIND = 0.05  # the same when somebody writes who does not ring: the hub that this one takes over from

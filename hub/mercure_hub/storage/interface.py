@@ -13,7 +13,27 @@ from mercure_hub.protocol.update import Update
 MANY_TOPICS = 1000
 """Number of topics from which on ``read`` may leave out nothing: whoever asks has to look at the updates."""
 
+GRACE = 30.0
+"""Seconds for which an update is kept for the other processes, however small the history."""
+
 _OBJECTS = 400  # bytes of an entry beside its data
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much history to keep.
+
+    :param size: updates of publishers, 0 for all.
+    :param max_age: seconds, 0 for ever.
+    """
+
+    size: int = 0
+    max_age: float = 0.0
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether updates of publishers are ever discarded."""
+        return self.size > 0 or self.max_age > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage import schema
 from mercure_hub.storage.append import Statement
 from mercure_hub.storage.interface import Presence
-from mercure_hub.storage.seats import Seats
+from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.sqlite.locks import Seats
 
 _SEAT = schema.presence.c.seat
 

@@ -24,29 +24,24 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage import presence, reading, retention, schema
+from mercure_hub.storage import presence
 from mercure_hub.storage.append import Appender
-from mercure_hub.storage.clock import Trim, believed, look, since_boot
-from mercure_hub.storage.database import (
-    check_place,
+from mercure_hub.storage.follower import Follower
+from mercure_hub.storage.interface import GRACE, Beginning, Commit, Page, Presence, Retention, Size, TopicPage
+from mercure_hub.storage.presence import Owed, PresenceWriter
+from mercure_hub.storage.sqlite import reading, retention, schema
+from mercure_hub.storage.sqlite.database import is_database, make_engine, migrate, reason, writing
+from mercure_hub.storage.sqlite.files import (
+    DatabaseFiles,
+    check_file_system,
     close_to_others,
-    is_database,
     is_writable,
     lock_path,
-    make_engine,
     make_file,
-    reason,
-    writing,
 )
-from mercure_hub.storage.doorbell import Doorbell
-from mercure_hub.storage.follower import GRACE, Follower
-from mercure_hub.storage.interface import Beginning, Commit, Page, Presence, Size, TopicPage
-from mercure_hub.storage.migration import migrate
-from mercure_hub.storage.presence import Owed, PresenceWriter
-from mercure_hub.storage.reading import Reader
-from mercure_hub.storage.retention import Retention, Trimmer
-from mercure_hub.storage.seats import BOUND, Seats, TurnTimeout
-from mercure_hub.storage.still_there import Folder, StillThere, WriteAheadLog
+from mercure_hub.storage.sqlite.locks import BOUND, Doorbell, Seats, TurnTimeout
+from mercure_hub.storage.sqlite.reading import Reader
+from mercure_hub.storage.sqlite.retention import Trim, Trimmer, believed, look, since_boot
 
 Ticket = TypeVar("Ticket")
 _Waiting = tuple[Sequence[Update], Ticket, Presence | None]
@@ -97,9 +92,7 @@ class SqlTransport(Generic[Ticket]):
             self._engine.dialect.loaded_dbapi, "Error", SQLAlchemyError
         )
         self._seats: Seats | None = None
-        self._file = self._lock_file = StillThere(None)
-        self._wal = WriteAheadLog(None)
-        self._folder = Folder(None)
+        self._files = DatabaseFiles(None)
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._committed: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
@@ -141,10 +134,7 @@ class SqlTransport(Generic[Ticket]):
         self._seats = self._prepare()
         if self._is_closed:  # while this waited for the turn
             raise StorageError(f"the database {self.place} was closed")
-        self._file = StillThere(self._url.database)
-        self._wal = WriteAheadLog(self._url.database)
-        self._folder = Folder(self._url.database)
-        self._lock_file = StillThere(lock_path(self._url))
+        self._files = DatabaseFiles(self._url)
         newest = self.newest()
         with self._reading() as connection:
             self._has_events = (
@@ -159,7 +149,7 @@ class SqlTransport(Generic[Ticket]):
     def _prepare(self) -> Seats:
         seats: Seats | None = None
         try:
-            check_place(self._url)
+            check_file_system(self._url)
             make_file(self._url)
             self._engine.connect().close()  # first: it says best what is wrong with the folder
             seats = Seats(lock_path(self._url))
@@ -295,9 +285,7 @@ class SqlTransport(Generic[Ticket]):
         """Raise ``StorageError`` when the log cannot be read, or cannot be written after a failure."""
         if not self._writer.is_alive():
             raise StorageError(f"the writer of {self.place} has stopped")
-        self._file.check()
-        self._wal.check()
-        self._lock_file.check()  # without it, processes that come later cannot detect crashed peers
+        self._files.check()
         late = self._late(time.monotonic())
         if late is not None:
             raise late
@@ -367,7 +355,7 @@ class SqlTransport(Generic[Ticket]):
         self._reader.close()
         self._engine.dispose()
         if not is_late:
-            self._wal.close()
+            self._files.close()
             if self._seats is not None:
                 self._seats.close()
 
@@ -522,18 +510,9 @@ class SqlTransport(Generic[Ticket]):
         :param connection: writes, and is in no transaction.
         :raises StorageError: a file of the database is not what it was.
         """
-        self._look_for_files()
-        if connection.dialect.name == "sqlite":
-            self._wal.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
+        self._files.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
         yield
-        self._look_for_files()
-        self._wal.check_after()
-
-    def _look_for_files(self) -> None:
-        if not self._folder.is_as_before():
-            self._file.check()
-            self._wal.check()
-            self._folder.confirm()
+        self._files.check_after()
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None

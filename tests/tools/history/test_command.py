@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mercure_hub import cli
-from mercure_hub.storage.seats import Seats
+from mercure_hub.storage.sqlite.locks import Seats
 from tests.hub.running import running_hub
 from tests.storage.log import Log, beside, update
 from tests.storage.test_migration import make_old

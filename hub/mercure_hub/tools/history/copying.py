@@ -10,8 +10,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from mercure_hub.storage.database import reason
-from mercure_hub.storage.seats import BOUND
+from mercure_hub.storage.sqlite.database import reason
+from mercure_hub.storage.sqlite.locks import BOUND
 from mercure_hub.tools.history.log import HistoryError, Log, Progress
 
 _PAGES = 2000  # of a step of the copy

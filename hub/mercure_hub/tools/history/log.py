@@ -13,10 +13,17 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import MercureError, StorageError
-from mercure_hub.storage import schema
-from mercure_hub.storage.database import check_place, lock_path, make_engine, make_file, reason, writing
-from mercure_hub.storage.migration import check, migrate, version_of
-from mercure_hub.storage.seats import BOUND, Seats
+from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.sqlite.database import (
+    check_version,
+    make_engine,
+    migrate,
+    reason,
+    version_of,
+    writing,
+)
+from mercure_hub.storage.sqlite.files import check_file_system, lock_path, make_file
+from mercure_hub.storage.sqlite.locks import BOUND, Seats
 
 Progress = Callable[[int], None]
 """Takes how many are done."""
@@ -74,7 +81,7 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
     path = Path(str(parsed.database))
     if not create and not path.is_file():
         raise HistoryError(f"there is no database {str(path)!r}; name it with --transport-url")
-    check_place(parsed)
+    check_file_system(parsed)
     engine = make_engine(parsed)
     if create:
         make_file(parsed)
@@ -84,7 +91,7 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
         if version is None and not create:
             raise HistoryError(f"{str(path)!r} is a database, but not one of mercure-hub")
         if version is not None:
-            check(version)
+            check_version(version)
         with closing(_seats(path, lock_path(parsed))) as seats:
             if create:
                 with seats.turn_within(BOUND), engine.connect() as connection, writing(connection):

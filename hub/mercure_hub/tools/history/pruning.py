@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mercure_hub.storage import retention, schema
-from mercure_hub.storage.follower import GRACE
+from mercure_hub.storage.interface import GRACE
+from mercure_hub.storage.sqlite import retention, schema
 from mercure_hub.tools.history.copying import return_space
 from mercure_hub.tools.history.log import Log, Progress
 from mercure_hub.tools.history.selection import Selection, select

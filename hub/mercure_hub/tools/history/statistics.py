@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage import schema
+from mercure_hub.storage.sqlite import schema
 from mercure_hub.tools.history.copying import sizes
 from mercure_hub.tools.history.log import Log
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 
-from mercure_hub.storage import schema
+from mercure_hub.storage.sqlite import schema
 from mercure_hub.tools.history import record
 from mercure_hub.tools.history.log import HistoryError, Log, Progress
 from mercure_hub.tools.history.selection import Selection, select

@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage import schema
 from mercure_hub.storage.append import Statement
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, TopicPage
+from mercure_hub.storage.sqlite import schema
 
 Row = Sequence[Any]
 

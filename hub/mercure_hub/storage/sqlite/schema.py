@@ -1,4 +1,4 @@
-"""The tables of the log, for any database that SQLAlchemy speaks to."""
+"""The tables of the database, and how an update is written into a row."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ metadata = MetaData()
 
 _MAX_CACHED = 4096  # characters of topics that are remembered: an update may have 200,000
 
-_BigInt = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is SQLite's row id
-
 # One row. Its update opens each append, so that appends wait for one another and the order of the
 # sequence is the order of the commits. It counts the hub's own events among what was ever appended, and knows
 # up to which place retention has discarded updates of publishers, and events.
@@ -26,13 +24,13 @@ position = Table(
     "mercure_position",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("last_sequence", _BigInt, nullable=False),
-    Column("events", _BigInt, nullable=False, server_default="0"),
-    Column("updates_gone", _BigInt, nullable=False, server_default="0"),
-    Column("events_gone", _BigInt, nullable=False, server_default="0"),
+    Column("last_sequence", Integer, nullable=False),
+    Column("events", Integer, nullable=False, server_default="0"),
+    Column("updates_gone", Integer, nullable=False, server_default="0"),
+    Column("events_gone", Integer, nullable=False, server_default="0"),
 )
 
-# The data is bytes, because it may hold U+0000, which not every database takes in text.
+# The data is bytes, because it may hold U+0000.
 #
 # Subscription events have a retention of their own. They are the rows with event_bytes: the size of all
 # events up to this one. events_before, their number before a row, tells how many updates of publishers come
@@ -40,7 +38,7 @@ position = Table(
 update = Table(
     "mercure_update",
     metadata,
-    Column("sequence", _BigInt, primary_key=True, autoincrement=False),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
     Column("id", Text, nullable=False),
     Column("topics", Text, nullable=False),
     Column("data", LargeBinary, nullable=False),
@@ -48,8 +46,8 @@ update = Table(
     Column("type", Text),
     Column("retry", BigInteger),
     Column("published_at", Float, nullable=False),
-    Column("events_before", _BigInt, nullable=False, server_default="0"),
-    Column("event_bytes", _BigInt),
+    Column("events_before", Integer, nullable=False, server_default="0"),
+    Column("event_bytes", Integer),
     Index("mercure_update_id", "id"),
 )
 is_event = update.c.event_bytes.is_not(None)
@@ -62,8 +60,8 @@ events = Index("mercure_update_event", update.c.sequence, update.c.event_bytes, 
 topic = Table(
     "mercure_topic",
     metadata,
-    Column("topic_hash", _BigInt, primary_key=True, autoincrement=False),
-    Column("sequence", _BigInt, primary_key=True, autoincrement=False),
+    Column("topic_hash", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
     sqlite_with_rowid=False,
 )
 
@@ -78,7 +76,7 @@ presence = Table(
     Column("record", Text, nullable=False),
 )
 
-# One row: which of the steps in mercure_hub.storage.migration these tables have behind them.
+# One row: which of the steps in ``database.STEPS`` these tables have behind them.
 version = Table(
     "mercure_schema",
     metadata,

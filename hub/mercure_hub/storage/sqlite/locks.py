@@ -1,7 +1,7 @@
-"""Which processes are at work on one log, by locks on a file beside it.
+"""How processes on one database find each other, take turns to write, and wake each other.
 
-A process that dies, however it dies, lets go of its locks: the kernel sees to that. So a seat that is
-taken is a process that lives, and whoever waits for the turn to write gets it.
+Both rest on the kernel: a process that dies, however it dies, loses its locks. So a locked seat is a living
+process, and whoever waits for the turn gets it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import NamedTuple
 
@@ -20,14 +21,16 @@ BOUND = 3.0
 """Seconds to wait for the turn. A publisher that gives up before it is answered, mostly after five, cannot
 tell what became of its update."""
 
-_TURN = 0  # the octet of the file whose lock is the turn to write
-_SEATS = 1  # the octet of the first seat
+_TURN = 0  # the byte of the lock file whose lock is the turn to write
+_SEATS = 1  # the byte of the first seat
 _MOST = 1024
-_NEXT = _SEATS + _MOST  # the octet whose lock is the place of who is next
+_NEXT = _SEATS + _MOST  # the byte whose lock is the head of the queue for the turn
 
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
-# which any close() of the file would let go.
+# which any close() of the file would release.
 _FLOCK = struct.Struct("hhqqixxxx")
+
+_ONE = (1).to_bytes(8, "little")
 
 
 class TurnTimeout(OSError):
@@ -35,10 +38,10 @@ class TurnTimeout(OSError):
 
 
 class Seats:
-    """The lock file of a log.
+    """The lock file of a database.
 
     Seat and turn are locked through descriptors of their own: the kernel joins neighbouring locks of one
-    descriptor, and letting go of a part of the whole can fail for want of memory.
+    descriptor, and unlocking a part of the whole can fail for want of memory.
 
     :param path: of the file, which is made if it is missing, for its owner only. It stays empty.
     :raises OSError: it cannot be opened.
@@ -48,7 +51,7 @@ class Seats:
         self._path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._turn_fd = -1
-        self._own_turn = threading.Lock()  # the file's lock does not part the threads of a process
+        self._own_turn = threading.Lock()  # the file's lock does not separate the threads of a process
         self.own = -1
 
     def take(self) -> int:
@@ -63,16 +66,16 @@ class Seats:
         raise OSError(f"all {_MOST} seats in {self._path!r} are taken")
 
     def is_taken(self, seat: int) -> bool:
-        """Whether a process that lives has a seat."""
+        """Whether a living process has a seat."""
         return seat == self.own or _held(self._fd, _SEATS + seat, _SEATS + seat + 1) is not None
 
     def others(self) -> int:
-        """How many other processes that live have a seat."""
+        """How many other living processes have a seat."""
         count = 0
         ranges = [(_SEATS, _NEXT)]
         while ranges:
             first, end = ranges.pop()
-            held = _held(self._fd, first, end)  # any of them: the kernel keeps them by owner, not by place
+            held = _held(self._fd, first, end)  # any of them: the kernel sorts them by owner, not by position
             if held is not None:
                 count += 1
                 ranges += [(first, held.first), (held.end, end)]
@@ -134,7 +137,7 @@ class Seats:
             yield
         finally:
             if not turn.cancel():
-                os.close(descriptor)  # which lets go of the turn
+                os.close(descriptor)  # which gives the turn back
 
     def why_no_turn(self, seconds: float) -> str:
         """Words for a turn that does not come.
@@ -151,7 +154,7 @@ class Seats:
         )
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Give back the seat and the turn."""
         self._close_turn()
         if self._fd >= 0:
             os.close(self._fd)
@@ -165,14 +168,14 @@ class Seats:
         return descriptor
 
     def _close_turn(self) -> None:
-        """Let go of the turn by the way that cannot fail."""
+        """Give back the turn in the way that cannot fail."""
         if self._turn_fd >= 0:
             os.close(self._turn_fd)
         self._turn_fd = -1
 
 
 class _Held(NamedTuple):
-    """A part of the file that somebody else has locked.
+    """A part of the file that another open file has locked.
 
     :param pid: -1 when the kernel does not tell, as for locks of a hub.
     """
@@ -183,7 +186,7 @@ class _Held(NamedTuple):
 
 
 def _held(descriptor: int, first: int, end: int) -> _Held | None:
-    """What somebody else has locked in a part of the file, or one of several such locks."""
+    """What others have locked in a part of the file, or one of several such locks."""
     if first >= end:
         return None  # to the kernel, a length of 0 is all the rest of the file
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, first, end - first, 0)
@@ -194,24 +197,71 @@ def _held(descriptor: int, first: int, end: int) -> _Held | None:
 
 
 def _wait_for_turn(descriptor: int) -> None:
-    # A process that has had the turn queues behind those that wait. The kernel gives a free lock to
-    # whoever asks first, and that would be the busy process again and again.
+    # Queue behind waiting processes: the kernel gives a free lock to whoever asks first, and a busy writer
+    # would starve the others.
     _wait_for(descriptor, _NEXT)
     _wait_for(descriptor, _TURN)
     _unlock(descriptor, _NEXT)
 
 
-def _wait_for(descriptor: int, octet: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0))
+def _wait_for(descriptor: int, byte: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLKW, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
 
 
-def _lock(descriptor: int, octet: int) -> bool:
+def _lock(descriptor: int, byte: int) -> bool:
     try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, octet, 1, 0))
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
     except BlockingIOError:
         return False
     return True
 
 
-def _unlock(descriptor: int, octet: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, octet, 1, 0))
+def _unlock(descriptor: int, byte: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
+
+
+class Doorbell:
+    """Tells the other processes of a hub that something was stored; many rings are heard as one.
+
+    :param own: eventfd that this process listens to, shared when the processes are forked.
+    :param others: those of the others.
+    """
+
+    def __init__(self, own: int, others: Sequence[int]) -> None:
+        self._own = own
+        self._others = tuple(others)
+        self._poll = select.poll()
+        self._poll.register(own, select.POLLIN)
+
+    @property
+    def others(self) -> int:
+        """How many it wakes."""
+        return len(self._others)
+
+    def ring(self) -> None:
+        """Wake the others."""
+        for fd in self._others:
+            _add_one(fd)
+
+    def ring_own(self) -> None:
+        """Wake the thread of this process that waits."""
+        _add_one(self._own)
+
+    def wait(self, timeout: float) -> None:
+        """Return when the bell has rung since the last call.
+
+        :param timeout: seconds to wait at most.
+        """
+        if self._poll.poll(timeout * 1000):
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._own, 8)
+
+
+def _add_one(fd: int) -> None:
+    with contextlib.suppress(BlockingIOError):  # it rang 2 ** 64 times and nobody heard
+        os.write(fd, _ONE)
+
+
+def bells(count: int) -> list[int]:
+    """Descriptors for a number of processes, to be inherited by fork."""
+    return [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]

@@ -1,42 +1,37 @@
-"""Discards what is too old, in bounded steps, and gives its space back to the file system."""
+"""Discards what is too old, in bounded steps, and gives its space back to the file system.
+
+Age goes by the wall clock, and a clock that is set ahead by a day makes the whole history a day old. The time
+since the machine started does not jump, and includes sleep: where the two part, the wall clock was set.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage import schema
+from mercure_hub.storage.interface import Retention
+from mercure_hub.storage.sqlite import schema
 
 STEP = 1000  # as many as one batch brings, so that trimming keeps up
 EVENTS_MAX_AGE = 86400.0
 """Seconds for which events of the hub are kept at most."""
 EVENTS_BYTES = 32 << 20
 """How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
+TOLERANCE = 60.0
+"""Seconds by which the clock may be set without being doubted."""
+
+DOUBT = 3600.0
+"""Seconds after which a clock that was set is believed."""
 _PAGES_TO_RETURN = 200
 _FEW = 8
 _NEVER = float("-inf")
 _POSITION, _UPDATE = schema.position, schema.update
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How much history to keep.
-
-    :param size: updates of publishers, 0 for all.
-    :param max_age: seconds, 0 for ever.
-    """
-
-    size: int = 0
-    max_age: float = 0.0
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether updates of publishers are ever discarded."""
-        return self.size > 0 or self.max_age > 0
 
 
 class Trimmer:
@@ -201,3 +196,68 @@ _DELETE_UPDATE = sa.delete(_UPDATE).where(_UPDATE.c.sequence == sa.bindparam("at
 _DELETE_TOPIC = sa.delete(schema.topic).where(
     schema.topic.c.topic_hash == sa.bindparam("hashed"), schema.topic.c.sequence == sa.bindparam("at")
 )
+
+
+class Trim(Enum):
+    """What may be discarded."""
+
+    ALL = "by number and by age"
+    BY_NUMBER = "by number only"
+    NOTHING = "nothing: it cannot be told what others have read"
+
+
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """What is thought of the wall clock. An offset is its time less that since the machine started.
+
+    :param believed: the offset that is believed.
+    :param seen: the offset at the last look.
+    :param doubted_since: time since the start of the machine, in seconds, at which the clock was set;
+        ``None`` while it is believed.
+    :param set_at: the same for the last time that it was set, also when it was set back to what it was.
+    """
+
+    believed: float
+    seen: float
+    doubted_since: float | None = None
+    set_at: float = float("-inf")
+
+    def allows(self, boot: float, grace: float) -> Trim:
+        """What may be discarded now.
+
+        :param boot: seconds since the start of the machine.
+        :param grace: seconds for which updates stay for other processes.
+        """
+        if boot - self.set_at < grace:  # what was stamped before looks older than it is, or younger
+            return Trim.NOTHING
+        return Trim.ALL if self.doubted_since is None else Trim.BY_NUMBER
+
+
+def believed(offset: float) -> Belief:
+    """Believe the wall clock as it is.
+
+    :param offset: its time less that since the start of the machine.
+    """
+    return Belief(offset, offset)
+
+
+def look(belief: Belief, wall: float, boot: float) -> Belief:
+    """Compare the clocks.
+
+    :param wall: seconds since the epoch.
+    :param boot: seconds since the start of the machine, with those in which it slept.
+    """
+    offset = wall - boot
+    is_set = abs(offset - belief.seen) > TOLERANCE
+    set_at = boot if is_set else belief.set_at
+    if abs(offset - belief.believed) <= TOLERANCE:
+        return Belief(offset, offset, None, set_at)
+    since = boot if is_set or belief.doubted_since is None else belief.doubted_since
+    if boot - since >= DOUBT:
+        return Belief(offset, offset, None, set_at)
+    return Belief(belief.believed, offset, since, set_at)
+
+
+def since_boot() -> float:
+    """Seconds since the machine started, with those in which it slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
