@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mercure_hub import __version__, cli
-from mercure_hub.config.table import TABLE, reference
+from mercure_hub.config.settings import TABLE, reference
 from mercure_hub.protocol import keys
 from mercure_hub.protocol.keys import generate_pair
 

@@ -16,7 +16,7 @@ from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.protocol.keys import generate_pair, generate_secret
 
 if TYPE_CHECKING:
-    from mercure_hub.config.table import Setting
+    from mercure_hub.config.settings import Setting
 # What needs a package of the extra is imported late: "keys" does without, and the others say what is missing.
 
 _FAILED, _REFUSED = 1, 2  # exit statuses; the shipped units start the hub again after the first one only
@@ -54,7 +54,7 @@ def _run(command: str, words: list[str]) -> int:
         case "run" | "check" | "keys":
             return {"run": _serve, "check": _check, "keys": _keys}[command](words)
         case "settings":
-            from mercure_hub.config.table import reference  # noqa: PLC0415
+            from mercure_hub.config.settings import reference  # noqa: PLC0415
 
             _command_parser("settings").parse_args(words)
             sys.stdout.write(reference())
@@ -115,8 +115,7 @@ def _check(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
     flags = _flags(parser, words)
     is_quiet = flags.pop("quiet")
-    from mercure_hub.config.settings import SettingError  # noqa: PLC0415
-    from mercure_hub.config.variables import unknown_variables  # noqa: PLC0415
+    from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
     from mercure_hub.server.check import check  # noqa: PLC0415
 
     for warning in unknown_variables(os.environ):
@@ -132,13 +131,13 @@ def _check(words: Sequence[str]) -> int:
 
 def _serve(words: Sequence[str]) -> int:
     flags = _flags(_parser(), words)
-    from mercure_hub.config.settings import SettingError, load_settings  # noqa: PLC0415
+    from mercure_hub.config.loading import load_settings  # noqa: PLC0415
+    from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
 
     try:
         settings = load_settings(os.environ, flags)
     except SettingError as error:
         return _refuse(str(error))
-    from mercure_hub.config.variables import unknown_variables  # noqa: PLC0415
     from mercure_hub.protocol.identity import WELL_KNOWN  # noqa: PLC0415
     from mercure_hub.server import logs  # noqa: PLC0415
     from mercure_hub.server.lifecycle import tell_predecessor  # noqa: PLC0415
@@ -217,7 +216,7 @@ def _command_parser(command: str) -> _Parser:
 
 def _parser(command: str = "run") -> _Parser:
     """The parser of a command that takes all settings."""
-    from mercure_hub.config.table import CONFIG, TABLE  # noqa: PLC0415
+    from mercure_hub.config.settings import CONFIG, TABLE  # noqa: PLC0415
 
     commands = "\n".join(f"  mercure-hub {name:<10}{text}" for name, text in _COMMANDS.items())
     if command == "run":
@@ -247,12 +246,11 @@ def _parser(command: str = "run") -> _Parser:
 def _add(parser: argparse._ActionsContainer, setting: Setting) -> None:
     default = f" Default: {setting.default}." if setting.default else ""
     text = f"{setting.text}{default} [{setting.variable}]".replace("%", "%%")
-    is_switch = setting.form == "0|1"
     parser.add_argument(
         setting.flag,
         dest=setting.name,
         metavar=setting.form,
         help=text,
-        nargs="?" if is_switch else None,
-        const="1" if is_switch else None,
+        nargs="?" if setting.is_switch else None,
+        const="1" if setting.is_switch else None,
     )

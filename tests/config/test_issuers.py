@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mercure_hub import cli
-from mercure_hub.config.issuers import ENTRIES, IssuerError, from_table
-from mercure_hub.config.settings import SettingError, load_settings
-from mercure_hub.config.table import reference
+from mercure_hub.config.issuers import TABLE_KEYS, IssuerError, from_table
+from mercure_hub.config.loading import load_settings, reloaded
+from mercure_hub.config.settings import SettingError, reference
 from mercure_hub.protocol.issuer import Issuer, RemoteKeys
 from mercure_hub.protocol.keys import ASYMMETRIC, generate_pair
 from tests.hub.key_server import jwk, key_set, new_key
@@ -37,7 +37,7 @@ def configured(path: Path, toml: str, **variables: str) -> tuple[Issuer, ...]:
     (path / "hub.toml").write_text(toml)
     environment = {f"MERCURE_{name.upper()}": value for name, value in variables.items()}
     environment.setdefault("MERCURE_PUBLIC_URL", PUBLIC_URL)
-    return load_settings({"MERCURE_CONFIG": str(path / "hub.toml"), **environment}, {}).issuers()
+    return load_settings({"MERCURE_CONFIG": str(path / "hub.toml"), **environment}, {}).issuers
 
 
 def refusal(path: Path, toml: str, **variables: str) -> str:
@@ -221,8 +221,8 @@ def test_a_reload_brings_no_issuer_that_needs_a_public_url() -> None:
     with_url = {"MERCURE_PUBLISHER_JWT_KEY": SECRET, "MERCURE_PUBLIC_URL": PUBLIC_URL}
     after = load_settings({**with_url, "MERCURE_JWKS_URI": URI}, {})
     with pytest.raises(SettingError, match=r"^MERCURE_PUBLIC_URL: .*restart$"):
-        before.reloaded(after)
-    assert load_settings(with_url, {}).reloaded(after).issuers() == after.issuers()
+        reloaded(before, after)
+    assert reloaded(load_settings(with_url, {}), after).issuers == after.issuers
 
 
 def test_the_subscribers_key_is_the_publishers_unless_it_is_given() -> None:
@@ -393,7 +393,7 @@ def test_secrets_are_in_no_representation(tmp_path: Path) -> None:
 
 def test_the_reference_names_every_key() -> None:
     page = reference()
-    for entry in ENTRIES:
+    for entry in TABLE_KEYS:
         assert f"| `{entry.name}` | {entry.text} *{entry.form}* |" in page.splitlines()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.config.table import TABLE
+from mercure_hub.config.settings import TABLE
 from tests.deployment.site import PAGE, ROOT
 from tests.needs import need
 

@@ -16,7 +16,7 @@ from docs.website import commands, problems
 from docs.website.commands import click_commands, hub_commands, hub_parser, leaves
 from flask_mercure import Mercure
 from flask_mercure.cli import mercure
-from mercure_hub.config.table import CONFIG, TABLE
+from mercure_hub.config.settings import CONFIG, TABLE
 from tests.docs.markdown import PAGES, ROOT, blocks, inline_code
 
 SHELL = ("", "sh", "console", "bash")

@@ -16,7 +16,7 @@ from flask import Flask
 
 from flask_mercure import Mercure
 from mercure_hub.cli import main
-from mercure_hub.config.settings import load_settings
+from mercure_hub.config.loading import load_settings
 from tests.docs.markdown import ROOT, Block, blocks
 from tests.docs.stage import app_on, stage
 from tests.hub.running import SECRET, RunningHub

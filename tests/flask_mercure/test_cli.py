@@ -19,7 +19,7 @@ from flask_mercure import ConfigurationError, Event, Subscription, development
 from flask_mercure.cli import mercure
 from flask_mercure.configuration.settings import read
 from flask_mercure.extension import state_of
-from mercure_hub.config.settings import load_settings
+from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol import keys
 from mercure_hub.protocol.access_token import Issuer, TokenVerifier
 from mercure_hub.protocol.origins import is_listed

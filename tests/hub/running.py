@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 import gevent
 import jwt
 
-from mercure_hub.config.settings import load_settings
+from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.event_stream import Event, Parser
 from mercure_hub.server.lifecycle import Process
 

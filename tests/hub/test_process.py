@@ -16,7 +16,8 @@ from pathlib import Path
 import gevent
 import pytest
 
-from mercure_hub.config.settings import SettingError, Settings, load_settings
+from mercure_hub.config.loading import load_settings
+from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.server.lifecycle import Process
 from mercure_hub.storage.sqlalchemy import SqlTransport
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.config.settings import load_settings
+from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.server import workers as parent
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment

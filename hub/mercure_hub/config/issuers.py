@@ -1,7 +1,7 @@
-"""Issuers as people configure them: keys of their own, JWK sets by file and by URL.
+"""Issuers of tokens as people configure them: keys of their own, JWK sets by file and by URL.
 
-The settings table (``mercure_hub.config.table``) describes one issuer; ``[[issuer]]`` tables of the TOML
-file describe more, and their keys are here.
+The settings (``mercure_hub.config.settings``) describe one issuer, ``[[issuer]]`` tables of the TOML file
+describe more; their keys are here. A playground is an issuer too: it signs the tokens of its page.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mercure_hub.protocol import jwk_set
 from mercure_hub.protocol.addresses import is_loopback, is_numeric, is_public
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.issuer import Issuer, RemoteKeys, Role
-from mercure_hub.protocol.keys import ALGORITHMS, ASYMMETRIC, Key, load
+from mercure_hub.protocol.keys import ALGORITHMS, ASYMMETRIC, Key, generate_secret, load
+
+if TYPE_CHECKING:  # it needs urlpattern, which the extension does not have
+    from mercure_hub.protocol.identity import Identity
 
 ALLOW = "allow_private (MERCURE_JWKS_ALLOW_PRIVATE)"
 
 _ROLES: tuple[Role, ...] = ("publish", "subscribe")
 _HOST = re.compile(r"[a-z0-9._~-]+|[0-9a-f:.]+")
-_TARGET = re.compile(r"[!-~]*")  # what may stand in a request line
+_TARGET = re.compile(r"[!-~]*")  # characters of a request line
+
+PLAYGROUND = "urn:mercure-playground"
 
 
 class IssuerError(Exception):
@@ -41,7 +47,7 @@ class IssuerError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TableKey:
     """A key of an ``[[issuer]]`` table.
 
     :param name: as it is written.
@@ -59,24 +65,32 @@ class Entry:
 _KEY_FORM = "secret, PEM text or @/path"
 _NAMES = "list of names"
 
-ENTRIES: tuple[Entry, ...] = (
-    Entry("identifier", str, "name or URL", "The iss of its tokens. Required."),
-    Entry("publisher_key", str, _KEY_FORM, "Key that verifies publishers' tokens."),
-    Entry("publisher_alg", str, "names", "Algorithms of that key. Unset: as for MERCURE_PUBLISHER_JWT_ALG."),
-    Entry("subscriber_key", str, _KEY_FORM, "Key that verifies subscribers' tokens. Unset: publisher_key."),
-    Entry("subscriber_alg", str, "names", "Algorithms of that key."),
-    Entry("jwks_file", str, "path", "File with a JWK set, read when the hub starts."),
-    Entry(
+TABLE_KEYS: tuple[TableKey, ...] = (
+    TableKey("identifier", str, "name or URL", "The iss of its tokens. Required."),
+    TableKey("publisher_key", str, _KEY_FORM, "Key that verifies publishers' tokens."),
+    TableKey(
+        "publisher_alg", str, "names", "Algorithms of that key. Unset: as for MERCURE_PUBLISHER_JWT_ALG."
+    ),
+    TableKey(
+        "subscriber_key", str, _KEY_FORM, "Key that verifies subscribers' tokens. Unset: publisher_key."
+    ),
+    TableKey("subscriber_alg", str, "names", "Algorithms of that key."),
+    TableKey("jwks_file", str, "path", "File with a JWK set, read when the hub starts."),
+    TableKey(
         "jwks_uri",
         str,
         "https URL",
         "URL of a JWK set: fetched when the hub starts, again before it ends (Cache-Control: max-age, "
         "between 5 minutes and a day), and for a kid that is not known (every 30 seconds at most).",
     ),
-    Entry("allow_private", bool, "true or false", "The URL may lead into a private network or to this host."),
-    Entry("algorithms", tuple, _NAMES, "The only algorithms that its keys are used with. Unset: what fits."),
-    Entry("roles", tuple, _NAMES, "publish, subscribe: whose tokens it may sign. Unset: both."),
-    Entry(
+    TableKey(
+        "allow_private", bool, "true or false", "The URL may lead into a private network or to this host."
+    ),
+    TableKey(
+        "algorithms", tuple, _NAMES, "The only algorithms that its keys are used with. Unset: what fits."
+    ),
+    TableKey("roles", tuple, _NAMES, "publish, subscribe: whose tokens it may sign. Unset: both."),
+    TableKey(
         "authorization_server",
         bool,
         "true or false",
@@ -90,11 +104,11 @@ def from_table(table: Mapping[str, object]) -> Issuer:
 
     :raises IssuerError: it cannot be used.
     """
-    values: dict[str, Any] = {entry.name: entry.kind() for entry in ENTRIES}
+    values: dict[str, Any] = {entry.name: entry.kind() for entry in TABLE_KEYS}
     for name, value in table.items():
-        entry = next((entry for entry in ENTRIES if entry.name == name), None)
+        entry = next((entry for entry in TABLE_KEYS if entry.name == name), None)
         if entry is None:
-            known = ", ".join(entry.name for entry in ENTRIES)
+            known = ", ".join(entry.name for entry in TABLE_KEYS)
             raise IssuerError(name, f"there is no such key; known are {known}")
         values[name] = _value(entry, value)
     for role, name in (("publish", "publisher_key"), ("subscribe", "subscriber_key")):
@@ -144,9 +158,9 @@ def make_issuer(
     if authorization_server:
         _check_authorization_server(identifier)
     allowed_roles = tuple(role for role in _ROLES if not roles or role in roles)
-    found = _read(jwks_file, algorithms or ALGORITHMS) if jwks_file else ()
+    of_file = _load_jwks(jwks_file, algorithms or ALGORITHMS) if jwks_file else ()
     keys = {
-        role: (*_restricted(own, name, algorithms), *found) if role in allowed_roles else ()
+        role: (*_restricted(own, name, algorithms), *of_file) if role in allowed_roles else ()
         for role, name, own in (
             ("publish", "publisher_key", publisher),
             ("subscribe", "subscriber_key", subscriber),
@@ -164,7 +178,7 @@ def make_issuer(
     return Issuer(identifier, keys["publish"], keys["subscribe"], remote, authorization_server)
 
 
-def _value(entry: Entry, value: object) -> object:
+def _value(entry: TableKey, value: object) -> object:
     if entry.kind is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return tuple(value)
     if entry.kind is tuple and isinstance(value, str):
@@ -193,21 +207,21 @@ def _restricted(keys: Sequence[Key], name: str, algorithms: Sequence[str]) -> li
     return restricted
 
 
-def _read(path: str, algorithms: Sequence[str]) -> tuple[Key, ...]:
+def _load_jwks(path: str, algorithms: Sequence[str]) -> tuple[Key, ...]:
     try:
-        found = jwk_set.parse(Path(path).read_bytes(), algorithms, is_public=False)
+        key_set = jwk_set.parse(Path(path).read_bytes(), algorithms, is_public=False)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "this is no path"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a path"
         raise IssuerError("jwks_file", f"{path!r} cannot be read: {reason}") from None
     except KeyMaterialError as error:
         raise IssuerError("jwks_file", f"{path!r}: {error}") from None
-    if found.refused:
-        raise IssuerError("jwks_file", f"{path!r}: {found.refused[0]}; correct or remove that key")
-    if not found.keys:
+    if key_set.refused:
+        raise IssuerError("jwks_file", f"{path!r}: {key_set.refused[0]}; correct or remove that key")
+    if not key_set.keys:
         raise IssuerError(
             "jwks_file", f"{path!r} holds no key that verifies tokens with {', '.join(algorithms)}"
         )
-    return found.keys
+    return key_set.keys
 
 
 def _check_authorization_server(identifier: str) -> None:
@@ -244,6 +258,20 @@ def _is_this_host(host: str) -> bool:
     return host == "localhost" or is_loopback(host)
 
 
+@cache
+def playground() -> Issuer:
+    """The issuer of a playground's tokens; only this process has its key."""
+    key = Key(generate_secret().encode(), ("HS256",), PLAYGROUND)
+    return Issuer(PLAYGROUND, (key,), (key,), is_hub=True)
+
+
+def is_local(identity: Identity) -> bool:
+    """Whether a hub's URL leads to this machine."""
+    host = identity.origin.partition("://")[2]
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return _is_this_host(name.strip("[]"))
+
+
 def reference() -> list[str]:
     """The part of the settings' reference on ``[[issuer]]`` tables, as lines of Markdown."""
     lines = [
@@ -277,4 +305,4 @@ def reference() -> list[str]:
         "| key | |",
         "|---|---|",
     ]
-    return [*lines, *(f"| `{entry.name}` | {entry.text} *{entry.form}* |" for entry in ENTRIES)]
+    return [*lines, *(f"| `{entry.name}` | {entry.text} *{entry.form}* |" for entry in TABLE_KEYS)]

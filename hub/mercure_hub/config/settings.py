@@ -1,385 +1,467 @@
-"""The settings of a hub, read from the flags, the environment and the TOML file.
+"""The settings of a hub: one table, the fields of ``Settings``.
 
-A flag wins over the environment, the environment over the file. What settings there are stands in
-``mercure_hub.config.table``.
+A field holds everything about its setting: type, reader, default, text, and whether SIGHUP may change it.
+``--help``, docs/settings.md and the warnings about misspelt variables are made from it.
+``mercure_hub.config.loading`` reads the values.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import tomllib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from mercure_hub.config import issuers, playground
-from mercure_hub.config.issuers import IssuerError
-from mercure_hub.config.table import CONFIG, ROWS, TABLE, Setting
-from mercure_hub.config.values import Network
-from mercure_hub.protocol.errors import KeyMaterialError, shown
-from mercure_hub.protocol.identity import WELL_KNOWN, Identity
+from mercure_hub.config.issuers import reference as issuer_reference
+from mercure_hub.config.values import (
+    Network,
+    address,
+    algorithms,
+    boolean,
+    cookie_name,
+    count,
+    database,
+    networks,
+    one_of,
+    optional_address,
+    optional_url,
+    origins,
+    plain,
+    rotation,
+    seconds,
+    urls,
+    workers,
+)
 from mercure_hub.protocol.issuer import Issuer
-from mercure_hub.protocol.keys import Key, fitting, load
+from mercure_hub.protocol.keys import Key
 
-_PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
-_QUERY = re.compile(r"(://[^\s?]*\?)\S*")
+if TYPE_CHECKING:  # they need compiled packages; the extension reads this table without them
+    from mercure_hub.protocol.access_token import Protocol
+    from mercure_hub.protocol.identity import Identity
+
+PREFIX = "MERCURE_"
+
+_T = TypeVar("_T")
 
 
 class SettingError(Exception):
     """A setting cannot be used; the message names it and says what to do."""
 
 
-RELOADABLE = frozenset(
-    {
-        *("tls_cert", "tls_key", "publisher_jwt_key", "publisher_jwt_alg", "publisher_jwt_key_fallback"),
-        *("subscriber_jwt_key", "subscriber_jwt_alg", "subscriber_jwt_key_fallback", "issuer", "jwks_file"),
-        *("jwks_uri", "jwks_allow_private", "trusted", "log_level"),
-    }
-)
-"""Settings that a running hub takes over; the others count after a restart."""
-
-_KEY_SETS = ("jwks_file", "jwks_uri")
-
-
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table.
+
+    :param name: as in the TOML file.
+    :param read: turns text into the value; raises ``ValueError`` with the reason.
+    :param default: as text.
+    :param form: what the text looks like.
+    :param text: what it does.
+    :param group: heading in the reference.
+    :param is_secret: the value is never shown.
+    :param is_reloadable: SIGHUP changes it in a running hub; the others need a restart.
+    :param in_playground: text that replaces the default in a playground.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    form: str
+    text: str
+    group: str
+    is_secret: bool
+    is_reloadable: bool
+    in_playground: str | None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The command line flag."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag needs no value."""
+        return self.read is boolean
+
+
+def _setting(
+    group: str,
+    read: Callable[[str], _T],
+    default: str,
+    form: str,
+    text: str,
+    *,
+    reloadable: bool = False,
+    in_playground: str | None = None,
+) -> _T:
+    """A field of ``Settings``; the arguments are those of ``Setting``."""
+    row = (read, default, form, text, group, False, reloadable, in_playground)
+    value: _T = field(default=read(default), metadata={"row": row})
+    return value
+
+
+def _switch(
+    group: str, text: str, *, default: str = "0", reloadable: bool = False, in_playground: str | None = None
+) -> bool:
+    return _setting(group, boolean, default, "0|1", text, reloadable=reloadable, in_playground=in_playground)
+
+
+def _key(text: str) -> Key | None:
+    row = (plain, "", "secret, PEM text or @/path", text, _KEYS, True, True, None)
+    value: Key | None = field(default=None, metadata={"row": row}, repr=False)
+    return value
+
+
+_URL, _KEYS, _WHO, _STORE, _STREAM, _WATCH, _LOG = (
+    "Address",
+    "Keys",
+    "Who may do what",
+    "Storage",
+    "Streams and limits",
+    "Health and figures",
+    "Log",
+)
+_LOCAL_ORIGINS = "http://localhost:* http://127.0.0.1:* http://[::1]:*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one hub, read and checked. A field is named as its row in the table."""
+    """The settings of one hub, read and checked.
 
-    listen: tuple[str, int]
-    public_url: Identity | None
-    allowed_urls: tuple[str, ...]
-    trusted_proxies: tuple[Network, ...]
-    tls_cert: str
-    tls_key: str
-    workers: int
-    publisher_jwt_key: Key | None
-    publisher_jwt_alg: str
-    publisher_jwt_key_fallback: Key | None
-    subscriber_jwt_key: Key | None
-    subscriber_jwt_alg: str
-    subscriber_jwt_key_fallback: Key | None
-    issuer: str
-    jwks_file: str
-    jwks_uri: str
-    jwks_allow_private: bool
-    authorization_server: bool
-    protocol: Any
-    anonymous: bool
-    subscriptions: bool
-    cors_origins: tuple[str, ...]
-    publish_origins: tuple[str, ...]
-    cookie_name: str
-    debugger: bool
-    playground: bool
-    transport_url: str
-    history_size: int
-    history_max_age: float
-    heartbeat: float
-    write_timeout: float
-    drain: float
-    dispatch_timeout: float
-    compression: str
-    compression_min_size: int
-    io_uring: bool
-    websocket: bool
-    max_connections: int
-    max_connections_per_address: int
-    max_connections_per_token: int
-    max_heavy_patterns: int
-    max_request_body_size: int
-    metrics: bool
-    metrics_listen: tuple[str, int] | None
-    log_level: str
-    log_format: str
-    log_file: str
-    access_log: str
-    log_rotate: str
-    log_keep: int
-    trusted: tuple[Issuer, ...]
+    :param issuers: whose tokens the hub accepts: the one of the table, then those of ``[[issuer]]``
+        tables.
+    """
 
-    def issuers(self) -> tuple[Issuer, ...]:
-        """Whose tokens the hub trusts: the issuer of the table, then those of ``[[issuer]]`` tables."""
-        return self.trusted
+    listen: tuple[str, int] = _setting(
+        _URL, address, "127.0.0.1:3000", "ADDRESS:PORT", "Where the hub accepts connections."
+    )
+    public_url: Identity | None = _setting(
+        _URL,
+        optional_url,
+        "",
+        "URL",
+        "The hub's URL as clients know it: what tokens name in aud, base of relative patterns; its path is "
+        "that of subscription topics and of the reserved namespace. Unset: derived from each request. "
+        "Required with several issuers and with keys at a URL.",
+    )
+    allowed_urls: tuple[str, ...] = _setting(
+        _URL, urls, "", "URL ...", "Public URLs that are served; others get 421. Unset: all."
+    )
+    trusted_proxies: tuple[Network, ...] = _setting(
+        _URL,
+        networks,
+        "",
+        "ADDRESS ...",
+        "Proxies whose X-Forwarded-For, -Proto and -Host count: addresses or networks.",
+    )
+    tls_cert: str = _setting(
+        _URL,
+        plain,
+        "",
+        "PATH",
+        "Certificate chain in PEM; with it the hub speaks HTTPS.",
+        reloadable=True,
+    )
+    tls_key: str = _setting(
+        _URL,
+        plain,
+        "",
+        "PATH",
+        "Private key of the certificate, if it is in another file.",
+        reloadable=True,
+    )
+    workers: int = _setting(
+        _URL,
+        workers,
+        "1",
+        "NUMBER",
+        "Processes that share the port and the database. One for each core is enough.",
+    )
+    publisher_jwt_key: Key | None = _key(
+        "Key that verifies publishers' tokens. Required, unless there is a JWK set or an [[issuer]] table. "
+        "PEM text may have \\n for its line ends."
+    )
+    publisher_jwt_alg: str = _setting(
+        _KEYS,
+        algorithms,
+        "",
+        "NAME ...",
+        "Algorithms of that key. Unset: HS256 for a secret, else what fits the key.",
+        reloadable=True,
+    )
+    publisher_jwt_key_fallback: Key | None = _key(
+        "A second key that verifies publishers' tokens while keys are changed: the previous one."
+    )
+    subscriber_jwt_key: Key | None = _key(
+        "Key that verifies subscribers' tokens. Unset: the publisher's key."
+    )
+    subscriber_jwt_alg: str = _setting(
+        _KEYS, algorithms, "", "NAME ...", "Algorithms of that key.", reloadable=True
+    )
+    subscriber_jwt_key_fallback: Key | None = _key(
+        "The same for subscribers' tokens. Unset: that of publishers, if they share the key."
+    )
+    issuer: str = _setting(
+        _KEYS,
+        plain,
+        "urn:flask-mercure",
+        "NAME",
+        "The iss of the tokens that these keys sign.",
+        reloadable=True,
+    )
+    jwks_file: str = _setting(
+        _KEYS, plain, "", "PATH", "File with a JWK set: more keys of that issuer.", reloadable=True
+    )
+    jwks_uri: str = _setting(
+        _KEYS,
+        plain,
+        "",
+        "URL",
+        "URL of a JWK set, fetched and renewed in the background: more keys of that issuer. Must be https.",
+        reloadable=True,
+    )
+    jwks_allow_private: bool = _switch(
+        _KEYS,
+        "That URL may lead into a private network, or to this host; to this host, plain http is allowed "
+        "then.",
+        reloadable=True,
+    )
+    authorization_server: bool = _switch(
+        _KEYS, "Tell clients, in the hub's metadata, that they can get tokens from that issuer."
+    )
+    protocol: Protocol = _setting(
+        _WHO,
+        one_of("both", "1.0", "0.x"),
+        "both",
+        "both|1.0|0.x",
+        "Generations of the protocol that are spoken.",
+    )
+    anonymous: bool = _switch(
+        _WHO, "Admit subscribers without a token, to public updates.", in_playground="1"
+    )
+    subscriptions: bool = _switch(
+        _WHO,
+        "Active subscriptions: their events and their API. A matcher may have 512 characters then.",
+        in_playground="1",
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        _WHO,
+        origins,
+        "",
+        "ORIGIN ...",
+        "Origins whose pages may subscribe, with their cookies; http://localhost:* for all its ports, "
+        "https://*.example.com for its subdomains of one label. * admits the others without cookies.",
+        in_playground=_LOCAL_ORIGINS,
+    )
+    publish_origins: tuple[str, ...] = _setting(
+        _WHO,
+        origins,
+        "",
+        "ORIGIN ...",
+        "Further origins whose pages may publish with a cookie, in the same forms; * for all.",
+        in_playground=_LOCAL_ORIGINS,
+    )
+    cookie_name: str = _setting(
+        _WHO, cookie_name, "__Secure-mercure_access_token", "NAME", "Cookie that holds the token."
+    )
+    debugger: bool = _switch(
+        _WHO,
+        "A page below the hub's URL, /debugger/, to subscribe, to publish and to see why a token is refused. "
+        "It holds no token.",
+        in_playground="1",
+    )
+    playground: bool = _switch(
+        _WHO,
+        "For development, on a loopback address only: the debugger with a token that allows everything, "
+        "anonymous subscribers, active subscriptions, pages of localhost, and no key needed.",
+    )
+    transport_url: str = _setting(
+        _STORE, database, "sqlite:///mercure.db", "URL", "Database that holds the updates."
+    )
+    history_size: int = _setting(
+        _STORE, count, "0", "NUMBER", "Updates to keep, 0 = all. Events of subscriptions do not count."
+    )
+    history_max_age: float = _setting(
+        _STORE, seconds, "0", "SECONDS", "How long to keep an update, 0 = for ever."
+    )
+    heartbeat: float = _setting(
+        _STREAM,
+        seconds,
+        "40",
+        "SECONDS",
+        "Time between two comments, which keep a quiet stream alive, 0 = none.",
+    )
+    write_timeout: float = _setting(
+        _STREAM,
+        seconds,
+        "600",
+        "SECONDS",
+        "How long a stream lives before the client has to reconnect, 0 = no end.",
+    )
+    drain: float = _setting(
+        _STREAM,
+        seconds,
+        "10",
+        "SECONDS",
+        "Time over which streams end when another hub takes over (SIGUSR2), so that the clients do not "
+        "reconnect all at once.",
+    )
+    dispatch_timeout: float = _setting(
+        _STREAM,
+        seconds,
+        "5",
+        "SECONDS",
+        "How long a subscriber may take nothing before it is dropped, 0 = no end.",
+    )
+    compression: Literal["off", "zstd"] = _setting(
+        _STREAM,
+        one_of("off", "zstd"),
+        "off",
+        "off|zstd",
+        "Compress streams for clients that ask for it, each update once for all of them.",
+    )
+    websocket: bool = _switch(_STREAM, "Serve subscribers over WebSockets too.", default="1")
+    max_connections: int = _setting(
+        _STREAM,
+        count,
+        "0",
+        "NUMBER",
+        "Subscribers at the same time; one more gets 429. 0 = as many as the process may have descriptors.",
+    )
+    max_connections_per_address: int = _setting(
+        _STREAM,
+        count,
+        "0",
+        "NUMBER",
+        "The same for one client address. Behind a proxy set MERCURE_TRUSTED_PROXIES too.",
+    )
+    max_connections_per_token: int = _setting(_STREAM, count, "0", "NUMBER", "The same for one access token.")
+    max_heavy_patterns: int = _setting(
+        _STREAM,
+        count,
+        "500",
+        "NUMBER",
+        "Different URL Patterns in use with regular expressions or rare syntax, which take 100 KiB each, "
+        "some 700, and URI Templates with operators, which take 25; a subscriber with one more gets 429. "
+        "Of the second half, one subject or address may bring a tenth of all. The usual ones take 1 KiB "
+        "and do not count. 0 = no limit.",
+    )
+    max_request_body_size: int = _setting(
+        _STREAM, count, "1048576", "BYTES", "Largest publication; over it: 413."
+    )
+    metrics: bool = _switch(
+        _WATCH, "Serve /metrics for Prometheus on the address of the hub, to clients that use no proxy."
+    )
+    metrics_listen: tuple[str, int] | None = _setting(
+        _WATCH,
+        optional_address,
+        "",
+        "ADDRESS:PORT",
+        "An address of its own for /metrics, /healthz, /livez and /readyz, without TLS. Keep it private.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        _LOG,
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "debug|info|warning|error",
+        "What is logged. info has a line for each request.",
+        reloadable=True,
+    )
+    log_format: Literal["text", "json"] = _setting(
+        _LOG, one_of("text", "json"), "text", "text|json", "Whether a line is text or a JSON object."
+    )
+    log_file: str = _setting(_LOG, plain, "", "PATH", "Where the log goes. Unset: standard error.")
+    access_log: str = _setting(
+        _LOG,
+        plain,
+        "",
+        "PATH",
+        "File for the lines of requests, whatever the level. Unset: they are in the log, at level info.",
+    )
+    log_rotate: str = _setting(
+        _LOG,
+        rotation,
+        "",
+        "SIZE|hourly|daily",
+        "When these files are renamed to NAME.1 and so on: at a size such as 10M, or by time. Unset: never.",
+    )
+    log_keep: int = _setting(_LOG, count, "7", "NUMBER", "How many renamed files stay.")
+    issuers: tuple[Issuer, ...] = ()
 
     @property
     def knows_its_url(self) -> bool:
         """Whether the hub's URL is configured; else each client tells it, by the ``Host`` that it sends."""
         return self.public_url is not None or bool(self.allowed_urls)
 
-    def reloaded(self, new: Settings) -> Settings:
-        """These settings, with what a running hub takes over from new ones.
 
-        :raises SettingError: they do not go together.
-        """
-        return _checked(replace(self, **{name: getattr(new, name) for name in RELOADABLE}))
+TABLE: tuple[Setting, ...] = tuple(
+    Setting(one.name, *one.metadata["row"]) for one in fields(Settings) if "row" in one.metadata
+)
+ROWS: Mapping[str, Setting] = {setting.name: setting for setting in TABLE}
+"""The table by name."""
+
+CONFIG = Setting(
+    "config",
+    plain,
+    "",
+    "PATH",
+    "TOML file with settings; its keys are the names in lower case.",
+    _LOG,
+    is_secret=False,
+    is_reloadable=False,
+    in_playground=None,
+)
+VARIABLES = (CONFIG.variable, *(setting.variable for setting in TABLE))
+"""The environment variables of the hub."""
+
+_OF_THE_EXTENSION = (
+    *("BACKGROUND_QUEUE", "CONNECT_TIMEOUT", "COOKIE_DOMAIN", "COOKIE_PARTITIONED", "COOKIE_PATH"),
+    *("COOKIE_SAMESITE", "COOKIE_SECURE", "DEFAULT_HUB", "HUBS", "JWT", "JWT_ALGORITHM", "JWT_KEY_ID"),
+    *("JWT_PASSPHRASE", "JWT_SECRET", "ON_FAILURE", "OUTBOX", "OUTBOX_KEEP", "OUTBOX_PUBLISH"),
+    *("PUBLISH_TOPICS", "RELAY_INTERVAL", "RELAY_THREAD", "STATIC_PATH", "TIMEOUT", "TOKEN_FACTORY"),
+    *("TOKEN_LIFETIME", "TOKEN_PROVIDER", "URL", "VERIFY_TLS"),
+)  # a Flask application reads them, and often shares the environment; tests compare with its table
+_OF_HANDOVER = ("HUB_SOCKETS", "HUB_READY")
 
 
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """A setting as it counts.
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """A warning for each environment variable that looks like a setting but is unknown.
 
-    :param setting: its row.
-    :param text: the value; empty when it is unset. Of a secret only what it is used with.
-    :param source: where it comes from: ``default``, ``environment``, ``file PATH``, ``command line``, or the
-        variable of the setting that it follows from.
+    :param names: of the variables in the environment; their values may be secrets.
     """
-
-    setting: Setting
-    text: str
-    source: str
+    known = {*VARIABLES, *(PREFIX + name for name in (*_OF_THE_EXTENSION, *_OF_HANDOVER))}
+    return [_warning(name) for name in sorted(names) if name.startswith(PREFIX) and name not in known]
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What was read of the settings, by their names.
-
-    :param values: ready for use.
-    :param texts: as they were written, or the default.
-    :param sources: where each comes from that is set.
-    :param tables: the ``[[issuer]]`` tables.
-    :param path: of the file with them.
-    """
-
-    values: dict[str, Any]
-    texts: Mapping[str, str]
-    sources: Mapping[str, str]
-    tables: Sequence[Mapping[str, object]]
-    path: str
+def _warning(name: str) -> str:
+    near = get_close_matches(name, VARIABLES, 1, 0.8)
+    hint = f"; did you mean {near[0]}?" if near else ", see mercure-hub --help"
+    return f"{name} in the environment is not a setting of the hub{hint}"
 
 
-def load_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
-    """Read the settings from all their places.
-
-    :param environment: environment variables; those that are no setting are passed over.
-    :param flags: values of flags by the setting's name.
-    :raises SettingError: for the first value that cannot be used.
-    """
-    return _settings(_read_values(environment, flags, TABLE))
-
-
-def load_effective(
-    environment: Mapping[str, str], flags: Mapping[str, str]
-) -> tuple[Settings, list[Effective]]:
-    """Read the settings as ``load_settings`` does, and tell of each where it comes from."""
-    read = _read_values(environment, flags, TABLE)
-    settings = _settings(read)
-    return settings, [_effective(setting, settings, read) for setting in TABLE]
-
-
-def _effective(setting: Setting, settings: Settings, read: _Read) -> Effective:
-    name, value = setting.name, getattr(settings, setting.name)
-    source = read.sources.get(name, "default")
-    if setting.is_secret:
-        if value is None:
-            return Effective(setting, "", source)
-        if name not in read.sources:
-            source = ROWS[name.replace("subscriber", "publisher")].variable
-        return Effective(setting, f"*** ({' '.join(value.algorithms)})", source)
-    if name not in read.sources and settings.playground and name in playground.DEFAULTS:
-        shown = str(int(value)) if isinstance(value, bool) else " ".join(value)
-        return Effective(setting, shown, ROWS["playground"].variable)
-    if name == "subscriber_jwt_alg" and value and name not in read.sources:
-        return Effective(setting, value, ROWS["publisher_jwt_alg"].variable)
-    return Effective(setting, _masked(read.texts[name].strip()), source)
-
-
-def _masked(text: str) -> str:
-    """A value without passwords: the user's part of a URL, and its query."""
-    return _QUERY.sub(r"\1***", _PASSWORD.sub("***", text))
-
-
-def _settings(read: _Read) -> Settings:
-    values = read.values
-    if values["playground"]:
-        _fill_playground(values, read.sources)
-    plays = bool(values["playground"])
-    trusted = [
-        *_own_issuer(values, has_others=plays or bool(read.tables)),
-        *_other_issuers(read.tables, read.path),
+def reference() -> str:
+    """The settings as a page of Markdown."""
+    lines = [
+        "# Settings of the hub",
+        "",
+        "<!-- Made from hub/mercure_hub/config/settings.py by `mercure-hub settings`; edit them there. -->",
+        "",
+        "Each setting is an environment variable, a flag and a key in the TOML file that `--config` or",
+        "`MERCURE_CONFIG` names. A flag wins over the environment, the environment over the file.",
+        "A number of seconds or of items that is 0 means: off, no limit.",
     ]
-    if plays:
-        trusted.append(playground.issuer())
-    _check_tls(values)
-    return _checked(Settings(**values, trusted=_all_different(trusted)))
+    for group in dict.fromkeys(setting.group for setting in TABLE):
+        lines += ["", f"## {group}", "", "| variable | flag | default | |", "|---|---|---|---|"]
+        lines += [_reference_row(setting) for setting in TABLE if setting.group == group]
+    return "\n".join([*lines, *issuer_reference(), ""])
 
 
-def _checked(settings: Settings) -> Settings:
-    """Refuse issuers whose tokens for other services would be good here, for want of a URL to compare with.
-
-    :raises SettingError: with what to set.
-    """
-    others = [issuer for issuer in settings.trusted if not issuer.is_hub]
-    if settings.knows_its_url or (len(others) < 2 and all(issuer.remote is None for issuer in others)):
-        return settings
-    why = "there are several issuers" if len(others) > 1 else "an issuer has its keys at a URL"
-    raise SettingError(
-        f"MERCURE_PUBLIC_URL: is not set, and {why}: whoever has a token that one made for another service "
-        "could use it here, by sending that one's Host; set it to the URL of this hub as clients know it, "
-        f"such as https://example.com{WELL_KNOWN}, and restart"
-    )
-
-
-def _fill_playground(values: dict[str, Any], given: Collection[str]) -> None:
-    try:
-        playground.fill(values, given)
-    except ValueError as error:
-        setting = ROWS[str(error)]
-        raise SettingError(
-            f"MERCURE_PLAYGROUND: is for this machine only, and {setting.variable} is for more; "
-            "take one of the two away"
-        ) from None
-
-
-def load_some(environment: Mapping[str, str], flags: Mapping[str, str], *names: str) -> dict[str, Any]:
-    """Read a few settings, for a command that needs no more: neither a key nor a certificate.
-
-    :param names: of rows of the table.
-    :raises SettingError: for the first value that cannot be used.
-    """
-    return _read_values(environment, flags, [ROWS[name] for name in names]).values
-
-
-def _read_values(environment: Mapping[str, str], flags: Mapping[str, str], table: Sequence[Setting]) -> _Read:
-    path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
-    file, tables = _read_file(path) if path else ({}, [])
-    values: dict[str, Any] = {}
-    texts: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    for setting in table:
-        text, place = setting.default, setting.variable
-        if setting.name in flags:
-            text, place, sources[setting.name] = flags[setting.name], setting.flag, "command line"
-        elif environment.get(setting.variable):  # an empty one counts as unset: compose files have them
-            text, sources[setting.name] = environment[setting.variable], "environment"
-        elif setting.name in file:
-            text, place = file[setting.name], f"{setting.name} in {path}"
-            sources[setting.name] = f"file {path}"
-        texts[setting.name] = text
-        try:
-            values[setting.name] = setting.read(text if setting.is_secret else text.strip())
-        except ValueError as error:
-            shown = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
-            raise SettingError(f"{place}:{shown} {error}") from None
-    return _Read(values, texts, sources, tables, path)
-
-
-def _read_file(path: str) -> tuple[dict[str, str], list[dict[str, object]]]:
-    """Settings as text, and the ``[[issuer]]`` tables."""
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"{CONFIG.variable}: {path!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"{CONFIG.variable}: {path!r} is not TOML: {error}") from None
-    unknown = [name for name in content if name not in ROWS]
-    if unknown:
-        known = ", ".join(ROWS)
-        raise SettingError(f"{unknown[0]} in {path}: there is no such setting; known are {known}")
-    issuer = content.get("issuer")
-    tables: list[dict[str, object]] = []
-    if isinstance(issuer, list) and all(isinstance(one, dict) for one in issuer):
-        tables = content.pop("issuer")
-    return {name: _as_text(value, f"{name} in {path}") for name, value in content.items()}, tables
-
-
-def _as_text(value: object, place: str) -> str:
-    if isinstance(value, bool):
-        return "1" if value else "0"
-    if isinstance(value, str | int | float):
-        return str(value)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return " ".join(value)
-    raise SettingError(f"{place}: is a {type(value).__name__}; give a string, a number, or a list of strings")
-
-
-def _own_issuer(values: dict[str, Any], *, has_others: bool) -> list[Issuer]:
-    """The issuer that the rows of the table describe, if they do; its keys become ready for use."""
-    described = any(values[name] for name in ("publisher_jwt_key", "subscriber_jwt_key", *_KEY_SETS))
-    if not values["publisher_jwt_key"] and not any(values[name] for name in _KEY_SETS) and not has_others:
-        raise SettingError(
-            "MERCURE_PUBLISHER_JWT_KEY: is not set; make a secret with: mercure-hub keys, "
-            "and give the same one to the application"
-        )
-    if not values["subscriber_jwt_key"]:
-        values["subscriber_jwt_key"] = values["publisher_jwt_key"]
-        values["subscriber_jwt_alg"] = values["subscriber_jwt_alg"] or values["publisher_jwt_alg"]
-        fallback = values["subscriber_jwt_key_fallback"] or values["publisher_jwt_key_fallback"]
-        values["subscriber_jwt_key_fallback"] = fallback
-    keys = {role: _load_keys(values, role) for role in ("publisher", "subscriber")}
-    if not described:
-        if values["authorization_server"]:
-            raise SettingError(
-                "MERCURE_AUTHORIZATION_SERVER: is for MERCURE_ISSUER, which has no key; "
-                "write authorization_server = true in the [[issuer]] table that is meant"
-            )
-        return []
-    try:
-        issuer = issuers.make_issuer(
-            values["issuer"],
-            keys["publisher"],
-            keys["subscriber"],
-            jwks_file=values["jwks_file"],
-            jwks_uri=values["jwks_uri"],
-            allow_private=values["jwks_allow_private"],
-            authorization_server=values["authorization_server"],
-        )
-    except IssuerError as error:
-        name = "issuer" if error.name == "identifier" else error.name
-        raise SettingError(f"{ROWS[name].variable}: {error.reason}") from None
-    return [issuer]
-
-
-def _load_keys(values: dict[str, Any], role: str) -> tuple[Key, ...]:
-    """The keys of a role, the fallback last; in the values they become ready for use too."""
-    key_name, fallback_name = f"{role}_jwt_key", f"{role}_jwt_key_fallback"
-    algorithm = values[f"{role}_jwt_alg"]
-    if values[fallback_name] and not values[key_name]:
-        raise SettingError(
-            f"{ROWS[fallback_name].variable}: is set and {ROWS[key_name].variable} is not; set that one first"
-        )
-    keys = []
-    for name in (key_name, fallback_name):
-        key = None
-        try:
-            if values[name]:
-                # What is to be done with the other key, such as ES256, need not fit this one.
-                key = load(values[name], algorithm if name == key_name else "", exists=os.path.exists)
-                if name == fallback_name and algorithm:
-                    fits = fitting(key.material)
-                    asked = tuple(one for one in algorithm.split() if one in fits)
-                    key = replace(key, algorithms=asked or fits)
-        except KeyMaterialError as error:
-            raise SettingError(f"{ROWS[name].variable}: {error}") from None
-        values[name] = key
-        if key is not None and key not in keys:
-            keys.append(key)
-    return tuple(keys)
-
-
-def _other_issuers(tables: Sequence[Mapping[str, object]], path: str) -> list[Issuer]:
-    found: list[Issuer] = []
-    for number, table in enumerate(tables, 1):
-        try:
-            found.append(issuers.from_table(table))
-        except IssuerError as error:
-            named = shown(table["identifier"]) if table.get("identifier") else f"number {number}"
-            raise SettingError(f"[[issuer]] {named} in {path}: {error}") from None
-    return found
-
-
-def _all_different(trusted: Sequence[Issuer]) -> tuple[Issuer, ...]:
-    names = [issuer.identifier for issuer in trusted]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingError(
-                f"[[issuer]]: there are two issuers {name!r} (MERCURE_ISSUER counts); make them one, or a "
-                "token could be verified with the keys of the other"
-            )
-    return tuple(trusted)
-
-
-def _check_tls(values: Mapping[str, Any]) -> None:
-    if values["tls_key"] and not values["tls_cert"]:
-        raise SettingError("MERCURE_TLS_KEY: is set and MERCURE_TLS_CERT is not; set both")
+def _reference_row(setting: Setting) -> str:
+    default = f"`{setting.default}`" if setting.default else ""
+    form = setting.form.replace("|", r"\|")
+    return f"| `{setting.variable}` | `{setting.flag}` | {default} | {setting.text} *{form}* |"

@@ -9,18 +9,20 @@ import math
 import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
-from mercure_hub.fanout.compression import MAX_SMALLEST
-from mercure_hub.protocol.identity import Identity
 from mercure_hub.protocol.keys import ALGORITHMS
+
+if TYPE_CHECKING:  # it needs urlpattern; the extension reads the table of settings without it
+    from mercure_hub.protocol.identity import Identity
 
 Network = IPv4Network | IPv6Network
 
+_Word = TypeVar("_Word", bound=str)
+
 _MOST_WORKERS = 256
+_DATABASE = re.compile(r"([\w+]+)://([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
 _HOST = re.compile(r"|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # empty: all addresses
 
 
@@ -53,11 +55,12 @@ def seconds(value: str) -> float:
     return number
 
 
-def one_of(*allowed: str) -> Callable[[str], str]:
-    def read(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"is not one of {', '.join(allowed)}")
-        return value
+def one_of(*allowed: _Word) -> Callable[[str], _Word]:
+    def read(value: str) -> _Word:
+        for word in allowed:
+            if value == word:
+                return word
+        raise ValueError(f"is not one of {', '.join(allowed)}")
 
     return read
 
@@ -71,7 +74,7 @@ def address(value: str) -> tuple[str, int]:
     elif ":" in host:
         raise ValueError("is an IPv6 address without brackets; write [::1]:3000")
     if not (_is_address(host) if ":" in host else _HOST.fullmatch(host)):
-        raise ValueError("has a host that is no address and no host name")
+        raise ValueError("has an invalid host")
     return host, int(port)
 
 
@@ -100,7 +103,7 @@ def url(value: str) -> str:
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("has a query, a fragment or a user; give only scheme, host, port and path")
     if not re.fullmatch(r"[a-z0-9._~-]+|[0-9a-f:.]+", parts.hostname):
-        raise ValueError("has a host that is none; write a name outside of ASCII in its xn-- form")
+        raise ValueError("has an invalid host; write a name outside of ASCII in its xn-- form")
     default = {"http": 80, "https": 443}[parts.scheme]
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     shown_port = "" if port in (None, default) else f":{port}"
@@ -108,7 +111,11 @@ def url(value: str) -> str:
 
 
 def optional_url(value: str) -> Identity | None:
-    return Identity(url(value)) if value else None
+    if not value:
+        return None
+    from mercure_hub.protocol.identity import Identity  # noqa: PLC0415 - see above
+
+    return Identity(url(value))
 
 
 def urls(value: str) -> tuple[str, ...]:
@@ -123,7 +130,7 @@ def origins(value: str) -> tuple[str, ...]:
 
     ``:*`` stands for any port, ``*.`` for one label before the host's name.
     """
-    found: list[str] = []
+    normalized: list[str] = []
     for one in value.split():
         lowered = one.lower()
         if one != "*" and not _ORIGIN.fullmatch(lowered):
@@ -132,8 +139,8 @@ def origins(value: str) -> tuple[str, ...]:
                 "https://*.example.com"
             )
         scheme = lowered.partition("://")[0]
-        found.append(lowered.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "\0")))
-    return tuple(found)
+        normalized.append(lowered.removesuffix({"http": ":80", "https": ":443"}.get(scheme, "\0")))
+    return tuple(normalized)
 
 
 def networks(value: str) -> tuple[Network, ...]:
@@ -147,19 +154,19 @@ def networks(value: str) -> tuple[Network, ...]:
 
 
 def database(value: str) -> str:
-    try:
-        parsed = make_url(value)
-    except ArgumentError:
-        raise ValueError("is not a database URL such as sqlite:////var/lib/mercure/mercure.db") from None
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise ValueError(f"names {parsed.drivername!r}; this version stores in sqlite:///PATH")
-    if parsed.host:
+    parsed = _DATABASE.fullmatch(value)
+    if parsed is None:
+        raise ValueError("is not a database URL such as sqlite:////var/lib/mercure/mercure.db")
+    driver, authority, path, query = parsed.groups()
+    if driver not in ("sqlite", "sqlite+pysqlite"):
+        raise ValueError(f"names {driver!r}; this version stores in sqlite:///PATH")
+    if authority:
         raise ValueError("has a host; write three slashes for a relative path, four for an absolute one")
-    if not parsed.database or parsed.database == ":memory:":
+    if path in (None, "", ":memory:"):
         raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
-    if parsed.query:
+    if query:
         raise ValueError(
-            "has parameters after the path, and there are none; MERCURE_HISTORY_SIZE and "
+            "has parameters after the path, which the hub does not take; MERCURE_HISTORY_SIZE and "
             "MERCURE_HISTORY_MAX_AGE bound the history"
         )
     return value
@@ -188,10 +195,3 @@ def rotation(value: str) -> str:
     if value not in ("", "hourly", "daily") and not re.fullmatch(r"[1-9][0-9]{0,9}[kKmMgG]?", value):
         raise ValueError("is not a size such as 10M, nor hourly or daily")
     return value
-
-
-def min_size(value: str) -> int:
-    size = count(value)
-    if size > MAX_SMALLEST:
-        raise ValueError(f"is over {MAX_SMALLEST}")
-    return size

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from mercure_hub.config.settings import Effective, SettingError, Settings, load_effective
+from mercure_hub.config.loading import Effective, load_effective
+from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.protocol.issuer import Issuer
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.sqlite.files import is_writable
@@ -33,7 +34,7 @@ def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]
         if one.setting.name in ("log_file", "access_log") and one.text:
             _check_log(one.setting.variable, one.text)
     _check_database(settings)
-    return [*_lines(found), *_issuers(settings.issuers())]
+    return [*_lines(found), *_issuers(settings.issuers)]
 
 
 def _lines(found: Iterable[Effective]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import gevent
@@ -20,7 +20,8 @@ from gevent.event import Event
 from gevent.hub import Waiter
 
 from mercure_hub.broker.broker import Broker
-from mercure_hub.config.settings import RELOADABLE, SettingError, Settings
+from mercure_hub.config.loading import reloaded
+from mercure_hub.config.settings import TABLE, SettingError, Settings
 from mercure_hub.endpoints.authorization import Gatekeeper
 from mercure_hub.endpoints.debugger.local import token_for
 from mercure_hub.endpoints.debugger.pages import Pages, features
@@ -137,6 +138,7 @@ _OPEN_BODIES = 16  # of the largest size, that have to have room in it
 _START = 60.0  # seconds for another hub to start
 _PAUSE = 0.02
 _FIGURES = 1.0  # seconds between two looks at what the system says of this process
+_COMPRESS_FROM = 256  # bytes: the frame of a smaller event saves next to nothing
 _DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
 
 _log = logging.getLogger("mercure_hub.server")
@@ -201,7 +203,6 @@ class Process:
                 settings.heartbeat,
                 settings.dispatch_timeout,
                 compress_from=_compress_from(settings),
-                use_ring=settings.io_uring,
             ),
             time.monotonic,
             Quota(
@@ -221,7 +222,7 @@ class Process:
         self._broker.sample()  # before the start is counted: a worker that died has left its figures there
         self._figures = ProcessFigures(self._tally)
         self._verifier = TokenVerifier(
-            settings.issuers(), settings.protocol, knows_its_url=settings.knows_its_url
+            settings.issuers, settings.protocol, knows_its_url=settings.knows_its_url
         )
         self._key_sources = self._sources(settings)
         site = Site(
@@ -343,7 +344,7 @@ class Process:
         logs.reopen()
         try:
             new = reread()
-            settings = self._settings.reloaded(new)
+            settings = reloaded(self._settings, new)
             if self._tls is not None and settings.tls_cert:
                 renew(self._tls, settings)
         except SettingError as error:
@@ -352,16 +353,16 @@ class Process:
         self._broker.trust_clock()
         before = self._key_sources
         before.close()
-        self._verifier.trust_only(settings.issuers())
+        self._verifier.trust_only(settings.issuers)
         self._key_sources = self._sources(settings)
         self._key_sources.adopt(before)
         self._key_sources.start()
         gevent.spawn(self._end_untrusted)
         logging.getLogger("mercure_hub").setLevel(settings.log_level.upper())
         restart = [
-            f"MERCURE_{one.name.upper()}"
-            for one in fields(Settings)
-            if one.name not in RELOADABLE and getattr(new, one.name) != getattr(self._settings, one.name)
+            row.variable
+            for row in TABLE
+            if not row.is_reloadable and getattr(new, row.name) != getattr(self._settings, row.name)
         ]
         _log.info("certificates, keys and log files were reloaded")
         if restart:
@@ -426,7 +427,7 @@ class Process:
         return self._key_sources.renew(issuer)
 
     def _sources(self, settings: Settings) -> KeySources:
-        return KeySources(settings.issuers(), Fetcher(), self._trust, time.monotonic)
+        return KeySources(settings.issuers, Fetcher(), self._trust, time.monotonic)
 
     def _trust(self, issuer: Issuer) -> None:
         self._verifier.trust(issuer)
@@ -509,7 +510,7 @@ def _hub(
             settings.cookie_name,
             settings.anonymous,
             frozenset(settings.publish_origins),
-            tuple(one.identifier for one in settings.issuers() if one.is_authorization_server),
+            tuple(one.identifier for one in settings.issuers if one.is_authorization_server),
             renew_keys,
         ),
         protocol=settings.protocol,
@@ -545,7 +546,7 @@ def _compress_from(settings: Settings) -> int | None:
             settings.compression,
         )
         return None
-    return settings.compression_min_size
+    return _COMPRESS_FROM
 
 
 def _raise_descriptor_limit() -> int:

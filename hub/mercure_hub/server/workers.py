@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mercure_hub.config.loading import reloaded
 from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.fanout.quota import SharedCounts
 from mercure_hub.metrics.tally import Board
@@ -209,7 +210,7 @@ class Workers:
         """
         logs.reopen()
         try:
-            self._settings = self._settings.reloaded(self._reread())
+            self._settings = reloaded(self._settings, self._reread())
             self._clock_offset = time.time() - since_boot()
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.cli import main
-from mercure_hub.config.settings import load_settings
+from mercure_hub.config.loading import load_settings
 from mercure_hub.tools.conversion.caddyfile import CaddyfileError
 from mercure_hub.tools.conversion.command import convert
 from mercure_hub.tools.conversion.conversion import Conversion, environment, toml
@@ -119,7 +119,7 @@ def test_the_result_starts_a_hub(tmp_path: Path) -> None:
     )
     variables = dict(one.split("=", 1) for one in done.stdout.decode().split("\0") if "=" in one)
     assert {f"MERCURE_{name.upper()}": value for name, value in EXPECTED.items()}.items() <= variables.items()
-    assert load_settings(variables, {}).issuers() == loaded.issuers()
+    assert load_settings(variables, {}).issuers == loaded.issuers
 
 
 def test_secrets_are_printed_where_they_are_asked_for(
@@ -223,7 +223,7 @@ def test_issuers(tmp_path: Path) -> None:
     ]
     file = tmp_path / "hub.toml"
     file.write_text(text)
-    assert len(load_settings({"MERCURE_CONFIG": str(file)}, {}).issuers()) == 2
+    assert len(load_settings({"MERCURE_CONFIG": str(file)}, {}).issuers) == 2
     assert SECRET not in toml(conversion, with_secrets=False)
     assert "--toml prints it" in environment(conversion, with_secrets=False)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.cli import main
-from mercure_hub.config.table import TABLE
+from mercure_hub.config.settings import TABLE
 from mercure_hub.tools.installation.layout import Layout, LayoutError
 from mercure_hub.tools.installation.pieces import PAGES, PIECES, render
 from tests.hub.running import RunningHub

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mercure_hub.config.table import ROWS
+from mercure_hub.config.settings import ROWS
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.keys import load
 

@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mercure_hub.config.settings import SettingError, load_some
-from mercure_hub.config.table import CONFIG, ROWS
+from mercure_hub.config.loading import load_some
+from mercure_hub.config.settings import CONFIG, ROWS, SettingError
 from mercure_hub.protocol.errors import InvalidRequest, MercureError
 from mercure_hub.protocol.identity import WELL_KNOWN
 from mercure_hub.protocol.matchers import MatcherType, make

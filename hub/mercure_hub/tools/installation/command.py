@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mercure_hub.config.table import ROWS
+from mercure_hub.config.settings import ROWS
 from mercure_hub.tools.installation.layout import Layout, LayoutError
 from mercure_hub.tools.installation.pieces import PAGES, PIECES, render
 
