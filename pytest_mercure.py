@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from flask_mercure import Recording, Subscription
     from flask_mercure.development import LocalHub
-    from flask_mercure.topics.matchers import Topics
+    from flask_mercure.topics import Topics
 
 
 class Subscribes(Protocol):

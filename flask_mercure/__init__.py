@@ -23,7 +23,7 @@ The parts, each of which knows those above it only:
 * ``commands`` and ``cli`` - ``flask mercure``, at the shell.
 """
 
-from flask_mercure.encryption.key_set import KeySet
+from flask_mercure.encryption import KeySet
 from flask_mercure.errors import (
     ConfigurationError,
     CookieError,
@@ -43,9 +43,8 @@ from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.publishing.signals import publish_failed, update_published
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Refused, Subscription
-from flask_mercure.tokens.factory import CreatesTokens, TokenFactory
-from flask_mercure.topics.building import build_topic
-from flask_mercure.topics.matchers import EVERYTHING, URITemplate, URLPattern
+from flask_mercure.tokens import CreatesTokens, TokenFactory
+from flask_mercure.topics import EVERYTHING, URITemplate, URLPattern, build_topic
 from flask_mercure.updates import Update
 from mercure_hub.protocol.event_stream import Event
 

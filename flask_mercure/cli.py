@@ -21,7 +21,7 @@ from flask_mercure.doctor.command import doctor
 from flask_mercure.errors import MercureError
 from flask_mercure.hub import Hub
 from flask_mercure.state import state_of
-from flask_mercure.topics.matchers import Topic, URLPattern, typed
+from flask_mercure.topics import Topic, URLPattern, typed
 from mercure_hub import INSTALL
 from mercure_hub.protocol import event_stream
 

@@ -26,9 +26,8 @@ import mercure_hub
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
-from flask_mercure.tokens.factory import TokenFactory
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.matchers import EVERYTHING, Topics, matchers
+from flask_mercure.tokens import TokenFactory
+from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
 from mercure_hub.protocol.keys import Key, PrivateKey
 
 _PATH = "/.well-known/mercure"

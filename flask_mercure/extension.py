@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
@@ -13,28 +13,24 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from flask import Flask, Response, current_app, request, request_finished
 
+from flask_mercure import pages
 from flask_mercure.client.publisher import Publisher
 from flask_mercure.configuration import names, registry
-from flask_mercure.encryption.key_set import KeySet, merged_json
+from flask_mercure.encryption import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants.renewal import keep_cookies_private, renew_all
 from flask_mercure.grants.unread import hint
 from flask_mercure.hub import Hub
-from flask_mercure.pages import page
-from flask_mercure.pages.links import page_url
 from flask_mercure.publishing import background, delivery, everywhere, reliability
 from flask_mercure.publishing.recorder import Recording, record
 from flask_mercure.publishing.reliability import KeepsUpdates
 from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings
 from flask_mercure.state import KEY, HubState, MercureState, state_of
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.building import build_topic
-from flask_mercure.topics.matchers import Topics, URLPattern
 from flask_mercure.updates import Update, UpdateOptions, encrypted
 from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
-    from flask_mercure.encryption.jwe import Recipients
+    from flask_mercure.encryption import Recipients
 
 __all__ = ["Mercure", "MercureState", "state_of"]
 
@@ -118,17 +114,14 @@ class Mercure(Hub):
         configurations, default = registry.read_hubs(app.config)
         hubs = {name: HubState(name, read, Publisher(read)) for name, read in configurations.items()}
         state = MercureState(MappingProxyType(hubs), default, partial(self._has_grants, default))
-        page.install(app, state)
-        app.add_template_global(_template_url(state), "mercure_url")
-        app.add_template_global(build_topic, "mercure_topic")
-        app.add_template_global(URLPattern.build, "mercure_pattern")
+        pages.install(app, state)
         reliability.init_app(app, delivery.send, _open_outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)
 
         @app.after_request
         def renew(response: Response) -> Response:
-            if request.endpoint != page.ENDPOINT:
+            if request.endpoint != pages.ENDPOINT:
                 renew_all((self, *self._named.values()), response)
                 hint(state)
             return response
@@ -238,14 +231,6 @@ class Mercure(Hub):
         response.headers["Cache-Control"] = "no-store, private"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
-
-
-def _template_url(state: MercureState) -> Callable[..., str]:
-    def mercure_url(topics: Topics = (), last_event_id: str | None = None, hub: str | None = None) -> str:
-        read = state.hub(hub).configuration
-        return subscription_url(page_url(read), read.protocol, topics, last_event_id)
-
-    return mercure_url
 
 
 def _open_outbox(app: Flask, settings: ReliabilitySettings) -> KeepsUpdates:

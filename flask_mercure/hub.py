@@ -10,19 +10,17 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure.broadcast.transactions import PublishesTransactions
 from flask_mercure.grants.renewal import FollowsUsers
-from flask_mercure.pages.links import add_links, hub_link, page_url, self_link
+from flask_mercure.pages import add_links, hub_link, page_url, self_link
 from flask_mercure.publishing.batching import PublishesMany
 from flask_mercure.publishing.delivery import deliver
 from flask_mercure.publishing.settings import OnFailure
 from flask_mercure.reading.subscribing import Reads
 from flask_mercure.state import HubState, state_of
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.characters import check_characters
-from flask_mercure.topics.matchers import Topics
+from flask_mercure.topics import Topics, check_characters, subscription_url
 from flask_mercure.updates import UNSET, Unset, Update
 
 if TYPE_CHECKING:
-    from flask_mercure.encryption.jwe import Recipients
+    from flask_mercure.encryption import Recipients
 
 
 # flask.redirect() gives this one, flask.make_response() a subclass

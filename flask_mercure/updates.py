@@ -11,17 +11,16 @@ from urllib.parse import urlencode
 
 from flask import current_app
 
-from flask_mercure.encryption import jwe
+from flask_mercure.encryption import encrypt
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.topics.characters import check_characters
-from flask_mercure.topics.matchers import exact_topics
+from flask_mercure.topics import check_characters, exact_topics
 from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.form import Pairs
 from mercure_hub.protocol.topics import WILDCARD
 from mercure_hub.protocol.update import PublicationLimits, new_id
 
 if TYPE_CHECKING:
-    from flask_mercure.encryption.jwe import Recipients
+    from flask_mercure.encryption import Recipients
 
 _HUB_EVENT_TYPE = "mercure"
 _MAX_UPDATES = PublicationLimits().updates
@@ -167,7 +166,7 @@ def encrypted(data: Any, keys: Recipients, content_type: str | None = None) -> s
         plain, default_type = data, "text/plain;charset=utf-8"
     else:
         plain, default_type = current_app.json.dumps(data), "application/json"
-    return jwe.encrypt(plain, keys, default_type if content_type is None else content_type)
+    return encrypt(plain, keys, default_type if content_type is None else content_type)
 
 
 def publications(updates: Iterable[Update]) -> list[Publication]:

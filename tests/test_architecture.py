@@ -58,7 +58,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
         "broadcast",
     ),
     "extension": (
-        *("errors", "topics", "encryption", "updates", "configuration", "client", "state", "publishing"),
+        *("errors", "encryption", "updates", "configuration", "client", "state", "publishing"),
         *("grants", "pages", "outbox", "hub"),
     ),
     "development": ("errors", "topics", "tokens", "configuration", "reading"),

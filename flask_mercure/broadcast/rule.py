@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapper
 
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.publishing.settings import OnFailure, check_policy
-from flask_mercure.topics.building import check_template, filled, is_dot_segment
+from flask_mercure.topics import check_template, filled, is_dot_segment
 from flask_mercure.updates import Update
 
 Action = Literal["create", "update", "delete"]

@@ -18,9 +18,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flask_mercure.errors import InvalidArgument, TokenError
-from flask_mercure.tokens.factory import as_list
-from flask_mercure.tokens.source import TokenSource, check_compact, expiry
-from flask_mercure.topics.matchers import Protocol, Topic, matchers, typed
+from flask_mercure.tokens import TokenSource, check_compact, expiry
+from flask_mercure.topics import Protocol, Topic, as_list, matchers, typed
 from mercure_hub.protocol.topics import forbidden_character
 
 _EXAMPLE = "http://127.0.0.1:3000/.well-known/mercure"
@@ -146,7 +145,7 @@ def topics(value: object, protocol: Protocol) -> list[Topic]:
     """Topics: a list, or text with white space between them; the operator's, so ``*`` means all."""
     given = value.split() if type(value) is str else value
     try:
-        found = as_list(given) or []  # type: ignore[arg-type]
+        found = as_list(given, "it") or []
         marked = [typed(one, protocol) if type(one) is str else one for one in found]
         checked: list[Topic] = [*matchers(marked, protocol, "it")]
     except (TypeError, InvalidArgument) as error:

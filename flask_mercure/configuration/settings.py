@@ -9,12 +9,10 @@ from urllib.parse import urlsplit
 
 from flask_mercure.configuration import conversion
 from flask_mercure.configuration.naming import Naming
-from flask_mercure.cookies.policy import CookiePolicy
+from flask_mercure.cookies import CookiePolicy
 from flask_mercure.errors import ConfigurationError
-from flask_mercure.tokens import jwk
-from flask_mercure.tokens.factory import TokenFactory
-from flask_mercure.tokens.source import PublisherSource, TokenSource
-from flask_mercure.topics.matchers import EVERYTHING, Protocol, Topic
+from flask_mercure.tokens import PublisherSource, TokenFactory, TokenSource, load_key
+from flask_mercure.topics import EVERYTHING, Protocol, Topic
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.keys import Key
 
@@ -266,7 +264,7 @@ def _keys(source: Source, purpose: Literal["sign", "verify"]) -> tuple[Key | Non
         if (value, algorithm) not in loaded:
             loaded[value, algorithm] = None
             try:
-                loaded[value, algorithm] = jwk.load(
+                loaded[value, algorithm] = load_key(
                     value, algorithm, purpose=purpose, passphrase=passphrase or None, kid=kid
                 )
             except KeyMaterialError as error:

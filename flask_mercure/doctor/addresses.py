@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from flask_mercure.cookies.hosts import is_loopback
+from flask_mercure.cookies import is_loopback
 from flask_mercure.doctor.connection import Endpoint, Reply, Stage, Unreachable, origin_of
 from flask_mercure.doctor.finding import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
 from mercure_hub.protocol.sections import Section

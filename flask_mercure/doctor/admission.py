@@ -10,8 +10,7 @@ from flask_mercure.doctor.connection import Stream, Unreachable
 from flask_mercure.doctor.door import Door
 from flask_mercure.doctor.finding import Finding
 from flask_mercure.doctor.trials import Cause, Role, Trial
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.matchers import Protocol
+from flask_mercure.topics import Protocol, subscription_url
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -7,8 +7,7 @@ from urllib.parse import urlsplit
 from werkzeug.datastructures import Headers
 
 from flask_mercure.client.connection import Head
-from flask_mercure.cookies.hosts import is_loopback, is_same_site
-from flask_mercure.cookies.policy import CookiePolicy
+from flask_mercure.cookies import CookiePolicy, is_loopback, is_same_site
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
 from flask_mercure.errors import CookieError

@@ -16,7 +16,7 @@ from flask_mercure.doctor.door import Approach, Door
 from flask_mercure.doctor.finding import Finding, problem, skipped
 from flask_mercure.doctor.trials import Role
 from flask_mercure.errors import MercureError
-from flask_mercure.tokens.source import PublisherToken, expiry
+from flask_mercure.tokens import PublisherToken, expiry
 from flask_mercure.updates import Publication
 from mercure_hub.protocol.sections import Section
 

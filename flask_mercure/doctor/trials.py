@@ -13,8 +13,8 @@ import jwt
 
 from flask_mercure.configuration.settings import DEFAULT_ISSUER, Configuration
 from flask_mercure.doctor.addresses import Profile
-from flask_mercure.tokens.factory import TOKEN_TYPE, TokenFactory
-from flask_mercure.topics.matchers import Protocol
+from flask_mercure.tokens import TOKEN_TYPE, TokenFactory
+from flask_mercure.topics import Protocol
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.keys import ALGORITHMS, Key, PrivateKey
 

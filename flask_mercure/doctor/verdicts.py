@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, ok, problem, warning
 from flask_mercure.doctor.trials import HOLDERS, OTHER, Cause, Claims, Role, Trial, is_made, key_of, signs
-from flask_mercure.topics.matchers import Protocol
+from flask_mercure.topics import Protocol
 from mercure_hub.protocol.sections import Section
 
 

@@ -12,13 +12,11 @@ from typing import Any, TypeVar
 from flask import current_app, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from flask_mercure.cookies.hosts import host_of
-from flask_mercure.cookies.policy import CookiePolicy
+from flask_mercure.cookies import CookiePolicy, host_of
 from flask_mercure.errors import CookieError, InvalidArgument, MercureError, TokenError
 from flask_mercure.state import HubState, state_of
-from flask_mercure.tokens.factory import as_list
-from flask_mercure.tokens.source import expiry
-from flask_mercure.topics.matchers import Topics, matchers
+from flask_mercure.tokens import expiry
+from flask_mercure.topics import Topics, as_list, matchers
 
 # flask.redirect() gives this one, flask.make_response() a subclass
 _Response = TypeVar("_Response", bound=BaseResponse)
@@ -58,7 +56,10 @@ class GivesAccess:
             claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
         state = self._state
         configuration = state.configuration
-        subscribe, publish = as_list(subscribe), as_list(publish)  # iterators are read once
+        subscribe, publish = (
+            as_list(subscribe, "subscribe"),
+            as_list(publish, "publish"),
+        )  # iterators are read once
         for topics, argument in ((subscribe, "subscribe"), (publish, "publish")):
             # Here, since a factory of the app's own cannot tell a user's "*" from all topics.
             matchers(topics, configuration.protocol, argument)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from flask_mercure.topics.matchers import Topics, URLPattern
+from flask_mercure.topics import Topics, URLPattern
 
 
 @dataclass(frozen=True, slots=True)

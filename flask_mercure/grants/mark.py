@@ -20,7 +20,7 @@ from flask.json.tag import TaggedJSONSerializer
 
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.grants.grant import Grants
-from flask_mercure.topics.matchers import matchers
+from flask_mercure.topics import matchers
 
 _MARK = re.compile(r"(\d{1,15})-(\d{1,15})\.([\w-]{24})\.", re.ASCII)
 _UNKNOWN = "-" * 24

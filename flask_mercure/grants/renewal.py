@@ -13,14 +13,13 @@ from flask import Flask, Response, current_app, request
 from flask.globals import request_ctx
 from werkzeug.http import dump_cookie
 
-from flask_mercure.cookies.caching import keep_private
-from flask_mercure.cookies.policy import replace_cookie
+from flask_mercure.cookies import keep_private, replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, MercureError
 from flask_mercure.grants.access import GivesAccess
 from flask_mercure.grants.grant import Grants, as_grants
 from flask_mercure.grants.mark import digest, is_of_another, seal, sealed_times, visitor
 from flask_mercure.state import HubState, state_of
-from flask_mercure.tokens.source import expiry
+from flask_mercure.tokens import expiry
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -18,7 +18,7 @@ from flask_mercure.publishing.reliability import reliability_of
 from flask_mercure.publishing.settings import OnFailure, check_policy
 from flask_mercure.publishing.token_stream import Delivery, Grouping
 from flask_mercure.state import HubState
-from flask_mercure.topics.matchers import exact_topics
+from flask_mercure.topics import exact_topics
 from flask_mercure.updates import Batch, Publication, Update, as_text, publications
 
 

@@ -16,7 +16,7 @@ from flask_mercure.client.session import Reply, ask, open_session
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument
 from flask_mercure.reading.subscriber import Refused
-from flask_mercure.topics.matchers import Topic, URITemplate, URLPattern, matchers
+from flask_mercure.topics import Topic, URITemplate, URLPattern, matchers
 
 _MAX_ANSWER = 64 << 20
 _CURSOR = re.compile(r';\s*last-event-id="((?:[^"\\]|\\.)*)"|;\s*last-event-id\*=utf-8\'\'([^\s;,]*)', re.I)

@@ -14,9 +14,7 @@ from flask_mercure.reading.position import position
 from flask_mercure.reading.presence import ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.characters import check_characters
-from flask_mercure.topics.matchers import Topic, Topics, matchers
+from flask_mercure.topics import Topic, Topics, check_characters, matchers, subscription_url
 
 
 class Reads:

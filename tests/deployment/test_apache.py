@@ -22,7 +22,7 @@ from websockets.exceptions import InvalidStatus
 from flask_mercure import EVERYTHING
 from flask_mercure.doctor.addresses import identify
 from flask_mercure.doctor.connection import Endpoint, ask
-from flask_mercure.tokens.factory import TokenFactory
+from flask_mercure.tokens import TokenFactory
 from mercure_hub.protocol.keys import load
 from tests.deployment import site
 from tests.deployment.front import Front, curl, free_ports, unverified, wait_until

@@ -18,7 +18,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
 from flask_mercure import KeySet, Mercure
-from flask_mercure.encryption.keys import Algorithm
+from flask_mercure.encryption import Algorithm
 from flask_mercure.extension import state_of
 from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wait_for_answer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
-from flask_mercure.pages.page import module_url
+from flask_mercure.pages import module_url
 from mercure_hub.protocol.event_stream import Parser
 from tests.examples.browser import leave
 from tests.examples.page_site import Site, Tab

@@ -14,7 +14,7 @@ import pytest
 from werkzeug.datastructures import Headers
 
 from flask_mercure.client.connection import Exchange, Head
-from flask_mercure.cookies.policy import CookiePolicy
+from flask_mercure.cookies import CookiePolicy
 from flask_mercure.doctor import addresses, browser, certificates, clock, delivery, protocols, report
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate

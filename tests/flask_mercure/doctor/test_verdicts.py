@@ -7,7 +7,7 @@ import pytest
 from flask_mercure.doctor import verdicts
 from flask_mercure.doctor.finding import Level, apache, app, hub, nginx
 from flask_mercure.doctor.trials import Role
-from flask_mercure.topics.matchers import Protocol
+from flask_mercure.topics import Protocol
 from mercure_hub.protocol.sections import Section
 
 

@@ -11,7 +11,7 @@ from flask import Flask, render_template_string
 
 import flask_mercure
 from flask_mercure import ConfigurationError, InvalidArgument, Mercure, URITemplate, URLPattern
-from flask_mercure.pages.page import version
+from flask_mercure.pages import version
 
 _HUB = "https://hub.example/.well-known/mercure"
 
@@ -152,7 +152,7 @@ def test_a_wrong_path(path: object) -> None:
 
 
 def test_the_types_name_what_the_module_exports() -> None:
-    folder = Path(flask_mercure.__file__).parent / "pages" / "static"
+    folder = Path(flask_mercure.__file__).parent / "static"
     exported = set(re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.js").read_text(), re.M))
     declared = set(
         re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.d.ts").read_text(), re.M)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from werkzeug.datastructures import Headers
-from werkzeug.http import dump_cookie
+from werkzeug.datastructures import Headers, ResponseCacheControl
+from werkzeug.http import dump_cookie, parse_cache_control_header, parse_set_header
 
-from flask_mercure.cookies.caching import keep_private
-from flask_mercure.cookies.hosts import (
-    LOOPBACK,
-    common_parent,
-    domain_matches,
-    is_address,
-    is_loopback,
-    is_one_machine,
-    is_public_suffix,
-    is_same_site,
-    normal,
-)
 from flask_mercure.errors import CookieError
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _PATH = re.compile(r"/[\x21-\x3a\x3c-\x7e]*")
 _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_MAX_OCTETS = 4096
+_MAX_BYTES = 4096
 """What browsers keep of a cookie, its attributes included (RFC 6265 section 6.1)."""
+
+# Names below which a registry of a country sells domains: co.uk, com.au, or.jp … Browsers know the whole
+# public suffix list and refuse a cookie for any of it. This is no copy: it catches the usual ones.
+_SECOND_LEVEL = re.compile("ac|com?|edu|gob?|govt?|gv|mil|net?|nom|org?|sch")
+_LOOPBACK = ("127.0.0.1", "localhost")
+_SHARED_HOSTING = (
+    *("appspot.com", "azurewebsites.net", "cloudfront.net", "fly.dev", "github.io", "gitlab.io"),
+    *("herokuapp.com", "netlify.app", "ngrok.io", "onrender.com", "pages.dev", "run.app"),
+    *("vercel.app", "web.app", "workers.dev"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ class CookiePolicy:
     def __post_init__(self) -> None:
         of = self.setting
         url = urlsplit(self.public_url)
-        object.__setattr__(self, "host", normal(url.hostname or ""))
+        object.__setattr__(self, "host", _normalized(url.hostname or ""))
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"{of('COOKIE_NAME')} is {self.name!r}, which cannot be the name of a cookie")
         if not _PATH.fullmatch(self.path):
@@ -130,11 +129,11 @@ class CookiePolicy:
 
     def _check_domain(self, domain: str) -> None:
         of = self.setting
-        if not _HOST_NAME.fullmatch(domain) or is_address(domain):
+        if not _HOST_NAME.fullmatch(domain) or _is_address(domain):
             raise ValueError(f"{of('COOKIE_DOMAIN')} is {domain!r}; it must be a domain name, not an address")
         if "." not in domain:
             raise ValueError(f"{of('COOKIE_DOMAIN')} is {domain!r}; browsers refuse a domain of one label")
-        if not domain_matches(self.host, domain):
+        if not _domain_matches(self.host, domain):
             raise ValueError(
                 f"{of('COOKIE_DOMAIN')} is {domain!r}, which is neither {self.host!r}, the host of "
                 f"{of('PUBLIC_URL')}, nor a parent of it"
@@ -150,10 +149,10 @@ class CookiePolicy:
         :raises CookieError: a browser would refuse it.
         """
         line = self._line(request_host, token, max_age)
-        if len(line) > _MAX_OCTETS:
+        if len(line) > _MAX_BYTES:
             raise CookieError(
                 f"the cookie has {len(line)} bytes, {len(token)} of them the token, and browsers refuse more "
-                f"than {_MAX_OCTETS}: name fewer topics, one URLPattern for many topics, or fewer claims"
+                f"than {_MAX_BYTES}: name fewer topics, one URLPattern for many topics, or fewer claims"
             )
         replace_cookie(headers, line)
 
@@ -181,11 +180,11 @@ class CookiePolicy:
             return self.public_url
         url = urlsplit(self.public_url)
         port = "" if url.port is None else f":{url.port}"
-        return url._replace(netloc=normal(request_host) + port).geturl()
+        return url._replace(netloc=_normalized(request_host) + port).geturl()
 
     def urls(self) -> list[str]:
         """All that :meth:`url_for` gives: what a hub may take for its own URL that goes by ``Host``."""
-        return [self.public_url, *map(self.url_for, LOOPBACK)]
+        return [self.public_url, *map(self.url_for, _LOOPBACK)]
 
     def domain_for(self, request_host: str) -> str | None:
         """The ``Domain`` attribute that makes the cookie reach app and hub, and as few others as possible.
@@ -195,9 +194,9 @@ class CookiePolicy:
         :raises CookieError: there is no such domain.
         """
         of = self.setting
-        app = normal(request_host)
+        app = _normalized(request_host)
         if self.domain is not None:
-            if not domain_matches(app, self.domain):
+            if not _domain_matches(app, self.domain):
                 raise CookieError(
                     f"the page comes from {app!r}, outside of {of('COOKIE_DOMAIN')}={self.domain!r}: "
                     "browsers refuse such a cookie"
@@ -211,13 +210,13 @@ class CookiePolicy:
                 f"{between}: a cookie with the prefix __Host- stays on one host; set {of('COOKIE_NAME')} "
                 "to a name with the prefix __Secure-"
             )
-        if is_address(app) or is_address(self.host):
+        if _is_address(app) or _is_address(self.host):
             raise CookieError(
                 f"{between}: a cookie cannot be shared between an IP address and another host; open the page "
                 f"by the host of {of('PUBLIC_URL')}, or put the hub behind the app's host"
             )
-        parent = common_parent(app, self.host)
-        if is_public_suffix(parent):
+        parent = _shared_parent(app, self.host)
+        if _is_public_suffix(parent):
             shared = (
                 f"all that they share is {parent!r}, which is public" if parent else "they share no domain"
             )
@@ -230,7 +229,7 @@ class CookiePolicy:
 
     def _is_same_machine(self, request_host: str) -> bool:
         # With TLS the certificate may have one of the names only.
-        return self.public_url.startswith("http:") and is_one_machine(request_host, self.host)
+        return self.public_url.startswith("http:") and _is_one_machine(request_host, self.host)
 
     def _line(self, request_host: str, value: str, max_age: int | None) -> str:
         return dump_cookie(
@@ -274,3 +273,93 @@ def _path_matches(request_path: str, cookie_path: str) -> bool:
     return request_path.startswith(cookie_path) and (
         cookie_path.endswith("/") or request_path[len(cookie_path) :][:1] in ("", "/")
     )
+
+
+def keep_private(headers: Headers) -> None:
+    """Keep a response with a cookie of one user out of the caches that several users share.
+
+    RFC 9111 sections 3.5, 4.1, 5.2.2. Rules for the browser's own cache stay.
+
+    :param headers: of the response.
+    """
+    control = parse_cache_control_header(headers.get("Cache-Control"), cls=ResponseCacheControl)
+    control.public = False
+    control.s_maxage = None
+    control.private = True
+    headers["Cache-Control"] = control.to_header()
+    for name in ("CDN-Cache-Control", "Surrogate-Control"):
+        headers.pop(name, None)
+    vary = parse_set_header(headers.get("Vary"))
+    if "*" not in vary:
+        vary.add("Cookie")
+        headers["Vary"] = vary.to_header()
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether browsers treat the host as trustworthy without TLS (W3C, Secure Contexts, 3.1)."""
+    name = _normalized(host)
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    return _is_address(name) and ipaddress.ip_address(name.strip("[]")).is_loopback
+
+
+def _is_one_machine(one: str, other: str) -> bool:
+    """Tell whether both are names of this machine's IPv4 loopback: two hosts to a cookie, and one server.
+
+    :param one: a host, without port.
+    :param other: another one.
+    """
+    return {_normalized(one), _normalized(other)} <= set(_LOOPBACK)
+
+
+def is_same_site(one: str, other: str) -> bool:
+    """Tell whether two hosts belong to one site, as far as that is known without the public suffix list.
+
+    :param one: a host, without port.
+    :param other: another one.
+    """
+    left, right = _normalized(one), _normalized(other)
+    if left == right:
+        return True
+    return not (_is_address(left) or _is_address(right) or _is_public_suffix(_shared_parent(left, right)))
+
+
+def host_of(authority: str) -> str:
+    """The host of a ``Host`` header, without its port."""
+    try:
+        return urlsplit(f"//{authority}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _normalized(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _domain_matches(host: str, domain: str) -> bool:
+    """RFC 6265 section 5.1.3."""
+    return host == domain or (host.endswith(f".{domain}") and not _is_address(host))
+
+
+def _shared_parent(one: str, other: str) -> str:
+    shared: list[str] = []
+    for left, right in zip(reversed(one.split(".")), reversed(other.split(".")), strict=False):
+        if left != right:
+            break
+        shared.append(left)
+    return ".".join(reversed(shared))
+
+
+def _is_public_suffix(domain: str) -> bool:
+    labels = domain.split(".")
+    if len(labels) == 1 or domain in _SHARED_HOSTING:
+        return True
+    return len(labels) == 2 and len(labels[1]) == 2 and _SECOND_LEVEL.fullmatch(labels[0]) is not None

@@ -18,10 +18,10 @@ from joserfc.errors import JoseError
 from werkzeug.test import TestResponse
 
 from flask_mercure import ConfigurationError, EncryptionError, InvalidArgument, KeySet, Mercure
-from flask_mercure.encryption.keys import Algorithm
+from flask_mercure.encryption import Algorithm
 from tests.flask_mercure.fake_hub import FakeHub, make_app, publishing, running
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 TEXT = "Zündung in 3, 2, 1"
 
@@ -563,7 +563,7 @@ def test_without_joserfc_the_error_names_the_extra(mercure: Mercure, monkeypatch
 def test_importing_the_extension_does_not_import_joserfc() -> None:
     script = (
         "import sys; sys.modules['joserfc'] = None; import flask_mercure; "
-        "import flask_mercure.encryption.key_set as e; "
+        "import flask_mercure.encryption as e; "
         "from flask import Flask; app = Flask('a'); app.config['MERCURE_JWT_SECRET'] = 'a' * 32; "
         "flask_mercure.Mercure(app); print(flask_mercure.KeySet is e.KeySet)"
     )

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from flask_mercure import EVERYTHING, InvalidArgument, URITemplate, URLPattern, build_topic
-from flask_mercure.tokens.factory import authorization_claims
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.matchers import Protocol, Topics
+from flask_mercure.tokens import authorization_claims
+from flask_mercure.topics import Protocol, Topics, subscription_url
 from mercure_hub.protocol.authorization_details import grant_of, old_grant_of
 from mercure_hub.protocol.grant import Scope
 from mercure_hub.protocol.keys import Key

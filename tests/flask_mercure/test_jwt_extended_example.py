@@ -24,7 +24,7 @@ from tests.flask_mercure.fake_hub import SECRET, FakeHub, running
 pytestmark = pytest.mark.minutes
 
 PAGE = "http://127.0.0.1:5000"
-EXAMPLE = Path(__file__).parents[3] / "examples/jwt_extended/app.py"
+EXAMPLE = Path(__file__).parents[2] / "examples/jwt_extended/app.py"
 
 
 def load_example() -> Any:

@@ -34,7 +34,7 @@ from flask_mercure import (
     URLPattern,
 )
 from flask_mercure.extension import state_of
-from flask_mercure.tokens.source import PublisherSource, PublisherToken, TokenSource, expiry
+from flask_mercure.tokens import PublisherSource, PublisherToken, TokenSource, expiry
 from mercure_hub.protocol import keys
 from mercure_hub.protocol.access_token import Issuer, TokenVerifier
 from mercure_hub.protocol.access_token import Protocol as HubProtocol

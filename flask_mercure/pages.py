@@ -1,65 +1,160 @@
-"""What templates put into a page: the JavaScript module, its configuration, elements for Turbo.
+"""What an application puts into pages and their headers, so that browsers find the hub.
 
-The module is served by the app itself, under a path with a digest of its files, so that browsers keep it for
-a year and fetch it again when it changes.
+* the hub's URL, for the page that is being made;
+* ``Link`` headers that advertise hub and topic (spec, Discovery; RFC 8288);
+* template functions: elements with the configuration for scripts, and for Hotwire Turbo;
+* the JavaScript module in ``static/``. The app itself serves it, under a path with a digest of its files, so
+  that browsers keep it for a year and fetch it again when it changes.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flask import Flask, Response, has_request_context, request, send_from_directory, url_for
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
+from werkzeug.datastructures import Headers
 
 from flask_mercure.configuration.settings import Configuration
+from flask_mercure.cookies import host_of
 from flask_mercure.errors import ConfigurationError, InvalidArgument
-from flask_mercure.pages.links import page_url
 from flask_mercure.state import MercureState
-from flask_mercure.topics.address import subscription_url
-from flask_mercure.topics.characters import check_characters
-from flask_mercure.topics.matchers import Topics, URLPattern, matchers
+from flask_mercure.topics import (
+    Topics,
+    URLPattern,
+    build_topic,
+    check_characters,
+    check_media_type,
+    matchers,
+    subscription_url,
+)
 
 ENDPOINT = "mercure_static"
-MODULE = "mercure.js"
-DEFAULT_PATH = "/_mercure"
+_MODULE = "mercure.js"
+_DEFAULT_PATH = "/_mercure"
 
-_FOLDER = Path(__file__).with_name("static")
+_STATIC = Path(__file__).with_name("static")
 _YEAR = 365 * 24 * 3600
 _TYPES = {".js": "text/javascript", ".ts": "text/plain"}
 _RENEW_AT = 0.8  # of a token's lifetime
 _TRANSPORTS = ("fetch", "eventsource", "websocket")
+
+_OWN_LINK = re.compile(r'<([^>]*)>; rel="(mercure|self)"')
+_URI = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986: what a URI reference may hold, "%" being an escape already
+
+
+def page_url(configuration: Configuration) -> str:
+    """The hub's URL for the page that the current request answers; without a request ``MERCURE_PUBLIC_URL``.
+
+    :param configuration: the settings of the hub.
+    """
+    return (
+        configuration.cookie.url_for(host_of(request.host))
+        if has_request_context()
+        else configuration.public_url
+    )
+
+
+def hub_link(
+    public_url: str,
+    *,
+    last_event_id: str | None = None,
+    content_type: str | None = None,
+    type: str | None = None,
+    key_set: str | None = None,
+) -> str:
+    """The ``Link`` field value that advertises the hub (spec, Hub Discovery).
+
+    :param public_url: of the hub.
+    :param last_event_id: of the last update that the resource includes.
+    :param content_type: media type of the updates, where it is not that of the resource.
+    :param type: event type of the updates, where they have one.
+    :param key_set: URL of the keys that decrypt the updates (0.x, Discovery; in 1.0 an extension attribute).
+    :raises InvalidArgument: a value cannot be expressed.
+    """
+    link = f'<{public_url}>; rel="mercure"'
+    if last_event_id is not None:
+        link += _parameter("last-event-id", check_characters(last_event_id, "last_event_id"))
+    if content_type is not None:
+        link += _parameter("content-type", check_media_type(content_type, "content_type"))
+    if type is not None:
+        link += _parameter("type", check_characters(type, "type"))
+    if key_set is not None:
+        link += _parameter("key-set", quote(check_characters(key_set, "key_set"), safe=_URI))
+    return link
+
+
+def self_link(topic: str) -> str:
+    """The ``Link`` field value that names the topic of a resource (spec, Topic Discovery).
+
+    :param topic: its canonical topic; what a URI cannot hold is escaped as UTF-8 (RFC 3987 section 3.1).
+    :raises InvalidArgument: the topic holds forbidden characters.
+    """
+    return f'<{quote(check_characters(topic, "topic"), safe=_URI)}>; rel="self"'
+
+
+def add_links(headers: Headers, *links: str) -> None:
+    """Add ``Link`` fields; each takes the place of the one with its relation that was added before.
+
+    :param headers: of the response.
+    :param links: made by :func:`hub_link` and :func:`self_link`.
+    """
+    replaced = {_kind(link) for link in links}
+    kept = [link for link in headers.getlist("Link") if _kind(link) is None or _kind(link) not in replaced]
+    headers.setlist("Link", [*kept, *links])
+
+
+def _kind(link: str) -> tuple[str, str] | None:
+    """What makes two links of ours the same: the relation, and the URL of hubs, which may be several."""
+    found = _OWN_LINK.match(link)
+    if found is None:
+        return None
+    target, relation = found.groups()
+    return relation, target if relation == "mercure" else ""
+
+
+def _parameter(name: str, value: str) -> str:
+    """A target attribute: quoted, and in the form of RFC 8187 where a header cannot carry the text."""
+    if value.isascii():
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'; {name}="{escaped}"'
+    return f"; {name}*=UTF-8''{quote(value, safe='!#$&+-.^_`|~')}"
 
 
 @cache
 def version() -> str:
     """A digest of the module's files."""
     digest = sha256()
-    for path in sorted(_FOLDER.iterdir()):
+    for path in sorted(_STATIC.iterdir()):
         if path.suffix in _TYPES:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
 def install(app: Flask, state: MercureState) -> None:
-    """Serve the module, and give the app's templates the functions of this file.
+    """Serve the JavaScript module, and give the app's templates their functions.
 
     :param app: the application.
     :param state: its hubs.
     :raises ConfigurationError: ``MERCURE_STATIC_PATH`` is no path.
     """
-    path = app.config.get("MERCURE_STATIC_PATH") or DEFAULT_PATH
+    path = app.config.get("MERCURE_STATIC_PATH") or _DEFAULT_PATH
     if not isinstance(path, str) or not path.startswith("/") or set(path) & set("<>?#"):
         raise ConfigurationError(
-            f"MERCURE_STATIC_PATH is {path!r}; give a path of this app such as {DEFAULT_PATH}"
+            f"MERCURE_STATIC_PATH is {path!r}; give a path of this app such as {_DEFAULT_PATH}"
         )
     app.add_url_rule(f"{path.rstrip('/')}/<digest>/<path:filename>", ENDPOINT, _serve)
+    app.add_template_global(_url(state), "mercure_url")
+    app.add_template_global(build_topic, "mercure_topic")
+    app.add_template_global(URLPattern.build, "mercure_pattern")
     app.add_template_global(module_url, "mercure_module")
     app.add_template_global(_script(state), "mercure_script")
     app.add_template_global(_turbo(state), "turbo_stream_from")
@@ -67,17 +162,25 @@ def install(app: Flask, state: MercureState) -> None:
 
 def module_url() -> str:
     """The URL of the JavaScript module, for ``import``."""
-    return url_for(ENDPOINT, digest=version(), filename=MODULE)
+    return url_for(ENDPOINT, digest=version(), filename=_MODULE)
 
 
 def _serve(digest: str, filename: str) -> Response:
-    response = send_from_directory(_FOLDER, filename, mimetype=_TYPES.get(Path(filename).suffix))
+    response = send_from_directory(_STATIC, filename, mimetype=_TYPES.get(Path(filename).suffix))
     response.headers["X-Content-Type-Options"] = "nosniff"
     if digest == version():
         response.headers["Cache-Control"] = f"public, max-age={_YEAR}, immutable"
     else:  # while an update rolls out, another process may have made the page
         response.headers["Cache-Control"] = "no-cache"
     return response
+
+
+def _url(state: MercureState) -> Callable[..., str]:
+    def mercure_url(topics: Topics = (), last_event_id: str | None = None, hub: str | None = None) -> str:
+        configuration = state.hub(hub).configuration
+        return subscription_url(page_url(configuration), configuration.protocol, topics, last_event_id)
+
+    return mercure_url
 
 
 def _script(state: MercureState) -> Callable[..., Markup]:
@@ -106,16 +209,16 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
-        read = state.hub(hub).configuration
+        configuration = state.hub(hub).configuration
         options: dict[str, Any] = {
-            "url": page_url(read),
-            "protocol": read.protocol,
-            "topics": [_as_json(one) for one in matchers(topics, read.protocol, "topics")],
+            "url": page_url(configuration),
+            "protocol": configuration.protocol,
+            "topics": [_as_json(one) for one in matchers(topics, configuration.protocol, "topics")],
         }
         if last_event_id is not None:
             options["lastEventId"] = check_characters(last_event_id, "last_event_id")
         if refresh is not None:
-            options |= {"refresh": refresh, "refreshAfter": round(read.lifetime * _RENEW_AT, 3)}
+            options |= {"refresh": refresh, "refreshAfter": round(configuration.lifetime * _RENEW_AT, 3)}
         if topic_of not in (None, "type"):
             raise InvalidArgument(
                 f"topic_of is {topic_of!r}; give 'type', or a function to connect() in the page"
@@ -126,16 +229,16 @@ def _script(state: MercureState) -> Callable[..., Markup]:
             )
         given = {"identity": identity, "topicOf": topic_of, "transport": transport}
         options |= {name: value for name, value in given.items() if value is not None}
-        return Markup("\n").join(_elements(read, options, nonce, import_map))
+        return Markup("\n").join(_elements(configuration, options, nonce, import_map))
 
     return mercure_script
 
 
 def _elements(
-    read: Configuration, options: Mapping[str, Any], nonce: str | None, import_map: bool
+    configuration: Configuration, options: Mapping[str, Any], nonce: str | None, import_map: bool
 ) -> list[Markup]:
     elements = []
-    url = page_url(read)
+    url = page_url(configuration)
     if _is_elsewhere(url):
         # With cookies: browsers keep connections for requests with and without them apart.
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
@@ -164,11 +267,11 @@ def _turbo(state: MercureState) -> Callable[..., Markup]:
         :param hub: name of a hub; ``None`` for the default one.
         :raises InvalidArgument: there is no topic, or one holds forbidden characters.
         """
-        read = state.hub(hub).configuration
-        wanted = [one for some in topics for one in matchers(some, read.protocol, "topics")]
+        configuration = state.hub(hub).configuration
+        wanted = [one for some in topics for one in matchers(some, configuration.protocol, "topics")]
         if not wanted:
             raise InvalidArgument("turbo_stream_from has no topic to subscribe to")
-        url = subscription_url(page_url(read), read.protocol, wanted, last_event_id)
+        url = subscription_url(page_url(configuration), configuration.protocol, wanted, last_event_id)
         return Markup('<turbo-stream-source src="{}"></turbo-stream-source>').format(url)
 
     return turbo_stream_from
