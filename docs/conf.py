@@ -50,7 +50,8 @@ toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!flask_mercure|hub\b|mercure).*"),
     ("py:class", r".*\._\w+"),  # type variables
-    ("py:class", r"hub\.protocol\.keys\.Key"),  # an argument of what MERCURE_TOKEN_FACTORY replaces
+    # An argument of what MERCURE_TOKEN_FACTORY replaces.
+    ("py:class", r"mercure_hub\.protocol\.tokens\.keys\.Key"),
 ]
 
 html_theme = "furo"

@@ -28,7 +28,7 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
-from mercure_hub.protocol.keys import Key, PrivateKey
+from mercure_hub.protocol.tokens.keys import Key, PrivateKey
 
 _PATH = "/.well-known/mercure"
 _STARTS_WITHIN = 20.0  # seconds

@@ -34,9 +34,9 @@ from jwt.exceptions import PyJWTError
 
 from flask_mercure.errors import InvalidArgument, MercureError, TokenError, TokenUnavailable
 from flask_mercure.topics import Protocol, Topic, Topics, URLPattern, as_list, matchers
-from mercure_hub.protocol import keys
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import Key, PrivateKey, PublicKey
+from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.keys import Key, PrivateKey, PublicKey
 
 # mercure_hub.protocol.access_token has the same constants, but needs the libraries of the hub.
 DETAIL_TYPE = "https://mercure.rocks/authorization-detail"

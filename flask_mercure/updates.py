@@ -14,10 +14,9 @@ from flask import current_app
 from flask_mercure.encryption import encrypt
 from flask_mercure.errors import InvalidArgument
 from flask_mercure.topics import check_characters, exact_topics
-from mercure_hub.protocol.cursor import EARLIEST
-from mercure_hub.protocol.form import Pairs
+from mercure_hub.protocol.http import Pairs
 from mercure_hub.protocol.topics import WILDCARD
-from mercure_hub.protocol.update import PublicationLimits, new_id
+from mercure_hub.protocol.update import EARLIEST, PublicationLimits, new_id
 
 if TYPE_CHECKING:
     from flask_mercure.encryption import Recipients

@@ -126,8 +126,8 @@ def _parts_named(path: Path) -> set[str]:
 
 def test_there_is_something_to_look_at() -> None:
     modules = {module_name(path) for path in files("mercure_hub.protocol")}
-    assert modules >= {"mercure_hub.protocol", "mercure_hub.protocol.keys"}
-    assert "mercure_hub.protocol.errors" in set(imports(_path_of("mercure_hub.protocol") / "answer.py"))
+    assert modules >= {"mercure_hub.protocol", "mercure_hub.protocol.tokens.keys"}
+    assert "mercure_hub.protocol.errors" in set(imports(_path_of("mercure_hub.protocol") / "http.py"))
 
 
 @pytest.mark.parametrize("path", files("mercure_hub.protocol"), ids=module_name)

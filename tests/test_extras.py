@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub import INSTALL, PACKAGES
-from mercure_hub.protocol import keys
+from mercure_hub.protocol.tokens import keys
 
 ROOT = Path(__file__).parents[1]
 # The command of a hub on a machine that has nothing of the extra "hub".

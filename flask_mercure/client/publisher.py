@@ -20,7 +20,7 @@ from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument, PublishError
 from flask_mercure.tokens import PublisherToken
 from flask_mercure.updates import Publication
-from mercure_hub.protocol import batch
+from mercure_hub.protocol.update import BATCH_MEDIA_TYPE, to_batch
 
 _MAX_ANSWER = 4 << 20  # the ids of a batch: 1000, of 2048 characters at most
 
@@ -60,10 +60,10 @@ class Publisher:
         """
         if len(publications) > 1 and self.takes_batches():
             try:
-                content = batch.encode([publication.pairs() for publication in publications])
+                content = to_batch([publication.pairs() for publication in publications])
             except UnicodeEncodeError:
                 raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None
-            reply = self._post(content, batch.MEDIA_TYPE)
+            reply = self._post(content, BATCH_MEDIA_TYPE)
             if reply.status_code != requests.codes.unsupported_media_type:
                 return answer.published_ids(reply, self._configuration, len(publications))
             self._batches.are_refused()  # another hub answers there now, and has published nothing
@@ -191,4 +191,4 @@ class BatchSupport:
             raise unreachable
         accepted = reply.headers.get("Accept-Post", "").lower().split(",")
         is_success = 200 <= reply.status_code < 300  # to requests, a redirect is "ok" too
-        return is_success and batch.MEDIA_TYPE in [one.partition(";")[0].strip() for one in accepted]
+        return is_success and BATCH_MEDIA_TYPE in [one.partition(";")[0].strip() for one in accepted]

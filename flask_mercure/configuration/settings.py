@@ -14,7 +14,7 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.tokens import PublisherSource, TokenFactory, TokenSource, load_key
 from flask_mercure.topics import EVERYTHING, Protocol, Topic
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.tokens.keys import Key
 
 DEFAULT_URL = "http://127.0.0.1:3000/.well-known/mercure"
 DEFAULT_ISSUER = "urn:flask-mercure"

@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlsplit
 from flask_mercure.cookies import is_loopback
 from flask_mercure.doctor.connection import Endpoint, Reply, Stage, Unreachable, origin_of
 from flask_mercure.doctor.finding import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 METADATA = "/.well-known/oauth-protected-resource"
 _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)

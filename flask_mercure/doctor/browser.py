@@ -11,7 +11,7 @@ from flask_mercure.cookies import CookiePolicy, is_loopback, is_same_site
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
 from flask_mercure.errors import CookieError
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 _OLD_COOKIE = "mercureAuthorization"  # hubs that speak 0.x read it besides the one that they name
 _ALLOW_ORIGIN = "access-control-allow-origin"

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from flask_mercure.doctor.connection import Endpoint, Unreachable
 from flask_mercure.doctor.finding import Finding, app, hub, ok, problem, warning
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 _SOON = timedelta(days=14)
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED

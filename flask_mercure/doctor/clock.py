@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask_mercure.doctor.finding import Finding, ok, problem, warning
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 _ROUNDING = 2.0  # a Date has whole seconds, and the answer takes its time
 _TOLERATED = 5.0

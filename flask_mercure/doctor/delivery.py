@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 _LATE = 1.0
 

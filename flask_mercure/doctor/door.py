@@ -22,7 +22,7 @@ from flask_mercure.doctor.connection import (
     subscribe,
 )
 from flask_mercure.doctor.finding import Finding, app, problem
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

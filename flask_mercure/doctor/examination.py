@@ -18,7 +18,7 @@ from flask_mercure.doctor.trials import Role
 from flask_mercure.errors import MercureError
 from flask_mercure.tokens import PublisherToken, expiry
 from flask_mercure.updates import Publication
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 EVENT_TYPE = "flask-mercure-doctor"
 """Type of the updates that are published: the ``onmessage`` of a page is not called for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 
 class Level(StrEnum):

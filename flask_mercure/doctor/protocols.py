@@ -9,7 +9,7 @@ import time
 
 from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, time_left
 from flask_mercure.doctor.finding import Finding, apache, nginx, note, ok, skipped
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEAD = struct.Struct("!HBBBL")  # length in 16 + 8 bits, type, flags, stream

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from flask_mercure.doctor.finding import Finding, Level
-from mercure_hub.protocol.sections import reference
+from mercure_hub.protocol.errors import reference
 
 _MARKS = {
     Level.OK: "ok",

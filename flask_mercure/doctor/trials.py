@@ -16,7 +16,7 @@ from flask_mercure.doctor.addresses import Profile
 from flask_mercure.tokens import TOKEN_TYPE, TokenFactory
 from flask_mercure.topics import Protocol
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import ALGORITHMS, Key, PrivateKey
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PrivateKey
 
 Role = Literal["publish", "subscribe"]
 

@@ -6,7 +6,7 @@ from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, ok, problem, warning
 from flask_mercure.doctor.trials import HOLDERS, OTHER, Cause, Claims, Role, Trial, is_made, key_of, signs
 from flask_mercure.topics import Protocol
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 
 def accepted(role: Role, where: str) -> Finding:

@@ -20,7 +20,7 @@ from flask_mercure.errors import HubUnreachable, MercureError, TokenUnavailable
 from flask_mercure.publishing import recorder
 from flask_mercure.reading import presence
 from flask_mercure.state import HubState
-from mercure_hub.protocol.cursor import EARLIEST
+from mercure_hub.protocol.update import EARLIEST
 
 KEY = "mercure.positions"
 """Of the objects in ``app.extensions``, and of what a request has learned, in its environment."""

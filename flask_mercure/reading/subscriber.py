@@ -16,8 +16,8 @@ from flask_mercure.client.answer import reason
 from flask_mercure.client.connection import StreamedAnswer, describe
 from flask_mercure.client.session import USER_AGENT
 from flask_mercure.errors import HubUnreachable, MercureError
-from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.protocol.update import EARLIEST
 
 _DEFAULT_RETRY = 2000
 """Milliseconds between two connections, until the hub says otherwise."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mercure_hub import INSTALL, PACKAGES, __version__
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
-from mercure_hub.protocol.keys import generate_pair, generate_secret
+from mercure_hub.protocol.tokens.keys import generate_pair, generate_secret
 
 if TYPE_CHECKING:
     from mercure_hub.config.settings import Setting

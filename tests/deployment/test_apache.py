@@ -23,7 +23,7 @@ from flask_mercure import EVERYTHING
 from flask_mercure.doctor.addresses import identify
 from flask_mercure.doctor.connection import Endpoint, ask
 from flask_mercure.tokens import TokenFactory
-from mercure_hub.protocol.keys import load
+from mercure_hub.protocol.tokens.keys import load
 from tests.deployment import site
 from tests.deployment.front import Front, curl, free_ports, unverified, wait_until
 from tests.deployment.site import (

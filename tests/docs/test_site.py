@@ -13,7 +13,7 @@ import pytest
 
 import flask_mercure
 from docs.website.reading import named_anchors, sections, sidebar
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 from tests.docs.markdown import PAGES, ROOT
 
 pytestmark = pytest.mark.minutes

@@ -11,9 +11,11 @@ from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.event_stream import Event, Parser
-from mercure_hub.protocol.grant import ANONYMOUS, Grant, Scope
 from mercure_hub.protocol.identity import Identity
-from mercure_hub.protocol.matchers import Matcher, MatcherType, make
+from mercure_hub.protocol.matching.matcher import Matcher, make
+from mercure_hub.protocol.matching.table import Scope
+from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant
+from mercure_hub.protocol.topics import MatcherType
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import Entry
 

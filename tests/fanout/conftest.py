@@ -13,7 +13,7 @@ import pytest
 
 from mercure_hub.fanout import writer
 from mercure_hub.fanout.ring import Ring
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
 from tests.fanout.bench import Bench
 
 

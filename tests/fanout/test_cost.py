@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mercure_hub.fanout.index import Index
-from mercure_hub.protocol.grant import Scope
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
+from mercure_hub.protocol.matching.table import Scope
 from tests.fanout.bench import LEFT, Bench, Reader, exact, ids, may_read, pattern, subscriber, template
 
 SITE = "https://cost.example"

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.protocol.grant import Grant, Scope
+from mercure_hub.protocol.matching.table import Scope
+from mercure_hub.protocol.tokens.grant import Grant
 from tests.fanout.bench import LEFT, Bench, Reader, encoded, exact, ids, may_read, pattern, template
 
 SLICE = 512

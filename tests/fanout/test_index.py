@@ -8,7 +8,7 @@ import pytest
 
 from mercure_hub.fanout.index import Index
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
 from tests.fanout.bench import exact, pattern, subscriber, template
 
 

@@ -10,8 +10,8 @@ import pytest
 from mercure_hub.fanout.quota import ConnectionLimits, Quota, SharedCounts
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.errors import TooManyRequests
-from mercure_hub.protocol.grant import Grant
 from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.tokens.grant import Grant
 
 IDENTITY = Identity("https://example.com/.well-known/mercure")
 _fd = count(1000)

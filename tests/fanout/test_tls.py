@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
 from tests.fanout.bench import FOREVER, HUB_STOPS, Bench, Reader, encoded, exact, ids, subscriber
 
 LARGE = "0123456789abcdef" * 16384

@@ -16,7 +16,7 @@ from flask import Flask
 
 from flask_mercure import Mercure
 from flask_mercure.extension import state_of
-from mercure_hub.protocol import form
+from mercure_hub.protocol.http import Pairs, parse_form
 
 SECRET = "a secret of more than thirty-two bytes"
 PATH = "/.well-known/mercure"
@@ -29,7 +29,7 @@ class Received:
     method: str
     target: str
     headers: Mapping[str, str]
-    pairs: form.Pairs
+    pairs: Pairs
     connection: int
 
 
@@ -101,7 +101,7 @@ class FakeHub:
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
-        pairs = form.parse(body)
+        pairs = parse_form(body)
         self.received.append(
             Received(handler.command, handler.path, dict(handler.headers), pairs, handler.client_address[1])
         )

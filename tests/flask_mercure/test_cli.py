@@ -20,9 +20,10 @@ from flask_mercure.cli import mercure
 from flask_mercure.configuration.settings import read
 from flask_mercure.extension import state_of
 from mercure_hub.config.loading import load_settings
-from mercure_hub.protocol import keys
-from mercure_hub.protocol.access_token import Issuer, TokenVerifier
 from mercure_hub.protocol.origins import is_listed
+from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.issuer import Issuer
 from tests.flask_mercure.fake_hub import SECRET, Answer, Dropped, FakeHub, make_app, running
 
 BASE = {"MERCURE_JWT_SECRET": SECRET}

@@ -9,7 +9,7 @@ import pytest
 from flask import Response, render_template_string
 
 from flask_mercure import EVERYTHING, InvalidArgument, Mercure, URITemplate, URLPattern
-from mercure_hub.protocol import form
+from mercure_hub.protocol.http import Pairs, parse_form
 from tests.flask_mercure.fake_hub import make_app
 
 PUBLIC = "https://hub.example/m"
@@ -45,10 +45,10 @@ def url(*arguments: Any, protocol: str = "1.0", **keywords: Any) -> str:
         ),
     ],
 )
-def test_urls(topics: Any, last_event_id: str | None, protocol: str, expected: form.Pairs) -> None:
+def test_urls(topics: Any, last_event_id: str | None, protocol: str, expected: Pairs) -> None:
     parts = urlsplit(url(topics, last_event_id, protocol=protocol))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == PUBLIC
-    assert form.parse(parts.query.encode("ascii")) == expected
+    assert parse_form(parts.query.encode("ascii")) == expected
 
 
 def test_templates_build_topics_and_patterns_too() -> None:
@@ -56,7 +56,7 @@ def test_templates_build_topics_and_patterns_too() -> None:
     page = "{{ mercure_url([mercure_topic('/rooms/{}', room), mercure_pattern('/rooms/{}/*', room)]) }}"
     with app.test_request_context():
         shown = render_template_string(page, room="*").replace("&amp;", "&")
-    assert form.parse(urlsplit(shown).query.encode()) == [
+    assert parse_form(urlsplit(shown).query.encode()) == [
         ("match", "/rooms/%2A"),
         ("match_urlpattern", "/rooms/%2A/*"),
     ]

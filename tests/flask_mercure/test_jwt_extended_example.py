@@ -15,10 +15,11 @@ import pytest
 from flask import Flask
 
 from flask_mercure.extension import state_of
-from mercure_hub.protocol import keys
-from mercure_hub.protocol.access_token import Issuer, TokenVerifier
 from mercure_hub.protocol.errors import TokenInvalid
-from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.grant import Grant
+from mercure_hub.protocol.tokens.issuer import Issuer
 from tests.flask_mercure.fake_hub import SECRET, FakeHub, running
 
 pytestmark = pytest.mark.minutes

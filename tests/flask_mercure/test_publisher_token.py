@@ -15,7 +15,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from flask_mercure import EVERYTHING, ConfigurationError, Mercure, TokenError
 from flask_mercure.configuration.settings import read
-from mercure_hub.protocol import keys
+from mercure_hub.protocol.tokens import keys
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, publishing, running
 from tests.hub.running import running_hub
 

@@ -35,14 +35,16 @@ from flask_mercure import (
 )
 from flask_mercure.extension import state_of
 from flask_mercure.tokens import PublisherSource, PublisherToken, TokenSource, expiry
-from mercure_hub.protocol import keys
-from mercure_hub.protocol.access_token import Issuer, TokenVerifier
-from mercure_hub.protocol.access_token import Protocol as HubProtocol
-from mercure_hub.protocol.authorization_details import DETAIL_TYPE
 from mercure_hub.protocol.errors import TokenInvalid
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.keys import load
-from mercure_hub.protocol.matchers import MatcherType, make
+from mercure_hub.protocol.matching.matcher import make
+from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
+from mercure_hub.protocol.tokens.claims import Protocol as HubProtocol
+from mercure_hub.protocol.tokens.grant import Grant
+from mercure_hub.protocol.tokens.issuer import Issuer
+from mercure_hub.protocol.tokens.keys import load
+from mercure_hub.protocol.topics import MatcherType
 from tests.flask_mercure.fake_hub import SECRET, make_app
 
 PUBLIC = "https://hub.example/.well-known/mercure"

@@ -14,9 +14,9 @@ import pytest
 from flask_mercure import EVERYTHING, InvalidArgument, URITemplate, URLPattern, build_topic
 from flask_mercure.tokens import authorization_claims
 from flask_mercure.topics import Protocol, Topics, subscription_url
-from mercure_hub.protocol.authorization_details import grant_of, old_grant_of
-from mercure_hub.protocol.grant import Scope
-from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.matching.table import Scope
+from mercure_hub.protocol.tokens.grant import grant_of, old_grant_of
+from mercure_hub.protocol.tokens.keys import Key
 
 BASE = "https://hub.example/.well-known/mercure"
 KEY = Key(b"a secret that is long enough for HMAC", ("HS256",))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from mercure_hub.protocol import cursor
+from mercure_hub.protocol.subscription import requested_cursor
 from tests.foreign.kinds import ROOT, Kind
 from tests.hub.running import HUB_PATH, RunningHub, process_environment
 
@@ -105,7 +105,7 @@ class Attempt:
     def cursor(self) -> str | None:
         """After which update the hub would go on."""
         query = parse_qsl(urlsplit(self.target).query)
-        return cursor.requested(self.headers.get("last-event-id"), query, old_names=True)
+        return requested_cursor(self.headers.get("last-event-id"), query, old_names=True)
 
 
 class StandIn:

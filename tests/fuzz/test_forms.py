@@ -13,12 +13,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mercure_hub.protocol import form, update
-from mercure_hub.protocol.cursor import EARLIEST
+from mercure_hub.protocol import update
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.event_stream import HEARTBEAT, Event, Parser
+from mercure_hub.protocol.http import parse_form
 from mercure_hub.protocol.topics import forbidden_character
-from mercure_hub.protocol.update import PublicationLimits
+from mercure_hub.protocol.update import EARLIEST, PublicationLimits
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAMES = st.sampled_from(["topic", "data", "id", "type", "retry", "private", "Topic", ""])
@@ -44,30 +44,30 @@ OCTETS = st.one_of(st.binary(max_size=60), PIECES)
 @example(b"&&=&")
 def test_any_octets_are_read_or_refused(octets: bytes) -> None:
     try:
-        pairs = form.parse(octets)
+        pairs = parse_form(octets)
     except InvalidRequest:
         return
-    assert form.parse(urlencode(pairs).encode()) == pairs
+    assert parse_form(urlencode(pairs).encode()) == pairs
 
 
 @given(st.lists(st.tuples(TEXT, TEXT), max_size=6))
 @example([("", "")])
 @example([("a", "&=+;%\0\r\n"), ("a", "")])
 def test_what_is_encoded_comes_back(pairs: list[tuple[str, str]]) -> None:
-    assert form.parse(urlencode(pairs).encode()) == pairs
+    assert parse_form(urlencode(pairs).encode()) == pairs
     raw = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in pairs)
-    assert form.parse(raw.encode()) == pairs
+    assert parse_form(raw.encode()) == pairs
 
 
 @given(OCTETS, OCTETS)
 def test_query_and_body_are_read_as_one(query: bytes, body: bytes) -> None:
     try:
-        together = form.parse(query + b"&" + body)
+        together = parse_form(query + b"&" + body)
     except InvalidRequest:
         with pytest.raises(InvalidRequest):
-            form.parse(query) + form.parse(body)
+            parse_form(query) + parse_form(body)
     else:
-        assert together == form.parse(query) + form.parse(body)
+        assert together == parse_form(query) + parse_form(body)
 
 
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=8))

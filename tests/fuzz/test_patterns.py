@@ -18,13 +18,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from urlpattern import URLPattern
 
-from mercure_hub.protocol.compact_pattern import read_pattern
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.identity import Identity, is_reserved
-from mercure_hub.protocol.matchers import Matcher, MatcherType, make
-from mercure_hub.protocol.resolution import resolver
-from mercure_hub.protocol.topics import forbidden_character
-from mercure_hub.protocol.uri_template import compile_template
+from mercure_hub.protocol.matching.matcher import Matcher, make
+from mercure_hub.protocol.matching.resolution import resolver
+from mercure_hub.protocol.matching.uri_template import compile_template
+from mercure_hub.protocol.matching.url_pattern import read_pattern
+from mercure_hub.protocol.topics import MatcherType, forbidden_character
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 ANY_URL = URLPattern({})

@@ -11,12 +11,12 @@ from urllib.parse import unquote
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mercure_hub.protocol import cursor
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.form import Pairs
+from mercure_hub.protocol.http import Pairs
 from mercure_hub.protocol.identity import Identity
-from mercure_hub.protocol.matchers import MatcherType, make
-from mercure_hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from
+from mercure_hub.protocol.matching.matcher import make
+from mercure_hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from, requested_cursor
+from mercure_hub.protocol.topics import MatcherType
 from tests.protocol.listing import find
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
@@ -56,7 +56,7 @@ def test_any_parameters(pairs: Pairs, generations: tuple[bool, bool]) -> None:
 @given(st.one_of(st.none(), st.text(max_size=9)), PAIRS, st.booleans())
 @example("", [("last_event_id", ""), ("last_event_id", "x")], True)
 def test_any_cursor(header: str | None, pairs: Pairs, old_names: bool) -> None:
-    found = cursor.requested(header, pairs, old_names=old_names)
+    found = requested_cursor(header, pairs, old_names=old_names)
     assert found is None or found in {header, *(value for _, value in pairs)}
     if header:
         assert found == header

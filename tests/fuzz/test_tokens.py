@@ -18,12 +18,13 @@ import jwt
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mercure_hub.protocol import credentials, jwk_set
-from mercure_hub.protocol.access_token import Issuer, TokenVerifier
-from mercure_hub.protocol.authorization_details import DETAIL_TYPE
 from mercure_hub.protocol.errors import KeyMaterialError, TokenInvalid, TokenMalformed
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.keys import ALGORITHMS, load
+from mercure_hub.protocol.tokens import credentials, jwk_set
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
+from mercure_hub.protocol.tokens.grant import Grant
+from mercure_hub.protocol.tokens.issuer import Issuer
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, load
 
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"

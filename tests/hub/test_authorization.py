@@ -9,8 +9,8 @@ from typing import Any
 import jwt
 import pytest
 
-from mercure_hub.protocol.access_token import TokenVerifier
-from mercure_hub.protocol.keys import generate_pair
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.keys import generate_pair
 from mercure_hub.storage.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 

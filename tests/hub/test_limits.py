@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mercure_hub.protocol import matchers
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.matching.matcher import _heavy, _recent_heavy
 from mercure_hub.storage.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
@@ -115,9 +115,9 @@ def test_for_a_token(folder: Path) -> None:
 
 
 def test_of_heavy_patterns(folder: Path) -> None:
-    matchers._recent_heavy.cache_clear()
+    _recent_heavy.cache_clear()
     gc.collect()
-    in_use = len(matchers._heavy)  # what other tests keep in this process
+    in_use = len(_heavy)  # what other tests keep in this process
     with running_hub(folder, anonymous=1, subscriptions=1, max_heavy_patterns=in_use + 2) as hub:
         streams = [hub.subscribe({"match_urlpattern": rf"/heavy/{name}/:id(\d+)"}) for name in "ab"]
         reply = hub.get({"match_urlpattern": r"/heavy/c/:id(\d+)"})
@@ -133,9 +133,9 @@ def test_of_heavy_patterns(folder: Path) -> None:
 
 
 def test_heavy_patterns_of_one_client_leave_some_to_others(folder: Path) -> None:
-    matchers._recent_heavy.cache_clear()
+    _recent_heavy.cache_clear()
     gc.collect()
-    most = 2 * len(matchers._heavy) + 40
+    most = 2 * len(_heavy) + 40
     settings: dict[str, Any] = {"max_heavy_patterns": most, "trusted_proxies": "127.0.0.1"}
     with running_hub(folder, anonymous=1, **settings) as hub:
 

@@ -16,8 +16,7 @@ import pytest
 from mercure_hub.endpoints.health import ready
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.protocol import errors
-from mercure_hub.protocol.errors import StorageError
-from mercure_hub.protocol.sections import REFUSALS, Section
+from mercure_hub.protocol.errors import REFUSALS, Section, StorageError
 from mercure_hub.storage.sqlalchemy import SqlTransport
 from tests.hub.running import HUB_PATH, SECRET, RunningHub, read_reply, running_hub
 from tests.hub.websocket import client, messages
@@ -145,7 +144,8 @@ def test_a_batch_is_one_request_of_many_updates(folder: Path) -> None:
 def test_every_refusal_of_a_token_can_be_counted() -> None:
     """A section that the code names and the table lacks would be counted as another one."""
     named = set()
-    for file in ("protocol/access_token.py", "protocol/issuer.py", "endpoints/authorization.py"):
+    tokens = [f"protocol/tokens/{name}.py" for name in ("access_token", "claims", "grant", "issuer")]
+    for file in (*tokens, "endpoints/authorization.py"):
         named |= set(re.findall(r"\bSection\.([A-Z_]+)", (SOURCE / file).read_text(encoding="utf-8")))
     left = [errors.AuthorizationError]
     while left:

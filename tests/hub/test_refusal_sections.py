@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from mercure_hub.protocol.sections import Section, problem_type, reference
+from mercure_hub.protocol.errors import Section, problem_type, reference
 from mercure_hub.server.logs import AccessLog
 from tests.hub.running import HUB_PATH, SECRET, TIMEOUT, RunningHub, running_hub
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mercure_hub.protocol.grant import Json
 from mercure_hub.protocol.identity import Identity
 from mercure_hub.protocol.subscription import Subscription, select
+from mercure_hub.protocol.tokens.grant import Json
 
 
 def find(

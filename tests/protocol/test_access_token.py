@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
-from mercure_hub.protocol.access_token import Issuer, Protocol, Role, TokenVerifier
-from mercure_hub.protocol.authorization_details import DETAIL_TYPE
-from mercure_hub.protocol.errors import TokenInvalid
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.keys import Key
-from mercure_hub.protocol.matchers import MatcherType, make
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section, TokenInvalid
+from mercure_hub.protocol.matching.matcher import make
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, Protocol, Role
+from mercure_hub.protocol.tokens.grant import Grant
+from mercure_hub.protocol.tokens.issuer import Issuer
+from mercure_hub.protocol.tokens.keys import Key
+from mercure_hub.protocol.topics import MatcherType
 
 NOW = 1_800_000_000.0
 HUB = "https://hub.example.com/.well-known/mercure"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mercure_hub.protocol.addresses import is_loopback, is_numeric, is_public
+from mercure_hub.protocol.hosts import is_loopback, is_numeric, is_public
 
 PUBLIC = [
     "8.8.8.8", "1.1.1.1", "172.15.255.255", "172.32.0.1", "192.167.255.255", "2606:4700::1111",

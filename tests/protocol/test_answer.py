@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mercure_hub.protocol import answer, errors
-from mercure_hub.protocol.answer import Answer, for_error, text, to_json
+from mercure_hub.protocol import errors
+from mercure_hub.protocol.http import Answer, error_answer, json_answer, text_answer
 
 METADATA = "https://hub.example.com/.well-known/oauth-protected-resource/.well-known/mercure"
 
@@ -44,7 +44,7 @@ def challenge_of(result: Answer) -> str | None:
 
 @pytest.mark.parametrize(("error", "status", "code"), ANSWERS, ids=lambda value: type(value).__name__)
 def test_status_and_challenge(error: errors.MercureError, status: int, code: str | None) -> None:
-    result = for_error(error, METADATA)
+    result = error_answer(error, METADATA)
     document = json.loads(result.body)
     assert result.status == status
     assert document["status"] == status
@@ -71,25 +71,25 @@ def test_every_error_has_its_answer() -> None:
 
 
 def test_the_challenge_without_metadata() -> None:
-    assert challenge_of(for_error(errors.TokenMissing("x"))) == 'Bearer realm="mercure"'
+    assert challenge_of(error_answer(errors.TokenMissing("x"))) == 'Bearer realm="mercure"'
 
 
 @pytest.mark.parametrize("kind", [errors.TokenMissing, errors.TokenInvalid])
 def test_the_cause_of_a_401_is_for_the_log(kind: type[errors.AuthorizationError]) -> None:
-    result = for_error(kind("the precise cause"), METADATA)
+    result = error_answer(kind("the precise cause"), METADATA)
     assert b"precise cause" not in result.body
     assert "precise cause" not in str(result.headers)
 
 
 def test_where_the_database_is_is_for_the_log() -> None:
-    result = for_error(errors.StorageError("the database sqlite:////srv/hub.db cannot be written"))
+    result = error_answer(errors.StorageError("the database sqlite:////srv/hub.db cannot be written"))
     assert b"srv" not in result.body
     assert b"log says why" in result.body
 
 
 @pytest.mark.parametrize("kind", [errors.InsufficientScope, errors.CrossSite, errors.TokenMalformed])
 def test_other_causes_are_shown(kind: type[errors.AuthorizationError]) -> None:
-    assert json.loads(for_error(kind("the precise cause")).body)["detail"] == "the precise cause"
+    assert json.loads(error_answer(kind("the precise cause")).body)["detail"] == "the precise cause"
 
 
 NASTY = [
@@ -115,7 +115,7 @@ NASTY = [
     errors.StorageError,
 ])  # fmt: skip
 def test_no_detail_reaches_a_header(make: Any, nasty: str) -> None:
-    result = for_error(make(nasty), METADATA)
+    result = error_answer(make(nasty), METADATA)
     for name, value in result.headers:
         assert nasty not in value
         assert re.fullmatch(r"[\x20-\x7e]*", name + value)
@@ -124,27 +124,27 @@ def test_no_detail_reaches_a_header(make: Any, nasty: str) -> None:
 
 
 def test_quotes_in_the_metadata_url_stay_quoted() -> None:
-    challenge = challenge_of(for_error(errors.TokenMissing("x"), 'https://h/"x\\y'))
+    challenge = challenge_of(error_answer(errors.TokenMissing("x"), 'https://h/"x\\y'))
     assert challenge == 'Bearer realm="mercure", resource_metadata="https://h/%22x%5Cy"'
 
 
 def test_extra_headers() -> None:
-    assert dict(for_error(errors.MethodNotAllowed("x", "GET, POST")).headers)["Allow"] == "GET, POST"
-    assert dict(for_error(errors.TooManyRequests("x", 30)).headers)["Retry-After"] == "30"
-    assert "Retry-After" in dict(for_error(errors.StorageError("x")).headers)
+    assert dict(error_answer(errors.MethodNotAllowed("x", "GET, POST")).headers)["Allow"] == "GET, POST"
+    assert dict(error_answer(errors.TooManyRequests("x", 30)).headers)["Retry-After"] == "30"
+    assert "Retry-After" in dict(error_answer(errors.StorageError("x")).headers)
 
 
 def test_the_wrong_field_is_named() -> None:
-    assert json.loads(for_error(errors.InvalidRequest("x", "topic")).body)["field"] == "topic"
-    assert "field" not in json.loads(for_error(errors.InvalidRequest("x")).body)
+    assert json.loads(error_answer(errors.InvalidRequest("x", "topic")).body)["field"] == "topic"
+    assert "field" not in json.loads(error_answer(errors.InvalidRequest("x")).body)
 
 
 def test_an_unknown_failure_tells_nothing() -> None:
-    assert b"secret" not in for_error(errors.KeyMaterialError("secret")).body
+    assert b"secret" not in error_answer(errors.KeyMaterialError("secret")).body
 
 
 def test_text() -> None:
-    assert text(200, "urn:é") == Answer(
+    assert text_answer(200, "urn:é") == Answer(
         200, "urn:é".encode(), [("Content-Type", "text/plain; charset=utf-8")]
     )
 
@@ -153,13 +153,11 @@ def test_text() -> None:
     "document", [{}, {"a": 'é\u2028"\\\r\n\0'}, [1, None, True, 1.5], "\ud800", {"\udfff": "😀"}]
 )
 def test_json(document: Any) -> None:
-    result = to_json(document)
+    result = json_answer(document)
     assert json.loads(result.body) == document
     assert result.status == 200
     assert result.headers == [("Content-Type", "application/json")]
-    assert answer.to_json(document, "application/ld+json").headers == [
-        ("Content-Type", "application/ld+json")
-    ]
+    assert json_answer(document, "application/ld+json").headers == [("Content-Type", "application/ld+json")]
 
 
 def test_headers_are_not_shared() -> None:

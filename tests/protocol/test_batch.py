@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from mercure_hub.protocol import batch, form
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest
-from mercure_hub.protocol.update import PublicationLimits, Update
+from mercure_hub.protocol.http import Pairs
+from mercure_hub.protocol.update import PublicationLimits, Update, from_batch, to_batch
 
 LIMITS = PublicationLimits()
 
 
 def read(*items: Any, limits: PublicationLimits = LIMITS) -> list[Update]:
-    return batch.parse(json.dumps(items).encode(), limits)
+    return from_batch(json.dumps(items).encode(), limits)
 
 
 def refused(body: bytes | list[Any], limits: PublicationLimits = LIMITS) -> InvalidRequest:
     octets = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(InvalidRequest) as refusal:
-        batch.parse(octets, limits)
+        from_batch(octets, limits)
     return refusal.value
 
 
@@ -103,10 +103,10 @@ def test_limits() -> None:
 
 
 def test_what_is_encoded_is_read() -> None:
-    pairs: list[form.Pairs] = [
+    pairs: list[Pairs] = [
         [("topic", "a"), ("data", "é\u2028\U0001f600")],
         [("topic", "b"), ("topic", "c"), ("data", ""), ("private", "on"), ("id", "1"), ("retry", "0")],
     ]
-    first, second = batch.parse(batch.encode(pairs), LIMITS)
+    first, second = from_batch(to_batch(pairs), LIMITS)
     assert (first.topics, first.data) == (("a",), "é\u2028\U0001f600")
     assert second == Update(("b", "c"), "", "1", private=True, retry=0)

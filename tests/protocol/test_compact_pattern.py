@@ -10,9 +10,9 @@ import tracemalloc
 import pytest
 from urlpattern import URLPattern
 
-from mercure_hub.protocol.compact_pattern import CompactPattern, read_pattern
-from mercure_hub.protocol.literal_prefix import above, of_url_pattern
-from mercure_hub.protocol.resolution import resolver
+from mercure_hub.protocol.matching.matcher import above, of_url_pattern
+from mercure_hub.protocol.matching.resolution import resolver
+from mercure_hub.protocol.matching.url_pattern import CompactPattern, read_pattern
 
 HUB = "https://hub.example.com/.well-known/mercure"
 BASES = [

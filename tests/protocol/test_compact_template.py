@@ -8,8 +8,7 @@ import tracemalloc
 
 import pytest
 
-from mercure_hub.protocol.compact_template import read_template
-from mercure_hub.protocol.uri_template import compile_template
+from mercure_hub.protocol.matching.uri_template import compile_template, read_template
 
 COMPACT = [
     "{id}", "https://example.com/books/{id}", "/books/{id}", "{id}.json", "/a/{x}/b/{y}", "/a/{x}/b/{y}.json",

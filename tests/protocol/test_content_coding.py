@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mercure_hub.protocol.content_coding import prefers
+from mercure_hub.protocol.http import prefers
 
 ASKED = [
     "zstd",

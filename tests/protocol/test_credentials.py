@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mercure_hub.protocol.credentials import OLD_COOKIE, Credential, find, parse_cookies
 from mercure_hub.protocol.errors import TokenMalformed
-from mercure_hub.protocol.form import Pairs
+from mercure_hub.protocol.http import Pairs
+from mercure_hub.protocol.tokens.credentials import OLD_COOKIE, Credential, find, parse_cookies
 
 COOKIE = "__Secure-mercure_access_token"
 NAMES = (COOKIE, OLD_COOKIE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mercure_hub.protocol.cursor import requested
-from mercure_hub.protocol.form import Pairs
+from mercure_hub.protocol.http import Pairs
+from mercure_hub.protocol.subscription import requested_cursor
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ from mercure_hub.protocol.form import Pairs
     ],
 )
 def test_requested(header: str | None, query: Pairs, old_names: bool, found: str | None) -> None:
-    assert requested(header, query, old_names=old_names) == found
+    assert requested_cursor(header, query, old_names=old_names) == found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.form import Pairs, parse
+from mercure_hub.protocol.http import Pairs, parse_form
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ from mercure_hub.protocol.form import Pairs, parse
     ],
 )
 def test_parses_as_the_url_standard_says(encoded: bytes, pairs: Pairs) -> None:
-    assert parse(encoded) == pairs
+    assert parse_form(encoded) == pairs
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_parses_as_the_url_standard_says(encoded: bytes, pairs: Pairs) -> None:
 )
 def test_refuses_what_is_not_utf8(encoded: bytes, field: str | None) -> None:
     with pytest.raises(InvalidRequest) as refusal:
-        parse(encoded)
+        parse_form(encoded)
     assert refusal.value.status == 400
     assert refusal.value.field == field
 
 
 def test_a_million_separators_are_skipped() -> None:
-    assert parse(b"&" * 1_000_000) == []
+    assert parse_form(b"&" * 1_000_000) == []

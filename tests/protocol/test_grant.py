@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mercure_hub.protocol.grant import ANONYMOUS, NOTHING, Grant, Json, Scope
-from mercure_hub.protocol.matchers import Matcher, MatcherType, make
+from mercure_hub.protocol.matching.matcher import Matcher, make
+from mercure_hub.protocol.matching.table import NOTHING, Scope
+from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant, Json
+from mercure_hub.protocol.topics import MatcherType
 
 HUB = "https://hub.example.com/.well-known/mercure"
 

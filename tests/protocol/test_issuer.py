@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from mercure_hub.protocol.access_token import Role, TokenVerifier
 from mercure_hub.protocol.errors import KeyUnknown, TokenInvalid
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.issuer import Issuer, RemoteKeys
-from mercure_hub.protocol.keys import ASYMMETRIC, Key
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.claims import Role
+from mercure_hub.protocol.tokens.grant import Grant
+from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
+from mercure_hub.protocol.tokens.keys import ASYMMETRIC, Key
 from tests.protocol.test_access_token import EC, ED, HUB, NOW, RSA, SUBSCRIBER, claims, old, sign
 
 ISSUER = "https://login.example.com"

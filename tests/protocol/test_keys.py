@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x25519
 from cryptography.x509.oid import NameOID
 
-from mercure_hub.protocol import keys
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import ALGORITHMS, Key, PrivateKey, generate_pair, generate_secret
+from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PrivateKey, generate_pair, generate_secret
 
 SECRET = "correct-horse-battery-staple-0123456789-abcdefghijklmnopqrstuvwxyz"
 RSA = rsa.generate_private_key(65537, 2048)

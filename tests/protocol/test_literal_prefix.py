@@ -7,9 +7,9 @@ import random
 import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.literal_prefix import NOWHERE, above
-from mercure_hub.protocol.matchers import Matcher, MatcherType, make
-from mercure_hub.protocol.pattern_table import PatternTable
+from mercure_hub.protocol.matching.matcher import NOWHERE, Matcher, above, make
+from mercure_hub.protocol.matching.table import PatternTable
+from mercure_hub.protocol.topics import MatcherType
 
 HUB = "https://hub.example.com/.well-known/mercure"
 ANY_HOST = "https://mercure.invalid/.well-known/mercure"

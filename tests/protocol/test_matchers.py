@@ -7,9 +7,18 @@ import time
 
 import pytest
 
-from mercure_hub.protocol import matchers
 from mercure_hub.protocol.errors import InvalidRequest, TooManyRequests
-from mercure_hub.protocol.matchers import MAX_LENGTH, SUPPORTED, Allowance, Matcher, MatcherType, cost, make
+from mercure_hub.protocol.matching.matcher import (
+    MAX_LENGTH,
+    Allowance,
+    Matcher,
+    _heavy,
+    _in_use,
+    _recent_heavy,
+    cost,
+    make,
+)
+from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 
 HUB = "https://hub.example.com/.well-known/mercure"
 EXACT, PATTERN, TEMPLATE = MatcherType.EXACT, MatcherType.URLPATTERN, MatcherType.TEMPLATE
@@ -286,7 +295,7 @@ def test_patterns_that_nobody_uses_are_forgotten() -> None:
     for number in range(1000):
         template(f"/forgotten/{number}/{{id}}")
     gc.collect()
-    assert len(matchers._in_use) < 600
+    assert len(_in_use) < 600
 
 
 def test_relative_patterns_belong_to_their_hub() -> None:
@@ -393,14 +402,14 @@ def test_heavy_patterns_that_nobody_uses_do_not_count() -> None:
     for number in range(20):
         make(PATTERN, f"/unused/{number}/(\\d+)", HUB)
     gc.collect()
-    in_use = len(matchers._heavy) - len([one for one in matchers._heavy if one.value.startswith("/unused/")])
+    in_use = len(_heavy) - len([one for one in _heavy if one.value.startswith("/unused/")])
     make(PATTERN, "/unused/new/(\\d+)", HUB, allowance=Allowance(in_use + 5))
 
 
 def test_one_client_cannot_use_up_the_heavy_patterns_of_all() -> None:
-    matchers._recent_heavy.cache_clear()
+    _recent_heavy.cache_clear()
     gc.collect()
-    most = 2 * len(matchers._heavy) + 60  # what other tests keep is less than half
+    most = 2 * len(_heavy) + 60  # what other tests keep is less than half
     kept = []
 
     def bring(client: str) -> int:

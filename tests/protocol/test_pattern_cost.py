@@ -9,8 +9,8 @@ import time
 import pytest
 from urlpattern import URLPattern
 
-from mercure_hub.protocol.pattern_cost import TOO_MUCH, uri_template_cost, url_pattern_cost
-from mercure_hub.protocol.uri_template import compile_template
+from mercure_hub.protocol.matching.cost import TOO_MUCH, uri_template_cost, url_pattern_cost
+from mercure_hub.protocol.matching.uri_template import compile_template
 
 BASE = "https://hub.example.com/.well-known/mercure"
 PARTS = [

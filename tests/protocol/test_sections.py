@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.protocol import errors
-from mercure_hub.protocol.answer import for_error
-from mercure_hub.protocol.sections import PAGE, Section, problem_type, reference
+from mercure_hub.protocol.errors import PAGE, Section, problem_type, reference
+from mercure_hub.protocol.http import error_answer
 from tests.protocol.test_answer import ANSWERS
 
 TEXT = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def test_links_within_the_page_lead_somewhere() -> None:
 
 @pytest.mark.parametrize("error", [error for error, _, _ in ANSWERS], ids=lambda error: type(error).__name__)
 def test_an_answer_names_its_section(error: errors.MercureError) -> None:
-    document = json.loads(for_error(error).body)
+    document = json.loads(error_answer(error).body)
     assert document["type"] == problem_type(error.section) == f"urn:flask-mercure:problem:{error.section}"
     assert document["help"] == reference(error.section) == f"docs/troubleshooting.md#{error.section}"
 
@@ -39,5 +39,5 @@ def test_an_answer_names_its_section(error: errors.MercureError) -> None:
 def test_the_client_is_not_told_which_check_a_token_failed() -> None:
     error = errors.TokenInvalid("the precise cause", Section.SIGNATURE)
     assert (error.explained, error.section) == (Section.SIGNATURE, Section.TOKEN_REFUSED)
-    assert b"signature" not in for_error(error).body
+    assert b"signature" not in error_answer(error).body
     assert errors.TokenInvalid("x").explained is Section.TOKEN_REFUSED

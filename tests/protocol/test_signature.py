@@ -13,8 +13,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from mercure_hub.protocol.errors import TokenInvalid
-from mercure_hub.protocol.keys import ALGORITHMS, Key
-from mercure_hub.protocol.signature import check_extensions, decoded, fits
+from mercure_hub.protocol.tokens.claims import decoded
+from mercure_hub.protocol.tokens.issuer import check_extensions, fits
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key
 
 SECRET = b"a secret of the tests, that is long enough for each of the algorithms"
 CURVES: Mapping[str, Callable[[], ec.EllipticCurve]] = {

@@ -11,10 +11,11 @@ import uritemplate
 
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.event_stream import Parser
-from mercure_hub.protocol.form import Pairs, parse
+from mercure_hub.protocol.http import Pairs, parse_form
 from mercure_hub.protocol.identity import Identity, is_reserved
-from mercure_hub.protocol.matchers import MatcherType, make
+from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from, old_document
+from mercure_hub.protocol.topics import MatcherType
 from tests.protocol.listing import find
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
@@ -59,13 +60,13 @@ def refused(parameters: Pairs, *, current: bool = True, old: bool = True) -> Inv
     ],
 )
 def test_matchers(query: bytes, found: list[tuple[str, str]]) -> None:
-    assert read(parse(query)) == found
+    assert read(parse_form(query)) == found
 
 
 def test_the_example_of_the_spec() -> None:
     query = b"match=https%3A%2F%2Fexample.com%2Ffoo&match=bar"
     query += b"&match_urlpattern=https%3A%2F%2Fexample.com%2Fbar%2F%3Aid"
-    assert read(parse(query)) == [
+    assert read(parse_form(query)) == [
         ("exact", "https://example.com/foo"),
         ("exact", "bar"),
         ("urlpattern", "https://example.com/bar/:id"),

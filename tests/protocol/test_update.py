@@ -8,7 +8,7 @@ import pytest
 
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest
 from mercure_hub.protocol.event_stream import Event, Parser
-from mercure_hub.protocol.form import Pairs, parse
+from mercure_hub.protocol.http import Pairs, parse_form
 from mercure_hub.protocol.update import PublicationLimits, Update, from_form, new_id
 
 LIMITS = PublicationLimits()
@@ -43,7 +43,7 @@ def test_all_fields() -> None:
 
 
 def test_the_example_of_the_spec() -> None:
-    update = from_form(parse(b"topic=https://example.com/foo&data=the%20content"), LIMITS)
+    update = from_form(parse_form(b"topic=https://example.com/foo&data=the%20content"), LIMITS)
     assert update.topics == ("https://example.com/foo",)
     assert update.data == "the content"
 
@@ -104,7 +104,7 @@ def test_private_by_presence_whatever_its_value(value: str) -> None:
 
 @pytest.mark.parametrize("encoded", [b"private", b"private=", b"private&data=x", b"private=0&private=1"])
 def test_private_without_a_value(encoded: bytes) -> None:
-    assert from_form(parse(b"topic=t&" + encoded), LIMITS).private
+    assert from_form(parse_form(b"topic=t&" + encoded), LIMITS).private
 
 
 @pytest.mark.parametrize("name", ["Private", "PRIVATE", " private", "private ", "privat", "data"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uritemplate
 
-from mercure_hub.protocol.uri_template import compile_template
+from mercure_hub.protocol.matching.uri_template import compile_template
 
 Value = str | list[str] | dict[str, str] | None
 

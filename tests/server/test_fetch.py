@@ -13,8 +13,8 @@ from typing import Any
 import gevent.ssl
 import pytest
 
-from mercure_hub.protocol.issuer import RemoteKeys
-from mercure_hub.protocol.keys import ASYMMETRIC
+from mercure_hub.protocol.tokens.issuer import RemoteKeys
+from mercure_hub.protocol.tokens.keys import ASYMMETRIC
 from mercure_hub.server import jwks
 from mercure_hub.server.jwks import Address, Fetcher, FetchError
 from tests.hub.key_server import KeyServer, key_server

@@ -7,7 +7,7 @@ from io import BytesIO
 
 import pytest
 
-from mercure_hub.protocol.answer import Answer, text
+from mercure_hub.protocol.http import Answer, text_answer
 from mercure_hub.server.http import encode_answer, encode_stream_head
 
 NOW = 784111777.9
@@ -19,7 +19,7 @@ def lines(octets: bytes) -> list[bytes]:
 
 def test_an_answer() -> None:
     octets = encode_answer(
-        text(200, "caf\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        text_answer(200, "caf\N{LATIN SMALL LETTER E WITH ACUTE}"),
         [("Vary", "Origin")],
         NOW,
         keep_alive=True,
@@ -42,7 +42,7 @@ def test_the_last_answer_of_a_connection() -> None:
 
 
 def test_head_tells_the_length_and_sends_nothing() -> None:
-    octets = encode_answer(text(200, "ok"), [], NOW, keep_alive=True, head_only=True)
+    octets = encode_answer(text_answer(200, "ok"), [], NOW, keep_alive=True, head_only=True)
     assert octets.endswith(b"Content-Length: 2\r\n\r\n")
 
 

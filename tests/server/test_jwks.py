@@ -10,8 +10,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from mercure_hub.protocol.issuer import Issuer, RemoteKeys
-from mercure_hub.protocol.keys import ASYMMETRIC
+from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
+from mercure_hub.protocol.tokens.keys import ASYMMETRIC
 from mercure_hub.server import jwks
 from mercure_hub.server.jwks import Fetched, FetchError, KeySource, KeySources
 from tests.hub.key_server import jwk, key_set, new_key

@@ -38,12 +38,11 @@ from mercure_hub.metrics.catalogue import (
     UPDATES,
 )
 from mercure_hub.metrics.tally import Board, Tally
-from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.errors import StorageError
-from mercure_hub.protocol.grant import Scope
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
+from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.subscription import Subscription, of_subscriber, restored
-from mercure_hub.protocol.update import Update
+from mercure_hub.protocol.update import EARLIEST, Update
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Presence, Size, Transport
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait

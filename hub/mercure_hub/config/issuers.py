@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol import jwk_set
-from mercure_hub.protocol.addresses import is_loopback, is_numeric, is_public
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.issuer import Issuer, RemoteKeys, Role
-from mercure_hub.protocol.keys import ALGORITHMS, ASYMMETRIC, Key, generate_secret, load
+from mercure_hub.protocol.hosts import is_loopback, is_numeric, is_public
+from mercure_hub.protocol.tokens import jwk_set
+from mercure_hub.protocol.tokens.claims import Role
+from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, ASYMMETRIC, Key, generate_secret, load
 
 if TYPE_CHECKING:  # it needs urlpattern, which the extension does not have
     from mercure_hub.protocol.identity import Identity

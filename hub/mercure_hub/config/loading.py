@@ -18,8 +18,8 @@ from mercure_hub.config.issuers import IssuerError
 from mercure_hub.config.settings import CONFIG, ROWS, TABLE, Setting, SettingError, Settings
 from mercure_hub.protocol.errors import KeyMaterialError, shown
 from mercure_hub.protocol.identity import WELL_KNOWN
-from mercure_hub.protocol.issuer import Issuer
-from mercure_hub.protocol.keys import Key, fitting, load
+from mercure_hub.protocol.tokens.issuer import Issuer
+from mercure_hub.protocol.tokens.keys import Key, fitting, load
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
 _QUERY = re.compile(r"(://[^\s?]*\?)\S*")

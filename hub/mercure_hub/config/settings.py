@@ -32,12 +32,12 @@ from mercure_hub.config.values import (
     urls,
     workers,
 )
-from mercure_hub.protocol.issuer import Issuer
-from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.tokens.issuer import Issuer
+from mercure_hub.protocol.tokens.keys import Key
 
 if TYPE_CHECKING:  # they need compiled packages; the extension reads this table without them
-    from mercure_hub.protocol.access_token import Protocol
     from mercure_hub.protocol.identity import Identity
+    from mercure_hub.protocol.tokens.claims import Protocol
 
 PREFIX = "MERCURE_"
 

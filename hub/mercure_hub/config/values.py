@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol.keys import ALGORITHMS
+from mercure_hub.protocol.tokens.keys import ALGORITHMS
 
 if TYPE_CHECKING:  # it needs urlpattern; the extension reads the table of settings without it
     from mercure_hub.protocol.identity import Identity

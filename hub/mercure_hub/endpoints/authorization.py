@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from mercure_hub.endpoints.request import Request
-from mercure_hub.protocol import credentials, origins
-from mercure_hub.protocol.access_token import Protocol, Role, TokenVerifier
-from mercure_hub.protocol.credentials import Credential
-from mercure_hub.protocol.errors import KeyUnknown, TokenInvalid, TokenMissing, shown
-from mercure_hub.protocol.grant import ANONYMOUS, Grant
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol import origins
+from mercure_hub.protocol.errors import KeyUnknown, Section, TokenInvalid, TokenMissing, shown
+from mercure_hub.protocol.tokens import credentials
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.claims import Protocol, Role
+from mercure_hub.protocol.tokens.credentials import Credential
+from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant
 
 _log = logging.getLogger("mercure_hub.authorization")
 

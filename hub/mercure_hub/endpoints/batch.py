@@ -6,14 +6,14 @@ from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.publish import refuse_reserved
 from mercure_hub.endpoints.request import Request
 from mercure_hub.metrics.catalogue import PUBLISH
-from mercure_hub.protocol import answer, batch
-from mercure_hub.protocol.answer import Answer
 from mercure_hub.protocol.errors import InsufficientScope, InvalidRequest
+from mercure_hub.protocol.http import Answer, json_answer
+from mercure_hub.protocol.update import BATCH_MEDIA_TYPE, from_batch, in_batch
 
 
 def is_batch(request: Request) -> bool:
     """Whether the body of a ``POST`` is a batch and not the form of one update."""
-    return request.media_type == batch.MEDIA_TYPE
+    return request.media_type == BATCH_MEDIA_TYPE
 
 
 def publish_batch(hub: Hub, request: Request) -> Answer:
@@ -26,12 +26,12 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
     """
     started = hub.broker.clock()
     grant = hub.gatekeeper.publisher(request)
-    updates = batch.parse(request.body, hub.limits)
+    updates = from_batch(request.body, hub.limits)
     for index, update in enumerate(updates):
         try:
             refuse_reserved(update.topics, request, hub.limits)
         except InvalidRequest as error:
-            raise batch.at(index, error) from None
+            raise in_batch(index, error) from None
     for index, update in enumerate(updates):
         outside = grant.publish.first_outside(update.topics)
         if outside is not None:
@@ -40,6 +40,6 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
             )
     hub.broker.publish_all(updates)
     hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
-    response = answer.to_json({"ids": [update.id for update in updates]})
+    response = json_answer({"ids": [update.id for update in updates]})
     response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
     return response

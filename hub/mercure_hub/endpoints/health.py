@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from mercure_hub.endpoints.hub import Hub
-from mercure_hub.protocol import answer
-from mercure_hub.protocol.answer import Answer
+from mercure_hub.protocol.http import Answer, text_answer
 
 HEALTH, LIVE, READY = "/healthz", "/livez", "/readyz"
 
@@ -15,12 +14,12 @@ def health(hub: Hub) -> Answer:
     :raises StorageError: it does not; the answer is 503.
     """
     hub.broker.check()
-    return answer.text(200, "ok\n")
+    return text_answer(200, "ok\n")
 
 
 def live() -> Answer:
     """200: who answers need not be restarted, whatever the storage does."""
-    return answer.text(200, "ok\n")
+    return text_answer(200, "ok\n")
 
 
 def ready(hub: Hub) -> Answer:
@@ -29,5 +28,5 @@ def ready(hub: Hub) -> Answer:
     :raises StorageError: the storage does not work; the answer is 503.
     """
     if hub.broker.is_draining:
-        return answer.text(503, "the hub ends\n")
+        return text_answer(503, "the hub ends\n")
     return health(hub)

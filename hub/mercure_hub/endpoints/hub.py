@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mercure_hub.broker.broker import Broker
 from mercure_hub.endpoints.authorization import Gatekeeper
 from mercure_hub.endpoints.debugger.pages import Pages
-from mercure_hub.protocol.access_token import Protocol
+from mercure_hub.protocol.tokens.claims import Protocol
 from mercure_hub.protocol.update import PublicationLimits
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
-from mercure_hub.protocol import answer, batch
-from mercure_hub.protocol.answer import Answer
-from mercure_hub.protocol.authorization_details import DETAIL_TYPE
-from mercure_hub.protocol.matchers import SUPPORTED
+from mercure_hub.protocol.http import Answer, json_answer
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
+from mercure_hub.protocol.topics import SUPPORTED
+from mercure_hub.protocol.update import BATCH_METADATA
 
 
 def metadata(hub: Hub, request: Request) -> Answer:
@@ -19,9 +19,9 @@ def metadata(hub: Hub, request: Request) -> Answer:
         "mercure_cookie": hub.gatekeeper.cookie_name,
         "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
     }
-    document[batch.METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
+    document[BATCH_METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
     if hub.gatekeeper.authorization_servers:
         document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
     if hub.subscriptions:
         document["mercure_subscriptions"] = True
-    return answer.to_json(document)
+    return json_answer(document)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from mercure_hub import __version__
 from mercure_hub.endpoints.hub import Hub
-from mercure_hub.protocol.answer import Answer
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.http import Answer
 
 PATH = "/metrics"
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.metrics.catalogue import PUBLISH
-from mercure_hub.protocol import answer, form, update
-from mercure_hub.protocol.answer import Answer
+from mercure_hub.protocol import update
 from mercure_hub.protocol.errors import InsufficientScope, InvalidRequest
+from mercure_hub.protocol.http import Answer, Pairs, text_answer
 from mercure_hub.protocol.identity import is_reserved
 from mercure_hub.protocol.topics import WILDCARD
 from mercure_hub.protocol.update import PublicationLimits
@@ -38,12 +38,12 @@ def publish(hub: Hub, request: Request) -> Answer:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
     hub.broker.publish(new)
     hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
-    response = answer.text(200, new.id)
+    response = text_answer(200, new.id)
     response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
     return response
 
 
-def _form(request: Request) -> form.Pairs | InvalidRequest:
+def _form(request: Request) -> Pairs | InvalidRequest:
     """The fields, or why there are none: the reason is only for those who may publish."""
     try:
         return form_of(request)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mercure_hub.protocol import form
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest, UnsupportedMedia
+from mercure_hub.protocol.http import Pairs, parse_form
 from mercure_hub.protocol.identity import Identity
 
 _FORM = "application/x-www-form-urlencoded"
@@ -47,7 +47,7 @@ class Request:
     peer: str
     identity: Identity
     may_switch: bool = False
-    _query: form.Pairs | None = field(default=None, init=False)
+    _query: Pairs | None = field(default=None, init=False)
 
     def header(self, name: str) -> str | None:
         """A header field by its lower-case name."""
@@ -64,17 +64,17 @@ class Request:
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
     @property
-    def query(self) -> form.Pairs:
+    def query(self) -> Pairs:
         """The parameters of the query component.
 
         :raises InvalidRequest: one of them is not UTF-8.
         """
         if self._query is None:
-            self._query = form.parse(self.query_string)
+            self._query = parse_form(self.query_string)
         return self._query
 
 
-def form_of(request: Request, beyond: type[InvalidRequest] = ContentTooLarge) -> form.Pairs:
+def form_of(request: Request, beyond: type[InvalidRequest] = ContentTooLarge) -> Pairs:
     """The fields of a form in the body.
 
     :param beyond: what is raised for too many fields.
@@ -85,4 +85,4 @@ def form_of(request: Request, beyond: type[InvalidRequest] = ContentTooLarge) ->
         raise UnsupportedMedia(f"The body is {media or 'of no type'}; send {_FORM}.", "Content-Type")
     if request.body.count(b"&") > _MAX_FIELDS:
         raise beyond(f"More than {_MAX_FIELDS} fields in one request.")
-    return form.parse(request.body)
+    return parse_form(request.body)

@@ -17,10 +17,11 @@ from mercure_hub.endpoints.publish import publish
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.subscribe import Stream, subscribe
 from mercure_hub.endpoints.subscriptions import subscriptions
-from mercure_hub.protocol import batch, origins
-from mercure_hub.protocol.answer import Answer, Headers
+from mercure_hub.protocol import origins
 from mercure_hub.protocol.errors import MethodNotAllowed, NotFound
+from mercure_hub.protocol.http import Answer, Headers
 from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.update import ACCEPT_POST
 
 _log = logging.getLogger("mercure_hub.server")
 
@@ -112,7 +113,7 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
             return publish_batch(hub, request) if is_batch(request) else publish(hub, request)
         case "OPTIONS":
             described = _preflight(hub, request)
-            described.headers.append(("Accept-Post", batch.ACCEPT_POST))
+            described.headers.append(("Accept-Post", ACCEPT_POST))
             return described
         case _:
             raise MethodNotAllowed("Subscribe with GET or QUERY, publish with POST.", _METHODS)

@@ -9,13 +9,11 @@ from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.endpoints.websocket import handshake
 from mercure_hub.fanout.quota import Slot
-from mercure_hub.protocol import cursor
-from mercure_hub.protocol.answer import Headers
-from mercure_hub.protocol.content_coding import prefers
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.matchers import Allowance, Matcher
-from mercure_hub.protocol.subscription import check_shown, matchers_from
+from mercure_hub.protocol.http import Headers, prefers
+from mercure_hub.protocol.matching.matcher import Allowance, Matcher
+from mercure_hub.protocol.subscription import check_shown, matchers_from, requested_cursor
+from mercure_hub.protocol.tokens.grant import Grant
 
 _HEADERS: Headers = [
     ("Content-Type", "text/event-stream"),
@@ -71,7 +69,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     if hub.subscriptions:
         check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.
-    wanted = cursor.requested(_event_id(request.header("last-event-id")), parameters, old_names=old)
+    wanted = requested_cursor(_event_id(request.header("last-event-id")), parameters, old_names=old)
     events = request.identity.subscriptions_path
     takes_events = grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers)
     slot = hub.broker.quota.enter(request.peer, grant.fingerprint)

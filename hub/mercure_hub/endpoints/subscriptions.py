@@ -7,11 +7,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
-from mercure_hub.protocol import answer
-from mercure_hub.protocol.answer import Answer
 from mercure_hub.protocol.errors import InsufficientScope, NotFound
-from mercure_hub.protocol.grant import ANONYMOUS
+from mercure_hub.protocol.http import Answer, encode_json, json_answer, json_list_answer
 from mercure_hub.protocol.subscription import old_document, select
+from mercure_hub.protocol.tokens.grant import ANONYMOUS
 
 
 def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
@@ -45,12 +44,12 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
             raise NotFound("There is no such subscription now.")
         if grant.is_old:
             document = old_document(document, cursor)
-        response = answer.to_json(document, content_type)
+        response = json_answer(document, content_type)
     else:
         document = selection.collection()
         if grant.is_old:
             document = old_document(document, cursor)
-        response = answer.to_json_list(document, "subscriptions", map(answer.encoded, found), content_type)
+        response = json_list_answer(document, "subscriptions", map(encode_json, found), content_type)
     return _conditional(_with_cursor(response, request, cursor, old=grant.is_old), request)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from mercure_hub.protocol.errors import shown
-from mercure_hub.protocol.sections import Section, reference
+from mercure_hub.protocol.errors import Section, reference, shown
 from mercure_hub.protocol.update import Update
 
 _MOST = 1000  # topics

@@ -40,7 +40,7 @@ from mercure_hub.fanout.parting import Parting
 from mercure_hub.fanout.subscriber import GONE, Subscriber
 from mercure_hub.fanout.timetable import Timetable
 from mercure_hub.fanout.writer import Writer, unsent
-from mercure_hub.protocol.grant import Scope
+from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.update import Update
 from mercure_hub.protocol.websocket import Violation
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mercure_hub.fanout.listeners import Listeners, each, joined, left
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.protocol.pattern_table import PatternTable
+from mercure_hub.protocol.matching.table import PatternTable
 from mercure_hub.protocol.topics import WILDCARD
 
 _MAX_REMEMBERED = 10_000

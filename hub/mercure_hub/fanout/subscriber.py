@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ssl
 
-from mercure_hub.protocol.grant import Grant
 from mercure_hub.protocol.identity import Identity
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
+from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.protocol.websocket import WebSocket
 
 GONE: list[bytes] = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mercure_hub.protocol.sections import REFUSALS
+from mercure_hub.protocol.errors import REFUSALS
 
 OTHER = "other"
 

@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from urlpattern import URLPattern
-
 from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.hosts import AUTHORITY
 
 WELL_KNOWN = "/.well-known/mercure"
 _METADATA = "/.well-known/oauth-protected-resource"
-_ANY_URL = URLPattern({})
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ def derived(scheme: str, host: str, path: str = WELL_KNOWN) -> Identity:
     :raises InvalidRequest: the host is not one; then nothing could be resolved against the URL.
     """
     url = f"{scheme}://{host.lower()}{path}"
-    if not _HOST.fullmatch(host) or not _ANY_URL.test(url):
+    if not AUTHORITY.fullmatch(host) or _resolved_path(url) is None:
         raise InvalidRequest("The Host header is not a host and port.", "Host")
     return Identity(url)
 
@@ -99,9 +96,12 @@ def _own_paths(base: str) -> tuple[str, ...]:
     return (path,) if path else ("/", "/subscriptions")
 
 
-def _resolved_path(topic: str, base: str) -> str | None:
-    result = _ANY_URL.exec(topic, base)
-    return None if result is None else _unescape_unreserved(result["pathname"]["input"])
+def _resolved_path(topic: str, base: str | None = None) -> str | None:
+    # Imported late: the extension uses this module without the compiled library.
+    from mercure_hub.protocol.matching.resolution import pathname  # noqa: PLC0415
+
+    path = pathname(topic, base)
+    return None if path is None else _unescape_unreserved(path)
 
 
 # Letters, digits, - . _ ~ (RFC 3986 section 2.3)

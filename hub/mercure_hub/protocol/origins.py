@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol.answer import Headers
 from mercure_hub.protocol.errors import CrossSite, shown
+from mercure_hub.protocol.http import Headers
 
 ANY = "*"
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\[\]:@/]+))(?::[0-9]{1,5})?")

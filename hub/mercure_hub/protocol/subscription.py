@@ -7,13 +7,35 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from mercure_hub.protocol.answer import to_json
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.form import Pairs
-from mercure_hub.protocol.grant import Json
+from mercure_hub.protocol.http import Pairs, json_answer
 from mercure_hub.protocol.identity import Identity
-from mercure_hub.protocol.matchers import SUPPORTED, Allowance, Matcher, MatcherType, cost, make
+from mercure_hub.protocol.matching.matcher import Allowance, Matcher, cost, make
+from mercure_hub.protocol.tokens.grant import Json
+from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 from mercure_hub.protocol.update import HUB_EVENT_TYPE, Update, new_id
+
+_PARAMETER = "last_event_id"
+_OLD_PARAMETERS = ("lastEventID", "Last-Event-ID", "last-event-id")
+_OF_POLYFILL = "lastEventId"
+"""In which event-source-polyfill sends what others send in the header, beside the parameters of its URL."""
+
+
+def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> str | None:
+    """The event id after which the subscriber wants its updates.
+
+    :param header: value of ``Last-Event-ID``; it wins over the parameters.
+    :param query: parameters of the query component.
+    :param old_names: accept the parameter names of 0.x too, and first of all ``lastEventId``, which
+        event-source-polyfill adds to its URL when it connects again.
+    :returns: the id, ``earliest``, or ``None`` when no cursor was sent. It is empty when all that were
+        sent are: then nothing is resumed.
+    """
+    names = (_OF_POLYFILL, _PARAMETER, *_OLD_PARAMETERS) if old_names else (_PARAMETER,)
+    sent = [] if header is None else [header]
+    sent += [value for wanted in names for name, value in query if name == wanted]
+    return next(filter(None, sent), "") if sent else None
+
 
 _PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}
 _OLD_PARAMETER = "topic"
@@ -148,7 +170,7 @@ class Subscription:
             document = {"@context": _OLD_CONTEXT, **document}
         return Update(
             topics=(self.path(identity),),
-            data=to_json(document).body.decode(),
+            data=json_answer(document).body.decode(),
             id=new_id(),
             private=True,
             type=None if self.is_old else HUB_EVENT_TYPE,

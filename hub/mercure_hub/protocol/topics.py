@@ -1,7 +1,8 @@
-"""What a topic, an event id or an event type may be made of (spec, Terminology)."""
+"""Topics, and the types of matchers that select them (spec, Terminology and Matcher Types)."""
 
 from __future__ import annotations
 
+import enum
 import re
 
 # C0, DEL and C1, then general category Cf of Unicode 17. Written out, because the table that
@@ -16,6 +17,19 @@ _FORBIDDEN = re.compile(
 )
 
 WILDCARD = "*"
+"""Matches each topic; nobody can publish to it."""
+
+
+class MatcherType(enum.StrEnum):
+    """The matcher types of the spec, and the selector of 0.x."""
+
+    EXACT = "exact"
+    URLPATTERN = "urlpattern"
+    TEMPLATE = "topic"
+    """A 0.x topic selector: equal, or a URI Template that matches."""
+
+
+SUPPORTED = (MatcherType.EXACT, MatcherType.URLPATTERN)
 
 
 def forbidden_character(value: str) -> str | None:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 
 from mercure_hub.config.loading import Effective, load_effective
 from mercure_hub.config.settings import SettingError, Settings
-from mercure_hub.protocol.issuer import Issuer
+from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.sqlite.files import is_writable
 

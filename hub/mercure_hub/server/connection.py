@@ -20,17 +20,16 @@ from mercure_hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.catalogue import ANSWERS, REFUSED
 from mercure_hub.metrics.tally import Tally
-from mercure_hub.protocol import answer
-from mercure_hub.protocol.answer import Answer
 from mercure_hub.protocol.errors import (
     AuthorizationError,
     InvalidRequest,
     MercureError,
     RequestTimeout,
     StorageError,
+    reference,
 )
+from mercure_hub.protocol.http import Answer, error_answer
 from mercure_hub.protocol.identity import Identity
-from mercure_hub.protocol.sections import reference
 from mercure_hub.protocol.websocket import WebSocket
 from mercure_hub.server.channel import Channel, Outlet, Timeout
 from mercure_hub.server.http import (
@@ -286,10 +285,10 @@ class Connection:
             result = site.route(site.hub, request)
         except MercureError as error:
             _note(site.hub.broker.tally, error, peer, message.method)
-            result = answer.for_error(error, None if identity is None else identity.metadata_url)
+            result = error_answer(error, None if identity is None else identity.metadata_url)
         except Exception:
             _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
-            result = answer.for_error(MercureError())
+            result = error_answer(MercureError())
         try:
             return self._deliver(result, request, message, keep_alive=keep_alive, started=started)
         finally:
@@ -388,7 +387,7 @@ class Connection:
     def _refuse(self, error: InvalidRequest) -> None:
         """Answer what could not be read as a request, and end the connection."""
         self._reader.close()
-        octets = encode_answer(answer.for_error(error), [], time.time(), keep_alive=False, head_only=False)
+        octets = encode_answer(error_answer(error), [], time.time(), keep_alive=False, head_only=False)
         with contextlib.suppress(OSError, Timeout):
             self._channel.send(octets, _SEND)
         self._site.hub.broker.tally.add(ANSWERS, 1, str(error.status))

@@ -17,8 +17,9 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httptools
 
-from mercure_hub.protocol.answer import Answer, Headers
 from mercure_hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest, Misdirected
+from mercure_hub.protocol.hosts import AUTHORITY
+from mercure_hub.protocol.http import Answer, Headers
 from mercure_hub.protocol.identity import Identity, derived
 
 _MAX_HEAD = 64 << 10
@@ -291,7 +292,6 @@ def _one_line(value: str) -> str:
 
 Network = IPv4Network | IPv6Network
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _MAX_ADDRESS = 64  # what is longer is none, and must not fill the memory of _is_in
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -350,7 +350,7 @@ class Addressing:
 
 @lru_cache(maxsize=1024)
 def _derived(scheme: str, host: str) -> Identity:
-    if not _HOST.fullmatch(host):
+    if not AUTHORITY.fullmatch(host):
         raise InvalidRequest("The Host header is not a host and port.", "Host")
     return derived(scheme, host.removesuffix(_DEFAULT_PORTS[scheme]))
 

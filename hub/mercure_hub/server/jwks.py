@@ -23,12 +23,12 @@ import gevent.ssl
 
 from mercure_hub import __version__
 from mercure_hub.config.issuers import ALLOW
-from mercure_hub.protocol import jwk_set
-from mercure_hub.protocol.addresses import is_loopback, is_public
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.issuer import Issuer, RemoteKeys
-from mercure_hub.protocol.jwk_set import lifetime
-from mercure_hub.protocol.keys import Key
+from mercure_hub.protocol.hosts import is_loopback, is_public
+from mercure_hub.protocol.tokens import jwk_set
+from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
+from mercure_hub.protocol.tokens.jwk_set import lifetime
+from mercure_hub.protocol.tokens.keys import Key
 
 _DEADLINE = 10.0
 _CONNECT = 3.0  # for one address of several

@@ -35,8 +35,8 @@ from mercure_hub.fanout.quota import ConnectionLimits, Quota, Siblings
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.process import ProcessFigures
 from mercure_hub.metrics.tally import Board, Tally
-from mercure_hub.protocol.access_token import TokenVerifier
-from mercure_hub.protocol.issuer import Issuer
+from mercure_hub.protocol.tokens.access_token import TokenVerifier
+from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.update import PublicationLimits
 from mercure_hub.server import logs
 from mercure_hub.server.channel import READ, is_ready

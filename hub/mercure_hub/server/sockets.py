@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 
 from mercure_hub.config.settings import SettingError, Settings
-from mercure_hub.protocol.addresses import is_loopback
+from mercure_hub.protocol.hosts import is_loopback
 
 HANDED_OVER = "MERCURE_HUB_SOCKETS"
 """Environment variable with the descriptors that a hub gives to the one that takes its place."""

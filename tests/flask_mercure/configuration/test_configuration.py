@@ -18,7 +18,7 @@ from flask_mercure import ConfigurationError, Mercure
 from flask_mercure.configuration import settings as configuration
 from flask_mercure.configuration.settings import read
 from flask_mercure.extension import state_of
-from mercure_hub.protocol import keys
+from mercure_hub.protocol.tokens import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 
 KEYS = {"MERCURE_JWT_SECRET": SECRET}

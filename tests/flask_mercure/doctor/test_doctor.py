@@ -30,7 +30,7 @@ from flask_mercure.doctor.connection import (
 )
 from flask_mercure.doctor.delivery import Life, Way
 from flask_mercure.doctor.finding import Finding, Level, Remedy, hub, note, ok, problem, warning
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 PUBLIC = "https://hub.example.com/.well-known/mercure"

@@ -8,7 +8,7 @@ from flask_mercure.doctor import verdicts
 from flask_mercure.doctor.finding import Level, apache, app, hub, nginx
 from flask_mercure.doctor.trials import Role
 from flask_mercure.topics import Protocol
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import Section
 
 
 @pytest.mark.parametrize(("role", "holder"), [("publish", "publisher"), ("subscribe", "subscriber")])

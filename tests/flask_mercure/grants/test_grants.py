@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 from flask_mercure import ConfigurationError, CookieError, Grants, InvalidArgument, Mercure, URLPattern
 from flask_mercure.extension import state_of
 from flask_mercure.pages import module_url
-from mercure_hub.protocol import keys
+from mercure_hub.protocol.tokens import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 from tests.hub.running import running_hub
 

@@ -11,8 +11,7 @@ import jwt
 from mercure_hub.config.issuers import PLAYGROUND, is_local, playground
 from mercure_hub.endpoints.debugger.pages import TokenFor
 from mercure_hub.endpoints.request import Request
-from mercure_hub.protocol.access_token import TOKEN_TYPE, Protocol
-from mercure_hub.protocol.authorization_details import DETAIL_TYPE
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE, Protocol
 
 _LIFETIME = 12 * 3600
 

@@ -13,8 +13,8 @@ from html import escape
 from importlib.resources import files
 
 from mercure_hub.endpoints.request import Request
-from mercure_hub.protocol.answer import Answer, Headers
 from mercure_hub.protocol.errors import NotFound
+from mercure_hub.protocol.http import Answer, Headers
 from mercure_hub.protocol.identity import Identity
 
 PATH = "/debugger"

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mercure_hub.endpoints.request import Request
-from mercure_hub.protocol import answer
-from mercure_hub.protocol.answer import Answer
 from mercure_hub.protocol.errors import CrossSite, InvalidRequest, TokenInvalid
-from mercure_hub.protocol.explanation import public_cause
-from mercure_hub.protocol.grant import Grant
+from mercure_hub.protocol.http import Answer, json_answer
 from mercure_hub.protocol.identity import is_reserved
-from mercure_hub.protocol.issuer import Role
+from mercure_hub.protocol.tokens.access_token import public_cause
+from mercure_hub.protocol.tokens.claims import Role
+from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.protocol.topics import WILDCARD, forbidden_character
 
 if TYPE_CHECKING:
@@ -53,9 +52,9 @@ def verdict(hub: Hub, request: Request) -> Answer:
             else:
                 document[role] = _accepted(grant, role, topic, request)
     try:
-        response = answer.to_json(document)
+        response = json_answer(document)
     except RecursionError:  # claims can be read at a depth at which they cannot be written
-        response = answer.to_json({name: document[name] for name in document.keys() - {"header", "claims"}})
+        response = json_answer({name: document[name] for name in document.keys() - {"header", "claims"}})
     response.headers += [("Cache-Control", "no-store"), ("Cross-Origin-Resource-Policy", "same-origin")]
     return response
 

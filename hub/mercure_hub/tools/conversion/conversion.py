@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mercure_hub.config.settings import ROWS
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.keys import load
+from mercure_hub.protocol.tokens.keys import load
 
 _NAME = re.compile(r"[A-Za-z{$][A-Za-z0-9_.$}-]{0,40}( [a-z_]{1,40})?")
 _KEYS = ("publisher_jwt_key", "subscriber_jwt_key")

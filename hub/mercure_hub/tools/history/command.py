@@ -18,7 +18,8 @@ from mercure_hub.config.loading import load_some
 from mercure_hub.config.settings import CONFIG, ROWS, SettingError
 from mercure_hub.protocol.errors import InvalidRequest, MercureError
 from mercure_hub.protocol.identity import WELL_KNOWN
-from mercure_hub.protocol.matchers import MatcherType, make
+from mercure_hub.protocol.matching.matcher import make
+from mercure_hub.protocol.topics import MatcherType
 from mercure_hub.tools.history import copying, pruning, transfer
 from mercure_hub.tools.history.log import HistoryError, Log, Progress, opened
 from mercure_hub.tools.history.selection import Selection

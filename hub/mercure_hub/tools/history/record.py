@@ -6,9 +6,9 @@ import json
 import math
 from typing import Any
 
-from mercure_hub.protocol.cursor import EARLIEST
 from mercure_hub.protocol.errors import shown
 from mercure_hub.protocol.topics import forbidden_character
+from mercure_hub.protocol.update import EARLIEST
 from mercure_hub.tools.history.log import HistoryError
 
 LONGEST = 256 << 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.storage.sqlite import schema
 from mercure_hub.tools.history import record
 from mercure_hub.tools.history.log import Log

@@ -2,33 +2,80 @@
 
 from __future__ import annotations
 
-import enum
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from urlpattern import URLPattern
 
-from mercure_hub.protocol.compact_pattern import CompactPattern, read_pattern
-from mercure_hub.protocol.compact_template import CompactTemplate, read_template
 from mercure_hub.protocol.errors import InvalidRequest, TooManyRequests
-from mercure_hub.protocol.literal_prefix import NOWHERE, of_template, of_url_pattern
-from mercure_hub.protocol.pattern_cost import uri_template_cost, url_pattern_cost
-from mercure_hub.protocol.resolution import resolver
-from mercure_hub.protocol.topics import WILDCARD, forbidden_character
-from mercure_hub.protocol.uri_template import Pattern, compile_template
+from mercure_hub.protocol.matching.cost import uri_template_cost, url_pattern_cost
+from mercure_hub.protocol.matching.resolution import leading_segments, origin_of, prefixes_of, resolver
+from mercure_hub.protocol.matching.uri_template import (
+    CompactTemplate,
+    Pattern,
+    compile_template,
+    read_template,
+)
+from mercure_hub.protocol.matching.url_pattern import CompactPattern, read_pattern
+from mercure_hub.protocol.topics import WILDCARD, MatcherType, forbidden_character
+
+Place = tuple[str | None, str, str]
+"""Base URL against which topics are resolved, with a host that stands for all hosts, or ``None`` where they
+are taken as they are; origin, empty for any and for that of the base; leading segments."""
+
+NOWHERE: Place = (None, "", "")
+"""The place of what is no pattern."""
+
+_VARIABLE = re.compile(r"[*:{}()\\?+]")  # all that is not literal in a component of a URL Pattern
+_MODIFIER = re.compile(r"[)}*][?*+]|:[\w$]+[?*+]")
+_NOT_LITERAL = re.compile(r"\{|[^\x00-\x7f]")  # in a template; beyond ASCII a topic may be percent-encoded
 
 
-class MatcherType(enum.StrEnum):
-    """The matcher types of the spec, and the selector of 0.x."""
+def of_url_pattern(pattern: URLPattern | CompactPattern, base: str) -> Place:
+    """The place of a URL Pattern.
 
-    EXACT = "exact"
-    URLPATTERN = "urlpattern"
-    TEMPLATE = "topic"
-    """A 0.x topic selector: equal, or a URI Template that matches."""
+    :param base: the hub's public URL, against which topics are resolved.
+    """
+    if isinstance(pattern, CompactPattern):
+        return _place(base, pattern.origin, pattern.prefix)
+    parts = (pattern.protocol, pattern.hostname, pattern.port)
+    is_known = not any(_VARIABLE.search(part) for part in parts)
+    prefix = _before(pattern.pathname, _VARIABLE)
+    if _MODIFIER.search(pattern.pathname):  # without its variable, /a/:x?b goes on behind /a
+        prefix = prefix.rpartition("/")[0]
+    return _place(base, origin_of(*parts) if is_known else "", leading_segments(prefix))
 
 
-SUPPORTED = (MatcherType.EXACT, MatcherType.URLPATTERN)
+def _place(base: str, origin: str, prefix: str) -> Place:
+    found = resolver(base)
+    is_own = found.own is not None and origin == found.own.origin
+    return found.shared, "" if is_own else origin, prefix
+
+
+def of_template(template: str) -> Place:
+    """The place of a URI Template."""
+    return None, "", leading_segments(_before(template, _NOT_LITERAL))
+
+
+def above(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] | None:
+    """Where patterns that match a topic can be.
+
+    :param base: as in a place.
+    :returns: the topic's origin and all its prefixes; ``None`` if it is no URL, which no URL Pattern matches.
+    """
+    if base is None:
+        return "", prefixes_of(topic)
+    found = resolver(base).resolve(topic)
+    return None if found is None else (found.origin, found.prefixes)
+
+
+def _before(text: str, variable: re.Pattern[str]) -> str:
+    """The complete segments before the first variable; the last one before it may be cut or optional."""
+    found = variable.search(text)
+    return text if found is None else text[: found.start()].rpartition("/")[0]
+
 
 MAX_LENGTH = 2048
 """Characters of a matcher."""

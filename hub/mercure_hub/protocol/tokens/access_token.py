@@ -1,40 +1,38 @@
 """Validation of access tokens, of both generations of the protocol (spec, Authorization).
 
-A token that has the type ``at+jwt`` or an ``authorization_details`` claim gets the whole validation
-of the spec; no setting weakens it. Any other token is read as one of 0.x, where that is enabled.
+A token of the type ``at+jwt``, or with an ``authorization_details`` claim, gets the whole validation of the
+spec; no setting weakens it. Any other token is read as one of 0.x, if that is enabled.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
-from mercure_hub.protocol.authorization_details import grant_of, old_grant_of
-from mercure_hub.protocol.errors import TokenInvalid, shown
-from mercure_hub.protocol.explanation import Unverified
-from mercure_hub.protocol.grant import Grant
-from mercure_hub.protocol.issuer import Issuer, Role
-from mercure_hub.protocol.keys import Key
-from mercure_hub.protocol.sections import Section
-from mercure_hub.protocol.signature import decoded
-
-__all__ = ["TOKEN_TYPE", "Issuer", "Protocol", "Role", "TokenVerifier"]
-
-Protocol = Literal["both", "1.0", "0.x"]
-
-TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
+from mercure_hub.protocol.errors import Section, TokenInvalid, shown
+from mercure_hub.protocol.tokens.claims import (
+    DETAILS,
+    HOLDERS,
+    TOKEN_TYPE,
+    Protocol,
+    Role,
+    Unverified,
+    is_access_token,
+    unverified,
+)
+from mercure_hub.protocol.tokens.grant import Grant, grant_of, old_grant_of
+from mercure_hub.protocol.tokens.issuer import Issuer
+from mercure_hub.protocol.tokens.keys import Key
 
 _MAX_LENGTH = 16384
 _MAX_TIME = 2**53
 _MAX_SUBJECT = 255
+UNSIGNED = "no key of this hub has signed the token"
+
 _Verified = tuple[Grant, float, str, Key]  # with nbf, the issuer's identifier and the key that signed
-_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]*")
 
 
 class TokenVerifier:
@@ -90,7 +88,7 @@ class TokenVerifier:
     def read(self, token: str) -> Unverified | None:
         """What a token says, verified or not; ``None`` when it cannot be read."""
         try:
-            return Unverified(*_unverified(token)) if len(token) <= _MAX_LENGTH else None
+            return unverified(token) if len(token) <= _MAX_LENGTH else None
         except TokenInvalid:
             return None
 
@@ -130,8 +128,8 @@ class TokenVerifier:
         if len(token) > _MAX_LENGTH:
             cause = f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}"
             raise TokenInvalid(cause, Section.TOKEN_MALFORMED)
-        header, claims = _unverified(token)
-        current = _is_access_token(header) or "authorization_details" in claims
+        header, claims = unverified(token)
+        current = is_access_token(header) or DETAILS in claims
         if current and self._protocol == "0.x":
             raise TokenInvalid(
                 "this is a token of protocol 1.0 and the hub has MERCURE_PROTOCOL=0.x", Section.GENERATION
@@ -152,14 +150,14 @@ class TokenVerifier:
                 _check_audience(claims["aud"], resource)
             grant = old_grant_of(claims, expires_at, resource, fingerprint, key)
             return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
-        if not _is_access_token(header):
+        if not is_access_token(header):
             raise TokenInvalid(
                 f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
             )
         if expires_at is None:
             raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
         _check_audience(claims.get("aud"), resource)
-        details = claims.get("authorization_details", [])
+        details = claims.get(DETAILS, [])
         grant = grant_of(details, expires_at, resource, fingerprint, key)
         return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
 
@@ -193,42 +191,6 @@ def _of_subject(grant: Grant, claims: Mapping[str, Any], issuer: Issuer) -> Gran
     return replace(grant, subject=f"{issuer.identifier} {subject[:_MAX_SUBJECT]}")
 
 
-def _unverified(token: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Header and claims, only good for choosing the key and the rules."""
-    found = _COMPACT.fullmatch(token)  # PyJWT allows padding, and older ones any other character
-    if found is None:
-        raise TokenInvalid("this is not a JWT in compact serialization", Section.TOKEN_MALFORMED)
-    return _json_object(found[1], "header"), _json_object(found[2], "payload")
-
-
-def _json_object(segment: str, name: str) -> Mapping[str, Any]:
-    try:
-        value = _JSON.decode(decoded(segment).decode())
-    except (ValueError, RecursionError):
-        raise TokenInvalid(
-            f"the {name} of the token is not JSON that can be read", Section.TOKEN_MALFORMED
-        ) from None
-    if not isinstance(value, dict):
-        raise TokenInvalid(f"the {name} of the token is not a JSON object", Section.TOKEN_MALFORMED)
-    return value
-
-
-def _finite(number: str) -> float:
-    """Refuse ``NaN`` and ``1e999``: a payload that holds one could not leave as JSON."""
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(number)
-    return value
-
-
-_JSON = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
-
-
-def _is_access_token(header: Mapping[str, Any]) -> bool:
-    typ = header.get("typ")
-    return isinstance(typ, str) and typ.lower().removeprefix("application/") == TOKEN_TYPE
-
-
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None and name not in claims:
@@ -258,3 +220,26 @@ def _check_audience(audience: object, resource: str) -> None:
     raise TokenInvalid(
         f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", Section.AUDIENCE
     )
+
+
+def public_cause(error: TokenInvalid, role: Role, token: Unverified | None, *, is_signed: bool) -> str:
+    """The cause of a refusal in words for the client.
+
+    The cause in the log may reveal the hub's configuration: trusted issuers, keys, algorithms. Details are
+    shown only to holders of a token signed by a trusted key. The others are told what their token itself
+    says, and that no key has signed it; a 401 reveals that much as well.
+
+    :param error: what the log gets.
+    :param role: what the token was presented for.
+    :param token: ``None`` when it cannot be read.
+    :param is_signed: one of the hub's keys has signed the token, whatever it is for.
+    """
+    if token is None or is_signed:
+        return error.cause
+    alg, kid, iss = token.header.get("alg"), token.header.get("kid"), token.claims.get("iss")
+    said = [f"alg is {shown(alg)}"]
+    if kid is not None:
+        said.append(f"kid is {shown(kid)}")
+    if iss is not None:
+        said.append(f"iss is {shown(iss)}")
+    return f"{UNSIGNED} as one of a {HOLDERS[role]}; its {', its '.join(said)}"

@@ -9,17 +9,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any
 
-from mercure_hub.protocol import signature
-from mercure_hub.protocol.errors import KeyUnknown, TokenInvalid, shown
-from mercure_hub.protocol.keys import Key
-from mercure_hub.protocol.sections import Section
+from jwt.algorithms import Algorithm, get_default_algorithms
+from jwt.exceptions import PyJWTError
 
-Role = Literal["publish", "subscribe"]
+from mercure_hub.protocol.errors import KeyUnknown, Section, TokenInvalid, shown
+from mercure_hub.protocol.tokens.claims import HOLDERS, Role, decoded
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key
 
-HOLDERS: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
-"""Who has tokens of a role."""
+_ALGORITHMS: Mapping[str, Algorithm] = {
+    name: algorithm for name, algorithm in get_default_algorithms().items() if name in ALGORITHMS
+}
+_MAX_SECRETS = 256
+
+
+def check_extensions(header: Mapping[str, Any]) -> None:
+    """Refuse a token that means something else to who knows an extension; none is known here.
+
+    :param header: of the token, not verified.
+    :raises TokenInvalid: it has such a field (RFC 7515 section 4.1.11, RFC 7797).
+    """
+    if "crit" in header:
+        raise TokenInvalid(
+            f"crit is {shown(header['crit'])}; the hub knows no extension of JWS", Section.SIGNATURE
+        )
+    if header.get("b64") is False:
+        raise TokenInvalid("b64 is false; the payload has to be in the token, encoded", Section.SIGNATURE)
+
+
+def fits(token: str, algorithm: str, key: Key) -> bool:
+    """Whether a key has signed a token.
+
+    :param token: in compact serialization.
+    :param algorithm: that the token names, one of the key's.
+    :raises TokenInvalid: that cannot be found out.
+    """
+    signed, _, signature = token.rpartition(".")
+    try:
+        used, material = _ALGORITHMS[algorithm], key.material
+        prepared = (
+            _checked(algorithm, material) if isinstance(material, bytes) else used.prepare_key(material)
+        )
+        return used.verify(signed.encode(), prepared, decoded(signature))
+    except (PyJWTError, TypeError, ValueError) as error:
+        raise TokenInvalid(f"the token cannot be verified: {shown(str(error))}", Section.SIGNATURE) from None
+
+
+@lru_cache(maxsize=_MAX_SECRETS)
+def _checked(algorithm: str, secret: bytes) -> Any:
+    """The secret, if it is no PEM, DER or JWK in disguise: to find that out costs more than to use it."""
+    return _ALGORITHMS[algorithm].prepare_key(secret)
+
 
 _MAX_TRIED = 16  # keys for one token: each costs a tenth of a millisecond, and junk is free to send
 
@@ -85,7 +127,7 @@ class Issuer:
         algorithm, kid = header.get("alg"), header.get("kid")
         if "kid" in header and not isinstance(kid, str):
             raise TokenInvalid(f"kid is {shown(kid)}, not a string", Section.KEY_UNKNOWN)
-        signature.check_extensions(header)
+        check_extensions(header)
         keys = self.keys(role)
         if not any(algorithm in key.algorithms for key in keys):
             self._check_algorithm(algorithm, role)
@@ -98,7 +140,7 @@ class Issuer:
                 Section.KEY_UNKNOWN,
             )
         for key in fitting:
-            if signature.fits(token, str(algorithm), key):
+            if fits(token, str(algorithm), key):
                 return key
         if named:
             raise TokenInvalid(

@@ -1,20 +1,60 @@
-"""What the claims of a verified token allow, in both generations of the protocol."""
+"""What a token allows, read from its claims: topics to publish and to read, payloads for presence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mercure_hub.protocol.errors import InvalidRequest, TokenInvalid, shown
-from mercure_hub.protocol.grant import NOTHING, Grant, Json, Scope
-from mercure_hub.protocol.issuer import Role
-from mercure_hub.protocol.keys import Key
-from mercure_hub.protocol.matchers import SUPPORTED, Matcher, MatcherType, make
-from mercure_hub.protocol.sections import Section
+from mercure_hub.protocol.errors import InvalidRequest, Section, TokenInvalid, shown
+from mercure_hub.protocol.matching.matcher import Matcher, make
+from mercure_hub.protocol.matching.table import NOTHING, Scope
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, OLD_CLAIM, OLD_NAMESPACED_CLAIM, Role
+from mercure_hub.protocol.tokens.keys import Key
+from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 
-DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
+Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
-_OLD_NAMESPACE = "https://mercure.rocks/"
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The content of a verified token.
+
+    :param publish: topics on which updates may be published.
+    :param subscribe: topics whose private updates may be read.
+    :param payloads: of each ``subscribe`` entry its matchers and its payload or ``None``, in the
+        token's order; nothing if none has a payload. An entry without matchers is the payload of 0.x,
+        which belongs to every subscription.
+    :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
+    :param is_old: the token is one of 0.x.
+    :param fingerprint: tells tokens apart without holding them; empty without a token.
+    :param key: verified the token; ``None`` without a token.
+    :param subject: whose token it is, told apart from those of other issuers; empty if it does not say.
+    """
+
+    publish: Scope = NOTHING
+    subscribe: Scope = NOTHING
+    payloads: tuple[tuple[tuple[Matcher, ...], Json], ...] = ()
+    expires_at: float | None = None
+    is_old: bool = False
+    fingerprint: bytes = b""
+    key: Key | None = None
+    subject: str = ""
+
+    def payload_for(self, matcher: Matcher) -> Json:
+        """The payload of the first entry that covers a subscription's matcher (spec, Payloads).
+
+        :returns: the payload, or ``None``: an entry without one hides those of the entries after it.
+        """
+        for matchers, payload in self.payloads:
+            if not matchers or any(own.selects(matcher) for own in matchers):
+                return payload
+        return None
+
+
+ANONYMOUS = Grant()
+
+
 _MAX_DETAILS = 100
 _MAX_MATCHERS = 1000
 _MAX_DEPTH = 32
@@ -129,9 +169,9 @@ def old_grant_of(
     :param key: that verified it.
     :raises TokenInvalid: it is missing, or not valid.
     """
-    claim = claims.get(_OLD_NAMESPACE)
+    claim = claims.get(OLD_NAMESPACED_CLAIM)
     if claim is None:
-        claim = claims.get("mercure")
+        claim = claims.get(OLD_CLAIM)
     if not isinstance(claim, dict):
         raise TokenInvalid(
             "the token has neither authorization_details nor a mercure claim", Section.TOKEN_CLAIMS

@@ -1,14 +1,15 @@
-"""Many patterns, of which few are tried for a topic."""
+"""Sets of matchers: a table that finds the few patterns to try for a topic, and the scope of a token."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from mercure_hub.protocol.literal_prefix import Place, above
-from mercure_hub.protocol.matchers import Matcher
+from mercure_hub.protocol.matching.matcher import Matcher, Place, above
 
 Value = TypeVar("Value")
+
+_FEW = 4  # that are tried one after another; more are looked up
 
 
 class PatternTable(Generic[Value]):
@@ -84,3 +85,58 @@ class PatternTable(Generic[Value]):
                     elif here is not None:
                         found.append(here)
         return found
+
+
+class Scope:
+    """The topics that a token allows for one action, or that a subscriber listens to.
+
+    :param matchers: any of them covers the topic.
+    """
+
+    __slots__ = ("_everything", "_exact", "_patterns", "_table")
+
+    def __init__(self, matchers: Sequence[Matcher]) -> None:
+        self._everything = any(matcher.is_wildcard for matcher in matchers)
+        exact = dict.fromkeys(matcher.exact for matcher in matchers if matcher.exact is not None)
+        # Most tokens have one topic, and a set of one is four times as large as a tuple.
+        self._exact: tuple[str, ...] | frozenset[str] = (
+            tuple(exact) if len(exact) <= _FEW else frozenset(exact)
+        )
+        self._patterns = tuple(
+            matcher for matcher in matchers if matcher.exact is None and not matcher.is_wildcard
+        )
+        self._table: PatternTable[None] | None = None
+        if len(self._patterns) > _FEW:
+            self._table = PatternTable()
+            for matcher in dict.fromkeys(self._patterns):
+                self._table.put(matcher, None)
+
+    def covers(self, topic: str) -> bool:
+        """Tell whether the topic is allowed."""
+        if self._everything or topic in self._exact:
+            return True
+        if self._table is not None:
+            return any(matcher.matches(topic) for matcher, _ in self._table.candidates(topic))
+        return any(matcher.matches(topic) for matcher in self._patterns)
+
+    def covers_any(self, topics: Sequence[str]) -> bool:
+        """Tell whether one of the topics is allowed: enough to read a private update."""
+        return any(self.covers(topic) for topic in topics)
+
+    def reaches(self, path: str) -> bool:
+        """Whether it may cover a topic that begins with a path of the hub.
+
+        It says no only if that is certain.
+        """
+        return (
+            self._everything
+            or any(topic.startswith(path) for topic in self._exact)
+            or any(matcher.reaches(path) for matcher in self._patterns)
+        )
+
+    def first_outside(self, topics: Sequence[str]) -> str | None:
+        """The first topic that is not allowed: all must be, to publish."""
+        return next((topic for topic in topics if not self.covers(topic)), None)
+
+
+NOTHING = Scope(())

@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from mercure_hub.protocol.errors import KeyMaterialError, shown
-from mercure_hub.protocol.keys import ALGORITHMS, Key, PublicKey, fitting
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PublicKey, fitting
 
 MAX_KEYS = 64
 """Entries in a set."""

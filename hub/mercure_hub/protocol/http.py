@@ -1,12 +1,13 @@
-"""HTTP answers as values, and the one map from an error to its answer."""
+"""HTTP as values: forms, content codings, answers, and the one map from an error to its answer."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from mercure_hub.protocol.errors import (
     AuthorizationError,
@@ -17,8 +18,77 @@ from mercure_hub.protocol.errors import (
     TokenMissing,
     TooManyRequests,
     UpgradeRequired,
+    problem_type,
+    reference,
 )
-from mercure_hub.protocol.sections import problem_type, reference
+
+Pairs = list[tuple[str, str]]
+
+
+def parse_form(encoded: bytes) -> Pairs:
+    """Parse a query component or a form body into names and values.
+
+    A stray ``%`` stands for itself, ``;`` is no delimiter, a name without ``=`` has an empty
+    value, an empty part is skipped (URL standard, section 5.1).
+
+    :param encoded: the octets, without a leading ``?``.
+    :returns: decoded names and values in order.
+    :raises InvalidRequest: a name or value is not valid UTF-8.
+    """
+    pairs: Pairs = []
+    for part in encoded.split(b"&"):
+        if not part:
+            continue
+        name, _, value = part.partition(b"=")
+        pairs.append((_decode(name, None), _decode(value, name)))
+    return pairs
+
+
+def _decode(octets: bytes, name: bytes | None) -> str:
+    if b"+" in octets:
+        octets = octets.replace(b"+", b" ")
+    if b"%" in octets:
+        octets = unquote_to_bytes(octets)
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        if name is None:
+            raise InvalidRequest("A parameter name is not valid UTF-8.") from None
+        shown = name.decode("ascii", "replace")
+        raise InvalidRequest(f"The value of {shown!r} is not valid UTF-8.", shown) from None
+
+
+_WEIGHT = re.compile(r"[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*")
+
+
+def prefers(coding: str, accept_encoding: str | None) -> bool:
+    """Tell whether a client asks for a coding, and likes it no less than none at all.
+
+    Clients that merely do not exclude it, with ``*`` or without the field, get the content as it is: many of
+    them have no decoder.
+
+    :param coding: in lower case, such as ``zstd``.
+    :param accept_encoding: value of the request's ``Accept-Encoding``.
+    """
+    if not accept_encoding:
+        return False
+    weights = _weights(accept_encoding)
+    weight = weights.get(coding, 0.0)
+    return weight > 0 and weight >= weights.get("identity", 0.0)
+
+
+def _weights(field: str) -> dict[str, float]:
+    """The weight of each coding; of one that is there twice the smaller, of a malformed one 0."""
+    weights: dict[str, float] = {}
+    for member in field.split(","):
+        name, separator, parameter = member.partition(";")
+        name = name.strip(" \t").lower()
+        found = _WEIGHT.fullmatch(parameter) if separator else None
+        weight = float(found[1]) if found else 0.0 if separator else 1.0
+        if name:
+            weights[name] = min(weight, weights.get(name, 1.0))
+    return weights
+
 
 Headers = list[tuple[str, str]]
 
@@ -42,29 +112,29 @@ class Answer:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def text(status: int, body: str) -> Answer:
+def text_answer(status: int, body: str) -> Answer:
     """Answer with plain text in UTF-8."""
     return Answer(status, body.encode(), [("Content-Type", "text/plain; charset=utf-8")])
 
 
-def to_json(document: object, content_type: str = "application/json") -> Answer:
+def json_answer(document: object, content_type: str = "application/json") -> Answer:
     """Answer 200 with a JSON document."""
-    return _of_json(encoded(document), content_type)
+    return _of_json(encode_json(document), content_type)
 
 
-def to_json_list(
+def json_list_answer(
     document: Mapping[str, object], name: str, members: Iterable[str], content_type: str = "application/json"
 ) -> Answer:
     """Answer 200 with a JSON document that has a long list.
 
     :param name: of the list.
-    :param members: what is in it, each ``encoded``: with thousands of them that takes a while.
+    :param members: what is in it, each from ``encode_json``: with thousands of them that takes a while.
     """
-    around = encoded({**document, name: []})
+    around = encode_json({**document, name: []})
     return _of_json(f"{around[:-2]}{','.join(members)}]}}", content_type)
 
 
-def encoded(document: object) -> str:
+def encode_json(document: object) -> str:
     """A document as JSON."""
     return _encode(document)
 
@@ -74,7 +144,7 @@ def _of_json(text: str, content_type: str) -> Answer:
     return Answer(200, text.encode("utf-8", "backslashreplace"), [("Content-Type", content_type)])
 
 
-def for_error(error: MercureError, resource_metadata: str | None = None) -> Answer:
+def error_answer(error: MercureError, resource_metadata: str | None = None) -> Answer:
     """The HTTP answer to an error.
 
     :param error: what was raised.
@@ -145,7 +215,7 @@ def _problem(
     }
     if field_name is not None:
         document["field"] = field_name
-    answer = to_json(document, "application/problem+json")
+    answer = json_answer(document, "application/problem+json")
     answer.status = status
     answer.headers.extend(headers)
     return answer

@@ -1,8 +1,12 @@
-"""Which IP addresses are on the public internet, and which only lead back into our own network."""
+"""Hosts: their syntax, and which addresses are on the public internet or this machine's own."""
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+"""A host and perhaps a port, as in ``Host`` and in URLs."""
 
 _UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")

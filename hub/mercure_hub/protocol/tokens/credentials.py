@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mercure_hub.protocol.errors import TokenMalformed
-from mercure_hub.protocol.form import Pairs
+from mercure_hub.protocol.http import Pairs
 
 OLD_COOKIE = "mercureAuthorization"
 OLD_PARAMETER = "authorization"

@@ -1,0 +1,1 @@
+"""Which topics a matcher selects (spec, Matcher Types). Needs the compiled libraries urlpattern and re2."""

@@ -1,0 +1,1 @@
+"""Access tokens: where they are presented, who signed them, what they allow (spec, Authorization)."""
