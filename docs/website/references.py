@@ -12,7 +12,7 @@ from sphinx.environment import BuildEnvironment
 
 import flask_mercure
 
-_OURS = ("flask_mercure.", "hub.")
+_OURS = ("flask_mercure.", "mercure_hub.")
 # Where names are explained; nobody makes or names a Batch, which a public method returns.
 _PLACES = {name: f"flask_mercure.{name}" for name in flask_mercure.__all__} | {
     "Batch": "flask_mercure.Mercure.batch"

@@ -83,7 +83,7 @@ def supervised_hub(folder: Path, shop: Path, port: int, public_url: str) -> Iter
     :param port: where the hub listens.
     """
     layout = Layout(
-        executable=f"{sys.executable} -m hub",
+        executable=f"{sys.executable} -m mercure_hub",
         user=getpass.getuser(),
         state=str(folder),
         settings=str(shop),

@@ -114,4 +114,4 @@ def _layout(options: argparse.Namespace, settings: Mapping[str, str]) -> Layout:
 def _executable() -> str:
     """The command of this installation."""
     script = Path(sys.executable).parent / "mercure-hub"
-    return str(script) if script.exists() else f"{sys.executable} -m hub"
+    return str(script) if script.exists() else f"{sys.executable} -m mercure_hub"
