@@ -50,13 +50,9 @@ toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!flask_mercure|mercure).*"),
     ("py:class", r".*\._\w+"),  # type variables
-<<<<<<< HEAD
     # An argument of what MERCURE_TOKEN_FACTORY replaces.
     ("py:class", r"mercure_hub\.protocol\.tokens\.keys\.Key"),
-=======
     ("py:class", r"flask_mercure\.updates\.UpdateOptions"),  # its keys are those of publish
-    ("py:class", r"mercure_hub\.protocol\.(\w+\.)*keys\.Key"),  # an argument of what MERCURE_TOKEN_FACTORY replaces
->>>>>>> 0d406cb (Follow the package's new name in the site, the installer and the supervised hub of the tests)
 ]
 
 html_theme = "furo"
