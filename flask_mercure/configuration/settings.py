@@ -59,6 +59,7 @@ class Configuration:
     :param own_claims: added to those of the app itself: a hub that goes by ``Host`` knows itself by ``url``
         when the app asks it. Nobody else's token names that internal URL.
     :param publisher_tokens: where the app has the token from with which it publishes.
+    :param makes_publisher_tokens: whether the app makes that token itself, with ``tokens``.
     :param gives_tokens: whether ``tokens`` can make one for a subscriber.
     :param lifetime: of a token, in seconds.
     :param cookie: how the authorization cookie is set.
@@ -78,6 +79,7 @@ class Configuration:
     tokens: TokenSource
     own_claims: Mapping[str, Any]
     publisher_tokens: PublisherSource
+    makes_publisher_tokens: bool
     gives_tokens: bool
     lifetime: float
     cookie: CookiePolicy
@@ -156,6 +158,7 @@ def read(
         tokens=tokens,
         own_claims=own_claims,
         publisher_tokens=publisher_tokens,
+        makes_publisher_tokens=static is None and provider is None,
         gives_tokens=factory is not None or subscriber_key is not None,
         lifetime=lifetime,
         cookie=cookie,

@@ -1,9 +1,8 @@
-"""``flask mercure doctor``: whether app, hub, proxy and browser fit together, found out by doing it.
+"""``flask mercure doctor``: tries out whether app, hub, proxy and browser fit together.
 
-* ``finding`` - what a check has to say, and ``report``, ``command`` - how it is shown;
-* ``connection``, ``exchange``, ``streams`` - sockets with deadlines, requests, event streams that stay open;
-* ``door``, ``admission`` - going to a URL, presenting a token;
-* ``addresses``, ``certificates``, ``clock``, ``delivery``, ``browser``, ``protocols``, ``verdicts`` - from
-  what was observed (``observation``, ``trials``) to findings;
-* ``examination`` - the order of the checks, and what each one sends.
+* ``command`` - the command, and findings as text and as JSON;
+* ``examination`` - the order of the checks, and what each one sends;
+* ``addresses``, ``certificates``, ``tokens``, ``delivery``, ``browser`` - what the answers mean;
+* ``findings`` - what a check has to say;
+* ``connection`` - sockets with deadlines, requests, event streams that stay open.
 """

@@ -1,26 +1,45 @@
-"""Whether a Mercure hub answers at a URL, and what it says of itself."""
+"""Whether a Mercure hub answers at a URL, with which certificate, and what it says about itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from flask_mercure.client.connection import tls_context
 from flask_mercure.cookies import is_loopback
-from flask_mercure.doctor.connection import Endpoint, Reply, Stage, Unreachable, origin_of
-from flask_mercure.doctor.finding import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
+from flask_mercure.doctor import certificates, connection
+from flask_mercure.doctor.certificates import Certificate
+from flask_mercure.doctor.connection import (
+    Endpoint,
+    NoStream,
+    Reply,
+    Stage,
+    Stream,
+    Unreachable,
+    ask,
+    origin_of,
+    subscribe,
+)
+from flask_mercure.doctor.findings import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
 from mercure_hub.protocol.errors import Section
 
 METADATA = "/.well-known/oauth-protected-resource"
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _MAX_SHOWN = 200
+_ROUNDING = 2.0  # seconds: a Date has whole seconds, and the answer takes its time
+_TOLERATED_SKEW = 5.0
+_SERIOUS_SKEW = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a hub's metadata document says; other hubs, and proxies that do not pass it on, have none.
+    """A hub's metadata document; other hubs, and proxies that do not pass it on, have none.
 
     :param resource: its resource identifier, which tokens name in ``aud``.
     :param cookie: name of the cookie that it reads.
@@ -32,8 +51,165 @@ class Profile:
     issuers: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ReachedHub:
+    """A URL at which a hub answers.
+
+    :param endpoint: the URL.
+    :param trust: for https.
+    :param answer: to a request without token.
+    :param profile: the hub's metadata.
+    :param seconds: for an answer.
+    """
+
+    endpoint: Endpoint
+    trust: ssl.SSLContext | None
+    answer: Reply
+    profile: Profile | None
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """The setting that the URL comes from, for messages."""
+        return self.endpoint.setting
+
+    def ask(self, method: str, headers: Mapping[str, str]) -> Reply:
+        """Send a request without content.
+
+        :raises Unreachable: there is no answer.
+        """
+        return ask(self.endpoint, self.trust, method, self.endpoint.path, headers, seconds=self.seconds)
+
+    def post(self, headers: Mapping[str, str], body: bytes = b"private=on") -> Reply:
+        """Publish. Without a topic in the body the hub publishes nothing, but checks the token all the same.
+
+        :raises Unreachable: there is no answer.
+        """
+        headers = {**headers, **_FORM}
+        return ask(
+            self.endpoint, self.trust, "POST", self.endpoint.path, headers, body=body, seconds=self.seconds
+        )
+
+    def subscribe(self, query: str, headers: Mapping[str, str]) -> Stream | NoStream:
+        """Open a stream.
+
+        :raises Unreachable: there is no answer.
+        """
+        return subscribe(self.endpoint, self.trust, query, headers, self.seconds)
+
+
+class Prober:
+    """Looks for a hub at URLs, with the trust of the app or of browsers.
+
+    :param verify: ``MERCURE_VERIFY_TLS``.
+    :param public: the public URL, after whose path the metadata may be at each URL.
+    :param seconds: for each answer.
+    :param now: returns the seconds since the epoch.
+    """
+
+    def __init__(
+        self, verify: bool | str, public: Endpoint, seconds: float, now: Callable[[], float]
+    ) -> None:
+        self._verify = verify
+        self._public = public
+        self._seconds = seconds
+        self._now = now
+
+    def reach(self, endpoint: Endpoint, *, by_browsers: bool) -> Generator[Finding, None, ReachedHub | None]:
+        """Look for a hub at a URL.
+
+        :param by_browsers: with the trust that browsers have, else with that of the app.
+        """
+        trust: ssl.SSLContext | None = None
+        if endpoint.scheme == "https":
+            trust = yield from self._trust(endpoint, by_browsers=by_browsers)
+            if trust is None:
+                return None
+        try:
+            answer = ask(endpoint, trust, "GET", endpoint.path, seconds=self._seconds, clock=self._now)
+        except Unreachable as error:
+            yield unreachable(endpoint, error)
+            return None
+        known = self._metadata(endpoint, trust)
+        finding = identify(endpoint, answer, known)
+        yield finding
+        is_hub = finding.section is None
+        return ReachedHub(endpoint, trust, answer, known, self._seconds) if is_hub else None
+
+    def browsers_trust(self, endpoint: Endpoint) -> Iterator[Finding]:
+        """The app's URL is that of browsers too, and MERCURE_VERIFY_TLS does not reach them."""
+        if not self._accepts(endpoint, _trust_of_this_machine()):
+            yield certificates.only_for_the_app(endpoint, self._verify)
+
+    def _metadata(self, endpoint: Endpoint, trust: ssl.SSLContext | None) -> Profile | None:
+        """The metadata: after the path of either URL, since a proxy may have changed the path."""
+        suffixes = ["" if one.path == "/" else one.path for one in (endpoint, self._public)]
+        for suffix in dict.fromkeys(suffixes):
+            try:
+                reply = ask(endpoint, trust, "GET", METADATA + suffix, seconds=self._seconds)
+            except Unreachable:
+                continue
+            known = profile(reply.document) if reply.status == 200 else None
+            if known is not None:
+                return known
+        return None
+
+    def _trust(
+        self, endpoint: Endpoint, *, by_browsers: bool
+    ) -> Generator[Finding, None, ssl.SSLContext | None]:
+        """The context with which the server proves its identity; tokens are sent with no other."""
+        verify = self._verify
+        try:
+            ours = tls_context(verify)
+        except OSError as error:
+            yield certificates.unreadable(verify, error)
+            return None
+        first = _trust_of_this_machine() if by_browsers else ours
+        try:
+            self._handshake(endpoint, first)
+        except Unreachable as error:
+            if error.stage is not Stage.TLS:
+                yield unreachable(endpoint, error)
+                return None
+            if by_browsers and error.code and verify is not True and self._accepts(endpoint, ours):
+                yield certificates.only_for_the_app(endpoint, verify)
+                return ours
+            served = self._served(endpoint)
+            yield certificates.refused(
+                endpoint, error, served, self._now(), verify=verify, by_browsers=by_browsers
+            )
+            return None
+        if verify is False and not by_browsers:
+            yield certificates.unverified(endpoint)
+        else:
+            yield certificates.accepted(endpoint, self._served(endpoint), self._now())
+        return first
+
+    def _handshake(self, endpoint: Endpoint, trust: ssl.SSLContext) -> None:
+        connection.close(connection.dial(endpoint, trust, self._deadline()))
+
+    def _accepts(self, endpoint: Endpoint, trust: ssl.SSLContext) -> bool:
+        try:
+            self._handshake(endpoint, trust)
+        except Unreachable:
+            return False
+        return True
+
+    def _served(self, endpoint: Endpoint) -> Certificate | None:
+        der = connection.certificate(endpoint, self._deadline())
+        return None if der is None else certificates.parse(der)
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._seconds
+
+
+def _trust_of_this_machine() -> ssl.SSLContext:
+    """What this machine trusts, as the nearest to what browsers trust."""
+    return ssl.create_default_context()
+
+
 def profile(document: dict[str, Any]) -> Profile | None:
-    """Read a metadata document (RFC 9728 section 2); ``None`` when it is none of a hub."""
+    """Read a metadata document (RFC 9728 section 2); ``None`` when it is not a hub's."""
     resource = document.get("resource")
     if not isinstance(resource, str) or not any(
         name.startswith("mercure_") or name == "authorization_details_types_supported" for name in document
@@ -48,34 +224,28 @@ def profile(document: dict[str, Any]) -> Profile | None:
     )
 
 
-def metadata_paths(*endpoints: Endpoint) -> list[str]:
-    """Where the metadata may be: after the path of the public URL, also on the internal port."""
-    paths = [METADATA + ("" if endpoint.path == "/" else endpoint.path) for endpoint in endpoints]
-    return list(dict.fromkeys(paths))
-
-
 def unreachable(endpoint: Endpoint, error: Unreachable) -> Finding:
     """There is no connection, or no answer on it."""
     where = f"{endpoint.host} (port {endpoint.port}, from {endpoint.setting})"
+    remedies: Sequence[Remedy]
     match error.stage:
         case Stage.NAME:
             summary = f"the name {endpoint.host!r} of {endpoint.setting} is not known: {error.reason}"
-            lines: Sequence[Remedy] = (app(f'{endpoint.setting} = "<the URL with the right host>"'),)
+            remedies = (app(f'{endpoint.setting} = "<the URL with the right host>"'),)
         case Stage.CONNECT:
             summary = f"nothing answers at {where}: {error.reason}. Does the hub run, and listen there?"
-            lines = (
+            remedies = (
                 hub(f"MERCURE_LISTEN={endpoint.host}:{endpoint.port}"),
                 app(f'{endpoint.setting} = "<where the hub listens>"'),
                 Remedy("shell", "systemctl status mercure-hub"),
             )
         case _:
-            summary = f"{where} takes connections and gives no answer: {error.reason}"
-            lines = (app(f'{endpoint.setting} = "<the URL of the hub>"'),)
+            summary = f"{where} accepts connections and gives no answer: {error.reason}"
+            remedies = (app(f'{endpoint.setting} = "<the URL of the hub>"'),)
             if endpoint.scheme == "http" and error.stage is Stage.NOT_HTTP:
-                line = f'{endpoint.setting} = "{endpoint.url.replace("http:", "https:", 1)}"'
                 summary += ". Perhaps it speaks TLS"
-                lines = (app(line),)
-    return problem("url", summary, Section.UNREACHABLE, *lines)
+                remedies = (app(f'{endpoint.setting} = "{endpoint.url.replace("http:", "https:", 1)}"'),)
+    return problem("url", summary, Section.UNREACHABLE, *remedies)
 
 
 def identify(endpoint: Endpoint, answer: Reply, known: Profile | None) -> Finding:
@@ -97,19 +267,21 @@ def identify(endpoint: Endpoint, answer: Reply, known: Profile | None) -> Findin
     if status not in _GATEWAY:
         if known is not None:
             return ok("url", f"{endpoint.named}: a Mercure hub, by its metadata")
-        if status == HTTPStatus.UNAUTHORIZED and not html and "basic" not in _schemes(answer):
+        schemes = " ".join(answer.head.headers.getlist("WWW-Authenticate")).lower()
+        if status == HTTPStatus.UNAUTHORIZED and not html and "basic" not in schemes:
             return ok("url", f"{endpoint.named}: it asks for a token, as a Mercure hub does")
         if status == HTTPStatus.BAD_REQUEST and not html:
             return ok("url", f"{endpoint.named}: it asks for topics, as a Mercure hub does")
-    return _no_hub(endpoint, answer, html=html)
+    return _not_a_hub(endpoint, answer, html=html)
 
 
-def _no_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
+def _not_a_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
     status = answer.status
     if status in _GATEWAY:
         hint = ""
-        if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in answer.head.headers.get("Server", ""):
-            hint = ". Apache answers so, and logs nothing, when ProxyPass has h2:// or h2c://: it is http://"
+        server = answer.head.headers.get("Server", "")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in server:
+            hint = ". Apache answers so, and logs nothing, when ProxyPass has h2:// or h2c://: use http://"
         return problem(
             "url",
             f"a proxy answers {status} at {endpoint.named}: it does not reach the hub{hint}",
@@ -122,16 +294,12 @@ def _no_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
     path = "" if endpoint.path == "/.well-known/mercure" else ". The path is usually /.well-known/mercure"
     return problem(
         "url",
-        f"{endpoint.named} answers {status}{kind}: this is no Mercure hub, or not its path{path}",
+        f"{endpoint.named} answers {status}{kind}: this is not a Mercure hub, or not its path{path}",
         Section.NOT_A_HUB,
         app(f'{endpoint.setting} = "{endpoint.origin}/.well-known/mercure"'),
         apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …  # before WSGIScriptAlias /'),
         nginx("location /.well-known/mercure { proxy_pass http://127.0.0.1:3000; … }"),
     )
-
-
-def _schemes(answer: Reply) -> str:
-    return " ".join(answer.head.headers.getlist("WWW-Authenticate")).lower()
 
 
 def _redirect(endpoint: Endpoint, location: str) -> Finding:
@@ -143,16 +311,15 @@ def _redirect(endpoint: Endpoint, location: str) -> Finding:
     shown = "".join(character if character.isprintable() else "?" for character in shown)
     return problem(
         "url",
-        f"{endpoint.named} redirects to {shown}: publishers do not follow, since the token would be lost "
-        "or go "
-        "astray, and a page of another origin may not",
+        f"{endpoint.named} redirects to {shown}: publishers do not follow, since they would lose the token "
+        "or send it to another server, and a page of another origin may not follow",
         Section.REDIRECT,
         app(f'{endpoint.setting} = "{shown}"'),
     )
 
 
 def suits_browsers(public: Endpoint, pages: str) -> list[Finding]:
-    """Whether browsers elsewhere can reach the public URL, as its text shows.
+    """Whether browsers on other machines can use the public URL, judged by its text.
 
     :param public: the public URL.
     :param pages: origin of the pages.
@@ -163,9 +330,8 @@ def suits_browsers(public: Endpoint, pages: str) -> list[Finding]:
         findings.append(
             warning(
                 "url",
-                f"{public.named} is this machine only: the browser of a visitor of {pages} looks for the "
-                "hub on the "
-                "visitor's own machine",
+                f"{public.named} is this machine only: the browser of a visitor of {pages} looks for the hub "
+                "on the visitor's own machine",
                 Section.LOOPBACK,
                 app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
             )
@@ -181,3 +347,31 @@ def suits_browsers(public: Endpoint, pages: str) -> list[Finding]:
             )
         )
     return findings
+
+
+def clock_skew(theirs: float | None, ours: float, lifetime: float) -> Finding:
+    """Compare the clocks of hub and app: tokens have a beginning and an end.
+
+    :param theirs: the ``Date`` of an answer, in seconds since the epoch.
+    :param ours: when the answer came.
+    :param lifetime: of the app's tokens, in seconds.
+    """
+    if theirs is None:
+        return ok("clock", "the hub's answers have no Date to compare")
+    ahead = theirs - ours
+    if abs(ahead) <= _TOLERATED_SKEW + _ROUNDING:
+        return ok("clock", "the clocks of hub and app agree")
+    seconds = f"{abs(ahead):.0f} s"
+    if ahead > 0:
+        effect = f"tokens expire {seconds} early"
+        if ahead >= lifetime:
+            effect = "each token has expired when it arrives"
+        summary = f"the hub's clock is {seconds} ahead of this machine's: {effect}"
+    else:
+        summary = (
+            f"the hub's clock is {seconds} behind this machine's: hubs that check iat or nbf refuse new "
+            "tokens, and streams outlive their tokens"
+        )
+    summary += ". Synchronize both machines by NTP (timedatectl)"
+    is_serious = abs(ahead) > min(_SERIOUS_SKEW, lifetime)
+    return (problem if is_serious else warning)("clock", summary, Section.CLOCK)

@@ -1,7 +1,11 @@
-"""What browsers make of the cookie, and of answers to pages of another origin."""
+"""What browsers do: keep and send the cookie or not, read answers of another origin, share connections."""
 
 from __future__ import annotations
 
+import socket
+import ssl
+import struct
+import time
 from urllib.parse import urlsplit
 
 from werkzeug.datastructures import Headers
@@ -9,17 +13,36 @@ from werkzeug.datastructures import Headers
 from flask_mercure.client.connection import Head
 from flask_mercure.cookies import CookiePolicy, is_loopback, is_same_site
 from flask_mercure.doctor.addresses import Profile
-from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
+from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, time_left
+from flask_mercure.doctor.findings import (
+    Finding,
+    apache,
+    app,
+    hub,
+    nginx,
+    note,
+    ok,
+    problem,
+    skipped,
+    warning,
+)
 from flask_mercure.errors import CookieError
 from mercure_hub.protocol.errors import Section
 
 _OLD_COOKIE = "mercureAuthorization"  # hubs that speak 0.x read it besides the one that they name
 _ALLOW_ORIGIN = "access-control-allow-origin"
 _ALLOW_CREDENTIALS = "access-control-allow-credentials"
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_FRAME_HEAD = struct.Struct("!HBBBL")  # length in 16 + 8 bits, type, flags, stream
+_SETTING = struct.Struct("!HL")
+_SETTINGS = 4
+_MAX_CONCURRENT_STREAMS = 3
+_MAX_FRAMES = 16
+_FEW_STREAMS = 20
 
 
 def grants(*, are_registered: bool) -> Finding:
-    """Who in the app gives browsers the cookie for private updates.
+    """Whether the app gives browsers the cookie for private updates.
 
     :param are_registered: the app uses ``subscribe_grants`` for this hub.
     """
@@ -35,10 +58,10 @@ def grants(*, are_registered: bool) -> Finding:
 
 
 def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, pages: str) -> Finding:
-    """Do what a browser does with the cookie: keep it or not, and send it to the hub or not (RFC 6265bis).
+    """Whether a browser keeps the cookie and sends it to the hub (RFC 6265bis).
 
     :param policy: of the app.
-    :param token: a real one, for its length.
+    :param token: a real one, whose length counts.
     :param max_age: of the cookie, in seconds.
     :param app_url: origin of the app, whose answer sets the cookie.
     :param pages: origin of the pages that open streams.
@@ -72,8 +95,7 @@ def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, 
                 "cookie",
                 f"pages of {pages} and the hub at {policy.host} are two sites, and the cookie is "
                 f"SameSite={policy.same_site}: browsers do not send it. Put the hub on the site of the "
-                "pages, or "
-                "hand the token to fetch() with an Authorization header",
+                "pages, or hand the token to fetch() with an Authorization header",
                 Section.COOKIE_LOST,
                 app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
             )
@@ -119,9 +141,8 @@ def cookie_unread(policy: CookiePolicy, known: Profile | None, status: int) -> F
         seen = f"sends no private update to a browser with the cookie {policy.name}, as if it were anonymous"
     return problem(
         "cookie",
-        f"the hub admits a token in the Authorization header and {seen}: it reads a cookie of another "
-        "name, or a "
-        "proxy removes it",
+        f"the hub admits a token in the Authorization header and {seen}: it reads a cookie of another name, "
+        "or a proxy removes it",
         Section.COOKIE_NAME,
         hub(f"MERCURE_COOKIE_NAME={policy.name}"),
         nginx("proxy_set_header Cookie $http_cookie;"),
@@ -133,7 +154,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
 
     :param origin: of the page.
     :param answer: to a subscription with the cookie.
-    :param preflight: answer to the question that fetch() asks before it sends an Authorization header.
+    :param preflight: answer to the OPTIONS request that precedes a fetch() with an Authorization header.
     """
     allowed = answer.headers.getlist(_ALLOW_ORIGIN)
     line = hub(f"MERCURE_CORS_ORIGINS={origin}  # besides those that are there, separated by spaces")
@@ -141,18 +162,17 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
         return problem(
             "cors",
             "the answer has Access-Control-Allow-Origin more than once, from the hub and from the proxy: "
-            "browsers refuse it. Take it out of the proxy (add_header in nginx, Header in Apache): the "
-            "hub does it",
+            "browsers refuse it. Take it out of the proxy (add_header in nginx, Header in Apache): the hub "
+            "sends it",
             Section.CORS,
-            nginx("proxy_hide_header Access-Control-Allow-Origin;  # if the proxy shall do it"),
+            nginx("proxy_hide_header Access-Control-Allow-Origin;  # if the proxy should send it"),
             apache("Header always unset Access-Control-Allow-Origin  # the proxy's own"),
         )
     if allowed == ["*"]:
         return problem(
             "cors",
-            "the answer allows any origin (*), which does not count for requests with a cookie: "
-            f"{origin} has to "
-            "be named",
+            "the answer allows any origin (*), which does not count for requests with a cookie: it has to "
+            f"name {origin}",
             Section.CORS,
             line,
         )
@@ -183,10 +203,10 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             said = f"is answered with {preflight.status}, and browsers want a success"
         return warning(
             "cors",
-            f"EventSource works from {origin}; fetch() with an Authorization header does not: the question "
+            f"EventSource works from {origin}; fetch() with an Authorization header does not: the request "
             f"before it (OPTIONS) {said}. Does the proxy answer OPTIONS itself?",
             Section.CORS,
-            *(() if preflight.status >= 300 else (line,)),  # no success: that is not the hub's answer
+            *(() if preflight.status >= 300 else (line,)),  # the hub always answers with a success
         )
     return ok("cors", f"pages of {origin} may read the stream with their cookie")
 
@@ -211,3 +231,96 @@ def publishing(origin: str, status: int) -> Finding:
             Section.COOKIE_NAME,
         )
     return ok("cors", f"pages of {origin} may publish with their cookie")
+
+
+def negotiated(endpoint: Endpoint, trust: ssl.SSLContext | None, server: str, seconds: float) -> Finding:
+    """Offer the protocols that browsers offer (RFC 7301), and judge the one that the server chooses.
+
+    :param endpoint: the public URL.
+    :param trust: for https.
+    :param server: its ``Server`` header.
+    :param seconds: for all of it.
+    """
+    chosen: str | None = None
+    streams: int | None = None
+    if endpoint.scheme == "https":
+        deadline = time.monotonic() + seconds
+        try:
+            with dial(endpoint, trust, deadline, ("h2", "http/1.1")) as sock:
+                chosen = sock.selected_alpn_protocol() if isinstance(sock, ssl.SSLSocket) else None
+                if chosen == "h2":
+                    streams = max_concurrent_streams(sock, deadline)
+        except (Unreachable, OSError) as error:
+            return skipped("http", f"the protocol could not be negotiated: {error}")
+    return connections(endpoint.scheme, chosen, streams, server)
+
+
+def max_concurrent_streams(sock: socket.socket, deadline: float) -> int | None:
+    """Begin HTTP/2 and read what the server allows (RFC 9113 sections 3.4 and 6.5).
+
+    :param sock: after a handshake that chose ``h2``.
+    :param deadline: on the monotonic clock.
+    :returns: the number; ``None`` when the server names none.
+    :raises OSError: the connection breaks.
+    """
+    sock.settimeout(time_left(deadline))
+    sock.sendall(_PREFACE + _FRAME_HEAD.pack(0, 0, _SETTINGS, 0, 0))
+    for _ in range(_MAX_FRAMES):
+        high, low, kind, flags, _stream = _FRAME_HEAD.unpack(_exactly(sock, 9, deadline))
+        payload = _exactly(sock, high << 8 | low, deadline)
+        if kind == _SETTINGS and not flags & 1:
+            settings = dict(_SETTING.iter_unpack(payload[: len(payload) // 6 * 6]))
+            return settings.get(_MAX_CONCURRENT_STREAMS)
+    return None
+
+
+def _exactly(sock: socket.socket, count: int, deadline: float) -> bytes:
+    received = b""
+    while len(received) < count:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left)
+        piece = sock.recv(count - len(received))
+        if not piece:
+            raise ConnectionResetError
+        received += piece
+    return received
+
+
+def connections(scheme: str, protocol: str | None, streams: int | None, server: str) -> Finding:
+    """What the protocol means for pages with streams.
+
+    :param scheme: of the public URL.
+    :param protocol: that TLS has chosen for a browser.
+    :param streams: that HTTP/2 allows at once.
+    :param server: the ``Server`` header of the public address.
+    """
+    if protocol != "h2":
+        why = "" if scheme == "https" else ", since browsers speak HTTP/2 over TLS only"
+        return note(
+            "http",
+            f"browsers speak HTTP/1.1 with the public address{why}: they have six connections to a host in "
+            "all tabs together, each open stream takes one, and the seventh waits. Open one stream for a "
+            "page",
+            Section.CONNECTIONS,
+            *(() if scheme == "http" else (nginx("http2 on;"), apache("Protocols h2 http/1.1"))),
+        )
+    allowed = "as many streams as it likes" if streams is None else f"{streams} streams"
+    if "apache" in server.lower():
+        return note(
+            "http",
+            f"HTTP/2 with Apache, which announces {allowed} on a connection and runs six at once on a new "
+            "one: six EventSources hang the site's other requests. Open one stream for a page, or give the "
+            "hub a host name of its own",
+            Section.CONNECTIONS,
+        )
+    if streams is not None and streams < _FEW_STREAMS:
+        return note(
+            "http",
+            f"HTTP/2, {allowed} on a connection, which all tabs of a browser share. Open one stream for a "
+            "page",
+            Section.CONNECTIONS,
+            nginx("http2_max_concurrent_streams 128;"),
+        )
+    return ok("http", f"HTTP/2, {allowed} on a connection")

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from flask_mercure.doctor.connection import Endpoint, Unreachable
-from flask_mercure.doctor.finding import Finding, app, hub, ok, problem, warning
+from flask_mercure.doctor.findings import Finding, app, hub, ok, problem, warning
 from mercure_hub.protocol.errors import Section
 
 _SOON = timedelta(days=14)
@@ -22,10 +22,10 @@ _WRONG_HOST = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MI
 class Certificate:
     """The certificate of a server.
 
-    :param names: DNS names and addresses it is for.
-    :param not_before: its beginning.
-    :param not_after: its end.
-    :param is_self_signed: nobody else has signed it.
+    :param names: the DNS names and addresses that it names.
+    :param not_before: when it becomes valid.
+    :param not_after: when it expires.
+    :param is_self_signed: its own key has signed it.
     """
 
     names: tuple[str, ...]
@@ -49,17 +49,19 @@ class Certificate:
 def parse(der: bytes) -> Certificate | None:
     """Read a certificate; ``None`` for one that cannot be read."""
     try:
-        found = x509.load_der_x509_certificate(der)
+        certificate = x509.load_der_x509_certificate(der)
         names: list[str] = []
         try:
-            extension = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             names += extension.get_values_for_type(x509.DNSName)
             names += map(str, extension.get_values_for_type(x509.IPAddress))
         except x509.ExtensionNotFound:
             pass
-        is_self_signed = found.issuer == found.subject
         return Certificate(
-            tuple(names), found.not_valid_before_utc, found.not_valid_after_utc, is_self_signed
+            tuple(names),
+            certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc,
+            certificate.issuer == certificate.subject,
         )
     except ValueError:
         return None
@@ -74,8 +76,8 @@ def accepted(endpoint: Endpoint, served: Certificate | None, now: float) -> Find
     if left < _SOON:
         return warning(
             "tls",
-            f"the certificate of {endpoint.host} ends in {left.days} days, on {until}: "
-            "renew it, and restart what serves it",
+            f"the certificate of {endpoint.host} expires in {left.days} days, on {until}: renew it, and "
+            "restart the server that uses it",
             Section.CERTIFICATE_EXPIRED,
         )
     return ok("tls", f"the certificate of {endpoint.host} is trusted, until {until}")
@@ -96,14 +98,13 @@ def refused(
     :param served: the certificate, as far as it is known.
     :param now: seconds since the epoch.
     :param verify: ``MERCURE_VERIFY_TLS``.
-    :param by_browsers: it is the public one, and the app has no part in it.
+    :param by_browsers: it is the public one, with which the app has nothing to do.
     """
-    who = "browsers refuse" if by_browsers else "the app refuses"
-    what = f"{who} the certificate of {endpoint.named}"
+    what = f"{'browsers refuse' if by_browsers else 'the app refuses'} the certificate of {endpoint.named}"
     if served is not None and (error.code == _EXPIRED or served.not_after.timestamp() < now):
         return problem(
             "tls",
-            f"{what}: it ended on {served.not_after:%Y-%m-%d}. Renew it, and restart what serves it",
+            f"{what}: it ended on {served.not_after:%Y-%m-%d}. Renew it, and restart the server that uses it",
             Section.CERTIFICATE_EXPIRED,
             hub("MERCURE_TLS_CERT=<the new certificate with its chain>, if the hub itself ends TLS"),
         )
@@ -112,19 +113,19 @@ def refused(
             "tls", f"{what}: it is not valid yet. Is the clock of this machine right?", Section.CLOCK
         )
     if served is not None and (error.code in _WRONG_HOST or not served.is_for(endpoint.host)):
-        named = ", ".join(served.names[:5]) or "no host"
-        line = f'{endpoint.setting} = "<the URL with a host that the certificate names>"'
         return problem(
-            "tls", f"{what}: it is for {named}, not for {endpoint.host}", Section.CERTIFICATE, app(line)
+            "tls",
+            f"{what}: it is for {', '.join(served.names[:5]) or 'no host'}, not for {endpoint.host}",
+            Section.CERTIFICATE,
+            app(f'{endpoint.setting} = "<the URL with a host that the certificate names>"'),
         )
     if error.code == 0:
-        line = f'{endpoint.setting} = "{endpoint.url.replace("https:", "http:", 1)}"'
         return problem(
             "tls",
             f"no TLS with {endpoint.named}: {error.reason}",
             Section.CERTIFICATE,
-            app(line),
-            hub("MERCURE_TLS_CERT=… and MERCURE_TLS_KEY=…, if it shall speak TLS"),
+            app(f'{endpoint.setting} = "{endpoint.url.replace("https:", "http:", 1)}"'),
+            hub("MERCURE_TLS_CERT=… and MERCURE_TLS_KEY=…, if it should speak TLS"),
         )
     signed = "it is self-signed" if served is not None and served.is_self_signed else error.reason
     if by_browsers:
@@ -135,12 +136,20 @@ def refused(
             Section.CERTIFICATE,
             app('MERCURE_VERIFY_TLS = "/path/of/that/ca.pem"'),
         )
-    lines = [
-        app('MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"  # of a self-signed one, the certificate itself')
-    ]
+    line = 'MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"  # of a self-signed one, the certificate itself'
     if verify is not True:
-        lines = [app(f"MERCURE_VERIFY_TLS = {verify!r}  # is not the file that signed this certificate")]
-    return problem("tls", f"{what}: {signed}", Section.CERTIFICATE, *lines)
+        line = f"MERCURE_VERIFY_TLS = {verify!r}  # is not the file that signed this certificate"
+    return problem("tls", f"{what}: {signed}", Section.CERTIFICATE, app(line))
+
+
+def unreadable(verify: bool | str, error: OSError) -> Finding:
+    """``MERCURE_VERIFY_TLS`` names something that is not a file of certificates."""
+    return problem(
+        "tls",
+        f"MERCURE_VERIFY_TLS is {verify!r}, which cannot be read as certificates: {error.strerror or error}",
+        Section.CERTIFICATE,
+        app('MERCURE_VERIFY_TLS = "/path/of/the/ca.pem"'),
+    )
 
 
 def only_for_the_app(endpoint: Endpoint, verify: bool | str) -> Finding:
@@ -155,10 +164,11 @@ def only_for_the_app(endpoint: Endpoint, verify: bool | str) -> Finding:
 
 
 def unverified(endpoint: Endpoint) -> Finding:
-    """The app does not look at the certificate."""
+    """The app does not verify the certificate."""
     return warning(
         "tls",
-        f"the app does not verify the certificate of {endpoint.named}: whoever answers there gets its tokens",
+        f"the app does not verify the certificate of {endpoint.named}: any server that answers there gets "
+        "the app's tokens",
         Section.CERTIFICATE,
         app('MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"'),
     )

@@ -1,10 +1,11 @@
-"""``flask mercure doctor``."""
+"""``flask mercure doctor``: the command, and findings as text and as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from urllib.parse import urlsplit
 
@@ -12,18 +13,28 @@ import click
 from flask import Flask, current_app
 from flask.cli import with_appcontext
 
-from flask_mercure.doctor import browser, report
+from flask_mercure.doctor import browser
 from flask_mercure.doctor.connection import origin_of
 from flask_mercure.doctor.examination import Examination, Options
-from flask_mercure.doctor.finding import Finding
+from flask_mercure.doctor.findings import Finding, Level
 from flask_mercure.errors import MercureError
 from flask_mercure.state import HubState, state_of
+from mercure_hub.protocol.errors import reference
 
-_INTERRUPTED = 130  # as a shell has it for SIGINT
+_INTERRUPTED = 130  # the status that shells give to SIGINT
+_MARKS = {
+    Level.OK: "ok",
+    Level.NOTE: "note",
+    Level.SKIPPED: "skipped",
+    Level.WARNING: "WARNING",
+    Level.PROBLEM: "PROBLEM",
+}
+_MARK, _CHECK, _WIDTH = 9, 10, 100
+_INDENT = " " * (_MARK + _CHECK)
 
 
 class _Origin(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """A URL of which scheme, host and port count."""
+    """The origin of a URL: scheme, host and port."""
 
     name = "url"
 
@@ -99,31 +110,84 @@ def doctor(
         sys.exit(_INTERRUPTED)
     everything = [finding for _, findings in outcomes for finding in findings]
     if as_json:
-        documents = [report.as_document(hub.name, findings) for hub, findings in outcomes]
-        healthy = report.is_healthy(everything)
-        click.echo(json.dumps({"healthy": healthy, "hubs": documents}, indent=2))
+        documents = [as_document(hub.name, findings) for hub, findings in outcomes]
+        click.echo(json.dumps({"healthy": is_healthy(everything), "hubs": documents}, indent=2))
     else:
-        click.echo(report.summary(everything))
-    sys.exit(0 if report.is_healthy(everything) else 1)
+        click.echo(summary(everything))
+    sys.exit(0 if is_healthy(everything) else 1)
 
 
 def _examine(hub: HubState, options: Options, *, is_shown: bool, named: bool) -> Sequence[Finding]:
-    """Examine a hub, and show each finding when it comes: the last one takes its time."""
+    """Examine a hub, and show each finding as soon as it is known: the last one takes long."""
     if named and is_shown:
         click.echo(f"Hub {hub.name!r}: its settings are in MERCURE_HUBS, without the prefix.")
     findings = []
     if hub.configuration.gives_tokens:
         findings.append(browser.grants(are_registered=state_of(current_app).has_grants(hub.name)))
         if is_shown:
-            click.echo(report.as_text(findings[0]))
-    with closing(Examination(hub.configuration, options).run()) as found:
-        for finding in found:
+            click.echo(as_text(findings[0]))
+    with closing(Examination(hub.configuration, options).run()) as outcomes:
+        for finding in outcomes:
             findings.append(finding)
             if is_shown:
-                click.echo(report.as_text(finding))
+                click.echo(as_text(finding))
     return findings
 
 
 def _server_name(app: Flask) -> str | None:
     name = app.config.get("SERVER_NAME")
     return origin_of(f"{app.config['PREFERRED_URL_SCHEME']}://{name}") if name else None
+
+
+def is_healthy(findings: Iterable[Finding]) -> bool:
+    """Tell whether there is no problem."""
+    return all(finding.level is not Level.PROBLEM for finding in findings)
+
+
+def as_text(finding: Finding) -> str:
+    """A finding for the terminal."""
+    head = f"{_MARKS[finding.level]:<{_MARK}}{finding.check:<{_CHECK}}"
+    lines = textwrap.wrap(
+        finding.summary,
+        _WIDTH,
+        initial_indent=head,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    # Lines of configuration are not wrapped: they are copied.
+    lines += [f"{_INDENT}  {remedy.where}: {remedy.line}" for remedy in finding.remedies]
+    if finding.section is not None:
+        lines.append(f"{_INDENT}  see {reference(finding.section)}")
+    return "\n".join(lines)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """The last line: how many problems and warnings there are."""
+    counts = [
+        f"{count} {level.value}{'s' if count > 1 else ''}"
+        for level in (Level.PROBLEM, Level.WARNING)
+        if (count := sum(finding.level is level for finding in findings))
+    ]
+    if not counts:
+        return "Everything that was checked works."
+    return ", ".join(counts) + "."
+
+
+def as_document(hub: str | None, findings: Sequence[Finding]) -> dict[str, object]:
+    """The findings about a hub, for JSON."""
+    return {
+        "hub": hub,
+        "healthy": is_healthy(findings),
+        "findings": [
+            {
+                "check": finding.check,
+                "level": finding.level.value,
+                "summary": finding.summary,
+                "remedies": [{"where": one.where, "line": one.line} for one in finding.remedies],
+                "section": finding.section,
+                "help": None if finding.section is None else reference(finding.section),
+            }
+            for finding in findings
+        ],
+    }

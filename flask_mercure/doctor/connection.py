@@ -60,7 +60,7 @@ class Endpoint:
     """A URL of the hub.
 
     :param url: checked by the configuration.
-    :param setting: the key that it comes from.
+    :param setting: the configuration key that it comes from.
     """
 
     url: str
@@ -78,7 +78,7 @@ class Endpoint:
 
     @property
     def port(self) -> int:
-        """The port, also where the URL leaves it out."""
+        """The port, also when the URL leaves it out."""
         return urlsplit(self.url).port or _PORTS[self.scheme]
 
     @property
@@ -93,7 +93,7 @@ class Endpoint:
 
     @property
     def named(self) -> str:
-        """For messages."""
+        """Setting and URL, for messages."""
         return f"{self.setting} {self.url}"
 
 
@@ -109,12 +109,12 @@ def origin_of(url: str) -> str:
 def dial(
     endpoint: Endpoint, trust: ssl.SSLContext | None, deadline: float, protocols: Sequence[str] = ()
 ) -> socket.socket:
-    """Connect, with TLS where the URL says so.
+    """Connect, with TLS when the URL is https.
 
     :param trust: for https.
     :param deadline: on the monotonic clock.
-    :param protocols: to offer by ALPN.
-    :raises Unreachable: what did not work.
+    :param protocols: to offer by ALPN (RFC 7301).
+    :raises Unreachable: there is no connection.
     """
     sock = _first_that_answers(endpoint, deadline)
     if endpoint.scheme == "http" or trust is None:
@@ -134,9 +134,9 @@ def dial(
 
 
 def certificate(endpoint: Endpoint, deadline: float) -> bytes | None:
-    """The certificate that is served, whoever signed it, in DER; nothing but the handshake is sent.
+    """The certificate that the server presents, in DER, verified or not; only the handshake is sent.
 
-    :returns: ``None`` when it cannot be had.
+    :returns: ``None`` when there is none.
     """
     try:
         with dial(endpoint, tls_context(verify=False), deadline) as sock:
@@ -162,22 +162,22 @@ def _first_that_answers(endpoint: Endpoint, deadline: float) -> socket.socket:
 
 
 def _addresses(endpoint: Endpoint, deadline: float) -> list[tuple[int, Any]]:
-    """Ask the resolver; it has no time limit of its own, so a thread waits for it and is left behind."""
-    found: list[tuple[int, Any]] = []
+    """Ask the resolver, in a thread that is left behind at the deadline: the resolver has no time limit."""
+    addresses: list[tuple[int, Any]] = []
     failure: list[str] = []
 
-    def ask() -> None:
+    def resolve() -> None:
         try:
             answers = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-            found.extend((family, address) for family, _, _, _, address in answers)
+            addresses.extend((family, address) for family, _, _, _, address in answers)
         except (OSError, UnicodeError) as error:
             failure.append(describe(error))
 
-    thread = threading.Thread(target=ask, name="resolver", daemon=True)
+    thread = threading.Thread(target=resolve, name="resolver", daemon=True)
     thread.start()
     thread.join(time_left(deadline))
-    if found:
-        return found
+    if addresses:
+        return addresses
     raise Unreachable(Stage.NAME, failure[0] if failure else "the resolver gave no answer in time")
 
 
@@ -196,9 +196,9 @@ def close(sock: socket.socket) -> None:
 class Reply:
     """A complete answer.
 
-    :param head: see there.
-    :param body: its content, or the beginning of it.
-    :param at: when it arrived and the request was under way, in the middle: seconds since the epoch.
+    :param head: status and headers.
+    :param body: the content, or the beginning of it.
+    :param at: the middle between request and answer, in seconds since the epoch.
     """
 
     head: Head
@@ -214,10 +214,10 @@ class Reply:
     def document(self) -> dict[str, Any]:
         """The JSON object in the body; empty if there is none."""
         try:
-            found = json.loads(self.body)
+            document = json.loads(self.body)
         except (ValueError, RecursionError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return document if isinstance(document, dict) else {}
 
 
 def ask(
@@ -253,7 +253,7 @@ def ask(
 def request(
     endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
 ) -> Exchange:
-    """A request to the hub, with what each of them has."""
+    """A request to the hub, with the headers that every one has."""
     fields = {"User-Agent": USER_AGENT, "Accept": "*/*", **headers}
     return Exchange(method, endpoint.origin + target, fields, body)
 
@@ -291,7 +291,7 @@ def _read_content(sock: socket.socket, exchange: Exchange, body: bytes, deadline
 
 
 class Decoder:
-    """Takes off the content coding, piece by piece.
+    """Decodes gzip, piece by piece; content without it passes through.
 
     :param head: of the answer.
 
@@ -365,16 +365,16 @@ class Stream:
         self._take(content)
 
     def fileno(self) -> int:
-        """For selectors."""
+        """The descriptor, for selectors."""
         return self._sock.fileno()
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody has ended it."""
+        """Whether it has not ended."""
         return self.ended_at is None
 
     def read(self) -> None:
-        """Take what has arrived."""
+        """Read what has arrived, without waiting."""
         while self.is_open:
             try:
                 received = self._sock.recv(_PIECE)
@@ -389,7 +389,7 @@ class Stream:
                 self.ended_at = time.monotonic()
 
     def close(self) -> None:
-        """End it from our side."""
+        """Close the connection."""
         close(self._sock)
 
     def _take(self, content: bytes) -> None:
@@ -416,7 +416,7 @@ def subscribe(
 
     :param query: with its matchers, encoded.
     :param headers: with the token.
-    :param seconds: until the head of the answer must be there.
+    :param seconds: within which the head of the answer must arrive.
     :raises Unreachable: there is no answer.
     """
     deadline = time.monotonic() + seconds

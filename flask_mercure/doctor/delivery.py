@@ -1,13 +1,16 @@
-"""What became of an update on its ways to the subscribers, and of streams that stay open."""
+"""Whether updates arrive on the streams that are open, when, and how long quiet streams live."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
-from flask_mercure.doctor.finding import Finding, apache, app, hub, nginx, note, ok, problem, warning
+from flask_mercure.doctor.connection import Stream
+from flask_mercure.doctor.findings import Finding, apache, app, hub, nginx, note, ok, problem, warning
 from mercure_hub.protocol.errors import Section
 
-_LATE = 1.0
+_LATE = 1.0  # seconds
+_HEARTBEAT_AFTER = 1.0  # seconds; an earlier comment belongs to the opening of the stream
 
 _UNBUFFERED = (
     nginx("proxy_http_version 1.1; proxy_buffering off; proxy_cache off; gzip off;"),
@@ -18,8 +21,8 @@ _UNCOMPRESSED = (nginx("gzip off;"), apache("SetEnv no-gzip 1"), apache("SetEnv 
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A stream, and what came on it. Times in seconds.
+class Arrival:
+    """What came of an update on one stream. Times in seconds.
 
     :param name: of the URL, for messages.
     :param head_after: from the request to the head of the answer; ``None`` when it did not come.
@@ -35,11 +38,25 @@ class Way:
     has_begun: bool = False
 
 
-def delivered(direct: Way, public: Way | None, *, within: float, came_back: bool | None) -> list[Finding]:
-    """Compare the way on the hub's own port with the public one.
+def arrival(stream: Stream, data: str, published_at: float) -> Arrival:
+    """What came of an update on a stream.
+
+    :param data: the content of the update, which no other has.
+    :param published_at: on the monotonic clock.
+    """
+    at = stream.events.get(data)
+    arrived_after = None if at is None else max(at - published_at, 0.0)
+    encoding = stream.head.headers.get("Content-Encoding", "").lower().removeprefix("identity")
+    return Arrival(stream.name, stream.head_after, arrived_after, encoding, stream.has_begun)
+
+
+def delivered(
+    direct: Arrival, public: Arrival | None, *, within: float, came_back: bool | None
+) -> list[Finding]:
+    """Compare the hub's own port with the public address.
 
     :param direct: on the hub's own port, where the app publishes.
-    :param public: through the public address; ``None`` when it is the same, or was not opened.
+    :param public: at the public address; ``None`` when it is the same, or no stream was opened.
     :param within: seconds that an update may take.
     :param came_back: an update published at the public URL arrived on the direct stream; ``None`` when it
         could not be published there.
@@ -52,8 +69,7 @@ def delivered(direct: Way, public: Way | None, *, within: float, came_back: bool
                 "delivery",
                 f"the hub took an update and delivered it to nobody within {within:g} s, though the "
                 "subscriber's token allows its topic. Does MERCURE_URL lead to several hubs that do not "
-                "share their "
-                "log, or does the token factory leave topics out?",
+                "share their history, or does the token factory leave topics out?",
                 Section.NOT_DELIVERED,
             )
         ]
@@ -80,8 +96,7 @@ def delivered(direct: Way, public: Way | None, *, within: float, came_back: bool
             problem(
                 "delivery",
                 f"{at_once}, and on {public.name} {held} within {within:g} s, compressed as "
-                f"{public.encoding}: the proxy "
-                "compresses the stream and holds it back",
+                f"{public.encoding}: the proxy compresses the stream and holds it back",
                 Section.COMPRESSION,
                 *_UNCOMPRESSED,
             )
@@ -97,7 +112,7 @@ def delivered(direct: Way, public: Way | None, *, within: float, came_back: bool
     ]
 
 
-def _public_arrived(direct: Way, public: Way) -> list[Finding]:
+def _public_arrived(direct: Arrival, public: Arrival) -> list[Finding]:
     arrived = public.arrived_after or 0.0
     findings = []
     if direct.arrived_after is not None and arrived - direct.arrived_after > _LATE:
@@ -105,8 +120,7 @@ def _public_arrived(direct: Way, public: Way) -> list[Finding]:
             warning(
                 "delivery",
                 f"an update arrives after {_shown(direct.arrived_after)} on {direct.name} and after "
-                f"{_shown(arrived)} on "
-                f"{public.name}: a proxy holds the stream back for a while",
+                f"{_shown(arrived)} on {public.name}: a proxy holds the stream back for a while",
                 Section.BUFFERING,
                 *_UNBUFFERED,
             )
@@ -123,8 +137,7 @@ def _public_arrived(direct: Way, public: Way) -> list[Finding]:
             warning(
                 "delivery",
                 f"a proxy compresses the stream ({public.encoding}): it costs memory for each subscriber, "
-                "and holds "
-                "updates back when it does not flush after each of them",
+                "and holds updates back unless it flushes after each of them",
                 Section.COMPRESSION,
                 *_UNCOMPRESSED,
             )
@@ -133,14 +146,14 @@ def _public_arrived(direct: Way, public: Way) -> list[Finding]:
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
-    """How long a stream lived.
+class Lifetime:
+    """How long a stream lived. Times in seconds.
 
     :param name: of the URL, for messages.
     :param seconds: from its opening to its end, or to the end of the observation.
-    :param has_ended: somebody else ended it.
-    :param silence: longest time without an octet that it survived; for one that has ended, the last one.
-    :param heartbeats: comments that came after the opening.
+    :param has_ended: the other side ended it.
+    :param silence: since the last byte.
+    :param heartbeats: number of comments after the opening.
     """
 
     name: str
@@ -150,7 +163,19 @@ class Life:
     heartbeats: int
 
 
-def kept(public: Life, direct: Life | None, patience: float) -> Finding:
+def lifetime(stream: Stream) -> Lifetime:
+    """How long a stream has lived."""
+    end = stream.ended_at or time.monotonic()
+    heartbeats = len(heartbeats_of(stream))
+    return Lifetime(stream.name, end - stream.opened_at, not stream.is_open, end - stream.last_at, heartbeats)
+
+
+def heartbeats_of(stream: Stream) -> list[float]:
+    """When comments came that kept the stream alive, on the monotonic clock."""
+    return [at for at in stream.comments if at - stream.opened_at >= _HEARTBEAT_AFTER]
+
+
+def kept(public: Lifetime, direct: Lifetime | None, patience: float) -> Finding:
     """Whether quiet streams live.
 
     :param public: the stream of the browsers.
@@ -164,9 +189,8 @@ def kept(public: Life, direct: Life | None, patience: float) -> Finding:
             )
         return note(
             "patience",
-            f"the stream is open after {_shown(public.seconds)}, without a heartbeat so far: whether a "
-            "proxy cuts a "
-            f"quiet stream later shows with a larger --patience than {patience:g}, above the hub's "
+            f"the stream is open after {_shown(public.seconds)}, without a heartbeat so far: to see whether "
+            f"a proxy cuts quiet streams later, use a larger --patience than {patience:g}, above the hub's "
             "MERCURE_HEARTBEAT",
             Section.CUT,
         )
@@ -174,10 +198,8 @@ def kept(public: Life, direct: Life | None, patience: float) -> Finding:
         return problem(
             "patience",
             f"{public.name} was cut after {_shown(public.silence)} of silence, {_shown(public.seconds)} "
-            "after it "
-            "opened: by the time-out of a proxy that is shorter than the hub's heartbeat, by the end of "
-            "the token, or "
-            "by the hub's limit for a connection",
+            "after it opened: by the time-out of a proxy that is shorter than the hub's heartbeat, by the "
+            "end of the token, or by the hub's limit for a connection",
             Section.CUT,
             nginx("proxy_read_timeout 1h;"),
             apache("ProxyPass … timeout=3600"),
@@ -186,9 +208,8 @@ def kept(public: Life, direct: Life | None, patience: float) -> Finding:
     if direct.has_ended:
         return problem(
             "patience",
-            f"the hub ended the stream after {_shown(public.seconds)}: the token's lifetime, the hub's "
-            "limit for a "
-            "connection, or a restart",
+            f"the hub ended the stream after {_shown(public.seconds)}: the token's lifetime, the hub's limit "
+            "for a connection, or a restart",
             Section.CUT,
             app("MERCURE_TOKEN_LIFETIME = 3600"),
             hub("MERCURE_WRITE_TIMEOUT=600"),
@@ -197,8 +218,7 @@ def kept(public: Life, direct: Life | None, patience: float) -> Finding:
     return problem(
         "patience",
         f"{public.name} was cut after {_shown(public.silence)} of silence, and the same stream on "
-        f"{direct.name} "
-        "lives: the time-out of a proxy is shorter than the hub's heartbeat",
+        f"{direct.name} lives: the time-out of a proxy is shorter than the hub's heartbeat",
         Section.CUT,
         nginx("proxy_read_timeout 1h;"),
         apache("ProxyPass … timeout=3600"),

@@ -15,7 +15,7 @@ from werkzeug.datastructures import Headers
 
 from flask_mercure.client.connection import Exchange, Head
 from flask_mercure.cookies import CookiePolicy
-from flask_mercure.doctor import addresses, browser, certificates, clock, delivery, protocols, report
+from flask_mercure.doctor import addresses, browser, certificates, command, delivery
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate
 from flask_mercure.doctor.connection import (
@@ -28,8 +28,8 @@ from flask_mercure.doctor.connection import (
     dial,
     origin_of,
 )
-from flask_mercure.doctor.delivery import Life, Way
-from flask_mercure.doctor.finding import Finding, Level, Remedy, hub, note, ok, problem, warning
+from flask_mercure.doctor.delivery import Arrival, Lifetime
+from flask_mercure.doctor.findings import Finding, Level, Remedy, hub, note, ok, problem, warning
 from mercure_hub.protocol.errors import Section
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
@@ -60,14 +60,14 @@ def told(finding: Finding) -> tuple[str, str | None]:
         (-86400, 3600, Level.PROBLEM),
     ],
 )
-def test_clock(ahead: float, lifetime: float, level: Level) -> None:
-    finding = clock.skew(NOW + ahead, NOW, lifetime)
+def test_the_clocks_of_hub_and_app(ahead: float, lifetime: float, level: Level) -> None:
+    finding = addresses.clock_skew(NOW + ahead, NOW, lifetime)
     assert finding.level is level
     assert ("ahead" if ahead > 0 else "behind") in finding.summary or level is Level.OK
 
 
-def test_no_date_is_no_problem() -> None:
-    assert clock.skew(None, NOW, 60).level is Level.OK
+def test_an_answer_without_a_date() -> None:
+    assert addresses.clock_skew(None, NOW, 60).level is Level.OK
     assert head(date="yesterday").date is None
     assert head(date="Tue, 24 Nov 2026 00:00:00 GMT").date == NOW
 
@@ -83,7 +83,7 @@ def test_no_date_is_no_problem() -> None:
         ("http://[::1]:3000/m", "http://[::1]:3000"),
     ],
 )
-def test_origin(url: str, origin: str) -> None:
+def test_the_origin_of_a_url(url: str, origin: str) -> None:
     assert origin_of(url) == origin
 
 
@@ -104,7 +104,7 @@ def test_origin(url: str, origin: str) -> None:
         ),
     ],
 )
-def test_profile(document: dict[str, object], profile: Profile | None) -> None:
+def test_a_metadata_document(document: dict[str, object], profile: Profile | None) -> None:
     assert addresses.profile(document) == profile
 
 
@@ -117,7 +117,7 @@ def test_profile(document: dict[str, object], profile: Profile | None) -> None:
         ("http://hub.example.com/m", "https://example.com", [Section.MIXED_CONTENT]),
     ],
 )
-def test_what_suits_browsers(public: str, pages: str, sections: list[Section]) -> None:
+def test_a_public_url_that_browsers_cannot_use(public: str, pages: str, sections: list[Section]) -> None:
     found = addresses.suits_browsers(Endpoint(public, "MERCURE_PUBLIC_URL"), pages)
     assert [finding.section for finding in found] == sections
 
@@ -180,35 +180,43 @@ def test_a_refused_certificate(
     assert words in finding.summary
 
 
-def test_what_is_no_certificate() -> None:
+def test_bytes_that_are_no_certificate() -> None:
     assert certificates.parse(b"no") is None
 
 
 # Delivery
 
 
-DIRECT = Way("MERCURE_URL", 0.01, 0.01)
+DIRECT = Arrival("MERCURE_URL", 0.01, 0.01)
 
 
 @pytest.mark.parametrize(
     ("direct", "public", "came_back", "expected"),
     [
         (DIRECT, None, None, [(Level.OK, None)]),
-        (DIRECT, Way("P", 0.1, 0.2), None, [(Level.OK, None)]),
-        (DIRECT, Way("P", 0.1, 2.0), None, [(Level.WARNING, Section.BUFFERING)]),
-        (DIRECT, Way("P", 0.1, 0.2, "gzip"), None, [(Level.OK, None), (Level.WARNING, Section.COMPRESSION)]),
-        (Way("M", 0.1, 0.1, "gzip"), Way("P", 0.1, 0.2, "gzip"), None, [(Level.OK, None)]),
-        (DIRECT, Way("P", 0.1, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
-        (DIRECT, Way("P", None, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
-        (DIRECT, Way("P", 0.1, None, "gzip"), True, [(Level.PROBLEM, Section.COMPRESSION)]),
-        (DIRECT, Way("P", 0.1, None), None, [(Level.PROBLEM, Section.BUFFERING)]),
-        (DIRECT, Way("P", 0.1, None), False, [(Level.PROBLEM, Section.DIFFERENT_HUBS)]),
-        (Way("M", 0.1, None), Way("P", 0.1, None), None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
-        (Way("M", 0.1, None), None, None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
+        (DIRECT, Arrival("P", 0.1, 0.2), None, [(Level.OK, None)]),
+        (DIRECT, Arrival("P", 0.1, 2.0), None, [(Level.WARNING, Section.BUFFERING)]),
+        (
+            DIRECT,
+            Arrival("P", 0.1, 0.2, "gzip"),
+            None,
+            [(Level.OK, None), (Level.WARNING, Section.COMPRESSION)],
+        ),
+        (Arrival("M", 0.1, 0.1, "gzip"), Arrival("P", 0.1, 0.2, "gzip"), None, [(Level.OK, None)]),
+        (DIRECT, Arrival("P", 0.1, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
+        (DIRECT, Arrival("P", None, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
+        (DIRECT, Arrival("P", 0.1, None, "gzip"), True, [(Level.PROBLEM, Section.COMPRESSION)]),
+        (DIRECT, Arrival("P", 0.1, None), None, [(Level.PROBLEM, Section.BUFFERING)]),
+        (DIRECT, Arrival("P", 0.1, None), False, [(Level.PROBLEM, Section.DIFFERENT_HUBS)]),
+        (Arrival("M", 0.1, None), Arrival("P", 0.1, None), None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
+        (Arrival("M", 0.1, None), None, None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
     ],
 )
-def test_delivery(
-    direct: Way, public: Way | None, came_back: bool | None, expected: list[tuple[Level, Section | None]]
+def test_an_update_on_the_internal_and_the_public_stream(
+    direct: Arrival,
+    public: Arrival | None,
+    came_back: bool | None,
+    expected: list[tuple[Level, Section | None]],
 ) -> None:
     found = delivery.delivered(direct, public, within=3, came_back=came_back)
     assert [told(finding) for finding in found] == expected
@@ -217,14 +225,16 @@ def test_delivery(
 @pytest.mark.parametrize(
     ("public", "direct", "level", "words"),
     [
-        (Life("P", 41, False, 40, 1), None, Level.OK, "heartbeat"),
-        (Life("P", 5, False, 5, 0), None, Level.NOTE, "--patience"),
-        (Life("P", 30, True, 30, 0), Life("M", 30, False, 30, 0), Level.PROBLEM, "lives"),
-        (Life("P", 30, True, 30, 0), Life("M", 30, True, 30, 0), Level.PROBLEM, "the hub ended"),
-        (Life("P", 30, True, 30, 0), None, Level.PROBLEM, "or by the hub"),
+        (Lifetime("P", 41, False, 40, 1), None, Level.OK, "heartbeat"),
+        (Lifetime("P", 5, False, 5, 0), None, Level.NOTE, "--patience"),
+        (Lifetime("P", 30, True, 30, 0), Lifetime("M", 30, False, 30, 0), Level.PROBLEM, "lives"),
+        (Lifetime("P", 30, True, 30, 0), Lifetime("M", 30, True, 30, 0), Level.PROBLEM, "the hub ended"),
+        (Lifetime("P", 30, True, 30, 0), None, Level.PROBLEM, "or by the hub"),
     ],
 )
-def test_patience(public: Life, direct: Life | None, level: Level, words: str) -> None:
+def test_how_long_a_quiet_stream_lives(
+    public: Lifetime, direct: Lifetime | None, level: Level, words: str
+) -> None:
     finding = delivery.kept(public, direct, 45)
     assert finding.level is level
     assert words in finding.summary
@@ -277,7 +287,7 @@ LOCAL = "http://localhost:3000/.well-known/mercure"
         ),
     ],
 )
-def test_cookie(
+def test_what_browsers_do_with_the_cookie(
     rules: CookiePolicy, app_url: str, pages: str, expected: tuple[Level, Section | None]
 ) -> None:
     finding = browser.cookie(rules, "t" * 300, 3600, app_url, pages)
@@ -311,7 +321,9 @@ GOOD = head(access_control_allow_origin=PAGE, access_control_allow_credentials="
         (Head(200, Headers([*GOOD.headers, *GOOD.headers])), GOOD, Level.PROBLEM),
     ],
 )
-def test_cors(answer: Head, preflight: Head | None, level: Level) -> None:
+def test_whether_a_page_of_another_origin_may_read(
+    answer: Head, preflight: Head | None, level: Level
+) -> None:
     assert browser.cors(PAGE, answer, preflight).level is level
 
 
@@ -352,10 +364,10 @@ def test_publishing_from_a_page() -> None:
         ("http", None, None, "", Level.NOTE),
     ],
 )
-def test_connections(
+def test_how_many_streams_a_browser_can_have(
     scheme: str, protocol: str | None, streams: int | None, server: str, level: Level
 ) -> None:
-    assert protocols.connections(scheme, protocol, streams, server).level is level
+    assert browser.connections(scheme, protocol, streams, server).level is level
 
 
 def frame(kind: int, payload: bytes, flags: int = 0) -> bytes:
@@ -375,17 +387,17 @@ def test_settings_of_http2(sent: bytes, streams: int | None) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(sent)
-        assert protocols.max_concurrent_streams(ours, time.monotonic() + 5) == streams
+        assert browser.max_concurrent_streams(ours, time.monotonic() + 5) == streams
         assert theirs.recv(100).startswith(b"PRI * HTTP/2.0")
 
 
-def test_a_server_that_ends_http2() -> None:
+def test_a_server_that_ends_the_connection_in_http2() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"\0")
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(OSError):
-            protocols.max_concurrent_streams(ours, time.monotonic() + 5)
+            browser.max_concurrent_streams(ours, time.monotonic() + 5)
 
 
 # What arrives
@@ -394,14 +406,14 @@ def test_a_server_that_ends_http2() -> None:
 BODY = b"data: one\n\n:\ndata: two\n\n"
 
 
-def chunked(octets: bytes) -> bytes:
-    pieces = [octets[at : at + 5] for at in range(0, len(octets), 5)]
+def chunked(content: bytes) -> bytes:
+    pieces = [content[at : at + 5] for at in range(0, len(content), 5)]
     return b"".join(b"%x;x=y\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
-def zipped(octets: bytes) -> bytes:
+def zipped(content: bytes) -> bytes:
     compressor = zlib.compressobj(wbits=31)
-    return compressor.compress(octets) + compressor.flush()
+    return compressor.compress(content) + compressor.flush()
 
 
 def exchange() -> Exchange:
@@ -443,7 +455,7 @@ def test_content_that_is_not_gzip() -> None:
         (b"", Stage.ANSWER),
     ],
 )
-def test_what_is_no_answer(sent: bytes, stage: Stage) -> None:
+def test_bytes_that_are_no_answer(sent: bytes, stage: Stage) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(sent)
@@ -482,19 +494,19 @@ def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 # The report
 
 
-def test_text_and_document() -> None:
+def test_a_finding_as_text_and_as_json() -> None:
     finding = problem("token", "a long summary " * 10, Section.ISSUER, hub("MERCURE_ISSUER=" + "x" * 120))
-    lines = report.as_text(finding).splitlines()
+    lines = command.as_text(finding).splitlines()
     assert lines[0].startswith("PROBLEM  token     a long summary")
     assert "hub: MERCURE_ISSUER=" + "x" * 120 in lines[-2]  # to be copied: not wrapped
     assert lines[-1].strip() == "see docs/troubleshooting.md#issuer"
-    assert report.as_text(ok("clock", "fine")) == "ok       clock     fine"
-    document = json.loads(json.dumps(report.as_document("eu", [finding])))
+    assert command.as_text(ok("clock", "fine")) == "ok       clock     fine"
+    document = json.loads(json.dumps(command.as_document("eu", [finding])))
     assert document["healthy"] is False
     assert document["findings"][0]["help"] == "docs/troubleshooting.md#issuer"
 
 
-def test_summary() -> None:
+def test_the_last_line_of_the_report() -> None:
     bad, odd = problem("a", "b", Section.CORS), warning("a", "b", Section.CORS)
-    assert report.summary([bad, bad, odd]) == "2 problems, 1 warning."
-    assert report.summary([ok("a", "b"), note("a", "b", None, Remedy("app", "c"))]).startswith("Everything")
+    assert command.summary([bad, bad, odd]) == "2 problems, 1 warning."
+    assert command.summary([ok("a", "b"), note("a", "b", None, Remedy("app", "c"))]).startswith("Everything")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from flask_mercure.doctor import verdicts
-from flask_mercure.doctor.finding import Level, apache, app, hub, nginx
-from flask_mercure.doctor.trials import Role
+from flask_mercure.doctor import tokens
+from flask_mercure.doctor.findings import Level, apache, app, hub, nginx
+from flask_mercure.doctor.tokens import Role
 from flask_mercure.topics import Protocol
 from mercure_hub.protocol.errors import Section
 
 
 @pytest.mark.parametrize(("role", "holder"), [("publish", "publisher"), ("subscribe", "subscriber")])
 def test_a_token_that_is_accepted(role: Role, holder: str) -> None:
-    finding = verdicts.accepted(role, "MERCURE_URL")
+    finding = tokens.accepted(role, "MERCURE_URL")
     assert (finding.check, finding.level, finding.section) == ("token", Level.OK, None)
     assert finding.summary == f"the {holder}'s token is accepted at MERCURE_URL"
 
@@ -32,7 +32,7 @@ def test_a_token_that_is_accepted(role: Role, holder: str) -> None:
 def test_a_valid_token_with_another_answer_than_expected(
     role: Role, status: int, section: Section, summary: str
 ) -> None:
-    finding = verdicts.forbidden(role, "X", status)
+    finding = tokens.forbidden(role, "X", status)
     assert (finding.check, finding.level, finding.section) == ("token", Level.PROBLEM, section)
     assert finding.summary == summary
     assert finding.remedies == ()
@@ -40,7 +40,7 @@ def test_a_valid_token_with_another_answer_than_expected(
 
 @pytest.mark.parametrize(("by_cookie", "level"), [(True, Level.WARNING), (False, Level.PROBLEM)])
 def test_a_token_that_is_lost_on_the_way_through_the_proxy(by_cookie: bool, level: Level) -> None:
-    finding = verdicts.refused_at_the_proxy("MERCURE_PUBLIC_URL", 401, by_cookie=by_cookie)
+    finding = tokens.refused_at_the_proxy("MERCURE_PUBLIC_URL", 401, by_cookie=by_cookie)
     assert (finding.check, finding.level, finding.section) == ("token", level, Section.HEADER_LOST)
     assert "at MERCURE_PUBLIC_URL the answer is 401" in finding.summary
     assert ("In the cookie the token arrives" in finding.summary) is by_cookie
@@ -49,7 +49,7 @@ def test_a_token_that_is_lost_on_the_way_through_the_proxy(by_cookie: bool, leve
 
 @pytest.mark.parametrize(("ours", "other"), [("1.0", "0.x"), ("0.x", "1.0")])
 def test_a_hub_that_knows_the_parameters_of_the_other_generation_only(ours: Protocol, other: str) -> None:
-    finding = verdicts.other_parameters("X", ours)
+    finding = tokens.other_parameters("X", ours)
     assert (finding.check, finding.level, finding.section) == ("token", Level.PROBLEM, Section.GENERATION)
     assert finding.summary.endswith(f"answers 400 to the parameters of protocol {ours}")
     assert finding.remedies == (app(f'MERCURE_PROTOCOL = "{other}"'), hub("MERCURE_PROTOCOL=both"))

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""What a check has found, and the lines of configuration that mend it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Remedy:
 class Finding:
     """The outcome of a check. It never holds a token or a key.
 
-    :param check: what was looked at, in one word.
-    :param level: see there.
+    :param check: what was checked, in one word.
+    :param level: how bad it is.
     :param summary: what was found, with the values.
     :param remedies: lines of configuration. Of several, one is enough, unless the summary says otherwise.
     :param section: of the documentation.
@@ -59,12 +59,12 @@ def note(check: str, summary: str, section: Section | None = None, *remedies: Re
 
 
 def skipped(check: str, summary: str) -> Finding:
-    """Not looked at, and why."""
+    """Not checked, and why."""
     return Finding(check, Level.SKIPPED, summary)
 
 
 def warning(check: str, summary: str, section: Section, *remedies: Remedy) -> Finding:
-    """It works here and now, and may not elsewhere or later."""
+    """It works here and now, and may fail elsewhere or later."""
     return Finding(check, Level.WARNING, summary, remedies, section)
 
 
