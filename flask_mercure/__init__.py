@@ -37,7 +37,7 @@ from flask_mercure.errors import (
     TokenUnavailable,
 )
 from flask_mercure.extension import Mercure
-from flask_mercure.grants.grant import Grants
+from flask_mercure.grants import Grants
 from flask_mercure.hub import Hub
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.publishing.signals import publish_failed, update_published

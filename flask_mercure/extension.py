@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
@@ -18,8 +18,7 @@ from flask_mercure.client.publisher import Publisher
 from flask_mercure.configuration import names, registry
 from flask_mercure.encryption import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
-from flask_mercure.grants.renewal import keep_cookies_private, renew_all
-from flask_mercure.grants.unread import hint
+from flask_mercure.grants import UserCookie, keep_cookies_private, renew_all, warn_of_unread
 from flask_mercure.hub import Hub
 from flask_mercure.publishing import background, delivery, everywhere, reliability
 from flask_mercure.publishing.recorder import Recording, record
@@ -122,12 +121,15 @@ class Mercure(Hub):
         @app.after_request
         def renew(response: Response) -> Response:
             if request.endpoint != pages.ENDPOINT:
-                renew_all((self, *self._named.values()), response)
-                hint(state)
+                renew_all(self._user_cookies(), response)
+                warn_of_unread(state)
             return response
 
+    def _user_cookies(self) -> Iterator[UserCookie]:
+        return (hub._user_cookie for hub in (self, *self._named.values()))
+
     def _has_grants(self, default: str, name: str) -> bool:
-        return any(one.has_grants for one in (self, *self._named.values()) if name == (one._name or default))
+        return any(one.is_used and name == (one.hub or default) for one in self._user_cookies())
 
     def hub(self, name: str | None = None) -> Hub:
         """One of the hubs that the configuration names; it can be asked for before there is an app.

@@ -58,7 +58,7 @@ class Site:
         self.calls = 0
         self.answer: Callable[[], Any] = lambda: [f"users/{session['user']}"] if "user" in session else None
         self.now = time.time()
-        monkeypatch.setattr("flask_mercure.grants.renewal.time.time", lambda: self.now)
+        monkeypatch.setattr("flask_mercure.grants.time.time", lambda: self.now)
 
         @self.mercure.subscribe_grants(automatic=automatic)
         def grants() -> Any:

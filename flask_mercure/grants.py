@@ -1,0 +1,512 @@
+"""Who may read: tokens and the authorization cookie, given by a view or following the current user.
+
+The cookie with the access token goes to the hub's path, so the app does not see it again. Beside it the app
+gives the browser a *mark* for its own paths, which ends with the token and holds nothing but that end and
+keyed digests: of the user, and of what was granted and to whom. When these differ in the next request, the
+cookie is another user's, or not what the app would grant now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import re
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from flask import Flask, Response, current_app, g, request, session
+from flask.globals import request_ctx
+from flask.json.tag import TaggedJSONSerializer
+from werkzeug.http import dump_cookie
+from werkzeug.wrappers import Response as BaseResponse
+
+from flask_mercure.configuration.settings import Configuration
+from flask_mercure.cookies import CookiePolicy, host_of, keep_private, replace_cookie
+from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, MercureError, TokenError
+from flask_mercure.state import HubState, MercureState, state_of
+from flask_mercure.tokens import expiry, without_frames
+from flask_mercure.topics import Topics, URLPattern, as_list, matchers
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_MARK = re.compile(r"(\d{1,15})-(\d{1,15})\.([\w-]{24})\.", re.ASCII)
+_UNKNOWN = "-" * 24
+_NOT_OURS = "0"
+"""In place of a digest: a cookie that a view has set itself. No digest is equal to it."""
+_DOMAIN = b"flask-mercure: what the authorization cookie grants"
+_CHANGING = frozenset({"_flashes", "_fresh", "_permanent", "csrf_token"})
+"""Of a session, what says nothing about the user and changes while the user is the same."""
+_RENEWED_BELOW = 1 / 3
+"""Of a token's lifetime: with less than this left, the cookie is renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What the current user's browser may read; see :meth:`~flask_mercure.Mercure.subscribe_grants`.
+
+    :param topics: whose private updates may be read, in the forms of
+        :meth:`~flask_mercure.Mercure.set_cookie`; none at all makes a cookie that only connects.
+    :param payload: shown with the active subscriptions, to everybody who may see those.
+    :param user: whose grants they are. Left out, Flask-Login or Flask-JWT-Extended tell it, or else the
+        whole content of the session stands for it.
+    :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
+    :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
+    """
+
+    topics: Topics = ()
+    payload: Any = None
+    user: str | int | None = None
+    additional_claims: Mapping[str, Any] | None = None
+    lifetime: float | timedelta | None = None
+
+
+def as_grants(answer: object) -> Grants | None:
+    """The answer of a callback as grants.
+
+    :param answer: topics in any of their forms, :class:`Grants`, or ``None``.
+    :raises TypeError: it is something else, such as ``False``, of which nobody knows what it allows.
+    """
+    match answer:
+        case None | Grants():
+            return answer
+        case str() | URLPattern() | Mapping():
+            return Grants(answer)
+        case list() | tuple() | set() | frozenset():
+            return Grants(tuple(answer))
+    raise TypeError(
+        f"the callback of subscribe_grants gave a {type(answer).__name__}; it gives topics, Grants, or None "
+        "for a visitor who gets no cookie"
+    )
+
+
+def create_token(
+    state: HubState,
+    subscribe: Topics | None = None,
+    publish: Topics | None = None,
+    additional_claims: Mapping[str, Any] | None = None,
+    *,
+    lifetime: float | timedelta | None = None,
+    payload: Any = None,
+) -> str:
+    """Make a token; arguments and errors are those of :meth:`flask_mercure.Mercure.create_token`."""
+    claims = dict(additional_claims or {})
+    if lifetime is not None:
+        if "exp" in claims:
+            raise InvalidArgument("give lifetime, or exp in additional_claims, not both")
+        claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
+    subscribe = as_list(subscribe, "subscribe")  # iterators are read once
+    publish = as_list(publish, "publish")
+    for topics, argument in ((subscribe, "subscribe"), (publish, "publish")):
+        # Here, since a factory of the app's own cannot tell a user's "*" from all topics.
+        matchers(topics, state.configuration.protocol, argument)
+    token = state.configuration.tokens.create(subscribe, publish, claims, payload)
+    state_of(current_app).readers.let_in.add(state.name)
+    return token
+
+
+@without_frames
+def set_cookie(
+    state: HubState,
+    response: BaseResponse,
+    subscribe: Topics = (),
+    *,
+    publish: Topics | None = None,
+    additional_claims: Mapping[str, Any] | None = None,
+    lifetime: float | timedelta | None = None,
+    payload: Any = None,
+) -> None:
+    """Add the cookie to a response; arguments and errors are those of :meth:`Mercure.set_cookie`."""
+    cookie = state.configuration.cookie
+    host = host_of(request.host)
+    if not request.is_secure and not cookie.is_delivered_over_http(host):
+        _check_http(cookie, host)
+    token = create_token(state, subscribe, publish, additional_claims, lifetime=lifetime, payload=payload)
+    end = expiry(token)
+    max_age = None if end is None else math.floor(end - time.time())
+    if max_age is not None and max_age <= 0:
+        raise TokenError(f"the token has expired {-max_age} s ago; look at its exp claim and at lifetime")
+    cookie.set(response.headers, host, token, max_age)
+
+
+def clear_cookie(state: HubState, response: BaseResponse) -> None:
+    """Have the browser delete the cookie.
+
+    :raises CookieError: no browser can have the cookie from this host.
+    """
+    state.configuration.cookie.clear(response.headers, host_of(request.host))
+
+
+def _seconds(lifetime: object) -> float:
+    if isinstance(lifetime, timedelta):
+        lifetime = lifetime.total_seconds()
+    if isinstance(lifetime, bool) or not isinstance(lifetime, int | float):
+        raise TypeError(f"lifetime is {lifetime!r}; give seconds or a timedelta")
+    if not math.isfinite(lifetime) or lifetime <= 0:
+        raise InvalidArgument(f"lifetime is {lifetime!r}; give a number of seconds above 0")
+    return lifetime
+
+
+def _check_http(cookie: CookiePolicy, host: str) -> None:
+    """A ``Secure`` cookie on a page that seems to come without TLS.
+
+    It only seems so when a proxy ends TLS and the app has no ``ProxyFix``; then the cookie works. It
+    cannot work when the hub has no TLS either.
+
+    :raises CookieError: the hub has no TLS.
+    """
+    if cookie.public_url.startswith("https:"):
+        current_app.logger.warning(
+            "The Mercure cookie is Secure and this request to %s came over http. If a proxy ends TLS, use "
+            "werkzeug's ProxyFix; if none does, browsers refuse the cookie.",
+            host,
+        )
+        return
+    of = cookie.setting
+    raise CookieError(
+        f"the page at {host!r} and the hub at {cookie.public_url} ({of('PUBLIC_URL')}) are not on https, and "
+        "browsers refuse a Secure cookie there. For development without TLS open the page as "
+        f"http://localhost, or set {of('COOKIE_SECURE')}=False and {of('COOKIE_NAME')}, in the hub too, to a "
+        "name without the prefix __Secure-, such as mercure_access_token"
+    )
+
+
+@dataclass(slots=True)
+class UserCookie:
+    """The cookie of one hub that follows the user: given, renewed, replaced and deleted (spec, Cookie).
+
+    :param hub: name of the hub; ``None`` for the default one.
+    """
+
+    hub: str | None
+    _callback: Callable[[], Any] | None = field(init=False, default=None)
+    _is_automatic: bool = field(init=False, default=True)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a callback tells what users may read."""
+        return self._callback is not None
+
+    def register(self, callback: Callable[[], Any], *, automatic: bool) -> None:
+        """Use a callback; see :meth:`flask_mercure.Mercure.subscribe_grants`."""
+        self._callback = callback
+        self._is_automatic = automatic
+
+    def given_by(self, view: Callable[_P, _R]) -> Callable[_P, _R]:
+        """A view whose response gives the cookie, also where that is not automatic."""
+
+        @wraps(view)
+        def with_cookie(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            if self._callback is None:
+                raise ConfigurationError(
+                    f"the view {view.__name__!r} has @mercure.subscriber, and nothing tells what its "
+                    "visitor may read: register a function with @mercure.subscribe_grants, on the same hub"
+                )
+            _hubs_of_view().add(self.hub)
+            result: _R = current_app.ensure_sync(view)(*args, **kwargs)
+            return result
+
+        return with_cookie
+
+    def renew(self, state: HubState, response: Response) -> None:
+        """Bring the cookie up to date, after a request.
+
+        :param state: of the hub.
+        :param response: gets the cookie.
+        """
+        mark = request.cookies.get(_mark_name(state))
+        given = state.configuration.cookie.is_set(response.headers)
+        if given is not None:
+            _mark_own_cookie(state, response, given)
+        elif self._callback is not None and (
+            mark is not None or self._is_automatic or self.hub in _hubs_of_view()
+        ):
+            try:
+                grants = as_grants(current_app.ensure_sync(self._callback)())
+            except Exception:
+                is_other = mark is not None and _is_of_another(mark, _visitor())
+                if is_other:
+                    _take(state, response)
+                if _is_for_developers(response):
+                    raise
+                current_app.logger.exception(
+                    "The function of subscribe_grants failed for %s; the Mercure cookie %s",
+                    request.path,
+                    "is deleted: the user is another one" if is_other else "stays as it is",
+                )
+                return
+            if grants is not None:
+                _give(state, response, grants, mark)
+            elif mark is not None:
+                _take(state, response)
+
+
+def _give(state: HubState, response: Response, grants: Grants, mark: str | None) -> None:
+    """The cookie for a user, unless the mark shows that the browser has just this one."""
+    is_other = mark is not None
+    try:
+        content = _digest(grants, state.name, state.configuration)
+        times = None if mark is None else _times_of(mark, content)
+        if times is not None:
+            is_other = False
+            start, end = times
+            if end - time.time() > (end - start) * _RENEWED_BELOW:
+                return
+        set_cookie(
+            state,
+            response,
+            grants.topics,
+            payload=grants.payload,
+            additional_claims=grants.additional_claims,
+            lifetime=grants.lifetime,
+        )
+    except Exception as error:  # of a token factory of the app's own, too
+        if is_other:  # what the browser has may be of another user
+            _take(state, response)
+        if _is_for_developers(response):
+            raise
+        is_ours = isinstance(error, MercureError)
+        current_app.logger.error(
+            "The Mercure cookie was not set for %s: %s",
+            request.path,
+            error if is_ours else type(error).__name__,
+            exc_info=None if is_ours else error,
+        )
+        return
+    token = state.configuration.cookie.is_set(response.headers) or ""
+    _set_mark(state, response, content, expiry(token))
+
+
+def _take(state: HubState, response: Response) -> None:
+    """Have the browser delete the cookie; where none can be, there is nothing to delete."""
+    with suppress(CookieError):
+        clear_cookie(state, response)
+    _set_mark(state, response, "", 0)
+
+
+def renew_all(cookies: Iterable[UserCookie], response: Response) -> None:
+    """Bring the cookies of an app's hubs up to date, after a request.
+
+    :param cookies: of all hubs; those that are used and whose hub the app has are looked after.
+    :param response: to the request. Answers that no view has made are left alone, and so are static files and
+        errors of the server, after which a database may not answer the app's function either.
+    """
+    endpoint = request.endpoint
+    if endpoint is None or endpoint.rpartition(".")[2] == "static" or request.method == "OPTIONS":
+        return
+    if response.status_code >= 500:
+        return
+    app = state_of(current_app)
+    seen: set[str] = set()
+    for cookie in cookies:
+        if not cookie.is_used or (cookie.hub is not None and cookie.hub not in app.hubs):
+            continue
+        state = app.hub(cookie.hub)
+        if state.name in seen:
+            problem = f"the hub {state.name!r} has subscribe_grants twice, with and without its name"
+            if _is_for_developers(response):
+                raise ConfigurationError(problem)
+            current_app.logger.error("%s: the first one counts", problem)
+            continue
+        seen.add(state.name)
+        with _session_unread():
+            cookie.renew(state, response)
+
+
+def keep_cookies_private(app: Flask, response: Response, **_: object) -> None:
+    """Keep a response with the cookie out of shared caches, whatever the app's own hooks made of it since.
+
+    For Flask's signal ``request_finished``, which comes after all of them.
+
+    :param app: that made the response.
+    :param response: as it goes out.
+    """
+    hubs = state_of(app).hubs.values()
+    if any(hub.configuration.cookie.is_set(response.headers) is not None for hub in hubs):
+        keep_private(response.headers)
+
+
+def _is_for_developers(response: Response) -> bool:
+    """Whether an error of ours may take the place of a response: not of one that tells of an error itself."""
+    is_error = response.status_code >= 400
+    return (current_app.debug or current_app.testing) and not is_error
+
+
+@contextmanager
+def _session_unread() -> Iterator[None]:
+    """What is read of the session here does not make the response depend on it.
+
+    Flask adds ``Vary: Cookie`` to the response of a session that was read. This one is as the view made it;
+    where it gets a cookie, that adds the header (RFC 9110 section 12.5.5).
+    """
+    # Not flask.session, whose mere use counts as reading.
+    context = vars(request_ctx._get_current_object())  # type: ignore[attr-defined]
+    held = context.get("_session", context.get("session"))
+    was_read = getattr(held, "accessed", True)
+    try:
+        yield
+    finally:
+        if not was_read:
+            held.accessed = False
+
+
+def _mark_own_cookie(state: HubState, response: Response, token: str) -> None:
+    """Mark a cookie that a view has set or cleared itself: the next response compares it with the grants."""
+    if token:
+        _set_mark(state, response, _NOT_OURS, expiry(token))
+    elif _mark_name(state) in request.cookies:
+        _set_mark(state, response, "", 0)
+
+
+def _hubs_of_view() -> set[str | None]:
+    """The hubs whose cookie the view of this request gives."""
+    # not in g, which is that of an outer app context if there is one
+    hubs: set[str | None] = request.environ.setdefault("flask_mercure.subscriber", set())
+    return hubs
+
+
+def _mark_name(state: HubState) -> str:
+    return f"mercure_grants_{state.name}"
+
+
+def _set_mark(state: HubState, response: Response, content: str, end: float | None) -> None:
+    """The mark beside the cookie, for the paths of the app, as its session.
+
+    :param end: of the token; ``None`` for a cookie that ends with the browser's session, 0 deletes the mark.
+    """
+    sessions = current_app.session_interface
+    policy = state.configuration.cookie
+    now = time.time()
+    last = now + state.configuration.lifetime if end is None else end
+    line = dump_cookie(
+        _mark_name(state),
+        "" if end == 0 else _seal(math.floor(now), math.floor(last), _visitor(), content),
+        max_age=None if end is None else max(0, math.floor(end - now)),
+        expires=0 if end == 0 else None,
+        path=sessions.get_cookie_path(current_app),
+        domain=sessions.get_cookie_domain(current_app),
+        secure=policy.secure,
+        httponly=True,
+        samesite="None" if policy.partitioned else "Lax",
+    ) + ("; Partitioned" if policy.partitioned else "")
+    replace_cookie(response.headers, line)
+
+
+def _digest(grants: Grants, name: str, configuration: Configuration) -> str:
+    """What tells these grants, to this user on this hub, from others.
+
+    :param grants: of the current user.
+    :param name: of the hub.
+    :param configuration: of the hub.
+    """
+    topics = matchers(grants.topics, configuration.protocol, "topics")
+    # With another key browsers get a new cookie: the hub takes tokens of the key before for a while only.
+    key = configuration.subscriber_key
+    content = [
+        [name, configuration.public_url, configuration.protocol, configuration.issuer],
+        None if key is None else key.fingerprint.hex(),
+        sorted([type(one).__name__, str(one)] for one in topics),
+        grants.payload,
+        grants.additional_claims and dict(grants.additional_claims),
+        _user() if grants.user is None else ["user", str(grants.user)],
+    ]
+    return _keyed(json.dumps(content, sort_keys=True, default=str))
+
+
+def _visitor() -> str:
+    """What tells the current user from others, as far as the app's login can say who that is."""
+    try:
+        user = _user()
+    except Exception:  # its database may be away
+        return _UNKNOWN
+    return _keyed(json.dumps(["visitor", user]))
+
+
+def _seal(start: int, end: int, whose: str, content: str) -> str:
+    """The value of the mark.
+
+    :param start: when the cookie was set, in seconds since the epoch.
+    :param end: of the token, likewise.
+    :param whose: made by :func:`_visitor`.
+    :param content: made by :func:`_digest`.
+    """
+    known = f"{start}-{end}.{whose}."
+    return known + _keyed(known + content)
+
+
+def _times_of(mark: str, content: str) -> tuple[int, int] | None:
+    """When the cookie that a mark belongs to was set, and its end.
+
+    :param mark: as the browser sent it.
+    :param content: the digest of what the current user may read.
+    :returns: seconds since the epoch; ``None`` when the mark is of something else, or was tampered with.
+    """
+    parts = _MARK.match(mark)
+    if parts is None:
+        return None
+    start, end = int(parts[1]), int(parts[2])
+    sealed = _seal(start, end, parts[3], content)
+    same = hmac.compare_digest(sealed.encode(), mark.encode("utf-8", "surrogatepass"))
+    return (start, end) if same else None
+
+
+def _is_of_another(mark: str, whose: str) -> bool:
+    """Whether a mark was given to another user, as far as is known of both.
+
+    :param mark: as the browser sent it.
+    :param whose: made by :func:`_visitor`.
+    """
+    parts = _MARK.match(mark)
+    return parts is None or (_UNKNOWN not in (parts[3], whose) and parts[3] != whose)
+
+
+def _keyed(text: str) -> str:
+    secret = current_app.secret_key or b""
+    key = hashlib.sha256(_DOMAIN + (secret.encode() if isinstance(secret, str) else secret)).digest()
+    code = hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256")
+    return urlsafe_b64encode(code[:18]).decode()
+
+
+def _user() -> list[str]:
+    """Who is logged in, as far as the app's extensions know; else what its session holds."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    if hasattr(app, "login_manager") and "flask_login" in sys.modules:
+        from flask_login import current_user  # type: ignore[import-untyped] # noqa: PLC0415
+
+        if (known := current_user.get_id()) is not None:
+            return ["flask-login", str(known)]
+    if "flask-jwt-extended" in app.extensions and getattr(g, "_jwt_extended_jwt", None):
+        from flask_jwt_extended import get_jwt_identity  # noqa: PLC0415
+
+        return ["flask-jwt-extended", str(get_jwt_identity())]
+    held = {key: value for key, value in session.items() if key not in _CHANGING}
+    try:
+        return ["session", TaggedJSONSerializer().dumps({key: held[key] for key in sorted(held)})]
+    except TypeError:  # a session that is kept on the server may hold anything
+        return ["session", repr(sorted(held.items(), key=lambda item: item[0]))]
+
+
+def warn_of_unread(state: MercureState) -> None:
+    """Log a warning, in debug mode and once for each hub, if nobody may read its private updates.
+
+    :param state: of the current app.
+    """
+    readers = state.readers
+    for name in readers.private - readers.let_in - readers.told:
+        if current_app.debug and not state.has_grants(name):
+            readers.told.add(name)
+            current_app.logger.warning(
+                "A private update was published%s, and this app has let no browser read such updates yet: "
+                "register a function with @mercure.subscribe_grants, or call mercure.set_cookie where users "
+                "sign in.",
+                "" if name == state.default else f" on the hub {name!r}",
+            )
