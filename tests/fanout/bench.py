@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
@@ -46,15 +47,11 @@ def may_read(*matchers: Matcher) -> Grant:
 
 def subscriber(
     *matchers: Matcher,
-    fd: int = -1,
-    tls: ssl.SSLSocket | None = None,
     grant: Grant = ANONYMOUS,
     ends_at: float = FOREVER,
-    form: int = 0,
+    form: Form = Form.PLAIN,
 ) -> Subscriber:
     return Subscriber(
-        fd,
-        tls,
         id="",
         matchers=matchers,
         grant=grant,
@@ -72,29 +69,30 @@ class Reader:
 
     sock: socket.socket
     subscriber: Subscriber
+    ours: socket.socket
     received: bytearray = field(default_factory=bytearray)
     at_end: bool = False
 
     def read(self, most: int | None = None) -> bytes:
-        """Take what has arrived, or ``most`` octets of it; never waits."""
+        """Take what has arrived, or ``most`` bytes of it; never waits."""
         taken = bytearray()
         while most is None or len(taken) < most:
             try:
-                octets = self.sock.recv(1 << 20 if most is None else most - len(taken))
+                data = self.sock.recv(1 << 20 if most is None else most - len(taken))
             except (BlockingIOError, ssl.SSLWantReadError):
                 break
             except (ConnectionError, ssl.SSLEOFError):
                 self.at_end = True
                 break
-            if not octets:
+            if not data:
                 self.at_end = True
                 break
-            taken += octets
+            taken += data
         self.received += taken
         return bytes(taken)
 
     def events(self) -> list[Event]:
-        """Every event up to now, from the first octet on."""
+        """Every event up to now, from the first byte on."""
         self.read()
         return list(Parser().feed(bytes(self.received)))
 
@@ -113,13 +111,17 @@ class Reader:
 class Bench:
     """The engine under test.
 
-    ``gone`` lists the subscribers that were reported as gone, with the reason.
+    ``gone`` lists the subscribers that were reported as gone, with the reason. ``ring_from`` is the number of
+    writes from which they are made in one system call.
     """
+
+    ring_from = 24
 
     def __init__(self, limits: EngineLimits | None = None) -> None:
         self.now = START
         self.gone: list[tuple[Subscriber, str]] = []
-        self.engine = Engine(limits or EngineLimits(), lambda: self.now, self._on_gone)
+        limits = replace(limits or EngineLimits(), ring_from=self.ring_from)
+        self.engine = Engine(limits, lambda: self.now, self._on_gone)
         self._sequence = 0
         self._open: list[socket.socket] = []
 
@@ -145,7 +147,7 @@ class Bench:
         tcp: bool = False,
         small: bool = False,
         start: bool = True,
-        form: int = 0,
+        form: Form = Form.PLAIN,
     ) -> Reader:
         """A subscriber with its connection.
 
@@ -160,11 +162,17 @@ class Bench:
                 # TCP with a tiny window waits for its timers.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536 if tcp else _SMALLEST)
         self.adopt(theirs)
-        own = subscriber(*matchers, fd=ours.detach(), grant=grant, ends_at=ends_at, form=form)
-        reader = Reader(theirs, own)
+        reader = Reader(theirs, subscriber(*matchers, grant=grant, ends_at=ends_at, form=form), ours)
         if start:
-            self.engine.start(reader.subscriber)
+            self.start(reader)
         return reader
+
+    def start(self, reader: Reader) -> None:
+        """Hand a reader's connection to the engine."""
+        if isinstance(reader.ours, ssl.SSLSocket):
+            self.engine.start(reader.subscriber, reader.ours.fileno(), reader.ours)
+        else:
+            self.engine.start(reader.subscriber, reader.ours.detach())
 
     def update(self, *topics: str, data: str = "", private: bool = False) -> Entry:
         """The next update of the log; its id is its sequence."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from mercure_hub.fanout import writer
-from mercure_hub.fanout.ring import Ring
+from mercure_hub.fanout.writer import Ring
 from mercure_hub.protocol.matching.matcher import Matcher
 from tests.fanout.bench import Bench
 
@@ -50,11 +49,11 @@ def lacks_ring() -> str | None:
 
 @pytest.fixture(autouse=True, params=["one call for many", "a call for each"])
 def _writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything holds whichever way the octets go out."""
+    """Everything holds whichever way the bytes are written."""
     is_one_call = request.param == "one call for many"
     if is_one_call and lacks_ring():
         pytest.skip(str(lacks_ring()))
-    monkeypatch.setattr(writer, "_WORTH", 1 if is_one_call else sys.maxsize)
+    monkeypatch.setattr(Bench, "ring_from", 1 if is_one_call else sys.maxsize)
 
 
 @pytest.fixture

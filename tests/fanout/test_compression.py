@@ -10,9 +10,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from mercure_hub.fanout.compression import MAX_SMALLEST, Compressor, estimate, is_available, stored
+from mercure_hub.fanout.encoding import (
+    HEARTBEATS,
+    Compressor,
+    Form,
+    chunk,
+    encode,
+    estimate,
+    is_available,
+    stored,
+)
 from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.fanout.framing import CHUNKED, FORMS, HEARTBEATS, ZSTD, chunk, in_form
 from mercure_hub.protocol.event_stream import HEARTBEAT
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact, ids
 from tests.hub.running import Frames
@@ -22,22 +30,23 @@ if sys.version_info >= (3, 14):
 else:
     from backports.zstd import DecompressionParameter, ZstdDecompressor, decompress, get_frame_info
 
+STREAMS = [Form.PLAIN, Form.CHUNKED, Form.ZSTD, Form.CHUNKED_ZSTD]
 TEXT = json.dumps([{"id": number, "state": "paid"} for number in range(20_000)]).encode()
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 65_535, 65_536])
 def test_a_stored_frame_is_read_by_a_decoder(size: int) -> None:
-    octets = os.urandom(size)
-    frame = stored(octets)
-    assert decompress(frame) == octets
+    data = os.urandom(size)
+    frame = stored(data)
+    assert decompress(frame) == data
     assert get_frame_info(frame).decompressed_size == size
     assert len(frame) - size in (9, 10)
 
 
-@pytest.mark.parametrize("smallest", [0, 256, MAX_SMALLEST])
+@pytest.mark.parametrize("smallest", [0, 256, 65_536])
 @pytest.mark.parametrize("size", [1, 100, 255, 256, 300, 65_536, 65_537, 262_144, 262_145, len(TEXT)])
 @pytest.mark.parametrize("kind", ["text", "noise"])
-def test_an_event_as_frames(smallest: int, size: int, kind: str) -> None:
+def test_frames_of_an_event_decode_to_it(smallest: int, size: int, kind: str) -> None:
     event = (TEXT if kind == "text" else random.Random(1).randbytes(len(TEXT)))[:size]
     frames = list(Compressor(smallest).frames(event))
     assert b"".join(decompress(frame) for frame in frames) == event
@@ -64,20 +73,22 @@ def test_a_compressor_shares_nothing_between_two_events() -> None:
     assert again == alone
 
 
-def test_the_library_is_here() -> None:
+def test_the_zstandard_library_is_installed() -> None:
     assert is_available()
 
 
-def test_the_estimate_is_bounded_by_the_size_of_a_frame() -> None:
+def test_the_estimated_time_is_bounded_by_the_size_of_a_frame() -> None:
     assert estimate(b"") < estimate(b"x" * 10_000) < estimate(b"x" * 262_144) == estimate(b"x" * 10_000_000)
 
 
-def test_forms() -> None:
+def test_the_forms_of_an_event_stream() -> None:
     frame = stored(HEARTBEAT)
-    assert [in_form(form, b"plain", b"frames") for form in FORMS] == [
+    assert [encode(form, [], [b"pla", b"in"], b"frames") for form in STREAMS] == [
         b"plain", chunk(b"plain"), b"frames", chunk(b"frames"),
     ]  # fmt: skip
-    assert (b":\n", chunk(b":\n"), frame, chunk(frame)) == HEARTBEATS[:4]
+    assert [HEARTBEATS[form] for form in STREAMS] == [b":\n", chunk(b":\n"), frame, chunk(frame)]
+    for form in STREAMS:
+        assert Form.of_stream(is_chunked=form.is_chunked, is_compressed=form.is_compressed) is form
 
 
 @pytest.fixture
@@ -87,28 +98,28 @@ def bench(no_descriptor_left: None) -> Iterator[Bench]:
     bench.close()
 
 
-def unchunked(octets: bytes) -> Iterator[bytes]:
-    while octets:
-        size, _, rest = octets.partition(b"\r\n")
+def unchunked(data: bytes) -> Iterator[bytes]:
+    while data:
+        size, _, rest = data.partition(b"\r\n")
         length = int(size, 16)
         assert rest[length : length + 2] == b"\r\n"
         yield rest[:length]
-        octets = rest[length + 2 :]
+        data = rest[length + 2 :]
 
 
 def content(reader: Reader) -> bytes:
     """What has arrived, without its form; each chunk holds whole frames."""
     reader.read()
-    octets = bytes(reader.received)
-    parts = list(unchunked(octets)) if reader.subscriber.form & CHUNKED else [octets]
-    if reader.subscriber.form & ZSTD:
+    data = bytes(reader.received)
+    parts = list(unchunked(data)) if reader.subscriber.form.is_chunked else [data]
+    if reader.subscriber.form.is_compressed:
         parts = [Frames().decode(part) for part in parts if part]
     return b"".join(parts)
 
 
 def everybody(bench: Bench, *, start: bool = True) -> list[Reader]:
     """Several subscribers of each form."""
-    return [bench.connect(exact("a"), exact("b"), form=form, start=start) for form in [*FORMS] * 3]
+    return [bench.connect(exact("a"), exact("b"), form=form, start=start) for form in STREAMS * 3]
 
 
 @pytest.mark.parametrize("topics", ["a", "aa", "abab"], ids=["one", "same receivers", "different receivers"])
@@ -157,22 +168,22 @@ def test_heartbeats_have_the_form_of_their_stream(bench: Bench) -> None:
     assert {content(reader) for reader in readers} == {b":\nid: 1\ndata: \n\n"}
 
 
-def test_the_end_of_a_stream_in_order(bench: Bench) -> None:
+def test_a_chunked_stream_ends_with_a_last_chunk(bench: Bench) -> None:
     readers = everybody(bench)
     for reader in readers:
         bench.engine.end(reader.subscriber, HUB_STOPS)
         last = reader.read()
-        assert last == (b"0\r\n\r\n" if reader.subscriber.form & CHUNKED else b"")
+        assert last == (b"0\r\n\r\n" if reader.subscriber.form.is_chunked else b"")
         assert reader.at_end
 
 
-def test_what_came_while_a_subscriber_read_history(bench: Bench) -> None:
+def test_updates_held_in_each_form(bench: Bench) -> None:
     readers = everybody(bench, start=False)
     for reader in readers:
         bench.engine.hold(reader.subscriber)
     entries = [bench.publish("a", data=TEXT[:1000].decode()) for _ in range(3)]
     for reader in readers:
-        bench.engine.start(reader.subscriber)
+        bench.start(reader)
     entries.append(bench.publish("a"))
     assert {content(reader) for reader in readers} == {b"".join(one.update.encode() for one in entries)}
 
@@ -180,23 +191,23 @@ def test_what_came_while_a_subscriber_read_history(bench: Bench) -> None:
 def test_history_in_each_form(bench: Bench) -> None:
     updates = [bench.update("a", data=TEXT[: n * 100_000].decode()).update for n in range(7)]
     events = [update.encode() for update in updates]
-    for form in FORMS:
-        pieces = list(bench.engine.encoded(updates, form))
-        octets = b"".join(pieces)
+    for form in STREAMS:
+        pieces = list(bench.engine.history(updates, form))
+        data = b"".join(pieces)
         assert all(pieces)
-        if form & CHUNKED:
-            octets = b"".join(unchunked(octets))
-        if form & ZSTD:
+        if form.is_chunked:
+            data = b"".join(unchunked(data))
+        if form.is_compressed:
             frames = Frames()
-            octets = frames.decode(octets)
+            data = frames.decode(data)
             assert frames.count >= len(events)  # none is shared by two events
             assert len(pieces) > 1
-        assert octets == b"".join(events)
-        assert list(bench.engine.encoded([], form)) == []
+        assert data == b"".join(events)
+        assert list(bench.engine.history([], form)) == []
 
 
 def test_others_are_served_while_a_large_update_is_compressed(bench: Bench) -> None:
-    reader = bench.connect(exact("a"), form=ZSTD)
+    reader = bench.connect(exact("a"), form=Form.ZSTD)
     other = bench.connect(exact("b"))
     entry = bench.update("a", data=TEXT.decode() * 12)
     size = len(entry.update.encode())
@@ -211,7 +222,7 @@ def test_others_are_served_while_a_large_update_is_compressed(bench: Bench) -> N
 
 
 def test_one_that_joins_while_an_update_is_compressed_reads_it_in_the_log(bench: Bench) -> None:
-    bench.connect(exact("a"), form=ZSTD)
+    bench.connect(exact("a"), form=Form.ZSTD)
     entry = bench.update("a", data=TEXT.decode() * 12)
     seen: list[int] = []
     joined: list[Reader] = []
@@ -219,19 +230,19 @@ def test_one_that_joins_while_an_update_is_compressed_reads_it_in_the_log(bench:
     def join(count: int) -> None:
         if count == 1:
             seen.append(bench.engine.dispatched)
-            joined.append(bench.connect(exact("a"), form=ZSTD))
+            joined.append(bench.connect(exact("a"), form=Form.ZSTD))
 
     bench.dispatch(entry, between=join)
     assert seen == [entry.sequence]
     assert joined[0].read() == b""
 
 
-def test_an_event_that_is_cut_goes_on_at_the_exact_octet(no_descriptor_left: None) -> None:
+def test_an_event_that_is_cut_goes_on_at_the_exact_byte(no_descriptor_left: None) -> None:
     bench = Bench(EngineLimits(compress_from=256))
-    reader = bench.connect(exact("a"), form=ZSTD | CHUNKED, small=True)
+    reader = bench.connect(exact("a"), form=Form.CHUNKED_ZSTD, small=True)
     noise = random.Random(3).randbytes(40_000).hex()
     entries = [bench.publish("a", data=f"{n}{noise}") for n in range(4)]
-    assert reader.subscriber.pending
+    assert reader.subscriber.queue
     while reader.read():
         bench.engine.poll()
     assert content(reader) == b"".join(one.update.encode() for one in entries)

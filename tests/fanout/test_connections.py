@@ -36,7 +36,7 @@ def test_a_client_that_leaves_is_noticed_without_a_write(bench: Bench, how: str)
     bench.engine.poll()
     assert bench.gone == [(leaves.subscriber, "closed by the client")]
     assert list(bench.engine) == [stays.subscriber]
-    assert not leaves.subscriber.is_open
+    assert not leaves.subscriber.is_connected
 
 
 def test_what_a_client_sends_after_its_request_is_ignored(bench: Bench) -> None:
@@ -63,7 +63,7 @@ def test_a_reset_that_the_write_meets_first_is_reported_once(bench: Bench) -> No
 def test_a_client_that_left_before_the_start_is_noticed(bench: Bench) -> None:
     reader = bench.connect(exact("a"), start=False)
     reader.close()
-    bench.engine.start(reader.subscriber)
+    bench.start(reader)
     bench.engine.poll()
     assert bench.reasons() == ["closed by the client"]
 
@@ -190,7 +190,7 @@ class TestTime:
         for _ in range(110):
             bench.tick(1)
             for place, reader in enumerate(readers):
-                if place not in ended and not reader.subscriber.is_open:
+                if place not in ended and not reader.subscriber.is_connected:
                     ended[place] = bench.now
         assert ended == {0: START + 10, 1: START + 10, 2: START + 100, 3: START + 1, 4: START + 1}
         assert bench.reasons() == ["its time is over"] * 5
@@ -204,5 +204,5 @@ class TestTime:
         assert bench.gone == [(bounded.subscriber, "its time is over")]
         bench.tick(1e9)
         assert endless.read() == b""
-        assert endless.subscriber.is_open
+        assert endless.subscriber.is_connected
         bench.close()

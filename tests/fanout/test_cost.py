@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mercure_hub.fanout.index import Index
+from mercure_hub.fanout.engine import EngineLimits
+from mercure_hub.fanout.receivers import Pace, Receivers
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
 from tests.fanout.bench import LEFT, Bench, Reader, exact, ids, may_read, pattern, subscriber, template
@@ -35,22 +36,22 @@ def test_of_many_patterns_only_those_are_tried_that_can_match(
     make: Callable[[str], Matcher], evaluations: Counter[str]
 ) -> None:
     variable = ":id" if make is pattern else "{id}"
-    index = Index()
+    receivers = Receivers(Pace())
     listeners = [subscriber(make(f"{SITE}/rooms/{n % 100}/{variable}")) for n in range(1000)]
     for listener in listeners:
-        index.add(listener)
+        receivers.add(listener)
     for number in range(100):
-        found = index.matching([f"{SITE}/rooms/{number}/{number}"])
+        found = receivers.listening_to([f"{SITE}/rooms/{number}/{number}"])
         assert found == listeners[number::100]
     assert len(evaluations) == evaluations.total() == 100
 
 
 def test_a_pattern_without_a_literal_beginning_is_tried_for_every_topic(evaluations: Counter[str]) -> None:
-    index = Index()
+    receivers = Receivers(Pace())
     listeners = [subscriber(pattern(f"{SITE}/:any/{n}")) for n in range(10)]
     for listener in listeners:
-        index.add(listener)
-    assert index.matching([f"{SITE}/rooms/3"]) == [listeners[3]]
+        receivers.add(listener)
+    assert receivers.listening_to([f"{SITE}/rooms/3"]) == [listeners[3]]
     assert evaluations.total() == 10
 
 
@@ -98,15 +99,14 @@ def test_the_trial_of_one_update_with_many_topics_pauses(bench: Bench) -> None:
     assert [reader.ids() for reader in readers] == [["1"]] * 40
 
 
-def test_the_trial_of_many_patterns_for_one_topic_pauses() -> None:
-    index = Index()
+def test_the_trial_of_many_patterns_for_one_topic_pauses(evaluations: Counter[str]) -> None:
+    receivers = Receivers(Pace(limit=2000))
     for number in range(1200):
-        index.add(subscriber(template(f"{{a}}/{number}")))
-    steps = list(index.evaluate(["x/7"]))
-    assert len(steps) == 3
-    assert sum(steps) == 1203
-    assert list(index.evaluate(["x/7"])) == []
-    assert len(index.matching(["x/7"])) == 1
+        receivers.add(subscriber(template(f"{{a}}/{number}")))
+    assert len(list(receivers.try_patterns(["x/7"]))) == 3
+    assert evaluations.total() == 1200
+    assert list(receivers.try_patterns(["x/7"])) == []
+    assert len(receivers.listening_to(["x/7"])) == 1
 
 
 def test_the_decision_about_many_tokens_pauses(bench: Bench, scopes: Counter[str]) -> None:
@@ -151,10 +151,14 @@ class TestChangesInAPause:
     """While patterns are tried or tokens asked, subscribers come and go."""
 
     @pytest.fixture
-    def crowd(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Reader]]:
-        monkeypatch.setattr("mercure_hub.fanout.index._AT_ONCE", 2)
-        monkeypatch.setattr("mercure_hub.fanout.engine._PAUSE", 1)
-        yield [bench.connect(pattern(f"{SITE}/:any/{n % 7}")) for n in range(14)]
+    def bench(self, no_descriptor_left: None) -> Iterator[Bench]:
+        bench = Bench(EngineLimits(pause_after=1))
+        yield bench
+        bench.close()
+
+    @pytest.fixture
+    def crowd(self, bench: Bench) -> list[Reader]:
+        return [bench.connect(pattern(f"{SITE}/:any/{n % 7}")) for n in range(14)]
 
     def test_a_pattern_that_comes(self, bench: Bench, crowd: list[Reader]) -> None:
         """Before the receivers are chosen, so that it does not read the update in the log."""
@@ -202,13 +206,13 @@ class TestChangesInAPause:
 
 
 def test_leaving_with_many_matchers_touches_no_other_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = Index()
+    receivers = Receivers(Pace())
     stays = [subscriber(*[pattern(f"{SITE}/stays/{n}/{k}/:id") for k in range(20)]) for n in range(20)]
     leaves = subscriber(*[pattern(f"{SITE}/leaves/{k}/:id") for k in range(100)])
     for one in (*stays, leaves):
-        index.add(one)
+        receivers.add(one)
     matched: list[str] = []
     monkeypatch.setattr(Matcher, "_evaluate", lambda self, *_: matched.append(self.value))
-    index.remove(leaves)
+    receivers.remove(leaves)
     assert matched == []
-    assert len(index._patterns) == 400
+    assert len(receivers._patterns) == 400

@@ -79,7 +79,7 @@ def test_a_private_update_needs_a_scope_that_covers_one_of_its_topics(bench: Ben
     assert not_listening.ids() == []
 
 
-def test_the_only_one_who_listens_gets_no_private_update_that_is_not_for_it(bench: Bench) -> None:
+def test_a_lone_listener_gets_no_private_update_that_its_token_does_not_cover(bench: Bench) -> None:
     anonymous, allowed = bench.connect(exact("a")), bench.connect(exact("b"), grant=may_read(exact("b")))
     for topic in ("a", "b"):
         bench.publish(topic, private=True)
@@ -127,7 +127,7 @@ def test_an_update_for_nobody_is_passed_over(bench: Bench) -> None:
 
 def test_dispatched_is_the_last_update_whose_receivers_are_chosen(bench: Bench) -> None:
     for _ in range(SLICE + 1):
-        bench.engine.start(bench.connect(exact("a"), start=False).subscriber)
+        bench.connect(exact("a"))
     seen: list[int] = []
     bench.dispatch(
         bench.update("a"), bench.update("a"), between=lambda _: seen.append(bench.engine.dispatched)
@@ -171,7 +171,7 @@ class TestSlices:
             readers[place].close()
         bench.dispatch(*[bench.update(topic) for topic in topics])
         assert bench.reasons() == ["closed by the client"] * 4
-        rest = [reader for reader in readers if reader.subscriber.is_open]
+        rest = [reader for reader in readers if reader.subscriber.is_connected]
         assert len(rest) == len(readers) - 4 == len(bench.engine)
         assert {tuple(reader.ids()) for reader in rest} == {("1", "2")}
 
@@ -216,26 +216,28 @@ class TestSlices:
 
         def start(count: int) -> None:
             if count == 1:
-                bench.engine.start(late.subscriber)
+                bench.start(late)
 
         bench.dispatch(*[bench.update(topic) for topic in topics], between=start)
         assert late.ids() == ["1", "2", "3"]
 
 
-def test_a_long_batch_pauses_between_its_rounds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercure_hub.fanout.engine._ROUND", 4)
+def test_many_updates_are_dispatched_in_several_batches(no_descriptor_left: None) -> None:
+    bench = Bench(EngineLimits(batch=4))
     reader = bench.connect(exact("a"), exact("b"))
     entries = [bench.update("ab"[n % 2]) for n in range(12)]
     assert bench.dispatch(*entries) == 3
     assert reader.ids() == ids(entries)
+    bench.close()
 
 
-def test_the_trial_of_many_patterns_pauses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercure_hub.fanout.engine._PAUSE", 20)
+def test_the_trial_of_many_patterns_pauses(no_descriptor_left: None) -> None:
+    bench = Bench(EngineLimits(pause_after=20))
     readers = [bench.connect(pattern(f"https://example.com/:any/{n}")) for n in range(5)]
     entries = [bench.update(f"https://example.com/{n}/{n % 5}") for n in range(20)]
     assert bench.dispatch(*entries) > 8
     assert [len(reader.ids()) for reader in readers] == [4] * 5
+    bench.close()
 
 
 def test_a_burst_larger_than_the_buffer_harms_nobody_who_reads(no_descriptor_left: None) -> None:

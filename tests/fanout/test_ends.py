@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mercure_hub.fanout import engine
+from mercure_hub.fanout import output
+from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.fanout.framing import ALL_FORMS, CHUNKED, WEBSOCKET
 from mercure_hub.fanout.subscriber import Subscriber
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact
 
@@ -27,12 +27,12 @@ def bench(no_descriptor_left: None) -> Iterator[Bench]:
     bench.close()
 
 
-def connect(bench: Bench, form: int, *, small: bool = False) -> Reader:
+def connect(bench: Bench, form: Form, *, small: bool = False) -> Reader:
     return bench.connect(exact("a"), exact("b"), form=form, small=small)
 
 
 def end(bench: Bench, reader: Reader) -> bytes:
-    """End a subscriber who then reads.
+    """End a subscriber, which then reads.
 
     :returns: all that it ever got.
     """
@@ -42,24 +42,26 @@ def end(bench: Bench, reader: Reader) -> bytes:
     return bytes(reader.received)
 
 
-@pytest.mark.parametrize("form", ALL_FORMS)
-def test_with_nothing_waiting_the_stream_ends_in_order(bench: Bench, form: int) -> None:
+@pytest.mark.parametrize("form", Form)
+def test_a_stream_with_an_empty_queue_ends_in_order(bench: Bench, form: Form) -> None:
     reader = connect(bench, form)
     bench.publish("a", data=LARGE[:1000])
     reader.read()
     sent = bytes(reader.received)
-    last = b"0\r\n\r\n" if form & CHUNKED else b"\x88\x0f\x03\xe9the hub stops" if form == WEBSOCKET else b""
+    last = b"0\r\n\r\n" if form.is_chunked else b""
+    if form is Form.WEBSOCKET:
+        last = b"\x88\x0f\x03\xe9the hub stops"
     assert end(bench, reader) == sent + last
 
 
-@pytest.mark.parametrize("form", ALL_FORMS)
-def test_who_is_ended_with_a_full_socket_has_got_a_beginning_of_the_stream(bench: Bench, form: int) -> None:
+@pytest.mark.parametrize("form", Form)
+def test_a_stream_ended_with_a_full_socket_is_a_beginning_of_the_stream(bench: Bench, form: Form) -> None:
     other, reader = (connect(bench, form, small=small) for small in (False, True))
     for _ in range(3):
         bench.publish("a", data=LARGE)
         other.read()
         bench.engine.poll()
-    assert reader.subscriber.pending
+    assert reader.subscriber.queue
     taken = reader.read()  # makes room, of which the engine does not know yet
     assert 0 < len(taken) < len(other.received)
     assert end(bench, reader) == taken
@@ -72,32 +74,32 @@ class Narrow:
     def __init__(self, subscriber: Subscriber, room: int) -> None:
         self._subscriber = subscriber
         self._room = room
-        self._write = engine._write
+        self._write = output._write
 
-    def __call__(self, subscriber: Subscriber, pending: list[bytes]) -> int:
+    def __call__(self, subscriber: Subscriber, queue: list[bytes | memoryview]) -> int:
         if subscriber is not self._subscriber:
-            return self._write(subscriber, pending)
+            return self._write(subscriber, queue)
         if not self._room:
             raise BlockingIOError
-        written = os.write(subscriber.fd, b"".join(pending)[subscriber.offset :][: self._room])
+        written = os.write(subscriber.fd, b"".join(queue)[: self._room])
         self._room -= written
         return written
 
 
-@pytest.mark.parametrize("form", ALL_FORMS)
+@pytest.mark.parametrize("form", Form)
 @pytest.mark.parametrize("cut", [0, 1, 2, 3, 4, 5, 6, 16, 17, 18, 40, -1])
-def test_who_got_one_frame_and_a_part_of_the_next_gets_nothing_else_at_the_end(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, form: int, cut: int
+def test_a_stream_ended_within_an_event_gets_no_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, form: Form, cut: int
 ) -> None:
-    """``cut`` is the number of octets of the second frame that the socket took."""
+    """``cut`` is the number of bytes of the second frame that the socket took."""
     other, reader = connect(bench, form), connect(bench, form)
     updates = [bench.update(topic, data=topic * 50) for topic in "ab"]
-    first, second = (b"".join(bench.engine.encoded([one.update], form)) for one in updates)
+    first, second = (b"".join(bench.engine.history([one.update], form)) for one in updates)
     room = len(first) + (cut if cut >= 0 else len(second) - 1)
     with monkeypatch.context() as full:
-        full.setattr(engine, "_write", Narrow(reader.subscriber, room))
+        full.setattr(output, "_write", Narrow(reader.subscriber, room))
         bench.dispatch(*updates)
-    assert reader.subscriber.pending
+    assert reader.subscriber.queue
     assert end(bench, reader) == (first + second)[:room]
     other.read()
     assert other.received == first + second

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import count
 
 import pytest
 
@@ -14,13 +13,10 @@ from mercure_hub.protocol.identity import Identity
 from mercure_hub.protocol.tokens.grant import Grant
 
 IDENTITY = Identity("https://example.com/.well-known/mercure")
-_fd = count(1000)
 
 
 def subscriber(peer: str = "10.0.0.1", fingerprint: bytes = b"") -> Subscriber:
     return Subscriber(
-        next(_fd),
-        None,
         id="",
         matchers=(),
         grant=Grant(fingerprint=fingerprint),

@@ -1,4 +1,4 @@
-"""Readers that are slow, and readers that stopped: order and octets are kept, time and memory bounded."""
+"""Readers that are slow, and readers that stopped: order and bytes are kept, time and memory bounded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mercure_hub.fanout import engine
+from mercure_hub.fanout import output
 from mercure_hub.fanout.engine import EngineLimits
 from tests.fanout.bench import Bench, Reader, encoded, exact, ids
 
@@ -30,7 +30,7 @@ def read_all(bench: Bench, reader: Reader) -> None:
 @pytest.mark.minutes
 @pytest.mark.parametrize("tcp", [False, True], ids=["socketpair", "tcp"])
 @pytest.mark.parametrize("topics", ["aaaa", "abab"], ids=["same receivers", "different receivers"])
-def test_a_write_that_was_cut_goes_on_at_the_exact_octet(bench: Bench, tcp: bool, topics: str) -> None:
+def test_a_write_that_was_cut_goes_on_at_the_exact_byte(bench: Bench, tcp: bool, topics: str) -> None:
     reader = bench.connect(exact("a"), exact("b"), small=True, tcp=tcp)
     other = bench.connect(exact("a"), exact("b"))
     entries = [bench.update(topic, data=f"{n}{LARGE}") for n, topic in enumerate(topics)]
@@ -39,9 +39,8 @@ def test_a_write_that_was_cut_goes_on_at_the_exact_octet(bench: Bench, tcp: bool
         bench.dispatch(entry)
         other.read()
         bench.engine.poll()
-    assert reader.subscriber.pending_size > 0
-    assert reader.subscriber.offset < len(entries[0].update.encode()) * 2
-    if tcp:  # the kernel moves octets on its own time: wait for them
+    assert 0 < reader.subscriber.queued < len(encoded(entries))
+    if tcp:  # the kernel moves bytes on its own time: wait for them
         reader.sock.setblocking(True)
         reader.sock.settimeout(10)
         while len(reader.received) < len(encoded(entries)):
@@ -50,8 +49,8 @@ def test_a_write_that_was_cut_goes_on_at_the_exact_octet(bench: Bench, tcp: bool
     else:
         read_all(bench, reader)
     assert bytes(reader.received) == encoded(entries)
-    assert reader.subscriber.pending is None
-    assert reader.subscriber.pending_size == reader.subscriber.offset == 0
+    assert reader.subscriber.queue is None
+    assert reader.subscriber.queued == 0
     assert other.ids() == ids(entries)
 
 
@@ -65,7 +64,7 @@ def test_small_updates_behind_a_large_one_are_joined_in_order(bench: Bench) -> N
     assert reader.ids() == ids(entries)
 
 
-def test_one_who_takes_nothing_is_dropped_at_the_timeout_and_not_before(bench: Bench) -> None:
+def test_a_stalled_subscriber_is_dropped_at_the_timeout_and_not_before(bench: Bench) -> None:
     stalled, other = bench.connect(exact("a"), small=True), bench.connect(exact("a"))
     bench.publish("a", data=LARGE)
     other.read()
@@ -80,7 +79,7 @@ def test_one_who_takes_nothing_is_dropped_at_the_timeout_and_not_before(bench: B
     assert len(bench.engine) == 1
 
 
-def test_the_time_counts_from_the_last_octet_that_was_taken(bench: Bench) -> None:
+def test_the_timeout_counts_from_the_last_byte_that_was_taken(bench: Bench) -> None:
     reader = bench.connect(exact("a"), small=True)
     bench.publish("a", data=LARGE)
     for _ in range(4):
@@ -92,26 +91,26 @@ def test_the_time_counts_from_the_last_octet_that_was_taken(bench: Bench) -> Non
     assert bench.reasons() == ["took nothing for 5 s"]
 
 
-def test_one_who_reads_slowly_takes_something_before_the_kernel_reports_it(bench: Bench) -> None:
+def test_a_slow_reader_takes_something_before_the_kernel_reports_it(bench: Bench) -> None:
     """The kernel calls a socket writable when a good part of its buffer is free; a write goes earlier."""
     reader = bench.connect(exact("a"), small=True)
     entries = [bench.publish("a", data="x" * 1000) for _ in range(200)]
-    pending = reader.subscriber.pending_size
+    pending = reader.subscriber.queued
     assert pending
     reader.read(2000)
-    assert reader.subscriber.pending_size == pending
+    assert reader.subscriber.queued == pending
     bench.tick(TIMEOUT)
     assert bench.gone == []
-    assert reader.subscriber.pending_size < pending
+    assert reader.subscriber.queued < pending
     read_all(bench, reader)
     assert reader.ids() == ids(entries)
 
 
-def test_one_who_acknowledges_is_alive_before_a_write_goes(
+def test_a_client_that_acknowledges_is_alive_before_a_write_goes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter([*range(5000, 4900, -1), *[4901] * 100])
-    monkeypatch.setattr(engine, "unsent", lambda _fd: next(left))
+    monkeypatch.setattr(output, "unsent", lambda _fd: next(left))
     bench.connect(exact("a"), small=True)
     bench.publish("a", data=LARGE)
     for _ in range(100):
@@ -122,7 +121,7 @@ def test_one_who_acknowledges_is_alive_before_a_write_goes(
     assert bench.reasons() == ["took nothing for 5 s"]
 
 
-def test_one_who_caught_up_is_not_stalled_any_more(bench: Bench) -> None:
+def test_a_subscriber_that_caught_up_is_not_stalled_any_more(bench: Bench) -> None:
     reader = bench.connect(exact("a"), small=True)
     entries = [bench.publish("a", data=LARGE)]
     read_all(bench, reader)
@@ -146,7 +145,7 @@ def test_without_a_timeout_nobody_is_dropped_for_being_slow(no_descriptor_left: 
     bench.close()
 
 
-def test_one_who_is_further_behind_than_the_buffer_is_dropped(bench: Bench) -> None:
+def test_a_subscriber_further_behind_than_the_buffer_is_dropped(bench: Bench) -> None:
     stalled, other = bench.connect(exact("a"), small=True), bench.connect(exact("a"))
     published = []
     while not bench.gone:
@@ -172,7 +171,7 @@ def test_a_heartbeat_does_not_queue_behind_what_is_pending(no_descriptor_left: N
     bench.close()
 
 
-def test_a_stalled_one_whose_client_leaves_is_dropped_once(bench: Bench) -> None:
+def test_a_stalled_subscriber_whose_client_leaves_is_dropped_once(bench: Bench) -> None:
     reader = bench.connect(exact("a"), small=True)
     bench.publish("a", data=LARGE)
     reader.close()

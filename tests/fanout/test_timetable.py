@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 
-from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.fanout.timetable import Timetable
+from mercure_hub.fanout.sockets import Timetable
+from mercure_hub.fanout.subscriber import State, Subscriber
 from tests.fanout.bench import exact, subscriber
 
 
 def someone() -> Subscriber:
-    return subscriber(exact("a"), fd=1 << 30)  # never used as a descriptor
+    one = subscriber(exact("a"))
+    one.state = State.READY
+    return one
 
 
-def test_each_at_its_second_in_order() -> None:
+def test_subscribers_are_due_at_their_second_in_order() -> None:
     table = Timetable(100.5)
     early, late, same = someone(), someone(), someone()
     table.put(late, 103.9)
@@ -36,7 +38,7 @@ def test_a_time_in_the_past_means_the_next_second() -> None:
     assert list(table.take(101.0)) == [one, two, three]
 
 
-def test_after_a_pause_all_come_oldest_first() -> None:
+def test_after_a_pause_all_who_are_due_come_oldest_first() -> None:
     table = Timetable(0.0)
     everybody = [someone() for _ in range(50)]
     for place in random.Random(1).sample(range(50), 50):
@@ -45,16 +47,16 @@ def test_after_a_pause_all_come_oldest_first() -> None:
     assert list(table.take(2e7)) == []
 
 
-def test_those_that_left_are_left_out() -> None:
+def test_subscribers_that_left_are_never_due() -> None:
     table = Timetable(0.0)
     gone, stays = someone(), someone()
     table.put(gone, 1)
     table.put(stays, 1)
-    gone.fd = -1
+    gone.state = State.GONE
     assert list(table.take(1)) == [stays]
 
 
-def test_put_while_taking_waits_for_its_own_second() -> None:
+def test_a_subscriber_put_while_taking_waits_for_its_own_second() -> None:
     table = Timetable(0.0)
     one = someone()
     table.put(one, 1)
@@ -74,7 +76,7 @@ def test_a_clock_that_stands_still_or_goes_back_does_no_harm() -> None:
     assert list(table.take(12)) == [one]
 
 
-def test_any_sequence_of_times_returns_each_once() -> None:
+def test_any_sequence_of_times_returns_each_subscriber_once() -> None:
     chance = random.Random(7)
     table = Timetable(0.0)
     now, waiting = 0.0, 0

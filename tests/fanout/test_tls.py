@@ -1,4 +1,4 @@
-"""Subscribers over TLS: the same engine, another writer."""
+"""Subscribers over TLS."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
+from mercure_hub.fanout.subscriber import State
 from mercure_hub.protocol.matching.matcher import Matcher
 from tests.fanout.bench import FOREVER, HUB_STOPS, Bench, Reader, encoded, exact, ids, subscriber
 
@@ -82,14 +83,14 @@ def connect(bench: Bench, contexts: Contexts, *matchers: Matcher, ends_at: float
             waiting.remove(sock)
     assert not waiting
     bench.adopt(theirs)
-    return Reader(theirs, subscriber(*matchers, fd=ours.fileno(), tls=ours, ends_at=ends_at))
+    return Reader(theirs, subscriber(*matchers, ends_at=ends_at), ours)
 
 
 def read_all(bench: Bench, reader: Reader) -> None:
     for _ in range(10_000):  # a read may find a part of a record only
         reader.read()
         bench.engine.poll()
-        if not reader.subscriber.pending:
+        if not reader.subscriber.queue:
             break
     reader.read()
 
@@ -97,11 +98,11 @@ def read_all(bench: Bench, reader: Reader) -> None:
 @pytest.fixture
 def reader(bench: Bench, contexts: Contexts) -> Iterator[Reader]:
     reader = connect(bench, contexts, exact("a"), exact("b"))
-    bench.engine.start(reader.subscriber)
+    bench.start(reader)
     yield reader
 
 
-def test_updates_and_heartbeats_arrive(bench: Bench, reader: Reader) -> None:
+def test_updates_and_heartbeats_arrive_over_tls(bench: Bench, reader: Reader) -> None:
     entries = [bench.publish("a"), bench.publish("b")]
     batch = [bench.update("ab"[n % 2]) for n in range(6)]
     bench.dispatch(*batch)
@@ -120,20 +121,20 @@ def test_plain_and_tls_subscribers_side_by_side(bench: Bench, reader: Reader) ->
     assert reader.ids() == plain.ids() == ids([*entries, last])
 
 
-def test_a_record_that_was_refused_is_offered_again(bench: Bench, reader: Reader) -> None:
+def test_a_tls_record_that_was_refused_is_offered_again(bench: Bench, reader: Reader) -> None:
     entries = [bench.publish("a", data=f"{n}{LARGE}") for n in range(5)]
-    assert reader.subscriber.pending_size > len(LARGE)
+    assert reader.subscriber.queued > len(LARGE)
     entries += [bench.publish("a", data=str(n)) for n in range(100)]
     bench.tick(1)
     read_all(bench, reader)
     assert bytes(reader.received) == encoded(entries)
-    assert reader.subscriber.pending == []
-    assert reader.subscriber.pending_size == reader.subscriber.offset == 0
+    assert reader.subscriber.state is State.READY_TLS
+    assert reader.subscriber.queued == 0
     last = bench.publish("b")
     assert reader.ids() == ids([*entries, last])
 
 
-def test_a_stalled_one_is_dropped_at_the_timeout(bench: Bench, reader: Reader) -> None:
+def test_a_stalled_tls_subscriber_is_dropped_at_the_timeout(bench: Bench, reader: Reader) -> None:
     bench.publish("a", data=LARGE)
     bench.tick(4.9)
     assert bench.gone == []
@@ -141,26 +142,26 @@ def test_a_stalled_one_is_dropped_at_the_timeout(bench: Bench, reader: Reader) -
     assert bench.reasons() == ["took nothing for 5 s"]
 
 
-def test_too_far_behind(contexts: Contexts, no_descriptor_left: None) -> None:
+def test_a_tls_subscriber_too_far_behind_is_dropped(contexts: Contexts, no_descriptor_left: None) -> None:
     bench = Bench(EngineLimits(buffer=300_000))
     reader = connect(bench, contexts, exact("a"))
-    bench.engine.start(reader.subscriber)
+    bench.start(reader)
     bench.publish("a", data=LARGE)
     bench.publish("a", data=LARGE)
     assert bench.reasons() == ["fell behind by more than 300000 bytes"]
     bench.close()
 
 
-def test_held_and_started(bench: Bench, contexts: Contexts) -> None:
+def test_a_held_tls_subscriber_starts(bench: Bench, contexts: Contexts) -> None:
     reader = connect(bench, contexts, exact("a"))
     bench.engine.hold(reader.subscriber)
     entries = [bench.publish("a"), bench.publish("a")]
-    bench.engine.start(reader.subscriber)
+    bench.start(reader)
     entries.append(bench.publish("a"))
     assert reader.ids() == ids(entries)
 
 
-def test_a_client_that_leaves_is_noticed(bench: Bench, reader: Reader) -> None:
+def test_a_tls_client_that_leaves_is_noticed(bench: Bench, reader: Reader) -> None:
     reader.sock.shutdown(socket.SHUT_RDWR)
     bench.engine.poll()
     assert bench.reasons() == ["closed by the client"]
@@ -175,7 +176,7 @@ def test_the_end_of_a_stream_is_told_in_tls_too(bench: Bench, reader: Reader) ->
     assert reader.sock.recv(1) == b""
 
 
-def test_the_end_of_a_full_connection_does_not_wait(bench: Bench, reader: Reader) -> None:
+def test_the_end_of_a_full_tls_connection_does_not_wait(bench: Bench, reader: Reader) -> None:
     bench.publish("a", data=LARGE)
     bench.engine.drop(reader.subscriber, HUB_STOPS)
-    assert not reader.subscriber.is_open
+    assert not reader.subscriber.is_connected

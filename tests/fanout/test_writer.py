@@ -1,4 +1,4 @@
-"""The same octets to many sockets, in one system call and one by one: what each took is known exactly."""
+"""The same bytes to many sockets, in one system call and one by one: what each took is known exactly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from mercure_hub.fanout import ring as ring_module
 from mercure_hub.fanout import writer as writer_module
-from mercure_hub.fanout.ring import Incomplete, Ring, RingFailed
-from mercure_hub.fanout.writer import Writer, one_by_one
+from mercure_hub.fanout.writer import Incomplete, Ring, RingFailed, Writer, one_by_one
 from tests.fanout.conftest import lacks_ring
 
 pytestmark = [pytest.mark.usefixtures("no_descriptor_left")]
@@ -27,7 +25,7 @@ Write = Callable[["array[int]", bytes], Incomplete]
 
 @pytest.fixture(autouse=True)
 def _writing() -> None:
-    """Here each test says itself how the octets go out."""
+    """Here each test says itself how the bytes are written."""
 
 
 class Pairs:
@@ -86,7 +84,7 @@ def write(request: pytest.FixtureRequest) -> Write:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 16, 50])
-def test_everybody_gets_everything_again_and_again(
+def test_a_write_reaches_every_socket_each_time(
     write: Write, pairs: Callable[[int], Pairs], count: int
 ) -> None:
     """With more writes than a call takes, and calls that begin anywhere in the queue."""
@@ -112,7 +110,7 @@ def test_a_full_socket_takes_what_it_takes_and_then_nothing(
     assert 0 < min(written for _, written in incomplete) < len(large)
 
 
-def test_who_has_gone_does_not_keep_the_others_from_getting_it(
+def test_a_socket_that_is_closed_at_the_other_end_stops_no_other_write(
     write: Write, pairs: Callable[[int], Pairs]
 ) -> None:
     some = pairs(20)
@@ -132,7 +130,7 @@ def test_a_descriptor_that_is_closed_is_reported(write: Write, pairs: Callable[[
 
 
 @needs_ring
-def test_the_counters_that_are_shared_with_the_kernel_go_round(ring: Ring) -> None:
+def test_the_counters_of_the_ring_wrap_around(ring: Ring) -> None:
     """They have 32 bits, and a busy hub is there in some hours."""
     before = (1 << 32) - 16
     ring._total = ring._counters[ring._results_tail] = before
@@ -157,7 +155,9 @@ def test_the_counters_that_are_shared_with_the_kernel_go_round(ring: Ring) -> No
 
 
 @needs_ring
-def test_results_in_another_order_than_the_writes(ring: Ring, pairs: Callable[[int], Pairs]) -> None:
+def test_the_ring_takes_results_in_another_order_than_the_writes(
+    ring: Ring, pairs: Callable[[int], Pairs]
+) -> None:
     """Before Linux 6.2 a socket that takes nothing is reported ahead of those before it."""
     real = ring._call
 
@@ -206,7 +206,7 @@ def fake_call(results: list[int | OSError]) -> Callable[..., int]:
     ],
     ids=["forbidden from now on", "busy", "took none", "took some, no result", "took all, no result"],
 )
-def test_a_kernel_that_does_not_do_it(
+def test_a_ring_reports_what_a_failing_kernel_did(
     ring: Ring,
     pairs: Callable[[int], Pairs],
     answer: int | OSError,
@@ -222,12 +222,11 @@ def test_a_kernel_that_does_not_do_it(
 
 @needs_ring
 def test_the_writer_goes_on_without_a_ring_that_failed(
-    pairs: Callable[[int], Pairs], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    pairs: Callable[[int], Pairs], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two slices went out, the third one was refused: nobody gets it twice and nobody goes without."""
-    monkeypatch.setattr(writer_module, "_WORTH", 1)
     some = pairs(1100)
-    writer = Writer(use_ring=True)
+    writer = Writer(ring_from=1)
     assert writer.write(some.fds, b"1") == []
     ring = writer._ring
     assert ring is not None
@@ -252,7 +251,9 @@ def test_the_writer_goes_on_without_a_ring_that_failed(
 
 
 @needs_ring
-def test_a_small_hub_opens_none(pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_opens_a_ring_for_many_writes_only(
+    pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[Ring] = []
 
     def open_one() -> Ring:
@@ -261,7 +262,7 @@ def test_a_small_hub_opens_none(pairs: Callable[[int], Pairs], monkeypatch: pyte
 
     monkeypatch.setattr(writer_module, "Ring", open_one)
     some = pairs(40)
-    writer = Writer(use_ring=True)
+    writer = Writer()
     assert writer.write(some.fds[:10], b"a") == []
     assert opened == []
     assert writer.write(some.fds, b"b") == []
@@ -282,21 +283,21 @@ def without_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring_module, "_load", lambda: (refuses, id))
+    monkeypatch.setattr(writer_module, "_load", lambda: (refuses, id))
 
 
 def loses_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that takes the writes and reports nothing, as some that only look like Linux do."""
-    real, address = ring_module._load()
+    real, address = writer_module._load()
 
     def call(number: int, *arguments: object) -> int:
-        return real(number, *arguments) if number == ring_module._SETUP else 1
+        return real(number, *arguments) if number == writer_module._SETUP else 1
 
-    monkeypatch.setattr(ring_module, "_load", lambda: (call, address))
+    monkeypatch.setattr(writer_module, "_load", lambda: (call, address))
 
 
 @pytest.mark.parametrize("lack", [without_ctypes, forbidden, pytest.param(loses_writes, marks=needs_ring)])
-def test_where_there_is_none_it_goes_without(
+def test_a_writer_goes_without_a_ring_where_there_is_none(
     lack: Callable[[pytest.MonkeyPatch], None],
     pairs: Callable[[int], Pairs],
     monkeypatch: pytest.MonkeyPatch,
@@ -305,7 +306,7 @@ def test_where_there_is_none_it_goes_without(
     caplog.set_level(logging.INFO)
     lack(monkeypatch)
     some = pairs(40)
-    writer = Writer(use_ring=True)
+    writer = Writer()
     for text in (b"a", b"b"):
         assert writer.write(some.fds, text) == []
     assert some.received() == [b"ab"] * 40
@@ -313,7 +314,9 @@ def test_where_there_is_none_it_goes_without(
     writer.close()
 
 
-def test_nobody_asks_for_it(pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_opens_no_ring_if_told_so(
+    pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer_module, "Ring", None)
     some = pairs(40)
     writer = Writer(use_ring=False)
@@ -322,20 +325,20 @@ def test_nobody_asks_for_it(pairs: Callable[[int], Pairs], monkeypatch: pytest.M
 
 
 @needs_ring
-def test_an_old_kernel_without_the_newer_flags(
+def test_a_ring_opens_on_an_old_kernel_without_the_newer_flags(
     pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, address = ring_module._load()
+    real, address = writer_module._load()
 
     def call(number: int, *arguments: object) -> int:
-        if number == ring_module._SETUP:
+        if number == writer_module._SETUP:
             parameters = arguments[1]
             assert isinstance(parameters, bytearray)
             if parameters[9]:  # a flag that came later than the rest
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return real(number, *arguments)
 
-    monkeypatch.setattr(ring_module, "_load", lambda: (call, address))
+    monkeypatch.setattr(writer_module, "_load", lambda: (call, address))
     ring = Ring(8)
     some = pairs(20)
     assert ring.write(some.fds, b"hello") == []

@@ -117,7 +117,7 @@ def test_off_by_default(folder: Path) -> None:
 def test_without_the_library_the_log_says_so_and_streams_are_plain(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("mercure_hub.fanout.compression.is_available", lambda: False)
+    monkeypatch.setattr("mercure_hub.fanout.encoding.is_available", lambda: False)
     with caplog.at_level(logging.WARNING), running_hub(folder, anonymous=1, compression="zstd") as hub:
         stream = hub.subscribe({"match": "t"}, Accept_Encoding="zstd")
         assert "content-encoding" not in stream.reply.headers

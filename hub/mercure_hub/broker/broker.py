@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import ssl
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from mercure_hub.broker.replay_budget import ReplayBudget, Share
 from mercure_hub.fanout.endings import Ending, Reason, behind
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.quota import Quota
-from mercure_hub.fanout.subscriber import GONE, Subscriber
+from mercure_hub.fanout.subscriber import State, Subscriber
 from mercure_hub.metrics.catalogue import (
     CONNECTED,
     DELIVERIES,
@@ -500,7 +501,7 @@ class Broker:
         ending = self._reading[subscriber]
         if ending is None and self.clock() >= subscriber.ends_at:
             ending = Ending(Reason.TIME_IS_OVER)
-        elif ending is None and subscriber.pending is GONE:  # the engine collected no more
+        elif ending is None and subscriber.state is State.GONE:  # the engine holds no more
             ending = behind(self._limits.buffer)
         self._reading[subscriber] = ending
         return ending is not None
@@ -566,7 +567,7 @@ class Broker:
         """What a subscriber gets of a page, in its form; the same for the same page."""
         updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
         pieces = []
-        for octets in self.engine.encoded(updates, subscriber.form):
+        for octets in self.engine.history(updates, subscriber.form):
             pieces.append(octets)
             gevent.sleep(0)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -604,13 +605,17 @@ class Broker:
             beyond = page.beyond
         return None
 
-    def start(self, subscriber: Subscriber) -> None:
-        """Send a subscriber all updates from now on, and tell of its subscriptions."""
+    def start(self, subscriber: Subscriber, fd: int, tls: ssl.SSLSocket | None) -> None:
+        """Send a subscriber all updates from now on, and tell of its subscriptions.
+
+        :param fd: descriptor of its socket.
+        :param tls: the TLS layer over it.
+        """
         # First, for the engine may find that it has left, and then its end is announced.
         self._note_accepted(subscriber)
         self._announce(subscriber, active=True)
         self._reading.pop(subscriber, None)
-        self.engine.start(subscriber)
+        self.engine.start(subscriber, fd, tls)
 
     def abandon(self, subscriber: Subscriber, ending: Ending) -> None:
         """Forget a subscriber that left before ``start``.

@@ -1,37 +1,45 @@
-"""A connected subscriber: one small object, for there are thousands of them."""
+"""A connected subscriber: one small object, because there are thousands of them."""
 
 from __future__ import annotations
 
 import ssl
+from enum import Enum, auto
 
+from mercure_hub.fanout.encoding import Form
 from mercure_hub.protocol.identity import Identity
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.protocol.websocket import WebSocket
 
-GONE: list[bytes] = []
-"""``pending`` of a subscriber that is no longer there."""
+
+class State(Enum):
+    """What happens to an update for a subscriber."""
+
+    HISTORY = auto()  # reads history, which will contain the update
+    HELD = auto()  # reads history up to a boundary; the update waits in the queue for ``Engine.start``
+    READY = auto()  # nothing is queued: the update is written to the descriptor at once
+    READY_TLS = auto()  # the same, through the TLS layer
+    QUEUED = auto()  # the socket is full, or a batch is being gathered: the update joins the queue
+    GONE = auto()  # no longer there: it gets nothing
 
 
 class Subscriber:
     """A connection that receives updates.
 
-    :param fd: the connected, non-blocking socket's descriptor; -1 once the subscriber is gone.
-    :param tls: the TLS layer over ``fd``, or ``None``.
     :param id: identifier in subscription documents; empty when nobody can ask for it.
     :param matchers: what it listens to.
     :param grant: what its token allows.
     :param identity: the hub's public URL as this client knows it.
-    :param peer: the client's address, for the log.
+    :param peer: the client's address.
     :param now: monotonic time of the connection, in seconds.
     :param ends_at: monotonic time at which the connection must be closed.
-    :param form: how its octets are framed and coded, see ``mercure_hub.fanout.framing``.
-    :param websocket: reads what the client sends; ``None`` for one that sends nothing.
+    :param form: how its stream is encoded.
+    :param websocket: reads what the client sends; ``None`` for an event stream.
 
-    ``pending`` holds what could not be written yet. It is ``None`` only for a plain socket with nothing
-    waiting, so that this one test finds the subscribers that can be written to without more ado; it is
-    ``GONE`` for one that left. ``offset`` is how much of its first element has been written,
-    ``pending_size`` its octets. ``stalled_at`` is the time since which the socket takes nothing, or 0.
+    ``fd`` and ``tls`` are the non-blocking socket's descriptor and the TLS layer over it, from
+    ``Engine.start`` on; a closed descriptor is -1, so that nothing can be written to another connection that
+    gets its number. ``queue`` holds what is not yet written, ``queued`` is its size in bytes. ``stalled_at``
+    is the monotonic time since which a full socket takes nothing, or 0.
     """
 
     __slots__ = (
@@ -43,19 +51,17 @@ class Subscriber:
         "id",
         "identity",
         "matchers",
-        "offset",
         "peer",
-        "pending",
-        "pending_size",
+        "queue",
+        "queued",
         "stalled_at",
+        "state",
         "tls",
         "websocket",
     )
 
     def __init__(
         self,
-        fd: int,
-        tls: ssl.SSLSocket | None,
         *,
         id: str,
         matchers: tuple[Matcher, ...],
@@ -64,13 +70,14 @@ class Subscriber:
         peer: str,
         now: float,
         ends_at: float,
-        form: int = 0,
+        form: Form = Form.PLAIN,
         websocket: WebSocket | None = None,
     ) -> None:
+        self.state = State.HISTORY
         self.form = form
         self.websocket = websocket
-        self.fd = fd
-        self.tls = tls
+        self.fd = -1
+        self.tls: ssl.SSLSocket | None = None
         self.id = id
         self.matchers = matchers
         self.grant = grant
@@ -79,11 +86,11 @@ class Subscriber:
         self.connected_at = now
         self.stalled_at = 0.0
         self.ends_at = ends_at
-        self.pending: list[bytes] | None = None
-        self.pending_size = 0
-        self.offset = 0
+        self.queue: list[bytes | memoryview] | None = None
+        self.queued = 0
 
     @property
-    def is_open(self) -> bool:
-        """Whether the connection still exists."""
-        return self.fd >= 0
+    def is_connected(self) -> bool:
+        """Whether the engine has its connection."""
+        state = self.state
+        return state is State.READY or state is State.QUEUED or state is State.READY_TLS

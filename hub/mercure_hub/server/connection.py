@@ -15,8 +15,8 @@ from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.routes import cors, route
 from mercure_hub.endpoints.subscribe import Stream
+from mercure_hub.fanout.encoding import HEARTBEATS, Form
 from mercure_hub.fanout.endings import Ending, Reason, took_nothing
-from mercure_hub.fanout.framing import CHUNKED, HEARTBEATS, WEBSOCKET, ZSTD
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.catalogue import ANSWERS, REFUSED
 from mercure_hub.metrics.tally import Tally
@@ -319,14 +319,14 @@ class Connection:
             site.access_log.write(peer, message, status, time.perf_counter() - started)
         if isinstance(result, Stream) and request is not None:
             if result.accept is not None:
-                return self._stream(result, request, encode_switch(result.headers, now), WEBSOCKET)
+                return self._stream(result, request, encode_switch(result.headers, now), Form.WEBSOCKET)
             head = encode_stream_head(
                 result.headers, extra, now, is_framed=message.takes_chunks, keep_alive=is_head and keep_alive
             )
             if is_head:
                 self._channel.send(head, _SEND)
                 return False
-            form = CHUNKED * message.takes_chunks | ZSTD * result.is_compressed
+            form = Form.of_stream(is_chunked=message.takes_chunks, is_compressed=result.is_compressed)
             # A comment follows the head at once, so that a proxy passes the head on.
             return self._stream(result, request, head + HEARTBEATS[form], form)
         if isinstance(result, Answer):
@@ -345,13 +345,11 @@ class Connection:
         finally:
             self._site.open_requests.finish(self)
 
-    def _stream(self, stream: Stream, request: Request, head: bytes, form: int) -> bool:
+    def _stream(self, stream: Stream, request: Request, head: bytes, form: Form) -> bool:
         """Send what the subscriber missed, then hand its descriptor to the engine."""
         broker = self._site.hub.broker
         now = broker.clock()
         subscriber = Subscriber(
-            -1,
-            None,
             id=broker.new_subscriber_id(),
             matchers=stream.matchers,
             grant=stream.grant,
@@ -360,7 +358,7 @@ class Connection:
             now=now,
             ends_at=now + stream.lifetime,
             form=form,
-            websocket=WebSocket(ends_with_token=stream.ends_with_token) if form == WEBSOCKET else None,
+            websocket=WebSocket(ends_with_token=stream.ends_with_token) if form is Form.WEBSOCKET else None,
         )
         stream.slot.keep()
         broker.enter(subscriber)
@@ -380,8 +378,7 @@ class Connection:
                 self._closing = True  # the stream has begun: no other answer can follow it
                 broker.abandon(subscriber, ending)
         if is_complete:
-            subscriber.fd, subscriber.tls = self._channel.detach()
-            broker.start(subscriber)
+            broker.start(subscriber, *self._channel.detach())
         return is_complete
 
     def _refuse(self, error: InvalidRequest) -> None:

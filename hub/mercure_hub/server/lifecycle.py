@@ -28,7 +28,7 @@ from mercure_hub.endpoints.debugger.pages import Pages, features
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.routes import watch
 from mercure_hub.endpoints.unread import Unread
-from mercure_hub.fanout import compression
+from mercure_hub.fanout import encoding
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.quota import ConnectionLimits, Quota, Siblings
@@ -540,7 +540,7 @@ def _debugger(settings: Settings) -> Pages:
 def _compress_from(settings: Settings) -> int | None:
     if settings.compression == "off":
         return None
-    if not compression.is_available():
+    if not encoding.is_available():
         _log.warning(
             "MERCURE_COMPRESSION=%s has no effect, for backports.zstd is missing: pip install backports.zstd",
             settings.compression,

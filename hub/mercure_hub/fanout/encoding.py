@@ -1,0 +1,211 @@
+"""The bytes that subscribers get: events in plain, chunked or compressed streams, or messages of a WebSocket.
+
+All subscribers with one form get the same bytes, so an update is encoded once for each form in use:
+
+* Clients that read a body of unknown length in blocks, as Python's ``requests`` does, deliver an event late
+  unless it comes as a chunk (RFC 9112 section 7.1).
+* A compressed stream consists of Zstandard frames, each of which can be decoded alone (RFC 8878 section 3.1).
+  No frame holds two events: the size of one must not depend on the content of another (the attack is known as
+  BREACH). A frame states the size of its content and needs a window no larger than that.
+* A server does not mask the frames of a WebSocket (RFC 6455 section 5.1).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from functools import partial
+from importlib.util import find_spec
+
+from geventwebsocket.websocket import Header
+from geventwebsocket.websocket import WebSocket as Opcodes
+
+from mercure_hub.protocol import websocket
+from mercure_hub.protocol.event_stream import HEARTBEAT
+from mercure_hub.protocol.update import Update
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+_LEVEL = 1  # higher levels take longer and save nothing on events
+_MAX_FRAME = 256 << 10  # bytes of content: a millisecond of work, and far below the window of RFC 9659
+_MAX_STORED = 65536  # bytes of a frame that is not compressed: one block
+_MAX_CLOSE_REASON = 123  # bytes
+_PIECE = 4_000  # estimated microseconds that it takes to compress one piece of the history
+
+MAX_SMALLEST = _MAX_STORED
+"""The largest ``smallest`` of a compressor."""
+
+
+class Form(Enum):
+    """The form of a subscriber's stream.
+
+    ``is_chunked``: it is cut into chunks of HTTP/1.1; ``is_compressed``: it consists of Zstandard frames.
+    """
+
+    PLAIN = "plain", False, False
+    CHUNKED = "chunked", True, False
+    ZSTD = "zstd", False, True
+    CHUNKED_ZSTD = "chunked zstd", True, True
+    WEBSOCKET = "websocket", False, False
+
+    def __init__(self, _: str, is_chunked: bool, is_compressed: bool) -> None:
+        self.is_chunked = is_chunked
+        self.is_compressed = is_compressed
+
+    @classmethod
+    def of_stream(cls, *, is_chunked: bool, is_compressed: bool) -> Form:
+        """The form of an event stream."""
+        if is_compressed:
+            return cls.CHUNKED_ZSTD if is_chunked else cls.ZSTD
+        return cls.CHUNKED if is_chunked else cls.PLAIN
+
+
+_WEBSOCKET = Form.WEBSOCKET  # looking up a member in its class is slow before Python 3.12
+
+
+def encode(form: Form, updates: Iterable[Update], events: Sequence[bytes], frames: bytes = b"") -> bytes:
+    """Encode updates for the subscribers with one form.
+
+    :param updates: read only for a WebSocket.
+    :param events: the same updates as events of a stream; at least one.
+    :param frames: the same events compressed; read only for a compressed form.
+    """
+    if form is _WEBSOCKET:
+        return b"".join([_message(update) for update in updates])
+    content = frames if form.is_compressed else events[0] if len(events) == 1 else b"".join(events)
+    return chunk(content) if form.is_chunked else content
+
+
+def history(form: Form, updates: Sequence[Update], compressor: Compressor | None) -> Iterator[bytes]:
+    """Encode updates of the history for a subscriber.
+
+    :returns: pieces, none of them empty; the work between two of them is bounded.
+    """
+    if not updates:
+        return
+    events = [update.encode() for update in updates]
+    if not form.is_compressed or compressor is None:
+        yield encode(form, updates, events)
+        return
+    frames: list[bytes] = []
+    spent = 0
+    for event in events:
+        for frame in compressor.frames(event):
+            frames.append(frame)
+            spent += estimate(event)
+            if spent >= _PIECE:
+                yield encode(form, updates, events, b"".join(frames))
+                frames, spent = [], 0
+    if frames:
+        yield encode(form, updates, events, b"".join(frames))
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of HTTP/1.1.
+
+    :param data: its content; not empty, because an empty chunk ends the stream.
+    """
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+# -- Zstandard -----------------------------------------------------------------------------------------------
+
+
+def is_available() -> bool:
+    """Whether the Zstandard library is installed; it is part of Python from 3.14 on."""
+    if sys.version_info >= (3, 14):
+        return find_spec("_zstd") is not None
+    try:
+        return find_spec("backports.zstd") is not None
+    except ModuleNotFoundError:  # there is no package backports
+        return False
+
+
+class Compressor:
+    """Compresses events.
+
+    :param smallest: bytes from which an event is compressed; smaller ones are stored.
+    """
+
+    def __init__(self, smallest: int) -> None:
+        # Imported late, because the library is optional.
+        if sys.version_info >= (3, 14):
+            from compression.zstd import ZstdCompressor  # noqa: PLC0415
+        else:
+            from backports.zstd import ZstdCompressor  # noqa: PLC0415
+        self._smallest = smallest
+        self._compress = partial(ZstdCompressor(_LEVEL).compress, mode=ZstdCompressor.FLUSH_FRAME)
+
+    def frames(self, event: bytes) -> Iterator[bytes]:
+        """Compress one event into frames; the caller may do something else between two of them."""
+        size = len(event)
+        if size <= _MAX_FRAME:
+            yield self._frame(event)
+            return
+        for start in range(0, size, _MAX_FRAME):
+            yield self._frame(event[start : start + _MAX_FRAME])
+
+    def _frame(self, data: bytes) -> bytes:
+        size = len(data)
+        if size < self._smallest and size <= _MAX_STORED:
+            return stored(data)
+        frame = self._compress(data)
+        return stored(data) if len(frame) > size and size <= _MAX_STORED else frame
+
+
+def stored(data: bytes) -> bytes:
+    """A frame that holds data as it is: one raw block.
+
+    :param data: 65,536 bytes at most.
+    """
+    size = len(data)
+    # A single segment, whose content size has one byte, or from 256 on two bytes that start at 256.
+    head = (
+        b"\x20" + size.to_bytes(1, "little") if size < 256 else b"\x60" + (size - 256).to_bytes(2, "little")
+    )
+    return b"\x28\xb5\x2f\xfd%b%b%b" % (head, (size << 3 | 1).to_bytes(3, "little"), data)
+
+
+def estimate(event: bytes) -> int:
+    """Estimate the microseconds that it takes to make one frame of an event."""
+    return 4 + min(len(event), _MAX_FRAME) // 256
+
+
+# -- WebSocket -----------------------------------------------------------------------------------------------
+
+
+def pong(content: bytes) -> bytes:
+    """The frame that answers a ping."""
+    return _frame(Opcodes.OPCODE_PONG, content)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """The frame that ends a WebSocket.
+
+    :param code: RFC 6455 section 7.4; ``NO_STATUS`` for an empty frame.
+    :param reason: cut to what a frame holds.
+    """
+    if code == websocket.NO_STATUS:
+        return _frame(Opcodes.OPCODE_CLOSE, b"")
+    text = reason.encode()[:_MAX_CLOSE_REASON].decode(errors="ignore").encode()
+    return _frame(Opcodes.OPCODE_CLOSE, code.to_bytes(2, "big") + text)
+
+
+def _message(update: Update) -> bytes:
+    return _frame(Opcodes.OPCODE_TEXT, websocket.message(update))
+
+
+def _frame(opcode: int, content: bytes) -> bytes:
+    head = Header.encode_header(fin=True, opcode=opcode, mask=b"", length=len(content), flags=0)
+    return bytes(head) + content
+
+
+HEARTBEATS = {
+    Form.PLAIN: HEARTBEAT,
+    Form.CHUNKED: chunk(HEARTBEAT),
+    Form.ZSTD: stored(HEARTBEAT),
+    Form.CHUNKED_ZSTD: chunk(stored(HEARTBEAT)),
+    Form.WEBSOCKET: _frame(Opcodes.OPCODE_PING, b""),
+}
+"""A heartbeat in each form: a comment, or a ping."""

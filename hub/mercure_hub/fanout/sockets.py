@@ -1,0 +1,270 @@
+"""The connected sockets: what the kernel reports about them, and what is due at a certain time.
+
+All descriptors sit in one edge-triggered epoll, which the event loop watches as one descriptor. So a client
+that leaves is noticed at once, on quiet topics too. Heartbeats and ends of connections wait in a timetable by
+the second, without a timer for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+
+from mercure_hub.fanout.encoding import HEARTBEATS, pong
+from mercure_hub.fanout.endings import Ending, Reason
+from mercure_hub.fanout.output import SLICE, Output, ending_of
+from mercure_hub.fanout.subscriber import State, Subscriber
+from mercure_hub.protocol.websocket import Violation
+
+_INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+_HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
+_EVENTS = 128  # that are handled at once
+_LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
+_INCOMING = 1024  # bytes that are read of a WebSocket at once
+_LINGER = 2.0  # seconds
+_DISCARDED = 4096, 16  # size and number of the pieces that are discarded at once
+
+_QUEUED = State.QUEUED  # as in output.py
+
+
+class Sockets:
+    """The descriptors of all subscribers.
+
+    :param output: writes to them.
+    :param clock: monotonic time in seconds.
+    :param end: called with a subscriber whose stream has to end in order.
+    :param drop: called with a subscriber whose connection is broken.
+    :param heartbeat: seconds between two heartbeats; 0 for none.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        clock: Callable[[], float],
+        end: Callable[[Subscriber, Ending], None],
+        drop: Callable[[Subscriber, Ending], None],
+        *,
+        heartbeat: float,
+    ) -> None:
+        self._output = output
+        self._clock = clock
+        self._end = end
+        self._drop = drop
+        self._heartbeat = heartbeat
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Subscriber] = {}
+        self._timetable = Timetable(clock())
+        self._lingering = Lingering()
+
+    def __len__(self) -> int:
+        return len(self._by_fd)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        yield from list(self._by_fd.values())
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when ``poll`` has something to do."""
+        return self._epoll.fileno()
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Watch a subscriber's socket.
+
+        :raises OSError: the kernel's limits on epoll are reached.
+        """
+        self._by_fd[subscriber.fd] = subscriber
+        interest = _INTEREST if subscriber.websocket is None else _INTEREST | select.EPOLLIN
+        self._epoll.register(subscriber.fd, interest)
+        self._schedule(subscriber, self._clock())
+
+    def close(self, subscriber: Subscriber, *, linger: bool) -> None:
+        """Close a subscriber's socket.
+
+        :param linger: the client was told of the end and may answer.
+        """
+        fd, tls = subscriber.fd, subscriber.tls
+        self._by_fd.pop(fd, None)
+        subscriber.fd, subscriber.tls = -1, None
+        if tls is not None:
+            with contextlib.suppress(OSError, ValueError):
+                tls.unwrap()  # tells that the stream ends here; does not wait for the answer
+        if linger:
+            self._lingering.add(fd, tls, self._clock())
+            return
+        with contextlib.suppress(OSError):
+            os.close(fd) if tls is None else tls.close()
+
+    def close_all(self) -> None:
+        """Close the epoll and sockets that linger; the subscribers have to be dropped before."""
+        self._lingering.close()
+        self._epoll.close()
+
+    # -- what the kernel reports -----------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Handle clients that left or sent something, and sockets that are writable again."""
+        now = self._clock()
+        for fd, events in self._epoll.poll(0, _EVENTS):
+            subscriber = self._by_fd.get(fd)
+            if subscriber is None:
+                self._lingering.discard_input(fd)
+                continue
+            if events & select.EPOLLIN:
+                self._receive(subscriber)
+            if events & _HUNG_UP:
+                self._drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
+            elif subscriber.state is _QUEUED:
+                self._output.flush(subscriber, now)
+
+    def _receive(self, subscriber: Subscriber) -> None:
+        """Read what a client sends over its WebSocket: as much as it may, or its connection ends."""
+        websocket = subscriber.websocket
+        while websocket is not None and subscriber.is_connected:
+            try:
+                data = _read(subscriber)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except OSError as error:
+                self._drop(subscriber, ending_of(error))
+                return
+            if not data:
+                self._drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
+                return
+            ping, close = websocket.take(data)
+            if isinstance(close, Violation):
+                self._end(subscriber, Ending(Reason.PROTOCOL_VIOLATION, close.text, close.code))
+            elif close is not None:
+                self._end(subscriber, Ending(Reason.CLOSED_BY_CLIENT, answer=close.code))
+            elif ping is not None:
+                self._output.send(subscriber, pong(ping))
+
+    # -- what is due -----------------------------------------------------------------------------------------
+
+    def tick(self) -> Iterator[None]:
+        """Send heartbeats, end connections whose time is over, drop those that stall.
+
+        :returns: an iterator to exhaust; each step is one slice.
+        """
+        now = self._clock()
+        self._lingering.tick(now)
+        self._output.check_stalled(now)
+        for count, subscriber in enumerate(self._timetable.take(now), 1):
+            self._attend(subscriber, now)
+            if count % SLICE == 0:
+                yield
+
+    def _attend(self, subscriber: Subscriber, now: float) -> None:
+        websocket = subscriber.websocket
+        if now + 1 > subscriber.ends_at:
+            is_of_token = websocket is not None and websocket.ends_with_token
+            self._end(subscriber, Ending(Reason.TOKEN_EXPIRED if is_of_token else Reason.TIME_IS_OVER))
+            return
+        if websocket is not None:
+            websocket.renew()
+        if self._heartbeat and subscriber.state is not _QUEUED:
+            self._output.send(subscriber, HEARTBEATS[subscriber.form])
+        if subscriber.is_connected:
+            self._schedule(subscriber, now)
+
+    def _schedule(self, subscriber: Subscriber, now: float) -> None:
+        # Never far ahead: the timetable keeps those who left until their second comes.
+        self._timetable.put(subscriber, min(subscriber.ends_at, now + (self._heartbeat or _LOOK)))
+
+
+class Timetable:
+    """Subscribers by the second at which they are due.
+
+    :param now: monotonic time in seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._second = int(now)
+        self._due: dict[int, list[Subscriber]] = {}
+
+    def put(self, subscriber: Subscriber, at: float) -> None:
+        """Have a subscriber returned by the first ``take`` from the whole second at or before ``at``.
+
+        :param at: monotonic time; one in the past means the next second.
+        """
+        second = max(int(at), self._second + 1)
+        due = self._due.get(second)
+        if due is None:
+            self._due[second] = [subscriber]
+        else:
+            due.append(subscriber)
+
+    def take(self, now: float) -> Iterator[Subscriber]:
+        """The connected subscribers that are due, each once."""
+        current = int(now)
+        if current - self._second > len(self._due):  # after a pause: visit what is there
+            seconds = sorted(second for second in self._due if second <= current)
+        else:
+            seconds = list(range(self._second + 1, current + 1))
+        self._second = max(self._second, current)
+        for second in seconds:
+            for subscriber in self._due.pop(second, ()):
+                if subscriber.is_connected:
+                    yield subscriber
+
+
+class Lingering:
+    """Sockets whose sending half has ended, waiting for the other side (RFC 6455 section 7.1.1).
+
+    A socket that is closed while something of the client is unread, or still comes, is reset by the kernel,
+    and a reset discards what the client has not read: a close frame, say.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[socket.socket, float]] = {}
+
+    def add(self, fd: int, tls: ssl.SSLSocket | None, now: float) -> None:
+        """Take over a socket and end its sending half.
+
+        :param now: monotonic time in seconds.
+        """
+        sock = socket.socket(fileno=fd) if tls is None else tls
+        self._open[fd] = sock, now + _LINGER
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        self.discard_input(fd)
+
+    def discard_input(self, fd: int) -> None:
+        """Discard what a socket has received; close it at its end."""
+        if fd not in self._open:
+            return
+        size, most = _DISCARDED
+        try:
+            for _ in range(most):
+                if not os.read(fd, size):
+                    break
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._close(fd)
+
+    def tick(self, now: float) -> None:
+        """Close those that have had their time."""
+        for fd, (_, deadline) in list(self._open.items()):
+            if now >= deadline:
+                self._close(fd)
+
+    def close(self) -> None:
+        """Close all."""
+        for fd in list(self._open):
+            self._close(fd)
+
+    def _close(self, fd: int) -> None:
+        sock, _ = self._open.pop(fd)
+        with contextlib.suppress(OSError):
+            sock.close()
+
+
+def _read(subscriber: Subscriber) -> bytes:
+    if subscriber.tls is not None:
+        return subscriber.tls.recv(_INCOMING)
+    return os.read(subscriber.fd, _INCOMING)
