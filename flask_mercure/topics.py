@@ -150,7 +150,9 @@ def exact_topics(topics: str | Iterable[str], argument: str = "topics") -> list[
     :raises InvalidArgument: a topic is empty or holds a control or format character.
     :raises TypeError: something is not a string.
     """
-    given = as_list(topics, argument) or ()
+    given = as_list(topics, argument)
+    if given is None:
+        raise TypeError(f"{argument} is None; give a str, or a list of them")
     for topic in given:
         if not isinstance(topic, str):
             raise TypeError(f"{argument} holds {topic!r}, a {type(topic).__name__}; a topic is a str")

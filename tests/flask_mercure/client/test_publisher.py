@@ -142,7 +142,7 @@ def test_json_is_written_by_the_provider_of_the_app(hub: FakeHub) -> None:
         ({"topics": "a\r\nb"}, InvalidArgument, "U+000D"),
         ({"topics": "a\u202eb"}, InvalidArgument, "U+202E"),
         ({"topics": "a\ud800"}, InvalidArgument, "U+D800"),
-        ({"topics": None}, TypeError, "NoneType"),
+        ({"topics": None}, TypeError, "topics is None"),
         ({"topics": b"a"}, TypeError, "bytes"),
         ({"topics": 5}, TypeError, "int"),
         ({"topics": ["a", 5]}, TypeError, "int"),
