@@ -1,6 +1,6 @@
-"""What the hub's answer to a publication means, and what its silence does.
+"""What the hub's answer to a publication means, and what a missing answer means.
 
-Sections Publication and Error Responses of the spec.
+Spec, Publication and Error Responses.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def published_id(reply: Reply, configuration: Configuration) -> str:
     ):
         raise PublishError(
             f"{configuration.url} ({configuration.setting('URL')}) answered 200 with "
-            f"{_kind(media_type, body)}, not with the id "
-            "of an update: something else than a Mercure hub answers there",
+            f"{_kind(media_type, body)}, not with the id of an update: something else than a Mercure hub "
+            "answers there",
             status=reply.status_code,
             reason=reason(reply, body),
             from_hub=False,
@@ -76,9 +76,8 @@ def published_ids(reply: Reply, configuration: Configuration, count: int) -> lis
         ids = None
     if not isinstance(ids, list) or len(ids) != count or not all(isinstance(one, str) for one in ids):
         raise PublishError(
-            f"{configuration.url} ({configuration.setting('URL')}) answered 200 to a batch "
-            f"of {count} updates, not with their "
-            "ids; they may have been published",
+            f"{configuration.url} ({configuration.setting('URL')}) answered 200 to a batch of {count} "
+            "updates, not with their ids; they may have been published",
             status=reply.status_code,
             possibly_published=True,
             from_hub=False,
@@ -94,12 +93,12 @@ _BY_A_PROXY: dict[int, str] = {
 
 
 def is_of_a_hub(headers: _Headers, body: bytes) -> bool:
-    """Whether an answer that refuses an update is a hub's, and not that of a proxy before it.
+    """Whether an answer that refuses an update comes from a hub, and not from a proxy before it.
 
-    :param headers: of the answer, found by their names in any case.
+    :param headers: of the answer; their names are case-insensitive.
     :param body: its content, or the beginning of it.
     :returns: true for a challenge (RFC 6750 section 3), a problem document (RFC 9457) and plain text, which
-        the reference hub sends; false for a page of HTML and for what tells nothing.
+        the reference hub sends; false for a page of HTML, and when nothing tells.
     """
     media_type = _media_type(headers)
     start = body.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -134,9 +133,7 @@ def _refusal(reply: Reply, configuration: Configuration) -> str:
     if said:
         answered += f" ({said})"
     if _media_type(reply.headers) == "text/html":
-        answered += (
-            ", with an HTML page: it is probably not the hub that answers, but a proxy or another site"
-        )
+        answered += ", with an HTML page: probably a proxy or another site answers, not the hub"
     match status:
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return (
@@ -149,9 +146,8 @@ def _refusal(reply: Reply, configuration: Configuration) -> str:
             target = urlsplit(reply.headers.get("Location", ""))
             return (
                 f"{answered}, a redirect to {target.scheme}://{target.netloc}{target.path}. It is not "
-                f"followed, since the token would be lost or go astray: set "
-                f"{configuration.setting('URL')} to the "
-                "hub's own URL"
+                "followed, since the token would be lost or go to another server: set "
+                f"{configuration.setting('URL')} to the hub's own URL"
             )
         case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:
             return (
@@ -169,7 +165,7 @@ def _refusal(reply: Reply, configuration: Configuration) -> str:
 def reason(response: _HasHeaders, body: bytes) -> str | None:
     """What the hub said about a refusal, on one line.
 
-    :param response: headers of the answer.
+    :param response: the answer, or its head.
     :param body: its content, or the beginning of it.
     :returns: the problem document's detail or title (RFC 9457), else the error code of the challenge
         (RFC 6750 section 3), else a plain text's first line.
@@ -196,7 +192,7 @@ def reason(response: _HasHeaders, body: bytes) -> str | None:
 def retry_after(response: _HasHeaders) -> float | None:
     """Seconds that the hub asks to wait (RFC 9110 section 10.2.3).
 
-    A date counts from that of the answer, so that no two clocks are compared.
+    A date is compared with the date of the answer, so that both come from one clock.
     """
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
@@ -204,7 +200,7 @@ def retry_after(response: _HasHeaders) -> float | None:
     try:
         until = parsedate_to_datetime(value)
         return max(0.0, (until - parsedate_to_datetime(response.headers.get("Date", ""))).total_seconds())
-    except (ValueError, TypeError):  # TypeError: one of them names no time zone
+    except (ValueError, TypeError):  # TypeError: one of them has no time zone
         return None
 
 
@@ -221,7 +217,10 @@ def _kind(media_type: str, body: bytes) -> str:
 
 
 def unreachable(error: Exception, configuration: Configuration) -> HubUnreachable:
-    """An error of the connection, in words; it never holds the request's headers."""
+    """The exception for a publication without an answer; its message never holds the request's headers.
+
+    :param error: of requests or urllib3.
+    """
     where = f"{configuration.url} ({configuration.setting('URL')})"
     cause = error.args[0] if error.args else None
     while isinstance(cause, MaxRetryError) and cause.reason is not None:
@@ -241,8 +240,7 @@ def unreachable(error: Exception, configuration: Configuration) -> HubUnreachabl
     if has_timed_out(error):
         return HubUnreachable(
             f"no answer from {where} within {configuration.read_timeout:g} s "
-            f"({configuration.setting('TIMEOUT')}); "
-            "the update may have been published",
+            f"({configuration.setting('TIMEOUT')}); the update may have been published",
             possibly_published=True,
         )
     return HubUnreachable(

@@ -1,9 +1,8 @@
 """The request that publishes, from any thread and any process.
 
-An update is sent once. A request that went out and got no answer is not repeated, since the hub may have
-published it and subscribers would see it twice; ``PublishError.possibly_published`` tells that case from the
-others. A pooled connection that the hub has closed meanwhile is no such case: urllib3 looks at the
-socket before it reuses it, and opens another one.
+An update is sent once. A request that went out and got no answer is not repeated: the hub may have published
+it, and subscribers would see it twice. ``PublishError.possibly_published`` marks that case. A pooled
+connection that the hub has closed meanwhile does not count: urllib3 checks the socket before it reuses it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import requests
 
@@ -25,37 +25,44 @@ from mercure_hub.protocol.update import BATCH_MEDIA_TYPE, to_batch
 _MAX_ANSWER = 4 << 20  # the ids of a batch: 1000, of 2048 characters at most
 
 
-class Publisher:
-    """Sends updates to one hub, from any thread and from each process that is forked.
+class _Process(NamedTuple):
+    """What one process publishes with."""
 
-    :param configuration: of the app.
-    :param clock: gives the seconds since the epoch.
+    session: requests.Session
+    tokens: PublisherToken
+
+
+class Publisher:
+    """Sends updates to one hub, from any thread and from every forked process.
+
+    :param configuration: of the hub.
+    :param clock: returns the seconds since the epoch.
     """
 
     def __init__(self, configuration: Configuration, clock: Callable[[], float] = time.time) -> None:
         self._configuration = configuration
         self._clock = clock
         self._batches = BatchSupport(configuration, clock)
-        # One entry for each process. That of a parent stays, unused: sharing its sockets would mix answers
-        # up, and closing them could wait for a lock that a thread of the parent held at the fork.
-        self._lines: dict[int, tuple[requests.Session, PublisherToken]] = {}
+        # By process id. A forked child leaves its parent's entry alone: with shared sockets the answers would
+        # get mixed up, and closing them could wait for a lock that a thread of the parent held at the fork.
+        self._processes: dict[int, _Process] = {}
 
     def publish(self, publication: Publication) -> str:
         """Send an update.
 
-        :returns: the id that the hub gave to it.
-        :raises PublishError: the hub did not take it, or did not answer.
+        :returns: the id that the hub gave it.
+        :raises PublishError: the hub did not accept it, or did not answer.
         :raises MercureError: there is no token to publish with.
         """
         reply = self._post(publication.encode(), "application/x-www-form-urlencoded")
         return answer.published_id(reply, self._configuration)
 
     def publish_all(self, publications: Sequence[Publication]) -> list[str]:
-        """Send updates: to a hub that takes batches in one request, to others one after the other.
+        """Send updates: in one request to a hub that takes batches, one after the other to other hubs.
 
-        :returns: the ids that the hub gave to them, in order.
-        :raises PublishError: the hub did not take all of them, or did not answer; ``published`` has the
-            ids of those that it took.
+        :returns: the ids that the hub gave them, in order.
+        :raises PublishError: the hub did not accept all of them, or did not answer; ``published`` has the
+            ids of those that it accepted.
         :raises MercureError: there is no token to publish with.
         """
         if len(publications) > 1 and self.takes_batches():
@@ -81,22 +88,22 @@ class Publisher:
 
         :raises HubUnreachable: the hub gave no answer.
         """
-        return self._batches.are_taken(self._line()[0])
+        return self._batches.are_taken(self._process().session)
 
     @property
     def session(self) -> requests.Session:
         """The connections of this process to the hub."""
-        return self._line()[0]
+        return self._process().session
 
     def token(self) -> str:
         """The token that the app publishes with.
 
         :raises MercureError: there is none.
         """
-        return self._line()[1].get()
+        return self._process().tokens.get()
 
     def _post(self, content: bytes, content_type: str) -> Reply:
-        session, tokens = self._line()
+        session, tokens = self._process()
         reply = self._send(session, tokens, content, content_type)
         if isinstance(reply, Exception):
             raise answer.unreachable(reply, self._configuration)
@@ -105,7 +112,7 @@ class Publisher:
     def _send(
         self, session: requests.Session, tokens: PublisherToken, content: bytes, content_type: str
     ) -> Reply | Exception:
-        """Raises nothing once it has the token, so that no traceback shows it."""
+        """Post; errors are returned, since a traceback would show the token."""
         token = tokens.get()
         reply = ask(
             session,
@@ -122,26 +129,26 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connections of this process; the next publication opens others."""
-        line = self._lines.pop(os.getpid(), None)
-        if line is not None:
-            line[0].close()
+        process = self._processes.pop(os.getpid(), None)
+        if process is not None:
+            process.session.close()
 
-    def _line(self) -> tuple[requests.Session, PublisherToken]:
-        process = os.getpid()
-        line = self._lines.get(process)
-        if line is None:
+    def _process(self) -> _Process:
+        pid = os.getpid()
+        process = self._processes.get(pid)
+        if process is None:
             configuration = self._configuration
             tokens = PublisherToken(configuration.publisher_tokens, configuration.lifetime, self._clock)
-            made = (open_session(), tokens)
-            # setdefault is atomic: of two threads that come first, both take the same one
-            line = self._lines.setdefault(process, made)
-            if line is made:
+            made = _Process(open_session(), tokens)
+            # setdefault is atomic: of two threads that come first, both take the same one.
+            process = self._processes.setdefault(pid, made)
+            if process is made:
                 warn_of_unverified_tls(configuration)
-        return line
+        return process
 
 
 _REMEMBERED = 600.0
-"""Seconds after which a hub that takes no batches is asked again: it may have been replaced."""
+"""Seconds after which a hub that took no batches is asked again: it may have been replaced."""
 
 
 class BatchSupport:
@@ -173,7 +180,7 @@ class BatchSupport:
         return self._takes
 
     def are_refused(self) -> None:
-        """The hub did not know a batch, whatever it said before."""
+        """Note that the hub refused a batch, whatever it said before."""
         self._takes = False
         self._asked_at = self._clock()
 

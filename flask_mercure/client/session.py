@@ -1,8 +1,8 @@
-"""The session of requests in which the extension speaks with a hub."""
+"""The pooled connections to a hub, with requests, and one request on them."""
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - else by the first connection, whose thread may be interrupted by a fork
+import encodings.idna  # noqa: F401 - a fork during its import by the first connection would block the child
 import logging
 import re
 import warnings
@@ -23,18 +23,18 @@ USER_AGENT = f"flask-mercure/{__version__}"
 
 _log = logging.getLogger("flask_mercure")
 
-_POOL = 64  # connections that are kept when they are idle: the threads of a large WSGI process
+_POOL = 64  # idle connections that are kept: as many as the threads of a large WSGI process
 
 
 def open_session() -> requests.Session:
-    """A session to speak with the hub, which keeps the environment out.
+    """A session for requests to a hub, which ignores the environment.
 
-    With ``trust_env`` requests would send the token to a proxy of ``HTTP_PROXY`` even for the loopback, and
+    With ``trust_env`` requests would send the token to the proxy of ``HTTP_PROXY`` even for the loopback, and
     replace it by a password of ``.netrc``. The CA file has its own setting, ``MERCURE_VERIFY_TLS``.
     """
     session = requests.Session()
     session.trust_env = False
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none is accepted, none is sent
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # accepts and sends none
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     adapter = HTTPAdapter(pool_connections=1, pool_maxsize=_POOL, max_retries=0)
     session.mount("http://", adapter)
@@ -44,9 +44,11 @@ def open_session() -> requests.Session:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer; unlike that of requests it does not hold the request, which has the token.
+    """An answer without its request: a response of requests holds both, and so the token.
 
-    :param body: its content, or the beginning of it.
+    :param status_code: status code.
+    :param headers: their names are case-insensitive.
+    :param body: the content, or the beginning of it.
     """
 
     status_code: int
@@ -67,13 +69,17 @@ def ask(
 ) -> Reply | Exception:
     """Send a request to a hub and read the answer.
 
-    Error trackers send the variables of each function that an error comes through. So what goes wrong here is
-    returned: raised, it would take along the headers, with the token.
+    Errors are returned, not raised: error trackers send the variables of each function that an exception
+    passes, and here these include the token.
 
+    :param session: from :func:`open_session`.
+    :param method: of the request.
     :param url: of the hub or of one of its resources.
     :param configuration: of the hub.
+    :param headers: besides those of the session.
+    :param content: of the request.
     :param most: bytes of the answer's content that are read.
-    :param timeout: seconds for the connection, and for the answer; by default what is configured.
+    :param timeout: seconds for the connection, and for each wait for the answer; default: as configured.
     :returns: the answer, or the error of the connection.
     """
     try:
@@ -95,7 +101,7 @@ def ask(
 
 
 def warn_of_unverified_tls(configuration: Configuration) -> None:
-    """Say once that a hub's certificate is not verified; urllib3 would say it at each request."""
+    """Warn once that a hub's certificate is not verified; urllib3 would warn at each request."""
     parts = urlsplit(configuration.url)
     if configuration.verify_tls is not False or parts.scheme != "https":
         return

@@ -15,9 +15,9 @@ from flask_mercure.cookies import is_loopback
 from flask_mercure.doctor import certificates, connection
 from flask_mercure.doctor.certificates import Certificate
 from flask_mercure.doctor.connection import (
+    DatedAnswer,
     Endpoint,
     NoStream,
-    Reply,
     Stage,
     Stream,
     Unreachable,
@@ -64,7 +64,7 @@ class ReachedHub:
 
     endpoint: Endpoint
     trust: ssl.SSLContext | None
-    answer: Reply
+    answer: DatedAnswer
     profile: Profile | None
     seconds: float
 
@@ -73,14 +73,14 @@ class ReachedHub:
         """The setting that the URL comes from, for messages."""
         return self.endpoint.setting
 
-    def ask(self, method: str, headers: Mapping[str, str]) -> Reply:
+    def ask(self, method: str, headers: Mapping[str, str]) -> DatedAnswer:
         """Send a request without content.
 
         :raises Unreachable: there is no answer.
         """
         return ask(self.endpoint, self.trust, method, self.endpoint.path, headers, seconds=self.seconds)
 
-    def post(self, headers: Mapping[str, str], body: bytes = b"private=on") -> Reply:
+    def post(self, headers: Mapping[str, str], body: bytes = b"private=on") -> DatedAnswer:
         """Publish. Without a topic in the body the hub publishes nothing, but checks the token all the same.
 
         :raises Unreachable: there is no answer.
@@ -248,7 +248,7 @@ def unreachable(endpoint: Endpoint, error: Unreachable) -> Finding:
     return problem("url", summary, Section.UNREACHABLE, *remedies)
 
 
-def identify(endpoint: Endpoint, answer: Reply, known: Profile | None) -> Finding:
+def identify(endpoint: Endpoint, answer: DatedAnswer, known: Profile | None) -> Finding:
     """Tell whether a hub answers.
 
     :param answer: to a GET without token and topics.
@@ -275,7 +275,7 @@ def identify(endpoint: Endpoint, answer: Reply, known: Profile | None) -> Findin
     return _not_a_hub(endpoint, answer, html=html)
 
 
-def _not_a_hub(endpoint: Endpoint, answer: Reply, *, html: bool) -> Finding:
+def _not_a_hub(endpoint: Endpoint, answer: DatedAnswer, *, html: bool) -> Finding:
     status = answer.status
     if status in _GATEWAY:
         hint = ""

@@ -193,8 +193,8 @@ def close(sock: socket.socket) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """A complete answer.
+class DatedAnswer:
+    """A complete answer, and when it came.
 
     :param head: status and headers.
     :param body: the content, or the beginning of it.
@@ -230,7 +230,7 @@ def ask(
     body: bytes = b"",
     seconds: float,
     clock: Callable[[], float] = time.time,
-) -> Reply:
+) -> DatedAnswer:
     """Send a request on a connection of its own and read the answer; of an event stream only the head.
 
     :param seconds: for all of it.
@@ -245,7 +245,7 @@ def ask(
         at = (started + clock()) / 2
         if head.media_type != "text/event-stream":
             received = _read_content(sock, exchange, received, deadline)
-        return Reply(head, Decoder(head).feed(received)[:_MAX_BODY], at)
+        return DatedAnswer(head, Decoder(head).feed(received)[:_MAX_BODY], at)
     finally:
         close(sock)
 

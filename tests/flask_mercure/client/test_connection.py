@@ -37,7 +37,7 @@ def everything(answer: StreamedAnswer) -> bytes:
     return content
 
 
-def test_the_head() -> None:
+def test_the_head_of_an_answer() -> None:
     with answering(b"HTTP/1.1 401 No\r\nWWW-Authenticate:  Bearer \r\nX-Id: \xc3\xa9\r\n\r\n") as answer:
         assert answer.head.status == 401
         assert answer.head.headers["www-authenticate"] == "Bearer"
@@ -58,7 +58,7 @@ def test_the_head() -> None:
         ),
     ],
 )
-def test_the_content(sent: bytes, content: bytes) -> None:
+def test_the_content_of_an_answer(sent: bytes, content: bytes) -> None:
     with answering(sent) as answer:
         assert everything(answer) == content
         assert answer.read(PATIENCE) == b""
@@ -68,7 +68,7 @@ def test_the_content(sent: bytes, content: bytes) -> None:
     "sent",
     [b"", b"HTTP/1.1 200 OK\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/2 200\r\n\r\n", b"HTTP/1.1 200 OK\r\n" * 5000],
 )
-def test_what_is_no_answer(sent: bytes) -> None:
+def test_bytes_that_are_no_answer(sent: bytes) -> None:
     with pytest.raises(ConnectionBroken), answering(sent):
         pass
 
@@ -88,7 +88,7 @@ def test_an_answer_that_breaks_off(sent: bytes) -> None:
         everything(answer)
 
 
-def test_waiting_again_after_waiting_in_vain() -> None:
+def test_an_answer_can_be_read_on_after_a_time_limit() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -100,7 +100,7 @@ def test_waiting_again_after_waiting_in_vain() -> None:
         assert answer.read(PATIENCE) == b"late"
 
 
-def test_another_thread_wakes_the_one_that_reads() -> None:
+def test_another_thread_can_wake_the_reader_of_an_answer() -> None:
     with answering(b"HTTP/1.1 200 OK\r\n\r\n", closes=False) as answer:
         woken: list[bytes] = []
         thread = threading.Thread(target=lambda: woken.append(answer.read(None)))
@@ -175,13 +175,13 @@ def test_an_answer_that_drips_ends_in_time() -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_header_cannot_forge_another() -> None:
+def test_a_header_of_a_request_cannot_forge_another() -> None:
     with pytest.raises(ValueError, match="line end"):
         get("http://127.0.0.1:9/", {"X": "a\r\nY: b"}, verify=True, connect_timeout=1, answer_timeout=1)
 
 
 @pytest.mark.minutes
-def test_nobody_listens() -> None:
+def test_a_stream_from_a_port_where_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):

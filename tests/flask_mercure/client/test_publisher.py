@@ -92,7 +92,7 @@ def test_every_field_is_as_the_hub_reads_it(hub: FakeHub, publish: Publish) -> N
     )
 
 
-def test_public_is_the_default(hub: FakeHub, publish: Publish) -> None:
+def test_updates_are_public_by_default(hub: FakeHub, publish: Publish) -> None:
     publish("a")
     publish("a", private=False)
     assert [request.pairs for request in hub.received] == [[("topic", "a"), ("data", "")]] * 2
@@ -185,7 +185,7 @@ def test_what_cannot_be_published_is_not_sent(
         (b"urn:uuid:1", None, "urn:uuid:1"),
     ],
 )
-def test_the_id_that_the_hub_gave(
+def test_publishing_returns_the_id_that_the_hub_gave(
     hub: FakeHub, publish: Publish, body: bytes, content_type: str | None, expected: str
 ) -> None:
     hub.answers = [Answer(body, content_type=content_type)]
@@ -208,7 +208,7 @@ def test_the_id_that_the_hub_gave(
         (b"\xff\xfe", "text/plain", "not with the id"),
     ],
 )
-def test_a_200_that_is_no_hubs(
+def test_an_answer_200_that_does_not_come_from_a_hub(
     hub: FakeHub, publish: Publish, body: bytes, content_type: str | None, words: str
 ) -> None:
     hub.answers = [Answer(body, content_type=content_type)]
@@ -393,7 +393,7 @@ def test_a_proxy_may_have_lost_the_answer(
     assert caught.value.possibly_published is possibly
 
 
-def test_an_answer_that_does_not_come() -> None:
+def test_a_publication_that_gets_no_answer_in_time() -> None:
     with running() as hub, publishing(hub, TIMEOUT=0.05) as publish:
         hub.answers = [Silent()]
         with pytest.raises(HubUnreachable, match=r"within 0.05 s \(MERCURE_TIMEOUT\)") as caught:
@@ -412,7 +412,7 @@ def test_a_connection_that_breaks_is_not_tried_again(hub: FakeHub, publish: Publ
     assert len(hub.received) == 2
 
 
-def test_an_answer_that_is_cut(hub: FakeHub, publish: Publish) -> None:
+def test_an_answer_to_a_publication_that_is_cut(hub: FakeHub, publish: Publish) -> None:
     hub.answers = [Answer(b"", 200, "text/plain", {"Transfer-Encoding": "chunked"}, closes=True)]
     with pytest.raises(PublishError):
         publish("a")
@@ -425,7 +425,7 @@ def closed_port() -> int:
         return port
 
 
-def test_nobody_listens() -> None:
+def test_publishing_to_a_port_where_nobody_listens() -> None:
     mercure = Mercure()
     app = make_app(mercure, URL=f"http://127.0.0.1:{closed_port()}{PATH}")
     with app.app_context(), pytest.raises(HubUnreachable, match="Connection refused") as caught:
@@ -433,7 +433,7 @@ def test_nobody_listens() -> None:
     assert not caught.value.possibly_published
 
 
-def test_a_connection_that_is_not_taken() -> None:
+def test_a_connection_that_the_hub_does_not_accept() -> None:
     with socket.socket() as server, socket.socket() as first:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -487,7 +487,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_certificate_of_ones_own(
+def test_a_hub_with_a_certificate_of_its_own(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))  # has no say here
@@ -560,7 +560,7 @@ def test_cookies_of_the_hub_are_of_no_use(hub: FakeHub, publish: Publish) -> Non
     assert "Cookie" not in hub.received[1].headers
 
 
-def test_threads_share_an_app(hub: FakeHub) -> None:
+def test_threads_publish_from_one_app(hub: FakeHub) -> None:
     mercure = Mercure()
     app = make_app(mercure, URL=hub.url)
     start = threading.Barrier(8)
@@ -644,7 +644,7 @@ def test_publishing_after_close_opens_another_connection(hub: FakeHub) -> None:
     assert len({request.connection for request in hub.received}) == 2
 
 
-def test_publishing_outside_of_a_request_but_inside_of_a_context(hub: FakeHub) -> None:
+def test_publishing_in_an_app_context_without_a_request(hub: FakeHub) -> None:
     app = Flask("worker")
     app.config.update(MERCURE_URL=hub.url, MERCURE_PUBLISHER_JWT_KEY=SECRET)
     mercure = Mercure(app)

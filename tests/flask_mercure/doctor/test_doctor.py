@@ -19,9 +19,9 @@ from flask_mercure.doctor import addresses, browser, certificates, command, deli
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate
 from flask_mercure.doctor.connection import (
+    DatedAnswer,
     Decoder,
     Endpoint,
-    Reply,
     Stage,
     Unreachable,
     answer,
@@ -125,7 +125,7 @@ def test_a_public_url_that_browsers_cannot_use(public: str, pages: str, sections
 def test_a_hub_without_metadata() -> None:
     endpoint = Endpoint(PUBLIC, "MERCURE_URL")
     for status in (400, 401):
-        answer = Reply(head(status, content_type="text/plain"), b"", NOW)
+        answer = DatedAnswer(head(status, content_type="text/plain"), b"", NOW)
         assert addresses.identify(endpoint, answer, None).level is Level.OK
 
 
