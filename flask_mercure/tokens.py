@@ -36,11 +36,8 @@ from flask_mercure.errors import InvalidArgument, MercureError, TokenError, Toke
 from flask_mercure.topics import Protocol, Topic, Topics, URLPattern, as_list, matchers
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE
 from mercure_hub.protocol.tokens.keys import Key, PrivateKey, PublicKey
-
-# mercure_hub.protocol.access_token has the same constants, but needs the libraries of the hub.
-DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
-TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 
 Purpose = Literal["sign", "verify"]
 

@@ -5,7 +5,7 @@
 does not make harmless is refused: dot segments, values in a host name, and values beside a variable part,
 which would match more than the one value.
 
-``mercure_hub.protocol.matchers`` evaluates matchers and needs a compiled library for that. The extension only
+``mercure_hub.protocol.matching`` evaluates matchers and needs a compiled library for that. The extension only
 writes them (spec, Matcher Types).
 """
 

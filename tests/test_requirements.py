@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 LEVELS = {"MUST", "MUST NOT", "SHOULD", "SHOULD NOT", "MAY"}
 
 TESTS = sorted(set(re.findall(r"`([\w/]+\.py(?:::\w+)+)`", PAGE)))
-FUNCTIONS = sorted(set(re.findall(r"`((?:hub|flask_mercure)[\w.]*:[\w.]+)`", PAGE)))
+FUNCTIONS = sorted(set(re.findall(r"`((?:mercure_hub|flask_mercure)[\w.]*:[\w.]+)`", PAGE)))
 
 
 @cache
@@ -47,8 +47,13 @@ def test_the_test_exists(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_function_exists(name: str) -> None:
     module, _, function = name.partition(":")
-    path = ROOT.joinpath(*module.split("."))
+    root = ROOT / "hub" if module.startswith("mercure_hub") else ROOT
+    path = root.joinpath(*module.split("."))
     assert function in names_in(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
+
+
+def test_both_packages_are_named() -> None:
+    assert {name.partition(".")[0] for name in FUNCTIONS} == {"mercure_hub", "flask_mercure"}
 
 
 def test_each_row_says_where_and_is_shown() -> None:
@@ -64,4 +69,4 @@ def test_nothing_in_backticks_is_overlooked() -> None:
     """What looks like a test or a function has been recognised as one."""
     quoted = re.findall(r"`([^`\n]+)`", PAGE)
     assert {one for one in quoted if "::" in one} == set(TESTS)
-    assert {one for one in quoted if re.match(r"(hub|flask_mercure)\.\S*:\S", one)} == set(FUNCTIONS)
+    assert {one for one in quoted if re.match(r"(mercure_hub|flask_mercure)\.\S*:\S", one)} == set(FUNCTIONS)
