@@ -25,7 +25,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import jwt
@@ -34,6 +33,7 @@ from jwt.exceptions import PyJWTError
 
 from flask_mercure.errors import InvalidArgument, MercureError, TokenError, TokenUnavailable
 from flask_mercure.topics import Protocol, Topic, Topics, URLPattern, as_list, matchers
+from mercure_hub.key_files import key_text
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.tokens import keys
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE
@@ -82,9 +82,10 @@ def load_key(
     :param kid: the name that the hub knows the key by; of a set, the key that has it is taken.
     :raises KeyMaterialError: with the reason and the remedy; never with key material.
     """
-    document = _jwk_document(value)
+    text = key_text(value)
+    document = _jwk_document(text)
     if document is None:
-        key = keys.load(value, algorithm, exists=os.path.exists, purpose=purpose, passphrase=passphrase)
+        key = keys.load(text, algorithm, exists=os.path.exists, purpose=purpose, passphrase=passphrase)
         return Key(key.material, key.algorithms, kid)
     members = document.get("keys", [document])
     if not isinstance(members, list) or not all(isinstance(one, Mapping) for one in members):
@@ -98,14 +99,8 @@ def load_key(
     return _key_of_jwk(chosen[0], algorithm, kid)
 
 
-def _jwk_document(value: str) -> Mapping[str, Any] | None:
-    """The JSON object, or ``None`` when the value is a secret or a PEM."""
-    text = value
-    if value.startswith("@"):
-        try:
-            text = Path(value[1:]).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None  # keys.load says why
+def _jwk_document(text: str) -> Mapping[str, Any] | None:
+    """The JSON object, or ``None`` when the text is a secret or a PEM."""
     if not text.lstrip().startswith("{"):
         return None
     try:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 IMPURE = {
     "asyncio", "flask", "gevent", "geventwebsocket", "greenlet", "http.client", "http.server", "httptools",
-    "multiprocessing", "os", "queue",
+    "glob", "io", "mmap", "multiprocessing", "os", "pathlib", "queue", "shutil", "tempfile",
     "requests", "select", "selectors", "signal", "socket", "socketserver", "sqlalchemy", "sqlite3", "ssl",
     "subprocess", "threading", "time",
     "urllib.request", "urllib3", "werkzeug",
@@ -24,14 +24,15 @@ IMPURE = {
 # The parts of the hub, each of which knows those above it only, and of these the ones named here.
 HUB: dict[str, tuple[str, ...]] = {
     "protocol": (),
+    "key_files": ("protocol",),
     "storage": ("protocol",),
     "fanout": ("protocol",),
     "metrics": ("protocol",),
-    "config": ("protocol",),
+    "config": ("protocol", "key_files"),
     "broker": ("protocol", "storage", "fanout", "metrics"),
     "endpoints": ("protocol", "fanout", "metrics", "config", "broker"),
     "server": ("protocol", "storage", "fanout", "metrics", "config", "broker", "endpoints"),
-    "tools": ("protocol", "storage", "config"),
+    "tools": ("protocol", "key_files", "storage", "config"),
     "cli": ("protocol", "config", "server", "tools"),
     "__main__": ("cli",),
 }
@@ -136,6 +137,23 @@ def test_the_protocol_is_pure(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("mercure_hub.protocol"), ids=module_name)
+def test_the_protocol_opens_no_file(path: Path) -> None:
+    """A file can also be opened without an import."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "open"] == []
+
+
+def test_only_matching_imports_the_compiled_matchers() -> None:
+    importing = {
+        module_name(path)
+        for path in files("mercure_hub.protocol")
+        if any(is_within(module, "re2", "urlpattern") for module in imports(path))
+    }
+    assert importing
+    assert {module for module in importing if not is_within(module, "mercure_hub.protocol.matching")} == set()
+
+
+@pytest.mark.parametrize("path", files("mercure_hub.protocol"), ids=module_name)
 def test_the_protocol_reads_no_clock(path: Path) -> None:
     """A clock can also be had without the module ``time``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -170,7 +188,7 @@ def test_each_part_imports_those_that_the_table_names_and_no_others(package: str
 @pytest.mark.parametrize("path", files("flask_mercure"), ids=module_name)
 def test_the_extension_imports_only_the_rules_and_the_settings_of_the_hub(path: Path) -> None:
     of_the_hub = {module for module in imports(path) if is_within(module, "mercure_hub")}
-    allowed = {"mercure_hub", "mercure_hub.config.settings"}
+    allowed = {"mercure_hub", "mercure_hub.key_files", "mercure_hub.config.settings"}
     assert {one for one in of_the_hub if not is_within(one, "mercure_hub.protocol")} <= allowed
 
 
@@ -194,6 +212,20 @@ def test_importing_the_extension_loads_nothing_of_the_hubs_engine() -> None:
     assert loaded.isdisjoint(
         {"gevent", "sqlalchemy", "urlpattern", "re2", "httptools", "geventwebsocket", "sqlite3"}
     )
+
+
+@pytest.mark.minutes
+def test_only_what_matches_topics_loads_the_compiled_matchers() -> None:
+    rules = "mercure_hub.protocol"
+    matching = (
+        f"{rules}.matching",
+        f"{rules}.subscription",
+        f"{rules}.tokens.grant",
+        f"{rules}.tokens.access_token",
+    )
+    names = [module_name(path) for path in files(rules) if not is_within(module_name(path), *matching)]
+    assert f"{rules}.identity" in names
+    assert _loaded_by(f"import {', '.join(names)}").isdisjoint({"re2", "urlpattern"})
 
 
 @pytest.mark.minutes

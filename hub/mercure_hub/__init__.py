@@ -3,6 +3,7 @@
 The packages, from the inside out:
 
 * ``protocol`` - the rules of the Mercure protocol, as values and functions;
+* ``key_files`` - keys that are configured as the path of a file;
 * ``storage`` - the durable history of updates;
 * ``fanout`` - the connected subscribers and the engine that writes to them;
 * ``metrics`` - counters that all workers share, and their page for Prometheus;

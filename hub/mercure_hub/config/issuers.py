@@ -6,7 +6,6 @@ describe more; their keys are here. A playground is an issuer too: it signs the 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mercure_hub.key_files import load_key
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.hosts import is_loopback, is_numeric, is_public
 from mercure_hub.protocol.tokens import jwk_set
 from mercure_hub.protocol.tokens.claims import Role
 from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
-from mercure_hub.protocol.tokens.keys import ALGORITHMS, ASYMMETRIC, Key, generate_secret, load
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, ASYMMETRIC, Key, generate_secret
 
 if TYPE_CHECKING:  # it needs urlpattern, which the extension does not have
     from mercure_hub.protocol.identity import Identity
@@ -191,7 +191,7 @@ def _value(entry: TableKey, value: object) -> object:
 
 def _loaded(name: str, value: str, algorithm: str) -> tuple[Key, ...]:
     try:
-        return (load(value, algorithm, exists=os.path.exists),) if value else ()
+        return (load_key(value, algorithm),) if value else ()
     except KeyMaterialError as error:
         raise IssuerError(name, str(error)) from None
 

@@ -5,7 +5,6 @@ A flag wins over the environment, the environment over the file. ``mercure_hub.c
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -16,10 +15,11 @@ from typing import Any
 from mercure_hub.config import issuers
 from mercure_hub.config.issuers import IssuerError
 from mercure_hub.config.settings import CONFIG, ROWS, TABLE, Setting, SettingError, Settings
+from mercure_hub.key_files import load_key
 from mercure_hub.protocol.errors import KeyMaterialError, shown
 from mercure_hub.protocol.identity import WELL_KNOWN
 from mercure_hub.protocol.tokens.issuer import Issuer
-from mercure_hub.protocol.tokens.keys import Key, fitting, load
+from mercure_hub.protocol.tokens.keys import Key, fitting
 
 _PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
 _QUERY = re.compile(r"(://[^\s?]*\?)\S*")
@@ -274,7 +274,7 @@ def _load_keys(values: dict[str, Any], role: str) -> tuple[Key, ...]:
         try:
             if values[name]:
                 # The algorithms of the new key, such as ES256, need not fit the previous one.
-                key = load(values[name], algorithm if name == key_name else "", exists=os.path.exists)
+                key = load_key(values[name], algorithm if name == key_name else "")
                 if name == fallback_name and algorithm:
                     fits = fitting(key.material)
                     asked = tuple(one for one in algorithm.split() if one in fits)

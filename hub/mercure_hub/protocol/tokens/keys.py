@@ -1,8 +1,7 @@
-"""Key material as people configure it: a raw secret, a PEM text, or the path of a file.
+"""Keys that sign and verify tokens, read from the text of a secret or a PEM (RFC 7518).
 
-The form that goes wrong most often is a multi-line PEM that travelled through an environment
-variable. ``load`` mends what can be mended without guessing (``\\n`` escapes, lines joined by
-spaces) and says in words what is wrong with the rest.
+What goes wrong most often is a multi-line PEM that went through an environment variable. ``load`` repairs
+what needs no guessing (``\\n`` escapes, lines joined by spaces) and explains the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from base64 import b64decode, urlsafe_b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -47,7 +45,7 @@ _SSH = ("ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-")
 class Key:
     """A key ready for use, with the algorithms it may be used with.
 
-    :param material: the secret's octets or a key object (an object verifies faster than PEM text).
+    :param material: the bytes of a secret, or a key object.
     :param algorithms: JWA names; the first one is used for signing.
     :param kid: the name that a JWK set gives it.
     """
@@ -62,7 +60,7 @@ class Key:
 
     @property
     def fingerprint(self) -> bytes:
-        """Tells keys apart; both halves of a pair have the same one."""
+        """Hash of a secret or of a public key; both halves of a pair have the same one."""
         if isinstance(self.material, bytes):
             return sha256(self.material).digest()
         public = self.material.public_key() if isinstance(self.material, PrivateKey) else self.material
@@ -82,16 +80,13 @@ def load(
 ) -> Key:
     """Read a configured key.
 
-    :param value: a secret, a PEM text (key, key pair or certificate), or ``@`` and the path of a
-        file that holds either.
+    :param value: a secret, or a PEM text (key, key pair or certificate).
     :param algorithm: JWA names separated by spaces; empty: HS256 for a secret, else what fits the key.
-    :param exists: tells whether a path leads to something; such a secret was meant as ``@`` and the path.
+    :param exists: tells whether a path exists; such a value was meant as ``@`` and the path, not as a secret.
     :param purpose: ``verify`` turns a private key into its public half; ``sign`` needs the private one.
     :param passphrase: of an encrypted PEM.
     :raises KeyMaterialError: with the reason and the remedy.
     """
-    if value.startswith("@"):
-        value = _read(value[1:])
     names = tuple(algorithm.split())
     for name in names:
         if name not in ALGORITHMS:
@@ -103,11 +98,11 @@ def load(
 
 
 def _refuse_lookalike(value: str, exists: Callable[[str], bool]) -> None:
-    """Refuse as a secret what is a key or the way to one.
+    """Refuse a key, a path or a URL as a secret.
 
-    A public key is no secret: whoever has it could sign tokens. The name of a file can be guessed.
+    Anybody who has the public key could sign tokens with it, and a file name can be guessed.
 
-    :raises KeyMaterialError: with the form in which the value has to be given.
+    :raises KeyMaterialError: with the form to give the value in.
     """
     form = "give the PEM text (-----BEGIN ...-----), or @ and the path of its file"
     text = value.strip()
@@ -139,21 +134,21 @@ def _is_asymmetric(text: str) -> bool:
     packed = re.sub(r"\\[nr]|[\s\"']", "", text).rstrip("=")
     padded = packed + "=" * (-len(packed) % 4)
     try:
-        octets = urlsafe_b64decode(padded) if re.search("[-_]", packed) else b64decode(padded, validate=True)
+        value = urlsafe_b64decode(padded) if re.search("[-_]", packed) else b64decode(padded, validate=True)
     except ValueError:
         return False
-    return octets.lstrip().startswith(b"-----BEGIN ") or _is_der(octets)
+    return value.lstrip().startswith(b"-----BEGIN ") or _is_der(value)
 
 
-def _is_der(octets: bytes) -> bool:
-    """Whether octets are a key or a certificate in DER: public, private or encrypted, of whatever kind."""
+def _is_der(value: bytes) -> bool:
+    """Whether a value is a key or a certificate in DER, of any kind, also encrypted."""
     for read in (
         serialization.load_der_public_key,
-        lambda octets: serialization.load_der_private_key(octets, None),
+        lambda der: serialization.load_der_private_key(der, None),
         load_der_x509_certificate,
     ):
         try:
-            read(octets)
+            read(value)
         except ValueError:
             continue
         except (TypeError, UnsupportedAlgorithm):  # it is one, but encrypted or of an unusual kind
@@ -170,16 +165,6 @@ def _is_jwk(text: str) -> bool:
     return isinstance(document, dict) and ("kty" in document or "keys" in document)
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        # Without a slash it may be a secret that begins with @.
-        shown = repr(path) if "/" in path else "whose name follows the @"
-        raise KeyMaterialError(f"the key file {shown} cannot be read: {reason}") from None
-
-
 def _load_secret(value: str, names: tuple[str, ...]) -> Key:
     names = names or ("HS256",)
     if any(name not in _HMAC_BYTES for name in names):
@@ -192,9 +177,9 @@ def _load_secret(value: str, names: tuple[str, ...]) -> Key:
             "give the PEM text, or @ and the path of its file"
         )
     try:
-        material = value.encode("utf-8", "surrogateescape")  # octets of the environment that are not UTF-8
+        material = value.encode("utf-8", "surrogateescape")  # bytes of the environment that are not UTF-8
     except UnicodeEncodeError:
-        raise KeyMaterialError("the secret holds characters that are no text") from None
+        raise KeyMaterialError("the secret holds characters that cannot be encoded") from None
     for name in names:
         if len(material) < _HMAC_BYTES[name]:
             raise KeyMaterialError(
@@ -235,24 +220,22 @@ def _mend(value: str) -> str:
         return found[0]
     packed = "".join(body.split())
     if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", packed):
-        raise KeyMaterialError(
-            "the PEM is mangled: between its BEGIN and END lines is something that is not base64"
-        )
+        raise KeyMaterialError("the PEM is mangled: the text between its BEGIN and END lines is not base64")
     lines = [packed[i : i + 64] for i in range(0, len(packed), 64)]
     return "\n".join([f"-----BEGIN {label}-----", *lines, f"-----END {label}-----", ""])
 
 
 def _parse_pem(pem: str, passphrase: str | None) -> PrivateKey | PublicKey:
-    octets = pem.encode("utf-8", "surrogateescape")
+    content = pem.encode("utf-8", "surrogateescape")
     secret = passphrase.encode("utf-8", "surrogateescape") if passphrase else None
     key: object
     try:
         if "CERTIFICATE" in pem:
-            key = load_pem_x509_certificate(octets).public_key()
+            key = load_pem_x509_certificate(content).public_key()
         elif "PRIVATE KEY" in pem:
-            key = serialization.load_pem_private_key(octets, secret)
+            key = serialization.load_pem_private_key(content, secret)
         else:
-            key = serialization.load_pem_public_key(octets)
+            key = serialization.load_pem_public_key(content)
     except TypeError:
         remedy = "and no passphrase is set" if secret is None else "but a passphrase is set"
         state = "is encrypted" if secret is None else "is not encrypted"
@@ -270,7 +253,7 @@ def _parse_pem(pem: str, passphrase: str | None) -> PrivateKey | PublicKey:
 def fitting(key: bytes | PrivateKey | PublicKey) -> tuple[str, ...]:
     """The algorithms that a key can be used with.
 
-    :raises KeyMaterialError: none, it is too short or of an unusual kind.
+    :raises KeyMaterialError: there is none: the key is too short or of an unusual kind.
     """
     match key:
         case bytes():
@@ -298,7 +281,7 @@ def fitting(key: bytes | PrivateKey | PublicKey) -> tuple[str, ...]:
 def generate_secret() -> str:
     """A fresh secret that is strong enough for HS256, HS384 and HS512."""
     secret = secrets.token_urlsafe(64)
-    while secret.startswith("-"):  # or a shell would take it for a flag
+    while secret.startswith("-"):  # a shell would take it for a flag
         secret = secrets.token_urlsafe(64)
     return secret
 

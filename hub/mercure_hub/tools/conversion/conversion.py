@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mercure_hub.config.settings import ROWS
+from mercure_hub.key_files import load_key
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.tokens.keys import load
 
 _NAME = re.compile(r"[A-Za-z{$][A-Za-z0-9_.$}-]{0,40}( [a-z_]{1,40})?")
 _KEYS = ("publisher_jwt_key", "subscriber_jwt_key")
@@ -98,7 +97,7 @@ class Conversion:
                 value, place = self.settings[name]
                 algorithm = self.settings.get(name.replace("_key", "_alg"), ("", ""))[0]
                 try:
-                    load(value, algorithm, exists=os.path.exists)
+                    load_key(value, algorithm)
                 except KeyMaterialError as error:
                     self.left(place, ROWS[name].variable, f"the hub will refuse this key: {error}")
 
