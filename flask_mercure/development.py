@@ -28,9 +28,9 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
+from mercure_hub.protocol.identity import WELL_KNOWN
 from mercure_hub.protocol.tokens.keys import Key, PrivateKey
 
-_PATH = "/.well-known/mercure"
 _STARTS_WITHIN = 20.0  # seconds
 _ENDS_WITHIN = 10.0
 _LISTENS = re.compile(r"listens on (http://[^\s\"]+)")
@@ -216,7 +216,7 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
     )
     log = _Log(process)
     try:
-        yield LocalHub(log.address() + _PATH, secret, log.text)
+        yield LocalHub(log.address() + WELL_KNOWN, secret, log.text)
     finally:
         log.end()
 

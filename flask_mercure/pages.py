@@ -36,6 +36,7 @@ from flask_mercure.topics import (
     matchers,
     subscription_url,
 )
+from mercure_hub.protocol.topics import MatcherType
 
 ENDPOINT = "mercure_static"
 _MODULE = "mercure.js"
@@ -278,7 +279,11 @@ def _turbo(state: MercureState) -> Callable[..., Markup]:
 
 
 def _as_json(topic: str | URLPattern) -> str | dict[str, str]:
-    return topic if isinstance(topic, str) else {"match": topic.value, "match_type": "urlpattern"}
+    return (
+        topic
+        if isinstance(topic, str)
+        else {"match": topic.value, "match_type": MatcherType.URLPATTERN.value}
+    )
 
 
 def _json(value: object) -> Markup:

@@ -38,6 +38,7 @@ from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.tokens import keys
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE
 from mercure_hub.protocol.tokens.keys import Key, PrivateKey, PublicKey
+from mercure_hub.protocol.topics import MatcherType
 
 Purpose = Literal["sign", "verify"]
 
@@ -215,7 +216,9 @@ def _detail(action: str, topics: Sequence[str | URLPattern]) -> dict[str, Any]:
         "type": DETAIL_TYPE,
         "actions": [action],
         "topics": [
-            {"match": one} if isinstance(one, str) else {"match": one.value, "match_type": "urlpattern"}
+            {"match": one}
+            if isinstance(one, str)
+            else {"match": one.value, "match_type": MatcherType.URLPATTERN}
             for one in topics
         ],
     }

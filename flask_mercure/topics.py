@@ -21,7 +21,7 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from flask_mercure.errors import InvalidArgument
-from mercure_hub.protocol.topics import WILDCARD, forbidden_character
+from mercure_hub.protocol.topics import SUPPORTED, WILDCARD, MatcherType, forbidden_character
 
 Protocol = Literal["1.0", "0.x"]
 """A generation of the protocol, as in ``MERCURE_PROTOCOL``."""
@@ -213,7 +213,7 @@ def _matcher(entry: object, protocol: Protocol, argument: str) -> str | URLPatte
             return _exact(entry, protocol, argument)
         case URLPattern(value):
             check_characters(value, argument)
-            return _of_type(value, "urlpattern", protocol, argument)
+            return _of_type(value, MatcherType.URLPATTERN, protocol, argument)
         case Mapping():
             unknown = [key for key in entry if key not in ("match", "match_type")]
             if unknown or "match" not in entry:
@@ -222,7 +222,7 @@ def _matcher(entry: object, protocol: Protocol, argument: str) -> str | URLPatte
                     "'match' and may have 'match_type'"
                 )
             value = check_characters(entry["match"], f"{argument}[match]")
-            return _of_type(value, entry.get("match_type", "exact"), protocol, argument)
+            return _of_type(value, entry.get("match_type", MatcherType.EXACT), protocol, argument)
         case _:
             raise TypeError(
                 f"{argument} holds {entry!r}, a {type(entry).__name__}; a topic is a str, a URLPattern "
@@ -231,12 +231,11 @@ def _matcher(entry: object, protocol: Protocol, argument: str) -> str | URLPatte
 
 
 def _of_type(value: str, match_type: object, protocol: Protocol, argument: str) -> str | URLPattern:
-    if match_type == "exact":
+    if match_type == MatcherType.EXACT:
         return _exact(value, protocol, argument)
-    if match_type != "urlpattern":
-        raise InvalidArgument(
-            f"{argument} has the match_type {match_type!r}; known are 'exact', 'urlpattern'"
-        )
+    if match_type != MatcherType.URLPATTERN:
+        known = ", ".join(repr(one.value) for one in SUPPORTED)
+        raise InvalidArgument(f"{argument} has the match_type {match_type!r}; known are {known}")
     if protocol == "0.x":
         raise InvalidArgument(
             f"{argument} holds the URL Pattern {value!r}, which protocol 0.x does not know "

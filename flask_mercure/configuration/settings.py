@@ -14,14 +14,13 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.tokens import PublisherSource, TokenFactory, TokenSource, load_key
 from flask_mercure.topics import EVERYTHING, Protocol, Topic
 from mercure_hub.protocol.errors import KeyMaterialError
+from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.tokens.credentials import COOKIE, OLD_COOKIE
 from mercure_hub.protocol.tokens.keys import Key
 
-DEFAULT_URL = "http://127.0.0.1:3000/.well-known/mercure"
+DEFAULT_URL = f"http://127.0.0.1:3000{WELL_KNOWN}"
 DEFAULT_ISSUER = "urn:flask-mercure"
-COOKIE_NAMES: Mapping[Protocol, str] = {
-    "1.0": "__Secure-mercure_access_token",
-    "0.x": "mercureAuthorization",
-}
+COOKIE_NAMES: Mapping[Protocol, str] = {"1.0": COOKIE, "0.x": OLD_COOKIE}
 
 _DEFAULT_PROTOCOL: Protocol = "1.0"
 _DEFAULT_VERIFY: bool | str = True

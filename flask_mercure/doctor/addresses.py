@@ -25,10 +25,21 @@ from flask_mercure.doctor.connection import (
     origin_of,
     subscribe,
 )
-from flask_mercure.doctor.findings import Finding, Remedy, apache, app, hub, nginx, ok, problem, warning
+from flask_mercure.doctor.findings import (
+    Finding,
+    Remedy,
+    Symptom,
+    apache,
+    app,
+    hub,
+    nginx,
+    ok,
+    problem,
+    warning,
+)
 from mercure_hub.protocol.errors import Section
+from mercure_hub.protocol.identity import METADATA, WELL_KNOWN
 
-METADATA = "/.well-known/oauth-protected-resource"
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 _MAX_SHOWN = 200
@@ -245,7 +256,7 @@ def unreachable(endpoint: Endpoint, error: Unreachable) -> Finding:
             if endpoint.scheme == "http" and error.stage is Stage.NOT_HTTP:
                 summary += ". Perhaps it speaks TLS"
                 remedies = (app(f'{endpoint.setting} = "{endpoint.url.replace("http:", "https:", 1)}"'),)
-    return problem("url", summary, Section.UNREACHABLE, *remedies)
+    return problem("url", summary, Symptom.UNREACHABLE, *remedies)
 
 
 def identify(endpoint: Endpoint, answer: DatedAnswer, known: Profile | None) -> Finding:
@@ -285,17 +296,17 @@ def _not_a_hub(endpoint: Endpoint, answer: DatedAnswer, *, html: bool) -> Findin
         return problem(
             "url",
             f"a proxy answers {status} at {endpoint.named}: it does not reach the hub{hint}",
-            Section.PROXY_ERROR,
+            Symptom.PROXY_ERROR,
             apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …  # where the hub listens'),
             nginx("proxy_pass http://127.0.0.1:3000;  # where the hub listens"),
             Remedy("shell", "systemctl status mercure-hub"),
         )
     kind = " with an HTML page" if html else ""
-    path = "" if endpoint.path == "/.well-known/mercure" else ". The path is usually /.well-known/mercure"
+    path = "" if endpoint.path == WELL_KNOWN else f". The path is usually {WELL_KNOWN}"
     return problem(
         "url",
         f"{endpoint.named} answers {status}{kind}: this is not a Mercure hub, or not its path{path}",
-        Section.NOT_A_HUB,
+        Symptom.NOT_A_HUB,
         app(f'{endpoint.setting} = "{endpoint.origin}/.well-known/mercure"'),
         apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …  # before WSGIScriptAlias /'),
         nginx("location /.well-known/mercure { proxy_pass http://127.0.0.1:3000; … }"),
@@ -313,7 +324,7 @@ def _redirect(endpoint: Endpoint, location: str) -> Finding:
         "url",
         f"{endpoint.named} redirects to {shown}: publishers do not follow, since they would lose the token "
         "or send it to another server, and a page of another origin may not follow",
-        Section.REDIRECT,
+        Symptom.REDIRECT,
         app(f'{endpoint.setting} = "{shown}"'),
     )
 
@@ -332,7 +343,7 @@ def suits_browsers(public: Endpoint, pages: str) -> list[Finding]:
                 "url",
                 f"{public.named} is this machine only: the browser of a visitor of {pages} looks for the hub "
                 "on the visitor's own machine",
-                Section.LOOPBACK,
+                Symptom.LOOPBACK,
                 app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
             )
         )
@@ -342,7 +353,7 @@ def suits_browsers(public: Endpoint, pages: str) -> list[Finding]:
                 "url",
                 f"pages of {pages} are on https and {public.named} is not: browsers block it as mixed "
                 "content",
-                Section.MIXED_CONTENT,
+                Symptom.MIXED_CONTENT,
                 app(f'MERCURE_PUBLIC_URL = "{public.url.replace("http:", "https:", 1)}"'),
             )
         )
@@ -374,4 +385,4 @@ def clock_skew(theirs: float | None, ours: float, lifetime: float) -> Finding:
         )
     summary += ". Synchronize both machines by NTP (timedatectl)"
     is_serious = abs(ahead) > min(_SERIOUS_SKEW, lifetime)
-    return (problem if is_serious else warning)("clock", summary, Section.CLOCK)
+    return (problem if is_serious else warning)("clock", summary, Symptom.CLOCK)

@@ -16,6 +16,7 @@ from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, time_left
 from flask_mercure.doctor.findings import (
     Finding,
+    Symptom,
     apache,
     app,
     hub,
@@ -28,8 +29,8 @@ from flask_mercure.doctor.findings import (
 )
 from flask_mercure.errors import CookieError
 from mercure_hub.protocol.errors import Section
+from mercure_hub.protocol.tokens.credentials import OLD_COOKIE
 
-_OLD_COOKIE = "mercureAuthorization"  # hubs that speak 0.x read it besides the one that they name
 _ALLOW_ORIGIN = "access-control-allow-origin"
 _ALLOW_CREDENTIALS = "access-control-allow-credentials"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -52,7 +53,7 @@ def grants(*, are_registered: bool) -> Finding:
         "grants",
         "the app has no function with @mercure.subscribe_grants: a browser gets private updates only where a "
         "view calls set_cookie with their topics",
-        Section.NOT_DELIVERED,
+        Symptom.NOT_DELIVERED,
         app("@mercure.subscribe_grants  # on a function that returns the topics of the current user"),
     )
 
@@ -71,7 +72,7 @@ def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, 
     try:
         policy.set(Headers(), host, token, max_age)
     except CookieError as error:
-        return problem("cookie", str(error), Section.COOKIE_REFUSED)
+        return problem("cookie", str(error), Symptom.COOKIE_REFUSED)
     if policy.secure:
         for where, scheme, name in (
             ("the app is", sets.scheme, host),
@@ -83,7 +84,7 @@ def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, 
                     f"the cookie is Secure and {where} on http at {name}: browsers do not keep it, or do not "
                     "send it. Serve it over https; in development without TLS open the page as "
                     "http://localhost, or take all of these lines",
-                    Section.COOKIE_REFUSED,
+                    Symptom.COOKIE_REFUSED,
                     app("MERCURE_COOKIE_SECURE = False"),
                     app('MERCURE_COOKIE_NAME = "mercure_access_token"'),
                     hub("MERCURE_COOKIE_NAME=mercure_access_token"),
@@ -96,14 +97,14 @@ def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, 
                 f"pages of {pages} and the hub at {policy.host} are two sites, and the cookie is "
                 f"SameSite={policy.same_site}: browsers do not send it. Put the hub on the site of the "
                 "pages, or hand the token to fetch() with an Authorization header",
-                Section.COOKIE_LOST,
+                Symptom.COOKIE_LOST,
                 app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
             )
         return warning(
             "cookie",
             f"pages of {pages} and the hub at {policy.host} are two sites: most browsers block cookies "
             "between them",
-            Section.COOKIE_LOST,
+            Symptom.COOKIE_LOST,
             app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
         )
     if lax and page.scheme != url.scheme:
@@ -113,7 +114,7 @@ def cookie(policy: CookiePolicy, token: str, max_age: int | None, app_url: str, 
             f"pages come over {page.scheme} and the hub's URL is on {url.scheme}: for browsers these are two "
             f"sites, and they do not send a cookie that is SameSite={policy.same_site}. Serve both over "
             "https",
-            Section.COOKIE_LOST,
+            Symptom.COOKIE_LOST,
             app(line),
         )
     domain = policy.domain_for(host)
@@ -128,11 +129,12 @@ def cookie_unread(policy: CookiePolicy, known: Profile | None, status: int) -> F
     :param known: the hub's metadata.
     :param status: the answer to the cookie; 200 when the stream opened and a private update did not come.
     """
-    if known is not None and known.cookie not in (None, policy.name) and policy.name != _OLD_COOKIE:
+    # Hubs that speak 0.x read the old cookie too, besides the one that they advertise.
+    if known is not None and known.cookie not in (None, policy.name) and policy.name != OLD_COOKIE:
         return problem(
             "cookie",
             f"the app sets the cookie {policy.name} and the hub reads {known.cookie}",
-            Section.COOKIE_NAME,
+            Symptom.COOKIE_NAME,
             app(f'MERCURE_COOKIE_NAME = "{known.cookie}"'),
             hub(f"MERCURE_COOKIE_NAME={policy.name}"),
         )
@@ -143,7 +145,7 @@ def cookie_unread(policy: CookiePolicy, known: Profile | None, status: int) -> F
         "cookie",
         f"the hub admits a token in the Authorization header and {seen}: it reads a cookie of another name, "
         "or a proxy removes it",
-        Section.COOKIE_NAME,
+        Symptom.COOKIE_NAME,
         hub(f"MERCURE_COOKIE_NAME={policy.name}"),
         nginx("proxy_set_header Cookie $http_cookie;"),
     )
@@ -164,7 +166,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             "the answer has Access-Control-Allow-Origin more than once, from the hub and from the proxy: "
             "browsers refuse it. Take it out of the proxy (add_header in nginx, Header in Apache): the hub "
             "sends it",
-            Section.CORS,
+            Symptom.CORS,
             nginx("proxy_hide_header Access-Control-Allow-Origin;  # if the proxy should send it"),
             apache("Header always unset Access-Control-Allow-Origin  # the proxy's own"),
         )
@@ -173,7 +175,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             "cors",
             "the answer allows any origin (*), which does not count for requests with a cookie: it has to "
             f"name {origin}",
-            Section.CORS,
+            Symptom.CORS,
             line,
         )
     if allowed != [origin]:
@@ -181,7 +183,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
         return problem(
             "cors",
             f"pages of {origin} may not read the stream: Access-Control-Allow-Origin {named}",
-            Section.CORS,
+            Symptom.CORS,
             line,
         )
     if answer.headers.get(_ALLOW_CREDENTIALS) != "true":
@@ -189,7 +191,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             "cors",
             f"pages of {origin} may read the stream, but not with their cookie: there is no "
             "Access-Control-Allow-Credentials: true",
-            Section.CORS,
+            Symptom.CORS,
             line,
         )
     if preflight is not None and (
@@ -205,7 +207,7 @@ def cors(origin: str, answer: Head, preflight: Head | None) -> Finding:
             "cors",
             f"EventSource works from {origin}; fetch() with an Authorization header does not: the request "
             f"before it (OPTIONS) {said}. Does the proxy answer OPTIONS itself?",
-            Section.CORS,
+            Symptom.CORS,
             *(() if preflight.status >= 300 else (line,)),  # the hub always answers with a success
         )
     return ok("cors", f"pages of {origin} may read the stream with their cookie")
@@ -228,7 +230,7 @@ def publishing(origin: str, status: int) -> Finding:
         return problem(
             "cors",
             "the hub does not take a publication with the cookie (401)",
-            Section.COOKIE_NAME,
+            Symptom.COOKIE_NAME,
         )
     return ok("cors", f"pages of {origin} may publish with their cookie")
 
@@ -303,7 +305,7 @@ def connections(scheme: str, protocol: str | None, streams: int | None, server: 
             f"browsers speak HTTP/1.1 with the public address{why}: they have six connections to a host in "
             "all tabs together, each open stream takes one, and the seventh waits. Open one stream for a "
             "page",
-            Section.CONNECTIONS,
+            Symptom.CONNECTIONS,
             *(() if scheme == "http" else (nginx("http2 on;"), apache("Protocols h2 http/1.1"))),
         )
     allowed = "as many streams as it likes" if streams is None else f"{streams} streams"
@@ -313,14 +315,14 @@ def connections(scheme: str, protocol: str | None, streams: int | None, server: 
             f"HTTP/2 with Apache, which announces {allowed} on a connection and runs six at once on a new "
             "one: six EventSources hang the site's other requests. Open one stream for a page, or give the "
             "hub a host name of its own",
-            Section.CONNECTIONS,
+            Symptom.CONNECTIONS,
         )
     if streams is not None and streams < _FEW_STREAMS:
         return note(
             "http",
             f"HTTP/2, {allowed} on a connection, which all tabs of a browser share. Open one stream for a "
             "page",
-            Section.CONNECTIONS,
+            Symptom.CONNECTIONS,
             nginx("http2_max_concurrent_streams 128;"),
         )
     return ok("http", f"HTTP/2, {allowed} on a connection")

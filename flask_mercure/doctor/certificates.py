@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from flask_mercure.doctor.connection import Endpoint, Unreachable
-from flask_mercure.doctor.findings import Finding, app, hub, ok, problem, warning
-from mercure_hub.protocol.errors import Section
+from flask_mercure.doctor.findings import Finding, Symptom, app, hub, ok, problem, warning
 
 _SOON = timedelta(days=14)
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
@@ -78,7 +77,7 @@ def accepted(endpoint: Endpoint, served: Certificate | None, now: float) -> Find
             "tls",
             f"the certificate of {endpoint.host} expires in {left.days} days, on {until}: renew it, and "
             "restart the server that uses it",
-            Section.CERTIFICATE_EXPIRED,
+            Symptom.CERTIFICATE_EXPIRED,
         )
     return ok("tls", f"the certificate of {endpoint.host} is trusted, until {until}")
 
@@ -105,25 +104,25 @@ def refused(
         return problem(
             "tls",
             f"{what}: it ended on {served.not_after:%Y-%m-%d}. Renew it, and restart the server that uses it",
-            Section.CERTIFICATE_EXPIRED,
+            Symptom.CERTIFICATE_EXPIRED,
             hub("MERCURE_TLS_CERT=<the new certificate with its chain>, if the hub itself ends TLS"),
         )
     if error.code == _NOT_YET:
         return problem(
-            "tls", f"{what}: it is not valid yet. Is the clock of this machine right?", Section.CLOCK
+            "tls", f"{what}: it is not valid yet. Is the clock of this machine right?", Symptom.CLOCK
         )
     if served is not None and (error.code in _WRONG_HOST or not served.is_for(endpoint.host)):
         return problem(
             "tls",
             f"{what}: it is for {', '.join(served.names[:5]) or 'no host'}, not for {endpoint.host}",
-            Section.CERTIFICATE,
+            Symptom.CERTIFICATE,
             app(f'{endpoint.setting} = "<the URL with a host that the certificate names>"'),
         )
     if error.code == 0:
         return problem(
             "tls",
             f"no TLS with {endpoint.named}: {error.reason}",
-            Section.CERTIFICATE,
+            Symptom.CERTIFICATE,
             app(f'{endpoint.setting} = "{endpoint.url.replace("https:", "http:", 1)}"'),
             hub("MERCURE_TLS_CERT=… and MERCURE_TLS_KEY=…, if it should speak TLS"),
         )
@@ -133,13 +132,13 @@ def refused(
             "tls",
             f"{what}: {signed}. Use one of a public authority; in development, one of an authority that "
             "browsers and this machine trust (mkcert)",
-            Section.CERTIFICATE,
+            Symptom.CERTIFICATE,
             app('MERCURE_VERIFY_TLS = "/path/of/that/ca.pem"'),
         )
     line = 'MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"  # of a self-signed one, the certificate itself'
     if verify is not True:
         line = f"MERCURE_VERIFY_TLS = {verify!r}  # is not the file that signed this certificate"
-    return problem("tls", f"{what}: {signed}", Section.CERTIFICATE, app(line))
+    return problem("tls", f"{what}: {signed}", Symptom.CERTIFICATE, app(line))
 
 
 def unreadable(verify: bool | str, error: OSError) -> Finding:
@@ -147,7 +146,7 @@ def unreadable(verify: bool | str, error: OSError) -> Finding:
     return problem(
         "tls",
         f"MERCURE_VERIFY_TLS is {verify!r}, which cannot be read as certificates: {error.strerror or error}",
-        Section.CERTIFICATE,
+        Symptom.CERTIFICATE,
         app('MERCURE_VERIFY_TLS = "/path/of/the/ca.pem"'),
     )
 
@@ -159,7 +158,7 @@ def only_for_the_app(endpoint: Endpoint, verify: bool | str) -> Finding:
         "tls",
         f"the certificate of {endpoint.named} {how}, and by nobody else: a browser refuses it unless the "
         "authority is imported there, and an EventSource shows no page to click through",
-        Section.CERTIFICATE,
+        Symptom.CERTIFICATE,
     )
 
 
@@ -169,6 +168,6 @@ def unverified(endpoint: Endpoint) -> Finding:
         "tls",
         f"the app does not verify the certificate of {endpoint.named}: any server that answers there gets "
         "the app's tokens",
-        Section.CERTIFICATE,
+        Symptom.CERTIFICATE,
         app('MERCURE_VERIFY_TLS = "/path/of/its/ca.pem"'),
     )

@@ -6,8 +6,18 @@ import time
 from dataclasses import dataclass
 
 from flask_mercure.doctor.connection import Stream
-from flask_mercure.doctor.findings import Finding, apache, app, hub, nginx, note, ok, problem, warning
-from mercure_hub.protocol.errors import Section
+from flask_mercure.doctor.findings import (
+    Finding,
+    Symptom,
+    apache,
+    app,
+    hub,
+    nginx,
+    note,
+    ok,
+    problem,
+    warning,
+)
 
 _LATE = 1.0  # seconds
 _HEARTBEAT_AFTER = 1.0  # seconds; an earlier comment belongs to the opening of the stream
@@ -70,7 +80,7 @@ def delivered(
                 f"the hub took an update and delivered it to nobody within {within:g} s, though the "
                 "subscriber's token allows its topic. Does MERCURE_URL lead to several hubs that do not "
                 "share their history, or does the token factory leave topics out?",
-                Section.NOT_DELIVERED,
+                Symptom.NOT_DELIVERED,
             )
         ]
     if public is None:
@@ -82,7 +92,7 @@ def delivered(
                 "delivery",
                 f"{direct.name} and {public.name} lead to different hubs: what is published at one does not "
                 "arrive at the other",
-                Section.DIFFERENT_HUBS,
+                Symptom.DIFFERENT_HUBS,
                 app('MERCURE_URL = "<the hub behind MERCURE_PUBLIC_URL>"'),
                 nginx("proxy_pass http://127.0.0.1:3000;  # the address of MERCURE_URL"),
                 apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …'),
@@ -97,7 +107,7 @@ def delivered(
                 "delivery",
                 f"{at_once}, and on {public.name} {held} within {within:g} s, compressed as "
                 f"{public.encoding}: the proxy compresses the stream and holds it back",
-                Section.COMPRESSION,
+                Symptom.COMPRESSION,
                 *_UNCOMPRESSED,
             )
         ]
@@ -106,7 +116,7 @@ def delivered(
         problem(
             "delivery",
             f"{at_once}, and on {public.name} {held} within {within:g} s: a proxy buffers the stream{doubt}",
-            Section.BUFFERING,
+            Symptom.BUFFERING,
             *_UNBUFFERED,
         )
     ]
@@ -121,7 +131,7 @@ def _public_arrived(direct: Arrival, public: Arrival) -> list[Finding]:
                 "delivery",
                 f"an update arrives after {_shown(direct.arrived_after)} on {direct.name} and after "
                 f"{_shown(arrived)} on {public.name}: a proxy holds the stream back for a while",
-                Section.BUFFERING,
+                Symptom.BUFFERING,
                 *_UNBUFFERED,
             )
         )
@@ -138,7 +148,7 @@ def _public_arrived(direct: Arrival, public: Arrival) -> list[Finding]:
                 "delivery",
                 f"a proxy compresses the stream ({public.encoding}): it costs memory for each subscriber, "
                 "and holds updates back unless it flushes after each of them",
-                Section.COMPRESSION,
+                Symptom.COMPRESSION,
                 *_UNCOMPRESSED,
             )
         )
@@ -192,7 +202,7 @@ def kept(public: Lifetime, direct: Lifetime | None, patience: float) -> Finding:
             f"the stream is open after {_shown(public.seconds)}, without a heartbeat so far: to see whether "
             f"a proxy cuts quiet streams later, use a larger --patience than {patience:g}, above the hub's "
             "MERCURE_HEARTBEAT",
-            Section.CUT,
+            Symptom.CUT,
         )
     if direct is None:
         return problem(
@@ -200,7 +210,7 @@ def kept(public: Lifetime, direct: Lifetime | None, patience: float) -> Finding:
             f"{public.name} was cut after {_shown(public.silence)} of silence, {_shown(public.seconds)} "
             "after it opened: by the time-out of a proxy that is shorter than the hub's heartbeat, by the "
             "end of the token, or by the hub's limit for a connection",
-            Section.CUT,
+            Symptom.CUT,
             nginx("proxy_read_timeout 1h;"),
             apache("ProxyPass … timeout=3600"),
             hub("MERCURE_WRITE_TIMEOUT=600"),
@@ -210,7 +220,7 @@ def kept(public: Lifetime, direct: Lifetime | None, patience: float) -> Finding:
             "patience",
             f"the hub ended the stream after {_shown(public.seconds)}: the token's lifetime, the hub's limit "
             "for a connection, or a restart",
-            Section.CUT,
+            Symptom.CUT,
             app("MERCURE_TOKEN_LIFETIME = 3600"),
             hub("MERCURE_WRITE_TIMEOUT=600"),
         )
@@ -219,7 +229,7 @@ def kept(public: Lifetime, direct: Lifetime | None, patience: float) -> Finding:
         "patience",
         f"{public.name} was cut after {_shown(public.silence)} of silence, and the same stream on "
         f"{direct.name} lives: the time-out of a proxy is shorter than the hub's heartbeat",
-        Section.CUT,
+        Symptom.CUT,
         nginx("proxy_read_timeout 1h;"),
         apache("ProxyPass … timeout=3600"),
         hub(f"MERCURE_HEARTBEAT={max(limit // 2, 1)}  # if the proxy is not yours"),

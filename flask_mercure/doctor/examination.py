@@ -13,11 +13,12 @@ from flask_mercure.doctor.addresses import Prober, ReachedHub
 from flask_mercure.doctor.connection import Endpoint, NoStream, Stream, Unreachable, listen
 from flask_mercure.doctor.delivery import Arrival
 from flask_mercure.doctor.findings import Finding, problem, skipped
-from flask_mercure.doctor.tokens import Admission, Role, bearer
+from flask_mercure.doctor.tokens import Admission, bearer
 from flask_mercure.errors import MercureError
 from flask_mercure.tokens import PublisherToken, expiry
 from flask_mercure.updates import Publication
 from mercure_hub.protocol.errors import Section
+from mercure_hub.protocol.tokens.claims import HOLDERS, Role
 
 EVENT_TYPE = "flask-mercure-doctor"
 """Type of the updates that are published: the ``onmessage`` of a page is not called for it."""
@@ -156,7 +157,7 @@ class Examination:
             tokens.claims_of(token)
             expiry(token)
         except (MercureError, ValueError) as error:
-            yield problem("token", f"there is no {tokens.HOLDERS[role]}'s token: {error}", Section.SIGNATURE)
+            yield problem("token", f"there is no {HOLDERS[role]}'s token: {error}", Section.SIGNATURE)
             return None
         return token
 

@@ -8,6 +8,31 @@ from enum import StrEnum
 from mercure_hub.protocol.errors import Section
 
 
+class Symptom(StrEnum):
+    """What only the doctor sees, from outside; each value is an anchor of the troubleshooting page."""
+
+    UNREACHABLE = "unreachable"
+    NOT_A_HUB = "not-a-hub"
+    REDIRECT = "redirect"
+    PROXY_ERROR = "proxy-error"
+    LOOPBACK = "loopback-url"
+    CERTIFICATE = "certificate"
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    CLOCK = "clock"
+    DIFFERENT_HUBS = "different-hubs"
+    NOT_DELIVERED = "not-delivered"
+    BUFFERING = "buffering"
+    COMPRESSION = "compression"
+    CUT = "stream-cut"
+    CONNECTIONS = "connections"
+    COOKIE_REFUSED = "cookie-refused"
+    COOKIE_NAME = "cookie-name"
+    COOKIE_LOST = "cookie-lost"
+    HEADER_LOST = "authorization-lost"
+    CORS = "cors"
+    MIXED_CONTENT = "mixed-content"
+
+
 class Level(StrEnum):
     """How bad it is; only a problem makes the command fail."""
 
@@ -45,7 +70,7 @@ class Finding:
     level: Level
     summary: str
     remedies: tuple[Remedy, ...] = ()
-    section: Section | None = None
+    section: Section | Symptom | None = None
 
 
 def ok(check: str, summary: str) -> Finding:
@@ -53,7 +78,7 @@ def ok(check: str, summary: str) -> Finding:
     return Finding(check, Level.OK, summary)
 
 
-def note(check: str, summary: str, section: Section | None = None, *remedies: Remedy) -> Finding:
+def note(check: str, summary: str, section: Section | Symptom | None = None, *remedies: Remedy) -> Finding:
     """Something to know."""
     return Finding(check, Level.NOTE, summary, remedies, section)
 
@@ -63,12 +88,12 @@ def skipped(check: str, summary: str) -> Finding:
     return Finding(check, Level.SKIPPED, summary)
 
 
-def warning(check: str, summary: str, section: Section, *remedies: Remedy) -> Finding:
+def warning(check: str, summary: str, section: Section | Symptom, *remedies: Remedy) -> Finding:
     """It works here and now, and may fail elsewhere or later."""
     return Finding(check, Level.WARNING, summary, remedies, section)
 
 
-def problem(check: str, summary: str, section: Section, *remedies: Remedy) -> Finding:
+def problem(check: str, summary: str, section: Section | Symptom, *remedies: Remedy) -> Finding:
     """It does not work."""
     return Finding(check, Level.PROBLEM, summary, remedies, section)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
@@ -15,15 +15,13 @@ import jwt
 from flask_mercure.configuration.settings import DEFAULT_ISSUER, Configuration
 from flask_mercure.doctor.addresses import Profile, ReachedHub
 from flask_mercure.doctor.connection import Stream, Unreachable
-from flask_mercure.doctor.findings import Finding, apache, app, hub, nginx, ok, problem, warning
-from flask_mercure.tokens import TOKEN_TYPE, TokenFactory
+from flask_mercure.doctor.findings import Finding, Symptom, apache, app, hub, nginx, ok, problem, warning
+from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import Protocol, subscription_url
 from mercure_hub.protocol.errors import KeyMaterialError, Section
+from mercure_hub.protocol.tokens.claims import DETAILS, HOLDERS, Role, is_access_token
 from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PrivateKey
 
-Role = Literal["publish", "subscribe"]
-
-HOLDERS: Mapping[Role, str] = {"publish": "publisher", "subscribe": "subscriber"}
 OTHER: Mapping[Role, Role] = {"publish": "subscribe", "subscribe": "publish"}
 
 
@@ -86,7 +84,7 @@ def claims_of(token: str) -> Claims:
         kind,
         issuer if isinstance(issuer, str) else None,
         tuple(one for one in audiences if isinstance(one, str)),
-        "authorization_details" in claims or kind.lower().removeprefix("application/") == TOKEN_TYPE,
+        DETAILS in claims or is_access_token(header),
     )
 
 
@@ -429,7 +427,7 @@ def refused_at_the_proxy(where: str, status: int, *, by_cookie: bool) -> Finding
     return (warning if by_cookie else problem)(
         "token",
         summary,
-        Section.HEADER_LOST,
+        Symptom.HEADER_LOST,
         nginx("proxy_set_header Authorization $http_authorization;"),
         apache("# in the Location of the hub: neither AuthType nor RequestHeader unset Authorization"),
     )

@@ -17,6 +17,7 @@ from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument
 from flask_mercure.reading.subscriber import Refused
 from flask_mercure.topics import Topic, URITemplate, URLPattern, matchers
+from mercure_hub.protocol.topics import MatcherType
 
 _MAX_ANSWER = 64 << 20
 _CURSOR = re.compile(r';\s*last-event-id="((?:[^"\\]|\\.)*)"|;\s*last-event-id\*=utf-8\'\'([^\s;,]*)', re.I)
@@ -103,7 +104,7 @@ def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
         raise InvalidArgument(f"topic is {str(found[0])!r}, whose subscriptions no URL can name")
     if is_old:
         return _Resource((str(found[0]),), ("subscriber",))
-    match_type = "urlpattern" if isinstance(found[0], URLPattern) else "exact"
+    match_type = MatcherType.URLPATTERN if isinstance(found[0], URLPattern) else MatcherType.EXACT
     return _Resource((match_type, str(found[0])), ("subscriber",))
 
 

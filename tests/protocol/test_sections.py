@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flask_mercure.doctor.findings import Symptom
 from mercure_hub.protocol import errors
 from mercure_hub.protocol.errors import PAGE, Section, problem_type, reference
 from mercure_hub.protocol.http import error_answer
@@ -18,7 +19,7 @@ TEXT = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
 
 def test_the_page_has_each_section_once() -> None:
     anchors = re.findall(r'^<a id="([a-z-]+)"></a>\n### ', TEXT, re.MULTILINE)
-    assert sorted(anchors) == sorted(Section)
+    assert sorted(anchors) == sorted([*Section, *Symptom])
 
 
 def test_links_within_the_page_lead_somewhere() -> None:
@@ -26,7 +27,7 @@ def test_links_within_the_page_lead_somewhere() -> None:
         re.sub(r"[^a-z0-9 -]", "", line.lower()).strip().replace(" ", "-")
         for line in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
     }
-    assert set(re.findall(r"\]\(#([^)]*)\)", TEXT)) <= headings | set(Section)
+    assert set(re.findall(r"\]\(#([^)]*)\)", TEXT)) <= headings | {*Section, *Symptom}
 
 
 @pytest.mark.parametrize("error", [error for error, _, _ in ANSWERS], ids=lambda error: type(error).__name__)

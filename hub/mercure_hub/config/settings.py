@@ -32,6 +32,7 @@ from mercure_hub.config.values import (
     urls,
     workers,
 )
+from mercure_hub.protocol.tokens.credentials import COOKIE
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key
 
@@ -266,9 +267,7 @@ class Settings:
         "Further origins whose pages may publish with a cookie, in the same forms; * for all.",
         in_playground=_LOCAL_ORIGINS,
     )
-    cookie_name: str = _setting(
-        _WHO, cookie_name, "__Secure-mercure_access_token", "NAME", "Cookie that holds the token."
-    )
+    cookie_name: str = _setting(_WHO, cookie_name, COOKIE, "NAME", "Cookie that holds the token.")
     debugger: bool = _switch(
         _WHO,
         "A page below the hub's URL, /debugger/, to subscribe, to publish and to see why a token is refused. "

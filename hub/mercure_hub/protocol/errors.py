@@ -1,5 +1,5 @@
 # ruff: noqa: S105 - names of sections, no passwords
-"""Every refusal the hub can utter, as one tree.
+"""Everything that the hub refuses: one tree of exceptions, and the sections of the documentation on them.
 
     MercureError
     ├── InvalidRequest          400  the request breaks a rule of the protocol
@@ -12,7 +12,7 @@
     │   ├── UpgradeRequired     426  a WebSocket handshake that lacks something
     │   ├── TooManyRequests     429
     │   └── HeaderTooLarge      431
-    ├── AuthorizationError           what the token does or does not allow
+    ├── AuthorizationError           what the token does not allow
     │   ├── TokenMissing        401
     │   ├── TokenInvalid        401  error="invalid_token"
     │   │   └── KeyUnknown           its issuer may have the key by now
@@ -20,7 +20,7 @@
     │   ├── InsufficientScope   403  error="insufficient_scope"
     │   └── CrossSite           403  a page of another site may not do this
     ├── StorageError            503
-    │   └── StorageUnusable          only somebody's hand can help, another start cannot
+    │   └── StorageUnusable          needs an administrator; another start cannot help
     └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
 
 Only ``mercure_hub.protocol.http.error_answer`` maps them to HTTP answers.
@@ -37,9 +37,11 @@ _TYPE = "urn:flask-mercure:problem:"
 
 
 class Section(StrEnum):
-    """An anchor of the page."""
+    """The sections that problem documents and log lines name; each value is an anchor of the page.
 
-    # What the hub refuses: in problem documents and in the log.
+    The values are part of the interface: people search for them, and later versions keep them.
+    """
+
     TOKEN_MISSING = "token-missing"
     TOKEN_REFUSED = "token-refused"
     TOKEN_MALFORMED = "token-malformed"
@@ -68,28 +70,6 @@ class Section(StrEnum):
     STORAGE = "storage"
     DEFECT = "hub-failed"
 
-    # What only the doctor sees, from outside.
-    UNREACHABLE = "unreachable"
-    NOT_A_HUB = "not-a-hub"
-    REDIRECT = "redirect"
-    PROXY_ERROR = "proxy-error"
-    LOOPBACK = "loopback-url"
-    CERTIFICATE = "certificate"
-    CERTIFICATE_EXPIRED = "certificate-expired"
-    CLOCK = "clock"
-    DIFFERENT_HUBS = "different-hubs"
-    NOT_DELIVERED = "not-delivered"
-    BUFFERING = "buffering"
-    COMPRESSION = "compression"
-    CUT = "stream-cut"
-    CONNECTIONS = "connections"
-    COOKIE_REFUSED = "cookie-refused"
-    COOKIE_NAME = "cookie-name"
-    COOKIE_LOST = "cookie-lost"
-    HEADER_LOST = "authorization-lost"
-    CORS = "cors"
-    MIXED_CONTENT = "mixed-content"
-
 
 REFUSALS = (
     *(Section.TOKEN_MISSING, Section.TOKEN_REFUSED, Section.TOKEN_MALFORMED, Section.TOKEN_EXPIRED),
@@ -97,24 +77,24 @@ REFUSALS = (
     *(Section.ALGORITHM, Section.ISSUER, Section.KEY_UNKNOWN, Section.AUDIENCE, Section.GENERATION),
     *(Section.SCOPE, Section.CROSS_SITE),
 )
-"""The sections on refused tokens; such requests are counted by them."""
+"""The sections on refused tokens; the metrics count refused requests by them."""
 
 
-def reference(section: Section) -> str:
-    """Where a person finds the section."""
+def reference(section: StrEnum) -> str:
+    """Path and anchor of a section in the documentation."""
     return f"{PAGE}#{section}"
 
 
 def problem_type(section: Section) -> str:
     """The section as the ``type`` of a problem document (RFC 9457 section 3.1.1).
 
-    A name and no address: a relative reference would lead to a path of the hub's own host, where nothing is.
+    A URN, because a relative reference would lead to a path on the hub's own host, where there is nothing.
     """
     return _TYPE + section
 
 
 class MercureError(Exception):
-    """Root of everything that this package raises on purpose."""
+    """Base class of all errors that this package raises."""
 
     section = Section.DEFECT
 
@@ -192,7 +172,7 @@ class Misdirected(InvalidRequest):
 
 
 class UpgradeRequired(InvalidRequest):
-    """A WebSocket handshake in another version, or one that a proxy has cut."""
+    """A WebSocket handshake of another version, or one that lost its Upgrade field in a proxy."""
 
     status = 426
     title = "Upgrade Required"
@@ -227,7 +207,7 @@ class AuthorizationError(MercureError):
 
     :param cause: the precise reason, for the hub's log. It never holds the token or a key. Only
         ``InsufficientScope`` and ``CrossSite`` show it to the client (spec, Error Responses).
-    :param explained: section on this cause, for the log; the client is told the one of the class.
+    :param explained: section on this cause, for the log; the client gets that of the class.
     """
 
     status = 401
@@ -280,7 +260,7 @@ class InsufficientScope(AuthorizationError):
 
 
 class CrossSite(AuthorizationError):
-    """A page of another origin does what only pages of known origins may do."""
+    """A page of another origin tried what only pages of known origins may do."""
 
     status = 403
     code = "insufficient_scope"
@@ -288,10 +268,10 @@ class CrossSite(AuthorizationError):
 
 
 class StorageError(MercureError):
-    """The log of updates cannot be read or written.
+    """The history of updates cannot be read or written.
 
-    :param detail: what failed, for the hub's log: it names the database, but no credentials. The client is
-        not told.
+    :param detail: what failed, for the hub's log: it names the database, but no credentials. The client does
+        not see it.
     """
 
     section = Section.STORAGE
@@ -302,7 +282,7 @@ class StorageError(MercureError):
 
 
 class StorageUnusable(StorageError):
-    """The log cannot be opened, and another start will not change that: somebody has to act first."""
+    """The history cannot be opened, and another start will not change that: an administrator has to act."""
 
 
 class KeyMaterialError(MercureError):
@@ -310,7 +290,7 @@ class KeyMaterialError(MercureError):
 
 
 def shown(value: object) -> str:
-    """What others wrote, for the log: without line ends and not at any length."""
+    """A value of unknown origin, for the log: on one line, and at most 200 characters."""
     try:
         text = repr(value)
     except RecursionError:

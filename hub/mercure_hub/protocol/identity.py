@@ -11,7 +11,7 @@ from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.hosts import AUTHORITY
 
 WELL_KNOWN = "/.well-known/mercure"
-_METADATA = "/.well-known/oauth-protected-resource"
+METADATA = "/.well-known/oauth-protected-resource"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Identity:
     @property
     def metadata_path(self) -> str:
         """Path of the protected resource metadata (RFC 9728 section 3.1)."""
-        return _METADATA + ("" if self.path == "/" else self.path)
+        return METADATA + ("" if self.path == "/" else self.path)
 
     @property
     def metadata_url(self) -> str:

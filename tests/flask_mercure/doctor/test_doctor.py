@@ -29,7 +29,7 @@ from flask_mercure.doctor.connection import (
     origin_of,
 )
 from flask_mercure.doctor.delivery import Arrival, Lifetime
-from flask_mercure.doctor.findings import Finding, Level, Remedy, hub, note, ok, problem, warning
+from flask_mercure.doctor.findings import Finding, Level, Remedy, Symptom, hub, note, ok, problem, warning
 from mercure_hub.protocol.errors import Section
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
@@ -113,8 +113,8 @@ def test_a_metadata_document(document: dict[str, object], profile: Profile | Non
     [
         (PUBLIC, "https://example.com", []),
         ("http://127.0.0.1:3000/m", "http://localhost:5000", []),
-        ("http://127.0.0.1:3000/m", "https://example.com", [Section.LOOPBACK]),
-        ("http://hub.example.com/m", "https://example.com", [Section.MIXED_CONTENT]),
+        ("http://127.0.0.1:3000/m", "https://example.com", [Symptom.LOOPBACK]),
+        ("http://hub.example.com/m", "https://example.com", [Symptom.MIXED_CONTENT]),
     ],
 )
 def test_a_public_url_that_browsers_cannot_use(public: str, pages: str, sections: list[Section]) -> None:
@@ -160,13 +160,13 @@ def test_names_of_a_certificate(names: tuple[str, ...], host: str, is_for: bool)
 @pytest.mark.parametrize(
     ("code", "certificate", "section", "words"),
     [
-        (10, served(-3), Section.CERTIFICATE_EXPIRED, "ended on 2026-11-21"),
-        (9, served(), Section.CLOCK, "not valid yet"),
-        (62, served(names=("other.example",)), Section.CERTIFICATE, "for other.example"),
-        (18, served(is_self_signed=True), Section.CERTIFICATE, "self-signed"),
-        (20, served(), Section.CERTIFICATE, "unable to get"),
-        (20, None, Section.CERTIFICATE, "unable to get"),
-        (0, None, Section.CERTIFICATE, "no TLS"),
+        (10, served(-3), Symptom.CERTIFICATE_EXPIRED, "ended on 2026-11-21"),
+        (9, served(), Symptom.CLOCK, "not valid yet"),
+        (62, served(names=("other.example",)), Symptom.CERTIFICATE, "for other.example"),
+        (18, served(is_self_signed=True), Symptom.CERTIFICATE, "self-signed"),
+        (20, served(), Symptom.CERTIFICATE, "unable to get"),
+        (20, None, Symptom.CERTIFICATE, "unable to get"),
+        (0, None, Symptom.CERTIFICATE, "no TLS"),
     ],
 )
 @pytest.mark.parametrize("by_browsers", [False, True])
@@ -195,21 +195,21 @@ DIRECT = Arrival("MERCURE_URL", 0.01, 0.01)
     [
         (DIRECT, None, None, [(Level.OK, None)]),
         (DIRECT, Arrival("P", 0.1, 0.2), None, [(Level.OK, None)]),
-        (DIRECT, Arrival("P", 0.1, 2.0), None, [(Level.WARNING, Section.BUFFERING)]),
+        (DIRECT, Arrival("P", 0.1, 2.0), None, [(Level.WARNING, Symptom.BUFFERING)]),
         (
             DIRECT,
             Arrival("P", 0.1, 0.2, "gzip"),
             None,
-            [(Level.OK, None), (Level.WARNING, Section.COMPRESSION)],
+            [(Level.OK, None), (Level.WARNING, Symptom.COMPRESSION)],
         ),
         (Arrival("M", 0.1, 0.1, "gzip"), Arrival("P", 0.1, 0.2, "gzip"), None, [(Level.OK, None)]),
-        (DIRECT, Arrival("P", 0.1, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
-        (DIRECT, Arrival("P", None, None), True, [(Level.PROBLEM, Section.BUFFERING)]),
-        (DIRECT, Arrival("P", 0.1, None, "gzip"), True, [(Level.PROBLEM, Section.COMPRESSION)]),
-        (DIRECT, Arrival("P", 0.1, None), None, [(Level.PROBLEM, Section.BUFFERING)]),
-        (DIRECT, Arrival("P", 0.1, None), False, [(Level.PROBLEM, Section.DIFFERENT_HUBS)]),
-        (Arrival("M", 0.1, None), Arrival("P", 0.1, None), None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
-        (Arrival("M", 0.1, None), None, None, [(Level.PROBLEM, Section.NOT_DELIVERED)]),
+        (DIRECT, Arrival("P", 0.1, None), True, [(Level.PROBLEM, Symptom.BUFFERING)]),
+        (DIRECT, Arrival("P", None, None), True, [(Level.PROBLEM, Symptom.BUFFERING)]),
+        (DIRECT, Arrival("P", 0.1, None, "gzip"), True, [(Level.PROBLEM, Symptom.COMPRESSION)]),
+        (DIRECT, Arrival("P", 0.1, None), None, [(Level.PROBLEM, Symptom.BUFFERING)]),
+        (DIRECT, Arrival("P", 0.1, None), False, [(Level.PROBLEM, Symptom.DIFFERENT_HUBS)]),
+        (Arrival("M", 0.1, None), Arrival("P", 0.1, None), None, [(Level.PROBLEM, Symptom.NOT_DELIVERED)]),
+        (Arrival("M", 0.1, None), None, None, [(Level.PROBLEM, Symptom.NOT_DELIVERED)]),
     ],
 )
 def test_an_update_on_the_internal_and_the_public_stream(
@@ -259,31 +259,31 @@ LOCAL = "http://localhost:3000/.well-known/mercure"
         (policy(), "https://app.example.com", "https://app.example.com", (Level.OK, None)),
         (policy(), "https://hub.example.com", "https://hub.example.com", (Level.OK, None)),
         (policy(LOCAL), "http://localhost:5000", "http://localhost:5000", (Level.OK, None)),
-        (policy(), "https://shop.test", "https://shop.test", (Level.PROBLEM, Section.COOKIE_REFUSED)),
+        (policy(), "https://shop.test", "https://shop.test", (Level.PROBLEM, Symptom.COOKIE_REFUSED)),
         (
             policy(),
             "http://app.example.com",
             "http://app.example.com",
-            (Level.PROBLEM, Section.COOKIE_REFUSED),
+            (Level.PROBLEM, Symptom.COOKIE_REFUSED),
         ),
         (
             policy("http://hub.example.com/.well-known/mercure"),
             "https://app.example.com",
             "https://app.example.com",
-            (Level.PROBLEM, Section.COOKIE_REFUSED),
+            (Level.PROBLEM, Symptom.COOKIE_REFUSED),
         ),
-        (policy(), "https://app.example.com", "https://spa.test", (Level.PROBLEM, Section.COOKIE_LOST)),
+        (policy(), "https://app.example.com", "https://spa.test", (Level.PROBLEM, Symptom.COOKIE_LOST)),
         (
             policy(same_site="None"),
             "https://app.example.com",
             "https://spa.test",
-            (Level.WARNING, Section.COOKIE_LOST),
+            (Level.WARNING, Symptom.COOKIE_LOST),
         ),
         (
             policy(secure=False),
             "http://app.example.com",
             "http://app.example.com",
-            (Level.PROBLEM, Section.COOKIE_LOST),
+            (Level.PROBLEM, Symptom.COOKIE_LOST),
         ),
     ],
 )
@@ -298,7 +298,7 @@ def test_what_browsers_do_with_the_cookie(
 def test_a_cookie_that_is_too_long() -> None:
     app_url = "https://app.example.com"
     finding = browser.cookie(policy(), "t" * 5000, 3600, app_url, app_url)
-    assert told(finding) == (Level.PROBLEM, Section.COOKIE_REFUSED)
+    assert told(finding) == (Level.PROBLEM, Symptom.COOKIE_REFUSED)
 
 
 PAGE = "https://app.example.com"
@@ -507,6 +507,6 @@ def test_a_finding_as_text_and_as_json() -> None:
 
 
 def test_the_last_line_of_the_report() -> None:
-    bad, odd = problem("a", "b", Section.CORS), warning("a", "b", Section.CORS)
+    bad, odd = problem("a", "b", Symptom.CORS), warning("a", "b", Symptom.CORS)
     assert command.summary([bad, bad, odd]) == "2 problems, 1 warning."
     assert command.summary([ok("a", "b"), note("a", "b", None, Remedy("app", "c"))]).startswith("Everything")

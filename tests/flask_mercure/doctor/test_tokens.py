@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flask_mercure.doctor import tokens
-from flask_mercure.doctor.findings import Level, apache, app, hub, nginx
-from flask_mercure.doctor.tokens import Role
+from flask_mercure.doctor.findings import Level, Symptom, apache, app, hub, nginx
 from flask_mercure.topics import Protocol
 from mercure_hub.protocol.errors import Section
+from mercure_hub.protocol.tokens.claims import Role
 
 
 @pytest.mark.parametrize(("role", "holder"), [("publish", "publisher"), ("subscribe", "subscriber")])
@@ -41,7 +41,7 @@ def test_a_valid_token_with_another_answer_than_expected(
 @pytest.mark.parametrize(("by_cookie", "level"), [(True, Level.WARNING), (False, Level.PROBLEM)])
 def test_a_token_that_is_lost_on_the_way_through_the_proxy(by_cookie: bool, level: Level) -> None:
     finding = tokens.refused_at_the_proxy("MERCURE_PUBLIC_URL", 401, by_cookie=by_cookie)
-    assert (finding.check, finding.level, finding.section) == ("token", level, Section.HEADER_LOST)
+    assert (finding.check, finding.level, finding.section) == ("token", level, Symptom.HEADER_LOST)
     assert "at MERCURE_PUBLIC_URL the answer is 401" in finding.summary
     assert ("In the cookie the token arrives" in finding.summary) is by_cookie
     assert [line.where for line in finding.remedies] == [nginx("").where, apache("").where]

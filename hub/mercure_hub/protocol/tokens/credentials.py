@@ -10,7 +10,9 @@ from typing import Literal
 from mercure_hub.protocol.errors import TokenMalformed
 from mercure_hub.protocol.http import Pairs
 
-OLD_COOKIE = "mercureAuthorization"
+COOKIE, OLD_COOKIE = "__Secure-mercure_access_token", "mercureAuthorization"
+"""Default names of the cookie, in protocol 1.0 and in 0.x."""
+
 OLD_PARAMETER = "authorization"
 
 _BEARER = re.compile(r"bearer(?: +(.*))?", re.IGNORECASE | re.DOTALL)
