@@ -218,7 +218,7 @@ def _detail(action: str, topics: Sequence[str | URLPattern]) -> dict[str, Any]:
         "topics": [
             {"match": one}
             if isinstance(one, str)
-            else {"match": one.value, "match_type": MatcherType.URLPATTERN}
+            else {"match": one.value, "match_type": MatcherType.URLPATTERN.value}
             for one in topics
         ],
     }

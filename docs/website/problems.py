@@ -12,8 +12,8 @@ from mercure_hub.protocol.errors import PAGE, Section, problem_type
 _HEADING = re.compile(r'^<a id="([a-z-]+)"></a>\n### (.+)$', re.MULTILINE)
 _INTRODUCTION = f"""# Names of problems
 
-<!-- Made from hub/mercure_hub/protocol/errors.py, flask_mercure/doctor/findings.py and the headings of the page
-by `make docs`. -->
+<!-- Made from hub/mercure_hub/protocol/errors.py, flask_mercure/doctor/findings.py and the headings of
+the page by `make docs`. -->
 
 A refusal of the hub is a problem document ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). Its `type` is
 `{problem_type(Section.AUDIENCE).removesuffix(Section.AUDIENCE)}` with one of these names; in the findings of

@@ -13,6 +13,7 @@ import pytest
 
 import flask_mercure
 from docs.website.reading import named_anchors, sections, sidebar
+from flask_mercure.doctor.findings import Symptom
 from mercure_hub.protocol.errors import Section
 from tests.docs.markdown import PAGES, ROOT
 
@@ -107,7 +108,7 @@ def test_what_is_loaded_and_linked_is_there(pages: dict[Path, Page]) -> None:
 
 
 def test_each_section_of_problems_has_its_anchor(site: Path, pages: dict[Path, Page]) -> None:
-    assert set(Section) <= pages[site / "docs" / "troubleshooting.html"].ids
+    assert {*Section, *Symptom} <= pages[site / "docs" / "troubleshooting.html"].ids
 
 
 def test_each_public_name_is_in_the_reference(site: Path, pages: dict[Path, Page]) -> None:
