@@ -11,9 +11,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage.append import Appender
-from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.interface import Batch, Retention
+from mercure_hub.storage.sqlite.link import Appender, SqliteLink
 
 NEWEST = "newest"
 """Topic of the last ten updates."""
@@ -55,21 +54,19 @@ def filled(folder: Path, size: int) -> History:
 def _fill(path: Path, size: int) -> None:
     partial = path.with_suffix(".partial")
     url = f"sqlite:///{partial}"
-    empty: SqlTransport[None] = SqlTransport(url, Retention(), time.time)  # makes the tables
-    empty.open(lambda: None)
-    empty.close()
+    empty = SqliteLink(url, Retention(), time.time)
+    empty.open()  # makes the tables
+    empty.close(is_writer_left=False)
     engine = sa.create_engine(url)
-    connection = engine.raw_connection()
+    connection = engine.connect()
     try:
-        driver = connection.driver_connection
-        assert driver is not None
-        driver.isolation_level = None
-        driver.execute("PRAGMA synchronous = OFF")
-        appender = Appender(engine, driver)
+        appender = Appender(connection, seat=0)
+        appender.driver.isolation_level = None
+        appender.driver.execute("PRAGMA synchronous = OFF")
         updates = _updates(size)
-        while batch := list(islice(updates, _BATCH)):
-            appender.append(batch, time.time())
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        for number, batch in enumerate(iter(lambda: list(islice(updates, _BATCH)), []), 1):
+            appender.append(Batch(number, batch, [False] * len(batch), ()), time.time())
+        appender.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     finally:
         connection.close()
         engine.dispose()

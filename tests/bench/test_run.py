@@ -20,7 +20,8 @@ from bench.rows import SUBJECTS, chosen
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
 from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite.link import SqliteLink
+from mercure_hub.storage.store import Store
 
 pytestmark = pytest.mark.minutes
 
@@ -110,7 +111,7 @@ def test_a_hub_ends_with_its_block(tmp_path: Path) -> None:
 
 def test_a_history_is_what_the_rows_expect(tmp_path: Path) -> None:
     history = filled(tmp_path, 500)
-    log: SqlTransport[None] = SqlTransport(history.url, Retention(), time.time)
+    log: Store[None] = Store(SqliteLink(history.url, Retention(), time.time))
     log.open(lambda: None)
     try:
         assert log.newest()[0] == 500

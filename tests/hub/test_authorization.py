@@ -11,7 +11,7 @@ import pytest
 
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.keys import generate_pair
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -286,15 +286,15 @@ def test_a_key_that_is_taken_away_while_a_cursor_is_looked_up_opens_no_stream(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reload ends the streams that there are; this one comes after it."""
-    find = SqlTransport.find
+    find = Store.find
 
-    def take_away(transport: SqlTransport[Any], event_id: str) -> int | None:
+    def take_away(transport: Store[Any], event_id: str) -> int | None:
         monkeypatch.setattr(TokenVerifier, "trusts", lambda *_: False)
         return find(transport, event_id)
 
     with running_hub(folder) as hub:
         known = hub.send("t", "known")
         token = hub.token()
-        monkeypatch.setattr(SqlTransport, "find", take_away)
+        monkeypatch.setattr(Store, "find", take_away)
         reply = hub.get({"match": "t", "last_event_id": known}, token)
         assert (reply.status, "invalid_token" in reply.headers["www-authenticate"]) == (401, True)

@@ -11,7 +11,7 @@ import pytest
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.matching.matcher import _heavy, _recent_heavy
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -80,16 +80,16 @@ def test_of_many_that_come_back_at_once_no_more_are_admitted(folder: Path, setti
 def test_a_place_is_free_again_after_each_way_not_to_become_a_subscriber(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = SqlTransport.find
+    find = Store.find
 
-    def fail(transport: SqlTransport[Any], event_id: str) -> int | None:
+    def fail(transport: Store[Any], event_id: str) -> int | None:
         if event_id == "unreadable":
             raise StorageError("the disk is broken")
         if event_id == "defect":
             raise ValueError(event_id)
         return find(transport, event_id)
 
-    monkeypatch.setattr(SqlTransport, "find", fail)
+    monkeypatch.setattr(Store, "find", fail)
     with running_hub(folder, anonymous=1, max_connections=1) as hub:
         known = hub.send("a", "old")
         assert hub.get({"match": "a", "last_event_id": "unreadable"}).status == 503

@@ -17,7 +17,7 @@ from mercure_hub.endpoints.health import ready
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.protocol import errors
 from mercure_hub.protocol.errors import REFUSALS, Section, StorageError
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, SECRET, RunningHub, read_reply, running_hub
 from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import Samples, of, samples
@@ -78,7 +78,7 @@ def test_a_hub_without_its_storage_lives_and_is_not_ready(
 
     with running_hub(folder, anonymous=1, metrics=1) as hub:
         assert scrape(hub.port)[("mercure_storage_works", ())] == 1
-        monkeypatch.setattr(SqlTransport, "check", fails)
+        monkeypatch.setattr(Store, "check", fails)
         assert [hub.get(path=path).status for path in ("/livez", "/healthz", "/readyz")] == [200, 503, 503]
         found = scrape(hub.port)
         assert found[("mercure_storage_works", ())] == 0

@@ -19,7 +19,7 @@ import pytest
 from mercure_hub.config.loading import load_settings
 from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.server.lifecycle import Process
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.store import Store
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 pytestmark = pytest.mark.minutes
@@ -162,7 +162,7 @@ def test_a_reload_ends_a_doubt_about_the_clock(folder: Path, monkeypatch: pytest
     def note(transport: object) -> None:
         trusted.append(transport)
 
-    monkeypatch.setattr(SqlTransport, "trust_clock", note)
+    monkeypatch.setattr(Store, "trust_clock", note)
     settings = load_settings(process_environment(folder), {})
     counts = []
 

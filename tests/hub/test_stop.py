@@ -16,6 +16,8 @@ import pytest
 
 from mercure_hub.broker.broker import Broker
 from mercure_hub.fanout.engine import Engine, Logged
+from mercure_hub.storage.sqlite.link import SqliteLink
+from mercure_hub.storage.store import Store
 from tests.hub.running import TIMEOUT, RunningHub, process_environment, running_hub
 from tests.hub.test_streams import self_signed
 from tests.storage.log import until, waiting_for_locks
@@ -98,8 +100,8 @@ class TestWhileSomebodyHoldsTheLock:
     def test_publishers_and_health_are_told_and_the_hub_can_be_stopped(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy.BOUND", 0.1)
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy._PATIENCE", 0.1)
+        monkeypatch.setattr(Store, "turn_timeout", 0.1)
+        monkeypatch.setattr(SqliteLink, "patience", 0.1)
         with (folder / "hub.db-lock").open("ab+") as foreign, running_hub(folder) as hub:
             hub.send("t", "before")
             fcntl.lockf(foreign, fcntl.LOCK_SH, 1, 0)

@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from mercure_hub.protocol.errors import StorageError
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite.link import SqliteLink
+from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 from tests.storage.log import beside, broken, until
 
@@ -57,7 +58,7 @@ def test_a_hub_that_cannot_end_the_subscriptions_of_a_dead_one_starts_all_the_sa
     def refuse(_: object) -> list[str]:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(SqlTransport, "adopt", refuse)
+    monkeypatch.setattr(Store, "adopt", refuse)
     with running_hub(folder, anonymous=1, subscriptions=1) as hub:
         stream = hub.subscribe({"match": "t"})
         hub.send("t", "hello")
@@ -250,7 +251,7 @@ def test_the_end_of_the_hub_ends_its_subscriptions(folder: Path) -> None:
 
 @pytest.fixture
 def trim_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._TRIM_INTERVAL", 0.0)
+    monkeypatch.setattr(SqliteLink, "discard_interval", 0.0)
 
 
 def test_those_who_come_and_go_push_out_no_updates(folder: Path, trim_always: None) -> None:

@@ -29,7 +29,7 @@ def open_log(tmp_path: Path) -> Iterator[Opener]:
     yield open_one
     for log in opened:
         log.close()
-    assert [thread.name for thread in threading.enumerate() if thread.name == "mercure-log"] == []
+    assert [thread.name for thread in threading.enumerate() if "mercure-store" in thread.name] == []
     gc.collect()  # a forgotten connection warns now, and the warning is an error
 
 

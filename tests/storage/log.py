@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import Commit, Entry, Presence, Retention
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell
+from mercure_hub.storage.store import Store
 
 _PATIENCE = 30.0
 
@@ -22,7 +23,7 @@ def update(*topics: str, data: str = "", id: str = "") -> Update:
 
 
 class Log:
-    """The transport under test.
+    """The store under test, on SQLite.
 
     :param path: of the database.
     """
@@ -33,34 +34,38 @@ class Log:
         self.now = 1_000_000.0
         self.ahead = 0.0  # of the wall clock
         self.path = path
-        self.transport: SqlTransport[int] = SqlTransport(
+        self.link = SqliteLink(
             f"sqlite:///{path}",
             retention or Retention(),
             lambda: self.now + self.ahead,
             doorbell,
             boot=lambda: self.now,
         )
+        self.store: Store[int] = Store(self.link)
         self._woken = threading.Event()
 
     def open(self) -> None:
-        self.transport.open(self._woken.set)
+        self.store.open(self._woken.set)
 
     def close(self) -> None:
-        self.transport.close()
+        self.store.close()
 
-    def wait(self, tickets: int) -> list[Commit[int]]:
-        """The commits up to and with a number of tickets."""
+    def wait(self, tickets: int, entries: int = 0) -> list[Commit[int]]:
+        """The commits up to and with a number of tickets, and of entries."""
         commits: list[Commit[int]] = []
-        while sum(len(commit.tickets) for commit in commits) < tickets:
+        while (
+            sum(len(commit.tickets) for commit in commits) < tickets
+            or sum(len(commit.entries) for commit in commits) < entries
+        ):
             assert self._woken.wait(_PATIENCE), "the log did not answer"
             self._woken.clear()
-            commits += self.transport.collect()
+            commits += self.store.collect()
         return commits
 
     def append(self, *updates: Update) -> list[Entry]:
         """Append updates, which have to become durable."""
         for ticket, one in enumerate(updates):
-            self.transport.append((one,), ticket)
+            self.store.append((one,), ticket)
         commits = self.wait(len(updates))
         assert [commit.error for commit in commits] == [None] * len(commits)
         return [entry for commit in commits for entry in commit.entries]
@@ -68,14 +73,14 @@ class Log:
     def announce(self, *data: str) -> list[Entry]:
         """Append events of the hub, as when subscribers come."""
         for ticket, one in enumerate(data):
-            self.transport.append((update("/subscriptions/x", data=one),), ticket, Presence(one, one))
+            self.store.append((update("/subscriptions/x", data=one),), ticket, Presence(one, one))
         return [entry for commit in self.wait(len(data)) for entry in commit.entries]
 
     def everything(self) -> list[Entry]:
         entries: list[Entry] = []
         reached, end = 0, 1 << 60
         while reached < end:
-            page = self.transport.read(reached, end, None, 1 << 30)
+            page = self.store.read(reached, end, None, 1 << 30)
             entries += page.entries
             reached = page.reached
         return entries

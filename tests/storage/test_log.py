@@ -19,11 +19,11 @@ import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage.append import Appender
 from mercure_hub.storage.interface import Entry, Presence, Retention
-from mercure_hub.storage.sqlalchemy import SqlTransport
 from mercure_hub.storage.sqlite import database as database_
 from mercure_hub.storage.sqlite import reading, schema
+from mercure_hub.storage.sqlite.link import Appender, SqliteLink
+from mercure_hub.storage.store import Store
 from tests.storage.conftest import Opener
 from tests.storage.log import Log, beside, broken, until, update
 
@@ -47,16 +47,16 @@ def test_what_is_appended_is_read_as_it_was(log: Log) -> None:
 
 
 def test_a_new_log_is_empty(log: Log) -> None:
-    assert log.transport.newest() == (0, None)
-    assert log.transport.find("x") is None
+    assert log.store.newest() == (0, None)
+    assert log.store.find("x") is None
     assert log.everything() == []
-    assert log.transport.collect() == []
-    log.transport.check()
+    assert log.store.collect() == []
+    log.store.check()
 
 
 def test_tickets_come_back_in_order_with_their_entries(log: Log) -> None:
     for ticket in range(50):
-        log.transport.append((update(id=f"id-{ticket}"),), ticket)
+        log.store.append((update(id=f"id-{ticket}"),), ticket)
     commits = log.wait(50)
     assert [ticket for commit in commits for ticket in commit.tickets] == list(range(50))
     for commit in commits:
@@ -70,7 +70,7 @@ def test_many_threads_share_transactions_and_no_place_is_left_out(log: Log) -> N
     def publish(first: int) -> None:
         together.wait()
         for ticket in range(first, first + 50):
-            log.transport.append((update(id=str(ticket)),), ticket)
+            log.store.append((update(id=str(ticket)),), ticket)
 
     threads = [threading.Thread(target=publish, args=(n * 1000,)) for n in range(8)]
     for thread in threads:
@@ -89,24 +89,22 @@ def test_many_threads_share_transactions_and_no_place_is_left_out(log: Log) -> N
     assert log.everything() == entries
 
 
-def test_what_waits_becomes_one_transaction_up_to_a_limit(
-    open_log: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._MAX_BATCH", 10)
+def test_what_waits_becomes_one_transaction_up_to_a_limit(tmp_path: Path) -> None:
     log = Log(tmp_path / "mercure.db")
+    log.store.max_batch = 10
     for ticket in range(25):
-        log.transport.append((update(),), ticket)
+        log.store.append((update(),), ticket)
     log.open()
     commits = log.wait(25)
     log.close()
     assert [len(commit.entries) for commit in commits] == [10, 10, 5]
 
 
-def test_a_batch_is_bounded_by_its_size_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._MAX_BATCH_CHARACTERS", 100)
+def test_a_batch_is_bounded_by_its_size_too(tmp_path: Path) -> None:
     log = Log(tmp_path / "mercure.db")
+    log.store.max_batch_characters = 100
     for ticket, size in enumerate([60, 60, 500, 1, 1]):
-        log.transport.append((update(data="x" * size),), ticket)
+        log.store.append((update(data="x" * size),), ticket)
     log.open()
     commits = log.wait(5)
     log.close()
@@ -118,8 +116,8 @@ def test_each_commit_waits_for_the_disk(log: Log, monkeypatch: pytest.MonkeyPatc
     found: list[dict[str, object]] = []
     append = Appender.append
 
-    def looked_at(appender: Appender, *arguments: Any) -> list[Entry]:
-        connection = appender._connection
+    def looked_at(appender: Appender, *arguments: Any) -> int:
+        connection = appender.driver
         names = ("synchronous", "journal_mode")
         found.append({name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names})
         return append(appender, *arguments)
@@ -133,16 +131,16 @@ def test_each_commit_waits_for_the_disk(log: Log, monkeypatch: pytest.MonkeyPatc
 
 def test_find_returns_the_earliest_place_of_an_id(log: Log) -> None:
     log.append(update(id="x"), update(id="y"), update(id="x"), update(id="Y"))
-    assert log.transport.find("x") == 1
-    assert log.transport.find("y") == 2
-    assert log.transport.find("z") is None
-    assert log.transport.find("") is None
-    assert log.transport.find("x\0") is None
+    assert log.store.find("x") == 1
+    assert log.store.find("y") == 2
+    assert log.store.find("z") is None
+    assert log.store.find("") is None
+    assert log.store.find("x\0") is None
 
 
 def test_newest(log: Log) -> None:
     log.append(update(id="x"), update(id="y"))
-    assert log.transport.newest() == (2, "y")
+    assert log.store.newest() == (2, "y")
 
 
 class TestRead:
@@ -154,13 +152,13 @@ class TestRead:
     def read(
         self, log: Log, *topics: str, after: int = 0, upto: int = 1 << 60, limit: int = 1000
     ) -> list[int]:
-        return [entry.sequence for entry in log.transport.read(after, upto, topics, limit).entries]
+        return [entry.sequence for entry in log.store.read(after, upto, topics, limit).entries]
 
     def test_bounds(self, log: Log) -> None:
-        assert [entry.sequence for entry in log.transport.read(10, 13, None, 100).entries] == [11, 12, 13]
-        assert log.transport.read(10, 10, None, 100).entries == []
-        assert log.transport.read(13, 10, None, 100).entries == []
-        assert log.transport.read(30, 99, None, 100).entries == []
+        assert [entry.sequence for entry in log.store.read(10, 13, None, 100).entries] == [11, 12, 13]
+        assert log.store.read(10, 10, None, 100).entries == []
+        assert log.store.read(13, 10, None, 100).entries == []
+        assert log.store.read(30, 99, None, 100).entries == []
         assert self.read(log, "a", after=4, upto=13) == [7, 10, 13]
         assert self.read(log, "a", after=13, upto=13) == []
 
@@ -175,11 +173,11 @@ class TestRead:
         for topics in (None, ("a",), ("a", "b"), ("a", "b", "c", "all/7")):
             after = 0
             found: list[Entry] = []
-            while page := log.transport.read(after, 28, topics, 4).entries:
+            while page := log.store.read(after, 28, topics, 4).entries:
                 assert len(page) <= 4
                 found += page
                 after = page[-1].sequence
-            assert found == log.transport.read(0, 28, topics, 1000).entries
+            assert found == log.store.read(0, 28, topics, 1000).entries
 
     @pytest.mark.parametrize("unknown", [0, 63, 127, 128, 999])
     def test_any_number_of_topics(self, log: Log, unknown: int) -> None:
@@ -202,7 +200,7 @@ class TestRead:
             found: list[int] = []
             after = 3
             while after < 29:
-                page = log.transport.read(after, 29, topics, limit)
+                page = log.store.read(after, 29, topics, limit)
                 assert len(page.entries) <= limit
                 assert after < page.reached <= 29
                 found += [entry.sequence for entry in page.entries]
@@ -220,7 +218,7 @@ class TestTopics:
         found: list[str] = []
         beyond, more = None, True
         while more:
-            page = log.transport.topics(after, upto, beyond, limit)
+            page = log.store.topics(after, upto, beyond, limit)
             assert len(page.topics) <= limit
             found += page.topics
             beyond = page.beyond
@@ -247,7 +245,7 @@ class TestTopics:
 def test_topics_with_the_same_hash_lose_nothing(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "topic_hash", lambda value: 7)
     log.append(update("a", "b"), update("b"), update("c"))
-    wanted = [entry for entry in log.transport.read(0, 9, ["b"], 100).entries if "b" in entry.update.topics]
+    wanted = [entry for entry in log.store.read(0, 9, ["b"], 100).entries if "b" in entry.update.topics]
     assert [entry.sequence for entry in wanted] == [1, 2]
 
 
@@ -269,13 +267,14 @@ def test_two_hubs_on_one_file_share_the_sequence(open_log: Opener) -> None:
     logs = [open_log(), open_log()]
     for ticket in range(100):
         for log in logs:
-            log.transport.append((update(id=f"{id(log)}"),), ticket)
-    entries = [[entry for commit in log.wait(100) for entry in commit.entries] for log in logs]
-    places = [[entry.sequence for entry in own] for own in entries]
-    assert [sorted(own) for own in places] == places
-    assert sorted(places[0] + places[1]) == list(range(1, 201))
-    for log, own in zip(logs, entries, strict=True):
-        assert [entry for entry in logs[0].everything() if entry.update.id == str(id(log))] == own
+            log.store.append((update(id=f"{id(log)}"),), ticket)
+    for log in logs:
+        commits = log.wait(100, entries=200)
+        assert [ticket for commit in commits for ticket in commit.tickets] == list(range(100))
+        entries = [entry for commit in commits for entry in commit.entries]
+        assert [entry.sequence for entry in entries] == list(range(1, 201))
+        assert entries == log.everything()
+        assert sum(entry.update.id == str(id(log)) for entry in entries) == 100
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 63, 64, 65, 149])
@@ -287,21 +286,21 @@ def test_a_batch_of_any_size_keeps_its_order_and_its_topics(open_log: Opener, co
     assert [entry.update for entry in log.everything()] == batch
     assert [entry.sequence for entry in entries] == list(range(1, count + 1))
     for number in (0, count // 2, count - 1):
-        found = log.transport.read(0, count, [f"a{number}"], 1000).entries
+        found = log.store.read(0, count, [f"a{number}"], 1000).entries
         assert [entry.update.id for entry in found] == [str(number)]
-    assert len(log.transport.read(0, count, ["all"], 1000).entries) == count
+    assert len(log.store.read(0, count, ["all"], 1000).entries) == count
 
 
 def test_close_commits_what_is_queued(open_log: Opener) -> None:
     log = open_log()
     for ticket in range(2500):
-        log.transport.append((update(),), ticket)
+        log.store.append((update(),), ticket)
     log.close()
-    assert sum(len(commit.entries) for commit in log.transport.collect()) == 2500
+    assert sum(len(commit.entries) for commit in log.store.collect()) == 2500
     log.close()
     again = open_log()
-    assert again.transport.newest()[0] == 2500
-    again.transport.check()
+    assert again.store.newest()[0] == 2500
+    again.store.check()
 
 
 def test_a_reopened_log_goes_on_where_it_was(open_log: Opener) -> None:
@@ -309,8 +308,8 @@ def test_a_reopened_log_goes_on_where_it_was(open_log: Opener) -> None:
     entries = first.append(update(id="x"), update(id="y"))
     first.close()
     second = open_log()
-    assert second.transport.newest() == (2, "y")
-    assert second.transport.find("x") == 1
+    assert second.store.newest() == (2, "y")
+    assert second.store.find("x") == 1
     entries += second.append(update(id="z"))
     assert second.everything() == entries
     assert [entry.sequence for entry in entries] == [1, 2, 3]
@@ -323,7 +322,7 @@ class TestFailure:
         log.append(update(id="before"))
         with broken(log.path):
             for ticket in range(3):
-                log.transport.append((update(data="secret data"),), ticket)
+                log.store.append((update(data="secret data"),), ticket)
             commits = log.wait(3)
             assert [ticket for commit in commits for ticket in commit.tickets] == [0, 1, 2]
             for commit in commits:
@@ -333,21 +332,21 @@ class TestFailure:
                     f"the database sqlite:///{log.path} cannot be written: the disk is full"
                 )
             assert log.sequences() == [1]
-            assert log.transport.newest() == (1, "before")
+            assert log.store.newest() == (1, "before")
             with pytest.raises(StorageError, match="the disk is full"):
-                log.transport.check()
+                log.store.check()
         assert caplog.text == ""  # those who waited tell it
         assert [entry.sequence for entry in log.append(update())] == [2]
-        log.transport.check()
+        log.store.check()
 
     def test_it_is_found_out_without_a_publication_that_it_is_over(self, log: Log) -> None:
         """A balancer that believes the health check sends nobody who could publish."""
         with broken(log.path):
-            log.transport.append((update(),), 0)
+            log.store.append((update(),), 0)
             log.wait(1)
             with pytest.raises(StorageError):
-                log.transport.check()
-        log.transport.check()
+                log.store.check()
+        log.store.check()
         assert log.append(update())[0].sequence == 1
 
     def test_a_probe_that_succeeds_meanwhile_acknowledges_nothing(self, log: Log) -> None:
@@ -355,13 +354,13 @@ class TestFailure:
 
         class Probe(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                log.transport.check()
+                log.store.check()
 
         probe = Probe()
         logging.getLogger("mercure_hub.storage").addHandler(probe)
         try:
             with broken(log.path, ["mercure_topic"]):
-                log.transport.append((update(),), 0)
+                log.store.append((update(),), 0)
                 (commit,) = log.wait(1)
         finally:
             logging.getLogger("mercure_hub.storage").removeHandler(probe)
@@ -371,16 +370,16 @@ class TestFailure:
     def test_a_failure_that_lasts_costs_no_memory(self, log: Log) -> None:
         lengths = []
         with broken(log.path):
-            log.transport.append((update(),), 0)
+            log.store.append((update(),), 0)
             log.wait(1)
             for _ in range(5):
                 with pytest.raises(StorageError) as caught:
-                    log.transport.check()
+                    log.store.check()
                 lengths.append(len(caught.traceback))
         assert len(set(lengths)) == 1
 
     def test_what_no_database_takes_does_not_end_the_writer(self, log: Log) -> None:
-        log.transport.append((update(data="\ud800"),), 7)
+        log.store.append((update(data="\ud800"),), 7)
         (commit,) = log.wait(1)
         assert commit.error is not None
         assert list(commit.tickets) == [7]
@@ -388,10 +387,10 @@ class TestFailure:
 
     def test_a_broken_index_table_leaves_nothing_behind(self, log: Log) -> None:
         with broken(log.path, ["mercure_topic"]):
-            log.transport.append((update(),), 0)
+            log.store.append((update(),), 0)
             assert log.wait(1)[0].error is not None
         assert log.everything() == []
-        assert log.transport.newest() == (0, None)
+        assert log.store.newest() == (0, None)
         assert log.append(update())[0].sequence == 1
 
     def test_a_failed_trim_is_reported_and_the_next_one_mends_it(
@@ -412,15 +411,15 @@ class TestFailure:
         log.append(update())
         log.append(update())
         assert log.sequences()[0] > 1
-        log.transport.check()
+        log.store.check()
 
     def test_a_log_that_cannot_be_read(self, log: Log) -> None:
         with beside(log.path) as database:
             database.execute("DROP TABLE mercure_update")
         for attempt in (
-            lambda: log.transport.find("x"),
-            lambda: log.transport.read(0, 9, None, 9).entries,
-            lambda: log.transport.check() if log.transport.newest()[0] else log.transport.find("x"),
+            lambda: log.store.find("x"),
+            lambda: log.store.read(0, 9, None, 9).entries,
+            lambda: log.store.check() if log.store.newest()[0] else log.store.find("x"),
         ):
             with pytest.raises(StorageError, match="cannot be read: no such table: mercure_update"):
                 attempt()
@@ -447,10 +446,10 @@ class TestUnopenable:
     """One sentence with the path, and nothing left behind."""
 
     def refused(self, url: str) -> str:
-        transport: SqlTransport[int] = SqlTransport(url, Retention(), lambda: 0.0)
+        store: Store[int] = Store(SqliteLink(url, Retention(), lambda: 0.0))
         with pytest.raises(StorageError) as caught:
-            transport.open(lambda: None)
-        transport.close()
+            store.open(lambda: None)
+        store.close()
         assert len(str(caught.value).splitlines()) == 1
         assert caught.value.__cause__ is None
         return str(caught.value)
@@ -485,17 +484,17 @@ class TestUnopenable:
             assert "locked" in self.refused(f"sqlite:///{path}?timeout=0.01")
 
     def test_credentials_are_not_shown(self) -> None:
-        transport: SqlTransport[int] = SqlTransport("sqlite:///x.db", Retention(), lambda: 0.0)
-        transport._url = transport._url.set(drivername="postgresql", username="u", password="pw", host="h")
-        assert transport.place == "postgresql://u:***@h/x.db"
-        transport.close()
+        link = SqliteLink("sqlite:///x.db", Retention(), lambda: 0.0)
+        link._url = link._url.set(username="u", password="pw", host="h")
+        assert link.name == "the database sqlite://u:***@h/x.db"
+        link.close(is_writer_left=False)
 
 
 def test_a_log_without_a_writer_is_not_healthy(open_log: Opener) -> None:
     log = open_log()
     log.close()
     with pytest.raises(StorageError, match=r"writer .* has stopped"):
-        log.transport.check()
+        log.store.check()
 
 
 def test_nothing_is_logged_when_all_is_well(log: Log, caplog: pytest.LogCaptureFixture) -> None:
@@ -505,12 +504,12 @@ def test_nothing_is_logged_when_all_is_well(log: Log, caplog: pytest.LogCaptureF
 
 
 def test_updates_that_are_appended_together_share_their_fate(log: Log) -> None:
-    log.transport.append([update(data="1"), update(data="2")], 7)
+    log.store.append([update(data="1"), update(data="2")], 7)
     (commit,) = log.wait(1)
     assert commit.tickets == [7]
     assert [entry.update.data for entry in commit.entries] == ["1", "2"]
     with broken(log.path):
-        log.transport.append([update(data="3"), update(data="4")], 8)
+        log.store.append([update(data="3"), update(data="4")], 8)
         (failed,) = log.wait(1)
     assert (failed.tickets, failed.entries) == ([8], ())
     assert failed.error is not None
@@ -524,7 +523,7 @@ def test_an_update_that_cannot_be_stored_keeps_those_before_it_in_its_batch_out_
             "CREATE TRIGGER break_second BEFORE INSERT ON mercure_update WHEN new.id = 'second' "
             "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
         )
-    log.transport.append([update(id=name) for name in ("first", "second", "third")], 7)
+    log.store.append([update(id=name) for name in ("first", "second", "third")], 7)
     (commit,) = log.wait(1)
     assert (commit.tickets, commit.entries) == ([7], ())
     assert "not this one" in str(commit.error)
@@ -542,12 +541,12 @@ def test_nothing_is_acknowledged_that_goes_into_a_file_without_a_name(log: Log, 
         copy.replace(log.path)
     else:
         log.path.unlink()
-    log.transport.append((update(id="lost"),), 1)
+    log.store.append((update(id="lost"),), 1)
     (commit,) = log.wait(1)
     assert commit.entries == ()
     assert "was removed or replaced while the hub was running; restart the hub" in str(commit.error)
     with pytest.raises(StorageError, match="restart the hub"):
-        log.transport.check()
+        log.store.check()
 
 
 def remove(path: Path) -> None:
@@ -571,13 +570,13 @@ def test_nothing_is_acknowledged_into_a_write_ahead_log_that_is_not_there(
     log.append(update(id="before"))
     damage(log.path.with_name(f"{log.path.name}-wal"))
     for ticket in range(2):
-        log.transport.append((update(id="lost"),), ticket)
+        log.store.append((update(id="lost"),), ticket)
         (commit,) = log.wait(1)
         assert commit.entries == ()
         assert "mercure.db-wal' was" in str(commit.error)
         assert "restart the hub" in str(commit.error)
     with pytest.raises(StorageError, match="restart the hub"):
-        log.transport.check()
+        log.store.check()
 
 
 @pytest.mark.parametrize("damage", [remove, replace_by_a_copy])
@@ -587,7 +586,7 @@ def test_nothing_is_acknowledged_beside_another_index_of_the_write_ahead_log(
     """Processes that have different ones do not see each other's locks."""
     log.append(update(id="before"))
     damage(log.path.with_name(f"{log.path.name}-shm"))
-    log.transport.append((update(id="lost"),), 0)
+    log.store.append((update(id="lost"),), 0)
     assert "mercure.db-shm' was removed or replaced" in str(log.wait(1)[0].error)
 
 
@@ -604,14 +603,14 @@ def test_an_update_that_went_into_a_damaged_file_is_not_acknowledged(
         log.append(update(id="before"))
     append = Appender.append
 
-    def damage_first(*arguments: Any) -> list[Entry]:
+    def damage_first(*arguments: Any) -> int:
         damage(log.path.with_name(f"{log.path.name}-wal"))
         monkeypatch.setattr(Appender, "append", append)
         return append(*arguments)
 
     monkeypatch.setattr(Appender, "append", damage_first)
     for ticket in range(2):
-        log.transport.append((update(id="lost", data="x" * 100_000),), ticket)
+        log.store.append((update(id="lost", data="x" * 100_000),), ticket)
         (commit,) = log.wait(1)
         assert commit.entries == ()
         assert "restart the hub" in str(commit.error)
@@ -623,7 +622,7 @@ def test_a_checkpoint_of_another_program_is_no_damage(log: Log, mode: str) -> No
         log.append(update(data=str(number)))
         with beside(log.path) as database:
             assert database.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0] == 0
-    log.transport.check()
+    log.store.check()
     assert [entry.update.data for entry in log.append(update(data="3"))] == ["3"]
 
 
@@ -652,15 +651,15 @@ def test_a_write_ahead_log_that_sqlite_makes_shorter_is_no_damage(log: Log) -> N
     for _ in range(3):
         log.append(update(data="after"))
     assert path.stat().st_size < longest
-    log.transport.check()
+    log.store.check()
 
 
 def test_a_lock_file_that_was_removed_is_told(log: Log) -> None:
-    log.transport.check()
+    log.store.check()
     log.path.with_name(f"{log.path.name}-lock").unlink()
     log.append(update())
     with pytest.raises(StorageError, match=r"mercure.db-lock' was removed or replaced"):
-        log.transport.check()
+        log.store.check()
 
 
 class TestModes:
@@ -723,72 +722,68 @@ class TestHeldLock:
             yield foreign
 
     def wait_until_it_is_late(self, log: Log) -> None:
-        until(lambda: log.transport._waits_since)
-        log.transport.expire(time.monotonic() + 6)
+        until(lambda: log.store._wait)
+        log.store.expire(time.monotonic() + 6)
 
     def test_publishers_are_answered(self, log: Log, held: IO[str], caplog: pytest.LogCaptureFixture) -> None:
-        log.transport.append((update(id="first"),), 0)
+        log.store.append((update(id="first"),), 0)
         self.wait_until_it_is_late(log)
-        log.transport.append((update(id="second"),), 1)
-        log.transport.expire(time.monotonic() + 7)
+        log.store.append((update(id="second"),), 1)
+        log.store.expire(time.monotonic() + 7)
         commits = log.wait(2)
         assert [commit.tickets for commit in commits] == [[0], [1]]
         assert f"process {os.getpid()} has held the lock on '{log.path}-lock'" in str(commits[0].error)
         assert "has held the lock" not in caplog.text  # those who waited tell it
         held.close()
-        until(lambda: log.transport._waits_since is None)
+        until(lambda: log.store._wait is None)
         assert [entry.update.id for entry in log.append(update(id="third"))] == ["third"]
         assert log.sequences() == [1]
 
     def test_nobody_is_answered_too_early(self, log: Log, held: IO[str]) -> None:
-        log.transport.append((update(id="first"),), 0)
-        until(lambda: log.transport._waits_since)
-        log.transport.expire(time.monotonic() + 2)
-        log.transport.check()
-        assert log.transport.collect() == []
+        log.store.append((update(id="first"),), 0)
+        until(lambda: log.store._wait)
+        log.store.expire(time.monotonic() + 2)
+        log.store.check()
+        assert log.store.collect() == []
         held.close()
         assert [entry.update.id for entry in log.wait(1)[0].entries] == ["first"]
 
     def test_what_was_written_is_not_kept(self, log: Log) -> None:
         log.append(update(data="x" * 1_000_000))
-        assert log.transport._claimable == []
+        assert log.store._wait is None
 
     def test_presence_is_kept_in_order(self, log: Log, held: IO[str]) -> None:
         comes, goes = Presence("key", "record"), Presence("key", None)
-        log.transport.append((update(id="comes"),), 0, comes)
-        log.transport.append((update(id="lost"),), 1)
+        log.store.append((update(id="comes"),), 0, comes)
+        log.store.append((update(id="lost"),), 1)
         self.wait_until_it_is_late(log)
-        log.transport.append((update(id="goes"),), 2, goes)
-        log.transport.expire(time.monotonic() + 6)
+        log.store.append((update(id="goes"),), 2, goes)
+        log.store.expire(time.monotonic() + 6)
         held.close()
         log.wait(3)
         assert [entry.update.id for entry in log.everything()] == ["comes", "goes"]
 
-    def test_health_tells_and_recovers_by_itself(
-        self, log: Log, held: IO[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        log.transport.append((update(),), 0)
+    def test_health_tells_and_recovers_by_itself(self, log: Log, held: IO[str]) -> None:
+        log.store.append((update(),), 0)
         self.wait_until_it_is_late(log)
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy._PATIENCE", 0.02)
+        log.link.patience = 0.02
         with pytest.raises(StorageError, match="has held the lock"):
-            log.transport.check()
+            log.store.check()
         held.close()
-        until(lambda: log.transport._waits_since is None)
-        log.transport.check()
+        until(lambda: log.store._wait is None)
+        log.store.check()
 
-    def test_presence_of_the_dead_waits_no_longer_than_a_publication(
-        self, log: Log, held: IO[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy.BOUND", 0.02)
+    def test_presence_of_the_dead_waits_no_longer_than_a_publication(self, log: Log, held: IO[str]) -> None:
+        log.link.turn_timeout = 0.02
         with pytest.raises(StorageError, match="has held the lock"):
-            log.transport.adopt()
+            log.store.adopt()
 
-    def test_the_log_can_be_closed(self, log: Log, held: IO[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy.BOUND", 0.02)
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy._LOOK", 0.01)
-        log.transport.append((update(),), 0)
-        log.transport.close()
+    def test_the_log_can_be_closed(self, log: Log, held: IO[str]) -> None:
+        log.store.turn_timeout = 0.02
+        log.store.look_interval = 0.02
+        log.store.append((update(),), 0)
+        log.store.close()
         held.close()
-        until(lambda: not log.transport._writer.is_alive())
+        until(lambda: not log.store._writer.is_alive())
         with beside(log.path) as database:
             assert database.execute("SELECT count(*) FROM mercure_update").fetchone() == (0,)

@@ -93,7 +93,7 @@ def test_a_database_of_before_is_taken_over(path: Path) -> None:
         assert [entry.update.id for entry in log.everything()] == ["old"]
         (entry,) = log.append(update("a", data="new"))
         assert entry.sequence == 8
-        assert [one.sequence for one in log.transport.read(0, 100, ["a"], 10).entries] == [7, 8]
+        assert [one.sequence for one in log.store.read(0, 100, ["a"], 10).entries] == [7, 8]
     finally:
         log.close()
     assert version(path) == 2
@@ -210,11 +210,9 @@ def test_the_second_process_waits_for_the_first_ones_turn(path: Path) -> None:
     assert child.returncode == 0
 
 
-def test_a_hub_that_has_to_wait_says_so(
-    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._PATIENCE", 0.05)
+def test_a_hub_that_has_to_wait_says_so(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = Log(path)
+    log.link.patience = 0.05
     opens = threading.Thread(target=log.open)
     with closing(Seats(f"{path}-lock")) as seats:
         with seats.turn():
@@ -224,5 +222,5 @@ def test_a_hub_that_has_to_wait_says_so(
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
         opens.join(10)
-    assert log.transport.newest() == (0, None)
+    assert log.store.newest() == (0, None)
     log.close()

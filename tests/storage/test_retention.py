@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.sqlite.database import make_engine, writing
+from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.retention import Trimmer
+from mercure_hub.storage.store import Store
 from tests.storage.conftest import Opener
 from tests.storage.log import Log, beside, until, update
 
@@ -111,14 +113,12 @@ def test_a_step_is_bounded(open_log: Opener, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_quiet_log_is_trimmed_without_a_publication(
     open_log: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._TRIM_INTERVAL", 0.002)
+    monkeypatch.setattr(SqliteLink, "discard_interval", 0.002)
+    monkeypatch.setattr(Store, "look_interval", 0.002)
     log = open_log(Retention(max_age=DAY))
     log.append(*[update() for _ in range(5)])
     log.now += DAY * 2
-    for _ in range(5000):
-        if not log.sequences():
-            break
-    assert log.sequences() == []
+    until(lambda: not log.sequences())
     assert log.topic_rows() == 0
 
 
@@ -134,7 +134,7 @@ def test_what_could_not_be_discarded_is_discarded_first_later(
     log = open_log(Retention(size=3))
     log.append(*[update() for _ in range(20)])
     with monkeypatch.context() as patched:
-        patched.setattr("mercure_hub.storage.sqlalchemy.writing", breaks)
+        patched.setattr("mercure_hub.storage.sqlite.link.writing", breaks)
         trim(log)
     log.append(*[update() for _ in range(20)])
     trim(log)
@@ -152,13 +152,13 @@ def test_the_sequence_goes_on_when_nothing_is_left(open_log: Opener) -> None:
     with beside(log.path) as database:
         database.execute("DELETE FROM mercure_update")
         database.execute("DELETE FROM mercure_topic")
-    assert log.transport.newest() == (9, None)
-    assert log.transport.find("newest") is None
+    assert log.store.newest() == (9, None)
+    assert log.store.find("newest") is None
     log.close()
     again = open_log()
-    assert again.transport.newest() == (9, None)
+    assert again.store.newest() == (9, None)
     assert again.append(update())[0].sequence == 10
-    assert again.transport.read(3, 10, None, 100).entries == again.everything()
+    assert again.store.read(3, 10, None, 100).entries == again.everything()
 
 
 def test_the_file_shrinks(open_log: Opener) -> None:
@@ -221,10 +221,10 @@ class TestEventsOfTheHub:
             log.announce(*"0123456789")
         kept = Retention(size=3)
         assert self.left(log, kept) == list(range(1, 34))
-        assert log.transport.size().updates == 3
+        assert log.store.size().updates == 3
         log.append(update("a"))
         assert self.left(log, kept) == list(range(2, 35))
-        assert log.transport.size().updates == 3
+        assert log.store.size().updates == 3
         assert [entry.sequence for entry in log.everything() if not entry.is_event] == [12, 23, 34]
 
     def test_of_them_only_so_many_bytes_are_kept(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ class TestEventsOfTheHub:
             assert self.left(log, Retention()) == [1, 4, 5, 6]
         assert log.everything()[1:] == entries[2:]
         assert log.topic_rows() == 4
-        beginning = log.transport.beginning(6)
+        beginning = log.store.beginning(6)
         assert (beginning.updates, beginning.events) == (1, 4)
 
     @pytest.mark.parametrize("max_age", [0.0, 3 * DAY, 60.0])
@@ -255,7 +255,8 @@ class TestEventsOfTheHub:
     def test_the_writer_discards_them_without_bounds_for_updates(
         self, open_log: Opener, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy._TRIM_INTERVAL", 0.002)
+        monkeypatch.setattr(SqliteLink, "discard_interval", 0.002)
+        monkeypatch.setattr(Store, "look_interval", 0.002)
         log = open_log()
         log.append(update("a"))
         log.announce("x")
@@ -274,7 +275,7 @@ class TestEventsOfTheHub:
         log.announce("z")  # 6
         log.now += DAY + 1
         self.left(log, Retention(size=1))
-        beginning = log.transport.read(0, 6, None, 10).beginning
+        beginning = log.store.read(0, 6, None, 10).beginning
         assert (beginning.updates, beginning.events) == (5, 7)
         for after, lacks, lacks_events in [
             (0, True, True),
@@ -337,7 +338,7 @@ class TestJump:
     def test_after_a_reload_it_is(self, log: Log) -> None:
         log.ahead = DAY
         trim(log)
-        log.transport.trust_clock()
+        log.store.trust_clock()
         trim(log)
         assert log.sequences()[0] > 5
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.protocol.errors import StorageError
-from mercure_hub.storage.append import Appender
 from mercure_hub.storage.interface import Entry, Presence, Retention
+from mercure_hub.storage.sqlite.link import Appender, SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
+from mercure_hub.storage.store import Store
 from tests.storage.log import Log, beside, broken, until, update, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
@@ -37,11 +38,11 @@ class Member(Log):
         self._changed = threading.Condition()
 
     def open(self) -> None:
-        self.transport.open(self._take, lambda: self.is_crowded)
+        self.store.open(self._take, lambda: self.is_crowded)
 
     def _take(self) -> None:
         with self._changed:
-            for commit in self.transport.collect():
+            for commit in self.store.collect():
                 self.entries += commit.entries
                 self.sizes.append(sum(len(entry.update.data) for entry in commit.entries))
                 self.answered += commit.tickets
@@ -78,13 +79,13 @@ def several(path: Path, count: int, kept: Retention | None = None) -> Iterator[l
         for fd in descriptors:
             os.close(fd)
     left = {thread.name for thread in threading.enumerate()}
-    assert not left & {"mercure-log", "mercure-log-follower"}
+    assert not left & {"mercure-store-writer", "mercure-store-follower"}
 
 
 def test_each_gets_what_the_others_write(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 3) as members:
         for number, member in enumerate(members):
-            member.transport.append((update(id=f"of {number}"),), number)
+            member.store.append((update(id=f"of {number}"),), number)
             for other in members:
                 other.has(number + 1)
         for number, member in enumerate(members):
@@ -97,7 +98,7 @@ def test_all_see_one_order_whoever_writes(tmp_path: Path) -> None:
 
         def write(member: Member, name: str) -> None:
             for number in range(400):
-                member.transport.append((update(id=f"{name}{number}"),), number)
+                member.store.append((update(id=f"{name}{number}"),), number)
 
         writers = [
             threading.Thread(target=write, args=[member, name])
@@ -119,7 +120,7 @@ def test_all_see_one_order_whoever_writes(tmp_path: Path) -> None:
 def test_large_updates_come_too(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (writer, reader):
         for number in range(45):
-            writer.transport.append((update(id=str(number), data="x" * 100_000),), number)
+            writer.store.append((update(id=str(number), data="x" * 100_000),), number)
         reader.until(lambda: len(reader.entries) == 45)
         assert reader.ids == [str(number) for number in range(45)]
 
@@ -128,7 +129,7 @@ def test_who_was_away_reads_large_updates_in_parts(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (writer, reader):
         reader.is_crowded = True
         for number in range(60):
-            writer.transport.append((update(id=str(number), data="x" * 500_000),), number)
+            writer.store.append((update(id=str(number), data="x" * 500_000),), number)
         writer.has(60, 60)
         assert reader.entries == []
         reader.is_crowded = False
@@ -141,11 +142,11 @@ def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:
     descriptors = bells(2)
     first = Member(tmp_path / "hub.db", None, Doorbell(descriptors[0], descriptors[1:]))
     first.open()
-    first.transport.append((update(id="before"),), 0)
+    first.store.append((update(id="before"),), 0)
     first.until(lambda: len(first.entries) == 1)
     second = Member(tmp_path / "hub.db", None, Doorbell(descriptors[1], descriptors[:1]))
-    assert second.transport.open(second._take) == (1, "before")
-    first.transport.append((update(id="after"),), 1)
+    assert second.store.open(second._take) == (1, "before")
+    first.store.append((update(id="after"),), 1)
     second.until(lambda: len(second.entries) == 1)
     assert second.ids == ["after"]
     first.close()
@@ -157,10 +158,10 @@ def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:
 def test_a_ring_brings_the_updates_of_the_others_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mercure_hub.storage.follower._LOOK", 10 * PATIENCE)  # nobody looks without a ring
+    monkeypatch.setattr(Store, "look_interval", 10 * PATIENCE)  # nobody looks without a ring
     with several(tmp_path / "hub.db", 3) as (first, second, third):
         for number, writer in enumerate((first, second)):
-            writer.transport.append((update(id=str(number)),), number)
+            writer.store.append((update(id=str(number)),), number)
             third.has(number + 1)
         assert third.ids == ["0", "1"]
 
@@ -178,11 +179,11 @@ def test_a_lost_ring_delays_and_loses_nothing(tmp_path: Path) -> None:
 def test_who_has_much_to_do_leaves_the_others_updates_in_the_log(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (writer, busy):
         busy.is_crowded = True
-        writer.transport.append((update(id="x"),), 0)
+        writer.store.append((update(id="x"),), 0)
         writer.until(lambda: len(writer.entries) == 1)
-        busy.transport.append((update(id="own"),), 7)  # brings what was before it, for the order's sake
+        busy.store.append((update(id="own"),), 7)  # brings what was before it, for the order's sake
         busy.until(lambda: busy.ids == ["x", "own"])
-        writer.transport.append((update(id="later"),), 1)
+        writer.store.append((update(id="later"),), 1)
         writer.until(lambda: len(writer.entries) == 3)
         assert busy.ids == ["x", "own"]
         busy.is_crowded = False
@@ -192,17 +193,17 @@ def test_who_has_much_to_do_leaves_the_others_updates_in_the_log(tmp_path: Path)
 def test_a_small_history_takes_nothing_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlalchemy._TRIM_INTERVAL", 0.0)
+    monkeypatch.setattr(SqliteLink, "discard_interval", 0.0)
     with several(tmp_path / "hub.db", 2, Retention(size=1)) as (writer, reader):
         for number in range(20):
-            writer.transport.append((update(id=str(number)),), number)
+            writer.store.append((update(id=str(number)),), number)
             writer.has(0, number + 1)
         reader.until(lambda: len(reader.entries) == 20)
         assert len(writer.sequences()) == 20
         writer.now += 31
-        writer.transport.append((update(id="late"),), 20)
+        writer.store.append((update(id="late"),), 20)
         writer.until(lambda: len(writer.answered) == 21)
-        writer.transport.append((update(id="later"),), 21)  # the step before it is over then
+        writer.store.append((update(id="later"),), 21)  # the step before it is over then
         writer.until(lambda: len(writer.answered) == 22)
         assert writer.sequences() == [21, 22]
 
@@ -211,7 +212,7 @@ def test_what_was_discarded_before_is_told(tmp_path: Path, caplog: pytest.LogCap
     with several(tmp_path / "hub.db", 1) as (follows,):
         with beside(tmp_path / "hub.db") as database:
             database.execute("UPDATE mercure_position SET last_sequence = 10")
-        follows.transport.append((update(id="eleventh"),), 0)
+        follows.store.append((update(id="eleventh"),), 0)
         follows.until(lambda: follows.ids == ["eleventh"])
     assert "updates 1 to 10 were discarded" in caplog.text
 
@@ -223,8 +224,8 @@ class TestWhileAnotherProcessHasTheTurn:
 
     @pytest.fixture
     def log(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
-        monkeypatch.setattr("mercure_hub.storage.sqlalchemy._TRIM_INTERVAL", 0.02)
         log = Log(tmp_path / "hub.db", Retention(size=2))
+        log.link.discard_interval = log.store.look_interval = 0.02
         log.open()
         yield log
         log.close()
@@ -236,12 +237,11 @@ class TestWhileAnotherProcessHasTheTurn:
 
     def test_nothing_is_committed(self, log: Log, lock: Path, another: Seats) -> None:
         with another.turn():
-            log.transport.append((update(id="x"),), 1)
+            log.store.append((update(id="x"),), 1)
             until(lambda: waiting_for_locks(lock) or log.sequences())
             assert log.sequences() == []
-            assert log.transport.collect() == []
-        (commit,) = log.wait(1)
-        assert [entry.update.id for entry in commit.entries] == ["x"]
+            assert log.store.collect() == []
+        assert [entry.update.id for commit in log.wait(1) for entry in commit.entries] == ["x"]
 
     def test_nothing_is_discarded(self, log: Log, lock: Path, another: Seats) -> None:
         log.append(*[update() for _ in range(2)])
@@ -257,7 +257,7 @@ class TestWhileAnotherProcessHasTheTurn:
         adopted = threading.Event()
 
         def adopt() -> None:
-            log.transport.adopt()
+            log.store.adopt()
             adopted.set()
 
         adopts = threading.Thread(target=adopt)
@@ -290,13 +290,13 @@ def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) ->
         try:
             late = Log(path)
             late.open()
-            assert late.transport.adopt() == []
+            assert late.store.adopt() == []
         finally:
             opened.set()
             writes.join()
         late.close()
         assert turns < 40  # one or two for each of its own; it would never get in otherwise
-        writer.transport.append((update(),), 1)
+        writer.store.append((update(),), 1)
         writer.has(1, 1)
 
 
@@ -304,34 +304,34 @@ def test_a_connection_needs_nothing_of_who_writes(tmp_path: Path) -> None:
     """Opening one took the lock of writers: a busy hub's readers failed with "database is locked"."""
     path = tmp_path / "hub.db"
     with several(path, 1) as (member,), beside(path) as database:
-        member.transport.append((update(id="x"),), 0)
+        member.store.append((update(id="x"),), 0)
         member.has(1, 1)
         database.execute("BEGIN IMMEDIATE")
         reads = Log(path)
-        assert reads.transport.newest() == (1, "x")
-        reads.transport._engine.dispose()
+        assert reads.store.newest() == (1, "x")
+        reads.close()
         database.execute("ROLLBACK")
 
 
 def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
-        first.transport.append((update(id="came"),), 0, Presence("key", "record"))
+        first.store.append((update(id="came"),), 0, Presence("key", "record"))
         second.until(lambda: second.ids == ["came"])
-        assert second.transport.others() == ["record"]
-        assert first.transport.others() == []
-        first.transport.append((update(id="went"),), 1, Presence("key", None))
+        assert second.store.others() == ["record"]
+        assert first.store.others() == []
+        first.store.append((update(id="went"),), 1, Presence("key", None))
         second.until(lambda: second.ids == ["came", "went"])
-        assert second.transport.others() == []
+        assert second.store.others() == []
 
 
 def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
     with several(tmp_path / "hub.db", 2) as (first, second):
         for number in range(50):
-            first.transport.append((update(id="came"),), number, Presence(str(number), f"record {number}"))
-            first.transport.append((update(id="went"),), number, Presence(str(number), None))
-        first.transport.append((update(id="stays"),), 50, Presence("stays", "stays"))
+            first.store.append((update(id="came"),), number, Presence(str(number), f"record {number}"))
+            first.store.append((update(id="went"),), number, Presence(str(number), None))
+        first.store.append((update(id="stays"),), 50, Presence("stays", "stays"))
         second.until(lambda: len(second.entries) == 101)
-        assert second.transport.others() == ["stays"]
+        assert second.store.others() == ["stays"]
 
 
 @contextmanager
@@ -351,16 +351,16 @@ def test_presence_that_could_not_be_written_is_written_later(
     with closing(Log(path)) as log, closing(Log(path)) as other:
         log.open()
         other.open()
-        log.transport.append((update(id="came"),), 0, Presence("key", "record"))
+        log.store.append((update(id="came"),), 0, Presence("key", "record"))
         log.wait(1)
         with no_table(path, "mercure_update"):
-            log.transport.append((update(id="went"),), 1, Presence("key", None))
+            log.store.append((update(id="went"),), 1, Presence("key", None))
             assert log.wait(1)[0].error is not None
-            log.transport.append((update(id="briefly"),), 2, Presence("brief", "record"))
+            log.store.append((update(id="briefly"),), 2, Presence("brief", "record"))
             assert log.wait(1)[0].error is not None
-            log.transport.append((update(id="briefly"),), 3, Presence("brief", None))
-            log.transport.append((update(id="late"),), 4, Presence("late", "late"))
-            log.transport.append((update(id="refused"),), 5)
+            log.store.append((update(id="briefly"),), 3, Presence("brief", None))
+            log.store.append((update(id="late"),), 4, Presence("late", "late"))
+            log.store.append((update(id="refused"),), 5)
             assert all(commit.error is not None for commit in log.wait(3))
             time.sleep(1.1)  # it is tried again meanwhile
         expected = ["came", "went", "late"]
@@ -368,7 +368,7 @@ def test_presence_that_could_not_be_written_is_written_later(
             log.append(update(id="next"))
             expected.append("next")
         deadline = time.monotonic() + PATIENCE
-        while other.transport.others() != ["late"]:
+        while other.store.others() != ["late"]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert [entry.update.id for entry in log.everything()] == expected
@@ -387,10 +387,10 @@ def test_a_lock_file_that_cannot_be_asked_for_a_while_stops_no_follower(
     with several(tmp_path / "hub.db", 2) as (first, second):
         with monkeypatch.context() as patch:
             patch.setattr(Seats, "others", fail)
-            first.transport.append((update(id="meanwhile"),), 0)
+            first.store.append((update(id="meanwhile"),), 0)
             assert asked.wait(PATIENCE)
             second.until(lambda: second.ids == ["meanwhile"])
-        first.transport.append((update(id="later"),), 1)
+        first.store.append((update(id="later"),), 1)
         second.until(lambda: second.ids == ["meanwhile", "later"])
 
 
@@ -417,20 +417,20 @@ def test_presence_is_owed_whatever_failed_but_its_values(
     with closing(Log(path)) as log, closing(Log(path)) as other:
         log.open()
         other.open()
-        log.transport.append((update(id="came"),), 0, Presence("key", "record"))
+        log.store.append((update(id="came"),), 0, Presence("key", "record"))
         log.wait(1)
         monkeypatch.setattr(Appender, "append", fail)
-        log.transport.append((update(id="went"),), 1, Presence("key", None))
+        log.store.append((update(id="went"),), 1, Presence("key", None))
         assert log.wait(1)[0].error is not None
         log.append(update(id="next"))
         assert [entry.update.id for entry in log.everything()] == ["came", "went", "next"]
-        assert other.transport.others() == []
+        assert other.store.others() == []
 
 
 def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -> None:
     with closing(Log(tmp_path / "hub.db")) as log:
         log.open()
-        log.transport.append((update(data="\ud800"),), 1, Presence("key", "record"))
+        log.store.append((update(data="\ud800"),), 1, Presence("key", "record"))
         assert log.wait(1)[0].error is not None
         assert [entry.update.id for entry in log.append(update(id="next"))] == ["next"]
 
@@ -438,34 +438,34 @@ def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -
 def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 3) as (dies, first, second):
-        dies.transport.append((update(id="a"),), 0, Presence("of the dead", "dead"))
-        first.transport.append((update(id="b"),), 0, Presence("of the living", "living"))
+        dies.store.append((update(id="a"),), 0, Presence("of the dead", "dead"))
+        first.store.append((update(id="b"),), 0, Presence("of the living", "living"))
         second.until(lambda: len(second.entries) == 2)
-        assert second.transport.adopt() == []
+        assert second.store.adopt() == []
         dies.close()
-        assert second.transport.adopt() == ["dead"]
-        assert first.transport.others() == ["dead"]
+        assert second.store.adopt() == ["dead"]
+        assert first.store.others() == ["dead"]
 
 
 def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "hub.db"
     with several(path, 1) as (crashes,):
-        crashes.transport.append((update(id="a"),), 0, Presence("key", "record"))
+        crashes.store.append((update(id="a"),), 0, Presence("key", "record"))
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 2) as (first, second):
-        assert [first.transport.adopt(), second.transport.adopt()] == [["record"], []]
+        assert [first.store.adopt(), second.store.adopt()] == [["record"], []]
 
 
 def test_a_process_that_could_not_adopt_the_dead_before_spares_its_own(tmp_path: Path) -> None:
     """They have the same seat, when one that died had it before."""
     path = tmp_path / "hub.db"
     with several(path, 1) as (crashes,):
-        crashes.transport.append((update(id="a"),), 0, Presence("of the dead", "dead"))
+        crashes.store.append((update(id="a"),), 0, Presence("of the dead", "dead"))
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 1) as (log,):
         with broken(path, ["mercure_presence"]), pytest.raises(StorageError):
-            log.transport.adopt()
-        log.transport.append((update(id="b"),), 0, Presence("of the living", "living"))
+            log.store.adopt()
+        log.store.append((update(id="b"),), 0, Presence("of the living", "living"))
         log.until(lambda: len(log.entries) == 1)
-        assert log.transport.adopt() == ["dead"]
-        assert log.transport.adopt() == []
+        assert log.store.adopt() == ["dead"]
+        assert log.store.adopt() == []

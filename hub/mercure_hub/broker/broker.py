@@ -44,7 +44,8 @@ from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.subscription import Subscription, of_subscriber, restored
 from mercure_hub.protocol.update import EARLIEST, Update
-from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Presence, Size, Transport
+from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Presence, Size
+from mercure_hub.storage.store import Store
 
 _MAX_BACKLOG = 5_000  # updates committed and not dispatched, before publishers have to wait
 _MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
@@ -90,7 +91,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of the log, as it is asked for; see ``Transport.read``."""
+    """A part of the log, as it is asked for; see ``Store.read``."""
 
     after: int
     upto: int
@@ -129,7 +130,7 @@ class Broker:
 
     def __init__(
         self,
-        transport: Transport[Waiter | None],
+        transport: Store[Waiter | None],
         limits: EngineLimits,
         clock: Callable[[], float],
         quota: Quota,

@@ -18,7 +18,7 @@ def metrics(hub: Hub) -> Answer:
     try:
         hub.broker.check()
         size = hub.broker.size()
-        storage = Storage(True, size.updates, size.octets)
+        storage = Storage(True, size.updates, size.bytes)
     except StorageError:
         storage = Storage(False)
     hub.note_figures()

@@ -56,8 +56,9 @@ from mercure_hub.server.sockets import (
 )
 from mercure_hub.server.tls import renew, tls_context
 from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlalchemy import SqlTransport
+from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
+from mercure_hub.storage.store import Store
 
 _READY = b"ready"
 
@@ -190,13 +191,14 @@ class Process:
         self._is_leaving = False
         self._own_bells = bells(1) if place is None else []
         doorbell = Doorbell(self._own_bells[0], ()) if place is None else place.doorbell
-        transport: SqlTransport[Waiter | None] = SqlTransport(
+        link = SqliteLink(
             settings.transport_url,
             Retention(settings.history_size, settings.history_max_age),
             time.time,
             doorbell,
             offset=None if place is None else place.clock_offset,
         )
+        transport: Store[Waiter | None] = Store(link)
         self._broker = Broker(
             transport,
             EngineLimits(

@@ -1,9 +1,11 @@
-"""What the broker needs of a log of updates."""
+"""What storage is made of: the values that cross it, and ``Link``, which each engine implements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Enum
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
@@ -11,12 +13,22 @@ from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import Update
 
 MANY_TOPICS = 1000
-"""Number of topics from which on ``read`` may leave out nothing: whoever asks has to look at the updates."""
+"""With more topics than this ``read`` may leave out nothing: the caller has to look at the updates."""
 
 GRACE = 30.0
 """Seconds for which an update is kept for the other processes, however small the history."""
 
 _OBJECTS = 400  # bytes of an entry beside its data
+
+Ticket = TypeVar("Ticket")
+
+
+class Unstorable(StorageError):
+    """An engine does not take these values. Trying again would fail again."""
+
+
+class InDoubt(StorageError):
+    """The engine did not answer an append, which may have been committed; ``Link.outcome`` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +50,9 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An update with its place in the log.
+    """A stored update.
 
-    :param sequence: grows with each update, without gaps, in commit order.
+    :param sequence: grows by one with each update, in the order of the commits.
     :param is_event: it is an event of the hub, about a subscription.
     """
 
@@ -56,20 +68,19 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """Where the log begins, as retention left it.
+    """Where the history begins, as retention left it.
 
     :param updates: sequence from which on all updates of publishers are there.
-    :param events: the same for the hub's own events, which are kept for a time of their own.
+    :param events: the same for the hub's own events, which have a retention of their own.
     """
 
     updates: int
     events: int
 
     def lacks(self, after: int, then: Beginning | None = None, *, events: bool) -> bool:
-        """Tell whether something was discarded that comes after a place in the log.
+        """Tell whether something after a sequence was discarded.
 
-        :param after: the place, as a sequence.
-        :param then: where the log began when the reader was told that something is missing, if it was.
+        :param then: where the history began when the reader was told that something is missing, if it was.
         :param events: the hub's events count too.
         """
         updates_then, events_then = (0, 0) if then is None else (then.updates, then.events)
@@ -79,12 +90,24 @@ class Beginning:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where the history ends.
+
+    :param epoch: names this history; one that replaces it, as from a backup, has another.
+    :param last: sequence of the newest update ever stored, 0 for none.
+    """
+
+    epoch: str
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """A part of the log, bounded in updates and in bytes.
+    """A part of the history, bounded in updates and in bytes.
 
     :param entries: oldest first.
     :param reached: sequence up to which there is nothing more to read.
-    :param beginning: of the log when this had been read: what was discarded before may be missing here.
+    :param beginning: of the history, looked up after the entries: what went before that may be missing.
     """
 
     entries: Sequence[Entry]
@@ -99,9 +122,9 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class TopicPage:
-    """Some of the topics in a part of the log.
+    """Some of the topics in a part of the history.
 
-    :param topics: distinct, in no order that means anything.
+    :param topics: distinct, in no particular order.
     :param beyond: what to ask with for more; ``None`` when these were the last ones.
     """
 
@@ -110,41 +133,51 @@ class TopicPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """A subscriber that comes back, with what it needs to go on.
+
+    :param event_id: of the last event that it has.
+    :param upto: last sequence wanted.
+    :param topics: as for ``Link.read``. With ``None``, a page is read only if it holds all that is wanted.
+    :param limit: entries to return at most.
+    """
+
+    event_id: str
+    upto: int
+    topics: Collection[str] | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The answer to ``Resume``.
+
+    :param after: sequence of the earliest update with the id (spec, Reconciliation); ``None``: none has it.
+    :param page: the first page after it, if one was to be read.
+    :param beginning: of the history, looked up last.
+    """
+
+    after: int | None
+    page: Page | None
+    beginning: Beginning
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """How much history there is, as far as that is cheap to tell.
 
     :param updates: of publishers, from the oldest to the newest, with those between them that were discarded
         on demand.
-    :param octets: that the database takes; ``None`` when it is not told.
+    :param bytes: that it takes in storage; ``None`` if unknown.
     """
 
     updates: int
-    octets: int | None = None
-
-
-Ticket = TypeVar("Ticket")
-
-
-@dataclass(frozen=True, slots=True)
-class Commit(Generic[Ticket]):
-    """The outcome of one transaction.
-
-    :param entries: what is durable now; empty when the transaction failed, and when its updates come with a
-        later commit, in their order among those of other processes.
-    :param tickets: what the callers of ``append`` gave, one for each call, in order.
-    :param error: why the transaction failed.
-    :param at: monotonic time of it in seconds; of one of another process, when it was read.
-    """
-
-    entries: Sequence[Entry]
-    tickets: Sequence[Ticket]
-    error: StorageError | None = None
-    at: float = field(default_factory=monotonic, compare=False)
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A subscription that begins or ends, stored together with the update that tells of it.
+    """A subscription that begins or ends, stored together with the event that tells of it.
 
     :param key: names the subscription among those of all processes.
     :param record: what the others have to know of it; ``None`` when it ends.
@@ -154,47 +187,155 @@ class Presence:
     record: str | None
 
 
-class Transport(Protocol[Ticket]):
-    """A log of updates. ``append`` and ``collect`` never block; the reading methods may."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What becomes durable in one round trip, or not at all.
 
-    def open(self, wake: Callable[[], None], is_crowded: Callable[[], bool] = ...) -> tuple[int, str | None]:
-        """Make the log ready.
+    :param number: names the batch among those of this process; grows.
+    :param updates: in order.
+    :param are_events: for each of them, whether it is an event of the hub.
+    :param presence: changes, in order.
+    """
 
-        :param wake: called, from any thread, when ``collect`` has something to return.
-        :param is_crowded: whether the caller has collected more than it has dealt with for the moment: then
-            the updates of other processes stay in the log. Asked from any thread.
-        :returns: as ``newest``; all that comes after it is collected.
-        :raises StorageError: the log cannot be opened.
+    number: int
+    updates: Sequence[Update]
+    are_events: Sequence[bool]
+    presence: Sequence[Presence]
+
+
+class Break(Enum):
+    """Why the entries of a commit do not follow the last ones."""
+
+    TRIMMED = "updates were discarded before this process read them"
+    REWOUND = "the storage lost its newest updates, as when a replica without them took over"
+    REPLACED = "the storage has another history, as one from a backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Generic[Ticket]):
+    """What one transaction brought.
+
+    :param entries: what is durable now; empty when the transaction failed, and when its updates come with a
+        later commit, in their order among those of other processes.
+    :param tickets: what the callers of ``Store.append`` gave, one for each call, in order.
+    :param error: why the tickets' updates were not stored, or may not have been.
+    :param broken: why something is missing between the last entries and these, if it is.
+    :param at: monotonic time of it in seconds; for one of another process, when it was read.
+    """
+
+    entries: Sequence[Entry]
+    tickets: Sequence[Ticket]
+    error: StorageError | None = None
+    broken: Break | None = None
+    at: float = field(default_factory=monotonic, compare=False)
+
+
+class Link(Protocol):
+    """One process's connection to an engine that stores updates. Its methods block.
+
+    The writer thread calls ``turn``, ``append``, ``outcome``, ``is_discard_due`` and ``discard``; the
+    follower thread ``wait``; either of them ``after``, never both at once. All other methods may be called
+    from any thread at any time between ``open`` and ``close``. The threads are native ones: nothing is
+    monkey-patched.
+
+    What an engine reports is raised as ``StorageError``, with a message that names the engine and no
+    credentials.
+    """
+
+    @property
+    def name(self) -> str:
+        """The engine in words, without credentials."""
+
+    def open(self) -> None:
+        """Connect, bring the schema up to date, and become visible to the other processes.
+
+        :raises StorageError: it fails; a ``StorageUnusable`` fails again until somebody intervenes.
         """
 
-    def append(self, updates: Sequence[Update], ticket: Ticket, presence: Presence | None = None) -> None:
-        """Queue updates that become durable together, one after the other, or not at all.
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait until this process may write, and keep the others waiting meanwhile.
 
-        The commit that answers them comes back through ``collect``.
+        Nothing was written until it is entered. An engine that orders appends itself returns at once.
 
-        :param presence: becomes durable with them; the updates are events of the hub then.
+        :raises StorageError: the turn cannot be taken.
         """
 
-    def collect(self) -> list[Commit[Ticket]]:
-        """The commits since the last call, in order, those of other processes on this log among them."""
+    def why_waiting(self, seconds: float) -> StorageError:
+        """Why the turn has not come yet; called from any thread.
 
-    def newest(self) -> tuple[int, str | None]:
-        """Sequence of the newest update ever appended (0: none), and its id if it is still there."""
+        :param seconds: how long it has been waited for.
+        """
+
+    def append(self, batch: Batch) -> int:
+        """Store a batch, within ``turn``, in one atomic step that wakes the other processes.
+
+        A batch that this process has stored before, by its number, is not stored again.
+
+        :returns: the sequence of its first update; the others follow without gaps.
+        :raises Unstorable: its values cannot be stored.
+        :raises InDoubt: it may have been stored.
+        :raises StorageError: it was not stored.
+        """
+
+    def outcome(self, number: int) -> int | None:
+        """Look whether this process's last batch was stored.
+
+        :param number: of the batch.
+        :returns: the sequence of its first update; ``None``: it was not stored, and will not be.
+        :raises StorageError: the engine cannot tell now.
+        """
+
+    def is_discard_due(self) -> bool:
+        """Whether ``discard`` may have something to do; asked after each batch, and must be quick."""
+
+    def discard(self) -> None:
+        """Discard one bounded step of what is too old by the engine's clock, within ``turn``.
+
+        Updates go from the beginning only, and events of the hub likewise.
+        """
+
+    def trust_clock(self) -> None:
+        """Go by the clock again, however it was set."""
+
+    def wait(self, after: int, timeout: float) -> None:
+        """Return when another process has stored something, or when ``interrupt`` was called since.
+
+        May return early. What was stored before the call counts if ``after`` is below its sequence.
+
+        :param after: sequence up to which the caller has read.
+        :param timeout: seconds to wait at most.
+        """
+
+    def interrupt(self) -> None:
+        """Have ``wait`` return now, from any thread."""
+
+    def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
+        """The entries after a sequence, in order.
+
+        :param limit: entries to return at most.
+        :param size: characters of data after which no more are added.
+        """
+
+    def position(self) -> Position:
+        """Where the history ends."""
+
+    def id_at(self, sequence: int) -> str | None:
+        """The id of one update; ``None`` if it is not there."""
 
     def newest_update(self) -> str | None:
-        """Id of the newest update of a publisher, if one is there."""
+        """The id of the newest update of a publisher, if one is there."""
 
-    def find(self, event_id: str) -> int | None:
-        """Sequence of the earliest update with an id (spec, Reconciliation), ``None`` if there is none."""
+    def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
+        """Look up where subscribers go on, all of them in few round trips; the answers are in order."""
 
     def beginning(self, upto: int) -> Beginning:
-        """Where the log begins.
+        """Where the history begins.
 
         :param upto: sequence after which it begins if nothing is there.
         """
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
-        """Read a part of the log.
+        """Read a part of the history; the caller bounds its entries, the link its bytes.
 
         :param after: sequence before the first wanted.
         :param upto: last sequence wanted.
@@ -204,45 +345,36 @@ class Transport(Protocol[Ticket]):
         """
 
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
-        """Topics of the updates in a part of the log, each once over all pages.
+        """Topics of the updates in a part of the history, each once over all pages.
 
         Of two that share a hash one may be missing; that takes billions of tries to bring about.
 
         :param after: sequence before the first update that counts.
         :param upto: sequence of the last one.
         :param beyond: of the page before; ``None`` for the first one.
-        :param limit: topics to look at; those outside of this part of the log are not returned.
+        :param limit: topics to look at; those outside of this part of the history are not returned.
         """
-
-    def expire(self, now: float) -> None:
-        """Fail the publications that cannot be stored in time. To be called now and then; never blocks.
-
-        :param now: monotonic time in seconds.
-        """
-
-    def trust_clock(self) -> None:
-        """Go by the wall clock again, however it was set."""
-
-    def catch_up(self) -> None:
-        """Have everything collected that other processes have written by now."""
 
     def others(self) -> list[str]:
         """The records of the subscriptions that other processes have."""
 
     def adopt(self) -> list[str]:
-        """Take over the subscriptions of processes that died.
+        """Take over the subscriptions of dead processes; of several callers one gets each.
 
-        :returns: their records; each has to be ended with an update.
+        :returns: their records.
         """
 
     def size(self) -> Size:
-        """How much history there is.
+        """How much history there is."""
 
-        :raises StorageError: the log cannot be read.
+    def check(self, *, by_writing: bool) -> None:
+        """Raise ``StorageError`` if the engine cannot be used now.
+
+        :param by_writing: find out by a write that changes nothing.
         """
 
-    def check(self) -> None:
-        """Raise ``StorageError`` when the log cannot be written now."""
+    def close(self, *, is_writer_left: bool) -> None:
+        """Disconnect.
 
-    def close(self) -> None:
-        """Commit what is queued, and let go of the storage."""
+        :param is_writer_left: a thread still waits for ``turn``, and ends with the process.
+        """

@@ -203,8 +203,8 @@ class TestImport:
         log = Log(other)
         log.open()
         try:
-            assert log.transport.find("id4") == 5
-            found = log.transport.read(0, 100, ["https://x.example/b"], 10).entries
+            assert log.store.find("id4") == 5
+            found = log.store.read(0, 100, ["https://x.example/b"], 10).entries
             assert [entry.sequence for entry in found] == [2, 4, 6, 8, 10]
             assert log.append(update("new"))[0].sequence == 11
         finally:
@@ -367,7 +367,7 @@ class TestWithEventsOfSubscriptions:
         assert len(ids(mixed)) == 5
         log = Log(mixed)
         log.open()
-        beginning = log.transport.beginning(7)
+        beginning = log.store.beginning(7)
         log.close()
         assert (beginning.updates, beginning.events) == (6, 1)
 
@@ -377,7 +377,7 @@ class TestWithEventsOfSubscriptions:
         assert (found["updates"], found["ever_published"]) == (4, 4)
         log = Log(mixed)
         log.open()
-        assert log.transport.size().updates == 4
+        assert log.store.size().updates == 4
         log.close()
 
 

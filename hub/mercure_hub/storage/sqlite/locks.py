@@ -81,27 +81,38 @@ class Seats:
                 ranges += [(first, held.first), (held.end, end)]
         return count
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait until nobody else writes, however long that takes, and keep the others waiting meanwhile.
+    def take_turn(self) -> None:
+        """Wait until nobody else writes, however long that takes; the others wait until ``return_turn``.
 
         :raises OSError: the file cannot be locked.
         """
-        with self._own_turn:
+        self._own_turn.acquire()
+        try:
             if self._turn_fd < 0:
                 self._turn_fd = self._another_descriptor()
-            try:
-                _wait_for_turn(self._turn_fd)
-            except BaseException:
-                self._close_turn()
-                raise
-            try:
-                yield
-            finally:
-                try:
-                    _unlock(self._turn_fd, _TURN)
-                except OSError:
-                    self._close_turn()
+            _wait_for_turn(self._turn_fd)
+        except BaseException:
+            self._close_turn()
+            self._own_turn.release()
+            raise
+
+    def return_turn(self) -> None:
+        """Let the next one write."""
+        try:
+            _unlock(self._turn_fd, _TURN)
+        except OSError:
+            self._close_turn()
+        finally:
+            self._own_turn.release()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """``take_turn`` and ``return_turn`` as a context."""
+        self.take_turn()
+        try:
+            yield
+        finally:
+            self.return_turn()
 
     @contextlib.contextmanager
     def turn_within(self, seconds: float) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Reads parts of the log: cost follows what is wanted, not what is there."""
+"""Reads parts of the history: cost follows what is wanted, not what is there."""
 
 from __future__ import annotations
 
@@ -11,109 +11,168 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage.append import Statement
-from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, TopicPage
+from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
 from mercure_hub.storage.sqlite import schema
 
 Row = Sequence[Any]
 
 _FEW = 128  # topics that are looked up one by one: more than one request can name
-_WINDOW = 10_000  # places that are looked through for many topics at once, to begin with
-_CONNECTIONS = 3  # of the engine's, which has some more
-_BLOCK = 16  # places that one statement reads
+_WINDOW = 10_000  # sequences that are searched for many topics at once, to begin with
+_BLOCK = 16  # sequences that one statement reads
 _ROWS = 10  # fetched at once: large updates must not all be in memory
+_NO_END = (1 << 63) - 1  # the largest sequence
 _MAX_PAGE = 256 << 10  # bytes in memory; one update may be more
+
+_FIND = "SELECT min(sequence) FROM mercure_update WHERE id = ?"
+_LAST = "SELECT last_sequence FROM mercure_position"
+_ID_AT = "SELECT id FROM mercure_update WHERE sequence = ?"
+_BEGINNING = """
+    SELECT updates_gone, events_gone, (SELECT min(sequence) FROM mercure_update) FROM mercure_position
+"""
+
+
+def _entries_of(source: str) -> str:
+    """A statement whose rows ``schema.entry`` takes."""
+    columns = ", ".join(f"u.{name}" for name in schema.ENTRY)
+    return f"SELECT {columns} FROM {source}"  # noqa: S608 - constants
+
+
+_OF_RANGE = _entries_of("mercure_update u WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?")
+_OF_TOPIC = _entries_of("""
+    mercure_topic t JOIN mercure_update u ON t.sequence = u.sequence
+    WHERE t.topic_hash = ? AND t.sequence > ? AND t.sequence <= ? ORDER BY t.sequence LIMIT ?
+""")
+_OF_SEQUENCES = _entries_of(
+    f"mercure_update u WHERE sequence IN ({', '.join('?' * _BLOCK)}) ORDER BY sequence"
+)
+_SEQUENCES = """
+    SELECT sequence FROM mercure_topic WHERE topic_hash = ? AND sequence > ? AND sequence <= ?
+    ORDER BY sequence LIMIT ?
+"""
+_SEQUENCES_OF_MANY = """
+    SELECT DISTINCT sequence FROM mercure_topic WHERE topic_hash IN ({}) AND sequence > ? AND sequence <= ?
+    ORDER BY sequence
+"""
+# Skips through the index of topics from one to the next: each costs one look-up, however many updates it has.
+_TOPICS = """
+    WITH RECURSIVE distinct_topic(topic_hash, number) AS (
+        SELECT min(topic_hash), 1 FROM mercure_topic WHERE topic_hash > :beyond
+        UNION ALL
+        SELECT (SELECT min(topic_hash) FROM mercure_topic t WHERE t.topic_hash > d.topic_hash), d.number + 1
+        FROM distinct_topic d WHERE d.topic_hash IS NOT NULL AND d.number < :limit
+    )
+    SELECT d.topic_hash, u.topics FROM distinct_topic d LEFT JOIN mercure_update u ON u.sequence = (
+        SELECT min(sequence) FROM mercure_topic t
+        WHERE t.topic_hash = d.topic_hash AND t.sequence > :after AND t.sequence <= :upto
+    )
+    WHERE d.topic_hash IS NOT NULL ORDER BY d.number
+"""
 
 
 class Reader:
-    """Finds and reads updates over connections of the driver, with statements that are compiled once.
+    """Finds and reads updates over the driver's connections.
 
-    A client that comes back costs some of these, and thousands come back together: SQLAlchemy's own way
+    Thousands of clients come back together, and each costs some of these statements: SQLAlchemy's own way
     takes ten times as long as the database.
 
-    :param engine: of the log.
+    :param engine: gives the connections.
+    :param connections: how many to use at most.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, connections: int) -> None:
         self._engine = engine
         self._idle: deque[sa.PoolProxiedConnection] = deque()
-        self._free = threading.Semaphore(_CONNECTIONS)
-        self._is_sqlite = engine.dialect.name == "sqlite"
-        self._limited: dict[int, _Limited] = {}
-        table = schema.update
-        names = [f"place{number}" for number in range(_BLOCK)]
-        places = [sa.bindparam(name, type_=sa.BigInteger) for name in names]
-        first = sa.select(sa.func.min(table.c.sequence)).where(table.c.id == sa.bindparam("id"))
-        of_places = sa.select(table).where(table.c.sequence.in_(places)).order_by(table.c.sequence)
-        self._find = Statement(engine, first, ["id"])
-        oldest = sa.select(sa.func.min(table.c.sequence)).scalar_subquery()
-        position = schema.position
-        self._beginning = Statement(
-            engine, sa.select(position.c.updates_gone, position.c.events_gone, oldest), []
-        )
-        self._of_places = Statement(engine, of_places, names)
+        self._free = threading.Semaphore(connections)
+
+    def last(self) -> int:
+        """Sequence of the newest update ever stored."""
+        with self._cursor() as cursor:
+            return int(cursor.execute(_LAST).fetchone()[0])
+
+    def id_at(self, sequence: int) -> str | None:
+        """The id of one update, if it is there."""
+        with self._cursor() as cursor:
+            row = cursor.execute(_ID_AT, (sequence,)).fetchone()
+            return None if row is None else str(row[0])
+
+    def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
+        """The entries after a sequence; see ``Link.after``."""
+        entries: list[Entry] = []
+        with self._cursor() as cursor:
+            for row in _rows(cursor.execute(_OF_RANGE, (sequence, _NO_END, limit))):
+                entries.append(schema.entry(row))
+                size -= len(entries[-1].update.data)
+                if size <= 0:
+                    break
+        return entries
 
     def find(self, event_id: str) -> int | None:
-        """Sequence of the earliest update with an id."""
+        """Sequence of the earliest update with an id (spec, Reconciliation)."""
         with self._cursor() as cursor:
-            self._find.run(cursor, (event_id,))
-            found: int | None = cursor.fetchone()[0]
-            return found
+            sequence: int | None = cursor.execute(_FIND, (event_id,)).fetchone()[0]
+            return sequence
+
+    def resume(self, wanted: Resume) -> Resumed:
+        """Where a subscriber goes on; see ``Link.resume``."""
+        after = self.find(wanted.event_id)
+        missed = 0 if after is None else wanted.upto - after
+        if after is None or missed <= 0 or (wanted.topics is None and missed > wanted.limit):
+            return Resumed(after, None, self.beginning(wanted.upto))
+        page = self.page(after, wanted.upto, wanted.topics, wanted.limit)
+        return Resumed(after, page, page.beginning)
 
     def page(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
-        """Updates in their order; see ``Transport.read``."""
+        """Updates in their order; see ``Link.read``."""
         entries, reached = self._entries(after, upto, topics, limit)
         # After the entries: what is discarded meanwhile must not be missed.
         return Page(entries, reached, self.beginning(upto))
 
-    def beginning(self, upto: int) -> Beginning:
-        """Where the log begins; see ``Transport.beginning``."""
+    def _entries(
+        self, after: int, upto: int, topics: Collection[str] | None, limit: int
+    ) -> tuple[list[Entry], int]:
+        """The entries of a page, and up to where they are all."""
         with self._cursor() as cursor:
-            self._beginning.run(cursor, ())
-            updates_gone, events_gone, oldest = cursor.fetchone()
-        # What is gone from the beginning though retention took no note of it, as after ``history prune`` and
-        # beside an older hub during an upgrade, may have been of both kinds.
+            if topics is None or len(topics) > MANY_TOPICS:
+                return _bounded(_rows(cursor.execute(_OF_RANGE, (after, upto, limit))), upto, limit)
+            hashes = {schema.topic_hash(one) for one in topics}
+            if len(hashes) == 1:
+                return _bounded(_rows(cursor.execute(_OF_TOPIC, (*hashes, after, upto, limit))), upto, limit)
+            if len(hashes) > _FEW:
+                sequences, upto = _in_windows(cursor, after, upto, hashes, limit)
+            else:
+                by_topic: list[list[int]] = []
+                for hashed in hashes:  # each costs what it returns, however long the history
+                    cursor.execute(_SEQUENCES, (hashed, after, upto, limit))
+                    by_topic.append([row[0] for row in cursor.fetchall()])
+                sequences, upto = _cut(list(dict.fromkeys(heapq.merge(*by_topic))), upto, limit)
+            return _bounded(_rows_of(cursor, sequences), upto, limit)
+
+    def beginning(self, upto: int) -> Beginning:
+        """Where the history begins; see ``Link.beginning``."""
+        with self._cursor() as cursor:
+            updates_gone, events_gone, oldest = cursor.execute(_BEGINNING).fetchone()
+        # What went from the beginning without a note of retention, as after ``history prune`` and beside an
+        # older hub during an upgrade, may have been of both kinds.
         all_gone = upto if oldest is None else oldest - 1
         if max(updates_gone, events_gone) < all_gone:
             updates_gone = events_gone = all_gone
         return Beginning(updates_gone + 1, events_gone + 1)
 
-    def _entries(
-        self, after: int, upto: int, topics: Collection[str] | None, limit: int
-    ) -> tuple[list[Entry], int]:
-        hashes = (
-            None
-            if topics is None or len(topics) > MANY_TOPICS
-            else {schema.topic_hash(one) for one in topics}
-        )
-        if hashes is not None and len(hashes) > _FEW:
-            with self._engine.connect() as connection:
-                places, upto = _in_windows(connection, after, upto, hashes, limit)
-            with self._cursor() as cursor:
-                return _page(self._rows_of(cursor, places), upto, limit)
-        statements = self._limited.get(limit)
-        if statements is None:
-            statements = self._limited[limit] = _Limited(self._engine, limit)
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        """Topics of updates in a part of the history; see ``Link.topics``."""
+        before_all = -(1 << 63)
+        bounds = {"after": after, "upto": upto, "limit": limit}
+        bounds["beyond"] = before_all if beyond is None else beyond
         with self._cursor() as cursor:
-            if hashes is None:
-                statements.of_range.run(cursor, (after, upto))
-                return _page(_rows(cursor), upto, limit)
-            if len(hashes) == 1:
-                statements.of_topic.run(cursor, (after, upto, *hashes))
-                return _page(_rows(cursor), upto, limit)
-            found: list[list[int]] = []
-            for hashed in hashes:  # each costs what it returns, whatever the history
-                statements.places.run(cursor, (after, upto, hashed))
-                found.append([row[0] for row in cursor.fetchall()])
-            places, upto = _cut(list(dict.fromkeys(heapq.merge(*found))), upto, limit)
-            return _page(self._rows_of(cursor, places), upto, limit)
-
-    def _rows_of(self, cursor: Any, places: Sequence[int]) -> Iterator[Row]:
-        for start in range(0, len(places), _BLOCK):
-            some = list(places[start : start + _BLOCK])
-            some += some[-1:] * (_BLOCK - len(some))  # as many as the statement has parameters
-            self._of_places.run(cursor, tuple(some))
-            yield from _rows(cursor)
+            rows = cursor.execute(_TOPICS, bounds).fetchall()
+        topics = [
+            value
+            for hashed, values in rows
+            if values is not None
+            for value in schema.topics_of(values)
+            if schema.topic_hash(value) == hashed
+        ]
+        return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[Any]:
@@ -126,8 +185,6 @@ class Reader:
                 cursor = connection.cursor()
                 yield cursor
                 cursor.close()
-                if not self._is_sqlite:
-                    connection.rollback()
             except BaseException:
                 connection.invalidate()
                 raise
@@ -139,46 +196,19 @@ class Reader:
             self._idle.pop().close()
 
 
-class _Limited:
-    """Statements that return a number of rows at most, which cannot be a parameter everywhere."""
-
-    def __init__(self, engine: sa.Engine, limit: int) -> None:
-        table, topic = schema.update, schema.topic
-        after, upto, hashed = (
-            sa.bindparam(name, type_=sa.BigInteger) for name in ("after", "upto", "hashed")
-        )
-        here = (topic.c.sequence > after, topic.c.sequence <= upto, topic.c.topic_hash == hashed)
-        most = f"LIMIT {limit}"
-        self.of_range = Statement(
-            engine,
-            sa.select(table)
-            .where(table.c.sequence > after, table.c.sequence <= upto)
-            .order_by(table.c.sequence)
-            .suffix_with(most),
-            ["after", "upto"],
-        )
-        self.of_topic = Statement(
-            engine,
-            sa.select(table)
-            .join_from(topic, table, topic.c.sequence == table.c.sequence)
-            .where(*here)
-            .order_by(topic.c.sequence)
-            .suffix_with(most),
-            ["after", "upto", "hashed"],
-        )
-        self.places = Statement(
-            engine,
-            sa.select(topic.c.sequence).where(*here).order_by(topic.c.sequence).suffix_with(most),
-            ["after", "upto", "hashed"],
-        )
-
-
 def _rows(cursor: Any) -> Iterator[Row]:
     while rows := cursor.fetchmany(_ROWS):
         yield from rows
 
 
-def _page(rows: Iterable[Row], upto: int, limit: int) -> tuple[list[Entry], int]:
+def _rows_of(cursor: Any, sequences: Sequence[int]) -> Iterator[Row]:
+    for start in range(0, len(sequences), _BLOCK):
+        some = list(sequences[start : start + _BLOCK])
+        some += some[-1:] * (_BLOCK - len(some))  # as many as the statement has parameters
+        yield from _rows(cursor.execute(_OF_SEQUENCES, some))
+
+
+def _bounded(rows: Iterable[Row], upto: int, limit: int) -> tuple[list[Entry], int]:
     """The entries of these rows, as much as may be in memory at once.
 
     :param upto: what is reached when all of them are in it.
@@ -195,79 +225,28 @@ def _page(rows: Iterable[Row], upto: int, limit: int) -> tuple[list[Entry], int]
 
 
 def _in_windows(
-    connection: sa.Connection, after: int, upto: int, hashes: Iterable[int], limit: int
+    cursor: Any, after: int, upto: int, hashes: Collection[int], limit: int
 ) -> tuple[list[int], int]:
-    """The same for many topics, with few statements.
+    """The sequences of many topics, with few statements.
 
-    One over the whole history would sort all places of all topics for each page.
+    One over the whole history would sort all sequences of all topics for each page.
 
-    :returns: the places, and up to where they are all.
+    :returns: the sequences, and up to where they are all.
     """
-    table = schema.topic
-    found: list[int] = []
-    wanted = list(hashes)
+    statement = _SEQUENCES_OF_MANY.format(", ".join("?" * len(hashes)))
+    sequences: list[int] = []
     window = _WINDOW
-    while after < upto and len(found) < limit:
+    while after < upto and len(sequences) < limit:
         end = min(after + window, upto)
-        found += connection.scalars(
-            sa.select(table.c.sequence)
-            .where(table.c.topic_hash.in_(wanted), table.c.sequence.between(after + 1, end))
-            .order_by(table.c.sequence)
-            .distinct()
-        ).all()
+        sequences += [row[0] for row in cursor.execute(statement, (*hashes, after, end)).fetchall()]
         after = end
         window *= 2
-    return _cut(found, after, limit)
+    return _cut(sequences, after, limit)
 
 
-def _cut(found: list[int], upto: int, limit: int) -> tuple[list[int], int]:
-    """No more places than the limit.
+def _cut(sequences: list[int], upto: int, limit: int) -> tuple[list[int], int]:
+    """No more than the limit.
 
-    :returns: the places, and up to where they are all.
+    :returns: the sequences, and up to where they are all.
     """
-    return (found[:limit], found[limit - 1]) if len(found) > limit else (found, upto)
-
-
-def topics(connection: sa.Connection, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
-    """Topics of updates in a part of the log; see ``Transport.topics``.
-
-    The index of topics is skipped through from one to the next: each costs one look-up, however many updates
-    it has.
-    """
-    table = schema.topic.alias("here")
-    further = schema.topic.alias("further")
-    following = sa.select(sa.func.min(table.c.topic_hash).label("topic_hash"), sa.literal(1).label("number"))
-    if beyond is not None:
-        following = following.where(table.c.topic_hash > beyond)
-    distinct = following.cte("distinct_topic", recursive=True)
-    distinct = distinct.union_all(
-        sa.select(
-            sa.select(sa.func.min(further.c.topic_hash))
-            .where(further.c.topic_hash > distinct.c.topic_hash)
-            .scalar_subquery(),
-            distinct.c.number + 1,
-        ).where(distinct.c.topic_hash.is_not(None), distinct.c.number < limit)
-    )
-    first = (
-        sa.select(sa.func.min(schema.topic.c.sequence))
-        .where(
-            schema.topic.c.topic_hash == distinct.c.topic_hash,
-            schema.topic.c.sequence.between(after + 1, upto),
-        )
-        .scalar_subquery()
-    )
-    statement = (
-        sa.select(distinct.c.topic_hash, schema.update.c.topics)
-        .select_from(distinct.outerjoin(schema.update, schema.update.c.sequence == first))
-        .where(distinct.c.topic_hash.is_not(None))
-        .order_by(distinct.c.number)
-    )
-    rows = connection.execute(statement).all()
-    found = [
-        value
-        for hashed, values in rows
-        if values is not None
-        for value in schema.topics_of(values)
-        if schema.topic_hash(value) == hashed
-    ]
-    return TopicPage(found, rows[-1].topic_hash if len(rows) == limit else None)
+    return (sequences[:limit], sequences[limit - 1]) if len(sequences) > limit else (sequences, upto)

@@ -7,6 +7,7 @@ since the machine started does not jump, and includes sleep: where the two part,
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage.interface import Retention
+from mercure_hub.storage.interface import GRACE, Retention
 from mercure_hub.storage.sqlite import schema
 
 STEP = 1000  # as many as one batch brings, so that trimming keeps up
@@ -31,6 +32,7 @@ DOUBT = 3600.0
 _PAGES_TO_RETURN = 200
 _FEW = 8
 _NEVER = float("-inf")
+_log = logging.getLogger("mercure_hub.storage")
 _POSITION, _UPDATE = schema.position, schema.update
 
 
@@ -256,6 +258,44 @@ def look(belief: Belief, wall: float, boot: float) -> Belief:
     if boot - since >= DOUBT:
         return Belief(offset, offset, None, set_at)
     return Belief(belief.believed, offset, since, set_at)
+
+
+class ClockWatch:
+    """Watches the wall clock, and says what may be discarded by it.
+
+    :param clock: returns seconds since the epoch.
+    :param boot: returns seconds since the start of the machine, including sleep.
+    :param offset: by how much ``clock`` is ahead of ``boot`` when it is right; by default by as much as now.
+    """
+
+    def __init__(self, clock: Callable[[], float], boot: Callable[[], float], offset: float | None) -> None:
+        self._clock = clock
+        self._boot = boot
+        self._belief = believed(clock() - boot() if offset is None else offset)
+        self._is_trusted = False
+
+    def trust(self) -> None:
+        """Believe the clock as it is at the next look."""
+        self._is_trusted = True
+
+    def allowed(self) -> Trim:
+        """Look at the clock, and log whether it was set."""
+        boot, now = self._boot(), self._clock()
+        before = self._belief
+        if self._is_trusted:
+            self._is_trusted = False
+            before = believed(now - boot)
+        self._belief = look(before, now, boot)
+        if self._belief.doubted_since is None:
+            if before.doubted_since is not None:
+                _log.info("updates are discarded by their age again")
+        elif self._belief.doubted_since != before.doubted_since:
+            _log.error(
+                "the clock was set by %+.0f s; for an hour no updates are discarded by their age: "
+                "correct the clock, or reload the hub (SIGHUP) if it is right now",
+                self._belief.seen - self._belief.believed,
+            )
+        return self._belief.allows(boot, GRACE)
 
 
 def since_boot() -> float:

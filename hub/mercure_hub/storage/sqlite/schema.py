@@ -91,12 +91,16 @@ def topic_hash(value: str) -> int:
     return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def entry(row: Sequence[Any]) -> Entry:
-    """A row of the table of updates.
+ENTRY = ("sequence", "id", "topics", "data", "private", "type", "retry", "event_bytes")
+"""The columns that ``entry`` takes."""
 
-    :param row: its columns in their order.
+
+def entry(row: Sequence[Any]) -> Entry:
+    """What a row of the table of updates holds.
+
+    :param row: the columns in ``ENTRY``.
     """
-    sequence, id_, topics, data, private, type_, retry, _, _, event_bytes = row
+    sequence, id_, topics, data, private, type_, retry, event_bytes = row
     found = Update(topics_of(topics), data.decode(), id_, bool(private), type_, retry)
     return Entry(sequence, found, event_bytes is not None)
 

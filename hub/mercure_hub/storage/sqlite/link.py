@@ -1,0 +1,550 @@
+"""The link to an SQLite database that the processes of one machine share.
+
+Writers take turns by a lock on a file beside the database; an eventfd wakes the others. Updates are appended
+with the driver's own cursor: an append is the most expensive moment of a hub, and SQLAlchemy would double its
+cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from mercure_hub.protocol.errors import StorageError, StorageUnusable
+from mercure_hub.storage.interface import (
+    GRACE,
+    Batch,
+    Beginning,
+    Entry,
+    Page,
+    Position,
+    Resume,
+    Resumed,
+    Retention,
+    Size,
+    TopicPage,
+    Unstorable,
+)
+from mercure_hub.storage.sqlite import retention, schema
+from mercure_hub.storage.sqlite.database import is_database, make_engine, migrate, reason, writing
+from mercure_hub.storage.sqlite.files import (
+    DatabaseFiles,
+    check_file_system,
+    close_to_others,
+    is_writable,
+    lock_path,
+    make_file,
+)
+from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
+from mercure_hub.storage.sqlite.reading import Reader
+from mercure_hub.storage.sqlite.retention import ClockWatch, Trim, Trimmer, since_boot
+
+_ROWS = (64, 16, 4, 1)  # inserted by one statement
+_LARGEST_NUMBER = 1 << 31  # of user_version, which nothing else uses
+_OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+_ERRORS = (sqlite3.Error, SQLAlchemyError, OSError)
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+_log = logging.getLogger("mercure_hub.storage")
+
+
+class SqliteLink:
+    """Implements ``Link`` for SQLite.
+
+    :param url: SQLAlchemy URL, for example ``sqlite:////var/lib/mercure/mercure.db``.
+    :param kept: how much history to keep.
+    :param clock: returns seconds since the epoch.
+    :param doorbell: wakes the other processes of this hub and is rung by them; ``None`` when there are none.
+    :param boot: returns seconds since the machine started, including sleep.
+    :param offset: by how much ``clock`` is ahead of ``boot`` when it is right; by default by as much as now.
+    """
+
+    turn_timeout = 3.0
+    """Seconds that ``adopt`` waits for the turn to write."""
+    patience = 2.0
+    """Seconds that ``check`` waits for it, and ``open`` before the log tells why."""
+    discard_interval = 1.0
+    """Seconds between two looks for what is too old."""
+    blind_interval = 0.05
+    """Seconds after which ``wait`` returns while a process is at work that does not ring, such as the hub
+    that this one takes over from."""
+
+    def __init__(
+        self,
+        url: str,
+        kept: Retention,
+        clock: Callable[[], float],
+        doorbell: Doorbell | None = None,
+        *,
+        boot: Callable[[], float] = since_boot,
+        offset: float | None = None,
+    ) -> None:
+        self._url = sa.make_url(url)
+        self._kept = kept
+        self._clock = clock
+        self._watch = ClockWatch(clock, boot, offset)
+        self._trimmer = Trimmer(kept)
+        self._discarded_at = self._looked_at = 0.0
+        self._has_events = False
+        self._engine = make_engine(self._url)
+        self._reader = Reader(self._engine, connections=3)  # of the engine's, which has some more
+        self._follower = Reader(self._engine, connections=1)
+        self._appender: Appender | None = None
+        self._own_bell = -1
+        if doorbell is None:
+            (self._own_bell,) = bells(1)
+            doorbell = Doorbell(self._own_bell, ())
+        self._doorbell = doorbell
+        self._seats: Seats | None = None
+        self._files = DatabaseFiles(None)
+        self._own: set[str] | None = set()  # keys of its presence, until that of the dead is told from it
+        self._newest_batch = (0, 0)  # number and first sequence
+
+    @property
+    def name(self) -> str:
+        """The database in words, without credentials."""
+        return f"the database {self._url.render_as_string(hide_password=True)}"
+
+    def open(self) -> None:
+        """Check the file system, bring the tables up to date and take a seat."""
+        seats: Seats | None = None
+        try:
+            check_file_system(self._url)
+            make_file(self._url)
+            self._engine.connect().close()  # first: its error says best what is wrong with the folder
+            seats = Seats(lock_path(self._url))
+            with self._noticed_turn(seats), self._engine.connect() as connection, writing(connection):
+                migrate(connection)
+                seats.take()  # in the same turn: whoever works on the database meanwhile has to know of us
+            close_to_others(self._url)
+            self._seats, self._turn = seats, _Turn(seats, self._error)
+            self._files = DatabaseFiles(self._url)
+            with self._engine.connect() as connection:
+                first_event = sa.select(schema.update.c.sequence).where(schema.is_event).limit(1)
+                self._has_events = connection.scalar(first_event) is not None
+            self._appender = Appender(self._engine.connect(), seats.own)
+        except (SQLAlchemyError, OSError, StorageError) as error:
+            self._engine.dispose()
+            if seats is not None:
+                seats.close()
+            if isinstance(error, StorageError):
+                raise
+            failure = self._error("opened", error)
+            kind = StorageError if is_writable(self._url) and is_database(error) else StorageUnusable
+            raise kind(f"{failure}; check the path and who may write there") from None
+
+    @contextlib.contextmanager
+    def _noticed_turn(self, seats: Seats) -> Iterator[None]:
+        """Take the turn; log a warning if that takes more than two seconds."""
+
+        def warn() -> None:
+            _log.warning("the hub waits to open its database: %s", seats.why_no_turn(self.patience))
+
+        notice = threading.Timer(self.patience, warn)
+        notice.daemon = True
+        notice.start()
+        try:
+            with seats.turn():
+                notice.cancel()
+                yield
+        finally:
+            notice.cancel()
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def turn(self) -> AbstractContextManager[None]:
+        """The lock on the lock file."""
+        return self._turn
+
+    def why_waiting(self, seconds: float) -> StorageError:
+        """Name the process that has the lock."""
+        return self._error("written", OSError(self._opened.why_no_turn(seconds)))
+
+    def append(self, batch: Batch) -> int:
+        """Store a batch in one transaction."""
+        number, first = self._newest_batch
+        if number == batch.number:
+            return first
+        try:
+            writer = self._writer
+            self._files.check_before(writer.driver)
+            first = writer.append(batch, self._clock())
+            self._files.check_after()
+        except (ValueError, TypeError, OverflowError, *_OF_VALUES) as error:
+            raise Unstorable(str(self._error("written", error))) from None
+        except (*_ERRORS, StorageError) as error:
+            raise self._error("written", error) from None
+        self._newest_batch = batch.number, first
+        self._doorbell.ring()
+        if batch.presence:
+            self._has_events = True
+            if self._own is not None:
+                self._own.update(change.key for change in batch.presence)
+        return first
+
+    def outcome(self, number: int) -> int | None:
+        """Repeat what ``append`` returned: SQLite leaves nothing in doubt."""
+        newest, first = self._newest_batch
+        return first if newest == number else None
+
+    def is_discard_due(self) -> bool:
+        """Whether a second has passed since there was nothing more to discard."""
+        if not (self._kept.is_bounded or self._has_events):
+            return False
+        self._looked_at = self._clock()
+        return abs(self._looked_at - self._discarded_at) >= self.discard_interval
+
+    def discard(self) -> None:
+        """Discard one step; not by age, or not at all, after the clock was set."""
+        now = self._clock()
+        allowed = self._watch.allowed()
+        if allowed is Trim.NOTHING:
+            return
+        try:
+            connection = self._writer.connection
+            grace = GRACE if self._opened.others() else 0.0
+            with self._same_files(connection), writing(connection):
+                discarded = self._trimmer.step(connection, now, grace, by_age=allowed is Trim.ALL)
+            if discarded < retention.STEP:
+                self._discarded_at = self._looked_at
+            retention.return_space(connection)
+        except (*_ERRORS, StorageError) as error:
+            self._discarded_at = self._looked_at
+            self._trimmer = Trimmer(self._kept)  # what it discarded is there again
+            raise self._error("written", error) from None
+
+    def trust_clock(self) -> None:
+        """Discard by the wall clock as it is now."""
+        self._watch.trust()
+
+    @contextlib.contextmanager
+    def _same_files(self, connection: sa.Connection) -> Iterator[None]:
+        """What is written in here is there after a restart, or this raises.
+
+        :param connection: writes, and is in no transaction yet.
+        """
+        self._files.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
+        yield
+        self._files.check_after()
+
+    # -- following -------------------------------------------------------------------------------
+
+    def wait(self, after: int, timeout: float) -> None:  # noqa: ARG002 - the bell rings for everything
+        """Wait for the doorbell; not for long while a process is at work that does not ring it."""
+        self._doorbell.wait(min(timeout, self.blind_interval) if self._is_blind() else timeout)
+
+    def _is_blind(self) -> bool:
+        try:
+            return self._opened.others() > self._doorbell.others
+        except OSError:  # of the lock file: unknown for now
+            return True
+
+    def interrupt(self) -> None:
+        """Ring the own doorbell."""
+        self._doorbell.ring_own()
+
+    def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
+        """Read from a connection of its own, so that it waits for no reader."""
+        with self._read_errors():
+            return self._follower.after(sequence, limit, size)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def position(self) -> Position:
+        """The newest sequence; the epoch is the identity of the file."""
+        with self._read_errors():
+            return Position(self._files.identity, self._reader.last())
+
+    def id_at(self, sequence: int) -> str | None:
+        """The id of one update."""
+        with self._read_errors():
+            return self._reader.id_at(sequence)
+
+    def newest_update(self) -> str | None:
+        """The id of the newest update of a publisher."""
+        table = schema.update
+        newest = sa.select(table.c.id).where(~schema.is_event).order_by(table.c.sequence.desc()).limit(1)
+        with self._reading() as connection:
+            event_id: str | None = connection.scalar(newest)
+            return event_id
+
+    def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
+        """Look up where subscribers go on."""
+        with self._read_errors():
+            return [self._reader.resume(one) for one in wanted]
+
+    def beginning(self, upto: int) -> Beginning:
+        """Where the history begins."""
+        with self._read_errors():
+            return self._reader.beginning(upto)
+
+    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
+        """Read a part of the history."""
+        with self._read_errors():
+            return self._reader.page(after, upto, topics, limit)
+
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        """Topics in a part of the history."""
+        with self._read_errors():
+            return self._reader.topics(after, upto, beyond, limit)
+
+    def others(self) -> list[str]:
+        """The records with the seats of others."""
+        table = schema.presence
+        with self._reading() as connection:
+            records = connection.scalars(sa.select(table.c.record).where(table.c.seat != self._opened.own))
+            return list(records)
+
+    def adopt(self) -> list[str]:
+        """Make the rows of dead processes those of this one.
+
+        A row with this process's seat is of a dead one too, unless this process wrote it.
+        """
+        table, seats = schema.presence, self._opened
+        own = self._own  # None: all that have its seat
+        try:
+            with (
+                self._engine.connect() as connection,
+                seats.turn_within(self.turn_timeout),
+                self._same_files(connection),
+                writing(connection),
+            ):
+                known = connection.scalars(sa.select(table.c.seat).distinct()).all()
+                dead = [
+                    seat
+                    for seat in known
+                    if (own is not None if seat == seats.own else not seats.is_taken(seat))
+                ]
+                of_the_dead = table.c.seat.in_(dead)
+                rows = connection.execute(sa.select(table.c.key, table.c.record).where(of_the_dead)).all()
+                if rows:
+                    connection.execute(sa.update(table).where(of_the_dead).values(seat=seats.own))
+        except _ERRORS as error:
+            raise self._error("written", error) from None
+        self._own = None
+        return [row.record for row in rows if own is None or row.key not in own]
+
+    def size(self) -> Size:
+        """Count by the first and the last sequence; the bytes are those of the database's pages."""
+        with self._reading() as connection:
+            updates = retention.count(connection)
+            pages, page = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                for name in ("page_count", "page_size")
+            )
+            return Size(updates, pages * page)
+
+    def check(self, *, by_writing: bool) -> None:
+        """Look at the files, and read, or write as far as a commit."""
+        self._files.check()
+        if not by_writing:
+            self.position()
+            return
+        try:
+            with (
+                self._engine.connect() as connection,
+                self._opened.turn_within(self.patience),
+                self._same_files(connection),
+                writing(connection),
+            ):
+                table = schema.position
+                connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
+                # SQLite writes no page for a value that stays the same.
+                number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+                connection.exec_driver_sql(f"PRAGMA user_version = {(number + 1) % _LARGEST_NUMBER}")
+        except _ERRORS as error:
+            raise self._error("written", error) from None
+
+    def close(self, *, is_writer_left: bool) -> None:
+        """Close the connections; a writer that is left keeps the lock file."""
+        if self._appender is not None:
+            self._appender.connection.close()
+            self._appender = None
+        self._follower.close()
+        self._reader.close()
+        self._engine.dispose()
+        if not is_writer_left:
+            self._files.close()
+            if self._seats is not None:
+                self._seats.close()
+        if self._own_bell >= 0:
+            os.close(self._own_bell)
+            self._own_bell = -1
+
+    @property
+    def _opened(self) -> Seats:
+        assert self._seats is not None, "the link is not open"
+        return self._seats
+
+    @property
+    def _writer(self) -> Appender:
+        assert self._appender is not None, "the link is not open"
+        return self._appender
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._read_errors(), self._engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _read_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise self._error("read", error) from error
+
+    def _error(self, participle: str, error: Exception) -> StorageError:
+        return StorageError(f"{self.name} cannot be {participle}: {reason(error)}")
+
+
+class _Turn:
+    """The turn to write, as a context that costs less than a generator: each batch enters it."""
+
+    def __init__(self, seats: Seats, failure: Callable[[str, Exception], StorageError]) -> None:
+        self._seats = seats
+        self._failure = failure
+
+    def __enter__(self) -> None:
+        try:
+            self._seats.take_turn()
+        except OSError as error:
+            raise self._failure("written", error) from None
+
+    def __exit__(self, *_: object) -> None:
+        self._seats.return_turn()
+
+
+class Appender:
+    """Stores batches over one connection.
+
+    :param connection: is used for nothing else meanwhile.
+    :param seat: of this process, for its rows of presence.
+    """
+
+    def __init__(self, connection: sa.Connection, seat: int) -> None:
+        self.connection = connection
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        self.driver = driver
+        self._cursor = driver.cursor()
+        self._seat = seat
+        self._position = (0, 0)  # last sequence and number of events, after its last batch
+        self._is_alone = False  # nobody else wrote between the last two batches
+
+    def append(self, batch: Batch, now: float) -> int:
+        """Store a batch; when this returns it is durable.
+
+        :param now: seconds since the epoch.
+        :returns: the sequence of its first update.
+        :raises Exception: of the driver; nothing is stored then.
+        """
+        cursor = self._cursor
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+            position = last, events = self._advance(cursor, batch)
+            first = last - len(batch.updates) + 1
+            event_bytes = 0
+            if batch.presence:
+                events -= sum(batch.are_events)
+                newest = cursor.execute(_EVENT_BYTES).fetchone()
+                event_bytes = newest[0] if newest else 0
+            rows, topic_rows = [], []
+            for sequence, (update, is_event) in enumerate(
+                zip(batch.updates, batch.are_events, strict=True), first
+            ):
+                topics, data = _topics(update.topics), update.data.encode()
+                if is_event:
+                    event_bytes += len(data) + len(topics.encode())
+                rows.append(
+                    (
+                        *(sequence, update.id, topics, data, update.private, update.type, update.retry, now),
+                        *(events, event_bytes if is_event else None),
+                    )
+                )
+                events += is_event
+                topic_rows += [
+                    (hashed, sequence) for hashed in {schema.topic_hash(value) for value in update.topics}
+                ]
+            _insert(cursor, _INSERT_UPDATES, rows)
+            _insert(cursor, _INSERT_TOPICS, topic_rows)
+            for change in batch.presence:
+                cursor.execute("DELETE FROM mercure_presence WHERE key = ?", (change.key,))
+                if change.record is not None:
+                    cursor.execute(_INSERT_PRESENCE, (change.key, self._seat, change.record))
+            cursor.execute("COMMIT")
+        except BaseException:
+            self.driver.rollback()
+            raise
+        self._position = position
+        return first
+
+    def _advance(self, cursor: sqlite3.Cursor, batch: Batch) -> tuple[int, int]:
+        """Count a batch in the position.
+
+        :returns: the last sequence, and the number of events, with those of the batch.
+        """
+        count, more_events = len(batch.updates), sum(batch.are_events)
+        before = self._position
+        if not self._is_alone:
+            before = cursor.execute("SELECT last_sequence, events FROM mercure_position").fetchone()
+            self._is_alone = before == self._position
+        after = before[0] + count, before[1] + more_events
+        if cursor.execute(_ADVANCE, (*after, *before)).rowcount != 1:
+            self._is_alone = False
+            return self._advance(cursor, batch)
+        return after
+
+
+_ADVANCE = """
+    UPDATE mercure_position SET last_sequence = ?, events = ? WHERE last_sequence = ? AND events = ?
+"""
+_EVENT_BYTES = """
+    SELECT event_bytes FROM mercure_update WHERE event_bytes IS NOT NULL ORDER BY sequence DESC LIMIT 1
+"""
+
+
+def _inserts(table: sa.Table) -> dict[int, str]:
+    """Statements that insert a number of rows.
+
+    SQLite's driver releases the interpreter lock for each step of a statement; with the event loop busy,
+    getting it back takes longer than inserting the row.
+    """
+    row = f"({', '.join('?' * len(table.c))})"
+    into = f"INSERT INTO {table.name} ({', '.join(table.c.keys())}) VALUES "  # noqa: S608 - constants
+    return {size: into + ", ".join([row] * size) for size in _ROWS}
+
+
+_INSERT_UPDATES = _inserts(schema.update)
+_INSERT_TOPICS = _inserts(schema.topic)
+_INSERT_PRESENCE = _inserts(schema.presence)[1]
+
+
+def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: list[tuple[Any, ...]]) -> None:
+    if len(rows) == 1:  # as for a single publisher
+        cursor.execute(statements[1], rows[0])
+        return
+    start = 0
+    for size, sql in statements.items():
+        while len(rows) - start >= size:
+            cursor.execute(sql, [value for row in rows[start : start + size] for value in row])
+            start += size
+
+
+def _topics(topics: tuple[str, ...]) -> str:
+    return _single(topics) if len(topics) == 1 else _encode(topics)
+
+
+@lru_cache(maxsize=1024)  # most updates have one topic, and a topic has many updates
+def _single(topics: tuple[str]) -> str:
+    return _encode(topics)
