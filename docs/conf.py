@@ -50,6 +50,7 @@ toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!flask_mercure|mercure).*"),
     ("py:class", r".*\._\w+"),  # type variables
+    ("py:class", r"flask_mercure\.updates\.UpdateOptions"),  # the arguments of publish
     # An argument of what MERCURE_TOKEN_FACTORY replaces.
     ("py:class", r"mercure_hub\.protocol\.tokens\.keys\.Key"),
     ("py:class", r"flask_mercure\.updates\.UpdateOptions"),  # its keys are those of publish

@@ -39,8 +39,8 @@ from flask_mercure.errors import (
 from flask_mercure.extension import Mercure
 from flask_mercure.grants import Grants
 from flask_mercure.hub import Hub
+from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
-from flask_mercure.publishing.signals import publish_failed, update_published
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Refused, Subscription
 from flask_mercure.tokens import CreatesTokens, TokenFactory

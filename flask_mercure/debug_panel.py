@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flask import g, has_request_context
 
 from flask_mercure.errors import ConfigurationError
-from flask_mercure.publishing.signals import publish_failed, update_published
+from flask_mercure.publishing.events import publish_failed, update_published
 from mercure_hub import INSTALL
 
 try:

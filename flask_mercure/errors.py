@@ -103,15 +103,23 @@ class HubUnreachable(PublishError):
 class SomeHubsFailed(PublishError):
     """An update for several hubs was not published on all of them.
 
-    :param message: which hubs failed, and why.
     :param published_ids: the ids of the update by the names of the hubs that have it.
     :param errors: what each of the others raised, by its name.
     """
 
-    def __init__(
-        self, message: str, *, published_ids: Mapping[str, str], errors: Mapping[str, Exception]
-    ) -> None:
-        unclear = any(isinstance(one, PublishError) and one.possibly_published for one in errors.values())
-        super().__init__(message, possibly_published=unclear)
+    def __init__(self, *, published_ids: Mapping[str, str], errors: Mapping[str, Exception]) -> None:
         self.published_ids = dict(published_ids)
         self.errors = dict(errors)
+        reasons = "; ".join(
+            # only our own errors are known to hold no secret
+            f"{name!r}: {error if isinstance(error, MercureError) else type(error).__name__}"
+            for name, error in errors.items()
+        )
+        published = ", ".join(map(repr, published_ids)) or "none"
+        super().__init__(
+            f"the update was published on {published}, and not on {len(errors)} of "
+            f"{len(errors) + len(published_ids)} hubs: {reasons}",
+            possibly_published=any(
+                isinstance(one, PublishError) and one.possibly_published for one in errors.values()
+            ),
+        )

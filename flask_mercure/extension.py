@@ -20,10 +20,9 @@ from flask_mercure.encryption import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants import UserCookie, keep_cookies_private, renew_all, warn_of_unread
 from flask_mercure.hub import Hub
-from flask_mercure.publishing import background, delivery, everywhere, reliability
+from flask_mercure.publishing import background, pipeline
+from flask_mercure.publishing.pipeline import OnFailure, Outbox, Pipeline, PublishingSettings, pipeline_of
 from flask_mercure.publishing.recorder import Recording, record
-from flask_mercure.publishing.reliability import KeepsUpdates
-from flask_mercure.publishing.settings import OnFailure, ReliabilitySettings
 from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.updates import Update, UpdateOptions, encrypted
 from mercure_hub import INSTALL
@@ -114,7 +113,7 @@ class Mercure(Hub):
         hubs = {name: HubState(name, read, Publisher(read)) for name, read in configurations.items()}
         state = MercureState(MappingProxyType(hubs), default, partial(self._has_grants, default))
         pages.install(app, state)
-        reliability.init_app(app, delivery.send, _open_outbox)
+        app.extensions[pipeline.KEY] = _pipeline(app)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)
 
@@ -170,7 +169,7 @@ class Mercure(Hub):
         if not chosen:
             raise InvalidArgument("hubs is empty; leave it out for all hubs")
         publication = Update(topics, data, **options).publication()
-        return everywhere.publish(chosen, publication, on_failure)
+        return pipeline_of(current_app).publish_everywhere(chosen, publication, on_failure)
 
     def flush(self, timeout: float = background.DRAIN) -> bool:
         """Send now what waits in this process because of ``on_failure="background"``.
@@ -235,8 +234,26 @@ class Mercure(Hub):
         return response
 
 
-def _open_outbox(app: Flask, settings: ReliabilitySettings) -> KeepsUpdates:
-    """The outbox of an app; nothing of it is loaded without one, since it loads SQLAlchemy.
+def _pipeline(app: Flask) -> Pipeline:
+    """Read the configuration of publishing, and open the outbox that it names.
+
+    :raises ConfigurationError: with all problems at once.
+    """
+    problems: list[str] = []
+    settings = PublishingSettings.read(app.config, problems)
+    outbox = None
+    if settings.outbox is not None:
+        try:
+            outbox = _open_outbox(app, settings)
+        except ValueError as error:
+            problems.append(f"MERCURE_OUTBOX {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    return Pipeline(app, settings, outbox)
+
+
+def _open_outbox(app: Flask, settings: PublishingSettings) -> Outbox:
+    """The outbox of an app. Import its module only here, since it loads SQLAlchemy.
 
     :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
     """
@@ -246,5 +263,5 @@ def _open_outbox(app: Flask, settings: ReliabilitySettings) -> KeepsUpdates:
         raise ValueError(
             f"needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
         ) from None
-    outbox: KeepsUpdates = service.open_outbox(app, settings)
+    outbox: Outbox = service.open_outbox(app, settings)
     return outbox

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from flask import Response, after_this_request, current_app
@@ -11,14 +12,23 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure import grants
 from flask_mercure.broadcast.transactions import PublishesTransactions
+from flask_mercure.errors import InvalidArgument
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
-from flask_mercure.publishing.batching import PublishesMany
-from flask_mercure.publishing.delivery import deliver
-from flask_mercure.publishing.settings import OnFailure
-from flask_mercure.reading.subscribing import Reads
+from flask_mercure.publishing.pipeline import OnFailure, pipeline_of
+from flask_mercure.publishing.stream import (
+    BROKEN_OFF,
+    Grouping,
+    delivery_to,
+    publish_async_text,
+    publish_text,
+)
+from flask_mercure.reading import presence
+from flask_mercure.reading.position import position
+from flask_mercure.reading.presence import ActiveSubscriptions
+from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState, state_of
-from flask_mercure.topics import Topics, check_characters, subscription_url
-from flask_mercure.updates import UNSET, Unset, Update
+from flask_mercure.topics import Topic, Topics, check_characters, matchers, subscription_url
+from flask_mercure.updates import UNSET, Batch, Unset, Update, publications
 
 if TYPE_CHECKING:
     from flask_mercure.encryption import Recipients
@@ -31,7 +41,7 @@ _Callback = TypeVar("_Callback", bound=Callable[[], Any])
 _Response = TypeVar("_Response", bound=BaseResponse)
 
 
-class Hub(PublishesMany, PublishesTransactions, Reads):
+class Hub(PublishesTransactions):
     """A hub that the configuration names; :meth:`flask_mercure.Mercure.hub` gives it.
 
     The object belongs to no app; what it does concerns the app whose context is active.
@@ -65,19 +75,20 @@ class Hub(PublishesMany, PublishesTransactions, Reads):
     ) -> str:
         """Publish an update (spec, Publication).
 
-        It is sent once; after :class:`~flask_mercure.PublishError` the attribute ``possibly_published`` tells
-        whether subscribers may see it twice when it is published again.
+        It is sent once. After :class:`~flask_mercure.PublishError`, the attribute ``possibly_published``
+        tells whether subscribers may get the update twice if it is published again.
 
         :param topics: the canonical topic, or several: the canonical one and its alternates.
         :param data: a ``str`` is sent as it is, anything else as JSON, by Flask's provider.
         :param private: deliver only to subscribers whose token allows one of the topics.
-        :param id: of the update; without one the hub makes it.
+        :param id: of the update; by default the hub makes one.
         :param type: event type, for ``addEventListener`` in the browser.
         :param retry: milliseconds after which a browser that lost the connection tries again.
-        :param encrypt_for: who shall read the update, as in :meth:`Mercure.encrypt`; left out: all who may.
-        :param on_failure: what happens when it cannot be published: ``raise``; ``log``; or ``background``:
+        :param encrypt_for: keys of those who can read the update, as in :meth:`Mercure.encrypt`; by default
+            the update is not encrypted.
+        :param on_failure: what happens if it cannot be published: ``raise``; ``log``; or ``background``:
             a thread sends it and the caller never waits. Default: ``MERCURE_ON_FAILURE``. With ``log``
-            and ``background`` the id comes back in any case.
+            and ``background`` the id is returned in any case.
         :returns: the id of the update.
         :raises EncryptionError: a key cannot be used.
         :raises InvalidArgument: the hub would refuse the update.
@@ -85,7 +96,197 @@ class Hub(PublishesMany, PublishesTransactions, Reads):
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
         publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
-        return deliver(self._state, [publication], on_failure)[0]
+        return pipeline_of(current_app).publish(self._state, [publication], on_failure)[0]
+
+    def publish_many(self, updates: Iterable[Update], *, on_failure: OnFailure | None = None) -> list[str]:
+        """Publish updates together, in order (docs/protocol.md, Batches).
+
+        A hub of this project gets them in one request and stores all or none of them. Another hub gets one
+        request for each; when one fails, ``published`` of the error has the ids of those before it.
+
+        :param updates: at most 1000, or none.
+        :param on_failure: as of :meth:`publish`. With ``background`` each is sent alone.
+        :returns: their ids, in order.
+        :raises EncryptionError: a key cannot be used.
+        :raises InvalidArgument: the hub would refuse an update, whose index is in the message.
+        :raises PublishError: the hub refused them, or could not be reached.
+        :raises TypeError: an element is not an :class:`~flask_mercure.Update`, or a value has the wrong type.
+        """
+        checked = publications(updates)
+        return pipeline_of(current_app).publish(self._state, checked, on_failure) if checked else []
+
+    def batch(self, *, on_failure: OnFailure | None = None) -> Batch:
+        """Collect updates in a ``with`` block and publish them together at its end, unless it raises.
+
+        :param on_failure: as of :meth:`publish_many`.
+        :returns: an object with ``publish``, which takes the arguments of :meth:`publish`, and later ``ids``.
+        """
+        return Batch(partial(self.publish_many, on_failure=on_failure))
+
+    def stream(
+        self,
+        topics: str | Iterable[str],
+        tokens: Iterable[str],
+        *,
+        private: bool = False,
+        type: str | None = None,
+        stream_id: str | None = None,
+        interval: float = 0.1,
+        size: int = 2000,
+        error: str = BROKEN_OFF,
+        on_failure: OnFailure | None = None,
+    ) -> str:
+        """Publish text while it is made, such as the tokens of a language model.
+
+        Tokens are joined to updates; each is a JSON object with ``stream``, ``seq`` (counted from 0) and
+        ``kind``: ``text``, ``done`` with the whole text, or ``error`` with ``message``. While the hub is
+        away, for 30 seconds at most, an update is tried again under the same id and ``seq``. The last one is
+        tried even if others failed. To stop, let ``tokens`` end: subscribers get ``done`` with the text so
+        far.
+
+        :param topics: the canonical topic, or several.
+        :param tokens: gives the text, piece by piece; a generator is closed at the end.
+        :param private: deliver only to subscribers whose token allows one of the topics.
+        :param type: event type.
+        :param stream_id: tells this text from others of the topic; default: a new UUID.
+        :param interval: seconds from one update to the next, at least.
+        :param size: characters that are sent at once, whatever the interval.
+        :param error: what subscribers get when ``tokens`` raises, in place of its message, which may hold
+            secrets.
+        :param on_failure: as of :meth:`publish`, for an update that could not be published: ``raise`` ends
+            the source; with ``log`` and ``background`` it goes on, and the text is returned in any case.
+        :returns: the whole text.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        :raises PublishError: the hub refused an update, or could not be reached, and does not have the end.
+        :raises TypeError: ``tokens`` is not iterable, or gives something other than ``str``.
+        :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
+        """
+        delivery = delivery_to(self._state, topics, private=private, type=type, on_failure=on_failure)
+        grouping = Grouping(interval, size)
+        return publish_text(tokens, delivery, grouping, stream_id=stream_id, error=error)
+
+    async def astream(
+        self,
+        topics: str | Iterable[str],
+        tokens: AsyncIterable[str],
+        *,
+        private: bool = False,
+        type: str | None = None,
+        stream_id: str | None = None,
+        interval: float = 0.1,
+        size: int = 2000,
+        error: str = BROKEN_OFF,
+        on_failure: OnFailure | None = None,
+    ) -> str:
+        """Publish text of an asynchronous source, in an ``async def`` view or task; see :meth:`stream`.
+
+        Requests to the hub run in a thread, so that the event loop does not wait for them. When the task is
+        cancelled, subscribers get ``error``.
+
+        :param tokens: gives the text to ``async for``; closed at the end if it can be.
+        :returns: the whole text.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        :raises PublishError: the hub refused an update, or could not be reached, and does not have the end.
+        :raises TypeError: ``tokens`` is not an async iterable, or gives something other than ``str``.
+        :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
+        """
+        delivery = delivery_to(self._state, topics, private=private, type=type, on_failure=on_failure)
+        grouping = Grouping(interval, size)
+        return await publish_async_text(tokens, delivery, grouping, stream_id=stream_id, error=error)
+
+    def subscribe(
+        self,
+        topics: Topics,
+        last_event_id: str | None = None,
+        timeout: float | None = None,
+        *,
+        on_gap: Callable[[Gap], object] | None = None,
+        payload: Any = None,
+    ) -> Subscription:
+        """Read updates, in a worker, a command or a test; not in a view, whose request would wait.
+
+        The token comes from the app's factory, a fresh one for each connection. ::
+
+            with mercure.subscribe("books/1") as events:
+                for event in events:
+                    print(event.type, event.json())
+
+        :param topics: to subscribe to: a topic, a :class:`~flask_mercure.URLPattern`,
+            :data:`~flask_mercure.EVERYTHING`, or several.
+        :param last_event_id: of the last update that is known; ``earliest`` for all that the hub has.
+        :param timeout: seconds without an event after which the iteration ends; default: never.
+        :param on_gap: called with a :class:`~flask_mercure.Gap` when the hub does not have all updates that
+            were missed: read the resource again. By default the log gets a warning.
+        :param payload: shown with the active subscriptions.
+        :returns: an iterator of events with ``data``, ``id``, ``type`` and ``json()``; it is subscribed.
+        :raises HubUnreachable: there is no connection. Later ones that fail are tried again.
+        :raises InvalidArgument: a topic or the id cannot be expressed, or there is no topic.
+        :raises Refused: the hub does not admit the subscriber.
+        :raises TokenError: the factory cannot make a token.
+        """
+        configuration = self._state.configuration
+        wanted = matchers(topics, configuration.protocol, "topics")
+        if not wanted:
+            raise InvalidArgument("topics is empty; name what to subscribe to")
+        if last_event_id is not None:
+            check_characters(last_event_id, "last_event_id")
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+
+        def token() -> str:
+            with app.app_context():  # the factory may need it, and a worker's thread has none
+                return configuration.tokens.create(wanted, None, configuration.own_claims, payload)
+
+        return Subscription(
+            subscription_url(configuration.url, configuration.protocol, wanted),
+            token,
+            verify=configuration.verify_tls,
+            connect_timeout=configuration.connect_timeout,
+            last_event_id=last_event_id,
+            timeout=timeout,
+            on_gap=on_gap,
+        )
+
+    def last_event_id(self) -> str | None:
+        """The hub's position: give it to the page, whose stream then begins there and misses nothing.
+
+        Call it **before** the data of the page is read: an update in between comes again with the stream,
+        and an update that comes twice is better than one that never does. ::
+
+            position = mercure.last_event_id()
+            order = db.get_or_404(Order, id)
+            return render_template("order.html", order=order, position=position)
+
+        It takes one short request, whatever ``MERCURE_SUBSCRIPTIONS`` says; further calls during the same
+        request of the app give the same answer. With other hubs it needs active subscriptions. While the
+        hub is away it takes a second at most, and is logged.
+
+        :returns: id of the hub's newest update; ``earliest`` when it has none; ``None`` when the hub does not
+            tell, and in tests with :meth:`Mercure.record`: the page's stream then begins when it is open.
+        """
+        return position(current_app._get_current_object(), self._state)  # type: ignore[attr-defined]
+
+    def subscriptions(self, topic: Topic | None = None) -> ActiveSubscriptions:
+        """Who is connected now (spec, Subscription API); the hub needs ``MERCURE_SUBSCRIPTIONS=1``.
+
+        To see who comes and goes from then on, without a gap::
+
+            active = mercure.subscriptions()
+            for event in mercure.subscribe(active.events, active.last_event_id):
+                print(event.json()["subscriber"], event.json()["active"])
+
+        :param topic: only the subscriptions of this topic or pattern, as the subscribers wrote it.
+        :raises HubUnreachable: the hub gave no answer.
+        :raises InvalidArgument: the topic cannot be expressed.
+        :raises Refused: the hub does not show it, or does not have the feature.
+        :raises TokenError: the factory cannot make a token.
+        """
+        configuration = self._state.configuration
+        wanted = presence.resource(topic, configuration)
+        allowed = presence.token_topics(wanted, configuration)
+        # The token is not in a variable: error trackers send the variables of each frame of a traceback.
+        return presence.fetch(
+            wanted, configuration, configuration.tokens.create(allowed, None, configuration.own_claims)
+        )
 
     def url(self, topics: Topics = (), last_event_id: str | None = None) -> str:
         """The URL to open an ``EventSource`` with; templates have it as ``mercure_url``.
@@ -94,8 +295,8 @@ class Hub(PublishesMany, PublishesTransactions, Reads):
         :param last_event_id: of the last update that the page includes.
         :raises InvalidArgument: a topic or the id holds forbidden characters.
         """
-        read = self._state.configuration
-        return subscription_url(page_url(read), read.protocol, topics, last_event_id)
+        configuration = self._state.configuration
+        return subscription_url(page_url(configuration), configuration.protocol, topics, last_event_id)
 
     @overload
     def discover(
@@ -145,10 +346,10 @@ class Hub(PublishesMany, PublishesTransactions, Reads):
         :returns: the response that was given.
         :raises InvalidArgument: a value cannot be written into a header.
         """
-        read = self._state.configuration
+        configuration = self._state.configuration
         links = [
             hub_link(
-                page_url(read),
+                page_url(configuration),
                 last_event_id=last_event_id,
                 content_type=content_type,
                 type=type,

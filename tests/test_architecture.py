@@ -55,7 +55,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "outbox": ("errors", "updates", "state", "publishing"),
     "broadcast": ("errors", "topics", "updates", "state", "publishing", "outbox"),
     "hub": (
-        *("topics", "encryption", "updates", "state", "publishing", "reading", "grants", "pages"),
+        *("errors", "topics", "encryption", "updates", "state", "publishing", "reading", "grants", "pages"),
         "broadcast",
     ),
     "extension": (

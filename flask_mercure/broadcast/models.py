@@ -18,9 +18,7 @@ from flask_mercure.broadcast.rule import Action, Rule
 from flask_mercure.outbox.app import AppOutbox, outbox_of
 from flask_mercure.outbox.rows import check
 from flask_mercure.outbox.transaction import Entry, Outgoing, collect, listen
-from flask_mercure.publishing.delivery import deliver
-from flask_mercure.publishing.reliability import reliability_of
-from flask_mercure.publishing.settings import OnFailure
+from flask_mercure.publishing.pipeline import OnFailure, pipeline_of
 from flask_mercure.state import state_of
 from flask_mercure.updates import Publication, Update
 
@@ -171,12 +169,12 @@ class _Way:
                 "change and its commit into 'with app.app_context():'"
             )
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-        reliability = reliability_of(app)
-        policy = rule.on_failure or reliability.settings.on_failure
+        pipeline = pipeline_of(app)
+        policy = rule.on_failure or pipeline.settings.on_failure
         if policy == "raise" and rule.on_failure is None:
             policy = "log"  # what is saved must not become an error page
         hub = state_of(app).hub(rule.hub).name
-        return cls(app, hub, outbox_of(app) if reliability.outbox is not None else None, policy)
+        return cls(app, hub, outbox_of(app) if pipeline.outbox is not None else None, policy)
 
     @property
     def table(self) -> Table | None:
@@ -190,7 +188,8 @@ class _Way:
             return
         with self.app.app_context():
             publications = [one.publication for one in updates]
-            deliver(state_of(self.app).hub(self.hub), publications, self.on_failure, together=False)
+            hub = state_of(self.app).hub(self.hub)
+            pipeline_of(self.app).publish(hub, publications, self.on_failure, together=False)
 
 
 @dataclass(frozen=True)

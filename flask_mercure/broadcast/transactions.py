@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from flask_mercure.errors import ConfigurationError
-from flask_mercure.publishing.settings import OnFailure
+from flask_mercure.publishing.pipeline import OnFailure
 from mercure_hub import INSTALL
 
 if TYPE_CHECKING:

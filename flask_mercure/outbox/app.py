@@ -18,7 +18,7 @@ from flask_mercure.outbox.rows import check, write
 from flask_mercure.outbox.thread import RelayThread
 from flask_mercure.outbox.transaction import Outgoing, Ready, collect
 from flask_mercure.publishing import recorder
-from flask_mercure.publishing.reliability import reliability_of
+from flask_mercure.publishing.pipeline import pipeline_of
 from flask_mercure.updates import Publication
 
 Target = Session | AsyncSession | scoped_session[Any] | Connection
@@ -67,9 +67,8 @@ class AppOutbox:
     def settled(self, updates: Sequence[Outgoing]) -> None:
         """Updates were written, in a transaction that is committed."""
         for update in updates:
-            sink = recorder.sink(update.hub, of_outbox=True)
-            if sink is not None:
-                sink([update.publication])
+            if recorder.is_recording():
+                recorder.take(update.hub, [update.publication], from_outbox=True)
         self.written()
 
     def written(self) -> None:
@@ -99,7 +98,7 @@ def outbox_of(app: Flask) -> AppOutbox:
 
     :raises ConfigurationError: it has none.
     """
-    outbox = reliability_of(app).outbox
+    outbox = pipeline_of(app).outbox
     if not isinstance(outbox, AppOutbox):
         raise ConfigurationError(
             f"the app {app.name!r} has no outbox: set MERCURE_OUTBOX to its database, such as your db object"

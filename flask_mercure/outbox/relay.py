@@ -24,8 +24,7 @@ from flask_mercure.outbox.contents import stats
 from flask_mercure.outbox.rows import publication_of, topics_of
 from flask_mercure.outbox.table import seconds
 from flask_mercure.outbox.wakeup import Wakeup
-from flask_mercure.publishing.health import Health
-from flask_mercure.publishing.retry import Verdict, delay, verdict
+from flask_mercure.publishing.retry import Health, Verdict, delay, verdict
 from flask_mercure.updates import Publication
 
 BATCH = 100
@@ -277,8 +276,7 @@ class Relay:
         is_last = attempts >= MOST_ATTEMPTS and now - waits_since >= LONGEST_WAIT
         rest = health.failed(sequence, error, now, self._chance())
         if rest is None:
-            after = error.retry_after if isinstance(error, PublishError) else None
-            pause = delay(attempts, self._chance(), after)
+            pause = delay(attempts, self._chance(), error)
             _log.warning("update %s of the outbox waits %.1f s: %s", sequence, pause, error)
         else:
             pause = 0.0

@@ -16,14 +16,12 @@ from flask_mercure.outbox.rows import channel
 from flask_mercure.outbox.thread import RelayThread
 from flask_mercure.outbox.wakeup import wakeup_for
 from flask_mercure.publishing import recorder
-from flask_mercure.publishing.delivery import deliver
-from flask_mercure.publishing.reliability import reliability_of
-from flask_mercure.publishing.settings import ReliabilitySettings
+from flask_mercure.publishing.pipeline import PublishingSettings, pipeline_of
 from flask_mercure.state import state_of
 from flask_mercure.updates import Publication
 
 
-def open_outbox(app: Flask, settings: ReliabilitySettings) -> AppOutbox:
+def open_outbox(app: Flask, settings: PublishingSettings) -> AppOutbox:
     """The outbox that the settings of an app name, with a thread that empties it if they ask for one.
 
     :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
@@ -42,14 +40,14 @@ def relay_for(app: Flask) -> Relay:
 
     :raises ConfigurationError: the app has no outbox.
     """
-    outbox, settings, state = outbox_of(app).binding, reliability_of(app).settings, state_of(app)
+    outbox, pipeline, state = outbox_of(app).binding, pipeline_of(app), state_of(app)
 
     def send(hub: str, publications: Sequence[Publication]) -> None:
         # whatever ``publish`` does in this app: the relay has to know what became of them
-        deliver(state.hub(hub), publications, "raise", of_outbox=True)
+        pipeline.publish(state.hub(hub), publications, "raise", from_outbox=True)
 
     def takes_batches(hub: str) -> bool:
-        if recorder.sink(hub) is not None:
+        if recorder.is_recording():
             return False  # a test without a hub
         return state.hub(hub).publisher.takes_batches()
 
@@ -62,8 +60,8 @@ def relay_for(app: Flask) -> Relay:
         longest_request=max(
             hub.configuration.connect_timeout + hub.configuration.read_timeout for hub in state.hubs.values()
         ),
-        interval=settings.interval,
-        keep=settings.keep,
+        interval=pipeline.settings.interval,
+        keep=pipeline.settings.keep,
     )
 
 

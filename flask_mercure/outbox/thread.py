@@ -12,7 +12,7 @@ from collections.abc import Callable
 from flask import Flask
 
 from flask_mercure.outbox.relay import Relay
-from flask_mercure.publishing.processes import AtEnd, OfProcess
+from flask_mercure.publishing.background import AtExit, PerProcess
 
 _ENDING = 5.0
 _PAUSE = 5.0
@@ -28,12 +28,12 @@ class RelayThread:
     """
 
     def __init__(self, app: Flask, relay_for: Callable[[Flask], Relay]) -> None:
-        self._runs = OfProcess(lambda: _Run(app, relay_for))
+        self._runs = PerProcess(lambda: _Run(app, relay_for))
         _threads.add(self)
 
     def ensure(self) -> None:
         """Have the thread running."""
-        _at_end.attend()
+        _at_exit.register()
         self._runs.get().ensure()
 
     def wake(self) -> None:
@@ -46,7 +46,7 @@ class RelayThread:
 
         :param timeout: seconds to wait for it.
         """
-        run = self._runs.known()
+        run = self._runs.existing()
         if run is not None:
             run.stop(timeout)
 
@@ -108,4 +108,4 @@ def _end() -> None:
         thread.stop(max(0.0, until - time.monotonic()))
 
 
-_at_end = AtEnd(_end)
+_at_exit = AtExit(_end)

@@ -1,11 +1,9 @@
-"""The way of updates from a view to a hub.
+"""Publishing, from a view to the request.
 
-* ``delivery`` - the one way that all take;
-* ``settings``, ``reliability`` - what happens when a hub is down;
-* ``retry``, ``health`` - what a failure says: of the update, of the hub, and when to try again;
-* ``background``, ``processes`` - the thread that does it, in each process and to its end;
-* ``observation``, ``signals``, ``tracing`` - what is told of each publication;
+* ``pipeline`` - the single path of every publication; the failure policy chooses its route;
+* ``background`` - the route through a queue and a thread, in each process until its end;
+* ``retry`` - what a failure says of the update and of its hub, and when to try again;
 * ``recorder`` - takes the hub's place in tests;
-* ``batching``, ``token_stream`` - many updates, and text as it is made;
-* ``everywhere`` - one update on several hubs.
+* ``events`` - what is told of each publication: signals, log lines, spans;
+* ``stream`` - text that is published while it is made.
 """

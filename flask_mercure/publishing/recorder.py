@@ -1,10 +1,10 @@
-"""Records what an application publishes, for its tests: nothing is sent to a hub meanwhile."""
+"""Records what an application publishes, for its tests; meanwhile nothing is sent to a hub."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class RecordedUpdate:
     """An update that was published while a recording ran.
 
-    :param topics: the canonical topic and the alternate ones.
+    :param topics: the canonical topic and its alternates.
     :param data: the text, as a subscriber would get it.
-    :param private: only for subscribers whose token allows one of the topics.
-    :param id: that the app gave to it, or one that was made as a hub would.
+    :param private: whether only subscribers get it whose token allows one of the topics.
+    :param id: given by the app, or a new UUID, as from a hub.
     :param type: event type.
     :param retry: reconnection time in milliseconds.
     :param hub: name of the hub in the app's configuration.
@@ -45,7 +45,7 @@ class RecordedUpdate:
     def json(self) -> Any:
         """The data, read as JSON.
 
-        :raises AssertionError: it is something else.
+        :raises AssertionError: the data is not JSON.
         """
         try:
             return json.loads(self.data)
@@ -54,44 +54,44 @@ class RecordedUpdate:
 
 
 class Recording(list[RecordedUpdate]):
-    """The updates, in the order in which they were published; a list that grows while the recording runs."""
+    """The recorded updates, in the order of publication; a list that grows while the recording runs."""
 
     def __init__(self) -> None:
         super().__init__()
         self._grown = threading.Condition()
-        self._of_outbox: set[tuple[str, str]] = set()
+        self._from_outbox: set[tuple[str, str]] = set()
 
-    def add(self, updates: Sequence[RecordedUpdate], *, of_outbox: bool = False) -> None:
-        """Append updates and wake those who wait for them.
+    def add(self, updates: Sequence[RecordedUpdate], *, from_outbox: bool = False) -> None:
+        """Append updates and wake the threads that wait for them.
 
-        :param of_outbox: that the relay may bring again, or has brought before.
+        :param from_outbox: whether the relay may bring them again, or has brought them before.
         """
         with self._grown:
-            if of_outbox:
-                updates = [one for one in updates if (one.hub, one.id) not in self._of_outbox]
-                self._of_outbox.update((one.hub, one.id) for one in updates)
+            if from_outbox:
+                updates = [one for one in updates if (one.hub, one.id) not in self._from_outbox]
+                self._from_outbox.update((one.hub, one.id) for one in updates)
             self.extend(updates)
             self._grown.notify_all()
 
     def on(self, topic: str) -> list[RecordedUpdate]:
-        """The updates that have a topic, as canonical or alternate one."""
+        """The updates that have a topic, be it as an alternate."""
         return [update for update in self if topic in update.topics]
 
     def one(self, topic: str | None = None) -> RecordedUpdate:
         """The only update, or the only one of a topic.
 
-        :raises AssertionError: there is none, or there are several; the message lists what was published.
+        :raises AssertionError: there is no such update, or several; the message lists what was published.
         """
-        found = list(self) if topic is None else self.on(topic)
-        if len(found) == 1:
-            return found[0]
+        updates = list(self) if topic is None else self.on(topic)
+        if len(updates) == 1:
+            return updates[0]
         wanted = "one update" if topic is None else f"one update of {topic!r}"
-        raise AssertionError(f"{len(found)} instead of {wanted}; published were {self._shown()}")
+        raise AssertionError(f"{len(updates)} instead of {wanted}; published were {self._shown()}")
 
     def wait(self, count: int = 1, timeout: float = 5.0) -> Recording:
         """Wait for updates that another thread publishes.
 
-        :param count: how many there have to be.
+        :param count: how many updates, at least.
         :param timeout: seconds.
         :returns: the recording.
         :raises AssertionError: there are fewer after that time.
@@ -129,26 +129,25 @@ def record() -> Iterator[Recording]:
             _running[:] = [one for one in _running if one is not recording]
 
 
-def sink(hub: str, *, of_outbox: bool = False) -> Callable[[Sequence[Publication]], list[str]] | None:
-    """What takes the updates of a hub while a recording runs; ``None`` when none does.
+def is_recording() -> bool:
+    """Whether a recording runs."""
+    return bool(_running)
+
+
+def take(hub: str, publications: Sequence[Publication], *, from_outbox: bool = False) -> list[str]:
+    """Add updates to all recordings that run.
 
     :param hub: name of the hub in the app's configuration.
-    :param of_outbox: whether they are of the outbox, from where they come when they are committed, and again
-        when the relay sends them: once is enough.
+    :param publications: the updates.
+    :param from_outbox: whether they come from the outbox: once when they are committed, and again when the
+        relay sends them. A recording keeps them once.
+    :returns: their ids.
     """
-    if not _running:
-        return None
-
-    def take(publications: Sequence[Publication]) -> list[str]:
-        updates = [
-            RecordedUpdate(
-                tuple(one.topics), one.data, one.private, one.id or new_id(), one.type, one.retry, hub
-            )
-            for one in publications
-        ]
-        with _lock:
-            for recording in _running:
-                recording.add(updates, of_outbox=of_outbox)
-        return [update.id for update in updates]
-
-    return take
+    updates = [
+        RecordedUpdate(tuple(one.topics), one.data, one.private, one.id or new_id(), one.type, one.retry, hub)
+        for one in publications
+    ]
+    with _lock:
+        for recording in _running:
+            recording.add(updates, from_outbox=from_outbox)
+    return [update.id for update in updates]

@@ -16,8 +16,8 @@ import pytest
 
 from flask_mercure import HubUnreachable, Mercure, PublishError, TokenError, TokenUnavailable
 from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue
-from flask_mercure.publishing.reliability import reliability_of
-from flask_mercure.publishing.retry import MOST_REFUSALS
+from flask_mercure.publishing.pipeline import pipeline_of
+from flask_mercure.publishing.retry import MAX_ATTEMPTS
 from flask_mercure.updates import Publication
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, running
 
@@ -27,8 +27,8 @@ Send = Callable[[Publication], None]
 
 
 @contextmanager
-def queue(send: Send, size: int = 100) -> Iterator[BackgroundQueue]:
-    made = BackgroundQueue(send, size, chance=lambda: 0.0)
+def queue(send: Send, size: int = 100, longest_delay: float = 30.0) -> Iterator[BackgroundQueue]:
+    made = BackgroundQueue(send, size, longest_delay=longest_delay, chance=lambda: 0.0)
     try:
         yield made
     finally:
@@ -54,7 +54,7 @@ class Sink:
         self.sent.append(publication.data)
 
 
-def test_updates_leave_in_order() -> None:
+def test_background_queue_sends_in_order() -> None:
     sink = Sink()
     with queue(sink) as waiting:
         for number in range(50):
@@ -64,7 +64,7 @@ def test_updates_leave_in_order() -> None:
         assert waiting.counters == BackgroundCounters(sent=50)
 
 
-def test_where_no_thread_can_be_started_an_update_is_dropped_and_the_next_one_tries(
+def test_background_queue_drops_updates_while_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_thread: threading.Thread) -> None:
@@ -81,7 +81,7 @@ def test_where_no_thread_can_be_started_an_update_is_dropped_and_the_next_one_tr
         assert waiting.counters == BackgroundCounters(sent=1, dropped=1)
 
 
-def test_what_may_be_repeated_is_and_holds_back_the_rest() -> None:
+def test_background_queue_repeats_and_holds_back_later_updates() -> None:
     sink = Sink(
         HubUnreachable("refused"),
         PublishError("busy", status=503),
@@ -99,7 +99,9 @@ def test_what_may_be_repeated_is_and_holds_back_the_rest() -> None:
 @pytest.mark.parametrize(
     "error", [*[PublishError("no", status=status) for status in (400, 401, 403)], TokenError("no key")]
 )
-def test_what_may_not_be_repeated_is_logged_once(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_background_queue_logs_a_refused_update_once(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     sink = Sink(error)
     with queue(sink) as waiting:
         waiting.put(update("secret data"))
@@ -111,10 +113,9 @@ def test_what_may_not_be_repeated_is_logged_once(error: Exception, caplog: pytes
     assert record.getMessage() == f"update urn:x:secret data on ['a topic'] was not published: {error}"
 
 
-def test_an_update_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
-    sink = Sink(*[PublishError("500", status=500)] * MOST_REFUSALS)
-    with queue(sink) as waiting:
+def test_background_queue_gives_up_after_the_last_attempt() -> None:
+    sink = Sink(*[PublishError("500", status=500)] * MAX_ATTEMPTS)
+    with queue(sink, longest_delay=0.0) as waiting:
         waiting.put(update("1"))
         waiting.put(update("2"))
         assert waiting.join(10)
@@ -143,7 +144,7 @@ def on(topic: str, data: str) -> Publication:
     return Publication([topic], data, id=f"urn:x:{data}")
 
 
-def test_an_update_that_no_connection_survives_stops_only_its_topic() -> None:
+def test_background_queue_stops_only_the_topic_of_an_update_that_breaks_connections() -> None:
     sink = Picky("poison")
     with queue(sink) as waiting:
         for topic, data in (("big", "poison"), ("big", "behind"), *[(f"t{n}", str(n)) for n in range(50)]):
@@ -157,15 +158,14 @@ def test_an_update_that_no_connection_survives_stops_only_its_topic() -> None:
 
 
 @pytest.mark.parametrize("topic", ["big", "other"])
-def test_what_the_hub_never_takes_while_it_takes_others_is_given_up(
-    topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_background_queue_gives_up_what_the_hub_never_takes_while_it_takes_others(
+    topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Be it the next update of the same topic that tells."""
-    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
     sink = Picky("poison")
-    with queue(sink) as waiting:
+    with queue(sink, longest_delay=0.0) as waiting:
         waiting.put(on("big", "poison"))
-        wait_for(lambda: sink.attempts.count("poison") >= MOST_REFUSALS)
+        wait_for(lambda: sink.attempts.count("poison") >= MAX_ATTEMPTS)
         waiting.put(on(topic, "fine"))
         assert waiting.join(10)
         assert sink.sent == ["fine"]
@@ -173,11 +173,9 @@ def test_what_the_hub_never_takes_while_it_takes_others_is_given_up(
     assert "urn:x:poison on ['big'] was not published" in caplog.text
 
 
-def test_nothing_is_given_up_while_the_hub_takes_nothing(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_background_queue_gives_up_nothing_while_the_hub_takes_nothing(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
-    monkeypatch.setattr("flask_mercure.publishing.health.delay", lambda *_: 0.0)
     sink = Picky("1", "2", "3")
     complete = threading.Event()
 
@@ -185,11 +183,11 @@ def test_nothing_is_given_up_while_the_hub_takes_nothing(
         complete.wait(10)
         sink(publication)
 
-    with queue(send) as waiting:
+    with queue(send, longest_delay=0.0) as waiting:
         for data in "123":
             waiting.put(on(f"topic {data}", data))
         complete.set()
-        wait_for(lambda: len(sink.attempts) > 5 * MOST_REFUSALS)
+        wait_for(lambda: len(sink.attempts) > 5 * MAX_ATTEMPTS)
         sink.refused.clear()
         assert waiting.flush(10)
         assert sorted(sink.sent) == ["1", "2", "3"]
@@ -197,10 +195,9 @@ def test_nothing_is_given_up_while_the_hub_takes_nothing(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_nothing_is_given_up_while_a_proxy_says_that_the_hub_is_away(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, count: int
+def test_background_queue_gives_up_nothing_while_a_proxy_answers_502(
+    caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    monkeypatch.setattr("flask_mercure.publishing.background.delay", lambda *_: 0.0)
     sink = Sink()
     returned = threading.Event()
 
@@ -210,17 +207,17 @@ def test_nothing_is_given_up_while_a_proxy_says_that_the_hub_is_away(
             raise PublishError("Bad Gateway", status=502)
         sink(publication)
 
-    with queue(send) as waiting:
+    with queue(send, longest_delay=0.0) as waiting:
         for number in range(count):
             waiting.put(on(f"topic {number}", str(number)))
-        wait_for(lambda: len(sink.attempts) > 5 * MOST_REFUSALS * count)
+        wait_for(lambda: len(sink.attempts) > 5 * MAX_ATTEMPTS * count)
         returned.set()
         assert waiting.join(10)
         assert sorted(sink.sent) == [str(number) for number in range(count)]
     assert "was not published" not in caplog.text
 
 
-def test_an_outage_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_background_queue_logs_an_outage_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink(*[HubUnreachable("no connection")] * 3)
     with queue(sink) as waiting:
         waiting.put(update("1"))
@@ -238,7 +235,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)  # what is behind another thread's attempts has no event
 
 
-def test_an_error_of_another_kind_does_not_end_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+def test_background_thread_survives_an_unexpected_error(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink(ZeroDivisionError("in a token factory"))
     with queue(sink) as waiting:
         waiting.put(update("1"))
@@ -248,7 +245,7 @@ def test_an_error_of_another_kind_does_not_end_the_thread(caplog: pytest.LogCapt
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_full_queue_drops_the_newest(caplog: pytest.LogCaptureFixture) -> None:
+def test_background_queue_drops_the_newest_when_full(caplog: pytest.LogCaptureFixture) -> None:
     inside, release = threading.Event(), threading.Event()
 
     def send(publication: Publication) -> None:
@@ -267,7 +264,7 @@ def test_a_full_queue_drops_the_newest(caplog: pytest.LogCaptureFixture) -> None
     assert "urn:x:3" in caplog.text
 
 
-def test_the_end_waits_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_background_queue_closes_within_its_timeout(caplog: pytest.LogCaptureFixture) -> None:
     sink = Sink(*[HubUnreachable("down")] * 10_000)
     waiting = BackgroundQueue(sink, 10)
     waiting.put(update("1"))
@@ -278,13 +275,12 @@ def test_the_end_waits_a_bounded_time(caplog: pytest.LogCaptureFixture) -> None:
     assert not waiting.put(update("3"))
 
 
-def test_where_a_process_ends_without_notice_it_is_waited_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_background_queue_waits_once_in_a_process_that_ends_without_notice(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """And what may be lost is said, which nothing would say later."""
-    monkeypatch.setattr("flask_mercure.publishing.background.ends_without_notice", lambda: True)
     sink = Sink(*[HubUnreachable("down")] * 10_000)
-    waiting = BackgroundQueue(sink, 10, drain=0.2)
+    waiting = BackgroundQueue(sink, 10, drain=0.2, ends_without_notice=lambda: True)
     for number in range(5):
         waiting.put(update(str(number)))
         waiting.save()
@@ -300,9 +296,9 @@ def test_publish_in_the_background() -> None:
         app = make_app(mercure, URL=hub.url, ON_FAILURE="background")
         with app.app_context():
             ids = [mercure.publish("a", str(number)) for number in range(5)]
-            waiting = reliability_of(app).queue(mercure._state)
+            waiting = pipeline_of(app).queue(mercure._state)
             assert waiting.join(10)
-            assert reliability_of(app).background["default"].sent == 5
+            assert pipeline_of(app).background["default"].sent == 5
             waiting.close(0)
             mercure._state.publisher.close()
         assert [dict(request.pairs)["id"] for request in hub.received] == ids
@@ -325,7 +321,7 @@ class Vault:
 
 
 @pytest.mark.parametrize("setting", ["TOKEN_PROVIDER", "TOKEN_FACTORY"])
-def test_a_provider_of_tokens_that_fails_is_a_failure_like_others(
+def test_publish_treats_a_failing_token_provider_as_any_failure(
     setting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Raised, logged, or tried again in the background, as asked; not an error of its own."""
@@ -340,7 +336,7 @@ def test_a_provider_of_tokens_that_fails_is_a_failure_like_others(
             assert hub.received == []
             vault.failures = 2
             mercure.publish("a", on_failure="background")
-            waiting = reliability_of(app).queue(mercure._state)
+            waiting = pipeline_of(app).queue(mercure._state)
             assert waiting.join(10)
             assert waiting.counters == BackgroundCounters(sent=1, retried=2)
             waiting.close(0)
@@ -351,7 +347,7 @@ def test_a_provider_of_tokens_that_fails_is_a_failure_like_others(
     assert "hunter2" not in caplog.text
 
 
-def test_publish_that_logs(caplog: pytest.LogCaptureFixture) -> None:
+def test_publish_logs_a_failure(caplog: pytest.LogCaptureFixture) -> None:
     mercure = Mercure()
     with running() as hub:
         hub.answers = [Answer(b"no", 503)]
@@ -391,7 +387,7 @@ with app.app_context():
 """
 
 
-def test_a_process_and_its_fork_empty_their_own_queues_at_exit() -> None:
+def test_background_queues_of_a_process_and_its_fork_empty_at_exit() -> None:
     with running() as hub:
         arguments = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(_PROGRAM), hub.url, SECRET]
         assert subprocess.run(arguments, timeout=60, check=False).returncode == 0
@@ -400,7 +396,7 @@ def test_a_process_and_its_fork_empty_their_own_queues_at_exit() -> None:
     assert [data for topic, data in received if topic == "child"] == ["2", "3"]
 
 
-def test_a_dead_hub_does_not_keep_a_process_alive() -> None:
+def test_background_queue_does_not_keep_a_process_alive() -> None:
     arguments = [
         sys.executable,
         "-W",

@@ -14,8 +14,8 @@ from flask import Flask, current_app, request
 
 from flask_mercure import HubUnreachable, InvalidArgument, Mercure, MercureError, PublishError
 from flask_mercure.extension import state_of
-from flask_mercure.publishing.reliability import reliability_of
-from flask_mercure.publishing.token_stream import Delivery, Grouping, astream, stream
+from flask_mercure.publishing.pipeline import pipeline_of
+from flask_mercure.publishing.stream import Delivery, Grouping, publish_async_text, publish_text
 from tests.flask_mercure.fake_hub import Answer, make_app, running
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub
@@ -67,7 +67,7 @@ class Sink:
 def test_the_text_arrives_whole_and_in_order() -> None:
     sink = Sink()
     words = [f"word{n} " for n in range(500)]
-    assert stream(words, sink.delivery, AT_ONCE, stream_id="s") == "".join(words)
+    assert publish_text(words, sink.delivery, AT_ONCE, stream_id="s") == "".join(words)
     *pieces, last = sink.updates
     assert "".join(piece["text"] for piece in pieces) == "".join(words)
     assert last == {"stream": "s", "seq": len(pieces), "kind": "done", "text": "".join(words)}
@@ -87,7 +87,7 @@ def test_what_comes_while_the_hub_is_busy_is_one_update() -> None:
         yield from "bcd"
         sink.free.set()
 
-    stream(words(), sink.delivery, AT_ONCE)
+    publish_text(words(), sink.delivery, AT_ONCE)
     texts = [update["text"] for update in sink.updates if update["kind"] == "text"]
     assert texts[0] == "first"
     assert len(texts) <= 3
@@ -96,7 +96,7 @@ def test_what_comes_while_the_hub_is_busy_is_one_update() -> None:
 
 def test_an_interval_groups() -> None:
     sink = Sink()
-    stream(iter("abcdef"), sink.delivery, Grouping(interval=30))
+    publish_text(iter("abcdef"), sink.delivery, Grouping(interval=30))
     texts = [update["text"] for update in sink.updates if update["kind"] == "text"]
     assert len(texts) <= 2  # the first piece leaves at once, and the end does not wait
     assert "".join(texts) == "abcdef"
@@ -112,7 +112,7 @@ def test_much_text_does_not_wait_for_the_interval() -> None:
         sink.wait()
 
     started = time.monotonic()
-    stream(words(), sink.delivery, Grouping(interval=30, size=10))
+    publish_text(words(), sink.delivery, Grouping(interval=30, size=10))
     assert time.monotonic() - started < PATIENCE
     assert [update.get("text") for update in sink.updates[:2]] == ["x", "y" * 10]
 
@@ -126,7 +126,7 @@ def test_a_piece_leaves_while_the_source_hesitates() -> None:
         yield "b"
         sink.wait()  # nothing more comes until it is out
 
-    stream(words(), sink.delivery, Grouping(interval=0.05))
+    publish_text(words(), sink.delivery, Grouping(interval=0.05))
     assert [update["text"] for update in sink.updates] == ["a", "b", "ab"]
 
 
@@ -140,7 +140,9 @@ def test_a_slow_hub_holds_the_source_back() -> None:
             made.append(number)
             yield "x"
 
-    thread = threading.Thread(target=lambda: stream(words(), sink.delivery, Grouping(interval=0, size=1)))
+    thread = threading.Thread(
+        target=lambda: publish_text(words(), sink.delivery, Grouping(interval=0, size=1))
+    )
     thread.start()
     time.sleep(0.1)
     held_at = len(made)
@@ -162,7 +164,7 @@ def test_a_source_that_raises() -> None:
             closed.append(True)
 
     with pytest.raises(LookupError):
-        stream(words(), sink.delivery, AT_ONCE, error="Try again.")
+        publish_text(words(), sink.delivery, AT_ONCE, error="Try again.")
     assert closed == [True]
     assert sink.updates[-1]["kind"] == "error"
     assert sink.updates[-1]["message"] == "Try again."
@@ -183,12 +185,12 @@ def test_a_hub_that_fails_ends_the_source() -> None:
     refused = PublishError("no", status=403)
     sink = Sink([refused])
     with pytest.raises(PublishError, match="no"):
-        stream(words(), sink.delivery, AT_ONCE, error="Sorry.")
+        publish_text(words(), sink.delivery, AT_ONCE, error="Sorry.")
     assert closed == [True]
     assert [(update["kind"], update["message"]) for update in sink.updates] == [("error", "Sorry.")]
     sink = Sink([refused])
     with pytest.raises(PublishError, match="no"):
-        stream([], sink.delivery, AT_ONCE)
+        publish_text([], sink.delivery, AT_ONCE)
     assert [thread.name for thread in threading.enumerate() if thread.name == "mercure-stream"] == []
 
 
@@ -201,7 +203,7 @@ def test_a_hub_that_is_away_for_a_moment_loses_nothing() -> None:
         sink.wait()
         yield "b"
 
-    assert stream(words(), sink.delivery, AT_ONCE) == "ab"
+    assert publish_text(words(), sink.delivery, AT_ONCE) == "ab"
     assert [update["seq"] for update in sink.updates] == list(range(len(sink.updates)))
     assert sink.updates[-1]["text"] == "ab"
     assert "".join(update["text"] for update in sink.updates[:-1]) == "ab"
@@ -212,21 +214,21 @@ def test_a_hub_that_is_away_for_a_moment_loses_nothing() -> None:
 
 def test_the_end_is_tried_whatever_became_of_a_piece() -> None:
     sink = Sink([HubUnreachable("down")], patience=0)
-    assert stream(iter("abc"), sink.delivery, Grouping(interval=30)) == "abc"  # they have it all
+    assert publish_text(iter("abc"), sink.delivery, Grouping(interval=30)) == "abc"  # they have it all
     assert sink.kinds[-1] == "done"
     assert sink.updates[-1]["text"] == "abc"
     assert sink.updates[-1]["seq"] >= 1  # the number tells that a piece is missing
 
     sink = Sink([HubUnreachable("down")] * 9, patience=0)
     with pytest.raises(HubUnreachable, match="down"):
-        stream(iter("abc"), sink.delivery, AT_ONCE)
+        publish_text(iter("abc"), sink.delivery, AT_ONCE)
     assert sink.updates == []
 
 
 def test_a_policy_that_does_not_raise_lets_the_source_end() -> None:
     down = HubUnreachable("down")
     sink = Sink([down, down, down], raises=False, patience=0)
-    assert stream(["a"], sink.delivery, AT_ONCE) == "a"
+    assert publish_text(["a"], sink.delivery, AT_ONCE) == "a"
     assert len(sink.logged) == 2
     assert sink.updates == []
 
@@ -238,7 +240,7 @@ def test_a_policy_that_does_not_raise_lets_the_source_end() -> None:
             time.sleep(0.001)
         yield "b"
 
-    assert stream(words(), sink.delivery, AT_ONCE) == "ab"
+    assert publish_text(words(), sink.delivery, AT_ONCE) == "ab"
     assert [(update["kind"], update["text"]) for update in sink.updates] == [("text", "b"), ("done", "ab")]
 
 
@@ -251,7 +253,7 @@ def test_an_error_that_nobody_could_be_told_of_is_logged() -> None:
         raise LookupError
 
     with pytest.raises(LookupError):
-        stream(words(), sink.delivery, AT_ONCE)
+        publish_text(words(), sink.delivery, AT_ONCE)
     assert len(sink.logged) == 1
 
 
@@ -265,7 +267,7 @@ def test_who_ends_the_process_does_not_wait_for_the_hub() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stream(words(), sink.delivery, AT_ONCE)
+        publish_text(words(), sink.delivery, AT_ONCE)
     assert sink.tried[-1][1] == 1  # the end was tried once
 
 
@@ -294,7 +296,7 @@ def test_an_asynchronous_source() -> None:
     sink = Sink()
     source = AsyncWords([f"word{n} " for n in range(500)])
     whole = "".join(source.words)
-    assert asyncio.run(astream(source, sink.delivery, Grouping(interval=0, size=1))) == whole
+    assert asyncio.run(publish_async_text(source, sink.delivery, Grouping(interval=0, size=1))) == whole
     assert source.is_closed
     assert sink.updates[-1]["text"] == whole
     assert "".join(update["text"] for update in sink.updates[:-1]) == whole
@@ -311,7 +313,7 @@ def test_the_event_loop_goes_on_while_the_hub_is_slow() -> None:
 
     async def both() -> None:
         nonlocal turns
-        task = asyncio.create_task(astream(words(), sink.delivery, Grouping(interval=0, size=1)))
+        task = asyncio.create_task(publish_async_text(words(), sink.delivery, Grouping(interval=0, size=1)))
         for _ in range(2000):  # the source waits for room long before
             await asyncio.sleep(0)
             turns += 1
@@ -327,7 +329,7 @@ def test_an_asynchronous_source_that_raises_or_is_cancelled() -> None:
     sink = Sink()
     source = AsyncWords(["half"], LookupError("the-secret"))
     with pytest.raises(LookupError):
-        asyncio.run(astream(source, sink.delivery, AT_ONCE, error="Sorry."))
+        asyncio.run(publish_async_text(source, sink.delivery, AT_ONCE, error="Sorry."))
     assert source.is_closed
     assert sink.updates[-1]["message"] == "Sorry."
 
@@ -342,7 +344,7 @@ def test_an_asynchronous_source_that_raises_or_is_cancelled() -> None:
             closed.append(True)
 
     async def cancel() -> None:
-        task = asyncio.create_task(astream(words(), sink.delivery, AT_ONCE))
+        task = asyncio.create_task(publish_async_text(words(), sink.delivery, AT_ONCE))
         assert await asyncio.to_thread(sink.got.acquire, timeout=PATIENCE)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -366,7 +368,7 @@ def test_a_task_that_is_cancelled_twice_closes_its_source() -> None:
     source = Endless([])
 
     async def cancel() -> None:
-        task = asyncio.create_task(astream(source, sink.delivery, AT_ONCE))
+        task = asyncio.create_task(publish_async_text(source, sink.delivery, AT_ONCE))
         for _ in range(100):  # until it waits for the source, and then for the hub
             await asyncio.sleep(0)
         task.cancel()
@@ -388,18 +390,18 @@ def test_the_wrong_kind_of_source() -> None:
 
     sink = Sink()
     with pytest.raises(TypeError, match="astream"):
-        stream(words(), sink.delivery, AT_ONCE)  # type: ignore[arg-type]
+        publish_text(words(), sink.delivery, AT_ONCE)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"mercure\.stream\(\)"):
-        asyncio.run(astream(["a"], sink.delivery, AT_ONCE))  # type: ignore[arg-type]
+        asyncio.run(publish_async_text(["a"], sink.delivery, AT_ONCE))  # type: ignore[arg-type]
     assert sink.tried == []
 
 
 def test_what_is_no_text() -> None:
     sink = Sink()
     with pytest.raises(TypeError, match="NoneType"):
-        stream(["a", None], sink.delivery, AT_ONCE)  # type: ignore[list-item]
+        publish_text(["a", None], sink.delivery, AT_ONCE)  # type: ignore[list-item]
     assert sink.updates[-1]["kind"] == "error"
-    assert stream(["", ""], sink.delivery, AT_ONCE) == ""
+    assert publish_text(["", ""], sink.delivery, AT_ONCE) == ""
 
 
 @pytest.mark.parametrize(("interval", "size"), [(-1, 1), (61, 1), (1, 0), (float("nan"), 1)])
@@ -482,7 +484,7 @@ def test_a_stream_follows_the_policy(caplog: pytest.LogCaptureFixture) -> None:
         fake.answers = [Answer()]
         with app.app_context():
             assert mercure.stream("a", iter("abc"), interval=0, on_failure="background") == "abc"
-            assert reliability_of(app).queue(state_of(app).hub()).join(PATIENCE)
+            assert pipeline_of(app).queue(state_of(app).hub()).join(PATIENCE)
             with pytest.raises(ValueError, match="on_failure"):
                 mercure.stream("a", iter("abc"), on_failure="sometimes")  # type: ignore[arg-type]
         assert '"kind":"done"' in dict(fake.received[-1].pairs)["data"].replace(" ", "")

@@ -1,12 +1,12 @@
-"""Streams text that is made bit by bit, such as the tokens of a language model, to one topic.
+"""Text that is published while it is made, such as the tokens of a language model.
 
-The bits are joined to pieces, each of them an update: a model makes a hundred tokens a second, and a page
-that is drawn anew ten times a second looks the same. One thread publishes while the other one takes the
-bits, so that a piece leaves in time when the model hesitates, and that the model waits when the hub does.
+Tokens are joined to pieces, each of which is an update: a model makes a hundred tokens a second, and a page
+that is drawn ten times a second looks the same. One thread publishes while another takes the tokens, so
+that a piece leaves in time when the model pauses, and the model waits when the hub does.
 
-While the hub is away, a piece is tried again under its id and its number, by which a page knows a repeat;
-what the model makes meanwhile becomes the next piece. The last update, ``done`` or ``error``, is tried
-whatever became of those before it: a page that waits has to learn of the end.
+While the hub is away, a piece is tried again under its id and its number, by which a page recognises a
+repeat; what the model makes meanwhile becomes the next piece. The last update, ``done`` or ``error``, is
+tried even if others failed: a waiting page must learn of the end.
 """
 
 from __future__ import annotations
@@ -19,23 +19,32 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from flask import current_app
+
 from flask_mercure.errors import InvalidArgument, MercureError
-from flask_mercure.publishing import retry
+from flask_mercure.publishing.events import log_failure
+from flask_mercure.publishing.pipeline import OnFailure, check_policy, pipeline_of
+from flask_mercure.publishing.retry import MAX_ATTEMPTS, Verdict, delay, verdict
+from flask_mercure.state import HubState
+from flask_mercure.topics import exact_topics
+from flask_mercure.updates import Publication, as_text
 from mercure_hub.protocol.update import new_id
 
-_MOST_WAITING = 64  # pieces of the usual size that may wait for the hub before the source has to
+_MAX_WAITING = 64  # pieces of full size that wait for the hub; then the source has to wait
 _PATIENCE = 30.0
+BROKEN_OFF = "The answer broke off."
+"""What subscribers get by default when the source raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """How bits are joined.
+    """How tokens are joined to updates.
 
     :param interval: seconds from one update to the next, at least.
-    :param size: characters that leave at once, whatever the time.
+    :param size: characters that are sent at once, whatever the interval.
     :raises InvalidArgument: a value is out of range.
     """
 
@@ -53,11 +62,11 @@ class Grouping:
 class Delivery:
     """How the updates of a text get to the hub.
 
-    :param publish: publishes the data of one update under an id, and returns once the hub has it.
-    :param log: writes down that the update of an id was not published, and why.
-    :param raises: whether such a failure ends the text; if not, the next pieces are tried.
+    :param publish: publishes the content of one update under an id, and returns once the hub has it.
+    :param log: writes to the log that the update of an id was not published, and why.
+    :param raises: whether such a failure ends the text; if not, the next updates are tried.
     :param patience: seconds for which the hub may be away before an update counts as failed.
-    :param chance: gives numbers from 0 to 1.
+    :param chance: gives random numbers from 0 to 1.
     """
 
     publish: Callable[[dict[str, Any], str], object]
@@ -67,32 +76,62 @@ class Delivery:
     chance: Callable[[], float] = random.random
 
 
-def stream(
+def delivery_to(
+    hub: HubState,
+    topics: str | Iterable[str],
+    *,
+    private: bool,
+    type: str | None,
+    on_failure: OnFailure | None,
+) -> Delivery:
+    """Publish a text on a hub of the current app; raises for wrong arguments before the source starts.
+
+    The outbox is bypassed: its updates come with a commit, and a page waits for these.
+
+    :raises InvalidArgument: the hub would refuse an argument.
+    :raises ValueError: there is no such policy.
+    """
+    template = Publication(exact_topics(topics), "", private, type=type)
+    pipeline = pipeline_of(current_app)
+    policy = pipeline.settings.on_failure if on_failure is None else check_policy(on_failure)
+
+    def publish(content: dict[str, Any], id: str) -> None:
+        update = replace(template, data=as_text(content), id=id)
+        pipeline.publish(hub, [update], "background" if policy == "background" else "raise")
+
+    def log(id: str, error: MercureError) -> None:
+        log_failure(replace(template, id=id), str(error))
+
+    return Delivery(publish, log, raises=policy == "raise")
+
+
+def publish_text(
     tokens: Iterable[str],
     delivery: Delivery,
     grouping: Grouping,
     *,
     stream_id: str | None = None,
-    error: str = "The answer broke off.",
+    error: str = BROKEN_OFF,
 ) -> str:
-    """Publish bits of text as they come, in order.
+    """Publish text as it comes, in order.
 
     Updates are JSON objects with ``stream``, the id; ``seq``, counted from 0; and ``kind``: ``text`` with
-    ``text``; at the end ``done`` with the whole ``text``, so that a page that missed a piece is right in the
-    end; or ``error`` with ``message`` when the source raises, or an update could not be published.
+    ``text``; at the end ``done`` with the whole ``text``, so that a page that missed a piece ends up
+    complete; or ``error`` with ``message`` when the source raises, or an update could not be published.
 
-    :param tokens: the source; closed at the end where it can be, as generators can.
+    :param tokens: the source; closed at the end if it can be, as generators can.
     :param delivery: of the updates.
-    :param grouping: how bits are joined.
+    :param grouping: how tokens are joined to updates.
     :param stream_id: tells this text from others of the topic; default: a new UUID.
-    :param error: what subscribers read when the source raises. Not the error itself, which may say too much.
+    :param error: what subscribers get when the source raises, in place of its message, which may hold
+        secrets.
     :returns: the whole text.
-    :raises TypeError: ``tokens`` cannot be iterated over, or a bit is no ``str``.
-    :raises Exception: of the source, or of an update that could not be published, as it was.
+    :raises TypeError: ``tokens`` is not iterable, or a token is not a ``str``.
+    :raises Exception: the source's, or the one of an update that could not be published.
     """
     if not isinstance(tokens, Iterable):
         raise TypeError(
-            f"tokens is a {type(tokens).__name__}, no iterable of str; await mercure.astream() if async"
+            f"tokens is a {type(tokens).__name__}, not an iterable of str; await mercure.astream() if async"
         )
     writer = _Writer(delivery, grouping, stream_id)
     try:
@@ -113,24 +152,25 @@ def stream(
     return writer.whole()
 
 
-async def astream(
+async def publish_async_text(
     tokens: AsyncIterable[str],
     delivery: Delivery,
     grouping: Grouping,
     *,
     stream_id: str | None = None,
-    error: str = "The answer broke off.",
+    error: str = BROKEN_OFF,
 ) -> str:
-    """Publish bits of text as an asynchronous source gives them; the event loop never waits for the hub.
+    """Publish text of an asynchronous source; the event loop never waits for the hub.
 
-    Arguments, updates and result are those of :func:`stream`. A cancelled task ends the text with ``error``.
+    Arguments, updates and result are those of :func:`publish_text`. A cancelled task ends the text with
+    ``error``.
 
-    :raises TypeError: ``tokens`` cannot be iterated over with ``async for``, or a bit is no ``str``.
-    :raises Exception: of the source, or of an update that could not be published, as it was.
+    :raises TypeError: ``tokens`` is not an async iterable, or a token is not a ``str``.
+    :raises Exception: the source's, or the one of an update that could not be published.
     """
     if not isinstance(tokens, AsyncIterable):
         raise TypeError(
-            f"tokens is a {type(tokens).__name__}, no async iterable of str; use mercure.stream()"
+            f"tokens is a {type(tokens).__name__}, not an async iterable of str; use mercure.stream()"
         )
     writer = _Writer(delivery, grouping, stream_id)
     try:
@@ -145,7 +185,7 @@ async def astream(
     finally:
         try:
             await asyncio.to_thread(writer.join)
-        finally:  # also of a task that is cancelled again while the hub is slow
+        finally:  # also if the task is cancelled again while the hub is slow
             close = getattr(tokens, "aclose", None) or getattr(tokens, "close", None)
             if close is not None:
                 closing = close()
@@ -180,8 +220,8 @@ class _Writer:
 
     @property
     def is_full(self) -> bool:
-        """Whether the source has made much more than the hub has taken."""
-        return self._size >= self._grouping.size * _MOST_WAITING
+        """Whether the source is far ahead of the hub."""
+        return self._size >= self._grouping.size * _MAX_WAITING
 
     def wait_for_room(self) -> None:
         """Wait while the hub is slower than the source."""
@@ -193,11 +233,11 @@ class _Writer:
     def put(self, text: str) -> None:
         """Add text.
 
-        :raises TypeError: it is no ``str``.
+        :raises TypeError: it is not a ``str``.
         :raises Exception: an earlier update could not be published.
         """
         if not isinstance(text, str):
-            raise TypeError(f"the stream gave a {type(text).__name__}; it has to give str")
+            raise TypeError(f"the stream gave a {type(text).__name__}; it must give str")
         with self._changed:
             if self._failure is not None:
                 raise self._failure
@@ -215,19 +255,20 @@ class _Writer:
         """The source, or the publishing of its text, has failed.
 
         :param message: for subscribers.
-        :param failure: one that is no ``Exception``, such as the end of the process, does not wait for a hub.
+        :param failure: after one that is not an ``Exception``, such as the end of the process, the last
+            update is tried once only.
         """
         self._is_hasty = not isinstance(failure, Exception)
         self._end({"kind": "error", "message": message})
 
     def join(self) -> None:
-        """Wait until the last update was published, or given up."""
+        """Wait until the last update is published or given up."""
         self._thread.join()
 
     def whole(self) -> str:
-        """The text; once subscribers have it with ``done``, it does not matter that they missed a piece.
+        """The text; once subscribers have it with ``done``, a missing piece does not matter.
 
-        :raises Exception: what kept them from it.
+        :raises Exception: the failure, if they do not have it.
         """
         if self._failure is not None and not self._is_complete:
             raise self._failure
@@ -261,7 +302,7 @@ class _Writer:
         return self._last is not None or self._size >= self._grouping.size
 
     def _send(self, content: dict[str, Any]) -> bool:
-        """Publish an update, if need be in several attempts.
+        """Publish an update, in several attempts if necessary.
 
         :returns: whether the hub has it.
         """
@@ -276,7 +317,7 @@ class _Writer:
                 attempts += 1
                 if self._waits_for_hub(error, attempts):
                     continue
-                # One who meets the source's own failure would not learn that its subscribers still wait.
+                # The caller gets the source's error, which does not tell that subscribers still wait.
                 if not self._delivery.raises or content["kind"] == "error":
                     self._delivery.log(update_id, error)
                 if self._delivery.raises:
@@ -289,10 +330,13 @@ class _Writer:
             return False
 
     def _waits_for_hub(self, error: MercureError, attempts: int) -> bool:
-        """Wait for the next attempt, if there shall be one."""
-        pause = retry.pause(error, attempts, self._delivery.chance())
-        if pause is None:
-            return False
+        """Wait for the next attempt, if there is one."""
+        match verdict(error):
+            case Verdict.REFUSED | Verdict.MISCONFIGURED:
+                return False
+            case Verdict.LATER if attempts >= MAX_ATTEMPTS:
+                return False
+        pause = delay(attempts, self._delivery.chance(), error)
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from flask_mercure import Mercure, PublishError, Update, publish_failed, update_published
 from flask_mercure.extension import state_of
-from flask_mercure.publishing import tracing
+from flask_mercure.publishing import events
 from flask_mercure.updates import Publication
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 
@@ -78,7 +78,7 @@ def spans(provider: TracerProvider) -> Iterator[InMemorySpanExporter]:
     exporter.shutdown()  # it takes no more
 
 
-def test_a_signal_for_what_was_published(app: Flask, published: Heard, failed: Heard) -> None:
+def test_signal_of_a_published_update(app: Flask, published: Heard, failed: Heard) -> None:
     mercure.publish(["a", "b"], "x", private=True, type="t")
     ((sender, values),) = published
     assert sender is app
@@ -91,7 +91,7 @@ def test_a_signal_for_what_was_published(app: Flask, published: Heard, failed: H
     assert failed == []
 
 
-def test_a_signal_for_what_was_not(app: Flask, hub: FakeHub, published: Heard, failed: Heard) -> None:
+def test_signal_of_a_failed_update(app: Flask, hub: FakeHub, published: Heard, failed: Heard) -> None:
     hub.answers = [Answer(b"", 403)]
     with pytest.raises(PublishError) as refusal:
         mercure.publish("a", "x")
@@ -101,7 +101,7 @@ def test_a_signal_for_what_was_not(app: Flask, hub: FakeHub, published: Heard, f
     assert published == []
 
 
-def test_signals_for_the_two_parts_of_a_batch(
+def test_signals_of_a_batch_that_failed_halfway(
     app: Flask, hub: FakeHub, published: Heard, failed: Heard
 ) -> None:
     hub.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"", 500)]
@@ -111,7 +111,7 @@ def test_signals_for_the_two_parts_of_a_batch(
     assert [values["update"].topics for _, values in failed] == [["b"], ["c"]]
 
 
-def test_a_receiver_that_fails_changes_nothing(
+def test_signal_receiver_that_raises_changes_nothing(
     app: Flask, published: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_: object, **__: object) -> None:
@@ -125,7 +125,7 @@ def test_a_receiver_that_fails_changes_nothing(
     assert record.exc_info is not None
 
 
-def test_receivers_may_listen_to_one_app(app: Flask, published: Heard) -> None:
+def test_signal_receivers_may_listen_to_one_app(app: Flask, published: Heard) -> None:
     heard: list[object] = []
 
     def hear(sender: object, **_: object) -> None:
@@ -137,14 +137,14 @@ def test_receivers_may_listen_to_one_app(app: Flask, published: Heard) -> None:
     assert len(published) == 1
 
 
-def test_a_recording_is_seen_too(app: Flask, hub: FakeHub, published: Heard) -> None:
+def test_signal_of_a_recorded_update(app: Flask, hub: FakeHub, published: Heard) -> None:
     with mercure.record() as updates:
         mercure.publish("a")
     assert [values["id"] for _, values in published] == [updates.one().id]
     assert hub.received == []
 
 
-def test_the_log_has_topics_and_ids_and_no_data(
+def test_debug_log_has_topics_and_ids_and_no_data(
     app: Flask, hub: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "flask_mercure")
@@ -161,7 +161,7 @@ def test_the_log_has_topics_and_ids_and_no_data(
     assert token not in caplog.text
 
 
-def test_a_span(app: Flask, hub: FakeHub, spans: InMemorySpanExporter) -> None:
+def test_span_of_a_publication(app: Flask, hub: FakeHub, spans: InMemorySpanExporter) -> None:
     with trace.get_tracer("test").start_as_current_span("view"):
         mercure.publish(["a", "b"], "the-secret", private=True)
     span, view = spans.get_finished_spans()
@@ -189,7 +189,7 @@ def test_a_span(app: Flask, hub: FakeHub, spans: InMemorySpanExporter) -> None:
     assert dict(request.pairs)["data"] == "the-secret"
 
 
-def test_the_span_of_a_failure(app: Flask, hub: FakeHub, spans: InMemorySpanExporter) -> None:
+def test_span_of_a_failure(app: Flask, hub: FakeHub, spans: InMemorySpanExporter) -> None:
     hub.answers = [Answer(b"", 403)]
     with pytest.raises(PublishError):
         mercure.publish("a")
@@ -201,7 +201,7 @@ def test_the_span_of_a_failure(app: Flask, hub: FakeHub, spans: InMemorySpanExpo
     assert token not in span.to_json()
 
 
-def test_the_span_of_a_batch(app: Flask, spans: InMemorySpanExporter) -> None:
+def test_span_of_a_batch(app: Flask, spans: InMemorySpanExporter) -> None:
     mercure.publish_many([Update("a"), Update("b")])
     (span,) = spans.get_finished_spans()
     attributes = dict(span.attributes or {})
@@ -209,6 +209,6 @@ def test_the_span_of_a_batch(app: Flask, spans: InMemorySpanExporter) -> None:
     assert "mercure.topic_count" not in attributes
 
 
-def test_without_opentelemetry(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_TRACE", None)
+def test_publish_without_opentelemetry(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_trace", None)
     assert mercure.publish("a") == "urn:uuid:1"
