@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.metrics.process import ProcessFigures
+from mercure_hub.metrics.tally import ProcessFigures
 from mercure_hub.server import lifecycle as server
 from mercure_hub.server.connection import _EACH
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub

@@ -13,8 +13,8 @@ from typing import cast
 
 import pytest
 
-from mercure_hub.endpoints.health import ready
 from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.monitoring import ready
 from mercure_hub.protocol import errors
 from mercure_hub.protocol.errors import REFUSALS, Section, StorageError
 from mercure_hub.storage.store import Store

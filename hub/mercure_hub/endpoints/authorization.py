@@ -1,21 +1,29 @@
-"""Who is asking: from a request to a grant."""
+"""Who is asking: from a request to a grant, and what a client has to know to get a token."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol import origins
-from mercure_hub.protocol.errors import KeyUnknown, Section, TokenInvalid, TokenMissing, shown
+from mercure_hub.protocol.errors import KeyUnknown, Section, TokenInvalid, TokenMissing, reference, shown
+from mercure_hub.protocol.http import Answer, json_answer
 from mercure_hub.protocol.tokens import credentials
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
-from mercure_hub.protocol.tokens.claims import Protocol, Role
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, Protocol, Role
 from mercure_hub.protocol.tokens.credentials import Credential
 from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant
+from mercure_hub.protocol.topics import SUPPORTED
+from mercure_hub.protocol.update import BATCH_METADATA, Update
+
+if TYPE_CHECKING:
+    from mercure_hub.endpoints.hub import Hub
 
 _log = logging.getLogger("mercure_hub.authorization")
+_MAX_TOPICS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +36,8 @@ class Gatekeeper:
     :param cookie_name: cookie with a token of protocol 1.0.
     :param anonymous: admit subscribers without a token.
     :param publish_origins: other origins whose pages may publish with a cookie.
-    :param authorization_servers: issuers of tokens that clients are told of.
-    :param renew: has an issuer's keys fetched and waits for it; true when they are other ones then.
+    :param authorization_servers: issuers that the metadata document names.
+    :param renew: fetches the keys of an issuer and waits for them; true when they have changed.
     """
 
     verifier: TokenVerifier
@@ -71,19 +79,19 @@ class Gatekeeper:
         return self.grant(credential, "publish", request)
 
     def check_again(self, grant: Grant) -> None:
-        """See whether the key of a subscriber's token is still trusted, after others had their turn.
+        """Check that the key of a subscriber's token is still trusted, after the request has waited.
 
-        A reload of the keys ends the streams that it finds, and this one has not begun.
+        A reload of the keys ends the streams that exist then; this one has not begun.
 
-        :raises TokenInvalid: it is not.
+        :raises TokenInvalid: it is not trusted any more.
         """
         if grant.key is not None and not self.verifier.trusts(grant.key, "subscribe"):
-            raise TokenInvalid("its key was taken away while the request waited", Section.SIGNATURE)
+            raise TokenInvalid("its key was removed while the request waited", Section.SIGNATURE)
 
     def credential(self, request: Request) -> Credential | None:
         """The token that a request presents.
 
-        :raises TokenMalformed: it has one that cannot be read.
+        :raises TokenMalformed: it cannot be read.
         """
         authorization = request.header("authorization")
         cookie = request.header("cookie")
@@ -101,9 +109,9 @@ class Gatekeeper:
         return (self.cookie_name,) if self.protocol == "1.0" else (self.cookie_name, credentials.OLD_COOKIE)
 
     def missing(self, request: Request, why: str = "") -> TokenMissing:
-        """The error for a request without a token. For the log it tells of one that stands elsewhere.
+        """The error for a request without a token. Its cause, for the log, names a token that is elsewhere.
 
-        :param why: a token is needed.
+        :param why: why a token is needed.
         """
         cause = f"no token, and {why}" if why else "no token"
         cookies = credentials.parse_cookies(request.header("cookie") or "")
@@ -136,3 +144,45 @@ class Gatekeeper:
                 Section.TOKEN_IN_URL,
             )
         return grant
+
+
+def metadata(hub: Hub, request: Request) -> Answer:
+    """What a client has to know to get a token (RFC 9728; spec, Protected Resource Metadata)."""
+    document: dict[str, object] = {
+        "resource": request.identity.url,
+        "authorization_details_types_supported": [DETAIL_TYPE],
+        "bearer_methods_supported": ["header"],
+        "mercure_cookie": hub.gatekeeper.cookie_name,
+        "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
+    }
+    document[BATCH_METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
+    if hub.gatekeeper.authorization_servers:
+        document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
+    if hub.subscriptions:
+        document["mercure_subscriptions"] = True
+    return json_answer(document)
+
+
+class Unread:
+    """Logs private updates that no listener of their topic may read, once for each topic: for developers."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def tell(self, update: Update, listening: int) -> None:
+        """Log an update.
+
+        :param listening: number of streams on its topics.
+        """
+        topic = update.topics[0]
+        if topic in self._logged or len(self._logged) >= _MAX_TOPICS:
+            return
+        self._logged.add(topic)
+        _log.warning(
+            "nobody got the private update on %s: %d %s to it, and no token allows it. Give the token of "
+            "its readers this topic, or publish it without private. See %s",
+            shown(topic),
+            listening,
+            "stream listens" if listening == 1 else "streams listen",
+            reference(Section.SCOPE),
+        )

@@ -1,4 +1,4 @@
-"""``POST`` on the hub's URL: publish an update (spec, Publication)."""
+"""``POST`` on the hub's URL: publish an update, or a batch of them (spec, Publication; docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -7,52 +7,79 @@ from collections.abc import Sequence
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.metrics.catalogue import PUBLISH
-from mercure_hub.protocol import update
 from mercure_hub.protocol.errors import InsufficientScope, InvalidRequest
-from mercure_hub.protocol.http import Answer, Pairs, text_answer
+from mercure_hub.protocol.http import Answer, Pairs, json_answer, text_answer
 from mercure_hub.protocol.identity import is_reserved
 from mercure_hub.protocol.topics import WILDCARD
-from mercure_hub.protocol.update import PublicationLimits
+from mercure_hub.protocol.update import BATCH_MEDIA_TYPE, PublicationLimits, from_batch, from_form, in_batch
 
 
 def publish(hub: Hub, request: Request) -> Answer:
     """Store and send an update.
 
-    A topic in the hub's own namespace is refused whatever the token; every other rule is for those
-    who have one.
+    A topic in the hub's own namespace is refused whatever the token; all other errors of the form are shown
+    only to those who may publish.
 
     :returns: 200 with the id of the update, once it is durable.
     :raises MercureError: see the table of errors.
     """
     started = hub.broker.clock()
-    fields = _form(request)
-    if not isinstance(fields, InvalidRequest):
-        topics = [value for name, value in fields if name == "topic"]
-        refuse_reserved(topics, request, hub.limits)
+    form = _form(request)
+    if not isinstance(form, InvalidRequest):
+        topics = [value for name, value in form if name == "topic"]
+        _refuse_reserved(topics, request, hub.limits)
     grant = hub.gatekeeper.publisher(request)
-    if isinstance(fields, InvalidRequest):
-        raise fields
-    new = update.from_form(fields, hub.limits)
-    outside = grant.publish.first_outside(new.topics)
+    if isinstance(form, InvalidRequest):
+        raise form
+    update = from_form(form, hub.limits)
+    outside = grant.publish.first_outside(update.topics)
     if outside is not None:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
-    hub.broker.publish(new)
-    hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
-    response = text_answer(200, new.id)
-    response.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
-    return response
+    hub.broker.publish(update)
+    return _published(hub, started, text_answer(200, update.id))
+
+
+def is_batch(request: Request) -> bool:
+    """Whether the body of a ``POST`` is a batch and not the form of one update."""
+    return request.media_type == BATCH_MEDIA_TYPE
+
+
+def publish_batch(hub: Hub, request: Request) -> Answer:
+    """Store all updates of a batch in one transaction and send them in order, or none of them.
+
+    The body is read after the token, since a batch costs more to read than one update.
+
+    :returns: 200 with the ids in order, once all updates are durable.
+    :raises MercureError: see the table of errors.
+    """
+    started = hub.broker.clock()
+    grant = hub.gatekeeper.publisher(request)
+    updates = from_batch(request.body, hub.limits)
+    for index, update in enumerate(updates):
+        try:
+            _refuse_reserved(update.topics, request, hub.limits)
+        except InvalidRequest as error:
+            raise in_batch(index, error) from None
+    for index, update in enumerate(updates):
+        outside = grant.publish.first_outside(update.topics)
+        if outside is not None:
+            raise InsufficientScope(
+                f"the token does not allow publishing to {outside!r}, a topic of update {index} (from 0)"
+            )
+    hub.broker.publish_all(updates)
+    return _published(hub, started, json_answer({"ids": [update.id for update in updates]}))
 
 
 def _form(request: Request) -> Pairs | InvalidRequest:
-    """The fields, or why there are none: the reason is only for those who may publish."""
+    """The fields, or why they cannot be read."""
     try:
         return form_of(request)
     except InvalidRequest as error:
         return error
 
 
-def refuse_reserved(topics: Sequence[str], request: Request, limits: PublicationLimits) -> None:
-    """Refuse the hub's own topics. What is over a limit is passed over: it is refused elsewhere.
+def _refuse_reserved(topics: Sequence[str], request: Request, limits: PublicationLimits) -> None:
+    """Refuse the hub's own topics. Topics beyond a limit are skipped here: ``from_form`` refuses them.
 
     :raises InvalidRequest: one of the topics is reserved.
     """
@@ -63,3 +90,9 @@ def refuse_reserved(topics: Sequence[str], request: Request, limits: Publication
             )
         if len(topic) <= limits.topic_length and is_reserved(topic, request.identity):
             raise InvalidRequest(f"The topic {topic!r} is in the namespace of the hub.", "topic")
+
+
+def _published(hub: Hub, started: float, answer: Answer) -> Answer:
+    hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
+    answer.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
+    return answer

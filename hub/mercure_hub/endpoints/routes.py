@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from mercure_hub.endpoints.batch import is_batch, publish_batch
+from mercure_hub.endpoints.authorization import metadata
 from mercure_hub.endpoints.debugger.pages import PATH as DEBUGGER
 from mercure_hub.endpoints.debugger.verdict import PATH as VERDICT
 from mercure_hub.endpoints.debugger.verdict import verdict
-from mercure_hub.endpoints.health import HEALTH, LIVE, READY, health, live, ready
 from mercure_hub.endpoints.hub import Hub
-from mercure_hub.endpoints.metadata import metadata
-from mercure_hub.endpoints.metrics import PATH as METRICS
-from mercure_hub.endpoints.metrics import metrics
-from mercure_hub.endpoints.publish import publish
+from mercure_hub.endpoints.monitoring import HEALTH, LIVE, METRICS, READY, health, live, metrics, ready
+from mercure_hub.endpoints.publish import is_batch, publish, publish_batch
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.subscribe import Stream, subscribe
 from mercure_hub.endpoints.subscriptions import subscriptions
@@ -40,7 +37,7 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
     """
     if request.path in (HEALTH, LIVE, READY) or (request.path == METRICS and hub.metrics):
         if request.path == METRICS and request.came_through_a_proxy:
-            raise NotFound("There is nothing here.")  # for the public
+            raise NotFound("There is nothing here.")  # metrics are not for the public
         return watch(hub, request)
     if request.path == request.identity.metadata_path:
         _allow(request, _READ)
@@ -57,20 +54,19 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
 
 
 def watch(hub: Hub, request: Request) -> Answer:
-    """Serve a request of those who watch over the hub.
+    """Serve a request for the health or the metrics of the hub.
 
     :raises MercureError: see the table of errors.
     """
     _allow(request, _READ)
-    match request.path:
-        case "/healthz":
-            return health(hub)
-        case "/livez":
-            return live()
-        case "/readyz":
-            return ready(hub)
-        case "/metrics":
-            return metrics(hub)
+    if request.path == HEALTH:
+        return health(hub)
+    if request.path == LIVE:
+        return live()
+    if request.path == READY:
+        return ready(hub)
+    if request.path == METRICS:
+        return metrics(hub)
     raise NotFound("There is nothing here but /metrics, /healthz, /livez and /readyz.")
 
 
@@ -96,12 +92,12 @@ def _explain(origin: str, request: Request) -> None:
     is_known_otherwise = host not in ("", own.partition("://")[2])  # MERCURE_PUBLIC_URL, or a proxy, differs
     if origin == own or (is_known_otherwise and origin.partition("://")[2] == host):
         return
-    place = f"{own} (MERCURE_PUBLIC_URL) or, as Host says, {host[:200]!a}" if is_known_otherwise else own
+    hub_origin = f"{own} (MERCURE_PUBLIC_URL) or, as Host says, {host[:200]!a}" if is_known_otherwise else own
     _log.info(
         "the browser keeps this answer from a page of %s, since the hub is at %s: name the page's origin in "
         "MERCURE_CORS_ORIGINS if it is one of yours",
         ascii(origin[:200]),
-        place,
+        hub_origin,
     )
 
 
@@ -135,7 +131,7 @@ def _preflight(hub: Hub, request: Request) -> Answer:
     wants_private = request.header("access-control-request-private-network") == "true"
     origin = request.header("origin")
     headers = origins.preflight_headers(origin, hub.cors_origins, private_network=wants_private)
-    # Each answer gets these; twice they would be worth nothing (Fetch, CORS check).
+    # Each answer gets these; a repeated field fails the CORS check of the Fetch standard.
     added = origins.cors_headers(origin, hub.cors_origins)
     headers = [one for one in headers if one not in added]
     return Answer(204, b"", [("Allow", _METHODS), *headers])

@@ -1,14 +1,17 @@
-"""``GET`` and ``QUERY`` on the hub's URL: subscribe (spec, Subscription and Reconciliation)."""
+"""``GET`` and ``QUERY`` on the hub's URL: subscribe (spec, Subscription and Reconciliation).
+
+A WebSocket handshake is such a ``GET`` too: an extension of this hub (docs/websocket.md).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mercure_hub.broker.broker import Start
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request, form_of
-from mercure_hub.endpoints.websocket import handshake
 from mercure_hub.fanout.quota import Slot
+from mercure_hub.protocol import origins, websocket
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.http import Headers, prefers
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher
@@ -31,10 +34,10 @@ class Stream:
 
     :param matchers: what the subscriber listens to.
     :param grant: what its token allows.
-    :param start: where it begins.
+    :param start: the position in the history where it begins.
     :param headers: of the response.
     :param lifetime: seconds until the connection has to end; infinite if never.
-    :param ends_with_token: that is because of the token.
+    :param ends_with_token: the token sets that end, not the configured lifetime.
     :param is_compressed: the stream is made of Zstandard frames.
     :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
     :param slot: counts the connection until a subscriber does.
@@ -56,7 +59,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
 
     :raises MercureError: see the table of errors.
     """
-    request, accept = handshake(hub, request)
+    request, accept = _handshake(hub, request)
     current, old = hub.protocol != "0.x", hub.protocol != "1.0"
     grant = hub.gatekeeper.subscriber(request)
     parameters = request.query
@@ -96,7 +99,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
 
 
 def _event_id(header: str | None) -> str | None:
-    """The field's octets are UTF-8 (HTML standard, 9.2.3), and arrive here as ISO 8859-1."""
+    """The field's bytes are UTF-8 (HTML standard, 9.2.3); the reader of HTTP decodes them as ISO 8859-1."""
     if header is None:
         return None
     return header.encode("latin-1").decode("utf-8", "replace")
@@ -107,3 +110,26 @@ def _lifetime(hub: Hub, grant: Grant) -> float:
     if grant.expires_at is not None:
         lifetime = min(lifetime, grant.expires_at - hub.gatekeeper.clock())
     return lifetime
+
+
+def _handshake(hub: Hub, request: Request) -> tuple[Request, str | None]:
+    """Check whether a request asks for a WebSocket, and may have one.
+
+    :returns: the request, without a cookie that a page of another site may have sent; and
+        ``Sec-WebSocket-Accept``, or ``None`` for an event stream.
+    :raises InvalidRequest: the handshake is wrong, or WebSockets are off.
+    :raises CrossSite: it comes from a page of an origin that is not allowed.
+    """
+    accept = websocket.accept_key(request.headers) if request.method == "GET" else None
+    if accept is None:
+        return request, None
+    if not hub.websocket:
+        raise InvalidRequest("WebSockets are off (MERCURE_WEBSOCKET); subscribe with EventSource.", "Upgrade")
+    if not request.may_switch or request.header("transfer-encoding") is not None:
+        raise InvalidRequest(
+            "A handshake is a request of HTTP/1.1 without content, and nothing follows it yet."
+        )
+    if not origins.may_bring_cookie(request.header("origin"), request.identity.origin, hub.cors_origins):
+        headers = {name: value for name, value in request.headers.items() if name != "cookie"}
+        request = replace(request, headers=headers)
+    return request, accept

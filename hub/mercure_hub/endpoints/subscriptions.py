@@ -62,7 +62,8 @@ def _with_cursor(response: Answer, request: Request, cursor: str, *, old: bool) 
     """Add the reconciliation cursor, from which subscription events continue this document."""
     link = f'<{request.identity.url}>; rel="mercure"'
     if not old:
-        # As it is, for it is sent back as it is: a quoted string of UTF-8 octets (RFC 9110 section 5.6.4).
+        # Not percent-encoded, because clients send it back as it is: a quoted string of UTF-8 bytes (RFC 9110
+        # section 5.6.4).
         shown = cursor.replace("\\", "\\\\").replace('"', '\\"').encode().decode("latin-1")
         link += f'; last-event-id="{shown}"; type="mercure"; content-type="application/json"'
     response.headers += [("Link", link), ("Cache-Control", "private, must-revalidate")]

@@ -12,7 +12,7 @@ OTHER = "other"
 
 
 class Kind(StrEnum):
-    """Whether a figure only grows."""
+    """Kinds of metrics in Prometheus."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -21,13 +21,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One row of the table; each worker has its own figures.
+    """One metric; each worker has its own figures.
 
     :param name: without the ``_total`` of counters.
-    :param kind: see there. The figures of a gauge begin anew with the process, the others go on.
-    :param text: what it says.
-    :param label: that divides it, or empty.
-    :param values: of the label: a closed set, so that nobody from outside can make it grow.
+    :param kind: a gauge starts at 0 with each process, the others continue.
+    :param text: help text for Prometheus.
+    :param label: name of its label, or empty.
+    :param values: of the label: a closed set, so that no client can make it grow.
     :param buckets: upper bounds of a histogram.
     """
 
@@ -40,7 +40,7 @@ class Family:
 
     @property
     def cells(self) -> int:
-        """How many numbers it needs: of a histogram one for each bucket, one beyond, and the sum."""
+        """Number of cells: a histogram has one for each bucket, one for larger values, and the sum."""
         return len(self.buckets) + 2 if self.kind is Kind.HISTOGRAM else len(self.values)
 
 
@@ -122,5 +122,5 @@ CATALOGUE: Sequence[Family] = (
 
 STORAGE_WORKS = "mercure_storage_works"
 HISTORY_UPDATES = "mercure_history_updates"
-HISTORY_OCTETS = "mercure_history_bytes"
+HISTORY_BYTES = "mercure_history_bytes"
 INFO = "mercure_hub_info"

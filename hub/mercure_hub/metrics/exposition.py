@@ -1,4 +1,4 @@
-"""The page for Prometheus, made by its own library."""
+"""The page for Prometheus, written by prometheus_client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from mercure_hub.metrics.catalogue import (
     CATALOGUE,
-    HISTORY_OCTETS,
+    HISTORY_BYTES,
     HISTORY_UPDATES,
     INFO,
     STORAGE_WORKS,
@@ -32,16 +32,16 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What there is to say of the log, once for all workers.
+    """The state of the history, once for all workers.
 
-    :param works: it can be used now.
-    :param updates: in the history; ``None`` when that cannot be told.
-    :param octets: that the database takes; ``None`` when that cannot be told.
+    :param works: updates can be stored and read.
+    :param updates: number of updates in it; ``None`` if unknown.
+    :param size: bytes of the database; ``None`` if unknown.
     """
 
     works: bool
     updates: int | None = None
-    octets: int | None = None
+    size: int | None = None
 
 
 def page(board: Board, storage: Storage, version: str) -> bytes:
@@ -71,8 +71,8 @@ class _Figures(Collector):
         yield GaugeMetricFamily(STORAGE_WORKS, "1 when updates can be stored and read.", works)
         if storage.updates is not None:
             yield GaugeMetricFamily(HISTORY_UPDATES, "Updates in the history.", storage.updates)
-        if storage.octets is not None:
-            yield GaugeMetricFamily(HISTORY_OCTETS, "Size of the database.", storage.octets)
+        if storage.size is not None:
+            yield GaugeMetricFamily(HISTORY_BYTES, "Size of the database.", storage.size)
         name = INFO.removesuffix("_info")
         yield InfoMetricFamily(name, "The hub.", value={"version": self._version})
 

@@ -1,17 +1,31 @@
-"""Where the figures are: in memory that all workers share.
+"""The figures, in memory that all workers share.
 
-Each worker writes its own part and any of them reads all, so nothing is locked. The memory belongs to the
-parent: what a worker counted stays when it dies, and the one in its place goes on from there.
+Each worker writes only its own part and reads all of them, so there is no lock. The memory belongs to the
+parent process: the counts of a worker that dies stay, and its successor continues from them.
 """
 
 from __future__ import annotations
 
 import mmap
+import resource
+import time
 from bisect import bisect_left
+from pathlib import Path
 
-from mercure_hub.metrics.catalogue import CATALOGUE, OTHER, Family, Kind
+from mercure_hub.metrics.catalogue import (
+    CATALOGUE,
+    CPU,
+    DESCRIPTORS,
+    MEMORY,
+    MOST_DESCRIPTORS,
+    OTHER,
+    SEEN,
+    STARTS,
+    Family,
+    Kind,
+)
 
-_OCTETS = 8
+_CELL_SIZE = 8  # bytes
 
 
 def _layout() -> tuple[dict[str, int], int]:
@@ -24,7 +38,7 @@ def _layout() -> tuple[dict[str, int], int]:
 
 
 _STARTS, _CELLS = _layout()
-_PLACES = {
+_INDEX = {
     (family.name, value): _STARTS[family.name] + number
     for family in CATALOGUE
     for number, value in enumerate(family.values)
@@ -39,18 +53,18 @@ class Board:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._numbers = _floats(mmap.mmap(-1, workers * _CELLS * _OCTETS))
+        self._numbers = _floats(mmap.mmap(-1, workers * _CELLS * _CELL_SIZE))
 
     def of(self, worker: int) -> Tally:
-        """The part of one worker, whose gauges begin anew.
+        """The part of one worker; its gauges are set to 0.
 
         :param worker: its number, from 0.
         """
         numbers = self._part(worker)
         for family in CATALOGUE:
             if family.kind is Kind.GAUGE:
-                for place in range(_STARTS[family.name], _STARTS[family.name] + family.cells):
-                    numbers[place] = 0.0
+                for index in range(_STARTS[family.name], _STARTS[family.name] + family.cells):
+                    numbers[index] = 0.0
         return Tally(numbers, self)
 
     def figures(self, family: Family, worker: int) -> list[float]:
@@ -67,10 +81,10 @@ def _floats(memory: mmap.mmap) -> memoryview[float]:
 
 
 class Tally:
-    """What one worker writes.
+    """The figures that one worker writes.
 
-    :param numbers: its part.
-    :param board: of all workers.
+    :param numbers: its part of the board.
+    :param board: the figures of all workers.
     """
 
     __slots__ = ("_numbers", "board")
@@ -80,22 +94,54 @@ class Tally:
         self.board = board
 
     def add(self, family: Family, number: float = 1, value: str = "") -> None:
-        """Count.
+        """Add to a counter.
 
-        :param value: of the label; one that is not in the table counts as ``other``.
+        :param value: of the label; one that is not in the catalogue counts as ``other``.
         """
-        place = _PLACES.get((family.name, value))
-        self._numbers[_PLACES[family.name, OTHER] if place is None else place] += number
+        index = _INDEX.get((family.name, value))
+        self._numbers[_INDEX[family.name, OTHER] if index is None else index] += number
 
     def put(self, family: Family, number: float, value: str = "") -> None:
         """Set a gauge."""
-        self._numbers[_PLACES[family.name, value]] = number
+        self._numbers[_INDEX[family.name, value]] = number
 
     def observe(self, family: Family, seconds: float, count: int = 1) -> None:
-        """Count in a histogram.
+        """Add to a histogram.
 
-        :param count: how many took this time.
+        :param count: number of events that took this time.
         """
         start = _STARTS[family.name]
         self._numbers[start + bisect_left(family.buckets, seconds)] += count
         self._numbers[start + len(family.buckets) + 1] += seconds * count
+
+
+_PAGE_SIZE = resource.getpagesize()
+_STATM = Path("/proc/self/statm")
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+class ProcessFigures:
+    """Writes what the operating system says of this process.
+
+    :param tally: of this worker.
+    """
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._cpu = 0.0
+        tally.add(STARTS)
+
+    def write(self, now: float) -> None:
+        """Write the current figures; to be called each second.
+
+        :param now: seconds since the epoch.
+        :raises OSError: no descriptor is free to read ``/proc``; figures that need none are written.
+        """
+        self._tally.put(SEEN, now)
+        cpu = time.process_time()
+        self._tally.add(CPU, cpu - self._cpu)
+        self._cpu = cpu
+        self._tally.put(MEMORY, int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_SIZE)
+        self._tally.put(MOST_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        # Since Linux 6.2 the size of the directory is their number. Listing thousands each second is slow.
+        self._tally.put(DESCRIPTORS, _DESCRIPTORS.stat().st_size or len(list(_DESCRIPTORS.iterdir())))

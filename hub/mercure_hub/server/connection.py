@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mercure_hub.endpoints.health import HEALTH, LIVE, READY
 from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.monitoring import HEALTH, LIVE, READY
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.routes import cors, route
 from mercure_hub.endpoints.subscribe import Stream

@@ -22,19 +22,16 @@ from gevent.hub import Waiter
 from mercure_hub.broker.broker import Broker
 from mercure_hub.config.loading import reloaded
 from mercure_hub.config.settings import TABLE, SettingError, Settings
-from mercure_hub.endpoints.authorization import Gatekeeper
-from mercure_hub.endpoints.debugger.local import token_for
-from mercure_hub.endpoints.debugger.pages import Pages, features
+from mercure_hub.endpoints.authorization import Gatekeeper, Unread
+from mercure_hub.endpoints.debugger.pages import Pages, features, token_for
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.routes import watch
-from mercure_hub.endpoints.unread import Unread
 from mercure_hub.fanout import encoding
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.quota import ConnectionLimits, Quota, Siblings
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.metrics.process import ProcessFigures
-from mercure_hub.metrics.tally import Board, Tally
+from mercure_hub.metrics.tally import Board, ProcessFigures, Tally
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.update import PublicationLimits

@@ -1,21 +1,28 @@
 """The files of the debugger.
 
-The page holds no token and no data, so it may be seen by everybody; what it shows it gets like any other
-client. Its files are named by a hash of their content and kept by browsers for a year.
+The page holds no token and no data, so everybody may see it; it requests what it shows like any other client.
+The URLs of its files contain a hash of their content, so browsers keep them for a year. Only the page of a
+playground, opened on this machine, comes with a token.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from html import escape
 from importlib.resources import files
+from typing import Any
 
+import jwt
+
+from mercure_hub.config.issuers import PLAYGROUND, is_local, playground
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol.errors import NotFound
 from mercure_hub.protocol.http import Answer, Headers
 from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE, Protocol
 
 PATH = "/debugger"
 """Below the hub's URL."""
@@ -40,8 +47,8 @@ TokenFor = Callable[[Request], str | None]
 class Pages:
     """Serves the page and its files.
 
-    :param features: what the page has to know of the hub: values for ``data-`` attributes by their names.
-    :param token_for: a token for whoever opens the page, in a playground.
+    :param features: what the page has to know of the hub: ``data-`` attributes by their names.
+    :param token_for: makes the token that the page comes with; ``None``: it comes without one.
     """
 
     def __init__(self, features: Mapping[str, str], token_for: TokenFor = lambda _: None) -> None:
@@ -54,9 +61,9 @@ class Pages:
         for one in sorted(folder.iterdir(), key=lambda one: one.name):
             type_ = _TYPES.get("." + one.name.rpartition(".")[2])
             if type_ is not None:
-                octets = one.read_bytes()
-                self._files[one.name] = octets, type_
-                content.update(b"%b\0%d\0%b" % (one.name.encode(), len(octets), octets))
+                data = one.read_bytes()
+                self._files[one.name] = data, type_
+                content.update(b"%b\0%d\0%b" % (one.name.encode(), len(data), data))
         self._version = content.hexdigest()
 
     def serve(self, request: Request, below: str) -> Answer:
@@ -66,17 +73,17 @@ class Pages:
         :raises NotFound: there is no such file.
         """
         if not below:
-            return Answer(308, b"", [("Location", _place(request.identity))])
+            return Answer(308, b"", [("Location", _path(request.identity))])
         if below == "/":
             return self._index(request)
         version, _, name = below[1:].partition("/")
         found = self._files.get(name)
         if version != self._version or found is None:
             raise NotFound("The debugger has no such file.")
-        octets, type_ = found
+        data, type_ = found
         return Answer(
             200,
-            octets,
+            data,
             [
                 ("Content-Type", f"{type_}; charset=utf-8"),
                 ("Cache-Control", "public, max-age=31536000, immutable"),
@@ -90,7 +97,7 @@ class Pages:
         if token is not None:
             values["token"] = token
         attributes = " ".join(f'data-{name}="{escape(value)}"' for name, value in sorted(values.items()))
-        page = self._page.replace("{files}", escape(_place(request.identity) + self._version))
+        page = self._page.replace("{files}", escape(_path(request.identity) + self._version))
         page = page.replace("{attributes}", attributes)
         return Answer(
             200,
@@ -99,15 +106,65 @@ class Pages:
         )
 
 
-def _place(identity: Identity) -> str:
+def _path(identity: Identity) -> str:
     return f"{identity.path.rstrip('/')}{PATH}/"
 
 
 def features(*, subscriptions: bool, protocol: str, anonymous: bool, playground: bool) -> dict[str, str]:
-    """What the page has to know of a hub. All of it can also be found out by asking."""
+    """What the page has to know of a hub. Requests to the hub reveal all of it, too."""
     return {
         "subscriptions": json.dumps(subscriptions),
         "protocol": protocol,
         "anonymous": json.dumps(anonymous),
         "playground": json.dumps(playground),
     }
+
+
+_TOKEN_LIFETIME = 12 * 3600  # seconds
+
+
+def token_for(protocol: Protocol, clock: Callable[[], float]) -> TokenFor:
+    """Makes a token for each page of a playground that is opened on this machine.
+
+    :param protocol: generations that the hub speaks.
+    :param clock: seconds since the epoch.
+    """
+
+    def token(request: Request) -> str | None:
+        # With another host name, the request came through a proxy, or from a page whose name resolves to this
+        # machine (DNS rebinding).
+        if not is_local(request.identity) or request.came_through_a_proxy:
+            return None
+        return _token(request.identity.url, clock(), protocol)
+
+    return token
+
+
+def _token(url: str, now: float, protocol: Protocol) -> str:
+    """A token of a playground that allows everything, for half a day.
+
+    :param url: the hub's.
+    :param now: seconds since the epoch.
+    """
+    (key,) = playground().publish
+    header = {"typ": TOKEN_TYPE, "kid": PLAYGROUND}
+    claims: dict[str, Any] = {"iat": int(now), "exp": int(now) + _TOKEN_LIFETIME}
+    payload = {"name": "playground"}
+    if protocol == "0.x":
+        header["typ"] = "JWT"
+        claims["mercure"] = {"publish": ["*"], "subscribe": ["*"], "payload": payload}
+    else:
+        everything = {"type": DETAIL_TYPE, "topics": [{"match": "*"}]}
+        claims |= {
+            "iss": PLAYGROUND,
+            "aud": url,
+            "sub": "playground",
+            "client_id": "playground",
+            "jti": str(uuid.uuid4()),
+            "authorization_details": [
+                {**everything, "actions": ["publish"]},
+                {**everything, "actions": ["subscribe"], "payload": payload},
+            ],
+        }
+    assert isinstance(key.material, bytes)
+    return jwt.encode(claims, key.material, "HS256", headers=header)

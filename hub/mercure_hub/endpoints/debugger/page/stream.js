@@ -42,7 +42,7 @@ export class Parser {
   }
 }
 
-// A header has octets, and an id may have any character: it goes as UTF-8.
+// A header field holds bytes, and an id may have any character: send it as UTF-8.
 const asOctets = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 const fromOctets = (value) => new TextDecoder().decode(Uint8Array.from(value, (c) => c.charCodeAt(0)));
 
