@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from flask_mercure.client.connection import tls_context
 from flask_mercure.cookies import is_loopback
 from flask_mercure.doctor import certificates, connection
 from flask_mercure.doctor.certificates import Certificate
-from flask_mercure.doctor.connection import (
-    DatedAnswer,
-    Endpoint,
-    NoStream,
-    Stage,
-    Stream,
-    Unreachable,
-    ask,
-    origin_of,
-    subscribe,
-)
+from flask_mercure.doctor.connection import DatedAnswer, Endpoint, HubClient, Stage, Unreachable, origin_of
 from flask_mercure.doctor.findings import (
     Finding,
     Remedy,
@@ -63,50 +53,27 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class ReachedHub:
+class ReachedHub(HubClient):
     """A URL at which a hub answers.
 
-    :param endpoint: the URL.
-    :param trust: for https.
     :param answer: to a request without token.
     :param profile: the hub's metadata.
-    :param seconds: for an answer.
     """
 
-    endpoint: Endpoint
-    trust: ssl.SSLContext | None
     answer: DatedAnswer
     profile: Profile | None
-    seconds: float
 
     @property
     def name(self) -> str:
         """The setting that the URL comes from, for messages."""
         return self.endpoint.setting
 
-    def ask(self, method: str, headers: Mapping[str, str]) -> DatedAnswer:
-        """Send a request without content.
-
-        :raises Unreachable: there is no answer.
-        """
-        return ask(self.endpoint, self.trust, method, self.endpoint.path, headers, seconds=self.seconds)
-
     def post(self, headers: Mapping[str, str], body: bytes = b"private=on") -> DatedAnswer:
         """Publish. Without a topic in the body the hub publishes nothing, but checks the token all the same.
 
         :raises Unreachable: there is no answer.
         """
-        headers = {**headers, **_FORM}
-        return ask(
-            self.endpoint, self.trust, "POST", self.endpoint.path, headers, body=body, seconds=self.seconds
-        )
-
-    def subscribe(self, query: str, headers: Mapping[str, str]) -> Stream | NoStream:
-        """Open a stream.
-
-        :raises Unreachable: there is no answer.
-        """
-        return subscribe(self.endpoint, self.trust, query, headers, self.seconds)
+        return self.ask("POST", {**headers, **_FORM}, body=body)
 
 
 class Prober:
@@ -136,31 +103,32 @@ class Prober:
             trust = yield from self._trust(endpoint, by_browsers=by_browsers)
             if trust is None:
                 return None
+        client = HubClient(endpoint, trust, self._seconds)
         try:
-            answer = ask(endpoint, trust, "GET", endpoint.path, seconds=self._seconds, clock=self._now)
+            answer = client.ask("GET", clock=self._now)
         except Unreachable as error:
             yield unreachable(endpoint, error)
             return None
-        known = self._metadata(endpoint, trust)
+        known = self._metadata(client)
         finding = identify(endpoint, answer, known)
         yield finding
         is_hub = finding.section is None
-        return ReachedHub(endpoint, trust, answer, known, self._seconds) if is_hub else None
+        return ReachedHub(endpoint, trust, self._seconds, answer, known) if is_hub else None
 
     def browsers_trust(self, endpoint: Endpoint) -> Iterator[Finding]:
         """The app's URL is that of browsers too, and MERCURE_VERIFY_TLS does not reach them."""
         if not self._accepts(endpoint, _trust_of_this_machine()):
             yield certificates.only_for_the_app(endpoint, self._verify)
 
-    def _metadata(self, endpoint: Endpoint, trust: ssl.SSLContext | None) -> Profile | None:
+    def _metadata(self, client: HubClient) -> Profile | None:
         """The metadata: after the path of either URL, since a proxy may have changed the path."""
-        suffixes = ["" if one.path == "/" else one.path for one in (endpoint, self._public)]
+        suffixes = ["" if one.path == "/" else one.path for one in (client.endpoint, self._public)]
         for suffix in dict.fromkeys(suffixes):
             try:
-                reply = ask(endpoint, trust, "GET", METADATA + suffix, seconds=self._seconds)
+                answer = client.ask("GET", path=METADATA + suffix)
             except Unreachable:
                 continue
-            known = profile(reply.document) if reply.status == 200 else None
+            known = profile(answer.body) if answer.status == 200 else None
             if known is not None:
                 return known
         return None
@@ -197,7 +165,7 @@ class Prober:
         return first
 
     def _handshake(self, endpoint: Endpoint, trust: ssl.SSLContext) -> None:
-        connection.close(connection.dial(endpoint, trust, self._deadline()))
+        connection.dial(endpoint, trust, self._deadline()).close()
 
     def _accepts(self, endpoint: Endpoint, trust: ssl.SSLContext) -> bool:
         try:
@@ -219,9 +187,13 @@ def _trust_of_this_machine() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def profile(document: dict[str, Any]) -> Profile | None:
+def profile(content: bytes) -> Profile | None:
     """Read a metadata document (RFC 9728 section 2); ``None`` when it is not a hub's."""
-    resource = document.get("resource")
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    resource = document.get("resource") if isinstance(document, dict) else None
     if not isinstance(resource, str) or not any(
         name.startswith("mercure_") or name == "authorization_details_types_supported" for name in document
     ):
@@ -265,9 +237,9 @@ def identify(endpoint: Endpoint, answer: DatedAnswer, known: Profile | None) -> 
     :param answer: to a GET without token and topics.
     :param known: its metadata.
     """
-    status, html = answer.status, answer.head.media_type == "text/html"
+    status, html = answer.status, answer.media_type == "text/html"
     if 300 <= status < 400:
-        return _redirect(endpoint, answer.head.headers.get("Location", ""))
+        return _redirect(endpoint, answer.headers.get("Location", ""))
     if status == HTTPStatus.MISDIRECTED_REQUEST:
         return problem(
             "url",
@@ -278,7 +250,7 @@ def identify(endpoint: Endpoint, answer: DatedAnswer, known: Profile | None) -> 
     if status not in _GATEWAY:
         if known is not None:
             return ok("url", f"{endpoint.named}: a Mercure hub, by its metadata")
-        schemes = " ".join(answer.head.headers.getlist("WWW-Authenticate")).lower()
+        schemes = " ".join(answer.headers.getlist("WWW-Authenticate")).lower()
         if status == HTTPStatus.UNAUTHORIZED and not html and "basic" not in schemes:
             return ok("url", f"{endpoint.named}: it asks for a token, as a Mercure hub does")
         if status == HTTPStatus.BAD_REQUEST and not html:
@@ -290,7 +262,7 @@ def _not_a_hub(endpoint: Endpoint, answer: DatedAnswer, *, html: bool) -> Findin
     status = answer.status
     if status in _GATEWAY:
         hint = ""
-        server = answer.head.headers.get("Server", "")
+        server = answer.headers.get("Server", "")
         if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in server:
             hint = ". Apache answers so, and logs nothing, when ProxyPass has h2:// or h2c://: use http://"
         return problem(

@@ -13,7 +13,7 @@ from werkzeug.datastructures import Headers
 from flask_mercure.client.connection import Head
 from flask_mercure.cookies import CookiePolicy, is_loopback, is_same_site
 from flask_mercure.doctor.addresses import Profile
-from flask_mercure.doctor.connection import Endpoint, Unreachable, dial, time_left
+from flask_mercure.doctor.connection import HubClient, Unreachable, dial, time_left
 from flask_mercure.doctor.findings import (
     Finding,
     Symptom,
@@ -235,26 +235,24 @@ def publishing(origin: str, status: int) -> Finding:
     return ok("cors", f"pages of {origin} may publish with their cookie")
 
 
-def negotiated(endpoint: Endpoint, trust: ssl.SSLContext | None, server: str, seconds: float) -> Finding:
+def negotiated(public: HubClient, server: str) -> Finding:
     """Offer the protocols that browsers offer (RFC 7301), and judge the one that the server chooses.
 
-    :param endpoint: the public URL.
-    :param trust: for https.
+    :param public: the public URL.
     :param server: its ``Server`` header.
-    :param seconds: for all of it.
     """
     chosen: str | None = None
     streams: int | None = None
-    if endpoint.scheme == "https":
-        deadline = time.monotonic() + seconds
+    if public.endpoint.scheme == "https":
+        deadline = time.monotonic() + public.seconds
         try:
-            with dial(endpoint, trust, deadline, ("h2", "http/1.1")) as sock:
+            with dial(public.endpoint, public.trust, deadline, ("h2", "http/1.1")) as sock:
                 chosen = sock.selected_alpn_protocol() if isinstance(sock, ssl.SSLSocket) else None
                 if chosen == "h2":
                     streams = max_concurrent_streams(sock, deadline)
         except (Unreachable, OSError) as error:
             return skipped("http", f"the protocol could not be negotiated: {error}")
-    return connections(endpoint.scheme, chosen, streams, server)
+    return connections(public.endpoint.scheme, chosen, streams, server)
 
 
 def max_concurrent_streams(sock: socket.socket, deadline: float) -> int | None:

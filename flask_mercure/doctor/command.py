@@ -22,13 +22,6 @@ from flask_mercure.state import HubState, state_of
 from mercure_hub.protocol.errors import reference
 
 _INTERRUPTED = 130  # the status that shells give to SIGINT
-_MARKS = {
-    Level.OK: "ok",
-    Level.NOTE: "note",
-    Level.SKIPPED: "skipped",
-    Level.WARNING: "WARNING",
-    Level.PROBLEM: "PROBLEM",
-}
 _MARK, _CHECK, _WIDTH = 9, 10, 100
 _INDENT = " " * (_MARK + _CHECK)
 
@@ -146,7 +139,9 @@ def is_healthy(findings: Iterable[Finding]) -> bool:
 
 def as_text(finding: Finding) -> str:
     """A finding for the terminal."""
-    head = f"{_MARKS[finding.level]:<{_MARK}}{finding.check:<{_CHECK}}"
+    is_bad = finding.level in (Level.WARNING, Level.PROBLEM)
+    mark = finding.level.upper() if is_bad else finding.level.value
+    head = f"{mark:<{_MARK}}{finding.check:<{_CHECK}}"
     lines = textwrap.wrap(
         finding.summary,
         _WIDTH,

@@ -5,7 +5,6 @@ Each step is told apart - the name, the connection, TLS, the answer - since each
 
 from __future__ import annotations
 
-import json
 import selectors
 import socket
 import ssl
@@ -13,7 +12,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -186,76 +184,83 @@ def time_left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.001)
 
 
-def close(sock: socket.socket) -> None:
-    """Close a socket in any state."""
-    with suppress(OSError):
-        sock.close()
-
-
 @dataclass(frozen=True, slots=True)
-class DatedAnswer:
+class DatedAnswer(Head):
     """A complete answer, and when it came.
 
-    :param head: status and headers.
     :param body: the content, or the beginning of it.
     :param at: the middle between request and answer, in seconds since the epoch.
     """
 
-    head: Head
     body: bytes
     at: float
 
-    @property
-    def status(self) -> int:
-        """Status code."""
-        return self.head.status
 
-    @property
-    def document(self) -> dict[str, Any]:
-        """The JSON object in the body; empty if there is none."""
-        try:
-            document = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return {}
-        return document if isinstance(document, dict) else {}
+@dataclass(frozen=True, slots=True)
+class HubClient:
+    """Sends requests to a URL, each on a connection of its own.
 
-
-def ask(
-    endpoint: Endpoint,
-    trust: ssl.SSLContext | None,
-    method: str,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    body: bytes = b"",
-    seconds: float,
-    clock: Callable[[], float] = time.time,
-) -> DatedAnswer:
-    """Send a request on a connection of its own and read the answer; of an event stream only the head.
-
-    :param seconds: for all of it.
-    :raises Unreachable: there is no answer.
+    :param endpoint: the URL.
+    :param trust: for https.
+    :param seconds: for each answer.
     """
-    deadline = time.monotonic() + seconds
-    exchange = request(endpoint, method, path, {"Connection": "close", **(headers or {})}, body)
-    sock = dial(endpoint, trust, deadline)
-    try:
-        started = clock()
-        head, received = answer(sock, exchange, deadline)
-        at = (started + clock()) / 2
-        if head.media_type != "text/event-stream":
-            received = _read_content(sock, exchange, received, deadline)
-        return DatedAnswer(head, Decoder(head).feed(received)[:_MAX_BODY], at)
-    finally:
-        close(sock)
 
+    endpoint: Endpoint
+    trust: ssl.SSLContext | None
+    seconds: float
 
-def request(
-    endpoint: Endpoint, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
-) -> Exchange:
-    """A request to the hub, with the headers that every one has."""
-    fields = {"User-Agent": USER_AGENT, "Accept": "*/*", **headers}
-    return Exchange(method, endpoint.origin + target, fields, body)
+    def ask(
+        self,
+        method: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        path: str | None = None,
+        body: bytes = b"",
+        clock: Callable[[], float] = time.time,
+    ) -> DatedAnswer:
+        """Send a request and read the answer; of an event stream only the head.
+
+        :param path: instead of that of the URL.
+        :param clock: returns the seconds since the epoch.
+        :raises Unreachable: there is no answer.
+        """
+        deadline = time.monotonic() + self.seconds
+        target = self.endpoint.path if path is None else path
+        exchange = self._exchange(method, target, {"Connection": "close", **(headers or {})}, body)
+        with dial(self.endpoint, self.trust, deadline) as sock:
+            started = clock()
+            head, received = answer(sock, exchange, deadline)
+            at = (started + clock()) / 2
+            if head.media_type != "text/event-stream":
+                received = _read_content(sock, exchange, received, deadline)
+            content = Decoder(head).feed(received)[:_MAX_BODY]
+            return DatedAnswer(head.status, head.headers, content, at)
+
+    def subscribe(self, query: str, headers: Mapping[str, str]) -> Stream | Head:
+        """Open a subscription.
+
+        :param query: with its matchers, encoded.
+        :param headers: with the token.
+        :returns: the stream, or the head of an answer that is none.
+        :raises Unreachable: there is no answer.
+        """
+        deadline = time.monotonic() + self.seconds
+        exchange = self._exchange("GET", f"{self.endpoint.path}?{query}", {**_ACCEPTED, **headers})
+        sock = dial(self.endpoint, self.trust, deadline)
+        sent_at = time.monotonic()
+        try:
+            head, content = answer(sock, exchange, deadline)
+            if head.status == 200 and head.media_type == "text/event-stream":
+                return Stream(self.endpoint.setting, sock, exchange, content, sent_at)
+        except BaseException:
+            sock.close()
+            raise
+        sock.close()
+        return head
+
+    def _exchange(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Exchange:
+        fields = {"User-Agent": USER_AGENT, "Accept": "*/*", **headers}
+        return Exchange(method, self.endpoint.origin + target, fields, body)
 
 
 def answer(sock: socket.socket, exchange: Exchange, deadline: float) -> tuple[Head, bytes]:
@@ -324,32 +329,22 @@ class Decoder:
         return plain
 
 
-@dataclass(frozen=True, slots=True)
-class NoStream:
-    """The answer is no event stream.
-
-    :param head: of the answer.
-    """
-
-    head: Head
-
-
 class Stream:
     """An open subscription; times are on the monotonic clock.
 
     :param name: for messages.
     :param sock: connected.
     :param exchange: its request was sent, and the head of the answer has arrived.
-    :param head: of the answer.
     :param content: what came with the head.
     :param sent_at: when the request went out.
     """
 
-    def __init__(  # noqa: PLR0917
-        self, name: str, sock: socket.socket, exchange: Exchange, head: Head, content: bytes, sent_at: float
+    def __init__(
+        self, name: str, sock: socket.socket, exchange: Exchange, content: bytes, sent_at: float
     ) -> None:
+        assert exchange.head is not None
         self.name = name
-        self.head = head
+        self.head = exchange.head
         self.opened_at = time.monotonic()
         self.head_after = self.opened_at - sent_at
         self.last_at = self.opened_at
@@ -359,7 +354,7 @@ class Stream:
         self.has_begun = False
         self._sock = sock
         self._exchange = exchange
-        self._decoder = Decoder(head)
+        self._decoder = Decoder(self.head)
         self._parser = Parser()
         sock.setblocking(False)
         self._take(content)
@@ -390,7 +385,7 @@ class Stream:
 
     def close(self) -> None:
         """Close the connection."""
-        close(self._sock)
+        self._sock.close()
 
     def _take(self, content: bytes) -> None:
         plain = self._decoder.feed(content)
@@ -403,35 +398,6 @@ class Stream:
             self.events.setdefault(event.data, now)
         if not events and plain.lstrip().startswith(b":"):
             self.comments.append(now)
-
-
-def subscribe(
-    endpoint: Endpoint,
-    trust: ssl.SSLContext | None,
-    query: str,
-    headers: Mapping[str, str],
-    seconds: float,
-) -> Stream | NoStream:
-    """Open a subscription.
-
-    :param query: with its matchers, encoded.
-    :param headers: with the token.
-    :param seconds: within which the head of the answer must arrive.
-    :raises Unreachable: there is no answer.
-    """
-    deadline = time.monotonic() + seconds
-    exchange = request(endpoint, "GET", f"{endpoint.path}?{query}", {**_ACCEPTED, **headers})
-    sock = dial(endpoint, trust, deadline)
-    sent_at = time.monotonic()
-    try:
-        head, content = answer(sock, exchange, deadline)
-    except BaseException:
-        close(sock)
-        raise
-    if head.status == 200 and head.media_type == "text/event-stream":
-        return Stream(endpoint.setting, sock, exchange, head, content, sent_at)
-    close(sock)
-    return NoStream(head)
 
 
 def listen(streams: Sequence[Stream], seconds: float, is_enough: Callable[[], bool]) -> None:

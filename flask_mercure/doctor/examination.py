@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
+from flask_mercure.client.connection import Head
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.doctor import addresses, browser, delivery, tokens
 from flask_mercure.doctor.addresses import Prober, ReachedHub
-from flask_mercure.doctor.connection import Endpoint, NoStream, Stream, Unreachable, listen
+from flask_mercure.doctor.connection import Endpoint, Stream, Unreachable, listen
 from flask_mercure.doctor.delivery import Arrival
 from flask_mercure.doctor.findings import Finding, problem, skipped
 from flask_mercure.doctor.tokens import Admission, bearer
@@ -111,7 +112,7 @@ class Examination:
         nearest = internal or public
         if nearest is not None:
             answer = nearest.answer
-            yield addresses.clock_skew(answer.head.date, answer.at, configuration.lifetime)
+            yield addresses.clock_skew(answer.date, answer.at, configuration.lifetime)
             yield from self._with_tokens(internal, public, pages)
 
     # Tokens
@@ -138,8 +139,8 @@ class Examination:
         if subscriber_token is not None:
             yield from self._cookie(public, subscriber_token, pages)
             yield from self._cors(public, subscriber_token, publisher_token, pages)
-        server = public.answer.head.headers.get("Server", "")
-        yield browser.negotiated(public.endpoint, public.trust, server, public.seconds)
+        server = public.answer.headers.get("Server", "")
+        yield browser.negotiated(public, server)
         yield from self._patience(streams)
 
     def _made(self, role: Role) -> Generator[Finding, None, str | None]:
@@ -219,7 +220,7 @@ class Examination:
         if isinstance(answer, Stream):
             yield tokens.accepted("subscribe", reached.name)
             return answer
-        status = answer.head.status
+        status = answer.status
         if status == 400:
             yield tokens.other_parameters(reached.name, self._configuration.protocol)
         elif status == 401 and is_proxied and self._admission.fits(reached, token):
@@ -241,10 +242,10 @@ class Examination:
             return None
         if isinstance(answer, Stream):
             return answer
-        yield browser.cookie_unread(self._configuration.cookie, public.profile, answer.head.status)
+        yield browser.cookie_unread(self._configuration.cookie, public.profile, answer.status)
         return None
 
-    def _subscribe(self, reached: ReachedHub, headers: dict[str, str]) -> Stream | NoStream:
+    def _subscribe(self, reached: ReachedHub, headers: dict[str, str]) -> Stream | Head:
         answer = reached.subscribe(self._admission.parameters(self._configuration.protocol), headers)
         if isinstance(answer, Stream):
             self._opened.append(answer)
@@ -330,7 +331,8 @@ class Examination:
                         "Access-Control-Request-Method": "GET",
                         "Access-Control-Request-Headers": "authorization",
                     }
-                    yield browser.cors(page, answer.head, public.ask("OPTIONS", preflight).head)
+                    head = answer.head if isinstance(answer, Stream) else answer
+                    yield browser.cors(page, head, public.ask("OPTIONS", preflight))
                 if self._options.pages_publish and publisher_token is not None:
                     reply = public.post(self._as_cookie(publisher_token, page))
                     yield browser.publishing(page, reply.status)

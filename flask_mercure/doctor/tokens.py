@@ -238,7 +238,7 @@ class Admission:
         if isinstance(answer, Stream):
             answer.close()
             return 200
-        return answer.head.status
+        return answer.status
 
     def fits(self, reached: ReachedHub, token: str) -> bool:
         """Whether the token names the hub's resource identifier in ``aud``, as far as the hub tells it."""

@@ -21,7 +21,7 @@ from websockets.exceptions import InvalidStatus
 
 from flask_mercure import EVERYTHING
 from flask_mercure.doctor.addresses import identify
-from flask_mercure.doctor.connection import Endpoint, ask
+from flask_mercure.doctor.connection import Endpoint, HubClient
 from flask_mercure.tokens import TokenFactory
 from mercure_hub.protocol.tokens.keys import load
 from tests.deployment import site
@@ -333,7 +333,7 @@ def test_a_hub_is_not_spoken_to_over_http_2(
         assert apache.fetch(f"{apache.path}?{ORDER}")[0] == 503
         assert "proxy" not in apache.log()
         endpoint = Endpoint(apache.public_url, "MERCURE_PUBLIC_URL")
-        answer = ask(endpoint, unverified(), "GET", endpoint.path, seconds=10)
+        answer = HubClient(endpoint, unverified(), 10).ask("GET")
     assert "h2c://" in identify(endpoint, answer, None).summary
 
 

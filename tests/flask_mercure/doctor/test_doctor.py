@@ -105,7 +105,7 @@ def test_the_origin_of_a_url(url: str, origin: str) -> None:
     ],
 )
 def test_a_metadata_document(document: dict[str, object], profile: Profile | None) -> None:
-    assert addresses.profile(document) == profile
+    assert addresses.profile(json.dumps(document).encode()) == profile
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,13 @@ def test_a_public_url_that_browsers_cannot_use(public: str, pages: str, sections
 def test_a_hub_without_metadata() -> None:
     endpoint = Endpoint(PUBLIC, "MERCURE_URL")
     for status in (400, 401):
-        answer = DatedAnswer(head(status, content_type="text/plain"), b"", NOW)
+        answer = DatedAnswer(status, Headers({"Content-Type": "text/plain"}), b"", NOW)
         assert addresses.identify(endpoint, answer, None).level is Level.OK
+
+
+def test_what_is_no_metadata_document() -> None:
+    for content in (b"", b"<html>", b"[]", b"1", b'{"resource"', b"[" * 100_000):
+        assert addresses.profile(content) is None
 
 
 # Certificates
