@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -459,23 +458,26 @@ class Appender:
                 events -= sum(batch.are_events)
                 newest = cursor.execute(_EVENT_BYTES).fetchone()
                 event_bytes = newest[0] if newest else 0
-            rows, topic_rows = [], []
-            for sequence, (update, is_event) in enumerate(
-                zip(batch.updates, batch.are_events, strict=True), first
-            ):
-                topics, data = _topics(update.topics), update.data.encode()
+            rows: list[tuple[object, ...]] = []
+            topic_rows: list[tuple[int, int]] = []
+            sequence = first
+            for update, is_event in zip(batch.updates, batch.are_events, strict=True):
+                topics = update.topics
+                encoded, data = _encoded(topics), update.data.encode()
                 if is_event:
-                    event_bytes += len(data) + len(topics.encode())
-                rows.append(
-                    (
-                        *(sequence, update.id, topics, data, update.private, update.type, update.retry, now),
-                        *(events, event_bytes if is_event else None),
-                    )
-                )
+                    event_bytes += len(data) + len(encoded.encode())
+                # fmt: off
+                rows.append((
+                    sequence, update.id, encoded, data, update.private, update.type, update.retry, now,
+                    events, event_bytes if is_event else None,
+                ))
+                # fmt: on
                 events += is_event
-                topic_rows += [
-                    (hashed, sequence) for hashed in {schema.topic_hash(value) for value in update.topics}
-                ]
+                if len(topics) == 1:
+                    topic_rows.append((schema.topic_hash(topics[0]), sequence))
+                else:
+                    topic_rows += [(hashed, sequence) for hashed in set(map(schema.topic_hash, topics))]
+                sequence += 1
             _insert(cursor, _INSERT_UPDATES, rows)
             _insert(cursor, _INSERT_TOPICS, topic_rows)
             for change in batch.presence:
@@ -530,7 +532,7 @@ _INSERT_TOPICS = _inserts(schema.topic)
 _INSERT_PRESENCE = _inserts(schema.presence)[1]
 
 
-def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: list[tuple[Any, ...]]) -> None:
+def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: Sequence[tuple[object, ...]]) -> None:
     if len(rows) == 1:  # as for a single publisher
         cursor.execute(statements[1], rows[0])
         return
@@ -541,7 +543,7 @@ def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: list[tuple
             start += size
 
 
-def _topics(topics: tuple[str, ...]) -> str:
+def _encoded(topics: tuple[str, ...]) -> str:
     return _single(topics) if len(topics) == 1 else _encode(topics)
 
 

@@ -1,0 +1,255 @@
+"""An engine in memory: the second implementation of ``Link``, with failures on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from mercure_hub.protocol.errors import StorageError
+from mercure_hub.storage.interface import (
+    MANY_TOPICS,
+    Batch,
+    Beginning,
+    Entry,
+    InDoubt,
+    Page,
+    Position,
+    Resume,
+    Resumed,
+    Retention,
+    Size,
+    TopicPage,
+    Unstorable,
+)
+
+_STEP = 1000
+
+
+@dataclass
+class MemoryEngine:
+    """What several links have in common, as a database server would."""
+
+    epoch: str = "first"
+    last: int = 0
+    stored: list[tuple[Entry, float]] = field(default_factory=list)
+    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # node: number and first sequence
+    presence: dict[str, tuple[int, str]] = field(default_factory=dict)  # key: node and record
+    gone: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})  # by whether it is an event
+    living: set[int] = field(default_factory=set)
+    nodes: int = 0
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def rewind(self, last: int) -> None:
+        """Lose the newest updates, as at a failover to a replica that lacks them."""
+        with self.changed:
+            self.last = last
+            self.stored = [one for one in self.stored if one[0].sequence <= last]
+
+
+class MemoryLink:
+    """Implements ``Link`` on a ``MemoryEngine``.
+
+    :param clock: of the engine.
+    """
+
+    def __init__(
+        self,
+        engine: MemoryEngine,
+        kept: Retention | None = None,
+        clock: Callable[[], float] = lambda: 1000.0,
+    ) -> None:
+        self.engine = engine
+        self.appends: list[Callable[[Callable[[], int]], int]] = []
+        """What the next appends do; each gets the real one."""
+        self.is_away = False
+        """Whether everything but appends fails."""
+        self._kept = kept or Retention()
+        self._clock = clock
+        self._node = -1
+        self._is_interrupted = False
+
+    @property
+    def name(self) -> str:
+        return "the memory"
+
+    def open(self) -> None:
+        with self.engine.changed:
+            self._node = self.engine.nodes
+            self.engine.nodes += 1
+            self.engine.living.add(self._node)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self.engine.turn:
+            yield
+
+    def why_waiting(self, seconds: float) -> StorageError:
+        return StorageError(f"the memory was in use for {seconds:.0f} s")
+
+    def append(self, batch: Batch) -> int:
+        def append() -> int:
+            return self._append(batch)
+
+        return self.appends.pop(0)(append) if self.appends else append()
+
+    def _append(self, batch: Batch) -> int:
+        engine = self.engine
+        for update in batch.updates:
+            try:
+                update.data.encode()
+            except ValueError as error:
+                raise Unstorable(str(error)) from None
+        with engine.changed:
+            number, first = engine.batches.get(self._node, (0, 0))
+            if number == batch.number:
+                return first
+            first = engine.last + 1
+            for update, is_event in zip(batch.updates, batch.are_events, strict=True):
+                engine.last += 1
+                engine.stored.append((Entry(engine.last, update, is_event), self._clock()))
+            for change in batch.presence:
+                engine.presence.pop(change.key, None)
+                if change.record is not None:
+                    engine.presence[change.key] = self._node, change.record
+            engine.batches[self._node] = batch.number, first
+            engine.changed.notify_all()
+            return first
+
+    def outcome(self, number: int) -> int | None:
+        self._look()
+        newest, first = self.engine.batches.get(self._node, (0, 0))
+        return first if newest == number else None
+
+    def is_discard_due(self) -> bool:
+        return self._kept.is_bounded or any(entry.is_event for entry, _ in self.engine.stored)
+
+    def discard(self) -> None:
+        engine, kept = self.engine, self._kept
+        with engine.changed:
+            for is_event in (False, True):
+                ours = [one for one in engine.stored if one[0].is_event is is_event]
+                before = len(ours) - kept.size if kept.size and not is_event else 0
+                old = self._clock() - (kept.max_age or (86400.0 if is_event else float("inf")))
+                for index, one in enumerate(ours[:_STEP]):
+                    if index >= before and one[1] >= old:
+                        break
+                    engine.stored.remove(one)
+                    engine.gone[is_event] = one[0].sequence
+
+    def trust_clock(self) -> None:
+        pass
+
+    def wait(self, after: int, timeout: float) -> None:
+        with self.engine.changed:
+            self.engine.changed.wait_for(lambda: self._is_interrupted or self.engine.last > after, timeout)
+            self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        with self.engine.changed:
+            self._is_interrupted = True
+            self.engine.changed.notify_all()
+
+    def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
+        entries: list[Entry] = []
+        for entry in self._entries(sequence, 1 << 62):
+            if len(entries) == limit or size <= 0:
+                break
+            entries.append(entry)
+            size -= len(entry.update.data)
+        return entries
+
+    def position(self) -> Position:
+        self._look()
+        return Position(self.engine.epoch, self.engine.last)
+
+    def id_at(self, sequence: int) -> str | None:
+        return next((one.update.id for one in self._entries(sequence - 1, sequence)), None)
+
+    def newest_update(self) -> str | None:
+        ids = [entry.update.id for entry in self._entries(0, 1 << 62) if not entry.is_event]
+        return ids[-1] if ids else None
+
+    def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
+        return [self._resume(one) for one in wanted]
+
+    def _resume(self, one: Resume) -> Resumed:
+        same = (entry for entry in self._entries(0, 1 << 62) if entry.update.id == one.event_id)
+        after = next((entry.sequence for entry in same), None)
+        page = None
+        missed = 0 if after is None else one.upto - after
+        if after is not None and missed > 0 and (one.topics is not None or missed <= one.limit):
+            page = self.read(after, one.upto, one.topics, one.limit)
+        return Resumed(after, page, self.beginning(one.upto))
+
+    def beginning(self, upto: int) -> Beginning:
+        gone = self.engine.gone
+        return Beginning(gone[False] + 1, gone[True] + 1)
+
+    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
+        entries = [
+            entry
+            for entry in self._entries(after, upto)
+            if topics is None or len(topics) > MANY_TOPICS or not set(topics).isdisjoint(entry.update.topics)
+        ]
+        reached = upto
+        if len(entries) >= limit:
+            entries = entries[:limit]
+            reached = entries[-1].sequence
+        return Page(entries, reached, self.beginning(upto))
+
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        known = sorted({topic for entry in self._entries(0, 1 << 62) for topic in entry.update.topics})
+        here = {topic for entry in self._entries(after, upto) for topic in entry.update.topics}
+        first = 0 if beyond is None else beyond
+        some = known[first : first + limit]
+        more = first + limit if len(some) == limit else None
+        return TopicPage([topic for topic in some if topic in here], more)
+
+    def others(self) -> list[str]:
+        self._look()
+        return [record for node, record in self.engine.presence.values() if node != self._node]
+
+    def adopt(self) -> list[str]:
+        engine = self.engine
+        with engine.changed:
+            dead = {key: one for key, one in engine.presence.items() if one[0] not in engine.living}
+            for key, (_, record) in dead.items():
+                engine.presence[key] = self._node, record
+            return [record for _, record in dead.values()]
+
+    def size(self) -> Size:
+        return Size(sum(not entry.is_event for entry, _ in self.engine.stored))
+
+    def check(self, *, by_writing: bool) -> None:
+        self._look()
+
+    def close(self, *, is_writer_left: bool) -> None:
+        self.engine.living.discard(self._node)
+
+    def _entries(self, after: int, upto: int) -> list[Entry]:
+        self._look()
+        with self.engine.changed:
+            return [entry for entry, _ in self.engine.stored if after < entry.sequence <= upto]
+
+    def _look(self) -> None:
+        if self.is_away:
+            raise StorageError("the memory is away")
+
+
+def fails(append: Callable[[], int]) -> int:
+    """An append that fails before the commit."""
+    raise StorageError("the memory is full")
+
+
+def is_lost(append: Callable[[], int]) -> int:
+    """An append whose connection breaks before the engine has it."""
+    raise InDoubt("the connection broke")
+
+
+def is_not_answered(append: Callable[[], int]) -> int:
+    """An append whose connection breaks after the commit."""
+    append()
+    raise InDoubt("the connection broke")

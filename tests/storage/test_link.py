@@ -1,0 +1,440 @@
+"""What each link has to do, whatever its engine."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from mercure_hub.protocol.update import Update
+from mercure_hub.storage.interface import (
+    Batch,
+    Entry,
+    Link,
+    Position,
+    Presence,
+    Resume,
+    Retention,
+    Unstorable,
+)
+from mercure_hub.storage.sqlite.link import SqliteLink
+from mercure_hub.storage.sqlite.locks import Doorbell, bells
+from tests.storage.log import update
+from tests.storage.memory import MemoryEngine, MemoryLink
+
+DAY = 86400.0
+END = 1 << 60
+PATIENCE = 30.0
+
+ODD = [
+    Update(("a",), "", "1"),
+    Update(("a", "b", "c"), "one\ntwo\r\nthree\rfour", "urn:uuid:2", private=True, type="news", retry=0),
+    Update(("https://example.com/\N{SNOWMAN}",), "\0nul\0", "3", retry=2**31 - 1),
+    Update(("\N{GRINNING FACE}", '"quotes"\\'), "\N{GRINNING FACE}\u2028\ufeff\x85\x7f", "\N{GRINNING FACE}"),
+    Update(("a' OR 1=1 --",), "x" * 2_000_000, "'; DROP TABLE mercure_update", type="\N{SNOWMAN}"),
+    Update(("a",), "the same id again", "1"),
+]
+
+
+class Node:
+    """A process, with its numbers of batches."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.number = 0
+
+    def batch(self, *updates: Update, presence: Presence | None = None) -> Batch:
+        self.number += 1
+        is_event = presence is not None
+        return Batch(self.number, updates, [is_event] * len(updates), [presence] if presence else ())
+
+    def append(self, *updates: Update, presence: Presence | None = None) -> int:
+        with self.link.turn():
+            return self.link.append(self.batch(*updates, presence=presence))
+
+    def announce(self, key: str, record: str | None) -> int:
+        return self.append(update(f"/subscriptions/{key}", data=key), presence=Presence(key, record))
+
+    def discard(self) -> None:
+        with self.link.turn():
+            self.link.discard()
+
+    def everything(self) -> list[Update]:
+        return [entry.update for entry in self.link.after(0, 1 << 30, 1 << 30)]
+
+    def sequences(self) -> list[int]:
+        return [entry.sequence for entry in self.link.after(0, 1 << 30, 1 << 30)]
+
+
+class Cluster(Protocol):
+    """An engine on which several processes are at work."""
+
+    now: float
+
+    def join(self, kept: Retention | None = None) -> Node:
+        """One more process; of at most three."""
+
+
+class SqliteCluster:
+    def __init__(self, path: Path) -> None:
+        self.now = 1_000_000.0
+        self._path = path
+        self._bells = bells(3)
+        self._links: list[SqliteLink] = []
+
+    def join(self, kept: Retention | None = None) -> Node:
+        own = self._bells[len(self._links) % 3]
+        doorbell = Doorbell(own, [bell for bell in self._bells if bell != own])
+        link = SqliteLink(
+            f"sqlite:///{self._path}",
+            kept or Retention(),
+            lambda: self.now,
+            doorbell,
+            boot=lambda: self.now,
+        )
+        link.open()
+        self._links.append(link)
+        return Node(link)
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close(is_writer_left=False)
+        for bell in self._bells:
+            os.close(bell)
+
+
+class MemoryCluster:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+        self._engine = MemoryEngine()
+
+    def join(self, kept: Retention | None = None) -> Node:
+        link = MemoryLink(self._engine, kept, lambda: self.now)
+        link.open()
+        return Node(link)
+
+
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.minutes), "memory"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    if request.param == "memory":
+        yield MemoryCluster()
+        return
+    found = SqliteCluster(tmp_path / "mercure.db")
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def node(cluster: Cluster) -> Node:
+    return cluster.join()
+
+
+class TestAppend:
+    def test_an_engine_begins_empty(self, node: Node) -> None:
+        position = node.link.position()
+        assert position == Position(position.epoch, 0)
+        assert node.link.id_at(0) is None
+        assert node.link.newest_update() is None
+        assert node.everything() == []
+        assert node.link.size().updates == 0
+        assert not node.link.is_discard_due()
+        node.link.check(by_writing=False)
+
+    def test_updates_are_stored_as_they_are(self, node: Node) -> None:
+        assert node.append(*ODD) == 1
+        assert node.everything() == ODD
+        assert node.link.position().last == 6
+        assert node.link.size().updates == 6
+
+    def test_sequences_have_no_gaps_whoever_appends(self, cluster: Cluster) -> None:
+        nodes = [cluster.join() for _ in range(3)]
+        firsts: list[tuple[int, str]] = []
+
+        def publish(node: Node, name: str) -> None:
+            for number in range(30):
+                ids = [f"{name}{number}", f"{name}{number} too"]
+                first = node.append(*[update(id=one) for one in ids])
+                firsts.extend((first + offset, one) for offset, one in enumerate(ids))
+
+        threads = [threading.Thread(target=publish, args=one) for one in zip(nodes, "abc", strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        entries = nodes[0].link.after(0, 1000, 1 << 30)
+        assert [entry.sequence for entry in entries] == list(range(1, 181))
+        assert [(entry.sequence, entry.update.id) for entry in entries] == sorted(firsts)
+        assert {node.link.position() for node in nodes} == {nodes[0].link.position()}
+
+    def test_a_batch_is_stored_once(self, node: Node) -> None:
+        node.append(update(id="before"))
+        batch = node.batch(update(id="x"), update(id="y"))
+        with node.link.turn():
+            assert [node.link.append(batch) for _ in range(3)] == [2, 2, 2]
+        assert [one.id for one in node.everything()] == ["before", "x", "y"]
+
+    def test_the_outcome_of_the_last_batch_is_known(self, node: Node) -> None:
+        node.append(update())
+        assert node.link.outcome(node.number) == 1
+        assert node.link.outcome(node.number + 1) is None
+
+    def test_the_outcome_is_that_of_the_own_batch(self, cluster: Cluster) -> None:
+        one, other = cluster.join(), cluster.join()
+        one.append(update())
+        other.append(update())
+        assert [one.link.outcome(1), other.link.outcome(1)] == [1, 2]
+
+    def test_a_batch_that_cannot_be_stored_leaves_nothing(self, node: Node) -> None:
+        change = Presence("key", "record")
+        with pytest.raises(Unstorable):
+            node.append(update(id="x"), update(data="\ud800"), presence=change)
+        assert node.link.outcome(node.number) is None
+        assert node.everything() == []
+        assert node.append(update()) == 1
+
+    def test_a_history_stays_when_all_processes_have_left(self, cluster: Cluster) -> None:
+        first = cluster.join()
+        first.append(update(id="x"), update(id="y"))
+        first.link.close(is_writer_left=False)
+        first.link.close(is_writer_left=False)
+        second = cluster.join()
+        assert second.link.position().last == 2
+        assert second.link.id_at(2) == "y"
+        assert second.append(update(id="z")) == 3
+
+
+class TestFollow:
+    def returns(self, wait: Callable[[], None], then: Callable[[], object]) -> None:
+        done = threading.Event()
+
+        def wait_once() -> None:
+            wait()
+            done.set()
+
+        thread = threading.Thread(target=wait_once)
+        thread.start()
+        then()
+        assert done.wait(PATIENCE)
+        thread.join()
+
+    def test_an_append_of_another_process_wakes(self, cluster: Cluster) -> None:
+        reads, writes = cluster.join(), cluster.join()
+        self.returns(lambda: reads.link.wait(0, 10 * PATIENCE), lambda: writes.append(update()))
+
+    def test_an_append_before_the_wait_wakes_too(self, cluster: Cluster) -> None:
+        reads, writes = cluster.join(), cluster.join()
+        writes.append(update())
+        self.returns(lambda: reads.link.wait(0, 10 * PATIENCE), lambda: None)
+
+    def test_a_wait_can_be_interrupted(self, node: Node) -> None:
+        self.returns(lambda: node.link.wait(0, 10 * PATIENCE), node.link.interrupt)
+
+    def test_a_wait_ends(self, node: Node) -> None:
+        begin = time.monotonic()
+        node.link.wait(0, 0.01)
+        assert time.monotonic() - begin < PATIENCE
+
+    def test_entries_are_bounded_by_number_and_by_size(self, node: Node) -> None:
+        node.append(*[update(data="x" * 100) for _ in range(10)])
+        sequences = [entry.sequence for entry in node.link.after(3, 4, 1 << 30)]
+        assert sequences == [4, 5, 6, 7]
+        assert [entry.sequence for entry in node.link.after(3, 100, 250)] == [4, 5, 6]
+        assert [entry.sequence for entry in node.link.after(3, 100, 1)] == [4]
+        assert node.link.after(10, 100, 1 << 30) == []
+
+    def test_events_are_told_from_updates(self, node: Node) -> None:
+        node.append(update(id="x"))
+        node.announce("key", "record")
+        assert [entry.is_event for entry in node.link.after(0, 10, 1 << 30)] == [False, True]
+        assert node.link.newest_update() == "x"
+        assert node.link.size().updates == 1
+
+
+class TestRead:
+    @pytest.fixture
+    def node(self, node: Node) -> Node:
+        node.append(*[update("abc"[n % 3], f"all/{n}", id=str(n + 1)) for n in range(30)])
+        return node
+
+    def read(self, node: Node, *topics: str, after: int = 0, upto: int = END, limit: int = 1000) -> list[int]:
+        page = node.link.read(after, upto, topics, limit)
+        return [entry.sequence for entry in page.entries]
+
+    def test_a_part(self, node: Node) -> None:
+        for after, upto, expected in [(10, 13, [11, 12, 13]), (10, 10, []), (13, 10, []), (30, 99, [])]:
+            page = node.link.read(after, upto, None, 100)
+            assert [entry.sequence for entry in page.entries] == expected
+            assert page.reached == upto
+
+    def test_exact_topics(self, node: Node) -> None:
+        assert self.read(node, "b") == list(range(2, 31, 3))
+        assert self.read(node, "b", "all/0") == [1, *range(2, 31, 3)]
+        assert self.read(node, "b", "all/1", "all/4") == list(range(2, 31, 3))
+        assert self.read(node, "a", after=4, upto=13) == [7, 10, 13]
+        assert self.read(node, "nothing") == self.read(node) == []
+
+    @pytest.mark.parametrize("unknown", [0, 63, 127, 128, 999])
+    def test_any_number_of_topics(self, node: Node, unknown: int) -> None:
+        assert self.read(node, "a", *[f"unknown/{n}" for n in range(unknown)]) == list(range(1, 31, 3))
+
+    def test_too_many_topics_may_leave_out_nothing(self, node: Node) -> None:
+        topics = [f"unknown/{n}" for n in range(1000)]
+        assert set(self.read(node, "a", *topics)) >= set(range(1, 31, 3))
+
+    @pytest.mark.parametrize("topics", [None, ("a",), ("a", "b"), ("a", "b", "c", "all/7")])
+    @pytest.mark.parametrize("limit", [1, 4, 100])
+    def test_pages_put_together_are_the_whole(
+        self, node: Node, topics: tuple[str, ...] | None, limit: int
+    ) -> None:
+        after = 0
+        entries: list[Entry] = []
+        while after < 28:
+            page = node.link.read(after, 28, topics, limit)
+            assert len(page.entries) <= limit
+            assert page.reached > after
+            entries += page.entries
+            after = page.reached
+        assert entries == list(node.link.read(0, 28, topics, 1000).entries)
+
+    @pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+    def test_topics(self, node: Node, limit: int) -> None:
+        topics: list[str] = []
+        beyond, more = None, True
+        while more:
+            page = node.link.topics(3, 6, beyond, limit)
+            topics += page.topics
+            beyond, more = page.beyond, page.beyond is not None
+        assert sorted(topics) == ["a", "all/3", "all/4", "all/5", "b", "c"]
+
+
+class TestResume:
+    @pytest.fixture
+    def node(self, node: Node) -> Node:
+        node.append(*[update("ab"[n % 2], id=str(n + 1)) for n in range(10)], update(id="3"))
+        return node
+
+    def test_it_is_after_the_earliest_update_with_the_id(self, node: Node) -> None:
+        (found,) = node.link.resume([Resume("3", 11, None, 100)])
+        assert found.after == 3
+        assert found.page is not None
+        assert [entry.sequence for entry in found.page.entries] == list(range(4, 12))
+        assert found.beginning == found.page.beginning
+
+    @pytest.mark.parametrize("event_id", ["", "30", "3\0", "x'"])
+    def test_an_id_that_is_not_there(self, node: Node, event_id: str) -> None:
+        (found,) = node.link.resume([Resume(event_id, 11, None, 100)])
+        assert (found.after, found.page) == (None, None)
+        assert found.beginning == node.link.beginning(11)
+
+    def test_answers_are_in_order(self, node: Node) -> None:
+        ids = ["5", "no", "1"]
+        found = node.link.resume([Resume(one, 11, ("a",), 2) for one in ids])
+        assert [one.after for one in found] == [5, None, 1]
+        assert node.link.resume([]) == []
+
+    def test_only_wanted_topics_are_in_the_page(self, node: Node) -> None:
+        (found,) = node.link.resume([Resume("1", 11, ("a",), 2)])
+        assert found.page is not None
+        assert [entry.sequence for entry in found.page.entries] == [3, 5]
+        assert found.page.reached == 5
+
+    def test_without_topics_a_page_has_all_or_is_not_read(self, node: Node) -> None:
+        whole, part, nothing = node.link.resume(
+            [Resume("7", 11, None, 4), Resume("6", 11, None, 4), Resume("5", 5, None, 4)]
+        )
+        assert whole.page is not None
+        assert whole.page.reached == 11
+        assert (part.after, part.page) == (6, None)
+        assert (nothing.after, nothing.page) == (5, None)
+
+
+class TestDiscard:
+    def test_the_newest_updates_are_kept(self, cluster: Cluster) -> None:
+        node = cluster.join(Retention(size=3))
+        node.append(*[update() for _ in range(10)])
+        node.announce("key", "record")
+        assert node.link.is_discard_due()
+        node.discard()
+        assert node.sequences() == [8, 9, 10, 11]
+        beginning = node.link.beginning(11)
+        assert (beginning.updates, beginning.events) == (8, 1)
+        assert node.link.read(0, 11, None, 10).beginning == beginning
+        assert node.link.position().last == 11
+        assert node.link.size().updates == 3
+
+    def test_updates_are_discarded_by_age(self, cluster: Cluster) -> None:
+        node = cluster.join(Retention(max_age=3600.0))
+        node.append(update())
+        cluster.now += 3000
+        node.append(update())
+        cluster.now += 1000
+        assert node.link.is_discard_due()
+        node.discard()
+        assert node.sequences() == [2]
+
+    def test_sequences_go_on_when_nothing_is_left(self, cluster: Cluster) -> None:
+        node = cluster.join(Retention(max_age=3600.0))
+        node.append(update(), update())
+        cluster.now += 4000
+        node.link.is_discard_due()
+        node.discard()
+        assert node.sequences() == []
+        assert node.append(update()) == 3
+
+    def test_events_go_after_a_day(self, cluster: Cluster, node: Node) -> None:
+        node.append(update())
+        node.announce("key", "record")
+        cluster.now += DAY + 60
+        assert node.link.is_discard_due()
+        node.discard()
+        assert node.sequences() == [1]
+        assert node.link.others() == []
+
+
+class TestPresence:
+    def test_the_others_see_a_record_until_it_ends(self, cluster: Cluster) -> None:
+        one, other = cluster.join(), cluster.join()
+        one.announce("key", "record")
+        assert (one.link.others(), other.link.others()) == ([], ["record"])
+        one.announce("key", "another")
+        assert other.link.others() == ["another"]
+        one.announce("key", None)
+        assert other.link.others() == []
+
+    def test_changes_of_one_batch_are_made_in_order(self, cluster: Cluster) -> None:
+        one, other = cluster.join(), cluster.join()
+        changes = [Presence("a", "1"), Presence("b", "2"), Presence("a", None), Presence("b", "3")]
+        with one.link.turn():
+            one.link.append(Batch(1, [update() for _ in changes], [True] * len(changes), changes))
+        assert other.link.others() == ["3"]
+
+    def test_one_process_adopts_what_a_dead_one_left(self, cluster: Cluster) -> None:
+        dies, living, adopts = (cluster.join() for _ in range(3))
+        dies.announce("of the dead", "dead")
+        living.announce("of the living", "living")
+        assert adopts.link.adopt() == []
+        dies.link.close(is_writer_left=False)
+        assert adopts.link.adopt() == ["dead"]
+        assert living.link.adopt() == adopts.link.adopt() == []
+        assert living.link.others() == ["dead"]
+
+    def test_a_process_that_starts_after_all_have_died_adopts_everything(self, cluster: Cluster) -> None:
+        dies = cluster.join()
+        dies.announce("key", "record")
+        dies.link.close(is_writer_left=False)
+        after = cluster.join()
+        after.announce("own", "own")
+        assert after.link.adopt() == ["record"]
+
+
+def test_a_check_changes_nothing(node: Node) -> None:
+    node.append(update(id="x"))
+    for by_writing in (False, True):
+        node.link.check(by_writing=by_writing)
+    assert node.sequences() == [1]
+    assert node.append(update()) == 2
