@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from urllib.error import HTTPError
 
 import pytest
 
+from mercure_hub import DOCUMENTATION
 from tests.examples.browser import free_ports
 
 pytestmark = pytest.mark.minutes
@@ -254,3 +256,8 @@ def test_a_project_with_its_own_hub_module_has_flask_run_and_a_hub_beside_it(
     ):
         assert fetch(f"http://127.0.0.1:{port}/") == "the hub module of this project"
         assert fetch(f"http://127.0.0.1:{port}/publish", b"").startswith("urn:uuid:")
+
+
+def test_help_leads_to_a_page_of_the_project() -> None:
+    pages = {url for url in re.findall(r"= (https://\S+)", (ROOT / "setup.cfg").read_text(encoding="utf-8"))}
+    assert f"{DOCUMENTATION}/index.md" in pages

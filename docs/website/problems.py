@@ -38,4 +38,4 @@ def page(troubleshooting: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page((Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")))
+    sys.stdout.write(page((Path(__file__).parents[1] / PAGE.rpartition("/")[2]).read_text(encoding="utf-8")))

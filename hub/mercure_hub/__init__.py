@@ -16,6 +16,9 @@ The packages, from the inside out:
 
 __version__ = "0.1.0"
 
+DOCUMENTATION = "https://github.com/flask-mercure/flask-mercure/blob/main/docs"
+"""Where the pages are, for messages to people who have installed a package and no clone."""
+
 PACKAGES = (
     *("gevent", "sqlalchemy", "geventwebsocket", "prometheus_client", "httptools", "urlpattern", "re2"),
 )

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from flask_mercure.doctor.findings import Symptom
+from mercure_hub import DOCUMENTATION
 from mercure_hub.protocol import errors
-from mercure_hub.protocol.errors import PAGE, Section, problem_type, reference
+from mercure_hub.protocol.errors import Section, problem_type, reference
 from mercure_hub.protocol.http import error_answer
 from tests.protocol.test_answer import ANSWERS
 
-TEXT = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_each_section_once() -> None:
@@ -34,7 +35,9 @@ def test_links_within_the_page_lead_somewhere() -> None:
 def test_an_answer_names_its_section(error: errors.MercureError) -> None:
     document = json.loads(error_answer(error).body)
     assert document["type"] == problem_type(error.section) == f"urn:flask-mercure:problem:{error.section}"
-    assert document["help"] == reference(error.section) == f"docs/troubleshooting.md#{error.section}"
+    assert (
+        document["help"] == reference(error.section) == f"{DOCUMENTATION}/troubleshooting.md#{error.section}"
+    )
 
 
 def test_the_client_is_not_told_which_check_a_token_failed() -> None:

@@ -30,8 +30,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-PAGE = "docs/troubleshooting.md"
-"""The page with the sections, as it stands in the repository."""
+from mercure_hub import DOCUMENTATION
+
+PAGE = f"{DOCUMENTATION}/troubleshooting.md"
+"""The page that explains each section."""
 
 _TYPE = "urn:flask-mercure:problem:"
 
@@ -81,7 +83,7 @@ REFUSALS = (
 
 
 def reference(section: StrEnum) -> str:
-    """Path and anchor of a section in the documentation."""
+    """The URL of a section of the documentation."""
     return f"{PAGE}#{section}"
 
 

@@ -30,7 +30,7 @@ from flask_mercure.doctor.connection import (
 )
 from flask_mercure.doctor.delivery import Arrival, Lifetime
 from flask_mercure.doctor.findings import Finding, Level, Remedy, Symptom, hub, note, ok, problem, warning
-from mercure_hub.protocol.errors import Section
+from mercure_hub.protocol.errors import Section, reference
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 PUBLIC = "https://hub.example.com/.well-known/mercure"
@@ -504,11 +504,11 @@ def test_a_finding_as_text_and_as_json() -> None:
     lines = command.as_text(finding).splitlines()
     assert lines[0].startswith("PROBLEM  token     a long summary")
     assert "hub: MERCURE_ISSUER=" + "x" * 120 in lines[-2]  # to be copied: not wrapped
-    assert lines[-1].strip() == "see docs/troubleshooting.md#issuer"
+    assert lines[-1].strip() == f"see {reference(Section.ISSUER)}"
     assert command.as_text(ok("clock", "fine")) == "ok       clock     fine"
     document = json.loads(json.dumps(command.as_document("eu", [finding])))
     assert document["healthy"] is False
-    assert document["findings"][0]["help"] == "docs/troubleshooting.md#issuer"
+    assert document["findings"][0]["help"] == reference(Section.ISSUER)
 
 
 def test_the_last_line_of_the_report() -> None:

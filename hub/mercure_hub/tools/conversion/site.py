@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mercure_hub import DOCUMENTATION
 from mercure_hub.protocol.identity import WELL_KNOWN
 from mercure_hub.tools.conversion import values
 from mercure_hub.tools.conversion.caddyfile import Directive
@@ -124,5 +125,7 @@ def take_address(conversion: Conversion, address: str, place: str, source: str) 
             conversion.note(place, source, "the hub listens there itself; behind a proxy set MERCURE_LISTEN")
     else:
         conversion.note(
-            place, source, "the port and the certificate are the proxy's in front; see docs/deployment.md"
+            place,
+            source,
+            f"the port and the certificate are the proxy's in front; see {DOCUMENTATION}/deployment.md",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from mercure_hub import DOCUMENTATION
 from mercure_hub.tools.conversion import values
 from mercure_hub.tools.conversion.caddyfile import CaddyfileError, Line, Variable, parse
 from mercure_hub.tools.conversion.conversion import Conversion
@@ -54,8 +55,8 @@ _LEFT = {
     "DEBUG": "see MERCURE_LOG_LEVEL",
     "DEMO": "mints a token for everything; for development see MERCURE_PLAYGROUND, or flask mercure hub",
     "LOG_FORMAT": "see MERCURE_LOG_FORMAT, which is text or json",
-    "METRICS_ENABLED": "see docs/settings.md for metrics",
-    "METRICS_ADDR": "see docs/settings.md for metrics",
+    "METRICS_ENABLED": f"see {DOCUMENTATION}/settings.md for metrics",
+    "METRICS_ADDR": f"see {DOCUMENTATION}/settings.md for metrics",
     "ACME_HOSTS": "the proxy in front gets certificates",
     "ACME_CERT_DIR": "the proxy in front gets certificates",
     "ACME_HTTP01_ADDR": "the proxy in front gets certificates",
