@@ -259,5 +259,5 @@ def test_a_project_with_its_own_hub_module_has_flask_run_and_a_hub_beside_it(
 
 
 def test_help_leads_to_a_page_of_the_project() -> None:
-    pages = {url for url in re.findall(r"= (https://\S+)", (ROOT / "setup.cfg").read_text(encoding="utf-8"))}
+    pages = set(re.findall(r"= (https://\S+)", (ROOT / "setup.cfg").read_text(encoding="utf-8")))
     assert f"{DOCUMENTATION}/index.md" in pages
