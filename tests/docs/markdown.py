@@ -17,6 +17,8 @@ PAGES = sorted(
     [
         ROOT / "README.md",
         ROOT / "CHANGELOG.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
         ROOT / "bench" / "README.md",
         ROOT / "chaos" / "README.md",
         *(ROOT / "docs").glob("**/*.md"),
