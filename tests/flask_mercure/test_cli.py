@@ -11,22 +11,15 @@ from typing import Any
 import jwt
 import pytest
 from click.testing import Result
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 from flask import Flask
 
-from flask_mercure import ConfigurationError, Event, Subscription, development
+from flask_mercure import Event, Subscription, development
 from flask_mercure.cli import mercure
-from flask_mercure.configuration.settings import read
 from flask_mercure.extension import state_of
-from mercure_hub.config.loading import load_settings
-from mercure_hub.protocol.origins import is_listed
 from mercure_hub.protocol.tokens import keys
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.issuer import Issuer
 from tests.flask_mercure.fake_hub import SECRET, Answer, Dropped, FakeHub, make_app, running
-
-BASE = {"MERCURE_JWT_SECRET": SECRET}
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ def run(app: Flask, *arguments: str, **keywords: Any) -> Result:
 
 
 @pytest.mark.minutes
-def test_publish(hub: FakeHub) -> None:
+def test_publish_sends_its_options(hub: FakeHub) -> None:
     arguments = [
         "publish",
         "a",
@@ -72,7 +65,7 @@ def test_publish(hub: FakeHub) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["1.0", "0.x"])
-def test_at_the_shell_the_wildcard_and_templates_need_no_mark(protocol: str) -> None:
+def test_wildcards_and_templates_need_no_mark_at_the_shell(protocol: str) -> None:
     made = run(make_app(PROTOCOL=protocol), "token", "--subscribe", "*", "--subscribe", "/books/{id}").stdout
     claims = jwt.decode(made.strip(), options={"verify_signature": False})
     if protocol == "1.0":  # there a brace is a brace
@@ -136,7 +129,7 @@ def test_publish_reads_standard_input(hub: FakeHub) -> None:
         (["subscribe", "a\x00"], 1, "U+0000"),
     ],
 )
-def test_mistakes_are_one_message(arguments: Sequence[str], status: int, words: str) -> None:
+def test_a_mistake_at_the_shell_is_one_message(arguments: Sequence[str], status: int, words: str) -> None:
     result = run(make_app(URL="http://127.0.0.1:9/m"), *arguments)
     assert result.exit_code == status
     assert words in result.stderr
@@ -144,7 +137,7 @@ def test_mistakes_are_one_message(arguments: Sequence[str], status: int, words: 
 
 
 @pytest.mark.minutes
-def test_a_hub_that_refuses(hub: FakeHub) -> None:
+def test_publish_to_a_hub_that_refuses(hub: FakeHub) -> None:
     hub.answers = [Answer(b"", 401, None)]
     result = run(make_app(URL=hub.url), "publish", "a")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -158,7 +151,7 @@ def test_an_app_without_the_extension(command: Sequence[str]) -> None:
     assert "call Mercure(app)" in result.stderr
 
 
-def test_token() -> None:
+def test_token_prints_a_token_for_its_options() -> None:
     result = run(
         make_app(),
         *[
@@ -221,7 +214,7 @@ def test_subscribe_prints_events_through_lost_connections(hub: FakeHub) -> None:
         (Answer(b"", 302, None, {"Location": "/"}), "302"),
     ],
 )
-def test_a_hub_that_does_not_stream(hub: FakeHub, answer: Answer, words: str) -> None:
+def test_subscribe_to_a_hub_that_does_not_stream(hub: FakeHub, answer: Answer, words: str) -> None:
     hub.answers = [answer]
     result = run(make_app(URL=hub.url), "subscribe", "a")
     assert result.exit_code == 1
@@ -230,7 +223,7 @@ def test_a_hub_that_does_not_stream(hub: FakeHub, answer: Answer, words: str) ->
 
 
 @pytest.mark.minutes
-def test_a_refusal_after_the_first_connection_ends_it(hub: FakeHub) -> None:
+def test_a_refusal_ends_subscribe_after_the_first_connection(hub: FakeHub) -> None:
     hub.answers = [stream(b"retry: 0\nid: 1\ndata: one\n\n"), Answer(b"", 403, None)]
     result = run(make_app(URL=hub.url), "subscribe", "a")
     assert (result.exit_code, result.stdout) == (1, "id: 1\ndata: one\n\n")
@@ -238,7 +231,7 @@ def test_a_refusal_after_the_first_connection_ends_it(hub: FakeHub) -> None:
 
 
 @pytest.mark.minutes
-def test_ctrl_c_is_quiet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_subscribe_quietly(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: Subscription) -> Event:
         raise KeyboardInterrupt
 
@@ -248,127 +241,7 @@ def test_ctrl_c_is_quiet(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, result.output) == (0, "")
 
 
-def environment(inherited: dict[str, str] | None = None, **config: object) -> dict[str, str]:
-    made = read({**BASE, **{f"MERCURE_{key}": value for key, value in config.items()}})
-    return development.environment(made, inherited or {})
-
-
-def test_the_hub_gets_the_configuration_of_the_app() -> None:
-    made = environment(
-        {"PATH": "/bin", "MERCURE_TRANSPORT_URL": "sqlite:///x.db"},
-        URL="http://localhost:3100/.well-known/mercure",
-        PUBLIC_URL="http://site.localhost/hub/.well-known/mercure",
-        PROTOCOL="0.x",
-        ISSUER="urn:me",
-    )
-    made.pop("PYTHONPATH", None)
-    assert made == {
-        "PATH": "/bin",
-        "MERCURE_TRANSPORT_URL": "sqlite:///x.db",
-        "MERCURE_LISTEN": "127.0.0.1:3100",
-        "MERCURE_PUBLIC_URL": "http://site.localhost/hub/.well-known/mercure",
-        "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-        "MERCURE_PUBLISHER_JWT_ALG": "HS256",
-        "MERCURE_SUBSCRIBER_JWT_KEY": SECRET,
-        "MERCURE_SUBSCRIBER_JWT_ALG": "HS256",
-        "MERCURE_ISSUER": "urn:me",
-        "MERCURE_PROTOCOL": "0.x",
-        "MERCURE_COOKIE_NAME": "mercureAuthorization",
-        "MERCURE_ANONYMOUS": "1",
-        "MERCURE_SUBSCRIPTIONS": "1",
-        "MERCURE_DEBUGGER": "1",
-        "MERCURE_CORS_ORIGINS": "http://127.0.0.1:* http://localhost:*",
-    }
-
-
-@pytest.mark.parametrize(
-    ("inherited", "name", "value"),
-    [
-        ({"MERCURE_ANONYMOUS": "0"}, "MERCURE_ANONYMOUS", "0"),
-        ({"MERCURE_SUBSCRIPTIONS": "0"}, "MERCURE_SUBSCRIPTIONS", "0"),
-        ({"MERCURE_DEBUGGER": "0"}, "MERCURE_DEBUGGER", "0"),
-        ({"MERCURE_CORS_ORIGINS": "http://x"}, "MERCURE_CORS_ORIGINS", "http://x"),
-        ({"FLASK_RUN_PORT": "8000"}, "MERCURE_CORS_ORIGINS", "http://127.0.0.1:* http://localhost:*"),
-        (
-            {"FLASK_RUN_HOST": "::1"},
-            "MERCURE_CORS_ORIGINS",
-            "http://127.0.0.1:* http://localhost:* http://[::1]:*",
-        ),
-        (
-            {"FLASK_RUN_HOST": "0.0.0.0"},
-            "MERCURE_CORS_ORIGINS",
-            "http://127.0.0.1:* http://localhost:*",
-        ),
-        (
-            {"FLASK_RUN_HOST": "192.0.2.1"},
-            "MERCURE_CORS_ORIGINS",
-            "http://127.0.0.1:* http://localhost:* http://192.0.2.1:*",
-        ),
-        ({"MERCURE_ISSUER": "urn:other"}, "MERCURE_ISSUER", "urn:flask-mercure"),
-    ],
-)
-def test_what_the_environment_decides(inherited: dict[str, str], name: str, value: str) -> None:
-    assert environment(inherited)[name] == value
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-def test_pages_of_all_ports_are_admitted(host: str) -> None:
-    """As after ``flask run --host ::1 -p 5001``, in another terminal."""
-    settings = load_settings(environment({"FLASK_RUN_HOST": host.strip("[]")}), {})
-    assert is_listed(f"http://{host}:5001", settings.cors_origins)
-    assert not is_listed("http://elsewhere.example:5001", settings.cors_origins)
-
-
-@pytest.mark.parametrize(
-    ("url", "listen"),
-    [
-        ("http://127.0.0.1:3000/m", "127.0.0.1:3000"),
-        ("http://localhost/m", "127.0.0.1:80"),
-        ("http://[::1]:3000/m", "[::1]:3000"),
-        ("http://hub.internal:8080/m", "hub.internal:8080"),
-    ],
-)
-def test_where_the_hub_listens(url: str, listen: str) -> None:
-    assert environment(URL=url)["MERCURE_LISTEN"] == listen
-
-
-def test_https_needs_a_certificate() -> None:
-    with pytest.raises(ConfigurationError, match="MERCURE_TLS_CERT"):
-        environment(URL="https://127.0.0.1:3443/m")
-    made = environment({"MERCURE_TLS_CERT": "/x.pem"}, URL="https://127.0.0.1/m")
-    assert made["MERCURE_LISTEN"] == "127.0.0.1:443"
-
-
-def test_the_private_key_stays_in_the_app() -> None:
-    private, public = keys.generate_pair("ec")
-    encrypted = (
-        load_pem(private.encode(), None)
-        .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
-        .decode()
-    )
-    made = environment(JWT_SECRET=encrypted, JWT_PASSPHRASE="word", SUBSCRIBER_JWT_KEY=SECRET * 2)
-    assert made["MERCURE_PUBLISHER_JWT_KEY"] == public
-    assert made["MERCURE_PUBLISHER_JWT_ALG"] == "ES256"
-    assert (made["MERCURE_SUBSCRIBER_JWT_KEY"], made["MERCURE_SUBSCRIBER_JWT_ALG"]) == (SECRET * 2, "HS256")
-    assert "PRIVATE" not in "".join(made.values())
-
-
-def factory(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> str:
-    return "a.b.c"
-
-
-def test_with_a_factory_of_the_app_the_key_is_the_one_that_verifies() -> None:
-    _, public = keys.generate_pair("ec")
-    made = environment(TOKEN_FACTORY=factory, JWT_SECRET=public)
-    assert made["MERCURE_SUBSCRIBER_JWT_KEY"] == public
-    inherited = {"MERCURE_PUBLISHER_JWT_KEY": "p", "MERCURE_SUBSCRIBER_JWT_KEY": "s"}
-    made = environment(inherited, TOKEN_FACTORY=factory, JWT_SECRET=None)
-    assert made["MERCURE_PUBLISHER_JWT_KEY"] == "p"
-    with pytest.raises(ConfigurationError, match="MERCURE_PUBLISHER_JWT_KEY is not set"):
-        environment(TOKEN_FACTORY=factory, JWT_SECRET=None)
-
-
-def test_hub_becomes_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_replaces_itself_with_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(development, "find_spec", lambda name: name)

@@ -68,17 +68,17 @@ def problems(*arguments: str, **config: Any) -> list[tuple[str, str]]:
     ]
 
 
-def lines(found: list[dict[str, Any]], section: str) -> list[str]:
+def lines(reported: list[dict[str, Any]], section: str) -> list[str]:
     return [
         f"{line['where']}: {line['line']}"
-        for one in found
+        for one in reported
         if one["section"] == section
         for line in one["remedies"]
     ]
 
 
-def level(found: list[dict[str, Any]], section: str) -> list[str]:
-    return [one["level"] for one in found if one["section"] == section]
+def level(reported: list[dict[str, Any]], section: str) -> list[str]:
+    return [one["level"] for one in reported if one["section"] == section]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
         yield running
 
 
-def test_all_is_well(good: RunningHub) -> None:
+def test_an_app_and_a_hub_that_fit_together(good: RunningHub) -> None:
     result = run(URL=good.url, app_url=good.url, patience="5")
     assert result.exit_code == 0, result.output
     for check in ("url", "clock", "token", "delivery", "cookie", "patience"):
@@ -96,7 +96,7 @@ def test_all_is_well(good: RunningHub) -> None:
     assert "PROBLEM" not in result.output
 
 
-def test_nothing_is_shown_to_others(good: RunningHub) -> None:
+def test_updates_of_the_doctor_reach_nobody_else(good: RunningHub) -> None:
     """The update is private, and of a type that no ``onmessage`` hears."""
     anyone = good.subscribe({"match": "*"}, good.token(subscribe=["a"]))
     owner = good.subscribe({"match": "*"}, good.token(subscribe=["*"]))
@@ -107,89 +107,91 @@ def test_nothing_is_shown_to_others(good: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("role", ["publisher", "subscriber"])
-def test_the_key_of_one_role(folder: Path, role: str) -> None:
+def test_a_key_that_differs_for_one_role(folder: Path, role: str) -> None:
     keys: dict[str, Any] = {
         "publisher_jwt_key": SECRET,
         "subscriber_jwt_key": SECRET,
         f"{role}_jwt_key": OTHER_SECRET,
     }
     with running_hub(folder, **keys) as hub:
-        found = findings(URL=hub.url, app_url=hub.url)
-    (problem,) = [one for one in found if one["level"] == "problem"]
+        reported = findings(URL=hub.url, app_url=hub.url)
+    (problem,) = [one for one in reported if one["level"] == "problem"]
     assert (problem["check"], problem["section"]) == ("token", "signature")
     assert f"the {role}'s token" in problem["summary"]
-    assert any(line.startswith(f"hub: MERCURE_{role.upper()}_JWT_KEY=") for line in lines(found, "signature"))
+    assert any(
+        line.startswith(f"hub: MERCURE_{role.upper()}_JWT_KEY=") for line in lines(reported, "signature")
+    )
 
 
 def test_the_keys_are_exchanged(folder: Path) -> None:
     with running_hub(folder, publisher_jwt_key=SECRET, subscriber_jwt_key=OTHER_SECRET) as hub:
         config = {"PUBLISHER_JWT_KEY": OTHER_SECRET, "SUBSCRIBER_JWT_KEY": SECRET, "URL": hub.url}
-        found = findings(app_url=hub.url, **config)
-    wrong = [one for one in found if one["level"] == "problem"]
+        reported = findings(app_url=hub.url, **config)
+    wrong = [one for one in reported if one["level"] == "problem"]
     assert [one["section"] for one in wrong] == ["signature", "signature"]
     assert all("exchanged" in one["summary"] for one in wrong)
 
 
-def test_the_algorithm(folder: Path) -> None:
+def test_an_algorithm_that_differs(folder: Path) -> None:
     long = SECRET * 2
     with running_hub(folder, publisher_jwt_key=long, publisher_jwt_alg="HS512") as hub:
-        found = findings(URL=hub.url, app_url=hub.url, JWT_SECRET=long)
-    assert 'app: MERCURE_PUBLISHER_JWT_ALG = "HS512"' in lines(found, "algorithm")
-    assert "hub: MERCURE_PUBLISHER_JWT_ALG=HS256" in lines(found, "algorithm")
+        reported = findings(URL=hub.url, app_url=hub.url, JWT_SECRET=long)
+    assert 'app: MERCURE_PUBLISHER_JWT_ALG = "HS512"' in lines(reported, "algorithm")
+    assert "hub: MERCURE_PUBLISHER_JWT_ALG=HS256" in lines(reported, "algorithm")
 
 
 def test_white_space_around_the_secret(folder: Path) -> None:
     with running_hub(folder, publisher_jwt_key=SECRET) as hub:
-        found = findings(URL=hub.url, app_url=hub.url, JWT_SECRET=SECRET + "\n", PROTOCOL="0.x")
-    assert any("white space" in one["summary"] for one in found)
+        reported = findings(URL=hub.url, app_url=hub.url, JWT_SECRET=SECRET + "\n", PROTOCOL="0.x")
+    assert any("white space" in one["summary"] for one in reported)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("1.0", "0.x"), ("0.x", "1.0")])
-def test_the_generation(folder: Path, ours: str, theirs: str) -> None:
+def test_a_generation_of_the_protocol_that_differs(folder: Path, ours: str, theirs: str) -> None:
     with running_hub(folder, protocol=theirs) as hub:
-        found = findings(URL=hub.url, app_url=hub.url, PROTOCOL=ours)
-    assert set(level(found, "protocol-generation")) == {"problem"}
-    assert f'app: MERCURE_PROTOCOL = "{theirs}"' in lines(found, "protocol-generation")
-    assert "hub: MERCURE_PROTOCOL=both" in lines(found, "protocol-generation")
+        reported = findings(URL=hub.url, app_url=hub.url, PROTOCOL=ours)
+    assert set(level(reported, "protocol-generation")) == {"problem"}
+    assert f'app: MERCURE_PROTOCOL = "{theirs}"' in lines(reported, "protocol-generation")
+    assert "hub: MERCURE_PROTOCOL=both" in lines(reported, "protocol-generation")
 
 
 @pytest.mark.parametrize("protocol", ["both", "1.0"])
-def test_the_issuer(folder: Path, protocol: str) -> None:
+def test_an_issuer_that_differs(folder: Path, protocol: str) -> None:
     with running_hub(folder, protocol=protocol) as hub:
-        found = findings(URL=hub.url, app_url=hub.url, ISSUER="https://app.example")
-    assert "hub: MERCURE_ISSUER=https://app.example" in lines(found, "issuer")
-    assert 'app: MERCURE_ISSUER = "urn:flask-mercure"  # if the hub is right' in lines(found, "issuer")
+        reported = findings(URL=hub.url, app_url=hub.url, ISSUER="https://app.example")
+    assert "hub: MERCURE_ISSUER=https://app.example" in lines(reported, "issuer")
+    assert 'app: MERCURE_ISSUER = "urn:flask-mercure"  # if the hub is right' in lines(reported, "issuer")
 
 
 def test_an_issuer_that_nobody_guesses(folder: Path) -> None:
     with running_hub(folder, issuer="urn:nobody") as hub:
-        found = findings(URL=hub.url, app_url=hub.url)
-    assert "the key is right" in next(one["summary"] for one in found if one["section"] == "issuer")
-    assert "hub: MERCURE_ISSUER=urn:flask-mercure" in lines(found, "issuer")
+        reported = findings(URL=hub.url, app_url=hub.url)
+    assert "the key is right" in next(one["summary"] for one in reported if one["section"] == "issuer")
+    assert "hub: MERCURE_ISSUER=urn:flask-mercure" in lines(reported, "issuer")
 
 
-def test_the_audience(folder: Path) -> None:
+def test_an_audience_that_differs(folder: Path) -> None:
     with running_hub(folder, public_url="https://hub.example/.well-known/mercure") as hub:
-        found = findings(URL=hub.url, app_url=hub.url)
-    assert set(level(found, "audience")) == {"problem"}
-    assert f"hub: MERCURE_PUBLIC_URL={hub.url}" in lines(found, "audience")
+        reported = findings(URL=hub.url, app_url=hub.url)
+    assert set(level(reported, "audience")) == {"problem"}
+    assert f"hub: MERCURE_PUBLIC_URL={hub.url}" in lines(reported, "audience")
 
 
-def test_a_port_where_nothing_is() -> None:
+def test_a_url_with_a_port_where_nothing_listens() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         assert problems(URL=url(port)) == [("url", "unreachable")]
 
 
-def test_a_name_that_is_none() -> None:
+def test_a_url_with_a_host_that_does_not_exist() -> None:
     assert problems(URL="http://hub.invalid/m") == [("url", "unreachable")]
 
 
 def test_a_server_that_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        found = findings(URL=url(listening.getsockname()[1]), CONNECT_TIMEOUT=0.2, TIMEOUT=0.2)
-    assert level(found, "unreachable") == ["problem"]
+        reported = findings(URL=url(listening.getsockname()[1]), CONNECT_TIMEOUT=0.2, TIMEOUT=0.2)
+    assert level(reported, "unreachable") == ["problem"]
 
 
 @pytest.mark.parametrize(
@@ -204,27 +206,27 @@ def test_a_server_that_says_nothing() -> None:
         (Answer(b"", 421, None), "misdirected"),
     ],
 )
-def test_no_hub(answer: Answer, section: str) -> None:
+def test_a_server_that_is_not_a_hub(answer: Answer, section: str) -> None:
     with fake_hub() as fake:
         fake.answers = [answer]
         result = run("--json", URL=fake.url)
     assert "\x1b" not in result.output
-    found = json.loads(result.stdout)["hubs"][0]["findings"]
-    assert level(found, section) == ["problem"]
+    reported = json.loads(result.stdout)["hubs"][0]["findings"]
+    assert level(reported, section) == ["problem"]
     assert all("Authorization" not in received.headers for received in fake.received), (
         "a token went to no hub"
     )
 
 
-def test_http_where_https_is(folder: Path) -> None:
+def test_an_http_url_of_a_hub_with_tls(folder: Path) -> None:
     certificate = signed(folder)
     with running_hub(folder, tls_cert=certificate) as hub:
         assert problems(URL=url(hub.port)) == [("url", "unreachable")]
 
 
-def test_https_where_http_is(good: RunningHub) -> None:
-    found = findings(URL=url(good.port, "https"))
-    assert f'app: MERCURE_URL = "{good.url}"' in lines(found, "certificate")
+def test_an_https_url_of_a_hub_without_tls(good: RunningHub) -> None:
+    reported = findings(URL=url(good.port, "https"))
+    assert f'app: MERCURE_URL = "{good.url}"' in lines(reported, "certificate")
 
 
 def signed(folder: Path, days: int = 30, names: tuple[str, ...] = ("127.0.0.1",)) -> Path:
@@ -275,40 +277,40 @@ def test_a_self_signed_certificate(folder: Path) -> None:
 def test_an_expired_certificate(folder: Path) -> None:
     certificate = signed(folder, days=-2)
     with running_hub(folder, tls_cert=certificate) as hub:
-        found = findings(URL=hub.url, VERIFY_TLS=str(certificate))
-    assert level(found, "certificate-expired") == ["problem"]
+        reported = findings(URL=hub.url, VERIFY_TLS=str(certificate))
+    assert level(reported, "certificate-expired") == ["problem"]
 
 
 def test_a_certificate_that_ends_soon(folder: Path) -> None:
     certificate = signed(folder, days=5)
     with running_hub(folder, tls_cert=certificate) as hub:
-        found = findings(URL=hub.url, VERIFY_TLS=str(certificate), app_url=hub.url)
-    assert level(found, "certificate-expired") == ["warning"]
+        reported = findings(URL=hub.url, VERIFY_TLS=str(certificate), app_url=hub.url)
+    assert level(reported, "certificate-expired") == ["warning"]
 
 
 def test_a_certificate_for_another_host(folder: Path) -> None:
     certificate = signed(folder, names=("hub.example",))
     with running_hub(folder, tls_cert=certificate) as hub:
-        found = findings(URL=hub.url, VERIFY_TLS=str(certificate))
-    assert "hub.example" in next(one["summary"] for one in found if one["section"] == "certificate")
+        reported = findings(URL=hub.url, VERIFY_TLS=str(certificate))
+    assert "hub.example" in next(one["summary"] for one in reported if one["section"] == "certificate")
 
 
 def test_clocks_that_differ(good: RunningHub) -> None:
     late = format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=5), usegmt=True)
 
-    def change(octets: bytes) -> bytes:
-        return re.sub(rb"Date: [^\r]*", b"Date: " + late.encode(), octets)
+    def change(content: bytes) -> bytes:
+        return re.sub(rb"Date: [^\r]*", b"Date: " + late.encode(), content)
 
     with proxy(good.port, answer=change) as port:
-        found = findings(URL=url(port), app_url=url(port))
-    assert level(found, "clock") == ["problem"]
-    assert "ahead" in next(one["summary"] for one in found if one["section"] == "clock")
+        reported = findings(URL=url(port), app_url=url(port))
+    assert level(reported, "clock") == ["problem"]
+    assert "ahead" in next(one["summary"] for one in reported if one["section"] == "clock")
 
 
-def test_two_hubs(good: RunningHub, folder: Path) -> None:
+def test_two_urls_that_lead_to_different_hubs(good: RunningHub, folder: Path) -> None:
     with running_hub(folder) as other:
-        found = problems(URL=good.url, PUBLIC_URL=other.url, app_url=other.url)
-    assert found == [("delivery", "different-hubs")]
+        reported = problems(URL=good.url, PUBLIC_URL=other.url, app_url=other.url)
+    assert reported == [("delivery", "different-hubs")]
 
 
 def test_a_proxy_that_does_nothing(good: RunningHub) -> None:
@@ -318,59 +320,59 @@ def test_a_proxy_that_does_nothing(good: RunningHub) -> None:
 
 def test_a_proxy_that_buffers(good: RunningHub) -> None:
     with proxy(good.port, holds=True) as port:
-        found = findings(
+        reported = findings(
             URL=good.url, PUBLIC_URL=url(port), app_url=url(port), CONNECT_TIMEOUT=0.4, TIMEOUT=0.4
         )
-    assert level(found, "buffering") == ["problem"]
+    assert level(reported, "buffering") == ["problem"]
     assert "nginx: proxy_http_version 1.1; proxy_buffering off; proxy_cache off; gzip off;" in lines(
-        found, "buffering"
+        reported, "buffering"
     )
-    assert [one["check"] for one in found if one["level"] == "problem"] == ["delivery"]
+    assert [one["check"] for one in reported if one["level"] == "problem"] == ["delivery"]
 
 
 def test_a_proxy_that_cuts(folder: Path) -> None:
     with running_hub(folder, heartbeat=0) as hub, proxy(hub.port, silence=0.5) as port:
-        found = findings(URL=hub.url, PUBLIC_URL=url(port), app_url=url(port), patience="10")
+        reported = findings(URL=hub.url, PUBLIC_URL=url(port), app_url=url(port), patience="10")
         alone = findings(URL=url(port), app_url=url(port), patience="10")
-    assert level(found, "stream-cut") == level(alone, "stream-cut") == ["problem"]
-    assert "nginx: proxy_read_timeout 1h;" in lines(found, "stream-cut")
-    assert "Apache: ProxyPass … timeout=3600" in lines(found, "stream-cut")
+    assert level(reported, "stream-cut") == level(alone, "stream-cut") == ["problem"]
+    assert "nginx: proxy_read_timeout 1h;" in lines(reported, "stream-cut")
+    assert "Apache: ProxyPass … timeout=3600" in lines(reported, "stream-cut")
 
 
-def test_no_heartbeat_within_the_patience(folder: Path) -> None:
+def test_a_stream_without_a_heartbeat_within_the_patience(folder: Path) -> None:
     with running_hub(folder, heartbeat=0) as hub:
-        found = findings(URL=hub.url, app_url=hub.url, patience="0.3")
-    assert level(found, "stream-cut") == ["note"]
+        reported = findings(URL=hub.url, app_url=hub.url, patience="0.3")
+    assert level(reported, "stream-cut") == ["note"]
 
 
 def test_a_proxy_that_compresses(good: RunningHub) -> None:
     """Each piece as a member of its own; the head becomes one of a stream that ends with the connection."""
 
-    def change(octets: bytes) -> bytes:
-        head, separator, body = octets.partition(b"\r\n\r\n")
+    def change(content: bytes) -> bytes:
+        head, separator, body = content.partition(b"\r\n\r\n")
         if b"text/event-stream" in head:
             head = head.replace(b"Transfer-Encoding: chunked", b"Content-Encoding: gzip")
             return head + separator + (gzip.compress(chunk(body)) if body else b"")
-        return gzip.compress(chunk(octets)) if not octets.startswith(b"HTTP/") else octets
+        return gzip.compress(chunk(content)) if not content.startswith(b"HTTP/") else content
 
-    def chunk(octets: bytes) -> bytes:
-        size, _, rest = octets.partition(b"\r\n")
+    def chunk(content: bytes) -> bytes:
+        size, _, rest = content.partition(b"\r\n")
         return rest[: int(size, 16)]
 
     with proxy(good.port, answer=change) as port:
-        found = findings(URL=good.url, PUBLIC_URL=url(port), app_url=url(port))
-    assert level(found, "compression") == ["warning"]
+        reported = findings(URL=good.url, PUBLIC_URL=url(port), app_url=url(port))
+    assert level(reported, "compression") == ["warning"]
 
 
 def without(name: bytes) -> Any:
-    return lambda octets: re.sub(rb"(?i)\r\n" + name + rb": [^\r]*", b"", octets)
+    return lambda content: re.sub(rb"(?i)\r\n" + name + rb": [^\r]*", b"", content)
 
 
 def test_a_proxy_that_drops_the_header(good: RunningHub) -> None:
     with proxy(good.port, request=without(b"authorization")) as port:
-        found = findings(URL=good.url, PUBLIC_URL=url(port), app_url=url(port))
-    assert level(found, "authorization-lost") == ["warning"]
-    assert [one["level"] for one in found if one["check"] == "delivery"] == ["ok"]
+        reported = findings(URL=good.url, PUBLIC_URL=url(port), app_url=url(port))
+    assert level(reported, "authorization-lost") == ["warning"]
+    assert [one["level"] for one in reported if one["check"] == "delivery"] == ["ok"]
 
 
 @pytest.mark.parametrize("anonymous", [0, 1])
@@ -379,26 +381,26 @@ def test_a_proxy_that_drops_the_cookie(folder: Path, anonymous: int) -> None:
         running_hub(folder, anonymous=anonymous) as hub,
         proxy(hub.port, request=without(b"cookie")) as port,
     ):
-        found = problems(URL=hub.url, PUBLIC_URL=url(port), app_url=url(port))
-    assert found == [("cookie", "cookie-name")]
+        reported = problems(URL=hub.url, PUBLIC_URL=url(port), app_url=url(port))
+    assert reported == [("cookie", "cookie-name")]
 
 
-def test_the_name_of_the_cookie(folder: Path) -> None:
+def test_a_name_of_the_cookie_that_differs(folder: Path) -> None:
     with running_hub(folder, cookie_name="theirs") as hub:
-        found = findings(URL=hub.url, app_url=hub.url)
-    assert 'app: MERCURE_COOKIE_NAME = "theirs"' in lines(found, "cookie-name")
+        reported = findings(URL=hub.url, app_url=hub.url)
+    assert 'app: MERCURE_COOKIE_NAME = "theirs"' in lines(reported, "cookie-name")
 
 
 def test_a_cookie_that_is_never_sent(good: RunningHub) -> None:
-    found = problems(URL=good.url, app_url="https://shop.example.com")
-    assert ("cookie", "cookie-refused") in found
+    reported = problems(URL=good.url, app_url="https://shop.example.com")
+    assert ("cookie", "cookie-refused") in reported
 
 
-def test_cors_is_missing(good: RunningHub, folder: Path) -> None:
+def test_a_hub_that_does_not_allow_the_origin_of_a_page(good: RunningHub, folder: Path) -> None:
     page = "http://127.0.0.1:5000"
-    found = findings(URL=good.url, app_url=page)
-    assert level(found, "cors") == ["problem"]
-    assert any(line.startswith(f"hub: MERCURE_CORS_ORIGINS={page}") for line in lines(found, "cors"))
+    reported = findings(URL=good.url, app_url=page)
+    assert level(reported, "cors") == ["problem"]
+    assert any(line.startswith(f"hub: MERCURE_CORS_ORIGINS={page}") for line in lines(reported, "cors"))
     with running_hub(folder, cors_origins=page) as hub:
         assert problems(URL=hub.url, app_url=page) == []
         assert problems("--pages-publish", URL=hub.url, app_url=page) == [("cors", "cross-site")]
@@ -406,41 +408,41 @@ def test_cors_is_missing(good: RunningHub, folder: Path) -> None:
     assert other == [("cors", "cors")]
 
 
-def test_the_proxy_adds_cors_too(folder: Path) -> None:
+def test_a_proxy_that_adds_cors_too(folder: Path) -> None:
     page = "http://127.0.0.1:5000"
 
-    def change(octets: bytes) -> bytes:
-        return octets.replace(b"Vary: Origin", b"Access-Control-Allow-Origin: *", 1)
+    def change(content: bytes) -> bytes:
+        return content.replace(b"Vary: Origin", b"Access-Control-Allow-Origin: *", 1)
 
     with running_hub(folder, cors_origins=page) as hub, proxy(hub.port, answer=change) as port:
         assert problems(URL=url(port), app_url=page) == [("cors", "cors")]
 
 
-def test_a_proxy_that_redirects_the_question_of_fetch(folder: Path) -> None:
+def test_a_proxy_that_redirects_the_preflight_request(folder: Path) -> None:
     """A browser follows no redirect of a preflight request: neither does the doctor."""
     page = "http://127.0.0.1:5000"
     asked: list[bytes] = []
 
-    def note(octets: bytes) -> bytes:
-        asked.append(octets.partition(b" ")[0])
-        return octets
+    def note(content: bytes) -> bytes:
+        asked.append(content.partition(b" ")[0])
+        return content
 
     with running_hub(folder, cors_origins=page) as hub:
 
-        def change(octets: bytes) -> bytes:
+        def change(content: bytes) -> bytes:
             redirect = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {hub.url}".encode()
-            return octets.replace(b"HTTP/1.1 204 No Content", redirect, 1)
+            return content.replace(b"HTTP/1.1 204 No Content", redirect, 1)
 
         with proxy(hub.port, request=note, answer=change) as port:
-            found = findings(URL=url(port), app_url=page)
-    assert level(found, "cors") == ["warning"]
-    (summary,) = [one["summary"] for one in found if one["section"] == "cors"]
+            reported = findings(URL=url(port), app_url=page)
+    assert level(reported, "cors") == ["warning"]
+    (summary,) = [one["summary"] for one in reported if one["section"] == "cors"]
     assert "(OPTIONS) is answered with 307, a redirect" in summary
     assert "without the origin" not in summary
     assert asked.count(b"OPTIONS") == 1
 
 
-def test_several_hubs(good: RunningHub) -> None:
+def test_an_app_with_several_hubs(good: RunningHub) -> None:
     config: dict[str, Any] = {
         "DEFAULT_HUB": "one",
         "HUBS": {"one": {"URL": good.url}, "two": {"URL": "http://127.0.0.1:9/m"}},
@@ -456,38 +458,38 @@ def test_several_hubs(good: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("value", ["shop", "ftp://a", "http://u:p@a", "http://[", "http://a:b"])
-def test_a_url_of_the_app_that_is_none(value: str) -> None:
+def test_an_app_url_that_is_no_url(value: str) -> None:
     result = run(app_url=value)
     assert result.exit_code == 2
     assert "give a URL" in result.output
 
 
 def test_an_app_that_may_not_publish_everywhere(good: RunningHub) -> None:
-    found = findings(URL=good.url, app_url=good.url, PUBLISH_TOPICS=["orders"])
-    assert [one["level"] for one in found if one["check"] == "delivery"] == ["ok"]
+    reported = findings(URL=good.url, app_url=good.url, PUBLISH_TOPICS=["orders"])
+    assert [one["level"] for one in reported if one["check"] == "delivery"] == ["ok"]
 
 
 def test_an_app_that_is_given_its_token(good: RunningHub, folder: Path) -> None:
-    found = findings(URL=good.url, app_url=good.url, JWT_SECRET=None, JWT=good.token())
-    assert [one["check"] for one in found if one["level"] == "problem"] == []
-    assert [one["level"] for one in found if one["check"] == "token"] == ["skipped", "ok"]
+    reported = findings(URL=good.url, app_url=good.url, JWT_SECRET=None, JWT=good.token())
+    assert [one["check"] for one in reported if one["level"] == "problem"] == []
+    assert [one["level"] for one in reported if one["check"] == "token"] == ["skipped", "ok"]
     with running_hub(folder, publisher_jwt_key=OTHER_SECRET) as hub:
         stranger = findings(URL=hub.url, app_url=hub.url, JWT=hub.token())
     assert "MERCURE_JWT" in next(one["summary"] for one in stranger if one["section"] == "token-refused")
 
 
-def test_a_factory_whose_key_is_not_here(folder: Path) -> None:
+def test_a_token_factory_whose_key_the_app_does_not_have(folder: Path) -> None:
     def create(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> str:
         import jwt
 
         return jwt.encode({"mercure": {"publish": publish, "subscribe": subscribe}}, OTHER_SECRET, "HS256")
 
     with running_hub(folder) as hub:
-        found = findings(URL=hub.url, app_url=hub.url, JWT_SECRET=None, TOKEN_FACTORY=create)
-    assert set(level(found, "token-refused")) == {"problem"}
+        reported = findings(URL=hub.url, app_url=hub.url, JWT_SECRET=None, TOKEN_FACTORY=create)
+    assert set(level(reported, "token-refused")) == {"problem"}
 
 
-def test_interrupted(good: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_the_doctor(good: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
