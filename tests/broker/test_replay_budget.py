@@ -5,7 +5,7 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from mercure_hub.broker.replay_budget import ReplayBudget, Share
+from mercure_hub.broker.replay import ReplayBudget, Share
 
 MOST = 100
 
@@ -19,7 +19,7 @@ def taken(budget: ReplayBudget, size: int) -> Share:
     """A share that is there at once, with something in it."""
     share = Share()
     assert budget.take(share, size, 0)
-    share.octets = bytes(size)
+    share.content = bytes(size)
     return share
 
 
@@ -61,12 +61,12 @@ def test_a_share_whose_client_stands_still_is_taken_away(budget: ReplayBudget) -
     assert budget.keep(still)  # nobody needed it
     budget.lend(still)
     third = taken(budget, 50)
-    assert still.octets is None
+    assert still.content is None
     assert still.size == 0
     assert budget.taken == 90
     assert not budget.keep(still)
-    assert other.octets
-    assert third.octets
+    assert other.content
+    assert third.content
 
 
 def test_the_one_that_has_been_lent_longest_is_taken_first(budget: ReplayBudget) -> None:
@@ -75,7 +75,7 @@ def test_the_one_that_has_been_lent_longest_is_taken_first(budget: ReplayBudget)
         budget.lend(share)
     assert budget.keep(shares[3])
     taken(budget, 30)
-    assert [share.octets is None for share in shares] == [True, False, False, False, True]
+    assert [share.content is None for share in shares] == [True, False, False, False, True]
 
 
 def test_who_waits_gets_what_is_lent_meanwhile(budget: ReplayBudget) -> None:
@@ -114,5 +114,5 @@ def test_a_thousand_clients_that_stand_still_keep_nobody_from_reading(budget: Re
     for _ in range(1000):
         budget.lend(taken(budget, 10))
     assert budget.taken == MOST
-    assert taken(budget, MOST).octets
+    assert taken(budget, MOST).content
     assert budget.taken == MOST

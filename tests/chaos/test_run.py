@@ -40,7 +40,7 @@ def test_a_sound_hub_breaks_no_rule_and_all_took_part(tmp_path: Path) -> None:
 
 def test_a_hub_that_shows_private_updates_to_all_is_caught(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "hub", tmp_path / "broken" / "hub", ignore=shutil.ignore_patterns("__pycache__"))
-    broker = tmp_path / "broken" / "hub" / "mercure_hub" / "broker" / "broker.py"
+    broker = tmp_path / "broken" / "hub" / "mercure_hub" / "broker" / "replay.py"
     sound = broker.read_text()
     broken = sound.replace("if update.private and not", "if False and not")
     assert broken != sound

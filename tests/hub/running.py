@@ -22,6 +22,7 @@ import jwt
 
 from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.server.assembly import Limits
 from mercure_hub.server.lifecycle import Process
 
 if sys.version_info >= (3, 14):
@@ -323,10 +324,13 @@ def _headers(token: str | None, headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def running_hub(path: Path, *, port: int = 0, **settings: object) -> Iterator[RunningHub]:
+def running_hub(
+    path: Path, *, port: int = 0, limits: Limits | None = None, **settings: object
+) -> Iterator[RunningHub]:
     """Run a hub for the length of a ``with`` block.
 
     :param path: folder for its database; a second hub with the same one continues its history.
+    :param limits: those that are no settings.
     :param settings: by their names in the TOML file.
     """
     environment = {
@@ -342,7 +346,7 @@ def running_hub(path: Path, *, port: int = 0, **settings: object) -> Iterator[Ru
 
     def run() -> None:
         try:
-            process = Process(loaded)
+            process = Process(loaded, limits=limits)
             process.start()
             loop = gevent.get_hub().loop
             parts.append((process, loop.run_callback_threadsafe))

@@ -125,7 +125,7 @@ def test_without_the_library_the_log_says_so_and_streams_are_plain(
         assert stream.next().data == ORDER
     (message,) = [one.getMessage() for one in caplog.records if "COMPRESSION" in one.getMessage()]
     assert message == (
-        "MERCURE_COMPRESSION=zstd has no effect, for backports.zstd is missing: pip install backports.zstd"
+        "MERCURE_COMPRESSION=zstd has no effect: backports.zstd is missing; pip install backports.zstd"
     )
 
 

@@ -14,25 +14,22 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.metrics.tally import ProcessFigures
-from mercure_hub.server import lifecycle as server
-from mercure_hub.server.connection import _EACH
+from mercure_hub.server.assembly import Limits
+from mercure_hub.server.connection import OPEN_REQUEST
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
 from tests.hub.test_streams import self_signed
 
 pytestmark = pytest.mark.minutes
 
+ROOM_FOR_FIVE = Limits(open_requests=5 * OPEN_REQUEST + 1000)
 BEGINNING = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
 UNFINISHED = f"POST {HUB_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode()
 
 
-def test_the_oldest_request_that_is_not_complete_makes_room(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_oldest_incomplete_request_makes_room(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "mercure_hub.server")
-    monkeypatch.setattr(server, "_OPEN_REQUESTS", 5 * _EACH + 1000)
-    monkeypatch.setattr(server, "_OPEN_BODIES", 0)
-    with running_hub(folder) as hub, ExitStack() as stack:
+    with running_hub(folder, limits=ROOM_FOR_FIVE) as hub, ExitStack() as stack:
         waiting: list[socket.socket] = []
         for _ in range(5):
             assert hub.get(path="/livez").status == 200  # with which the hub has read the one before
@@ -44,17 +41,15 @@ def test_the_oldest_request_that_is_not_complete_makes_room(
         while octets := waiting[0].recv(65536):
             received += octets
         assert received.startswith(b"HTTP/1.1 408 ")
-        assert b"too many requests that are not complete" in received
+        assert b"too many incomplete requests" in received
         for sock in waiting[1:]:
             sock.sendall(b"\r\n")
             assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert len([message for message in caplog.messages if "to make room" in message]) == 1
 
 
-def test_connections_under_tls_that_ended_take_no_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_OPEN_REQUESTS", 5 * _EACH + 1000)
-    monkeypatch.setattr(server, "_OPEN_BODIES", 0)
-    with running_hub(folder, tls_cert=self_signed(folder)) as hub:
+def test_connections_under_tls_that_ended_take_no_room(folder: Path) -> None:
+    with running_hub(folder, limits=ROOM_FOR_FIVE, tls_cert=self_signed(folder)) as hub:
         for _ in range(20):
             assert hub.get(path="/livez").status == 200
 
@@ -91,8 +86,7 @@ def test_figures_that_cannot_be_read_for_a_while(
             goes_on.set()
 
     monkeypatch.setattr(ProcessFigures, "write", fail)
-    monkeypatch.setattr(server, "_FIGURES", 0.01)
-    with running_hub(folder, metrics=1) as hub:
+    with running_hub(folder, limits=Limits(sampling=0.01), metrics=1) as hub:
         assert hub.get(path="/metrics").status == 200
         assert goes_on.wait(TIMEOUT)
     lines = [message for message in caplog.messages if "cannot be read: Too many open files" in message]

@@ -345,7 +345,7 @@ class TestPlayground:
     def test_not_behind_a_proxy(self, name: str, value: str, folder: Path) -> None:
         with (
             pytest.raises(SettingError, match=f"and MERCURE_{name.upper()} is for more"),
-            running_hub(folder, port=0, **{"playground": 1, name: value}),
+            running_hub(folder, port=0, limits=None, **{"playground": 1, name: value}),
         ):
             pass
 

@@ -14,6 +14,8 @@ import jwt
 import pytest
 
 from mercure_hub.server import jwks
+from mercure_hub.server.assembly import Limits
+from mercure_hub.server.jwks import KeyTimes
 from tests.hub.key_server import KeyServer, jwk, key_server, new_key
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
@@ -137,14 +139,13 @@ def test_junk_causes_one_fetch(folder: Path, server: KeyServer) -> None:
 
 
 def test_a_hub_starts_without_its_keys(
-    folder: Path, server: KeyServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    folder: Path, server: KeyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(jwks, "_FIRST_RETRY", 0.05)
-    monkeypatch.setattr(jwks, "_TICK", 0.02)
+    limits = Limits(keys=KeyTimes(tick=0.02, first_retry=0.05))
     server.status = 503
     with (
         caplog.at_level(logging.INFO, "mercure_hub"),
-        running_hub(folder, config=toml(folder, server)) as hub,
+        running_hub(folder, limits=limits, config=toml(folder, server)) as hub,
     ):
         assert hub.publish({"topic": "a"}).status == 200
         token = signed(hub, OLD, "old")
@@ -181,10 +182,10 @@ def test_a_server_that_hangs_holds_nobody_up(folder: Path, server: KeyServer) ->
         assert len(server.requests) == 1
 
 
-def test_patience_ends(folder: Path, server: KeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jwks, "_PATIENCE", 0.1)
+def test_a_token_does_not_wait_for_its_key_forever(folder: Path, server: KeyServer) -> None:
     server.answer = server.hang
-    with running_hub(folder, config=toml(folder, server)) as hub:
+    limits = Limits(keys=KeyTimes(patience=0.1))
+    with running_hub(folder, limits=limits, config=toml(folder, server)) as hub:
         assert status(hub, signed(hub, OLD, "old")) == 401
         assert len(server.requests) == 1
 

@@ -64,7 +64,7 @@ def test_for_an_address(folder: Path) -> None:
 )
 def test_of_many_that_come_back_at_once_no_more_are_admitted(folder: Path, setting: str, token: str) -> None:
     """Each waits for a look-up of its cursor: meanwhile the others are counted."""
-    with running_hub(folder, anonymous=1, **{setting: 3}) as hub:
+    with running_hub(folder, limits=None, anonymous=1, **{setting: 3}) as hub:
         known = hub.send("a", "old")
         fields = f"Authorization: Bearer {hub.token()}\r\n" if token else ""
         target = f"{HUB_PATH}?match=a&last_event_id={known}"

@@ -221,7 +221,7 @@ def test_any_worker_answers_for_all_and_counters_outlive_them(folder: Path) -> N
         assert all(found[of("mercure_subscribers_connected", one, transport="sse")] > 0 for one in (0, 1))
         assert total(found, "mercure_updates_total") == 10
         os.kill(hub.pids[0], signal.SIGKILL)
-        hub.wait_for_log("another one takes its place")
+        hub.wait_for_log("it is replaced")
         found = wait_for(port, "mercure_process_starts_total", 3)
         assert total(found, "mercure_deliveries_total") == 10 * ENOUGH
         assert total(found, "mercure_updates_total") == 10

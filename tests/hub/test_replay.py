@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
-from mercure_hub.broker import broker
+from mercure_hub.broker.replay import ReplayLimits
 from mercure_hub.fanout.engine import Engine, Logged
+from mercure_hub.server.assembly import Limits
 from mercure_hub.storage.interface import Page
 from mercure_hub.storage.sqlite.reading import Reader
 from tests.hub.running import RunningHub, running_hub
 from tests.storage.log import beside
 
 pytestmark = pytest.mark.minutes
+
+SMALL_PAGES = Limits(replay=ReplayLimits(page=20))
 
 
 @pytest.mark.parametrize("how", ["last_event_id", "header", "lastEventID", "Last-Event-ID"])
@@ -121,9 +124,8 @@ def test_a_long_history_by_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch
         read.append(len(found.entries))
         return found
 
-    monkeypatch.setattr(broker, "_PAGE", 20)
     monkeypatch.setattr(Reader, "page", noted)
-    with running_hub(folder, anonymous=1) as hub:
+    with running_hub(folder, limits=SMALL_PAGES, anonymous=1) as hub:
         topics = [f"https://example.com/wanted/{n % 5}" for n in range(200)]
         for n, topic in enumerate(topics):
             topics[n] = topic if n % 10 == 0 or not others else f"https://example.com/others/{n % others}"
@@ -165,8 +167,7 @@ def test_a_topic_that_is_new_during_a_paged_replay_by_pattern_is_not_missed(
                 assert watcher.take(1) == ["new"]  # it has been dispatched
         return found
 
-    monkeypatch.setattr(broker, "_PAGE", 20)
-    with running_hub(folder, anonymous=1) as hub:
+    with running_hub(folder, limits=SMALL_PAGES, anonymous=1) as hub:
         for n in range(50):
             _publish_all(hub, f"https://example.com/wanted/{n % 5}", [str(n)])
             _publish_all(hub, f"https://example.com/others/{n % 20}", ["no"] * 7)
@@ -280,7 +281,6 @@ def discard_after_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
 
         monkeypatch.setattr(Reader, "page", discard)
 
-    monkeypatch.setattr(broker, "_PAGE", 20)
     return arrange
 
 
@@ -293,7 +293,7 @@ def test_a_stream_ends_where_the_history_was_discarded_before_it_was_read(
     cursor: str,
 ) -> None:
     """Its client comes back with its cursor, and is told that updates are missing."""
-    with running_hub(folder, anonymous=1) as hub:
+    with running_hub(folder, limits=SMALL_PAGES, anonymous=1) as hub:
         ids = [hub.send("t", str(number)) for number in range(100)]
         discard_after_page(2, 70)
         stream = hub.subscribe({**query, "last_event_id": ids[0] if cursor == "first" else cursor})
@@ -332,7 +332,7 @@ def test_a_stream_ends_where_the_history_was_discarded_while_its_first_page_was_
 def test_a_stream_goes_on_where_only_what_it_has_read_was_discarded(
     folder: Path, discard_after_page: Callable[[int, int], None], query: dict[str, str]
 ) -> None:
-    with running_hub(folder, anonymous=1) as hub:
+    with running_hub(folder, limits=SMALL_PAGES, anonymous=1) as hub:
         ids = [hub.send("t", str(number)) for number in range(100)]
         discard_after_page(2, 42)  # the last one of the second page
         stream = hub.subscribe({**query, "last_event_id": ids[0]})

@@ -7,12 +7,13 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
-from mercure_hub.broker import broker
+from mercure_hub.broker.replay import ReplayLimits
+from mercure_hub.server.assembly import Limits
 from mercure_hub.storage.interface import Page
 from mercure_hub.storage.sqlite.reading import Reader
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, read_reply, running_hub
@@ -71,16 +72,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     return counts
 
 
-@pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Memory for the history of one client at a time."""
-    monkeypatch.setattr(broker, "_REPLAYS", 1 << 20)
-    yield
+LITTLE_MEMORY = Limits(replay=ReplayLimits(memory=1 << 20))
+"""Memory for the history of one client at a time."""
 
 
-@pytest.mark.usefixtures("little_memory")
 def test_clients_that_stand_still_keep_nobody_from_the_history(folder: Path, reads: Counter[int]) -> None:
-    with running_hub(folder, anonymous=1, dispatch_timeout=0, compression="zstd") as hub:
+    with running_hub(
+        folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0, compression="zstd"
+    ) as hub:
         expected = fill(hub)
         still = [subscribe(hub) for _ in range(3)] + [subscribe(hub, Accept_Encoding=BROWSER)]
         with client(hub, {"match": "t", "last_event_id": "earliest"}) as socket_still:
@@ -94,10 +93,9 @@ def test_clients_that_stand_still_keep_nobody_from_the_history(folder: Path, rea
     assert max(reads.values()) > 6  # some were read again, for their memory had been taken away
 
 
-@pytest.mark.usefixtures("little_memory")
 def test_a_history_that_changes_while_a_client_stands_still_ends_its_stream(folder: Path) -> None:
     """Of what was read again the beginning has been sent, so it has to be the same."""
-    with running_hub(folder, anonymous=1, dispatch_timeout=0) as hub:
+    with running_hub(folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0) as hub:
         expected = fill(hub)
         stream = subscribe(hub)
         other = hub.subscribe({"match": "t", "last_event_id": "earliest"})
@@ -111,10 +109,11 @@ def test_a_history_that_changes_while_a_client_stands_still_ends_its_stream(fold
         assert got == expected[: len(got)]
 
 
-@pytest.mark.usefixtures("little_memory")
 def test_under_tls_too_a_history_that_changes_ends_the_stream(folder: Path) -> None:
     """A part of a write that TLS refuses may have been sent all the same."""
-    with running_hub(folder, anonymous=1, dispatch_timeout=0, tls_cert=self_signed(folder)) as hub:
+    with running_hub(
+        folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0, tls_cert=self_signed(folder)
+    ) as hub:
         expected = fill(hub)
         stream = subscribe(hub)
         other = hub.subscribe({"match": "t", "last_event_id": "earliest"})

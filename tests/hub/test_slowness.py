@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.server import connection
+from mercure_hub.server.assembly import Limits
+from mercure_hub.server.connection import RequestTimes
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -16,14 +17,10 @@ pytestmark = pytest.mark.minutes
 API = HUB_PATH + "/subscriptions"
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time limits that a test can wait for."""
-    monkeypatch.setattr(connection, "_FIRST_OCTET", 0.3)
-    monkeypatch.setattr(connection, "_WHOLE_REQUEST", 0.6)
+HASTY = Limits(requests=RequestTimes(first_byte=0.3, whole=0.6))
+"""Time limits that a test can wait for."""
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     ("octets", "status"),
     [
@@ -35,7 +32,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_request_that_stops(folder: Path, octets: bytes, status: bytes) -> None:
-    with running_hub(folder) as hub, hub.connect() as sock:
+    with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
         sock.sendall(octets)
         received = b""
         while more := sock.recv(65536):
@@ -43,7 +40,6 @@ def test_a_request_that_stops(folder: Path, octets: bytes, status: bytes) -> Non
         assert received[:12] == status
 
 
-@pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
     "octets",
     [
@@ -54,10 +50,10 @@ def test_a_request_that_stops(folder: Path, octets: bytes, status: bytes) -> Non
     ids=["head", "field names", "body"],
 )
 def test_a_request_sent_byte_by_byte_gets_408(folder: Path, octets: bytes) -> None:
-    """Each octet comes in time, and the request does not."""
-    with running_hub(folder) as hub, hub.connect() as sock:
+    """Each byte arrives in time, but the request does not."""
+    with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
         started = time.monotonic()
-        left = [octets[place : place + 1] for place in range(len(octets))][::-1]
+        left = [octets[index : index + 1] for index in range(len(octets))][::-1]
         received = b""
         sock.settimeout(0.005)
         while not received:
@@ -70,10 +66,9 @@ def test_a_request_sent_byte_by_byte_gets_408(folder: Path, octets: bytes) -> No
         assert received.startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.usefixtures("hasty")
 def test_empty_lines_are_no_request(folder: Path) -> None:
     """A server passes over them (RFC 9112 section 2.2), and waits for a request no longer for it."""
-    with running_hub(folder) as hub, hub.connect() as sock:
+    with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
         started = time.monotonic()
         sock.settimeout(0.005)
         while True:

@@ -90,7 +90,7 @@ def test_another_status(server: KeyServer, status: int) -> None:
 def test_too_long(server: KeyServer, length: str) -> None:
     server.body = b" " * 300_000
     server.headers = {"Content-Length": length}
-    assert refusal(server.url) == "the answer is over 262144 octets"
+    assert refusal(server.url) == "the answer is over 262144 bytes"
 
 
 def raw(octets: bytes) -> Any:
@@ -139,7 +139,7 @@ def test_no_such_host() -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     assert "its host is not found" in refusal("https://keys.invalid/", Fetcher(resolve=resolve))
-    assert "is no host name" in refusal(f"https://{'a' * 70}.example/")
+    assert "is not a valid host name" in refusal(f"https://{'a' * 70}.example/")
 
 
 def test_no_thread_to_ask_for_the_host() -> None:

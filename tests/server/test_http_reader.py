@@ -350,7 +350,7 @@ class TestLimits:
         assert read(post(b"a" * 1000, b"Content-Length: 1000"))[0].body == b"a" * 1000
         refusal = self.refusal(post(b"", b"Content-Length: 1001"))  # at once, before it arrives
         assert isinstance(refusal, ContentTooLarge)
-        assert "1000 octets (MERCURE_MAX_REQUEST_BODY_SIZE)" in refusal.detail
+        assert "1000 bytes (MERCURE_MAX_REQUEST_BODY_SIZE)" in refusal.detail
 
     def test_the_content_by_a_length_with_many_zeros(self) -> None:
         octets = post(b"a" * 1001, b"Content-Length: " + b"0" * 30 + b"1001")

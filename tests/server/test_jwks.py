@@ -12,8 +12,7 @@ from gevent.event import Event
 
 from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
 from mercure_hub.protocol.tokens.keys import ASYMMETRIC
-from mercure_hub.server import jwks
-from mercure_hub.server.jwks import Fetched, FetchError, KeySource, KeySources
+from mercure_hub.server.jwks import Fetched, FetchError, KeySource, KeySources, KeyTimes
 from tests.hub.key_server import jwk, key_set, new_key
 
 DAY = 86400.0
@@ -33,7 +32,9 @@ class World:
         self.trusted: list[list[str | None]] = []
         self.gate = Event()
         self.gate.set()
-        self.source = KeySource(ISSUER, REMOTE, self.fetch, self.trust, lambda: self.now)
+        self.source = KeySource(
+            ISSUER, REMOTE, self.fetch, self.trust, lambda: self.now, times=KeyTimes(patience=0.1)
+        )
 
     def fetch(self, remote: RemoteKeys) -> Fetched:
         assert remote is REMOTE
@@ -132,7 +133,7 @@ def test_after_a_reload_the_keys_go_on_while_the_issuer_is_down(world: World) ->
     world.source.close()
     world.answer = FetchError("Connection refused")
     before = world.source
-    world.source = KeySource(ISSUER, REMOTE, world.fetch, world.trust, lambda: world.now)
+    world.source = KeySource(ISSUER, REMOTE, world.fetch, world.trust, lambda: world.now, times=KeyTimes())
     world.source.adopt(before)
     assert world.trusted == [["old"], ["old"]]
     assert world.tick() == 2  # it is asked at once
@@ -146,7 +147,7 @@ def test_after_a_reload_the_keys_go_on_while_the_issuer_is_down(world: World) ->
 def test_after_a_reload_with_another_url_the_keys_of_the_old_one_are_gone(world: World) -> None:
     world.tick()
     other = RemoteKeys("https://other.example.com/keys", ASYMMETRIC)
-    source = KeySource(ISSUER, other, world.fetch, world.trust, lambda: world.now)
+    source = KeySource(ISSUER, other, world.fetch, world.trust, lambda: world.now, times=KeyTimes())
     source.adopt(world.source)
     assert world.trusted == [["old"]]
 
@@ -234,8 +235,7 @@ class TestUnknownKey:
             assert not world.source.renew()
         assert world.fetches <= 10 + 20
 
-    def test_a_token_waits_for_a_while(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(jwks, "_PATIENCE", 0.02)
+    def test_a_token_waits_for_a_while(self, world: World) -> None:
         world.gate.clear()
         world.tick()
         assert not world.source.renew()
@@ -255,7 +255,7 @@ class TestUnknownKey:
         assert world.tick(10**9) == 1
 
 
-def test_all_issuers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_issuers() -> None:
     asked: list[str] = []
     trusted: list[str] = []
 

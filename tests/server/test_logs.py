@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.server import logs
-from mercure_hub.server.http import Message
 from mercure_hub.server.logs import AccessLog, redact
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJtZXJjdXJlIjp7fX0.c2lnbmF0dXJl"
@@ -124,16 +123,14 @@ class TestLines:
 
     def test_an_access_line_as_text(self, path: Path) -> None:
         logs.configure("info", "text", str(path))
-        AccessLog().write(
-            "192.0.2.1", Message("GET", b"/hub?topic=a&authorization=" + TOKEN.encode()), 200, 0.00123
-        )
+        AccessLog().write("192.0.2.1", "GET", b"/hub?topic=a&authorization=" + TOKEN.encode(), 200, 0.00123)
         assert path.read_text().endswith(
             ' INFO    192.0.2.1 "GET /hub?topic=a&authorization=[redacted]" 200 1.2 ms\n'
         )
 
     def test_an_access_line_as_json(self, path: Path) -> None:
         logs.configure("info", "json", str(path))
-        AccessLog().write("192.0.2.1", Message("POST", b"/hub?jwt=" + TOKEN.encode()), 401, 0.00123)
+        AccessLog().write("192.0.2.1", "POST", b"/hub?jwt=" + TOKEN.encode(), 401, 0.00123)
         AccessLog().write_refused("192.0.2.1", 400, 'This is not HTTP/1.1: "\n\u2028\N{SNOWMAN}\ud800.')
         first, second = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
         assert first | {"time": ""} == {

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mercure_hub.server.connection import _EACH, OpenRequests
+from mercure_hub.server.connection import OPEN_REQUEST, OpenRequests
 
 
 class Ended(list[str]):
@@ -25,16 +25,16 @@ def ended() -> Ended:
 
 @pytest.fixture
 def waiting(ended: Ended) -> OpenRequests[str]:
-    return OpenRequests(10 * _EACH, ended.clock, ended.append)
+    return OpenRequests(10 * OPEN_REQUEST, ended.clock, ended.append)
 
 
 def test_each_counts_with_what_it_sent(waiting: OpenRequests[str]) -> None:
     waiting.begin("a")
     waiting.grow("a", 100)
     waiting.begin("b", 7)
-    assert waiting.taken == 2 * _EACH + 107
+    assert waiting.taken == 2 * OPEN_REQUEST + 107
     waiting.finish("a")
-    assert waiting.taken == _EACH + 7
+    assert waiting.taken == OPEN_REQUEST + 7
     waiting.finish("b")
     waiting.finish("b")
     assert (waiting.taken, len(waiting)) == (0, 0)
@@ -48,9 +48,9 @@ def test_the_oldest_make_room(waiting: OpenRequests[str], ended: Ended) -> None:
     assert ended == []
     waiting.begin("k")
     assert ended == ["b"]
-    waiting.grow("k", 2 * _EACH)
+    waiting.grow("k", 2 * OPEN_REQUEST)
     assert ended == ["b", "c", "d"]
-    assert waiting.taken == 10 * _EACH
+    assert waiting.taken == 10 * OPEN_REQUEST
 
 
 def test_one_that_begins_again_counts_once(waiting: OpenRequests[str], ended: Ended) -> None:
@@ -59,7 +59,7 @@ def test_one_that_begins_again_counts_once(waiting: OpenRequests[str], ended: En
         waiting.begin(str(number))
         waiting.grow(str(number), 100)
         waiting.begin(str(number))
-        assert waiting.taken == _EACH
+        assert waiting.taken == OPEN_REQUEST
         waiting.finish(str(number))
     assert (waiting.taken, len(waiting), ended) == (0, 0, [])
 
@@ -72,12 +72,12 @@ def test_one_that_was_ended_counts_no_more(waiting: OpenRequests[str], ended: En
     waiting.grow("a", 1 << 30)
     waiting.finish("a")
     assert ended == ["a"]
-    assert waiting.taken == 10 * _EACH
+    assert waiting.taken == 10 * OPEN_REQUEST
 
 
 def test_one_that_is_too_large_for_all_is_ended_itself(waiting: OpenRequests[str], ended: Ended) -> None:
     waiting.begin("a")
-    waiting.grow("a", 20 * _EACH)
+    waiting.grow("a", 20 * OPEN_REQUEST)
     assert ended == ["a"]
     assert waiting.taken == 0
 
@@ -101,4 +101,4 @@ def test_the_log_tells_it_once_a_minute(
         ended.now += 0.25
     assert len(ended) == 590
     assert len(caplog.messages) == 3
-    assert "1 up to now, 10 are left" in caplog.messages[0]
+    assert "1 so far, 10 are left" in caplog.messages[0]

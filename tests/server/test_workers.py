@@ -173,7 +173,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_subscribers_lose_nothing(fo
         try:
             victim = hub.pids[0]
             os.kill(victim, signal.SIGKILL)
-            hub.wait_for_log("was ended by SIGKILL; another one takes its place")
+            hub.wait_for_log("was ended by SIGKILL; it is replaced")
             many(hub, "other")  # both listen again
             assert victim not in hub.pids
             assert len(hub.pids) == 2
@@ -244,7 +244,7 @@ def test_the_end_of_subscriptions_is_told_when_their_worker_was_killed(folder: P
         for _ in range(ENOUGH + 1):  # it is known to the log now, whoever dies
             witness.next()
         os.kill(hub.pids[0], signal.SIGKILL)
-        hub.wait_for_log("another one takes its place")
+        hub.wait_for_log("it is replaced")
         active: set[str] = set()
         ended = 0
         watcher = hub.subscribe({**PRESENCE, "last_event_id": start}, hub.token())
@@ -426,12 +426,11 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     """To kill it although it has ended would kill all of its group, the hub that takes over among them."""
 
     class Successor:
-        pid = 1
+        @classmethod
+        def start(cls, _: list[int]) -> Successor:
+            return cls()
 
-        def __init__(self, _: list[int]) -> None:
-            pass
-
-        def is_ready(self, _: object) -> bool:
+        def takes_over(self, *_: object) -> bool:
             return True
 
     killed: list[int] = []
@@ -439,12 +438,12 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     hub._settings = load_settings({"MERCURE_PUBLISHER_JWT_KEY": "x" * 32}, {})
     hub._listening, hub._metrics, hub._bells, hub._life = [], None, [], os.pipe()
     child = subprocess.Popen([sys.executable, "-c", ""])
-    listens, tells = os.pipe()
+    reports, tells = os.pipe()
     os.close(tells)
-    hub._workers = [parent._Worker(0, pid=child.pid, listens=listens)]
+    hub._workers = [parent._Worker(0, pid=child.pid, reports=reports)]
     monkeypatch.setattr(parent, "Successor", Successor)
     monkeypatch.setattr(parent, "_signal", lambda pids, _: killed.extend(pids))
-    assert hub._hand_over()
+    assert hub._is_succeeded()
     hub._stop()
     child.returncode = 0
     assert killed == [child.pid]  # told to give way

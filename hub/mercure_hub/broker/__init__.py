@@ -1,1 +1,1 @@
-"""Where the log and the fan-out meet."""
+"""Where the history and the fan-out meet: dispatch, replay and presence, behind one ``Broker``."""

@@ -35,7 +35,7 @@ def publish(hub: Hub, request: Request) -> Answer:
     outside = grant.publish.first_outside(update.topics)
     if outside is not None:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
-    hub.broker.publish(update)
+    hub.broker.publish((update,))
     return _published(hub, started, text_answer(200, update.id))
 
 
@@ -66,7 +66,7 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
             raise InsufficientScope(
                 f"the token does not allow publishing to {outside!r}, a topic of update {index} (from 0)"
             )
-    hub.broker.publish_all(updates)
+    hub.broker.publish(updates)
     return _published(hub, started, json_answer({"ids": [update.id for update in updates]}))
 
 

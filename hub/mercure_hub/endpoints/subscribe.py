@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mercure_hub.broker.broker import Start
+from mercure_hub.broker.replay import Start
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.fanout.quota import Slot

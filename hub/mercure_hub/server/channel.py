@@ -18,8 +18,8 @@ from mercure_hub.fanout.writer import unsent
 
 READ, WRITE = 1, 2
 _SIZE = 64 << 10  # bytes that are read at once
-# Bytes that TLS is given at once, one record. Of more it tells nothing until the last byte is written, and a
-# client that takes its time would look as if it took nothing.
+# Bytes that TLS is given at once: one record. With more, it reports nothing before the last byte is written,
+# and a slow client would look as if it took nothing.
 _RECORD = 16 << 10
 
 
@@ -30,8 +30,8 @@ class Timeout(Exception):
 class Channel:
     """A connected socket for one greenlet.
 
-    A plain one is no more than its descriptor: an object of ``socket`` would ask the kernel for its own
-    address, and most connections need it only until the engine has the descriptor.
+    Without TLS it holds only the descriptor: a ``socket`` object would ask the kernel for its address, and
+    most connections need it only until the engine takes the descriptor over.
 
     :param fd: descriptor of a socket that is connected and non-blocking.
     """
@@ -52,9 +52,9 @@ class Channel:
         :raises OSError: it failed.
         """
         deadline = time.monotonic() + timeout
-        fd, self._fd = self._fd, -1  # until the handshake can begin, who closes it is the socket's affair
+        fd, self._fd = self._fd, -1  # until the TLS socket exists, the plain one closes it
         with contextlib.closing(socket.socket(fileno=fd)) as plain:
-            plain.setblocking(False)  # or the TLS layer would make the descriptor a blocking one
+            plain.setblocking(False)  # otherwise the TLS layer would make the descriptor blocking
             tls = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         self._fd, self._tls = fd, tls
         while True:
@@ -68,17 +68,18 @@ class Channel:
                 return
 
     def receive(self, timeout: float, most: int = _SIZE) -> bytes:
-        """What has arrived, as soon as something has; empty at the end.
+        """Wait for bytes from the client.
 
-        :param timeout: seconds; under TLS a part of a record is nothing yet.
-        :param most: bytes.
+        :param timeout: seconds; under TLS an incomplete record does not count.
+        :param most: bytes to return at most.
+        :returns: what has arrived; empty at the end of the connection.
         :raises Timeout: nothing arrived.
         :raises OSError: the connection is broken.
         """
         deadline = time.monotonic() + timeout
         if self._has_sent and self._tls is None:
-            # It is the other side's turn. And when a commit answers a hundred publishers, each has its
-            # answer before the next request of the first is read: that wakes them once, not a hundred times.
+            # It is the other side's turn. Also, when a commit answers a hundred publishers, all get their
+            # answers before the next request of the first is read: each is woken once, not a hundred times.
             self._has_sent = False
             self._wait(READ, deadline)
         while True:
@@ -89,14 +90,14 @@ class Channel:
             except ssl.SSLWantWriteError:
                 self._wait(WRITE, deadline)
 
-    def send(self, octets: bytes | memoryview, timeout: float) -> None:
-        """Send all of it.
+    def send(self, content: bytes | memoryview, timeout: float) -> None:
+        """Send bytes, and wait until all are sent.
 
         :param timeout: seconds for which the other side may take nothing.
         :raises Timeout: it took nothing.
         :raises OSError: the connection is broken.
         """
-        rest = memoryview(octets)
+        rest = memoryview(content)
         deadline = 0.0
         while rest:
             sent = self.offer(rest)
@@ -106,16 +107,16 @@ class Channel:
             if rest:
                 self._wait(self._awaits, deadline)
 
-    def offer(self, octets: memoryview) -> int:
-        """Send as much as goes without waiting.
+    def offer(self, content: memoryview) -> int:
+        """Send as much as possible without waiting.
 
-        :returns: how many bytes that is. What is left has to be offered again, unchanged.
+        :returns: bytes sent. The rest has to be offered again, unchanged.
         :raises OSError: the connection is broken.
         """
         self._has_sent = True
         sent = 0
-        while sent < len(octets):
-            rest = octets[sent:]
+        while sent < len(content):
+            rest = content[sent:]
             try:
                 sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest[:_RECORD])
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -138,19 +139,19 @@ class Channel:
         return unsent(self._fd)
 
     def detach(self) -> tuple[int, ssl.SSLSocket | None]:
-        """Give the descriptor away; the channel is of no more use."""
+        """Give the descriptor away; the channel must not be used afterwards."""
         fd, self._fd = self._fd, -1
         return fd, self._tls
 
     def end(self) -> None:
-        """Have a greenlet that waits in ``receive`` see the end of the connection, after what has arrived.
+        """Let a greenlet that waits in ``receive`` see the end of the connection, after what has arrived.
 
-        Only the receiving side ends: a request that is in the buffer already is read, and has to be answered.
+        Only the receiving side ends: a request that has arrived is still read, and has to be answered.
         """
         self._shut(socket.SHUT_RD)
 
     def cut(self) -> None:
-        """Have a greenlet that waits in ``send`` fail."""
+        """Let a greenlet that waits in ``send`` fail."""
         self._shut(socket.SHUT_RDWR)
 
     def _shut(self, how: int) -> None:
@@ -189,7 +190,7 @@ def is_ready(descriptor: int, events: int, timeout: float) -> bool:
     try:
         watcher.start(waiter.switch, True)
         timer.start(waiter.switch, False)
-        # When the process stood still (SIGSTOP, a paused machine), the time is over at the first look.
+        # After a pause of the process (SIGSTOP, a suspended machine), both may be due: readiness counts.
         return bool(waiter.get()) or _is_ready_now(descriptor, events)
     finally:
         watcher.close()
@@ -205,23 +206,23 @@ def _is_ready_now(descriptor: int, events: int) -> bool:
 class Sending(Protocol):
     """What an outlet needs of a ``Channel``."""
 
-    def offer(self, octets: memoryview) -> int:
-        """Send as much as goes without waiting."""
+    def offer(self, content: memoryview) -> int:
+        """Send as much as possible without waiting."""
 
     def has_room(self, seconds: float) -> bool:
-        """Wait until more can be sent; false when it takes longer."""
+        """Wait until more can be sent; false when that takes longer."""
 
     def unsent(self) -> int:
         """Bytes that the other side has not acknowledged."""
 
 
 class Outlet:
-    """The way of one subscriber's history.
+    """Sends history to a client, which may be slow, but must not stop reading.
 
-    Whether it stands still is told by what it has acknowledged, see ``mercure_hub.fanout.writer.unsent``.
+    A client counts as stopped when it acknowledges nothing; see ``mercure_hub.fanout.writer.unsent``.
 
     :param channel: to the client.
-    :param patience: seconds for which it may take nothing.
+    :param patience: seconds for which the client may take nothing.
     :param clock: monotonic time in seconds.
     """
 
@@ -229,38 +230,38 @@ class Outlet:
         self._channel = channel
         self._patience = patience
         self._clock = clock
-        self._still_since: float | None = None
+        self._stopped_at: float | None = None
         self._unsent = 0
 
-    def offer(self, octets: memoryview) -> int:
-        """Send as much as goes without waiting.
+    def offer(self, content: memoryview) -> int:
+        """Send as much as possible without waiting.
 
-        :returns: how many bytes that is.
+        :returns: bytes sent.
         :raises OSError: the connection is broken.
         """
-        sent = self._channel.offer(octets)
+        sent = self._channel.offer(content)
         if sent:
-            self._still_since = None
+            self._stopped_at = None
         return sent
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a moment, in which the client may make room.
+        """Wait until the client makes room.
 
-        :param seconds: how long at most.
-        :returns: it has made room; if not, it may have a little all the same.
+        :param seconds: at most.
+        :returns: it has made room; if false, it may still have made a little.
         :raises Timeout: it has taken nothing for too long.
         :raises OSError: the connection is broken.
         """
-        if self._still_since is None:
-            self._still_since = self._clock()
+        if self._stopped_at is None:
+            self._stopped_at = self._clock()
             self._unsent = self._channel.unsent()
         if self._channel.has_room(min(seconds, self._patience)):
-            self._still_since = None
+            self._stopped_at = None
             return True
         unsent = self._channel.unsent()
         if unsent < self._unsent:
-            self._still_since = self._clock()
-        elif self._clock() - self._still_since >= self._patience:
+            self._stopped_at = self._clock()
+        elif self._clock() - self._stopped_at >= self._patience:
             raise Timeout
         self._unsent = unsent
         return False

@@ -1,4 +1,4 @@
-"""One client connection, from its first octet to its end or to its life as a subscriber."""
+"""One client connection, from its first byte until it ends or the engine takes it over as a subscriber."""
 
 from __future__ import annotations
 
@@ -42,8 +42,16 @@ from mercure_hub.server.http import (
 )
 from mercure_hub.server.logs import AccessLog
 
-_EACH = 32 << 10  # bytes that a connection takes, whatever it has sent
-_NOTICE = 60.0  # seconds between two lines of the log
+OPEN_REQUEST = 32 << 10
+"""Bytes that a connection takes while it waits for its client, besides what it has received."""
+
+_LAST_REQUEST = 0.1  # seconds for the next request on a connection when the hub stops
+_SEND = 30.0  # seconds for which a client may take nothing of an answer
+_DRAIN = 2.0  # seconds for what still arrives after a refusal
+_NOTICE = 60.0  # seconds between two log lines about ended connections
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_ANY_URL = frozenset({HEALTH, LIVE, READY})  # paths that are served whatever the URL
 
 _log = logging.getLogger("mercure_hub.server")
 
@@ -51,21 +59,24 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class OpenRequests(Generic[Key]):
-    """Those that wait, for the longest time first.
+    """The connections that wait for their clients and are no subscribers, bounded in memory.
 
-    :param most: bytes that they may take together.
+    They take memory before a token is checked. When they take too much together, those end that have waited
+    longest; a client that sends its request at once is never among them.
+
+    :param limit: bytes that they may take together.
     :param clock: monotonic time in seconds.
-    :param end: ends one of them, which is no longer counted.
+    :param end: ends a connection, which is no longer counted.
 
-    ``taken`` is how much they take.
+    ``taken`` is how many bytes they take.
     """
 
-    def __init__(self, most: int, clock: Callable[[], float], end: Callable[[Key], None]) -> None:
+    def __init__(self, limit: int, clock: Callable[[], float], end: Callable[[Key], None]) -> None:
         self.taken = 0
-        self._most = most
+        self._limit = limit
         self._end = end
         self._clock = clock
-        self._waiting: dict[Key, int] = {}
+        self._waiting: dict[Key, int] = {}  # the longest waiting first
         self._ended = 0
         self._noticed_at: float | None = None
 
@@ -73,32 +84,32 @@ class OpenRequests(Generic[Key]):
         return len(self._waiting)
 
     def begin(self, one: Key, size: int = 0) -> None:
-        """Count a connection that waits for its client from now on; one that has waited, only anew.
+        """Count a connection as waiting from now on, also if it has waited before.
 
         :param size: bytes that it holds meanwhile.
         """
         self.finish(one)
         self._waiting[one] = 0
-        self.grow(one, _EACH + size)
+        self.grow(one, OPEN_REQUEST + size)
 
     def grow(self, one: Key, size: int) -> None:
-        """Count what has come from a connection that goes on waiting.
+        """Count what was received from a connection that goes on waiting.
 
         :param size: bytes.
         """
-        if one not in self._waiting:  # it was ended, and has not noticed
+        if one not in self._waiting:  # it was ended, and has not noticed yet
             return
         self._waiting[one] += size
         self.taken += size
-        while self.taken > self._most:
+        while self.taken > self._limit:
             self._end_oldest()
 
     def finish(self, one: Key) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         self.taken -= self._waiting.pop(one, 0)
 
     def make_room(self, number: int) -> None:
-        """End some, for the process has no descriptor left.
+        """End some connections, because the process has no descriptor left.
 
         :param number: how many at most.
         """
@@ -113,7 +124,7 @@ class OpenRequests(Generic[Key]):
         now = self._clock()
         if self._noticed_at is None or now - self._noticed_at >= _NOTICE:
             _log.warning(
-                "connections that waited for their clients were ended to make room for others: %d up to now, "
+                "connections that waited for their clients were ended to make room for others: %d so far, "
                 "%d are left",
                 self._ended,
                 len(self._waiting),
@@ -121,29 +132,32 @@ class OpenRequests(Generic[Key]):
             self._noticed_at = now
 
 
-_FIRST_OCTET = 20.0  # seconds for a request to begin, and for a keep-alive connection to be used again
-_LAST_LOOK = 0.1  # the same when the hub stops
-_WHOLE_REQUEST = 30.0  # seconds for all of it to arrive
-_SEND = 30.0
-_DRAIN = 2.0  # seconds for what still comes after a refusal
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+@dataclass(frozen=True, slots=True)
+class RequestTimes:
+    """How long a client may take, in seconds.
 
-_OF_ANY_URL = frozenset({HEALTH, LIVE, READY})
+    :param first_byte: for a request to begin, also on a connection that was used before.
+    :param whole: for all of a request to arrive once it has begun.
+    """
+
+    first_byte: float = 20.0
+    whole: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all connections share.
+    """What all connections of a listener share.
 
     :param hub: for the endpoints.
-    :param addressing: who the client is, and which URL it used.
+    :param addressing: derives the client's address and the URL that it used.
     :param access_log: a line for each request.
-    :param max_body: octets of content in a request.
-    :param tls: context of a hub that ends TLS itself.
+    :param max_body: bytes of content in a request.
+    :param tls: context of a hub that terminates TLS itself.
     :param replay_timeout: seconds for which a subscriber may take nothing of its history.
-    :param open_requests: the connections that wait for their client.
-    :param route: from a request to its answer.
-    :param any_url: answer whatever URL is asked for.
+    :param open_requests: the connections that wait for their clients.
+    :param times: how long clients may take for a request.
+    :param route: serves a request.
+    :param any_url: serve requests whatever their URL.
     """
 
     hub: Hub
@@ -152,15 +166,16 @@ class Site:
     max_body: int
     tls: ssl.SSLContext | None
     replay_timeout: float
-    open_requests: OpenRequests[Connection]
+    open_requests: OpenRequests[ClientConnection]
+    times: RequestTimes
     route: Callable[[Hub, Request], Answer | Stream] = route
     any_url: bool = False
 
 
-class Connection:
+class ClientConnection:
     """Serves one connection; ``run`` is the body of a greenlet.
 
-    :param site: see there.
+    :param site: what it shares with others.
     :param fd: descriptor of an accepted, non-blocking socket.
     :param peer: the address at the other end.
     """
@@ -172,30 +187,30 @@ class Connection:
         self._reader = RequestReader(site.max_body)
         self._has_begun = False
         self._is_serving = False
-        self._closing = False
+        self._is_closing = False
         self._makes_room = False
 
     def run(self) -> None:
-        """Serve requests until the client goes, or becomes a subscriber."""
-        detached = False
+        """Serve requests until the client leaves, or becomes a subscriber."""
+        is_detached = False
         self._has_begun = True
         try:
             if self._site.tls is not None:
                 self._site.open_requests.begin(self)
-                self._channel.handshake(self._site.tls, _WHOLE_REQUEST)
-            detached = self._serve()
+                self._channel.handshake(self._site.tls, self._site.times.whole)
+            is_detached = self._serve()
         except (OSError, Timeout):
-            return  # the client went away or sleeps: nothing is owed to it
+            return  # the client left or is silent: nothing is owed to it
         except Exception:
             _log.exception("a connection failed; this is a defect of the hub")
         finally:
             self._site.open_requests.finish(self)
             self._reader.close()
-            if not detached:
+            if not is_detached:
                 self._channel.close()
 
     def make_room(self) -> None:
-        """End although the client is still waited for: others need what this connection takes."""
+        """End although the client is still waited for, because others need the memory or the descriptor."""
         self._makes_room = True
         if self._is_serving:
             self._channel.cut()
@@ -203,62 +218,62 @@ class Connection:
             self._channel.end()
 
     def stop(self) -> None:
-        """End after the request that is being served, at once if there is none.
+        """End after the request that is being served, or at once if there is none.
 
-        One that has just been accepted has sent its request: it is served.
+        A connection that was just accepted has sent its request, so it is served.
         """
-        self._closing = True
+        self._is_closing = True
         if self._has_begun and not self._is_serving and not self._reader.started:
             self._channel.end()
 
     def _serve(self) -> bool:
+        """Serve requests; true when the connection now belongs to a subscriber."""
         while True:
             try:
-                message = self._next(self._reader)
+                message = self._next()
             except InvalidRequest as error:
                 self._refuse(error)
                 return False
             if message is None:
                 return False
             self._is_serving = True
-            keep_alive = message.keep_alive and not self._closing
+            keep_alive = message.keep_alive and not self._is_closing
             if self._respond(message, keep_alive):
                 return True
-            if not keep_alive or self._closing:
+            if not keep_alive or self._is_closing:
                 return False
             self._is_serving = False
 
-    def _next(self, reader: RequestReader) -> Message | None:
-        """The next request; ``None`` when the client ends the connection between two."""
+    def _next(self) -> Message | None:
+        """The next request; ``None`` when the client closes the connection between two."""
         self._site.open_requests.begin(self)
         try:
-            return self._read(reader)
+            return self._receive()
         finally:
             self._site.open_requests.finish(self)
 
-    def _read(self, reader: RequestReader) -> Message | None:
-        begin = time.monotonic() + (_LAST_LOOK if self._closing else _FIRST_OCTET)
+    def _receive(self) -> Message | None:
+        reader, times = self._reader, self._site.times
+        first_byte = time.monotonic() + (_LAST_REQUEST if self._is_closing else times.first_byte)
         whole = 0.0
         if not reader.ready:
             reader.feed(b"")  # raises what was wrong behind the request before
         while not reader.ready:
             if reader.started:
-                whole = whole or time.monotonic() + _WHOLE_REQUEST
+                whole = whole or time.monotonic() + times.whole
             try:
-                left = (whole or begin) - time.monotonic()
-                octets = self._channel.receive(max(left, 0.0), reader.appetite)
+                left = (whole or first_byte) - time.monotonic()
+                received = self._channel.receive(max(left, 0.0), reader.appetite)
             except Timeout:
                 if not reader.started:
                     return None
-                raise RequestTimeout(f"The request did not arrive within {_WHOLE_REQUEST:g} s.") from None
-            if not octets and self._makes_room and reader.started:
-                raise RequestTimeout(
-                    "The hub has too many requests that are not complete, and this was the oldest."
-                )
-            if not octets:
+                raise RequestTimeout(f"The request did not arrive within {times.whole:g} s.") from None
+            if not received and self._makes_room and reader.started:
+                raise RequestTimeout("The hub has too many incomplete requests, and this was the oldest.")
+            if not received:
                 return None
-            self._site.open_requests.grow(self, len(octets))
-            reader.feed(octets)
+            self._site.open_requests.grow(self, len(received))
+            reader.feed(received)
             if reader.expects_continue and not reader.ready:
                 reader.expects_continue = False
                 self._channel.send(_CONTINUE, _SEND)
@@ -276,7 +291,7 @@ class Connection:
         result: Answer | Stream
         try:
             identity = site.addressing.identity(
-                self._peer, message.headers, any_url=site.any_url or path in _OF_ANY_URL
+                self._peer, message.headers, any_url=site.any_url or path in _ANY_URL
             )
             may_switch = message.takes_chunks and not (message.is_followed or message.body)
             request = Request(
@@ -307,7 +322,7 @@ class Connection:
         """Send an answer, or begin a stream; true when the connection now belongs to a subscriber."""
         site = self._site
         extra = [] if request is None else cors(site.hub, request)
-        message.body = b""  # not for as long as the client takes to read
+        message.body = b""  # do not keep it for as long as the client takes to read
         if request is not None:
             request.body = b""
         now = time.time()
@@ -316,7 +331,8 @@ class Connection:
         site.hub.broker.tally.add(ANSWERS, 1, str(status))
         if site.access_log.is_on:
             peer = site.addressing.client(self._peer, message.headers)
-            site.access_log.write(peer, message, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            site.access_log.write(peer, message.method, message.target, status, seconds)
         if isinstance(result, Stream) and request is not None:
             if result.accept is not None:
                 return self._stream(result, request, encode_switch(result.headers, now), Form.WEBSOCKET)
@@ -330,23 +346,21 @@ class Connection:
             # A comment follows the head at once, so that a proxy passes the head on.
             return self._stream(result, request, head + HEARTBEATS[form], form)
         if isinstance(result, Answer):
-            octets = encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head)
-            self._send(octets)
+            self._send(encode_answer(result, extra, now, keep_alive=keep_alive, head_only=is_head))
         return False
 
-    def _send(self, octets: bytes) -> None:
-        """Send an answer."""
-        sent = self._channel.offer(memoryview(octets))
-        if sent == len(octets):
+    def _send(self, content: bytes) -> None:
+        sent = self._channel.offer(memoryview(content))
+        if sent == len(content):
             return
-        self._site.open_requests.begin(self, len(octets))
+        self._site.open_requests.begin(self, len(content))
         try:
-            self._channel.send(memoryview(octets)[sent:], _SEND)
+            self._channel.send(memoryview(content)[sent:], _SEND)
         finally:
             self._site.open_requests.finish(self)
 
     def _stream(self, stream: Stream, request: Request, head: bytes, form: Form) -> bool:
-        """Send what the subscriber missed, then hand its descriptor to the engine."""
+        """Send what the subscriber missed, then give its descriptor to the engine."""
         broker = self._site.hub.broker
         now = broker.clock()
         subscriber = Subscriber(
@@ -375,25 +389,25 @@ class Connection:
             ending = took_nothing(self._site.replay_timeout)
         finally:
             if not is_complete:
-                self._closing = True  # the stream has begun: no other answer can follow it
+                self._is_closing = True  # no other answer can follow a stream that has begun
                 broker.abandon(subscriber, ending)
         if is_complete:
             broker.start(subscriber, *self._channel.detach())
         return is_complete
 
     def _refuse(self, error: InvalidRequest) -> None:
-        """Answer what could not be read as a request, and end the connection."""
+        """Answer what could not be parsed as a request, and end the connection."""
         self._reader.close()
-        octets = encode_answer(error_answer(error), [], time.time(), keep_alive=False, head_only=False)
+        refusal = encode_answer(error_answer(error), [], time.time(), keep_alive=False, head_only=False)
         with contextlib.suppress(OSError, Timeout):
-            self._channel.send(octets, _SEND)
+            self._channel.send(refusal, _SEND)
         self._site.hub.broker.tally.add(ANSWERS, 1, str(error.status))
         reason = f"{error.detail} See {reference(error.section)}"
         self._site.access_log.write_refused(self._peer, error.status, reason)
         self._drain()
 
     def _drain(self) -> None:
-        """Read a little of what still comes, or the kernel would discard the answer with a reset."""
+        """Receive a little of what still arrives, or the kernel would drop the answer with a reset."""
         deadline = time.monotonic() + _DRAIN
         with contextlib.suppress(OSError, Timeout):
             for _ in range(64):
@@ -402,10 +416,7 @@ class Connection:
 
 
 def _origin_form(target: str, headers: dict[str, str]) -> str:
-    """The path of a target that is an absolute URL, whose host replaces that of the header.
-
-    RFC 9112 section 3.2.2.
-    """
+    """The path of a target. The host of an absolute URL replaces the Host header (RFC 9112 section 3.2.2)."""
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         return target

@@ -1,6 +1,6 @@
-"""HTTP/1.1: from octets to requests, and from answers to octets.
+"""HTTP/1.1: from bytes to requests, from answers to bytes, and the addresses that a request names.
 
-The parser is llhttp (through httptools), with all its leniencies off: what two parsers could read in
+The parser is llhttp (through httptools), with all its leniencies off: what two parsers could understand in
 two ways is refused, so that no request can be smuggled past a proxy.
 """
 
@@ -24,10 +24,10 @@ from mercure_hub.protocol.identity import Identity, derived
 
 _MAX_HEAD = 64 << 10
 _MAX_FIELDS = 200
-_BETWEEN = 8 << 10  # bytes of heads that are read at once: each may be three hundred requests
-_OF_CONTENT = 64 << 10
-_MAX_SILENCE = 64 << 10  # octets of one header field or chunk extension, which the parser keeps to itself
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # what is above may be an octet of UTF-8
+_HEADS = 8 << 10  # bytes of heads to read at once; they may hold three hundred requests
+_CONTENT = 64 << 10  # bytes of content that are read at once
+_MAX_SILENCE = 64 << 10  # bytes that the parser consumes without a call
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # bytes above may be part of UTF-8
 _ONCE = frozenset({"host", "content-type", "content-length", "origin"})
 
 
@@ -37,11 +37,11 @@ class Message:
 
     :param method: in upper case.
     :param target: raw request target.
-    :param headers: by lower-case name; octets as ISO 8859-1.
+    :param headers: by lower-case name; bytes decoded as ISO 8859-1.
     :param body: the content, without its framing.
-    :param keep_alive: the client will go on using the connection.
+    :param keep_alive: the client may send another request on the connection.
     :param takes_chunks: the client speaks HTTP/1.1.
-    :param is_followed: it asks for another protocol, and more came before that was agreed on.
+    :param is_followed: it asks for another protocol, and the client sent more without waiting for the answer.
     """
 
     method: str = ""
@@ -54,12 +54,12 @@ class Message:
 
 
 class RequestReader:
-    """Reads requests from what a connection receives.
+    """Parses the requests of a connection.
 
-    :param max_body: octets of content that are accepted.
+    :param max_body: bytes of content that are accepted.
 
     ``ready`` holds the complete requests. ``expects_continue`` is true while a client waits for
-    ``100 Continue``. ``started`` tells whether a request has begun and is not complete.
+    ``100 Continue``. ``started`` is true while a request has begun and is not complete.
     """
 
     def __init__(self, max_body: int) -> None:
@@ -74,43 +74,43 @@ class RequestReader:
         self._without_upgrade: Message | None = None
         self._head = 0
         self._fields = 0
-        self._body = bytearray()  # one object, for a client may send it in thousands of pieces
+        self._body = bytearray()  # one object, because a client may send thousands of pieces
         self._silent = 0
 
     @property
     def appetite(self) -> int:
-        """How many bytes to feed it at most: a little while requests begin, more while content arrives."""
-        return _OF_CONTENT if self.started and not self._in_head else _BETWEEN
+        """How many bytes to feed at most: few while requests begin, more while content arrives."""
+        return _CONTENT if self.started and not self._in_head else _HEADS
 
-    def feed(self, octets: bytes) -> None:
-        """Take what was received.
+    def feed(self, received: bytes) -> None:
+        """Parse what was received.
 
-        :raises InvalidRequest: it is not HTTP, or over a limit; the connection has to be closed. Requests
-            that were complete before come first: with some in ``ready``, the next call raises.
+        :raises InvalidRequest: it is not HTTP, or over a limit; the connection has to be closed. Complete
+            requests come first: while some are in ``ready``, the error is kept for the next call.
         """
-        self._silent += len(octets)
+        self._silent += len(received)
         if self._error is None:
             try:
-                self._parser.feed_data(octets)
+                self._parser.feed_data(received)
             except httptools.HttpParserUpgrade as pause:
-                self._pass_over_upgrade(octets[pause.args[0] :])
+                self._ignore_upgrade(received[pause.args[0] :])
             except httptools.HttpParserError as error:
                 self._fail(InvalidRequest(f"This is not HTTP/1.1: {error}."))
         if self._silent > _MAX_SILENCE:
-            self._fail(HeaderTooLarge(f"A header field is over {_MAX_SILENCE} octets."))
+            self._fail(HeaderTooLarge(f"A header field is over {_MAX_SILENCE} bytes."))
         if self._error is not None and not self.ready:
             raise self._error
 
-    def _pass_over_upgrade(self, rest: bytes) -> None:
-        """Read a request as if it did not ask for another protocol (RFC 9110 section 7.8).
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request as if it did not ask for another protocol (RFC 9110 section 7.8).
 
-        The parser leaves the content of such a request to the other protocol. But clients that hope
-        for HTTP/2 (curl, Java) send it right away, in the way the fields say: a second parser reads it.
+        The parser leaves the content of such a request to the other protocol. But clients that hope for
+        HTTP/2 (curl, Java) send it right away, framed as the header fields say: a second parser reads it.
         """
         if self._error is not None:
             return
         message = self.ready[-1]
-        message.keep_alive = False  # what comes after the content is not read
+        message.keep_alive = False  # nothing is read after the content
         framing = ["Connection: close\r\n"]
         framing += [
             f"{name}: {message.headers[name]}\r\n"
@@ -126,12 +126,12 @@ class RequestReader:
         self.feed(rest)
 
     def close(self) -> None:
-        """Let go of what has come, and of the parser: it and this reader refer to each other."""
+        """Free what was received, and the parser: it and this reader refer to each other."""
         self.__dict__.pop("_parser", None)
         self._body = bytearray()
         self.ready.clear()
 
-    # Called by the parser. An exception here would be wrapped, so errors are kept for feed().
+    # Called by the parser. It would wrap an exception, so errors are kept for feed().
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -151,7 +151,7 @@ class RequestReader:
             self._fail(_head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header field, or a trailer field: those count, and are ignored (RFC 9110 section 6.5.1)."""
+        """A header field; trailer fields are counted and ignored (RFC 9110 section 6.5.1)."""
         self._silent = 0
         self._head += len(name) + len(value)
         self._fields += 1
@@ -191,13 +191,13 @@ class RequestReader:
             self._fail(_too_large(self._max_body))
         self.expects_continue = headers.get("expect", "").lower() == "100-continue"
 
-    def on_body(self, octets: bytes) -> None:
+    def on_body(self, piece: bytes) -> None:
         """A piece of the content."""
         self._silent = 0
-        if len(self._body) + len(octets) > self._max_body:
+        if len(self._body) + len(piece) > self._max_body:
             self._fail(_too_large(self._max_body))
         else:
-            self._body += octets
+            self._body += piece
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -217,11 +217,11 @@ class RequestReader:
 
 
 def _head_too_large() -> HeaderTooLarge:
-    return HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} octets.")
+    return HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} bytes.")
 
 
 def _too_large(limit: int) -> ContentTooLarge:
-    return ContentTooLarge(f"The body is over {limit} octets (MERCURE_MAX_REQUEST_BODY_SIZE).")
+    return ContentTooLarge(f"The body is over {limit} bytes (MERCURE_MAX_REQUEST_BODY_SIZE).")
 
 
 @lru_cache(maxsize=64)
@@ -235,7 +235,7 @@ def _date(second: int) -> str:
 
 
 def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: bool, head_only: bool) -> bytes:
-    """An answer as octets: one piece, to be sent at once.
+    """An answer in one piece, to be sent at once.
 
     :param extra: header fields besides the answer's own.
     :param now: seconds since the epoch.
@@ -253,17 +253,17 @@ def encode_answer(answer: Answer, extra: Headers, now: float, *, keep_alive: boo
     if not keep_alive:
         parts.append("Connection: close\r\n")
     parts.append("\r\n")
-    octets = "".join(parts).encode("latin-1", "replace")
-    return octets if head_only or not has_body else octets + answer.body
+    head = "".join(parts).encode("latin-1", "replace")
+    return head if head_only or not has_body else head + answer.body
 
 
 def encode_stream_head(
     headers: Headers, extra: Headers, now: float, *, is_framed: bool, keep_alive: bool = False
 ) -> bytes:
-    """The head of an endless response, which ends when the connection does.
+    """The head of a stream, which ends when the connection does.
 
-    :param is_framed: the body comes in chunks.
-    :param keep_alive: nothing follows the head, as of HEAD, and then another request may come.
+    :param is_framed: the body is sent in chunks.
+    :param keep_alive: only the head is sent, for HEAD, and another request may follow.
     """
     lines = [_status_line(200), _date(int(now)), _lines((*headers, *extra))]
     if is_framed:
@@ -286,21 +286,21 @@ def _lines(headers: tuple[tuple[str, str], ...]) -> str:
 
 
 def _one_line(value: str) -> str:
-    """Values hold ids and URLs that others chose: no line end may get into the head."""
+    """Values contain ids and URLs that others chose: they must not add a line to the head."""
     return value if value.isprintable() else _CONTROL.sub("", value)
 
 
 Network = IPv4Network | IPv6Network
 
-_MAX_ADDRESS = 64  # what is longer is none, and must not fill the memory of _is_in
+_MAX_ADDRESS = 64  # anything longer is not an address, and must not fill the cache of _is_in
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True)
 class Addressing:
-    """Derives what a request is for.
+    """Derives who sent a request and which URL it used, through trusted proxies.
 
-    :param scheme: ``https`` when the hub itself ends TLS.
+    :param scheme: ``https`` when the hub itself terminates TLS.
     :param public: the configured public URL, or ``None`` to derive it from each request.
     :param allowed: public URLs that are served; empty: all.
     :param trusted_proxies: networks whose ``X-Forwarded-*`` fields count.
@@ -312,7 +312,10 @@ class Addressing:
     trusted_proxies: Sequence[Network] = ()
 
     def client(self, peer: str, headers: Mapping[str, str]) -> str:
-        """The client's address: the last one in ``X-Forwarded-For`` that is no trusted proxy."""
+        """The client's address: the last one in ``X-Forwarded-For`` that is not a trusted proxy.
+
+        :param peer: address at the other end of the connection.
+        """
         if not self._trusts(peer):
             return peer
         hops = [hop.strip() for hop in headers.get("x-forwarded-for", "").split(",") if hop.strip()]
@@ -324,8 +327,8 @@ class Addressing:
     def identity(self, peer: str, headers: Mapping[str, str], *, any_url: bool = False) -> Identity:
         """The hub's public URL for a request.
 
-        :param any_url: serve it whatever its URL, as a health check comes by an internal one.
-        :raises InvalidRequest: the host is not one.
+        :param any_url: serve it whatever its URL: a health check uses an internal one.
+        :raises InvalidRequest: the host is not valid.
         :raises Misdirected: the URL is not served (MERCURE_ALLOWED_URLS).
         """
         used = self._derive(peer, headers)
@@ -336,7 +339,7 @@ class Addressing:
     def _derive(self, peer: str, headers: Mapping[str, str]) -> Identity:
         scheme, host = self.scheme, headers.get("host", "localhost")
         if ("x-forwarded-proto" in headers or "x-forwarded-host" in headers) and self._trusts(peer):
-            # The last value is the one that the trusted proxy wrote; those before it may be the client's.
+            # The trusted proxy wrote the last value; those before it may be the client's.
             forwarded = headers.get("x-forwarded-proto", scheme).rpartition(",")[2].strip().lower()
             scheme = forwarded if forwarded in _DEFAULT_PORTS else scheme
             host = headers.get("x-forwarded-host", host).rpartition(",")[2].strip()

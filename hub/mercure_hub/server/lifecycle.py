@@ -1,300 +1,119 @@
-"""The hub as a process: puts the parts together, serves until a signal, ends in order."""
+"""The life of a hub process: start, signals, reload, handing over to another hub, stop."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
-import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 
 import gevent
 from gevent.event import Event
-from gevent.hub import Waiter
 
-from mercure_hub.broker.broker import Broker
 from mercure_hub.config.loading import reloaded
 from mercure_hub.config.settings import TABLE, SettingError, Settings
-from mercure_hub.endpoints.authorization import Gatekeeper, Unread
-from mercure_hub.endpoints.debugger.pages import Pages, features, token_for
-from mercure_hub.endpoints.hub import Hub
-from mercure_hub.endpoints.routes import watch
-from mercure_hub.fanout import encoding
 from mercure_hub.fanout.endings import Ending, Reason
-from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.fanout.quota import ConnectionLimits, Quota, Siblings
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.metrics.tally import Board, ProcessFigures, Tally
-from mercure_hub.protocol.tokens.access_token import TokenVerifier
-from mercure_hub.protocol.tokens.issuer import Issuer
-from mercure_hub.protocol.update import PublicationLimits
+from mercure_hub.metrics.tally import ProcessFigures
 from mercure_hub.server import logs
+from mercure_hub.server.assembly import Inherited, Limits, assemble
 from mercure_hub.server.channel import READ, is_ready
-from mercure_hub.server.connection import Connection, OpenRequests, Site
-from mercure_hub.server.http import Addressing
-from mercure_hub.server.jwks import Fetcher, KeySources
-from mercure_hub.server.listener import Listener
-from mercure_hub.server.logs import INTERVAL as ROTATION_INTERVAL
-from mercure_hub.server.logs import AccessLog, Rotation, rotation_of
-from mercure_hub.server.sockets import (
-    HANDED_OVER,
-    SUCCESSION,
-    listening_sockets,
-    metrics_socket,
-    notify,
-    url_of,
-)
-from mercure_hub.server.tls import renew, tls_context
-from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlite.link import SqliteLink
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
-from mercure_hub.storage.store import Store
-
-_READY = b"ready"
-
-
-class Successor:
-    """A hub that is to take over.
-
-    :param sockets: descriptors of the listening sockets.
-    :raises OSError: it cannot be started.
-    """
-
-    def __init__(self, sockets: Sequence[int]) -> None:
-        self.listens, tells = os.pipe()
-        environment = {
-            **os.environ,
-            HANDED_OVER: ",".join(map(str, sockets)),
-            SUCCESSION: str(tells),
-        }
-        try:
-            self._child = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, *sys.orig_argv[1:]], env=environment, pass_fds=(*sockets, tells)
-            )
-        except OSError:
-            os.close(self.listens)
-            raise
-        finally:
-            os.close(tells)
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._child.pid
-
-    def is_ready(self, wait: Callable[[int], bool]) -> bool:
-        """Whether it serves; when it does not, it is ended.
-
-        :param wait: waits until a descriptor is readable, false when that takes too long.
-        """
-        try:
-            serves = wait(self.listens) and os.read(self.listens, 16) == _READY
-        finally:
-            os.close(self.listens)
-        if serves:
-            self._child.returncode = 0  # it outlives this process, and nobody here waits for it
-        else:
-            self._child.kill()
-            self._child.wait()
-        return serves
-
-    def abandon(self) -> None:
-        """End it, for the hub that it should follow is told to stop before it serves."""
-        self._child.terminate()
-
-
-def tell_predecessor(environment: MutableMapping[str, str]) -> None:
-    """Tell the hub whose sockets were taken over that this one serves now, if there is one.
-
-    :raises SettingError: it was stopped meanwhile, and so this one is not wanted.
-    """
-    descriptor = int(environment.pop(SUCCESSION, "") or -1)
-    if descriptor < 0:
-        return
-    try:
-        os.write(descriptor, _READY)
-    except BrokenPipeError:
-        raise SettingError("the hub that this one should take over from has stopped; start it anew") from None
-    finally:
-        os.close(descriptor)
-
+from mercure_hub.server.sockets import HANDED_OVER, SUCCESSION, notify, url_of
+from mercure_hub.server.tls import renew
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 """The signals that a hub acts on."""
 
-_OTHER_DESCRIPTORS = 64  # for publishers, the log and files
-_MANY_DESCRIPTORS = 1 << 20
-_OPEN_REQUESTS = 256 << 20  # bytes that connections which wait for their client may take
-_OPEN_BODIES = 16  # of the largest size, that have to have room in it
-_START = 60.0  # seconds for another hub to start
-_PAUSE = 0.02
-_FIGURES = 1.0  # seconds between two looks at what the system says of this process
-_COMPRESS_FROM = 256  # bytes: the frame of a smaller event saves next to nothing
-_DRAIN = 3.0  # seconds for requests under way when the hub is told to stop
+SUCCESSOR_START = 60.0
+"""Seconds for a successor to start."""
+
+_READY = b"ready"
+_LOOK = 0.02  # seconds between two looks at whether the hub has to stop at once
+_DRAIN = 3.0  # seconds for requests that have begun when the hub is told to stop
 
 _log = logging.getLogger("mercure_hub.server")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What a process has among its siblings.
-
-    :param listening: its socket, bound to the same port as theirs.
-    :param doorbell: wakes those that read the log.
-    :param siblings: the counts of their connections.
-    :param parent: descriptor that becomes readable when the parent is gone.
-    :param metrics: their common socket for those who watch over them, if they have one.
-    :param tally: counts what happens here.
-    :param clock_offset: by how much the wall clock is ahead of the time since boot where it is right.
-    """
-
-    listening: socket.socket
-    doorbell: Doorbell
-    siblings: Siblings
-    parent: int
-    metrics: socket.socket | None
-    tally: Tally
-    clock_offset: float
-
-
 class Process:
-    """A hub that serves.
+    """A process that serves clients: the only one of its hub, or one of several workers.
 
     :param settings: checked settings.
-    :param place: among several processes; ``None`` for the only one.
+    :param inherited: from the parent of several workers; ``None`` for the only process.
+    :param limits: limits that are no settings.
     :raises SettingError: an address, a certificate or the database cannot be used.
     """
 
-    def __init__(self, settings: Settings, place: Place | None = None) -> None:
-        self._tls = tls_context(settings)
+    def __init__(
+        self, settings: Settings, inherited: Inherited | None = None, limits: Limits | None = None
+    ) -> None:
+        limits = limits or Limits()
         self._settings = settings
-        self._stopping = Event()
-        self._serves = Event()
-        self._metrics = metrics_socket(settings) if place is None else place.metrics
-        self._listening = listening_sockets(settings, 1)[0] if place is None else place.listening
-        self._tally = Board(1).of(0) if place is None else place.tally
-        self._noting: gevent.Greenlet | None = None
+        self._sampling = limits.sampling
+        self._parts = assemble(
+            settings,
+            inherited,
+            limits,
+            sample=self._sample,
+            on_keys=partial(gevent.spawn, self._end_untrusted),
+        )
+        self._figures = ProcessFigures(self._parts.tally)
         self._lacks_figures = False
-        self._parent = None if place is None else place.parent
-        self._rotating: gevent.Greenlet | None = None
+        self._parent = None if inherited is None else inherited.parent
         self._successor: Successor | None = None
         self._is_leaving = False
-        self._own_bells = bells(1) if place is None else []
-        doorbell = Doorbell(self._own_bells[0], ()) if place is None else place.doorbell
-        link = SqliteLink(
-            settings.transport_url,
-            Retention(settings.history_size, settings.history_max_age),
-            time.time,
-            doorbell,
-            offset=None if place is None else place.clock_offset,
-        )
-        transport: Store[Waiter | None] = Store(link)
-        self._broker = Broker(
-            transport,
-            EngineLimits(
-                settings.heartbeat,
-                settings.dispatch_timeout,
-                compress_from=_compress_from(settings),
-            ),
-            time.monotonic,
-            Quota(
-                ConnectionLimits(
-                    settings.max_connections,
-                    settings.max_connections_per_address,
-                    settings.max_connections_per_token,
-                    _raise_descriptor_limit() - _OTHER_DESCRIPTORS,
-                ),
-                None if place is None else place.siblings,
-            ),
-            subscriptions=settings.subscriptions,
-            tally=self._tally,
-        )
-        if settings.debugger:
-            self._broker.engine.unread = Unread().tell
-        self._broker.sample()  # before the start is counted: a worker that died has left its figures there
-        self._figures = ProcessFigures(self._tally)
-        self._verifier = TokenVerifier(
-            settings.issuers, settings.protocol, knows_its_url=settings.knows_its_url
-        )
-        self._key_sources = self._sources(settings)
-        site = Site(
-            hub=_hub(settings, self._broker, self._verifier, self._renew_keys, self._note_figures),
-            addressing=Addressing(
-                "http" if self._tls is None else "https",
-                settings.public_url,
-                settings.allowed_urls,
-                settings.trusted_proxies,
-            ),
-            access_log=AccessLog(),
-            max_body=settings.max_request_body_size,
-            tls=self._tls,
-            replay_timeout=settings.dispatch_timeout or 600.0,
-            open_requests=OpenRequests(
-                max(_OPEN_REQUESTS, _OPEN_BODIES * settings.max_request_body_size),
-                time.monotonic,
-                Connection.make_room,
-            ),
-        )
-        self._listener = Listener(site, self._listening)
-        self._watched: Listener | None = None
-        if self._metrics is not None:
-            self._watched = Listener(replace(site, tls=None, route=watch, any_url=True), self._metrics)
-        if settings.metrics or self._metrics is not None:
-            from mercure_hub.metrics import exposition  # noqa: F401, PLC0415 - the first to ask need not wait for it
+        self._greenlets: list[gevent.Greenlet] = []
+        self._rotating: gevent.Greenlet | None = None
+        self._serves = Event()
+        self._stopping = Event()
 
     @property
     def address(self) -> tuple[str, int]:
         """Address and port that the hub listens on."""
-        host, port = self._listening.getsockname()[:2]
+        host, port = self._parts.listening.getsockname()[:2]
         return str(host), int(port)
 
-    @property
-    def url(self) -> str:
-        """Scheme, address and port that the hub listens on."""
-        return url_of(self._listening, is_tls=self._tls is not None)
+    # -- start and signals -----------------------------------------------------------------------
 
     def run(self, announce: Callable[[str], None], reread: Callable[[], Settings]) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 has another hub take over.
+        """Serve until SIGTERM or SIGINT; SIGHUP reloads, SIGUSR2 hands over to another hub.
 
         :param announce: called with the hub's URL once it accepts connections.
-        :param reread: the settings as they are now; raises ``SettingError``.
+        :param reread: returns the current settings; raises ``SettingError``.
         """
-        leave = self.give_way if self._parent is not None else self.hand_over
+        leave = self.hand_over if self._parent is None else self.give_way
         watchers: list[object] = [
             gevent.signal_handler(signal.SIGTERM, self.stop),
             gevent.signal_handler(signal.SIGINT, self.stop),
             gevent.signal_handler(signal.SIGHUP, self._once_it_serves, partial(self.reload, reread)),
             gevent.signal_handler(signal.SIGUSR2, self._once_it_serves, leave),
         ]
-        if self._parent is not None:  # nobody would stop or replace this process any more
+        if self._parent is not None:  # without a parent, nobody would stop or replace this process
             orphaned = gevent.get_hub().loop.io(self._parent, 1)
             orphaned.start(self.stop)
             watchers.append(orphaned)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HANDLED, signal.SIGCHLD))  # there are handlers now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HANDLED, signal.SIGCHLD))  # now there are handlers
         try:
             if self._is_started():
-                announce(self.url)
+                announce(url_of(self._parts.listening, is_tls=self._parts.tls is not None))
                 self.wait()
         finally:
             self.close()
-            for number in HANDLED:  # the process ends: one more signal changes nothing
+            for number in HANDLED:  # the process ends; another signal must not change how
                 signal.signal(number, signal.SIG_IGN)
             del watchers
 
     def _is_started(self) -> bool:
-        """Start, unless told to stop meanwhile: another process may keep the log for long."""
+        """Start, unless told to stop meanwhile: another process may lock the database for long."""
 
         def attempt() -> Exception | None:
             try:
                 self.start()
-            except Exception as error:  # raised below: gevent would print it
+            except Exception as error:  # raised below; gevent would print it
                 return error
             return None
 
@@ -312,16 +131,19 @@ class Process:
         action()
 
     def start(self) -> None:
-        """Open the log and accept connections."""
-        self._broker.open()
-        self._key_sources.start()
-        self._listener.start()
-        if self._watched is not None:
-            self._watched.start()
-        self._noting = gevent.spawn(self._keep_noting)
-        rotation = rotation_of(self._settings, time.time()) if self._parent is None else None
-        if rotation is not None:  # among several processes it is the parent's business
+        """Open the history and accept connections.
+
+        :raises StorageError: the history cannot be opened.
+        """
+        self._parts.broker.open()
+        self._parts.key_sources.start()
+        for listener in self._parts.listeners:
+            listener.start()
+        self._greenlets.append(gevent.spawn(self._keep_sampling))
+        rotation = logs.rotation_of(self._settings, time.time()) if self._parent is None else None
+        if rotation is not None:  # the parent of several workers rotates for all
             self._rotating = gevent.spawn(_rotate, rotation)
+            self._greenlets.append(self._rotating)
         self._serves.set()
 
     def wait(self) -> None:
@@ -329,33 +151,51 @@ class Process:
         self._stopping.wait()
 
     def stop(self) -> None:
-        """Have ``wait`` return."""
+        """Let ``wait`` return."""
         self._stopping.set()
 
+    def close(self) -> None:
+        """Accept no more, answer requests that have begun, end the streams, write what is queued."""
+        if self._serves.is_set():  # if it could not start, only the reason matters
+            _log.info("the hub stops")
+        if self._successor is not None:
+            self._successor.abandon()
+        broker = self._parts.broker
+        broker.is_draining = True
+        for listener in self._parts.listeners:
+            listener.stop()
+        gevent.killall(self._greenlets)
+        self._parts.key_sources.close()
+        broker.end_replays(Ending(Reason.HUB_STOPS))
+        self._parts.listeners[0].drain(_DRAIN)
+        broker.drain(_DRAIN)
+        broker.close()
+        for bell in self._parts.bells:
+            os.close(bell)
+
+    # -- reload ----------------------------------------------------------------------------------
+
     def reload(self, reread: Callable[[], Settings]) -> None:
-        """Take over what can change while the hub runs: certificates, keys, files of the log.
+        """Apply what can change while the hub runs: certificates, keys, log level and log files.
 
-        Streams go on, but for those whose token a key verified that is not trusted any more. What is wrong is
-        logged, and what was before goes on.
+        Streams go on, except those whose token was verified by a key that is no longer trusted. An error is
+        logged, and nothing changes.
 
-        :param reread: gives the settings as they are now.
+        :param reread: returns the current settings; raises ``SettingError``.
         """
         logs.reopen()
         try:
             new = reread()
             settings = reloaded(self._settings, new)
-            if self._tls is not None and settings.tls_cert:
-                renew(self._tls, settings)
+            if self._parts.tls is not None and settings.tls_cert:
+                renew(self._parts.tls, settings)
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)
             return
-        self._broker.trust_clock()
-        before = self._key_sources
-        before.close()
-        self._verifier.trust_only(settings.issuers)
-        self._key_sources = self._sources(settings)
-        self._key_sources.adopt(before)
-        self._key_sources.start()
+        self._parts.broker.trust_clock()
+        self._parts.key_sources.close()  # first, because this may switch to other greenlets
+        self._parts.verifier.trust_only(settings.issuers)
+        self._parts.key_sources.replace(settings.issuers)
         gevent.spawn(self._end_untrusted)
         logging.getLogger("mercure_hub").setLevel(settings.log_level.upper())
         restart = [
@@ -365,32 +205,33 @@ class Process:
         ]
         _log.info("certificates, keys and log files were reloaded")
         if restart:
-            _log.warning("%s changed and will count after a restart", ", ".join(restart))
+            _log.warning("%s changed; restart the hub to apply this", ", ".join(restart))
+
+    def _end_untrusted(self) -> None:
+        """End the streams whose token would be refused now, because its key is no longer trusted."""
+        trusted: dict[int, bool] = {}  # by the identity of a key: RSA keys have no hash
+        untrusted = []
+        for subscriber in self._parts.broker.everyone():
+            key = subscriber.grant.key
+            if key is not None and id(key) not in trusted:
+                trusted[id(key)] = self._parts.verifier.trusts(key, "subscribe")
+            if key is not None and not trusted[id(key)]:
+                untrusted.append(subscriber)
+        self._end_gradually(untrusted, Ending(Reason.KEY_IS_GONE))
+
+    # -- handing over ----------------------------------------------------------------------------
 
     def hand_over(self) -> None:
         """Start another hub on this socket, and give way to it once it serves."""
-        if self._is_leaving or self._stopping.is_set():  # told twice: one successor is enough
+        if self._is_leaving or self._stopping.is_set():  # one successor is enough
             return
         self._is_leaving = True
-        if self._is_succeeded():
-            self._end_by_and_by()
+        self._successor = Successor.start([self._parts.listening.fileno()])
+        if self._successor is not None and self._successor.takes_over(_wait_to_read, self._stopping.is_set):
+            self._leave()
         else:
             self._is_leaving = False
-
-    def _is_succeeded(self) -> bool:
-        _log.info("another hub is started to take over")
-        try:
-            self._successor = Successor([self._listening.fileno()])
-        except OSError as error:
-            _log.error("it cannot be started, so this one goes on: %s", error)
-            return False
-        is_ready = self._successor.is_ready(_wait_to_read)
-        if is_ready:
-            notify(os.environ, f"MAINPID={self._successor.pid}")
-        elif not self._stopping.is_set():
-            _log.error("it did not start, so this one goes on; its own lines tell why")
         self._successor = None
-        return is_ready
 
     def give_way(self) -> None:
         """Accept no more, end the streams one after the other, then stop.
@@ -399,183 +240,167 @@ class Process:
         """
         if not self._is_leaving:
             self._is_leaving = True
-            self._end_by_and_by()
+            self._leave()
 
-    def _end_by_and_by(self) -> None:
-        seconds = self._settings.drain
-        _log.info("another hub accepts connections; the streams here end within %g s", seconds)
-        self._broker.is_draining = True
-        if self._rotating is not None:  # the other hub does it now
+    def _leave(self) -> None:
+        _log.info("another hub accepts connections; the streams here end within %g s", self._settings.drain)
+        broker, listener = self._parts.broker, self._parts.listeners[0]
+        broker.is_draining = True
+        if self._rotating is not None:  # the other hub rotates now
             self._rotating.kill()
-        self._listener.stop()
-        streams = list(self._broker.engine)
-        self._listener.drain(_DRAIN)
-        self._end(streams, Ending(Reason.HANDOVER))
+        listener.stop()
+        streams = list(broker.engine)
+        listener.drain(_DRAIN)
+        self._end_gradually(streams, Ending(Reason.HANDOVER))
         self.stop()
 
-    def _end(self, subscribers: Sequence[Subscriber], ending: Ending) -> None:
-        """End streams one after the other: their clients shall not come back all at once."""
+    def _end_gradually(self, subscribers: Sequence[Subscriber], ending: Ending) -> None:
+        """End streams one after the other, so that their clients do not all come back at once."""
         started = time.monotonic()
-        for number, subscriber in enumerate(subscribers):
-            due = started + self._settings.drain * number / len(subscribers)
-            while time.monotonic() < due and not self._stopping.is_set():
-                gevent.sleep(_PAUSE)
-            self._broker.end(subscriber, ending)
+        for subscriber, delay in zip(
+            subscribers, delays(len(subscribers), self._settings.drain), strict=True
+        ):
+            while time.monotonic() < started + delay and not self._stopping.is_set():
+                gevent.sleep(_LOOK)
+            self._parts.broker.end(subscriber, ending)
 
-    def _renew_keys(self, issuer: str) -> bool:
-        return self._key_sources.renew(issuer)
+    # -- figures ---------------------------------------------------------------------------------
 
-    def _sources(self, settings: Settings) -> KeySources:
-        return KeySources(settings.issuers, Fetcher(), self._trust, time.monotonic)
+    def _keep_sampling(self) -> None:
+        while True:
+            self._sample()
+            gevent.sleep(self._sampling)
 
-    def _trust(self, issuer: Issuer) -> None:
-        self._verifier.trust(issuer)
-        gevent.spawn(self._end_untrusted)
-
-    def _end_untrusted(self) -> None:
-        """End the streams whose token would be refused now, for its key was taken away."""
-        trusted: dict[int, bool] = {}  # by the identity of a key: those of RSA have no hash
-        untrusted = []
-        for subscriber in self._broker.everyone():
-            key = subscriber.grant.key
-            if key is not None and id(key) not in trusted:
-                trusted[id(key)] = self._verifier.trusts(key, "subscribe")
-            if key is not None and not trusted[id(key)]:
-                untrusted.append(subscriber)
-        self._end(untrusted, Ending(Reason.KEY_IS_GONE))
-
-    def _note_figures(self) -> None:
-        self._broker.sample()
+    def _sample(self) -> None:
+        self._parts.broker.sample()
         try:
             self._figures.write(time.time())
-        except OSError as error:  # no descriptor is left, say
+        except OSError as error:  # no descriptor is left, for example
             if not self._lacks_figures:
-                _log.error("what the system says of this process cannot be read: %s", error.strerror)
+                _log.error("the figures of this process cannot be read: %s", error.strerror)
             self._lacks_figures = True
         else:
             self._lacks_figures = False
 
-    def _keep_noting(self) -> None:
-        while True:
-            self._note_figures()
-            gevent.sleep(_FIGURES)
 
-    def close(self) -> None:
-        """Accept no more, answer what has begun, end the streams, write what is queued."""
-        if self._serves.is_set():  # of one that could not start, the reason is what counts
-            _log.info("the hub stops")
-        if self._successor is not None:
-            self._successor.abandon()
-        if self._rotating is not None:
-            self._rotating.kill()
-        self._broker.is_draining = True
-        self._listener.stop()
-        if self._watched is not None:
-            self._watched.stop()
-        if self._noting is not None:
-            self._noting.kill()
-        self._key_sources.close()
-        self._broker.end_replays(Ending(Reason.HUB_STOPS))
-        self._listener.drain(_DRAIN)
-        self._broker.drain(_DRAIN)
-        self._broker.close()
-        for bell in self._own_bells:
-            os.close(bell)
+def delays(count: int, seconds: float) -> Iterator[float]:
+    """When to end each of several streams, evenly spread.
 
-
-def _rotate(rotation: Rotation) -> None:
-    while True:
-        gevent.sleep(ROTATION_INTERVAL)
-        rotation.check(time.time())
-
-
-def _wait_to_read(descriptor: int) -> bool:
-    return is_ready(descriptor, READ, _START)
-
-
-def _hub(
-    settings: Settings,
-    broker: Broker,
-    verifier: TokenVerifier,
-    renew_keys: Callable[[str], bool],
-    note_figures: Callable[[], None],
-) -> Hub:
-    return Hub(
-        broker=broker,
-        gatekeeper=Gatekeeper(
-            verifier,
-            time.time,
-            settings.protocol,
-            settings.cookie_name,
-            settings.anonymous,
-            frozenset(settings.publish_origins),
-            tuple(one.identifier for one in settings.issuers if one.is_authorization_server),
-            renew_keys,
-        ),
-        protocol=settings.protocol,
-        subscriptions=settings.subscriptions,
-        cors_origins=frozenset(settings.cors_origins),
-        lifetime=settings.write_timeout,
-        max_heavy_patterns=settings.max_heavy_patterns,
-        limits=PublicationLimits(),
-        compression=broker.compresses,
-        websocket=settings.websocket,
-        metrics=settings.metrics,
-        note_figures=note_figures,
-        debugger=_debugger(settings) if settings.debugger else None,
-    )
-
-
-def _debugger(settings: Settings) -> Pages:
-    known = features(
-        subscriptions=settings.subscriptions,
-        protocol=settings.protocol,
-        anonymous=settings.anonymous,
-        playground=settings.playground,
-    )
-    return Pages(known, token_for(settings.protocol, time.time)) if settings.playground else Pages(known)
-
-
-def _compress_from(settings: Settings) -> int | None:
-    if settings.compression == "off":
-        return None
-    if not encoding.is_available():
-        _log.warning(
-            "MERCURE_COMPRESSION=%s has no effect, for backports.zstd is missing: pip install backports.zstd",
-            settings.compression,
-        )
-        return None
-    return _COMPRESS_FROM
-
-
-def _raise_descriptor_limit() -> int:
-    """Take as many descriptors as the system lets us have: each subscriber is one.
-
-    :returns: how many there are.
+    :param count: of the streams.
+    :param seconds: within which all have to end.
+    :returns: seconds from now, one for each stream; the first ends at once.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
-    return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    return (seconds * number / count for number in range(count))
 
 
 def serve_alone(settings: Settings, announce: Callable[[str], None], reread: Callable[[], Settings]) -> None:
     """Run a hub in this process until it is told to stop.
 
     :param announce: called with the hub's URL once it accepts connections.
-    :param reread: the settings as they are now.
+    :param reread: returns the current settings; raises ``SettingError``.
     :raises SettingError: the hub cannot start.
-    :raises StorageError: the log cannot be opened.
+    :raises StorageError: the history cannot be opened.
     """
     process = Process(settings)
-    gc.freeze()  # what is loaded now stays: never look at it again
-    settle()
+    gc.freeze()  # what is loaded now stays: the collector need not look at it again
+    tune_interpreter()
     process.run(announce, reread)
 
 
-def settle() -> None:
+def tune_interpreter() -> None:
     """Tune the interpreter for a process that serves."""
     gc.set_threshold(20_000, 20, 50)
-    sys.setswitchinterval(0.001)  # the log's writer needs the interpreter for moments, and soon
+    sys.setswitchinterval(0.001)  # the storage's writer needs the interpreter briefly, and soon
+
+
+def _rotate(rotation: logs.Rotation) -> None:
+    while True:
+        gevent.sleep(logs.ROTATION_INTERVAL)
+        rotation.check(time.time())
+
+
+def _wait_to_read(descriptor: int) -> bool:
+    return is_ready(descriptor, READ, SUCCESSOR_START)
+
+
+class Successor:
+    """A hub that takes over the sockets of this one: an upgrade without a gap.
+
+    It is the same command, started anew, so it runs whatever is installed now. For a while both hubs work on
+    one history; no connection is refused, and clients of the old hub come back to the new one with their
+    cursors.
+
+    :param sockets: descriptors of the listening sockets.
+    :raises OSError: it cannot be started.
+    """
+
+    def __init__(self, sockets: Sequence[int]) -> None:
+        self._listens, tells = os.pipe()
+        environment = {
+            **os.environ,
+            HANDED_OVER: ",".join(map(str, sockets)),
+            SUCCESSION: str(tells),
+        }
+        try:
+            self._child = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, *sys.orig_argv[1:]], env=environment, pass_fds=(*sockets, tells)
+            )
+        except OSError:
+            os.close(self._listens)
+            raise
+        finally:
+            os.close(tells)
+
+    @classmethod
+    def start(cls, sockets: Sequence[int]) -> Successor | None:
+        """Start a successor; ``None`` if that fails, which is logged.
+
+        :param sockets: descriptors of the listening sockets.
+        """
+        _log.info("starting another hub to take over")
+        try:
+            return cls(sockets)
+        except OSError as error:
+            _log.error("the successor cannot be started, so this hub goes on: %s", error)
+            return None
+
+    def takes_over(self, wait: Callable[[int], bool], is_stopping: Callable[[], bool]) -> bool:
+        """Wait until it serves, and tell the service manager then; otherwise kill it.
+
+        :param wait: waits until a descriptor is readable; false when that takes too long.
+        :param is_stopping: whether this hub was told to stop meanwhile.
+        """
+        try:
+            serves = wait(self._listens) and os.read(self._listens, 16) == _READY
+        finally:
+            os.close(self._listens)
+        if serves:
+            self._child.returncode = 0  # it outlives this process, which does not wait for it
+            notify(os.environ, f"MAINPID={self._child.pid}")
+            return True
+        self._child.kill()
+        self._child.wait()
+        if not is_stopping():
+            _log.error("the successor did not start, so this hub goes on; see the successor's own log lines")
+        return False
+
+    def abandon(self) -> None:
+        """End it, because this hub is told to stop before the successor serves."""
+        self._child.terminate()
+
+
+def tell_predecessor(environment: MutableMapping[str, str]) -> None:
+    """Tell the hub whose sockets were taken over, if there is one, that this one serves now.
+
+    :param environment: names the descriptor to tell it through; the name is removed.
+    :raises SettingError: the other hub was stopped meanwhile, so this one is not wanted.
+    """
+    descriptor = int(environment.pop(SUCCESSION, "") or -1)
+    if descriptor < 0:
+        return
+    try:
+        os.write(descriptor, _READY)
+    except BrokenPipeError:
+        raise SettingError("the hub to take over from has stopped; start it anew") from None
+    finally:
+        os.close(descriptor)

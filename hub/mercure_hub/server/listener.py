@@ -1,8 +1,8 @@
-"""Accepts connections, and has a few greenlets serve them.
+"""Accepts connections, and lets a few greenlets serve them.
 
-A greenlet of its own for each connection would cost more than what most of them need: a subscriber's
-request is there before it is accepted, is answered without waiting, and the engine takes the descriptor.
-So the greenlet goes on to the next connection; only while one waits for its client is another needed.
+A greenlet per connection would cost more than most connections need: the request of a subscriber has arrived
+before it is accepted, is answered without waiting, and then the engine takes the descriptor. So its greenlet
+goes on with the next connection; another one is needed only while a connection waits for its client.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import gevent
 from gevent import getcurrent
 from greenlet import greenlet  # type: ignore[import-untyped]
 
-from mercure_hub.server.connection import Connection, Site
+from mercure_hub.server.connection import ClientConnection, Site
 
 _ACCEPTS = 100  # in one turn of the event loop
 _IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
-_PAUSE = 0.1  # seconds without accepting when the process has no descriptor left
-_SPARE = 16  # connections that are ended then, if they only wait for their clients
-_NOTICE = 60.0  # seconds between two lines of the log that say so
+_PAUSE = 0.1  # seconds without accepting when no descriptor is left
+_SPARE = 16  # connections to end then, of those that wait for their clients
+_NOTICE = 60.0  # seconds between two log lines about that
 
 _log = logging.getLogger("mercure_hub.server")
 
@@ -34,7 +34,7 @@ _log = logging.getLogger("mercure_hub.server")
 class Listener:
     """Serves the connections of a listening socket.
 
-    :param site: what they share.
+    :param site: what the connections share.
     :param listening: from ``sockets.bind``.
     """
 
@@ -44,8 +44,8 @@ class Listener:
         self._hub = gevent.get_hub()
         self._loop = self._hub.loop
         self._watcher = self._loop.io(listening.fileno(), 1)
-        self._connections: set[Connection] = set()
-        self._accepted: deque[Connection] = deque()
+        self._connections: set[ClientConnection] = set()
+        self._accepted: deque[ClientConnection] = deque()
         self._idle: list[greenlet] = []
         self._is_stopped = False
         self._noticed_at: float | None = None
@@ -55,12 +55,12 @@ class Listener:
         self._watcher.start(self._accept)
 
     def stop(self) -> None:
-        """Accept no more, and end the connections that are idle; again, it does nothing."""
+        """Accept no more, and end idle connections. A second call does nothing."""
         if self._listening.fileno() < 0:
             return
         self._watcher.stop()
         self._watcher.close()
-        self._accept()  # those who wait have sent their request: the kernel would reset them
+        self._accept()  # waiting clients have sent their requests: the kernel would reset them
         self._listening.close()
         for connection in list(self._connections):
             connection.stop()
@@ -68,7 +68,7 @@ class Listener:
         self._loop.run_callback(self._dismiss)
 
     def drain(self, timeout: float) -> None:
-        """Wait until the requests that have begun are answered.
+        """Wait until all requests that have begun are answered.
 
         :param timeout: seconds to wait at most.
         """
@@ -84,7 +84,7 @@ class Listener:
     def _take_waiting(self) -> None:
         for _ in range(_ACCEPTS):
             try:
-                # Not accept(), which makes an object of the descriptor; see Channel.
+                # Not accept(), which creates a socket object; see Channel.
                 fd, address = self._listening._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
@@ -92,25 +92,25 @@ class Listener:
                 self._on_failure(error)
                 return
             os.set_blocking(fd, False)
-            # Interned: behind a proxy thousands of subscribers have the same one.
+            # Interned: behind a proxy, thousands of subscribers have the same address.
             peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
-            connection = Connection(self._site, fd, peer)
+            connection = ClientConnection(self._site, fd, peer)
             self._connections.add(connection)
             self._accepted.append(connection)
 
     def _hand_out(self) -> None:
-        """Give each connection to a greenlet; in the event loop, which goes on when the greenlet waits."""
+        """Give each connection to a greenlet; runs in the event loop, which goes on when one waits."""
         while self._accepted:
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
             worker.switch(self._accepted.popleft())
 
-    def _work(self, connection: Connection | None) -> None:
+    def _work(self, connection: ClientConnection | None) -> None:
         while connection is not None:
             try:
                 connection.run()
             finally:
                 self._connections.discard(connection)
-            connection = None  # while it idles, a greenlet holds nothing
+            connection = None  # an idle greenlet must not keep it alive
             if len(self._idle) < _IDLE and not self._is_stopped:
                 self._idle.append(getcurrent())
                 connection = self._hub.switch()
@@ -121,7 +121,7 @@ class Listener:
 
     def _on_failure(self, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            return  # the client was gone before it was accepted
+            return  # the client left before it was accepted
         now = time.monotonic()
         if self._noticed_at is None or now - self._noticed_at >= _NOTICE:
             _log.error(

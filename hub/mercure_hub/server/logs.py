@@ -1,4 +1,4 @@
-"""The hub's log: text for people, JSON for collectors; requests beside the rest or in a file of their own."""
+"""Logging: text for people or JSON for collectors, files that are rotated, and one line for each request."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathlib import Path
 from urllib.parse import unquote_plus
 
 from mercure_hub.config.settings import Settings
-from mercure_hub.server.http import Message
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 _TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s [{number}] %(message)s"
 _ALL = "mercure_hub"
 _REQUESTS = "mercure_hub.access"
+
+_log = logging.getLogger("mercure_hub.server")
 
 
 class _JsonFormatter(logging.Formatter):
@@ -45,16 +46,16 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _File(WatchedFileHandler):
-    """Looks before each line whether the file is still the one of that name.
+    """Checks before each line whether its path still names the file that is open.
 
-    When the new one cannot be opened, for the folder belongs to somebody else or no descriptor is left, the
-    lines go on into the old one: no request may fail because of its line in the log.
+    If the new file cannot be opened, because the folder belongs to somebody else or no descriptor is left,
+    lines go to the old file: no request may fail because of its log line.
     """
 
     _has_failed = False
 
     def reopenIfNeeded(self) -> None:  # noqa: N802 - overridden
-        """Open the file anew where it has been renamed or removed."""
+        """Open the file anew if it was renamed or removed."""
         with contextlib.suppress(OSError):
             there = os.stat(self.baseFilename)  # noqa: PTH116 - once for each line
             if (there.st_dev, there.st_ino) == (self.dev, self.ino):
@@ -74,13 +75,13 @@ class _File(WatchedFileHandler):
         self._has_failed = False
         old, self.stream = self.stream, fresh
         if old is not None:
-            with contextlib.suppress(OSError):  # a full disk: what was buffered is lost
+            with contextlib.suppress(OSError):  # the disk is full: what was buffered is lost
                 old.close()
         self._statstream()
 
 
 def configure(level: str, style: str, path: str, access_path: str = "") -> None:
-    """Set up the logger ``hub`` and nothing else.
+    """Set up the logger ``mercure_hub`` and nothing else.
 
     :param level: lowest level that is written.
     :param style: ``text`` or ``json``.
@@ -105,7 +106,7 @@ def configure(level: str, style: str, path: str, access_path: str = "") -> None:
 
 
 def name_worker(number: int) -> None:
-    """Have each line tell which of several processes wrote it."""
+    """Name the worker in each line that this process writes."""
     for handler in _handlers():
         if isinstance(handler.formatter, _JsonFormatter):
             handler.formatter.worker = number
@@ -114,10 +115,10 @@ def name_worker(number: int) -> None:
 
 
 def reopen() -> None:
-    """Open the files anew, where they have been renamed; each line does it too."""
+    """Open files anew that were renamed, without waiting for the next line."""
     for handler in _handlers():
         if isinstance(handler, _File):
-            handler.acquire()  # the log's threads write as well
+            handler.acquire()  # other threads write as well
             try:
                 handler.reopenIfNeeded()
             finally:
@@ -138,17 +139,20 @@ def _handler(path: str, style: str) -> logging.Handler:
     return handler
 
 
-INTERVAL = 2.0
+# -- rotation: hub.log becomes hub.log.1, and so on ----------------------------------------------
+#
+# One process renames. All processes notice with their next line, because of _File: no line is lost, and
+# nothing has to be agreed upon.
+
+ROTATION_INTERVAL = 2.0
 """Seconds between two checks."""
 
 _HOUR = 3600
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
-_log = logging.getLogger("mercure_hub.server")
-
 
 def rotation_of(settings: Settings, now: float) -> Rotation | None:
-    """The rotation that the settings ask for, if they do.
+    """The rotation that the settings ask for; ``None`` if they do not.
 
     :param now: seconds since the epoch.
     """
@@ -169,8 +173,8 @@ def rotation_of(settings: Settings, now: float) -> Rotation | None:
 class RotationRule:
     """When files are renamed.
 
-    :param size: octets from which on a file is; 0: whatever its size.
-    :param interval: ``hourly``, ``daily``, or empty.
+    :param size: from this many bytes on; 0: whatever the size.
+    :param interval: ``hourly``, ``daily``, or empty for never.
     :param keep: how many renamed files stay.
     """
 
@@ -180,7 +184,7 @@ class RotationRule:
 
 
 class Rotation:
-    """Renames the files of a log.
+    """Renames log files.
 
     :param paths: of the files.
     :param rule: when.
@@ -195,7 +199,7 @@ class Rotation:
         self._ends = {path: self._end(min(now, _written(path, now))) for path in paths}
 
     def check(self, now: float) -> None:
-        """Rename what is due; what cannot be renamed is logged, and grows.
+        """Rename the files that are due. One that cannot be renamed is logged, and grows.
 
         :param now: seconds since the epoch.
         """
@@ -207,7 +211,7 @@ class Rotation:
                 self._rename(path)
             except OSError as error:
                 if not self._has_failed:
-                    _log.error("the log %s cannot be rotated: %s", path, error.strerror)
+                    _log.error("the log file %s cannot be rotated: %s", path, error.strerror)
                 self._has_failed = True
             else:
                 self._has_failed = False
@@ -215,7 +219,7 @@ class Rotation:
     def _is_large(self, path: Path) -> bool:
         if not self._rule.size:
             return False
-        with contextlib.suppress(OSError):  # whoever writes to it tells
+        with contextlib.suppress(OSError):  # writing to it fails too, and is reported
             return path.stat().st_size >= self._rule.size
         return False
 
@@ -232,7 +236,7 @@ class Rotation:
         path.replace(_numbered(path, 1))
 
     def _end(self, start: float) -> float:
-        """When the hour or the day is over, in local time, that a moment is in."""
+        """When the hour or the day of a moment is over, in local time."""
         if self._rule.interval == "hourly":
             return start - start % _HOUR + _HOUR
         if self._rule.interval == "daily":
@@ -250,6 +254,8 @@ def _written(path: Path, default: float) -> float:
         return path.stat().st_mtime
     return default
 
+
+# -- requests ------------------------------------------------------------------------------------
 
 _SECRET_NAMES = frozenset({"authorization", "access_token", "token", "jwt"})
 _DELIMITER = re.compile(r"([?&;#])")
@@ -279,34 +285,36 @@ def _redact_parameter(part: str) -> str:
 
 
 class AccessLog:
-    """Writes to the logger ``hub.access``."""
+    """Writes a line for each request, without the tokens that old clients put into URLs."""
 
     def __init__(self) -> None:
-        self._log = logging.getLogger("mercure_hub.access")
+        self._log = logging.getLogger(_REQUESTS)
 
     @property
     def is_on(self) -> bool:
         """Whether lines are wanted."""
         return self._log.isEnabledFor(logging.INFO)
 
-    def write(self, peer: str, message: Message, status: int, seconds: float) -> None:
-        """Note a request that was answered.
+    def write(self, peer: str, method: str, target: bytes, status: int, seconds: float) -> None:
+        """Log a request that was answered.
 
+        :param peer: address of the client.
+        :param target: raw request target.
         :param seconds: until the answer was ready.
         """
-        target = redact(message.target.decode("latin-1"))
+        shown = redact(target.decode("latin-1"))
         self._log.info(
             '%s "%s %s" %d %.1f ms',
             peer,
-            message.method,
-            target,
+            method,
+            shown,
             status,
             seconds * 1e3,
             extra={
                 "fields": {
                     "peer": peer,
-                    "method": message.method,
-                    "target": target,
+                    "method": method,
+                    "target": shown,
                     "status": status,
                     "ms": round(seconds * 1e3, 1),
                 }
@@ -314,5 +322,5 @@ class AccessLog:
         )
 
     def write_refused(self, peer: str, status: int, reason: str) -> None:
-        """Note octets that were no request."""
+        """Log bytes that were not a request."""
         self._log.info("%s %d %s", peer, status, reason, extra={"fields": {"peer": peer, "status": status}})

@@ -1,4 +1,4 @@
-"""Where the listening sockets come from: made here, given by systemd, or taken over from the hub before."""
+"""The listening sockets: bound here, given by systemd, or taken over from the previous hub."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.protocol.hosts import is_loopback
 
 HANDED_OVER = "MERCURE_HUB_SOCKETS"
-"""Environment variable with the descriptors that a hub gives to the one that takes its place."""
+"""Environment variable with the descriptors that a hub gives to its successor."""
 
 SUCCESSION = "MERCURE_HUB_READY"
-"""Environment variable with the descriptor by which a hub tells the one before that it serves."""
+"""Environment variable with the descriptor on which a hub tells its predecessor that it serves."""
 
 _FIRST_OF_SYSTEMD = 3
 _BACKLOG = 4096
-_LEAST_PATIENCE = 10.0  # seconds that a client may be out of reach
-_HEARTBEATS = 2  # for which it may
-_UNSENT = 512 << 10  # bytes that the kernel keeps for a client, beside what is on its way
-_IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds and a number, where there is no heartbeat
+_LEAST_PATIENCE = 10.0  # seconds for which a client may be unreachable
+_HEARTBEATS = 2  # that it may miss
+_UNSENT = 512 << 10  # bytes that the kernel keeps for a client, besides what is in flight
+_IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds, number: if there is no heartbeat
 
 
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
@@ -30,7 +30,7 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     :param host: address or host name; empty for all IPv4 addresses.
     :param port: 0 for any that is free.
     :param is_shared: other sockets of this user may be bound to the same port.
-    :raises OSError: the address is not there or in use.
+    :raises OSError: the address does not exist or is in use.
     """
     family, kind, _, _, address = socket.getaddrinfo(
         host or None,
@@ -43,8 +43,8 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_shared:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Both are inherited or apply to accepted sockets. An answer is one send, so nothing is gained
-        # by waiting for more; and a connection is of no interest before its request arrives.
+        # Accepted sockets inherit both. An answer is one send, so waiting for more gains nothing; and a
+        # connection matters only once its request arrives.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
         listening.bind(address)
@@ -62,43 +62,43 @@ def listening_sockets(
     """One listening socket for each process.
 
     :param count: how many are needed.
-    :param environment: may name sockets that are open already; those names are taken out of it.
+    :param environment: may name sockets that are open already; these names are removed.
     :raises SettingError: the address cannot be used.
     """
-    found = _found(settings, count, os.environ if environment is None else environment)
-    public = [one.getsockname()[0] for one in found if not is_loopback(one.getsockname()[0])]
+    sockets = _sockets(settings, count, os.environ if environment is None else environment)
+    public = [one.getsockname()[0] for one in sockets if not is_loopback(one.getsockname()[0])]
     if settings.playground and public:
-        for one in found:
+        for one in sockets:
             one.close()
         raise SettingError(
             f"MERCURE_PLAYGROUND: is for this machine only, and {public[0]} can be reached from others; "
             "listen on 127.0.0.1 (MERCURE_LISTEN), or use MERCURE_DEBUGGER=1, which opens nothing to anybody"
         )
-    for one in found:
-        _notice_the_vanished(one, settings)
-        # Accepted connections have it too. Else the kernel takes some MiB for each client that reads slowly;
-        # what waits in the hub is shared by those it is for, or may be given up and read again.
+    for one in sockets:
+        _detect_vanished_clients(one, settings)
+        # Accepted connections inherit this. Otherwise the kernel takes some MiB for each slow client; what
+        # waits in the hub is shared by its receivers, or can be dropped and read again.
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
-    return found
+    return sockets
 
 
-def _notice_the_vanished(listening: socket.socket, settings: Settings) -> None:
-    """Have the kernel end connections whose peer is out of reach, which nobody tells the hub.
+def _detect_vanished_clients(listening: socket.socket, settings: Settings) -> None:
+    """Let the kernel end connections whose peer has become unreachable without a word.
 
-    What is set here holds for the connections that are accepted. The kernel's own patience with data that is
-    not acknowledged is a quarter of an hour, in which a client would be listed as present.
+    Accepted connections inherit these options. By default the kernel waits a quarter of an hour for an
+    acknowledgement, and the client would be listed as present for so long.
     """
-    if not settings.heartbeat:  # nothing is sent that could fail to arrive
+    if not settings.heartbeat:  # nothing is sent whose acknowledgement could be missed
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
-    elif settings.dispatch_timeout:  # without one, a client may have a full buffer for as long as it likes
+    elif settings.dispatch_timeout:  # without a timeout, a client may stop reading for as long as it likes
         patience = max(_HEARTBEATS * settings.heartbeat, _LEAST_PATIENCE, settings.dispatch_timeout)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
 
 
-def _found(settings: Settings, count: int, environment: MutableMapping[str, str]) -> list[socket.socket]:
+def _sockets(settings: Settings, count: int, environment: MutableMapping[str, str]) -> list[socket.socket]:
     given = _given(environment)
     if not given:
         return _bound(settings, count)
@@ -114,7 +114,7 @@ def _found(settings: Settings, count: int, environment: MutableMapping[str, str]
             f"MERCURE_LISTEN: the socket that was handed over cannot be used: {error.strerror}; it has to be "
             "a listening TCP socket"
         ) from None
-    while len(given) < count:  # one socket of systemd's for all: whoever is quicker accepts
+    while len(given) < count:  # all processes share systemd's one socket
         given.append(given[0].dup())
     for surplus in given[count:]:
         surplus.close()
@@ -149,19 +149,19 @@ def _bound(settings: Settings, count: int) -> list[socket.socket]:
 
 
 def _bind_shared(host: str, port: int, count: int) -> list[socket.socket]:
-    """Sockets on one port, which is free: another hub on it would not be noticed otherwise."""
+    """Sockets on one port, after checking that it is free: sharing would hide another hub on it."""
     with bind(host, port) as first:
         port = first.getsockname()[1]
     return [bind(host, port, is_shared=True) for _ in range(count)]
 
 
 def metrics_socket(settings: Settings, environment: Mapping[str, str] | None = None) -> socket.socket | None:
-    """The socket for those who watch over the hub; all processes accept from it.
+    """The socket for monitoring (MERCURE_METRICS_LISTEN); all processes accept from it.
 
-    The hub that this one takes over from still has its own: both are bound for a while.
+    A predecessor still has its own: both are bound for a while.
 
-    :param environment: tells whether there is such a hub.
-    :returns: ``None`` when there shall be none.
+    :param environment: tells whether there is a predecessor.
+    :returns: ``None`` without an address for it.
     :raises SettingError: the address cannot be used.
     """
     if settings.metrics_listen is None:
@@ -185,7 +185,7 @@ def url_of(listening: socket.socket, *, is_tls: bool) -> str:
 
 
 def notify(environment: Mapping[str, str], *words: str) -> None:
-    """Tell the service manager something, if there is one that wants to know (sd_notify).
+    """Tell the service manager the state of the hub, if it wants to know (sd_notify).
 
     :param words: assignments such as ``READY=1``.
     """
@@ -197,4 +197,4 @@ def notify(environment: Mapping[str, str], *words: str) -> None:
             sock.connect("\0" + address[1:] if address.startswith("@") else address)
             sock.sendall("\n".join(words).encode())
         except OSError:
-            return  # the manager is gone, and with it whoever could be told
+            return  # the service manager is gone

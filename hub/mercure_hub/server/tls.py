@@ -1,4 +1,4 @@
-"""The TLS context of a hub that ends TLS itself, and its renewal."""
+"""The TLS context of a hub that terminates TLS itself, and its renewal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mercure_hub.config.settings import SettingError, Settings
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The context for the certificate of the settings; ``None`` without one.
+    """The context for the configured certificate; ``None`` without one.
 
     :raises SettingError: the certificate cannot be used.
     """
@@ -22,18 +22,18 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def renew(context: ssl.SSLContext, settings: Settings) -> None:
-    """Use the certificate that the files hold now, for the connections to come.
+    """Use the certificate that the files contain now, for new connections.
 
-    :raises SettingError: it cannot be used; the one from before goes on.
+    :raises SettingError: it cannot be used; the previous one stays.
     """
-    tls_context(settings)  # first into one that nobody uses: half of a pair must not stay
+    tls_context(settings)  # first into an unused context: certificate and key must change together
     _load(context, settings)
 
 
 def _load(context: ssl.SSLContext, settings: Settings) -> None:
     files = " and ".join(repr(path) for path in (settings.tls_cert, settings.tls_key) if path)
     try:
-        # An empty passphrase: OpenSSL would ask for one on the terminal.
+        # With an empty passphrase OpenSSL does not ask for one on the terminal.
         context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password="")
     except ssl.SSLError:
         raise SettingError(

@@ -1,8 +1,8 @@
-"""Several processes on one port and one log: started, watched, replaced and stopped by their parent.
+"""Several processes on one port and one history: their parent starts, watches, replaces and stops them.
 
-The parent serves nobody. It makes the listening sockets, one for each worker: the kernel spreads the
-connections over them, and those that come while a worker is replaced wait in its socket. Between workers
-there are a doorbell for the log and counts for the connection limits; all else they share is in the log.
+The parent serves no client. It creates the listening sockets, one for each worker: the kernel spreads
+connections over them, and those that arrive while a worker is replaced wait in its socket. Workers share
+a doorbell and the counts for connection limits; everything else they share is in the history.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ from mercure_hub.fanout.quota import SharedCounts
 from mercure_hub.metrics.tally import Board
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.server import logs
-from mercure_hub.server.lifecycle import HANDLED, Place, Process, Successor, serve_alone, settle
-from mercure_hub.server.logs import INTERVAL as ROTATION_INTERVAL
-from mercure_hub.server.logs import rotation_of
-from mercure_hub.server.sockets import listening_sockets, metrics_socket, notify, url_of
+from mercure_hub.server.assembly import Inherited
+from mercure_hub.server.lifecycle import (
+    HANDLED,
+    SUCCESSOR_START,
+    Process,
+    Successor,
+    serve_alone,
+    tune_interpreter,
+)
+from mercure_hub.server.sockets import listening_sockets, metrics_socket, url_of
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.sqlite.retention import since_boot
 
@@ -36,28 +42,28 @@ _WATCHED = (*HANDLED, signal.SIGCHLD)
 _READY = b"ready"
 _START = 60.0  # seconds for a worker to start
 _END = 20.0  # seconds for the workers to stop, before they are killed
-_LOOK = 0.1  # seconds between two looks at the signals that wait
-_TRIES = 5  # starts that may fail one after the other before the hub gives up
+_LOOK = 0.1  # seconds between two looks at pending signals
+_TRIES = 5  # failed starts in a row before the hub gives up
 _LONGEST_PAUSE = 5.0
 _SHORT_LIFE = 1.0  # seconds; a worker that dies sooner is not replaced at once
 
 _REASONS: Mapping[str, type[SettingError | StorageError]] = {
     one.__name__: one for one in (SettingError, StorageUnusable, StorageError)
 }
-"""Why a worker cannot start, by the name that it tells its parent."""
+"""Why a worker cannot start, by the name that it reports to its parent."""
 
 _log = logging.getLogger("mercure_hub.server")
 
 
 def serve(settings: Settings, announce: Callable[[str], None], reread: Callable[[], Settings]) -> None:
-    """Run a hub, in as many processes as it shall have, until it is told to stop.
+    """Run a hub, in as many processes as configured, until it is told to stop.
 
     :param announce: called with the hub's URL once it accepts connections.
-    :param reread: the settings as they are now; raises ``SettingError``.
+    :param reread: returns the current settings; raises ``SettingError``.
     :raises SettingError: the hub cannot start.
-    :raises StorageError: the log cannot be opened.
+    :raises StorageError: the history cannot be opened.
     """
-    # Until there are handlers, a signal to reload or to hand over would end the hub.
+    # Before there are handlers, a signal to reload or to hand over would end the hub.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR2))
     if settings.workers == 1:
         serve_alone(settings, announce, reread)
@@ -70,13 +76,13 @@ class _Worker:
     """A child process.
 
     :param number: from 0.
-    :param pid: 0 when there is none.
-    :param failures: starts that failed since one succeeded.
+    :param pid: 0 without a process.
+    :param failures: failed starts since one succeeded.
     :param started: monotonic time at which it began to serve.
-    :param due: monotonic time at which it is to be started again.
-    :param listens: descriptor on which it tells how its start went; -1 when it has.
-    :param words: what it has told.
-    :param deadline: monotonic time until which it may take.
+    :param due: monotonic time at which to start it again.
+    :param reports: descriptor on which it reports how its start went; ``None`` unless it is starting.
+    :param report: what it has reported so far.
+    :param deadline: monotonic time at which its start has taken too long.
     """
 
     number: int
@@ -84,38 +90,38 @@ class _Worker:
     failures: int = 0
     started: float = 0.0
     due: float = 0.0
-    listens: int = -1
-    words: bytes = b""
+    reports: int | None = None
+    report: bytes = b""
     deadline: float = 0.0
 
     @property
     def is_starting(self) -> bool:
-        """Whether its process is there and does not serve yet."""
-        return self.listens >= 0
+        """Whether it has a process that does not serve yet."""
+        return self.reports is not None
 
     @property
     def serves(self) -> bool:
-        """Whether its process does what it is there for."""
+        """Whether it has a process that serves clients."""
         return bool(self.pid) and not self.is_starting
 
     def forget(self) -> None:
-        """Take note that its process is gone: who kills number 0 kills all of the hub's group."""
+        """Note that its process is gone."""
         self.pid = 0
-        self.stop_listening()
+        self.stop_reporting()
 
-    def stop_listening(self) -> None:
-        """It tells nothing more of its start."""
-        if self.is_starting:
-            os.close(self.listens)
-            self.listens = -1
+    def stop_reporting(self) -> None:
+        """Expect no more reports of its start."""
+        if self.reports is not None:
+            os.close(self.reports)
+            self.reports = None
 
 
 class Workers:
     """The parent of the processes that serve.
 
-    :param settings: of the hub.
-    :param reread: the settings as they are now, for a worker that reloads.
-    :raises SettingError: the address cannot be used.
+    :param settings: checked settings.
+    :param reread: returns the current settings, for a reload.
+    :raises SettingError: an address cannot be used.
     """
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
@@ -127,8 +133,8 @@ class Workers:
         self._board = Board(count)
         self._bells = bells(count)
         self._connections = SharedCounts(count)
-        self._clock_offset = time.time() - since_boot()  # of workers that replace others too
-        self._life = os.pipe()  # its writing end is open as long as this process lives
+        self._clock_offset = time.time() - since_boot()  # also for workers that replace others
+        self._life = os.pipe()  # its writing end stays open as long as this process lives
         self._workers = [_Worker(number) for number in range(count)]
 
     def run(self, announce: Callable[[str], None]) -> None:
@@ -136,9 +142,9 @@ class Workers:
 
         :param announce: called with the hub's URL once all workers accept connections.
         :raises SettingError: a worker cannot start.
-        :raises StorageError: the log cannot be opened.
+        :raises StorageError: the history cannot be opened.
         """
-        gc.freeze()  # before the fork: what is never looked at again stays shared
+        gc.freeze()  # before the fork: memory that the collector never touches stays shared
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         try:
             if self._start_all():
@@ -146,16 +152,16 @@ class Workers:
                 self._watch()
         finally:
             self._stop()
-            for number in HANDLED:  # the process ends: one more signal changes nothing
+            for number in HANDLED:  # the process ends; another signal must not change how
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start_all(self) -> bool:
-        """Start the workers, one after the other: the first one makes the tables.
+        """Start the workers one after the other, because the first one creates the tables.
 
         :returns: false when the hub is told to stop meanwhile.
-        :raises SettingError: one cannot start.
-        :raises StorageError: one cannot open the log.
+        :raises SettingError: a worker cannot start.
+        :raises StorageError: a worker cannot open the history.
         """
         for worker in self._workers:
             self._start(worker)
@@ -165,49 +171,46 @@ class Workers:
                     return False
                 if number == signal.SIGHUP:
                     self._reload()
-                self._look_at(worker)
+                self._check_start(worker)
         return True
 
     def _watch(self) -> None:
-        rotation = rotation_of(self._settings, time.time())
+        rotation = logs.rotation_of(self._settings, time.time())
         while True:
             due = [worker.due - time.monotonic() for worker in self._workers if not worker.pid]
-            number = self._next_signal(min([*due, 3600.0 if rotation is None else ROTATION_INTERVAL]))
+            number = self._next_signal(min([*due, 3600.0 if rotation is None else logs.ROTATION_INTERVAL]))
             if number in _STOP:
                 return
             if number == signal.SIGHUP:
                 self._reload()
-            if number == signal.SIGUSR2 and self._hand_over():
+            if number == signal.SIGUSR2 and self._is_succeeded():
                 return
             if rotation is not None:
                 rotation.check(time.time())
-            self._bury()
+            self._note_deaths()
             for worker in self._workers:
                 if worker.is_starting:
-                    self._attempt(self._look_at, worker)
+                    self._attempt(self._check_start, worker)
                 elif not worker.pid and time.monotonic() >= worker.due:
                     self._attempt(self._start, worker)
 
     def _next_signal(self, timeout: float, numbers: Sequence[int] = _WATCHED) -> int | None:
-        """Wait for a signal, or for what a worker tells that starts.
+        """Wait for a signal, or for a report of a worker that is starting.
 
         :param timeout: seconds to wait at most.
-        :param numbers: of the signals that count.
+        :param numbers: of the signals to wait for.
+        :returns: the signal, or ``None``.
         """
-        starting = [worker for worker in self._workers if worker.is_starting]
-        if starting:
-            # A signal that is kept back ends no select(), so that looks up now and then.
-            listens = [worker.listens for worker in starting]
-            select.select(listens, [], [], max(min(timeout, _LOOK), 0.0))
+        reports = [worker.reports for worker in self._workers if worker.reports is not None]
+        if reports:
+            # A blocked signal does not end select(), so it is called for short times.
+            select.select(reports, [], [], max(min(timeout, _LOOK), 0.0))
             timeout = 0.0
         received = signal.sigtimedwait(numbers, max(timeout, 0.0))
         return None if received is None else received.si_signo
 
     def _reload(self) -> None:
-        """Take over what the workers will, and have them reload.
-
-        Those that are forked later have to trust the same keys.
-        """
+        """Reload the settings here and in the workers: workers forked later have to trust the same keys."""
         logs.reopen()
         try:
             self._settings = reloaded(self._settings, self._reread())
@@ -224,22 +227,14 @@ class Workers:
     def _pids(self) -> list[int]:
         return [worker.pid for worker in self._workers if worker.pid]
 
-    def _hand_over(self) -> bool:
-        """Start another hub on these sockets, and have the workers give way to it once it serves.
+    def _is_succeeded(self) -> bool:
+        """Start another hub on these sockets, and let the workers give way to it once it serves.
 
-        :returns: it serves.
+        :returns: it serves, and the workers have ended, or will be stopped.
         """
-        _log.info("another hub is started to take over")
-        try:
-            successor = Successor([listening.fileno() for listening in self._listening])
-        except OSError as error:
-            _log.error("it cannot be started, so this one goes on: %s", error)
+        successor = Successor.start([listening.fileno() for listening in self._listening])
+        if successor is None or not successor.takes_over(_wait_to_read, _is_told_to_stop):
             return False
-        if not successor.is_ready(_wait_to_read):
-            if not _is_told_to_stop():
-                _log.error("it did not start, so this one goes on; its own lines tell why")
-            return False
-        notify(os.environ, f"MAINPID={successor.pid}")
         for listening in self._sockets:
             listening.close()
         _signal(self._pids, signal.SIGUSR2)
@@ -247,33 +242,31 @@ class Workers:
         while self._pids and time.monotonic() < deadline:
             received = signal.sigtimedwait([signal.SIGCHLD, *_STOP], 0.5)
             if received is not None and received.si_signo in _STOP:
-                break  # at once, then
+                break  # at once
             for worker in self._workers:
                 if worker.pid and os.waitpid(worker.pid, os.WNOHANG)[0]:
                     worker.forget()
         return True
 
-    def _bury(self) -> None:
-        """Take note of the workers that ended."""
+    def _note_deaths(self) -> None:
+        """Note workers that ended, and when to replace them."""
         for worker in self._workers:
             if not worker.serves:
                 continue
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
-                _log.error(
-                    "worker %d (process %d) %s; another one takes its place", worker.number, pid, _end(status)
-                )
-                # At once: its clients come to the others, before another worker is there.
+                _log.error("worker %d (process %d) %s; it is replaced", worker.number, pid, _end(status))
+                # Now: its clients go to the other workers before it is replaced.
                 self._connections.clear(worker.number)
                 worker.forget()
                 worker.due = time.monotonic()
-                if worker.due - worker.started < _SHORT_LIFE:  # whatever it was, it may happen again
+                if worker.due - worker.started < _SHORT_LIFE:  # whatever the cause, it may happen again
                     worker.due += _SHORT_LIFE
 
     def _attempt(self, step: Callable[[_Worker], None], worker: _Worker) -> None:
-        """Do a step of a worker's start; when it fails, there will be another attempt.
+        """Do a step of a worker's start; if it fails, plan another attempt.
 
-        :raises SettingError: it has failed too often, and no other worker serves.
+        :raises SettingError: too many attempts have failed, and no other worker serves.
         :raises StorageError: the same.
         :raises OSError: the same.
         """
@@ -285,45 +278,45 @@ class Workers:
                 raise
             pause = min(0.2 * 2**worker.failures, _LONGEST_PAUSE)
             worker.due = time.monotonic() + pause
-            _log.error(
-                "worker %d could not start: %s; again in %.1f s", worker.number, error, pause
-            )  # the error tells what to do; a traceback would not
+            # Without a traceback: the error says what to do.
+            _log.error("worker %d could not start: %s; again in %.1f s", worker.number, error, pause)
 
     def _start(self, worker: _Worker) -> None:
-        """Fork a worker, which tells later how its start went.
+        """Fork a worker, which reports later how its start went.
 
         :raises OSError: the system has no room for another process now.
         """
-        listens, tells = os.pipe()
+        reports, tells = os.pipe()
         try:
             pid = os.fork()
         except OSError:
-            os.close(listens)
+            os.close(reports)
             os.close(tells)
             raise
         if pid == 0:
-            os.close(listens)
+            os.close(reports)
             os._exit(self._work(worker.number, tells))
         os.close(tells)
-        worker.pid, worker.listens, worker.words = pid, listens, b""
+        worker.pid, worker.reports, worker.report = pid, reports, b""
         worker.deadline = time.monotonic() + _START
 
-    def _look_at(self, worker: _Worker) -> None:
-        """Take what a worker tells of its start.
+    def _check_start(self, worker: _Worker) -> None:
+        """Read what a starting worker reports.
 
-        :raises SettingError: it cannot.
-        :raises StorageError: it cannot open the log.
+        :raises SettingError: it cannot start.
+        :raises StorageError: it cannot open the history.
         """
-        is_late = time.monotonic() >= worker.deadline
-        if not is_late:
-            if not select.select([worker.listens], [], [], 0)[0]:
+        if worker.reports is None:
+            return
+        if time.monotonic() < worker.deadline:
+            if not select.select([worker.reports], [], [], 0)[0]:
                 return
-            words = os.read(worker.listens, 4096)
-            worker.words += words
-            if words:
+            received = os.read(worker.reports, 4096)
+            worker.report += received
+            if received:
                 return
-        worker.stop_listening()
-        if worker.words == _READY:
+        worker.stop_reporting()
+        if worker.report == _READY:
             worker.failures = 0
             worker.started = time.monotonic()
             return
@@ -332,7 +325,7 @@ class Workers:
         _, status = os.waitpid(worker.pid, 0)
         self._connections.clear(worker.number)
         worker.forget()
-        kind, _, text = worker.words.decode().partition(":")
+        kind, _, text = worker.report.decode().partition(":")
         text = text or f"worker {worker.number} {_end(status)} while it started"
         raise _REASONS.get(kind, StorageError)(text)
 
@@ -348,7 +341,7 @@ class Workers:
                     listening.close()
             logs.name_worker(number)
             others = [fd for other, fd in enumerate(self._bells) if other != number]
-            place = Place(
+            inherited = Inherited(
                 self._listening[number],
                 Doorbell(self._bells[number], others),
                 self._connections.of(number),
@@ -358,8 +351,8 @@ class Workers:
                 self._clock_offset,
             )
             try:
-                process = Process(self._settings, place)
-                settle()
+                process = Process(self._settings, inherited)
+                tune_interpreter()
                 process.run(lambda _: _tell(tells, _READY), self._reread)
             except (SettingError, StorageError) as error:
                 _tell(tells, f"{type(error).__name__}:{error}".encode())
@@ -372,7 +365,7 @@ class Workers:
         return 0
 
     def _stop(self) -> None:
-        """Stop the workers, and kill those that do not."""
+        """Stop the workers, and kill those that do not stop in time."""
         for listening in self._sockets:
             listening.close()
         left = self._pids
@@ -380,7 +373,7 @@ class Workers:
         for worker in self._workers:
             if worker.is_starting:  # it serves nobody yet
                 _signal([worker.pid], signal.SIGKILL)
-                worker.stop_listening()
+                worker.stop_reporting()
         deadline = time.monotonic() + _END
         while left:
             left = [pid for pid in left if os.waitpid(pid, os.WNOHANG)[0] == 0]
@@ -404,8 +397,8 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def _wait_to_read(descriptor: int) -> bool:
-    """Wait for a successor, but not when this hub is told to stop."""
-    deadline = time.monotonic() + _START
+    """Wait for a successor, unless this hub is told to stop."""
+    deadline = time.monotonic() + SUCCESSOR_START
     while time.monotonic() < deadline and not _is_told_to_stop():
         if select.select([descriptor], [], [], _LOOK)[0]:
             return True
@@ -413,7 +406,7 @@ def _wait_to_read(descriptor: int) -> bool:
 
 
 def _is_told_to_stop() -> bool:
-    """Whether a signal that is kept back means the end."""
+    """Whether a signal to stop is pending."""
     return not signal.sigpending().isdisjoint(_STOP)
 
 

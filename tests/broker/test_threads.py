@@ -11,8 +11,8 @@ import pytest
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
 
-from mercure_hub.broker import lookups as lookups_module
-from mercure_hub.broker.lookups import Lookups, in_thread, reserve_threads
+from mercure_hub.broker import threads
+from mercure_hub.broker.threads import Lookups, in_thread, reserve_threads
 from mercure_hub.protocol.errors import StorageError
 
 
@@ -20,21 +20,21 @@ from mercure_hub.protocol.errors import StorageError
 def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many functions each way into a thread took along."""
     counts: list[int] = []
-    run_all = lookups_module._all
+    run_all = threads._run_all
 
     def noted(functions: Sequence[Callable[[], object]]) -> list[object]:
         counts.append(len(functions))
         return run_all(functions)
 
-    monkeypatch.setattr(lookups_module, "_all", noted)
+    monkeypatch.setattr(threads, "_run_all", noted)
     return counts
 
 
 def test_one_alone(begun: list[int]) -> None:
     lookups = Lookups()
     here = threading.get_ident()
-    assert lookups.do(threading.get_ident) != here
-    assert lookups.do(lambda: None) is None
+    assert lookups.run(threading.get_ident) != here
+    assert lookups.run(lambda: None) is None
     assert begun == [1, 1]
 
 
@@ -49,7 +49,7 @@ def test_each_gets_its_own_outcome(begun: list[int]) -> None:
 
     def outcome(number: int) -> int | str:
         try:
-            return lookups.do(lambda: work(number))
+            return lookups.run(lambda: work(number))
         except StorageError as error:
             return error.detail
 
@@ -74,7 +74,7 @@ def test_two_lanes_and_what_waits_for_them(begun: list[int]) -> None:
 
     greenlets = []
     for number in range(3):
-        greenlets.append(gevent.spawn(lookups.do, lambda number=number: work(number)))
+        greenlets.append(gevent.spawn(lookups.run, lambda number=number: work(number)))
         gevent.sleep(0)
         gevent.sleep(0)  # a way into a thread of its own, if there is one
     pool = get_hub().threadpool
@@ -93,14 +93,14 @@ def test_two_lanes_and_what_waits_for_them(begun: list[int]) -> None:
 def test_who_leaves_meanwhile_keeps_nobody_from_an_outcome() -> None:
     lookups = Lookups()
     gate = threading.Event()
-    blocked = gevent.spawn(lookups.do, lambda: gate.wait(20))
-    second = gevent.spawn(lookups.do, lambda: 2)
+    blocked = gevent.spawn(lookups.run, lambda: gate.wait(20))
+    second = gevent.spawn(lookups.run, lambda: 2)
     gevent.sleep(0)
     gevent.sleep(0)
     blocked.kill()
     gate.set()
     assert second.get(timeout=20) == 2
-    assert lookups.do(lambda: 3) == 3
+    assert lookups.run(lambda: 3) == 3
 
 
 def test_when_all_threads_have_work(begun: list[int]) -> None:
@@ -111,7 +111,7 @@ def test_when_all_threads_have_work(begun: list[int]) -> None:
     others = [gevent.spawn(pool.apply, gate.wait, (20,)) for _ in range(pool.maxsize)]
     gevent.sleep(0)
     gevent.sleep(0)
-    waiting = [gevent.spawn(lookups.do, lambda number=number: number) for number in range(50)]
+    waiting = [gevent.spawn(lookups.run, lambda number=number: number) for number in range(50)]
     for _ in range(5):
         gevent.sleep(0)
     assert begun == []
@@ -134,14 +134,14 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_thread")
-@pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
+@pytest.mark.parametrize("do", [in_thread, Lookups().run], ids=["alone", "together"])
 def test_a_thread_that_cannot_be_started_is_an_error_of_the_storage(do: Callable[..., object]) -> None:
     for _ in range(5):  # and no lane is lost
         with pytest.raises(StorageError, match="can't start new thread; allow more threads"):
             do(lambda: None)
 
 
-@pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
+@pytest.mark.parametrize("do", [in_thread, Lookups().run], ids=["alone", "together"])
 def test_with_threads_in_reserve_none_has_to_be_started(
     monkeypatch: pytest.MonkeyPatch, do: Callable[..., object]
 ) -> None:
@@ -155,7 +155,7 @@ def test_with_threads_in_reserve_none_has_to_be_started(
     assert [greenlet.value for greenlet in numbers] == list(range(100))
 
 
-@pytest.mark.parametrize("do", [in_thread, Lookups().do], ids=["alone", "together"])
+@pytest.mark.parametrize("do", [in_thread, Lookups().run], ids=["alone", "together"])
 def test_the_same_error_from_a_function_stays_what_it_is(do: Callable[..., object]) -> None:
     def fail() -> None:
         raise RuntimeError("a defect")

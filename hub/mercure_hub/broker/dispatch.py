@@ -1,0 +1,215 @@
+"""The way of an update: from its publisher into the history, and from there to the subscribers.
+
+1. ``publish`` queues the update and waits.
+2. ``submit`` gives everything that one turn of the event loop queued to the storage.
+3. ``take_commits`` answers the publishers of what is durable now and appends it to the backlog, together with
+   the updates that other processes committed.
+4. ``dispatch`` gives the backlog to the engine, in the order of the history.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import gevent
+from gevent.event import Event
+from gevent.hub import Waiter
+
+from mercure_hub.fanout.engine import Engine
+from mercure_hub.metrics.catalogue import DELIVERIES, DELIVERY, FAILED, QUEUE, UPDATES
+from mercure_hub.metrics.tally import Tally
+from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.update import EARLIEST, Update
+from mercure_hub.storage.interface import Entry, Presence
+from mercure_hub.storage.store import Store
+
+_MAX_BACKLOG = 5_000  # committed updates that are not dispatched yet, before publishers have to wait
+_MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
+_LOOK = 0.005  # seconds between two looks at whether everything is dispatched
+
+_log = logging.getLogger("mercure_hub.subscriber")
+
+Storage = Store[Waiter | None]
+
+
+class Dispatcher:
+    """Takes updates from publishers through the storage to the engine.
+
+    :param storage: the history.
+    :param engine: sends updates to subscribers.
+    :param clock: monotonic time in seconds.
+    :param tally: counts what happens.
+    :param on_gap: called when updates could not be sent to all subscribers.
+
+    ``last_event_id`` is the id of the last update that the engine was given, or that was stored before the
+    start; ``last_update_id`` is the same without subscription events. ``is_dispatching`` is true while the
+    engine has updates that it has not sent to everyone yet.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        engine: Engine,
+        clock: Callable[[], float],
+        tally: Tally,
+        on_gap: Callable[[], None],
+    ) -> None:
+        self.last_event_id = self.last_update_id = EARLIEST
+        self.is_dispatching = False
+        self._storage = storage
+        self._engine = engine
+        self._clock = clock
+        self._tally = tally
+        self._on_gap = on_gap
+        self._queued: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
+        self._unanswered = 0  # publications that are queued or being committed
+        self._backlog: deque[Entry] = deque()
+        self._characters = 0  # of the backlog and of what is being dispatched
+        self._has_room = Event()
+        self._has_room.set()
+        self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
+        self._dispatching: gevent.Greenlet | None = None
+
+    def begin_after(self, sequence: int, newest_event: str | None, newest_update: str | None) -> None:
+        """Take what the history holds at the start as dispatched.
+
+        :param sequence: of the newest update.
+        :param newest_event: its id, if it is still stored.
+        :param newest_update: id of the newest update that is no subscription event, if it is still stored.
+        """
+        self._engine.dispatched = sequence
+        self.last_event_id = newest_event or EARLIEST
+        self.last_update_id = newest_update or EARLIEST
+
+    def publish(self, updates: Sequence[Update]) -> None:
+        """Store updates in one transaction and have them sent in order; returns once they are durable.
+
+        :raises StorageError: they could not be stored; nobody receives any of them.
+        """
+        self._has_room.wait()
+        waiter = Waiter()
+        self._queue(updates, waiter, None)
+        error: StorageError | None = waiter.get()
+        if error is not None:
+            self._tally.add(FAILED, len(updates))
+            raise error
+        self._tally.add(UPDATES, len(updates))
+
+    def announce(self, event: Update, presence: Presence) -> None:
+        """Store a subscription event, and who is connected, without waiting for either."""
+        self._queue((event,), None, presence)
+
+    def _queue(self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None) -> None:
+        self._unanswered += 1
+        if not self._queued:
+            gevent.get_hub().loop.run_callback(self.submit)
+        self._queued.append((updates, waiter, presence))
+
+    def submit(self) -> None:
+        """Give the storage what this turn of the event loop queued.
+
+        All at once: given one by one, the storage's thread would begin a transaction for the first of a
+        hundred, and then compete for the interpreter with the loop that reads the others.
+        """
+        queued, self._queued = self._queued, []
+        for updates, waiter, presence in queued:
+            self._storage.append(updates, waiter, presence)
+
+    def take_commits(self) -> None:
+        """Answer publishers whose updates are committed, and dispatch what is new in the history."""
+        for commit in self._storage.collect():
+            self._unanswered -= len(commit.tickets)
+            if commit.entries:
+                self._backlog.extend(commit.entries)
+                self._commits.append((commit.entries[-1].sequence, commit.at, len(commit.entries)))
+                self._characters += _characters(commit.entries)
+                if self.is_crowded():
+                    self._has_room.clear()
+            for waiter in commit.tickets:
+                if waiter is not None:
+                    waiter.switch(commit.error)
+        if self._backlog and self._dispatching is None:
+            self._dispatching = gevent.spawn(self.dispatch)
+
+    def is_crowded(self) -> bool:
+        """Whether so much is waiting for dispatch, by number or by size, that more has to wait."""
+        return len(self._backlog) > _MAX_BACKLOG or self._characters > _MAX_BACKLOG_CHARACTERS
+
+    def dispatch(self) -> None:
+        """Give the backlog to the engine until nothing is left of it."""
+        try:
+            while self._backlog:
+                entries = list(self._backlog)
+                self._backlog.clear()
+                self._let_publishers_in()
+                self.is_dispatching = True
+                self.last_event_id = entries[-1].update.id
+                updates = (entry.update for entry in reversed(entries) if not entry.is_event)
+                self.last_update_id = next((update.id for update in updates), self.last_update_id)
+                self._send(entries)
+                self.is_dispatching = False
+                self._note_dispatched(entries[-1].sequence)
+                self._characters -= _characters(entries)
+                self._let_publishers_in()
+        finally:
+            self._dispatching = None
+
+    def _send(self, entries: Sequence[Entry]) -> None:
+        try:
+            for unbroken in _unbroken(entries, self._engine.dispatched):
+                if unbroken[0].sequence != self._engine.dispatched + 1:
+                    self._on_gap()  # the storage has logged why
+                for _ in self._engine.dispatch(unbroken):
+                    gevent.sleep(0)
+        except Exception:
+            _log.exception("updates were not sent to all; this is a defect of the hub")
+            self._engine.dispatched = entries[-1].sequence
+            self._on_gap()
+
+    def _let_publishers_in(self) -> None:
+        if not self.is_crowded():
+            self._has_room.set()
+
+    def _note_dispatched(self, sequence: int) -> None:
+        now = self._clock()
+        while self._commits and self._commits[0][0] <= sequence:
+            _, committed, count = self._commits.popleft()
+            self._tally.observe(DELIVERY, max(now - committed, 0.0), count)
+        self._tally.add(DELIVERIES, self._engine.delivered)
+        self._engine.delivered = 0
+
+    def sample(self) -> None:
+        """Note how much is waiting."""
+        self._tally.put(QUEUE, self._unanswered, "commit")
+        self._tally.put(QUEUE, len(self._backlog), "dispatch")
+
+    def drain(self) -> None:
+        """Wait until every update that was accepted is committed and written to its subscribers."""
+        while self._unanswered or self._backlog or self._dispatching is not None:
+            gevent.sleep(_LOOK)
+
+    def close(self) -> None:
+        """Dispatch no more, and give what is queued to the storage."""
+        if self._dispatching is not None:
+            self._dispatching.kill()
+        self.submit()
+
+
+def _unbroken(entries: Sequence[Entry], before: int) -> Iterator[Sequence[Entry]]:
+    """Runs of entries in which no sequence number is missing.
+
+    :param before: sequence of the entry before the first.
+    """
+    start = 0
+    for index, entry in enumerate(entries):
+        if entry.sequence != before + 1 and index > start:
+            yield entries[start:index]
+            start = index
+        before = entry.sequence
+    yield entries[start:]
+
+
+def _characters(entries: Sequence[Entry]) -> int:
+    return sum(len(entry.update.data) for entry in entries)
