@@ -17,7 +17,7 @@ The parts, each of which knows those above it only:
 * ``reading`` - reading updates, and who is connected;
 * ``grants`` - what the current user may read, and the cookie that follows it;
 * ``pages`` - what goes into pages, the JavaScript module and ``Link`` headers;
-* ``outbox``, ``broadcast`` - publishing with the commits of a database;
+* ``database`` - publishing with the commits of a database;
 * ``hub`` and ``extension`` - :class:`Hub` and :class:`Mercure`, what an application calls;
 * ``development``, ``doctor``, ``debug_panel`` - for developers: a hub, what is wrong, what was published;
 * ``commands`` and ``cli`` - ``flask mercure``, at the shell.

@@ -168,9 +168,9 @@ def _outbox() -> Iterator[tuple[Any, Any, Any]]:
     """A connection in a transaction, the table of the outbox, and the module that reads it."""
     with _errors_as_messages():
         _require_sqlalchemy()
-        binding = import_module("flask_mercure.outbox.app").outbox_of(_app()).binding
+        binding = import_module("flask_mercure.database.outbox").outbox_of(_app()).binding
         with binding.engine.begin() as connection:
-            yield connection, binding.table, import_module("flask_mercure.outbox.contents")
+            yield connection, binding.table, import_module("flask_mercure.database.table")
 
 
 def _require_sqlalchemy() -> None:
@@ -192,7 +192,7 @@ def relay(*, once: bool) -> None:
     _require_sqlalchemy()
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    service = import_module("flask_mercure.outbox.service")
+    service = import_module("flask_mercure.database.outbox")
     with (
         _errors_as_messages(),
         closing(service.relay_for(_app())) as sender,
@@ -214,7 +214,7 @@ def outbox() -> None:
 def show_stats() -> None:
     """Print how many updates wait, fail and are parked."""
     with _outbox() as (connection, table, contents):
-        stats = contents.stats(connection, table, time.time())
+        stats = contents.read_stats(connection, table, time.time())
     click.echo(f"waiting    {stats.waiting}")
     click.echo(f"oldest     {stats.oldest_age:.0f} s")
     click.echo(f"failing    {stats.failing}")
@@ -228,7 +228,7 @@ def show_stats() -> None:
 def show_list(state: str | None, limit: int) -> None:
     """Print the oldest updates, without their data."""
     with _outbox() as (connection, table, contents):
-        rows = contents.listing(connection, table, state, limit)
+        rows = contents.list_updates(connection, table, state, limit)
     for row in rows:
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.created_at))
         private = " private" if row.private else ""

@@ -258,7 +258,7 @@ def _open_outbox(app: Flask, settings: PublishingSettings) -> Outbox:
     :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
     """
     try:
-        service = import_module("flask_mercure.outbox.service")
+        service = import_module("flask_mercure.database.outbox")
     except ModuleNotFoundError as error:
         raise ValueError(
             f"needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -11,8 +12,7 @@ from flask import Response, after_this_request, current_app
 from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure import grants
-from flask_mercure.broadcast.transactions import PublishesTransactions
-from flask_mercure.errors import InvalidArgument
+from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
 from flask_mercure.publishing.pipeline import OnFailure, pipeline_of
 from flask_mercure.publishing.stream import (
@@ -29,19 +29,23 @@ from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState, state_of
 from flask_mercure.topics import Topic, Topics, check_characters, matchers, subscription_url
 from flask_mercure.updates import UNSET, Batch, Unset, Update, publications
+from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
+    from flask_mercure.database.outbox import OutboxWriter, Target
+    from flask_mercure.database.rules import Topics as BroadcastTopics
     from flask_mercure.encryption import Recipients
 
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_Model = TypeVar("_Model", bound=type[Any])
 _Callback = TypeVar("_Callback", bound=Callable[[], Any])
 # flask.redirect() gives this one, flask.make_response() a subclass
 _Response = TypeVar("_Response", bound=BaseResponse)
 
 
-class Hub(PublishesTransactions):
+class Hub:
     """A hub that the configuration names; :meth:`flask_mercure.Mercure.hub` gives it.
 
     The object belongs to no app; what it does concerns the app whose context is active.
@@ -501,3 +505,113 @@ class Hub(PublishesTransactions):
         :param view: whose page opens a stream.
         """
         return self._user_cookie.given_by(view)
+
+    def outbox(self, target: Target | None = None) -> OutboxWriter:
+        """Publish within a transaction: the update is stored by its commit, and a relay sends it.
+
+        :param target: a SQLAlchemy session, or a connection that has a transaction; default: the app's
+            current session, and without such a thing a transaction for each update.
+        :returns: an object with ``publish``, which takes the arguments of :meth:`publish`.
+        :raises ConfigurationError: SQLAlchemy is not installed; from ``publish``: the app has no outbox.
+        """
+        with _needing_sqlalchemy():
+            from flask_mercure.database.outbox import OutboxWriter  # noqa: PLC0415
+        return OutboxWriter(self._name, target)
+
+    @overload
+    def broadcast(
+        self,
+        topics: BroadcastTopics,
+        *,
+        columns: Collection[str],
+        private: bool | Callable[[Any], bool],
+        on: str | Iterable[str] = ...,
+        type: str | Callable[[Any], str | None] | None = ...,
+        deleted: Any = ...,
+        on_failure: OnFailure | None = ...,
+    ) -> Callable[[_Model], _Model]: ...
+
+    @overload
+    def broadcast(
+        self,
+        topics: BroadcastTopics,
+        *,
+        serializer: Any,
+        private: bool | Callable[[Any], bool],
+        on: str | Iterable[str] = ...,
+        type: str | Callable[[Any], str | None] | None = ...,
+        deleted: Any = ...,
+        on_failure: OnFailure | None = ...,
+    ) -> Callable[[_Model], _Model]: ...
+
+    def broadcast(
+        self,
+        topics: BroadcastTopics,
+        *,
+        columns: Collection[str] | None = None,
+        serializer: Any = None,
+        private: bool | Callable[[Any], bool] | None = None,
+        on: str | Iterable[str] = ("create", "update", "delete"),
+        type: str | Callable[[Any], str | None] | None = None,
+        deleted: Any = None,
+        on_failure: OnFailure | None = None,
+    ) -> Callable[[_Model], _Model]:
+        """Mark a SQLAlchemy model: what happens to its objects is published when it is committed. ::
+
+            @mercure.broadcast("books/{id}", columns=("id", "title"), private=False)
+            class Book(db.Model): ...
+
+        What is published, and to whom, has no default: say ``columns`` or ``serializer``, and ``private``.
+
+        Each object gets one update for a transaction, with its last state. With ``MERCURE_OUTBOX`` the update
+        is written in the transaction; without, it is sent after the commit. Statements that bypass the
+        session, such as ``update(Book).where(...)``, publish nothing. A topic that an object loses by an
+        update gets a deletion, if ``on`` has ``delete``.
+
+        :param topics: ``"books/{id}"``, a format string over the object's attributes, which are encoded as by
+            :func:`~flask_mercure.build_topic`; a callable that is given the object and returns a topic,
+            several, or none to publish nothing; or several of these.
+        :param columns: names of attributes: all that subscribers can read.
+        :param serializer: in their place a callable that is given the object, or an object with ``dump``,
+            such as a marshmallow schema.
+        :param private: True: only subscribers whose token allows a topic read it; False: everybody who can
+            connect; or a callable that is given the object and returns one of these.
+        :param on: ``create``, ``update``, ``delete``, or several.
+        :param type: event type, or a callable that is given one of these three words.
+        :param deleted: serializer for deletions; default: the primary key and ``"deleted": true``.
+        :param on_failure: as for :meth:`publish`; default: ``MERCURE_ON_FAILURE``, or ``log`` where that is
+            ``raise``. An object that cannot be serialised is logged too, unless this is ``raise``.
+        :returns: a decorator for classes.
+        :raises ConfigurationError: SQLAlchemy is not installed.
+        :raises InvalidArgument: a value is not one of those that there are.
+        :raises TypeError: a value is of the wrong type, or the class is no model.
+        """
+        with _needing_sqlalchemy():
+            from flask_mercure.database.models import broadcast_model  # noqa: PLC0415
+            from flask_mercure.database.rules import make_rule  # noqa: PLC0415
+        rule = make_rule(
+            self._name,
+            topics,
+            columns=columns,
+            serializer=serializer,
+            private=private,
+            on=on,
+            type=type,
+            deleted=deleted,
+            on_failure=on_failure,
+        )
+        return lambda model: broadcast_model(model, rule)
+
+
+@contextmanager
+def _needing_sqlalchemy() -> Iterator[None]:
+    """Import modules that need SQLAlchemy.
+
+    :raises ConfigurationError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"this needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
+        ) from None

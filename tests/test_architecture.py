@@ -52,20 +52,19 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "reading": ("errors", "topics", "configuration", "client", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
     "pages": ("errors", "topics", "cookies", "configuration", "state"),
-    "outbox": ("errors", "updates", "state", "publishing"),
-    "broadcast": ("errors", "topics", "updates", "state", "publishing", "outbox"),
+    "database": ("errors", "topics", "updates", "state", "publishing"),
     "hub": (
         *("errors", "topics", "encryption", "updates", "state", "publishing", "reading", "grants", "pages"),
-        "broadcast",
+        "database",
     ),
     "extension": (
         *("errors", "encryption", "updates", "configuration", "client", "state", "publishing"),
-        *("grants", "pages", "outbox", "hub"),
+        *("grants", "pages", "database", "hub"),
     ),
     "development": ("errors", "topics", "tokens", "configuration", "reading"),
     "doctor": ("errors", "topics", "tokens", "cookies", "updates", "configuration", "client", "state"),
     "debug_panel": ("errors", "updates", "publishing"),
-    "cli": ("errors", "topics", "state", "outbox", "hub", "development", "doctor"),
+    "cli": ("errors", "topics", "state", "database", "hub", "development", "doctor"),
 }
 PARTS = {"mercure_hub": HUB, "flask_mercure": EXTENSION}
 SOURCES = {"mercure_hub": ROOT / "hub", "flask_mercure": ROOT}

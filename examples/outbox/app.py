@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 from werkzeug.wrappers import Response
 
 from flask_mercure import Mercure, build_topic
-from flask_mercure.outbox import Outbox, outbox_stats
+from flask_mercure.database import Outbox, outbox_stats
 
 mercure = Mercure()
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from flask_mercure.cli import mercure
-from flask_mercure.outbox import outbox_stats
+from flask_mercure.database import outbox_stats
 from flask_mercure.state import state_of
 from tests.examples.loading import load_example
 from tests.hub.running import SECRET, running_hub

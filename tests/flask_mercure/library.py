@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from sqlalchemy.pool import NullPool
 
 from flask_mercure import Mercure
-from flask_mercure.outbox import Outbox
+from flask_mercure.database import Outbox
 from flask_mercure.state import state_of
 from tests.flask_mercure.fake_hub import SECRET
 

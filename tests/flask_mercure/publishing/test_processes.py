@@ -210,6 +210,6 @@ def test_the_extension_is_there_without_hooks_of_fork(hub: FakeHub, tmp_path: Pa
     import os
     del os.register_at_fork, os.fork
     import flask_mercure
-    import flask_mercure.outbox.service
+    import flask_mercure.database.outbox
     """
     run(program, hub, tmp_path)

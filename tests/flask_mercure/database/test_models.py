@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_mercure import InvalidArgument, Mercure, PublishError
-from flask_mercure.broadcast.rule import topic_url
+from flask_mercure.database.rules import topic_url
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, running
 from tests.flask_mercure.library import Library, commit_breaker, library
 

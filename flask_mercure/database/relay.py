@@ -1,29 +1,43 @@
 """The relay: sends what the outbox holds, in order for each topic, until the hub has taken it.
 
-One pass claims a batch, sends it, records what became of it. When the hub cannot be reached the relay rests;
-when one update fails and others do not, only what shares a topic with it waits. Several relays share the
+One pass claims a batch, sends it, records what became of it. When the hub cannot be reached, the relay rests;
+when one update fails and others do not, only those that share a topic with it wait. Several relays share the
 work.
+
+Between passes a relay waits for its time, for a call from this process, or for a ``NOTIFY`` of PostgreSQL.
+All three end one ``poll``: a call writes into a socket pair, which is safe in a signal handler too, and a
+notification makes the database's own socket readable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
+import select
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
 
-from sqlalchemy import Engine, RowMapping, Table
+from sqlalchemy import Connection, Engine, RowMapping, Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from flask_mercure.database.claims import LEASE, Claim, Claims
+from flask_mercure.database.table import (
+    delete_delivered,
+    publication_of,
+    read_stats,
+    record_delivered,
+    record_failed,
+    record_parked,
+    seconds,
+    topics_of,
+)
 from flask_mercure.errors import MercureError, PublishError
-from flask_mercure.outbox import settlement
-from flask_mercure.outbox.claims import LEASE, Claim, Claims
-from flask_mercure.outbox.contents import stats
-from flask_mercure.outbox.rows import publication_of, topics_of
-from flask_mercure.outbox.table import seconds
-from flask_mercure.outbox.wakeup import Wakeup
 from flask_mercure.publishing.retry import Health, Verdict, delay, verdict
 from flask_mercure.updates import Publication
 
@@ -36,7 +50,7 @@ LONGEST_WAIT = 3600.0
 _BETWEEN_REPORTS = 60.0
 _SPARE = 10.0
 
-_MOST_OCTETS = 1 << 18  # of data in one request: it must not take the hub longer than it may be silent
+_MOST_CHARACTERS = 1 << 18  # of data in one request: the hub must answer it before the timeout
 
 Send = Callable[[str, Sequence[Publication]], object]
 
@@ -45,12 +59,12 @@ _log = logging.getLogger("flask_mercure.relay")
 
 @dataclass
 class Pass:
-    """What one pass did.
+    """What one pass did, in numbers of updates.
 
-    :param sent: updates that the hub took.
-    :param failed: updates that are tried again.
-    :param parked: updates that the hub will never take.
-    :param claimed: updates that were the relay's to send.
+    :param sent: the hub took them.
+    :param failed: they are tried again.
+    :param parked: the hub will never take them.
+    :param claimed: the relay could have sent them.
     """
 
     sent: int = 0
@@ -63,8 +77,8 @@ class Pass:
 class _Failure:
     """An update that is tried again.
 
-    :param is_counted: whether it alone failed, not the hub.
-    :param is_last: whether it is parked once the hub takes another.
+    :param is_counted: it alone failed, not the hub.
+    :param is_last: it is parked if the hub takes others.
     """
 
     sequence: int
@@ -77,7 +91,7 @@ class _Failure:
 
 @dataclass
 class _Batch:
-    """Outcomes, until they are recorded, and the topics of a hub whose updates wait for one that failed."""
+    """Outcomes, until they are recorded, and the lanes that wait for an update that failed."""
 
     deadline: float
     delivered: list[int] = field(default_factory=list)
@@ -160,7 +174,7 @@ class Relay:
                     attempts += 1
                     pause = delay(attempts, self._chance())
                     _log.warning(
-                        "the outbox cannot be read, trying again in %.1f s: %s", pause, _words(error)
+                        "the outbox cannot be read, trying again in %.1f s: %s", pause, _driver_message(error)
                     )
                     self._wakeup.wait(pause, urgent_only=True)
                     continue
@@ -297,7 +311,7 @@ class Relay:
 
     def _record(self, claim: Claim, batch: _Batch) -> None:
         connection, table, now = claim.connection, self._table, self._clock()
-        settlement.delivered(connection, table, batch.delivered, now, keep=self._keep > 0)
+        record_delivered(connection, table, batch.delivered, now, keep=self._keep > 0)
         for one in batch.failed:
             health = self._hubs[one.hub]
             if one.is_last and one.sequence in health.proved:
@@ -310,12 +324,12 @@ class Relay:
                 )
                 batch.parked.append((one.sequence, one.error))
                 continue
-            settlement.failed(
+            record_failed(
                 connection, table, one.sequence, one.error, one.not_before, is_counted=one.is_counted
             )
             self._wakeup.expect(one.not_before - now)
         for sequence, error in batch.parked:
-            settlement.parked(connection, table, sequence, error, now)
+            record_parked(connection, table, sequence, error, now)
         connection.commit()
 
     def _housekeep(self) -> None:
@@ -326,27 +340,27 @@ class Relay:
         self._next_report = now + _BETWEEN_REPORTS
         with self._engine.begin() as connection:
             if self._keep:
-                settlement.clean(connection, self._table, now - self._keep)
-            read = stats(connection, self._table, now)
-        if read.waiting or read.parked:
+                delete_delivered(connection, self._table, now - self._keep)
+            stats = read_stats(connection, self._table, now)
+        if stats.waiting or stats.parked:
             _log.info(
                 "outbox: %d waiting, the oldest for %.0f s, %d parked",
-                read.waiting,
-                read.oldest_age,
-                read.parked,
+                stats.waiting,
+                stats.oldest_age,
+                stats.parked,
             )
 
 
 def _groups(rows: Iterable[RowMapping]) -> Iterator[list[RowMapping]]:
     """Consecutive rows of one hub that may leave in one request; one that failed before leaves alone."""
     group: list[RowMapping] = []
-    octets = 0
+    characters = 0
     for row in rows:
-        octets += len(row["data"])
+        characters += len(row["data"])
         is_alone = row["attempts"] > 0 or (group and group[-1]["attempts"] > 0)
-        if group and (is_alone or row["hub"] != group[0]["hub"] or octets > _MOST_OCTETS):
+        if group and (is_alone or row["hub"] != group[0]["hub"] or characters > _MOST_CHARACTERS):
             yield group
-            group, octets = [], len(row["data"])
+            group, characters = [], len(row["data"])
         group.append(row)
     if group:
         yield group
@@ -360,7 +374,138 @@ def _lanes(row: RowMapping) -> set[tuple[str, str]]:
         return set()
 
 
-def _words(error: SQLAlchemyError) -> str:
+def _driver_message(error: SQLAlchemyError) -> str:
     """The driver's message, without the statement and its parameters: they hold data."""
     cause = getattr(error, "orig", None)
     return str(cause or type(error).__name__).strip()
+
+
+class Wakeup:
+    """Waits for a time or a call, within a ``with`` block."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+        self._soonest: float | None = None
+
+    def wake(self) -> None:
+        """End the wait, or the next one; for any thread and for signal handlers."""
+        with contextlib.suppress(OSError):  # full: a call waits already; closed: nobody waits
+            self._theirs.send(b".")
+
+    def expect(self, delay: float) -> None:
+        """Let the next wait be no longer than this.
+
+        :param delay: seconds.
+        """
+        self._soonest = delay if self._soonest is None else min(self._soonest, delay)
+
+    def wait(self, longest: float, *, urgent_only: bool = False) -> None:
+        """Wait.
+
+        :param longest: seconds.
+        :param urgent_only: only a call ends it sooner: the database is what does not work.
+        """
+        soonest, self._soonest = self._soonest, None
+        if soonest is not None:
+            longest = min(longest, max(0.0, soonest))
+        poll = select.poll()
+        poll.register(self._ours, select.POLLIN)
+        descriptor = None if urgent_only else self._database()
+        if descriptor is not None:
+            poll.register(descriptor, select.POLLIN)
+        ready = poll.poll(longest * 1000)
+        if any(one == descriptor for one, _ in ready):
+            self._take_notifications()
+        with contextlib.suppress(OSError):
+            while self._ours.recv(4096):
+                pass
+
+    def _database(self) -> int | None:
+        """The descriptor that is readable when the database calls."""
+        return None
+
+    def _take_notifications(self) -> None:
+        """Read what made it readable."""
+
+    def close(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ListeningWakeup(Wakeup):
+    """Waits for ``NOTIFY`` too, on a connection of its own.
+
+    When that connection is lost, it is opened again at the next wait; the relay looks at the table meanwhile.
+
+    :param engine: of PostgreSQL, with psycopg 3.
+    :param channel: to listen on.
+    """
+
+    def __init__(self, engine: Engine, channel: str) -> None:
+        super().__init__()
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._channel = engine.dialect.identifier_preparer.quote(channel)
+        self._connection: Connection | None = None
+
+    def _database(self) -> int | None:
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+                # Not back into the pool: a connection that listens is of no use to others.
+                self._connection.detach()
+                self._connection.exec_driver_sql(f"LISTEN {self._channel}")
+                self.wake()  # what was committed before is announced no more: look once again
+            # What came while the relay was at work is in the driver's memory, not in the socket.
+            if self._pending():
+                self.wake()
+            return int(self._driver.fileno())
+        except (SQLAlchemyError, OSError, self._driver_error()):
+            self._disconnect()
+            return None
+
+    @property
+    def _driver(self) -> Any:
+        assert self._connection is not None
+        return self._connection.connection.dbapi_connection  # a detached one has no driver_connection
+
+    def _driver_error(self) -> type[Exception]:
+        import psycopg  # noqa: PLC0415
+
+        return psycopg.Error
+
+    def _pending(self) -> bool:
+        return bool(list(self._driver.notifies(timeout=0)))
+
+    def _take_notifications(self) -> None:
+        try:
+            self._pending()
+        except (OSError, self._driver_error()) as error:
+            _log.debug("the connection that listens was lost: %s", type(error).__name__)
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(SQLAlchemyError, OSError, self._driver_error()):
+                self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        self._disconnect()
+        super().close()
+
+
+def wakeup_for(engine: Engine, channel: str) -> Wakeup:
+    """What fits a database: listening with psycopg 3, else waiting for time and calls."""
+    if engine.dialect.name == "postgresql" and engine.dialect.driver == "psycopg":
+        return ListeningWakeup(engine, channel)
+    return Wakeup()

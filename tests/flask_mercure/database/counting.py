@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from flask_mercure import Mercure
-from flask_mercure.outbox import Outbox
+from flask_mercure.database import Outbox
 from tests.hub.running import SECRET
 
 mercure = Mercure()

@@ -1,9 +1,12 @@
-"""How a relay takes updates so that no other relay sends them, or anything behind them, meanwhile.
+"""Which updates a relay may send, and how it takes them from other relays meanwhile.
+
+Two updates that share a topic of a hub keep their order. So an update waits for every earlier one with which
+it shares a topic, and for nothing else.
 
 Where the engine can, a relay locks the rows at the head of their topics (``FOR UPDATE SKIP LOCKED``) and
 holds its transaction while it sends: a relay that dies loses its connection and with it the locks. SQLite
-has no locks on rows. There a relay writes its name and a time into them, and another one takes them when that
-time has passed, or at once when the process of that name is gone from this machine.
+has no row locks. There a relay writes its name and a time into them, and another one takes them when that
+time has passed, or at once when the process of that name no longer runs on this machine.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,9 +23,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, Table, or_, select, update
 
-from flask_mercure.outbox.order import Entry, Order
-from flask_mercure.outbox.rows import topics_of
-from flask_mercure.outbox.table import WAITING, moment, portions, seconds
+from flask_mercure.database.table import WAITING, moment, portions, seconds, topics_of
 
 _PAGE = 500
 _WITH_ROW_LOCKS = frozenset({"postgresql", "mysql", "mariadb", "oracle"})
@@ -31,11 +32,69 @@ LEASE = 30.0
 """Seconds; longer where requests may take longer: a relay stops sending well before its lease ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A waiting update, as far as the order depends on it.
+
+    :param sequence: position in the outbox.
+    :param lanes: hub and topic, for each topic.
+    :param is_due: its time has come; an update that failed waits before it is tried again.
+    """
+
+    sequence: int
+    lanes: tuple[tuple[str, str], ...]
+    is_due: bool
+
+
+class Order:
+    """The order of the updates that wait, read page after page from the oldest on.
+
+    Earlier pages are remembered, so that a page need not hold the whole outbox.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+        self._updates: list[Waiting] = []
+
+    def add(self, updates: Iterable[Waiting]) -> list[int]:
+        """Take the next page.
+
+        :param updates: in the order of the outbox, after those of the pages before.
+        :returns: the sequences of its heads: due, with nothing before them on any of their topics.
+        """
+        heads = []
+        for one in updates:
+            if one.is_due and self._seen.isdisjoint(one.lanes):
+                heads.append(one.sequence)
+            self._seen.update(one.lanes)
+            self._updates.append(one)
+        return heads
+
+    def sendable(self, held: Container[int]) -> list[int]:
+        """The updates that the holder of some heads may send, in order.
+
+        These are the heads and the updates that only they hold back, which nobody else can take meanwhile.
+
+        :param held: sequences of heads that nobody else can send now.
+        """
+        ours: set[tuple[str, str]] = set()
+        others: set[tuple[str, str]] = set()
+        sendable = []
+        for one in self._updates:
+            follows = one.is_due and not ours.isdisjoint(one.lanes) and others.isdisjoint(one.lanes)
+            if one.sequence in held or follows:
+                sendable.append(one.sequence)
+                ours.update(one.lanes)
+            else:
+                others.update(one.lanes)
+        return sendable
+
+
 @dataclass
 class Claim:
     """Updates that one relay may send now.
 
-    :param connection: to record on what became of them, with :mod:`flask_mercure.outbox.settlement`.
+    :param connection: records what becomes of them.
     :param rows: of the updates, in order.
     """
 
@@ -48,7 +107,7 @@ class Claims:
 
     :param engine: of the database with the outbox.
     :param table: the outbox.
-    :param owner: name of the relay; by default one that tells machine and process.
+    :param owner: name of the relay; by default from machine and process.
     :param lease: seconds for which updates are taken where there are no locks on rows.
     """
 
@@ -56,7 +115,7 @@ class Claims:
         self, engine: Engine, table: Table, owner: str | None = None, *, lease: float = LEASE
     ) -> None:
         self._table = table
-        self._owner = owner or f"{place()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
+        self._owner = owner or f"{machine()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         self._lease = lease
         self._has_row_locks = engine.dialect.name in _WITH_ROW_LOCKS
         # Not stricter: what other relays have committed since must be seen.
@@ -106,7 +165,7 @@ class Claims:
         while not held:
             page = connection.execute(self._page(after, paused)).all()
             dead.update(name for name in {row.leased_by for row in page} if name and _is_gone(name))
-            heads = order.add(self._entry(row, now, dead, spared) for row in page)
+            heads = order.add(self._waiting(row, now, dead, spared) for row in page)
             if not self._has_row_locks:
                 connection.commit()  # SQLite refuses to turn a transaction that read into one that writes
             held.update(self._hold(connection, heads[:limit], now, dead))
@@ -135,7 +194,7 @@ class Claims:
             .limit(_PAGE)
         )
 
-    def _entry(self, row: Any, now: float, dead: set[str], spared: Container[object]) -> Entry:
+    def _waiting(self, row: Any, now: float, dead: set[str], spared: Container[object]) -> Waiting:
         try:
             topics = topics_of(row.topics)
         except ValueError:
@@ -143,7 +202,7 @@ class Claims:
         is_due = row.sequence not in spared and (row.not_before is None or seconds(row.not_before) <= now)
         if row.leased_until is not None and row.leased_by not in dead:
             is_due = is_due and seconds(row.leased_until) <= now
-        return Entry(row.sequence, tuple((row.hub, topic) for topic in topics), is_due)
+        return Waiting(row.sequence, tuple((row.hub, topic) for topic in topics), is_due)
 
     def _hold(
         self, connection: Connection, heads: Sequence[int], now: float, dead: set[str]
@@ -181,10 +240,10 @@ class Claims:
         )
 
 
-def place() -> str:
-    """Where numbers of processes mean the same: a machine since its start, and in it a container.
+def machine() -> str:
+    """Names the scope of process ids: a machine since its boot, and a container on it.
 
-    The name of the host does not tell: two containers may have the same one, and a volume.
+    The host name is not enough: two containers may share a name and a volume.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -195,10 +254,10 @@ def place() -> str:
 
 
 def _is_gone(owner: str) -> bool:
-    """Whether a relay was a process of this place and is no more."""
-    where, _, rest = owner.partition(":")
+    """Whether a relay was a process of this machine that has ended."""
+    scope, _, rest = owner.partition(":")
     pid = rest.partition(":")[0]
-    if where != place() or not pid.isdigit() or int(pid) == os.getpid():
+    if scope != machine() or not pid.isdigit() or int(pid) == os.getpid():
         return False
     try:
         os.kill(int(pid), 0)

@@ -31,7 +31,7 @@ class Rule:
 
     :param hub: name of the hub; ``None`` for the default one.
     :param topics: of an object's updates.
-    :param read: attributes that the topics are made of; ``None``: any.
+    :param attributes: that the topics are made of; ``None``: any.
     :param columns: names of attributes that are published, to be looked for in the model.
     :param serializer: makes the data of an object.
     :param private: whether only subscribers may read it whose token allows it.
@@ -43,7 +43,7 @@ class Rule:
 
     hub: str | None
     topics: tuple[_Topic, ...]
-    read: frozenset[str] | None
+    attributes: frozenset[str] | None
     columns: tuple[str, ...]
     serializer: Callable[[Any], Any]
     private: bool | Callable[[Any], bool]
@@ -89,23 +89,23 @@ class Rule:
         """
         topics: list[str] = []
         for topic in self.topics:
-            found = topic(instance)
-            if found is not None:
-                topics += (found,) if isinstance(found, str) else found
+            made = topic(instance)
+            if made is not None:
+                topics += (made,) if isinstance(made, str) else made
         return topics
 
     def check(self, model: Any) -> None:
-        """Look whether the model has what is published.
+        """Check that the model has the attributes that are published.
 
         :raises InvalidArgument: it does not.
         """
         for name in self.columns:
             if not hasattr(model, name):
-                there = ", ".join(map(repr, inspect(model).mapper.column_attrs.keys()))
-                raise InvalidArgument(f"columns holds {name!r}; {model.__name__} has {there}")
+                columns = ", ".join(map(repr, inspect(model).mapper.column_attrs.keys()))
+                raise InvalidArgument(f"columns holds {name!r}; {model.__name__} has {columns}")
 
 
-def rule(
+def make_rule(
     hub: str | None,
     topics: Topics,
     *,
@@ -137,9 +137,9 @@ def rule(
     if not actions:
         raise InvalidArgument("on is empty; use 'create', 'update' and 'delete'")
     if (columns is None) == (serializer is None):
-        found = "neither columns nor serializer" if columns is None else "both columns and serializer"
+        given = "neither columns nor serializer" if columns is None else "both columns and serializer"
         raise TypeError(
-            f"broadcast has {found}: write columns=('id', 'title') with all that subscribers may read, or "
+            f"broadcast has {given}: write columns=('id', 'title') with all that subscribers may read, or "
             "serializer=, a callable that is given the object; and with either private=True or private=False"
         )
     if not (isinstance(private, bool) or callable(private)):
@@ -148,12 +148,12 @@ def rule(
             "private=False for everybody who can connect, or a callable that is given the object"
         )
     names = () if columns is None else _names(columns)
-    made = tuple(_Format(topic) if isinstance(topic, str) else topic for topic in several)
-    read = [one.read for one in made if isinstance(one, _Format)]
+    made = tuple(_TopicTemplate(topic) if isinstance(topic, str) else topic for topic in several)
+    attributes = [one.attributes for one in made if isinstance(one, _TopicTemplate)]
     return Rule(
         hub,
         made,
-        frozenset().union(*read) if len(read) == len(made) else None,
+        frozenset().union(*attributes) if len(attributes) == len(made) else None,
         names,
         _attributes(names) if names else _serializer(serializer, "serializer"),
         private,
@@ -220,10 +220,10 @@ def topic_url(endpoint: str, **values: Any) -> Callable[[Any], str]:
     return topic
 
 
-class _Format:
+class _TopicTemplate:
     """``books/{id}`` with the attributes of an object, encoded; ``{author.id}`` follows a relation.
 
-    ``read`` has the names of the attributes, of relations their paths.
+    ``attributes`` has the names of the attributes, of relations their paths.
 
     :raises InvalidArgument: it names no attribute, or a value could choose among the topics of others.
     """
@@ -251,7 +251,7 @@ class _Format:
             before = ""
         self._pieces.append((before, None))
         check_template("topic", template, self._pieces)
-        self.read = frozenset(name for name, _, _ in self._fields.values())
+        self.attributes = frozenset(name for name, _, _ in self._fields.values())
 
     def __call__(self, instance: Any) -> str:
         def value_of(field: str) -> str:

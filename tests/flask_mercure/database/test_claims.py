@@ -5,23 +5,23 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_mercure.outbox.order import Entry, Order
+from flask_mercure.database.claims import Order, Waiting
 
 _topics = st.sets(st.sampled_from("abcd"), min_size=1, max_size=3)
 _entries = st.lists(st.tuples(_topics, st.booleans()), max_size=12).map(
     lambda rows: [
-        Entry(number, tuple(("hub", topic) for topic in sorted(topics)), is_due)
+        Waiting(number, tuple(("hub", topic) for topic in sorted(topics)), is_due)
         for number, (topics, is_due) in enumerate(rows)
     ]
 )
 
 
-def shares(one: Entry, other: Entry) -> bool:
+def shares(one: Waiting, other: Waiting) -> bool:
     return not set(one.lanes).isdisjoint(other.lanes)
 
 
 @given(_entries, st.integers(1, 5))
-def test_a_head_has_nothing_before_it(entries: list[Entry], page: int) -> None:
+def test_a_head_has_nothing_before_it(entries: list[Waiting], page: int) -> None:
     order = Order()
     heads = [
         head for start in range(0, len(entries), page) for head in order.add(entries[start : start + page])
@@ -34,7 +34,7 @@ def test_a_head_has_nothing_before_it(entries: list[Entry], page: int) -> None:
 
 
 @given(_entries, st.sets(st.integers(0, 11)))
-def test_who_holds_heads_sends_what_only_they_hold_back(entries: list[Entry], some: set[int]) -> None:
+def test_who_holds_heads_sends_what_only_they_hold_back(entries: list[Waiting], some: set[int]) -> None:
     order = Order()
     held = some & set(order.add(entries))
     allowed: set[int] = set()
@@ -47,7 +47,7 @@ def test_who_holds_heads_sends_what_only_they_hold_back(entries: list[Entry], so
 
 
 @given(_entries)
-def test_two_holders_never_share_a_topic(entries: list[Entry]) -> None:
+def test_two_holders_never_share_a_topic(entries: list[Waiting]) -> None:
     order = Order()
     heads = order.add(entries)
     first, second = order.sendable(set(heads[::2])), order.sendable(set(heads[1::2]))
@@ -56,4 +56,4 @@ def test_two_holders_never_share_a_topic(entries: list[Entry]) -> None:
 
 def test_hubs_have_topics_of_their_own() -> None:
     order = Order()
-    assert order.add([Entry(1, (("eu", "a"),), False), Entry(2, (("us", "a"),), True)]) == [2]
+    assert order.add([Waiting(1, (("eu", "a"),), False), Waiting(2, (("us", "a"),), True)]) == [2]

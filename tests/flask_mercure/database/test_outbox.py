@@ -13,9 +13,8 @@ from flask import Flask
 from sqlalchemy import select
 
 from flask_mercure.cli import mercure
-from flask_mercure.outbox import OutboxCollector, outbox_stats
-from flask_mercure.outbox.app import outbox_of
-from flask_mercure.outbox.service import relay_for
+from flask_mercure.database import OutboxCollector, outbox_stats
+from flask_mercure.database.outbox import outbox_of, relay_for
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 from tests.flask_mercure.library import Library, library
 
@@ -143,7 +142,7 @@ def test_an_app_without_outbox_is_told(hub: FakeHub) -> None:
 
 
 def test_signals_end_the_command(books: Library, hub: FakeHub) -> None:
-    from flask_mercure.outbox.service import ending_on_signals
+    from flask_mercure.database.outbox import ending_on_signals
 
     before = signal.getsignal(signal.SIGTERM)
     relay = relay_for(books.app)

@@ -20,10 +20,9 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 from flask_mercure import ConfigurationError, InvalidArgument, Mercure, Update
-from flask_mercure.outbox import Outbox, outbox_table
-from flask_mercure.outbox.app import outbox_of
-from flask_mercure.outbox.rows import write
-from flask_mercure.outbox.service import relay_for
+from flask_mercure.database import Outbox, outbox_table
+from flask_mercure.database.outbox import outbox_of, relay_for
+from flask_mercure.database.table import write
 from flask_mercure.publishing.recorder import record
 from flask_mercure.updates import Publication
 from tests.flask_mercure.databases import failing_commit

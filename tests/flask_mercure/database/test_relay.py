@@ -13,14 +13,11 @@ from sqlalchemy import Engine, MetaData, create_engine, event, insert, select, u
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
+from flask_mercure.database import outbox_table
+from flask_mercure.database.claims import LEASE, Claims, machine
+from flask_mercure.database.relay import Relay, wakeup_for
+from flask_mercure.database.table import channel, list_updates, moment, purge, read_stats, retry, write
 from flask_mercure.errors import HubUnreachable, PublishError, TokenError
-from flask_mercure.outbox import outbox_table
-from flask_mercure.outbox.claims import LEASE, Claims, place
-from flask_mercure.outbox.contents import listing, purge, retry, stats
-from flask_mercure.outbox.relay import Relay
-from flask_mercure.outbox.rows import channel, write
-from flask_mercure.outbox.table import moment
-from flask_mercure.outbox.wakeup import wakeup_for
 from flask_mercure.updates import Publication
 from tests.flask_mercure.databases import failing_commit
 
@@ -169,9 +166,9 @@ def test_a_poison_update_is_parked_and_the_next_one_goes(
     assert relay.run_once().sent == 0
     assert hub.attempts.count("poison") == 1
     with engine.begin() as connection:
-        (parked,) = listing(connection, TABLE, "parked")
+        (parked,) = list_updates(connection, TABLE, "parked")
         assert (parked.id, parked.error, parked.attempts) == ("urn:x:poison", "the hub answered 403", 1)
-        assert stats(connection, TABLE, clock.now).parked == 1
+        assert read_stats(connection, TABLE, clock.now).parked == 1
         assert retry(connection, TABLE, [parked.sequence]) == 1
     hub.errors.clear()
     relay.run_once()
@@ -286,13 +283,13 @@ def test_what_the_hub_never_takes_is_parked_after_an_hour_in_which_it_takes_othe
     assert attempt_for(120, relay, clock) == 1
     assert hub.of("a") == ["behind"]
     with engine.begin() as connection:
-        (parked,) = listing(connection, TABLE, "parked")
+        (parked,) = list_updates(connection, TABLE, "parked")
         assert parked.attempts >= 10
         assert parked.error == str(error)
-        read = stats(connection, TABLE, clock.now)
+        read = read_stats(connection, TABLE, clock.now)
         assert (read.waiting, read.parked) == (0, 1)
         retry(connection, TABLE)
-        assert listing(connection, TABLE)[0].attempts == 0  # it gets as many as before
+        assert list_updates(connection, TABLE)[0].attempts == 0  # it gets as many as before
     assert "is parked after 10 attempts and more; the hub takes others" in caplog.text
 
 
@@ -531,9 +528,9 @@ def test_leases_end_by_time_and_with_the_process(engine: Engine, clock: Clock) -
         process.wait()
     lease(f"{socket.gethostname()[:64]}:{process.pid}:abc")  # perhaps of another container of that name
     assert taken() == 0
-    lease(f"{place()}:{process.pid}:abc")
+    lease(f"{machine()}:{process.pid}:abc")
     assert taken() == 1
-    lease(f"{place()}0:{process.pid}:abc")  # of another container
+    lease(f"{machine()}0:{process.pid}:abc")  # of another container
     assert taken() == 0
     clock.now += LEASE + 1
     assert taken() == 1
@@ -628,13 +625,13 @@ def test_purging_and_numbers(engine: Engine, clock: Clock, relay: Relay, hub: Hu
     hub.errors["a"] = PublishError("500", status=500)
     relay.run_once()
     with engine.begin() as connection:
-        read = stats(connection, TABLE, clock.now)
+        read = read_stats(connection, TABLE, clock.now)
         assert (read.waiting, read.failing, read.parked, round(read.oldest_age)) == (1, 1, 1, 100)
         assert purge(connection, TABLE, before=clock.now - 50) == 0
         assert purge(connection, TABLE) == 1
         assert retry(connection, TABLE) == 1
         assert purge(connection, TABLE, states=("waiting",)) == 1
-        assert stats(connection, TABLE, clock.now).oldest_age == 0
+        assert read_stats(connection, TABLE, clock.now).oldest_age == 0
 
 
 @pytest.fixture

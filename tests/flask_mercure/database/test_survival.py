@@ -21,8 +21,8 @@ from flask import Flask
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from flask_mercure.outbox import outbox_stats
-from tests.flask_mercure.outbox.counting import Base, Counter, create_app
+from flask_mercure.database import outbox_stats
+from tests.flask_mercure.database.counting import Base, Counter, create_app
 from tests.hub.running import HUB_PATH, SECRET, RunningHub
 
 pytestmark = pytest.mark.minutes
@@ -175,7 +175,7 @@ def world(database: str, tmp_path: Path) -> Iterator[World]:
 
         def new_relay() -> Killable:
             relay = Killable(
-                ["flask", "--app", "tests.flask_mercure.outbox.counting", "mercure", "relay"],
+                ["flask", "--app", "tests.flask_mercure.database.counting", "mercure", "relay"],
                 {"COUNTING_DATABASE": database, "COUNTING_HUB": url},
                 tmp_path / "relay.log",
             )

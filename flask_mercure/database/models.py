@@ -1,4 +1,9 @@
-"""Listening to what happens to the objects of a model, until their transaction commits."""
+"""Publishing what happens to the objects of a model, when their transaction commits.
+
+Listeners note each change of an object. Within a transaction the changes of one object become one update. An
+object that loses a topic, or is deleted, also gets an update for subscribers of what it was; for that
+:func:`as_it_was` looks at the object as the database has it, before a flush changes it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flask import Flask, current_app, has_app_context
-from sqlalchemy import Connection, Table, event, inspect
+from sqlalchemy import Connection, Table, event, inspect, select
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import InstanceState, Mapper, object_session
+from sqlalchemy.orm import InstanceState, Mapper, RelationshipDirection, RelationshipProperty, object_session
+from sqlalchemy.orm.attributes import set_committed_value
 
-from flask_mercure.broadcast.earlier import as_it_was, forget_stale_relations
-from flask_mercure.broadcast.rule import Action, Rule
-from flask_mercure.outbox.app import AppOutbox, outbox_of
-from flask_mercure.outbox.rows import check
-from flask_mercure.outbox.transaction import Entry, Outgoing, collect, listen
+from flask_mercure.database.outbox import AppOutbox, outbox_of
+from flask_mercure.database.rules import Action, Rule
+from flask_mercure.database.table import check_storable
+from flask_mercure.database.transaction import Outgoing, Pending, collect, listen
 from flask_mercure.publishing.pipeline import OnFailure, pipeline_of
 from flask_mercure.state import state_of
 from flask_mercure.updates import Publication, Update
@@ -105,13 +110,13 @@ def _changed(rule: Rule, target: Any, action: Action, before: _Before | None = N
     mapper: Mapper[Any] = inspect(target).mapper
     key = (rule, mapper.identity_key_from_instance(target))
     try:
-        way = _Way.of(rule)
+        destination = _Destination.of(rule)
     except Exception:
         if rule.on_failure == "raise":
             raise
         _log.exception("no update is published for a %s", type(target).__name__)
         return
-    change = _Change(rule, target, action, way, before)
+    change = _Change(rule, target, action, destination, before)
     if action == "delete" and before is not None:
         change.deletion = before.gone(before.topics)
     collect(session, key, change)
@@ -129,14 +134,14 @@ def _look_back(rule: Rule, target: Any, action: Action, connection: Connection) 
     ):
         return None
     try:
-        way = _Way.of(rule)
+        destination = _Destination.of(rule)
     except Exception:
         return None  # _changed tells of it
     try:
         earlier = as_it_was(target, connection) if _is_modified(target) else target
-        return _Before(rule, way, earlier, rule.topics_of(earlier))
+        return _Before(rule, destination, earlier, rule.topics_of(earlier))
     except Exception:
-        if way.on_failure == "raise":
+        if destination.on_failure == "raise":
             raise
         _log.exception(
             "no end is published on the topics that a %s had before its %s", type(target).__name__, action
@@ -147,13 +152,13 @@ def _look_back(rule: Rule, target: Any, action: Action, connection: Connection) 
 def _may_move(rule: Rule, target: Any) -> bool:
     """Whether the topics may depend on what was changed."""
     attributes = inspect(target).attrs
-    return rule.read is None or any(
-        name not in attributes or attributes[name].history.has_changes() for name in rule.read
+    return rule.attributes is None or any(
+        name not in attributes or attributes[name].history.has_changes() for name in rule.attributes
     )
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Destination:
     """Where the updates of a rule go, in the app whose context was active at the change."""
 
     app: Flask
@@ -162,7 +167,7 @@ class _Way:
     on_failure: OnFailure
 
     @classmethod
-    def of(cls, rule: Rule) -> _Way:
+    def of(cls, rule: Rule) -> _Destination:
         if not has_app_context():
             raise RuntimeError(
                 "a model that is broadcast was changed without an app context, and no hub is known: put the "
@@ -181,10 +186,10 @@ class _Way:
         """That the updates are written to."""
         return None if self.outbox is None else self.outbox.binding.table
 
-    def settled(self, updates: Sequence[Outgoing]) -> None:
+    def committed(self, updates: Sequence[Outgoing]) -> None:
         """After the commit: wake the relay, or send."""
         if self.outbox is not None:
-            self.outbox.settled(updates)
+            self.outbox.committed(updates)
             return
         with self.app.app_context():
             publications = [one.publication for one in updates]
@@ -197,20 +202,23 @@ class _Before:
     """What subscribers know of an object that is being changed or deleted.
 
     :param rule: by which they do.
-    :param way: of its updates.
+    :param destination: of its updates.
     :param earlier: the object as it was.
     :param topics: that it had.
     """
 
     rule: Rule
-    way: _Way
+    destination: _Destination
     earlier: Any
     topics: list[str]
 
     def gone(self, topics: list[str]) -> Publication | None:
         """The update that tells of its end on these topics."""
         return _made(
-            self.way, self.earlier, "delete", lambda: self.rule.update_on(topics, self.earlier, "delete")
+            self.destination,
+            self.earlier,
+            "delete",
+            lambda: self.rule.update_on(topics, self.earlier, "delete"),
         )
 
 
@@ -221,11 +229,11 @@ class _Change:
     rule: Rule
     target: Any
     action: Action
-    way: _Way
+    destination: _Destination
     before: _Before | None = None
     deletion: Publication | None = field(init=False, default=None)
 
-    def after(self, earlier: Entry) -> Entry | None:
+    def merged(self, earlier: Pending) -> Pending | None:
         """What both come to."""
         assert isinstance(earlier, _Change)
         action = _TOGETHER[earlier.action, self.action]
@@ -244,7 +252,9 @@ class _Change:
         """The updates, with the object as it is now."""
         publications = [self.deletion] if self.action == "delete" else self._now()
         return [
-            Outgoing(self.way.hub, one, self.way.table, self.way) for one in publications if one is not None
+            Outgoing(self.destination.hub, one, self.destination.table, self.destination)
+            for one in publications
+            if one is not None
         ]
 
     def _now(self) -> Sequence[Publication | None]:
@@ -262,23 +272,102 @@ class _Change:
                 self.rule.update_on(topics, self.target, self.action) if self.action in self.rule.on else None
             )
 
-        publication = _made(self.way, self.target, self.action, update)
+        publication = _made(self.destination, self.target, self.action, update)
         ended = self.before.gone(lost) if self.before is not None and lost else None
         return ended, publication
 
 
-def _made(way: _Way, target: Any, action: Action, make: Callable[[], Update | None]) -> Publication | None:
+def _made(
+    destination: _Destination, target: Any, action: Action, make: Callable[[], Update | None]
+) -> Publication | None:
     """An update; what is wrong with it is logged, unless the model has asked for errors."""
     try:
-        with way.app.app_context():
+        with destination.app.app_context():
             update = make()
             if update is None:
                 return None
             publication = update.publication().with_id()
-        check(publication)
+        check_storable(publication)
     except Exception:
-        if way.on_failure == "raise":
+        if destination.on_failure == "raise":
             raise
         _log.exception("no update is published for the %s of a %s", action, type(target).__name__)
         return None
     return publication
+
+
+def as_it_was(target: Any, connection: Connection) -> Any:
+    """A copy of an object with its values before the changes that are flushed now.
+
+    The copy is of the same class and its relations can be followed; it belongs to no transaction.
+
+    :param target: of a mapped class, before its UPDATE or DELETE.
+    :param connection: of the flush.
+    :raises LookupError: the row is gone.
+    """
+    state: InstanceState[Any] = inspect(target)
+    mapper: Mapper[Any] = state.mapper
+    earlier = mapper.class_manager.new_instance()
+    missing = []
+    for column in mapper.column_attrs:
+        history = state.attrs[column.key].history
+        known = history.deleted or history.unchanged
+        if known:
+            set_committed_value(earlier, column.key, known[0])
+        elif history.added or not column.deferred:  # set, or expired, without having been read
+            missing.append(column.key)
+    if missing:
+        identity = state.identity or mapper.primary_key_from_instance(target)
+        keys = zip(mapper.primary_key, identity, strict=True)
+        attributes = [getattr(mapper.class_, key) for key in missing]
+        row = connection.execute(select(*attributes).where(*(key == value for key, value in keys))).first()
+        if row is None:
+            raise LookupError(f"there is no row of {mapper.class_.__name__} {identity!r}")
+        for key, value in zip(missing, row, strict=True):
+            set_committed_value(earlier, key, value)
+    for relation in mapper.relationships:
+        history = state.attrs[relation.key].history
+        if relation.uselist:
+            continue
+        keys_changed = any(
+            state.attrs[mapper.get_property_by_column(one).key].history.has_changes()
+            for one in relation.local_columns
+        )
+        known = history.deleted or (() if keys_changed else history.unchanged)
+        if known:
+            set_committed_value(earlier, relation.key, known[0])
+    session = object_session(target)
+    if session is not None and mapper.relationships:
+        session.enable_relationship_loading(earlier)
+    return earlier
+
+
+def forget_stale_relations(target: Any) -> None:
+    """After a flush, have relations read anew whose foreign keys the app has changed by themselves.
+
+    SQLAlchemy leaves ``book.author`` as it was when ``book.author_id`` is set; a topic with ``{author.id}``
+    would be that of the wrong author.
+
+    :param target: without changes that are not flushed.
+    """
+    state: InstanceState[Any] = inspect(target)
+    stale = [
+        relation.key
+        for relation in state.mapper.relationships
+        if relation.direction is RelationshipDirection.MANYTOONE
+        and relation.key in state.dict
+        and not _is_current(state, relation)
+    ]
+    session = object_session(target)
+    if stale and session is not None:
+        session.expire(target, stale)
+
+
+def _is_current(state: InstanceState[Any], relation: RelationshipProperty[Any]) -> bool:
+    related = state.dict[relation.key]
+    pairs = relation.local_remote_pairs or ()
+    own = [state.dict.get(state.mapper.get_property_by_column(local).key) for local, _ in pairs]
+    if related is None:
+        return None in own
+    mapper: Mapper[Any] = inspect(related).mapper
+    return own == [getattr(related, mapper.get_property_by_column(remote).key) for _, remote in pairs]
