@@ -221,7 +221,7 @@ def test_others_are_served_while_a_large_update_is_compressed(bench: Bench) -> N
     assert other.ids() == ids([late])
 
 
-def test_one_that_joins_while_an_update_is_compressed_reads_it_in_the_log(bench: Bench) -> None:
+def test_a_subscriber_that_joins_while_an_update_is_compressed_reads_it_in_the_history(bench: Bench) -> None:
     bench.connect(exact("a"), form=Form.ZSTD)
     entry = bench.update("a", data=TEXT.decode() * 12)
     seen: list[int] = []
@@ -237,7 +237,7 @@ def test_one_that_joins_while_an_update_is_compressed_reads_it_in_the_log(bench:
     assert joined[0].read() == b""
 
 
-def test_an_event_that_is_cut_goes_on_at_the_exact_byte(no_descriptor_left: None) -> None:
+def test_a_compressed_event_that_is_cut_goes_on_at_the_exact_byte(no_descriptor_left: None) -> None:
     bench = Bench(EngineLimits(compress_from=256))
     reader = bench.connect(exact("a"), form=Form.CHUNKED_ZSTD, small=True)
     noise = random.Random(3).randbytes(40_000).hex()

@@ -68,7 +68,7 @@ def test_a_client_that_left_before_the_start_is_noticed(bench: Bench) -> None:
     assert bench.reasons() == ["closed by the client"]
 
 
-def test_drop_ends_the_connection_once(bench: Bench) -> None:
+def test_dropping_a_subscriber_ends_its_connection_once(bench: Bench) -> None:
     reader = bench.connect(exact("a"))
     bench.engine.drop(reader.subscriber, HUB_STOPS)
     bench.engine.drop(reader.subscriber, LEFT)
@@ -94,7 +94,7 @@ def test_a_descriptor_is_used_again(bench: Bench) -> None:
     assert bench.reasons() == ["closed by the client"]
 
 
-def test_dropping_others_when_one_leaves_confuses_nobody(bench: Bench) -> None:
+def test_subscribers_may_be_dropped_while_others_leave(bench: Bench) -> None:
     """``on_gone`` may call the engine."""
     readers = [bench.connect(exact("a")) for _ in range(20)]
     bench.engine.poll()
@@ -106,7 +106,7 @@ def test_dropping_others_when_one_leaves_confuses_nobody(bench: Bench) -> None:
     assert len(bench.gone) == len({gone for gone, _ in bench.gone}) == 10
 
 
-def test_iteration_allows_to_drop(bench: Bench) -> None:
+def test_subscribers_may_be_dropped_while_iterating(bench: Bench) -> None:
     for _ in range(10):
         bench.connect(exact("a"))
     for subscriber in bench.engine:
@@ -145,7 +145,7 @@ class TestTime:
         assert beats == [40, 80, 120]
         assert bytes(reader.received) == HEARTBEAT * 3
 
-    def test_updates_do_not_put_them_off(self, bench: Bench) -> None:
+    def test_updates_do_not_put_off_heartbeats(self, bench: Bench) -> None:
         reader = bench.connect(exact("a"))
         for _ in range(8):
             bench.tick(5)
@@ -167,7 +167,7 @@ class TestTime:
         assert len(list(bench.engine.tick())) == 2
         assert {reader.read() for reader in readers} == {HEARTBEAT}
 
-    def test_one_that_leaves_between_two_slices_is_passed_over(self, bench: Bench) -> None:
+    def test_a_subscriber_that_leaves_between_two_slices_gets_no_heartbeat(self, bench: Bench) -> None:
         readers = [bench.connect(exact("a")) for _ in range(600)]
         bench.now += 40
         for _ in bench.engine.tick():
@@ -195,7 +195,7 @@ class TestTime:
         assert ended == {0: START + 10, 1: START + 10, 2: START + 100, 3: START + 1, 4: START + 1}
         assert bench.reasons() == ["its time is over"] * 5
 
-    def test_with_heartbeats_off_the_time_is_still_over(self, no_descriptor_left: None) -> None:
+    def test_a_connection_ends_in_its_time_without_heartbeats(self, no_descriptor_left: None) -> None:
         bench = Bench(EngineLimits(heartbeat=0))
         endless, bounded = bench.connect(exact("a")), bench.connect(exact("a"), ends_at=START + 50)
         bench.tick(49)

@@ -160,7 +160,7 @@ class TestChangesInAPause:
     def crowd(self, bench: Bench) -> list[Reader]:
         return [bench.connect(pattern(f"{SITE}/:any/{n % 7}")) for n in range(14)]
 
-    def test_a_pattern_that_comes(self, bench: Bench, crowd: list[Reader]) -> None:
+    def test_a_pattern_that_comes_is_seen(self, bench: Bench, crowd: list[Reader]) -> None:
         """Before the receivers are chosen, so that it does not read the update in the log."""
         joined: list[Reader] = []
 
@@ -174,7 +174,7 @@ class TestChangesInAPause:
         bench.publish(f"{SITE}/x/3")
         assert joined[0].ids() == crowd[3].ids() == crowd[10].ids() == ["1", "2"]
 
-    def test_a_pattern_that_goes(self, bench: Bench, crowd: list[Reader]) -> None:
+    def test_a_pattern_that_goes_is_forgotten(self, bench: Bench, crowd: list[Reader]) -> None:
         def leave(count: int) -> None:
             if count == 1:
                 for place in (3, 10):
@@ -186,7 +186,7 @@ class TestChangesInAPause:
         assert crowd[3].ids() == []
         assert again.ids() == ["2"]
 
-    def test_one_that_comes_when_the_receivers_are_chosen_reads_it_in_the_log(
+    def test_a_subscriber_that_comes_after_the_choice_reads_the_update_in_the_history(
         self, bench: Bench, crowd: list[Reader]
     ) -> None:
         readers = [bench.connect(exact("t"), grant=may_read(exact("t"))) for _ in range(5)]

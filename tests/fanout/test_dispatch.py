@@ -142,13 +142,15 @@ class TestSlices:
     def crowd(self, bench: Bench) -> list[Reader]:
         return [bench.connect(exact("a"), exact("b")) for _ in range(SLICE * 2 + 3)]
 
-    def test_everybody_gets_everything(self, bench: Bench, topics: list[str]) -> None:
+    def test_all_subscribers_get_all_updates(self, bench: Bench, topics: list[str]) -> None:
         readers = self.crowd(bench)
         slices = bench.dispatch(*[bench.update(topic) for topic in topics])
         assert slices == 3
         assert {tuple(reader.ids()) for reader in readers} == {("1", "2")}
 
-    def test_one_that_is_dropped_between_slices_harms_no_other(self, bench: Bench, topics: list[str]) -> None:
+    def test_a_subscriber_dropped_between_slices_harms_no_other(
+        self, bench: Bench, topics: list[str]
+    ) -> None:
         readers = self.crowd(bench)
         leaves = [readers[0], readers[SLICE], readers[SLICE + 1], readers[-1]]
 
@@ -163,7 +165,7 @@ class TestSlices:
         assert {tuple(reader.ids()) for reader in readers if reader not in leaves} == {("1", "2")}
         assert bench.reasons() == ["closed by the client"] * 4
 
-    def test_one_whose_connection_broke_is_dropped_within_the_pass(
+    def test_a_subscriber_whose_connection_broke_is_dropped_in_the_pass(
         self, bench: Bench, topics: list[str]
     ) -> None:
         readers = self.crowd(bench)
@@ -175,7 +177,7 @@ class TestSlices:
         assert len(rest) == len(readers) - 4 == len(bench.engine)
         assert {tuple(reader.ids()) for reader in rest} == {("1", "2")}
 
-    def test_one_that_joins_between_slices_gets_only_what_comes_after(
+    def test_a_subscriber_that_joins_between_slices_gets_only_later_updates(
         self, bench: Bench, topics: list[str]
     ) -> None:
         self.crowd(bench)
@@ -190,7 +192,7 @@ class TestSlices:
         bench.publish("a")
         assert joined[0].ids() == ["3"]
 
-    def test_the_descriptor_of_one_that_left_is_used_again_between_slices(
+    def test_a_descriptor_used_again_between_slices_gets_nothing_of_the_old(
         self, bench: Bench, topics: list[str]
     ) -> None:
         readers = self.crowd(bench)
@@ -206,7 +208,7 @@ class TestSlices:
         bench.dispatch(*[bench.update(topic) for topic in topics], between=replace)
         assert joined[0].read() == b""
 
-    def test_a_held_one_that_starts_between_slices_keeps_the_order(
+    def test_a_held_subscriber_that_starts_between_slices_keeps_the_order(
         self, bench: Bench, topics: list[str]
     ) -> None:
         self.crowd(bench)

@@ -33,9 +33,6 @@ _MAX_STORED = 65536  # bytes of a frame that is not compressed: one block
 _MAX_CLOSE_REASON = 123  # bytes
 _PIECE = 4_000  # estimated microseconds that it takes to compress one piece of the history
 
-MAX_SMALLEST = _MAX_STORED
-"""The largest ``smallest`` of a compressor."""
-
 
 class Form(Enum):
     """The form of a subscriber's stream.

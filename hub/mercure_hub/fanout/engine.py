@@ -228,8 +228,8 @@ class Engine:
                     updates = [entry.update for entry in run]
                     events = [update.encode() for update in updates]
                     frames = b""
-                    if self._receivers.wants_frames:
-                        frames = yield from self._frames(events, groups)
+                    if self._compressor is not None and any(form.is_compressed for form, _ in groups):
+                        frames = yield from self._frames(self._compressor, events)
                     prepared += [(encode(form, updates, events, frames), group) for form, group in groups]
                     deliveries += len(receivers)
                     self.delivered += len(receivers) * len(run)
@@ -246,17 +246,14 @@ class Engine:
             self.unread(entry.update, listening)
         return []
 
-    def _frames(
-        self, events: Sequence[bytes], groups: Sequence[tuple[Form, object]]
-    ) -> Generator[None, None, bytes]:
-        """The compressed events, if a group of receivers wants them."""
+    def _frames(self, compressor: Compressor, events: Sequence[bytes]) -> Generator[None, None, bytes]:
+        """Compress each event alone."""
         frames: list[bytes] = []
-        if self._compressor is not None and any(form.is_compressed for form, _ in groups):
-            for event in events:
-                for frame in self._compressor.frames(event):
-                    frames.append(frame)
-                    if self._pace.is_over(estimate(event)):
-                        yield
+        for event in events:
+            for frame in compressor.frames(event):
+                frames.append(frame)
+                if self._pace.is_over(estimate(event)):
+                    yield
         return b"".join(frames)
 
     def history(self, updates: Sequence[Update], form: Form) -> Iterator[bytes]:
@@ -273,13 +270,11 @@ class Engine:
         return self._sockets.fileno()
 
     def poll(self) -> None:
-        """Handle what the kernel reports: clients that left, sockets that are writable again."""
+        """Handle what the kernel reports."""
         self._sockets.poll()
 
     def tick(self) -> Iterator[None]:
-        """Send heartbeats, end connections whose time is over, drop those that stall.
-
-        To be called once a second.
+        """Do what is due; to be called once a second.
 
         :returns: an iterator to exhaust; each step is one slice.
         """

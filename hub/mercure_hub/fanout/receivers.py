@@ -49,8 +49,6 @@ class Receivers:
 
     :param pace: when to pause.
     :param max_remembered: topics whose patterns are remembered.
-
-    ``wants_frames``: at least one of the subscribers has a compressed stream.
     """
 
     def __init__(self, pace: Pace, max_remembered: int = 10_000) -> None:
@@ -63,7 +61,6 @@ class Receivers:
         self._changes = 0  # of the patterns
         self._count = dict.fromkeys(Form, 0)
         self._forms: list[Form] = []  # that are in use
-        self.wants_frames = False
 
     def add(self, subscriber: Subscriber) -> None:
         """Enter a subscriber under each of its matchers."""
@@ -105,7 +102,6 @@ class Receivers:
         self._count[form] = before + change
         if not before or not before + change:
             self._forms = [form for form, count in self._count.items() if count]
-            self.wants_frames = any(form.is_compressed for form in self._forms)
 
     # -- listeners -------------------------------------------------------------------------------------------
 

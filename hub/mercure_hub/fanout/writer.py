@@ -136,7 +136,6 @@ class Ring:
     makes the two system calls, io_uring_setup(2) and io_uring_enter(2). Kernels have all of it since 5.6;
     containers often forbid it.
 
-
     :param entries: how many writes one call takes, a power of two; each takes 80 bytes of memory.
     :raises OSError: the kernel or a filter of system calls has no io_uring, or lacks what is needed of it.
     """
