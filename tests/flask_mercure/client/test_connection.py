@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from flask_mercure.client.connection import ConnectionBroken, Exchange, StreamedAnswer, get
 
@@ -127,6 +129,31 @@ def test_what_came_before_a_broken_chunk_can_be_read() -> None:
     assert reader.feed(head + b"3\r\none\r\nzz\r\n") == b"one"
     assert reader.is_over
     assert isinstance(reader.error, ConnectionBroken)
+
+
+PIECES = [
+    *(
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 204\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n",
+        b"HTTP/1.1 103 \r\n",
+    ),
+    *(b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b" : \r\n"),
+    *(b"\r\n", b"\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"zz\r\n", b"hello", b"\0", b"\xff", b"x" * 70_000),
+]
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=9), max_size=12))
+@example([b"HTTP/1.1 200 OK\r\n", b"Transfer-Encoding: chunked\r\n", b"\r\n", b"5\r\nhello\r\n", b"zz\r\n"])
+def test_no_bytes_keep_the_reader_from_coming_to_an_end(pieces: list[bytes]) -> None:
+    reader = exchange()
+    for piece in filter(None, pieces):
+        if not reader.is_over:
+            reader.feed(piece)
+    if not reader.is_over:
+        reader.feed(b"")
+    assert reader.is_over
+    assert reader.is_complete is (reader.error is None)
 
 
 def test_interim_answers_are_passed_over() -> None:
