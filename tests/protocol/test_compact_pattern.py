@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 from urlpattern import URLPattern
 
-from mercure_hub.protocol.matching.matcher import above, of_url_pattern
+from mercure_hub.protocol.matching.matcher import topic_prefixes, url_pattern_prefix
 from mercure_hub.protocol.matching.resolution import resolver
 from mercure_hub.protocol.matching.url_pattern import CompactPattern, read_pattern
 
@@ -106,8 +106,8 @@ def assert_same(compact: CompactPattern, other: URLPattern, base: str, topic: st
     selected = other.test(topic, base)
     assert (url is not None and compact.matches(url)) is selected, topic
     if selected:
-        for shared, origin, prefix in (of_url_pattern(compact, base), of_url_pattern(other, base)):
-            located = above(topic, shared)
+        for shared, origin, prefix in (url_pattern_prefix(compact, base), url_pattern_prefix(other, base)):
+            located = topic_prefixes(topic, shared)
             assert located is not None
             assert origin in ("", located[0]), topic
             assert prefix in located[1], topic

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.matching.matcher import NOWHERE, Matcher, above, make
+from mercure_hub.protocol.matching.matcher import NO_PREFIX, Matcher, make, topic_prefixes
 from mercure_hub.protocol.matching.table import PatternTable
 from mercure_hub.protocol.topics import MatcherType
 
@@ -44,7 +44,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("value", "place"), PLACES)
 def test_the_place_of_a_url_pattern(value: str, place: tuple[str, str]) -> None:
-    assert make(MatcherType.URLPATTERN, value, HUB).place == (ANY_HOST, *place)
+    assert make(MatcherType.URLPATTERN, value, HUB).prefix == (ANY_HOST, *place)
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_the_place_of_a_url_pattern(value: str, place: tuple[str, str]) -> None:
     ],
 )
 def test_the_place_of_a_template(value: str, prefix: str) -> None:
-    assert make(MatcherType.TEMPLATE, value, HUB).place == (None, "", prefix)
+    assert make(MatcherType.TEMPLATE, value, HUB).prefix == (None, "", prefix)
 
 
 def test_what_is_no_pattern_has_no_place() -> None:
     for value in ("a/b", "*"):
-        assert make(MatcherType.EXACT, value, HUB).place is NOWHERE
-        assert make(MatcherType.TEMPLATE, value, HUB).place is NOWHERE
-    assert make(MatcherType.URLPATTERN, "*", HUB).place is NOWHERE
+        assert make(MatcherType.EXACT, value, HUB).prefix is NO_PREFIX
+        assert make(MatcherType.TEMPLATE, value, HUB).prefix is NO_PREFIX
+    assert make(MatcherType.URLPATTERN, "*", HUB).prefix is NO_PREFIX
 
 
 def test_bases_of_any_host_have_one_place() -> None:
@@ -92,13 +92,13 @@ def test_bases_of_any_host_have_one_place() -> None:
 
 
 def test_above_a_topic() -> None:
-    assert above("https://example.com/a/b?c/d", HUB) == (SITE, ("", "/a", "/a/b"))
+    assert topic_prefixes("https://example.com/a/b?c/d", HUB) == (SITE, ("", "/a", "/a/b"))
     below = ("", "/.well-known", "/.well-known/a", "/.well-known/a/b")
-    assert above("a/b", HUB) == ("https://hub.example.com:", below)
-    assert above("urn:a:b", HUB) == ("urn://:", ("", "a:b"))
-    assert above("https://exa mple.com", HUB) is None
-    assert above("a/b/", None) == ("", ("", "a", "a/b", "a/b/"))
-    found = above("/x" * 1000, HUB)
+    assert topic_prefixes("a/b", HUB) == ("https://hub.example.com:", below)
+    assert topic_prefixes("urn:a:b", HUB) == ("urn://:", ("", "a:b"))
+    assert topic_prefixes("https://exa mple.com", HUB) is None
+    assert topic_prefixes("a/b/", None) == ("", ("", "a", "a/b", "a/b/"))
+    found = topic_prefixes("/x" * 1000, HUB)
     assert found is not None
     assert len(found[1]) == 13
 

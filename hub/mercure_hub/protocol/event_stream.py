@@ -86,13 +86,13 @@ class Parser:
         self._type = ""
         self._data: list[str] = []
 
-    def feed(self, octets: bytes) -> Iterator[Event]:
+    def feed(self, data: bytes) -> Iterator[Event]:
         """Take the next piece of the stream.
 
-        :param octets: any number of octets, cut anywhere.
+        :param data: any number of bytes, cut anywhere.
         :returns: the events that are complete now.
         """
-        text = self._decoder.decode(octets)
+        text = self._decoder.decode(data)
         if not self._started and text:
             self._started = True
             text = text.removeprefix("\ufeff")

@@ -31,7 +31,7 @@ def parse_form(encoded: bytes) -> Pairs:
     A stray ``%`` stands for itself, ``;`` is no delimiter, a name without ``=`` has an empty
     value, an empty part is skipped (URL standard, section 5.1).
 
-    :param encoded: the octets, without a leading ``?``.
+    :param encoded: without a leading ``?``.
     :returns: decoded names and values in order.
     :raises InvalidRequest: a name or value is not valid UTF-8.
     """
@@ -44,13 +44,13 @@ def parse_form(encoded: bytes) -> Pairs:
     return pairs
 
 
-def _decode(octets: bytes, name: bytes | None) -> str:
-    if b"+" in octets:
-        octets = octets.replace(b"+", b" ")
-    if b"%" in octets:
-        octets = unquote_to_bytes(octets)
+def _decode(encoded: bytes, name: bytes | None) -> str:
+    if b"+" in encoded:
+        encoded = encoded.replace(b"+", b" ")
+    if b"%" in encoded:
+        encoded = unquote_to_bytes(encoded)
     try:
-        return octets.decode()
+        return encoded.decode()
     except UnicodeDecodeError:
         if name is None:
             raise InvalidRequest("A parameter name is not valid UTF-8.") from None

@@ -206,8 +206,8 @@ def _items(body: bytes) -> list[Any]:
     except ValueError as error:
         # Of json: what it expected and where, without a part of the body.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
-        place = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InvalidRequest(f"The body is not JSON: {reason}{place}.") from None
+        position = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InvalidRequest(f"The body is not JSON: {reason}{position}.") from None
     if not isinstance(document, list):
         raise InvalidRequest("The body is no JSON array; send a list of updates.")
     return document

@@ -28,7 +28,7 @@ BUDGET = 4096
 """Octets that a client may send between two heartbeats."""
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 octets
+_KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 _NORMAL = 1000
 _MOST_CONTROL = 125
@@ -62,7 +62,7 @@ def accept_key(headers: Mapping[str, str]) -> str | None:
             f"The version of WebSocket that is spoken is {VERSION}.", "Sec-WebSocket-Version"
         )
     if key is None or not _KEY.fullmatch(key):
-        raise InvalidRequest("The key is not 16 octets in Base64.", "Sec-WebSocket-Key")
+        raise InvalidRequest("The key is not 16 bytes in Base64.", "Sec-WebSocket-Key")
     return b64encode(sha1((key + _GUID).encode(), usedforsecurity=False).digest()).decode()
 
 
@@ -126,32 +126,32 @@ class WebSocket:
         """Let the client send as much again."""
         self._left = BUDGET
 
-    def take(self, octets: bytes) -> tuple[bytes | None, Close | Violation | None]:
+    def take(self, received: bytes) -> tuple[bytes | None, Close | Violation | None]:
         """Take what was received.
 
         :returns: content of a pong to send, for the newest ping; and why the connection ends now, if it does.
         """
-        self._left -= len(octets)
+        self._left -= len(received)
         if self._left < 0:
             return None, Violation.TOO_MUCH
-        octets = self._rest + octets if self._rest else octets
+        data = self._rest + received if self._rest else received
         pong: bytes | None = None
         start = 0
-        while len(octets) - start >= _HEAD:
-            first, second = octets[start], octets[start + 1]
-            wrong = _wrong(first, second, octets[start + _HEAD : start + _HEAD + 8])
+        while len(data) - start >= _HEAD:
+            first, second = data[start], data[start + 1]
+            wrong = _wrong(first, second, data[start + _HEAD : start + _HEAD + 8])
             if wrong is not None:
                 return None, wrong
             end = start + _HEAD + _MASK + (second & 0x7F)
-            if end > len(octets):
+            if end > len(data):
                 break
-            content = _unmask(octets[start + _HEAD : end])
+            content = _unmask(data[start + _HEAD : end])
             start = end
             if first & 0x0F == _CLOSE:
                 return None, _answer_to(content)
             if first & 0x0F == _PING:
                 pong = content
-        self._rest = octets[start:]
+        self._rest = data[start:]
         return pong, None
 
 
@@ -175,7 +175,7 @@ def _wrong(first: int, second: int, extended: bytes) -> Violation | None:
 
 def _unmask(masked: bytes) -> bytes:
     mask, content = masked[:_MASK], masked[_MASK:]
-    return bytes([octet ^ mask[place & 3] for place, octet in enumerate(content)])
+    return bytes([byte ^ mask[index & 3] for index, byte in enumerate(content)])
 
 
 def _answer_to(content: bytes) -> Close | Violation:

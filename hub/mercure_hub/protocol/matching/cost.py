@@ -69,7 +69,7 @@ def uri_template_cost(template: str) -> int:
 
 
 def _group(pattern: str, position: int) -> tuple[int, int]:
-    """The cost of a regular expression that starts at ``position``, and the place after it."""
+    """The cost of a regular expression that starts at ``position``, and the position after it."""
     totals, last = [0], 0
     while totals and (found := _INSIDE.match(pattern, position)):
         piece, position = found[0], found.end()

@@ -21,61 +21,19 @@ from mercure_hub.protocol.matching.uri_template import (
 from mercure_hub.protocol.matching.url_pattern import CompactPattern, read_pattern
 from mercure_hub.protocol.topics import WILDCARD, MatcherType, forbidden_character
 
-Place = tuple[str | None, str, str]
-"""Base URL against which topics are resolved, with a host that stands for all hosts, or ``None`` where they
-are taken as they are; origin, empty for any and for that of the base; leading segments."""
+Prefix = tuple[str | None, str, str]
+"""What all topics that a pattern can match begin with: an index of patterns by it need not try them all.
 
-NOWHERE: Place = (None, "", "")
-"""The place of what is no pattern."""
+The base URL against which topics are resolved, with a host that stands for all hosts, or ``None`` where
+topics are compared as they are; the origin, empty for any and for that of the base; the leading segments
+without a variable. The prefixes of a topic that matches include that of the pattern."""
+
+NO_PREFIX: Prefix = (None, "", "")
+"""The prefix of a matcher that is not a pattern."""
 
 _VARIABLE = re.compile(r"[*:{}()\\?+]")  # all that is not literal in a component of a URL Pattern
 _MODIFIER = re.compile(r"[)}*][?*+]|:[\w$]+[?*+]")
 _NOT_LITERAL = re.compile(r"\{|[^\x00-\x7f]")  # in a template; beyond ASCII a topic may be percent-encoded
-
-
-def of_url_pattern(pattern: URLPattern | CompactPattern, base: str) -> Place:
-    """The place of a URL Pattern.
-
-    :param base: the hub's public URL, against which topics are resolved.
-    """
-    if isinstance(pattern, CompactPattern):
-        return _place(base, pattern.origin, pattern.prefix)
-    parts = (pattern.protocol, pattern.hostname, pattern.port)
-    is_known = not any(_VARIABLE.search(part) for part in parts)
-    prefix = _before(pattern.pathname, _VARIABLE)
-    if _MODIFIER.search(pattern.pathname):  # without its variable, /a/:x?b goes on behind /a
-        prefix = prefix.rpartition("/")[0]
-    return _place(base, origin_of(*parts) if is_known else "", leading_segments(prefix))
-
-
-def _place(base: str, origin: str, prefix: str) -> Place:
-    found = resolver(base)
-    is_own = found.own is not None and origin == found.own.origin
-    return found.shared, "" if is_own else origin, prefix
-
-
-def of_template(template: str) -> Place:
-    """The place of a URI Template."""
-    return None, "", leading_segments(_before(template, _NOT_LITERAL))
-
-
-def above(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] | None:
-    """Where patterns that match a topic can be.
-
-    :param base: as in a place.
-    :returns: the topic's origin and all its prefixes; ``None`` if it is no URL, which no URL Pattern matches.
-    """
-    if base is None:
-        return "", prefixes_of(topic)
-    found = resolver(base).resolve(topic)
-    return None if found is None else (found.origin, found.prefixes)
-
-
-def _before(text: str, variable: re.Pattern[str]) -> str:
-    """The complete segments before the first variable; the last one before it may be cut or optional."""
-    found = variable.search(text)
-    return text if found is None else text[: found.start()].rpartition("/")[0]
-
 
 MAX_LENGTH = 2048
 """Characters of a matcher."""
@@ -92,19 +50,20 @@ _MAX_COST = {MatcherType.URLPATTERN: 4000, MatcherType.TEMPLATE: 2000}  # µs of
 class Allowance:
     """How many patterns that take much memory may be in use.
 
-    One client alone cannot use up what others need: of the second half, each may take a tenth of all.
+    One client cannot use up the patterns of the others: when half of them are in use, each client may have a
+    tenth of all.
 
-    :param most: of all clients.
-    :param client: whoever brings a new one, by subject or address.
+    :param most: patterns of all clients together.
+    :param client: subject or address of the client that asks for another one.
     """
 
     most: int
     client: str = ""
 
     def check(self) -> None:
-        """See whether there may be another one.
+        """Check that there may be another one.
 
-        :raises TooManyRequests: there may not.
+        :raises TooManyRequests: a limit is reached.
         """
         if len(_heavy) >= min(self.most, self._free):
             _recent_heavy.cache_clear()
@@ -140,8 +99,8 @@ class Matcher:
     :param type: how ``value`` is read.
     :param value: the matcher as the client wrote it.
 
-    ``exact`` is the one topic that it matches, when that is all it can match. ``place`` is what the topics of
-    a pattern begin with.
+    ``exact`` is the topic of a matcher that can match only one. ``prefix`` is what the topics of a pattern
+    begin with.
     """
 
     __slots__ = (
@@ -151,7 +110,7 @@ class Matcher:
         "_resolver",
         "exact",
         "is_wildcard",
-        "place",
+        "prefix",
         "type",
         "value",
     )
@@ -170,11 +129,11 @@ class Matcher:
         self._resolver = resolver(base)
         self._pattern = pattern
         self._last: tuple[str | None, bool] = (None, False)
-        self.place = NOWHERE
+        self.prefix = NO_PREFIX
         if isinstance(pattern, CompactPattern | URLPattern):
-            self.place = of_url_pattern(pattern, base)
+            self.prefix = url_pattern_prefix(pattern, base)
         elif pattern is not None:
-            self.place = of_template(value)
+            self.prefix = template_prefix(value)
 
     def __repr__(self) -> str:
         return f"Matcher({self.type}, {self.value!r})"
@@ -185,7 +144,7 @@ class Matcher:
             return True
         if self._pattern is None:
             return False
-        # One update is tried for thousands of tokens and subscribers that share their patterns.
+        # Thousands of tokens and subscribers share patterns, and each tries them on the same update.
         last = self._last
         if last[0] is not topic:
             last = self._last = (topic, self._evaluate(self._pattern, topic))
@@ -203,7 +162,7 @@ class Matcher:
 
     @property
     def has_groups(self) -> bool:
-        """Whether the matcher is a URL Pattern with regular expressions, which are dear to compile."""
+        """Whether the matcher is a URL Pattern with regular expressions, which are expensive to compile."""
         return isinstance(self._pattern, URLPattern) and self._pattern.hasRegExpGroups
 
     @property
@@ -212,17 +171,14 @@ class Matcher:
         return _is_heavy(self._pattern)
 
     def reaches(self, path: str) -> bool:
-        """Whether the matcher may select a topic that begins with a path of the hub.
-
-        It says no only if that is certain.
-        """
+        """Whether the matcher may select a topic below a path of the hub; false only if that is certain."""
         if self.exact is not None:
             return self.exact.startswith(path)
-        _, foreign, prefix = self.place
+        _, foreign, prefix = self.prefix
         return not foreign and (path.startswith(prefix) or prefix.startswith(path))
 
     def selects(self, other: Matcher) -> bool:
-        """Tell whether this matcher, of a token, covers a subscription's own matcher (spec, Payloads)."""
+        """Tell whether this matcher of a token covers the matcher of a subscription (spec, Payloads)."""
         return self is other or self.matches(other.value)
 
 
@@ -233,14 +189,14 @@ def make(
     field: str | None = None,
     allowance: Allowance | None = None,
 ) -> Matcher:
-    """Make a matcher, or take the equal one that is in use.
+    """Make a matcher, or return the equal one that is in use.
 
     :param type_: matcher type.
     :param value: exact topic, URL Pattern, URI Template, or ``*``.
     :param base: the hub's public URL, against which patterns and topics are resolved.
     :param field: name of the parameter, for the error.
-    :param allowance: of patterns in use that take much memory; ``None``: there is no limit.
-    :raises TooManyRequests: this would be one more than that.
+    :param allowance: of patterns in use that take much memory; ``None``: no limit.
+    :raises TooManyRequests: the allowance is used up.
     :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
     """
     field = field or str(type_)
@@ -267,16 +223,16 @@ def make(
         raise InvalidRequest(f"{value!r} is not a well-formed URL Pattern.", field) from None
 
 
-@lru_cache(maxsize=256)  # a request asks for the sum first, and then for each
+@lru_cache(maxsize=256)  # a request asks for the sum first, then for each matcher
 def cost(type_: MatcherType, value: str) -> int:
-    """Estimate the microseconds that it takes to make a matcher.
+    """Estimate the microseconds that it takes to make a matcher, without making it.
 
-    Matching is linear, construction is not free: what is dear must be refused for less than it costs.
+    Matching is linear in the topic, but compiling an expensive pattern would itself be an attack.
     """
     if not _is_pattern(type_, value):
         return 0
     if type_ is MatcherType.URLPATTERN:
-        return url_pattern_cost(value[:_MAX_PATTERN])  # more of it is refused anyway
+        return url_pattern_cost(value[:_MAX_PATTERN])  # longer ones are refused anyway
     return uri_template_cost(value[:MAX_LENGTH])
 
 
@@ -293,7 +249,7 @@ def _is_heavy(pattern: _AnyPattern | None) -> bool:
 
 
 _in_use: WeakValueDictionary[tuple[MatcherType, str, str], Matcher] = WeakValueDictionary()
-_heavy: WeakKeyDictionary[Matcher, str] = WeakKeyDictionary()  # with the clients that brought them
+_heavy: WeakKeyDictionary[Matcher, str] = WeakKeyDictionary()  # by matcher: the client that asked for it
 
 
 def _compiled(type_: MatcherType, value: str, base: str, allowance: Allowance | None) -> Matcher:
@@ -318,11 +274,11 @@ def _compiled(type_: MatcherType, value: str, base: str, allowance: Allowance | 
 
 @lru_cache(maxsize=512)
 def _recent(matcher: Matcher) -> Matcher:
-    """Keep the matcher for a while if nobody uses it."""
+    """Keep an unused matcher for a while."""
     return matcher
 
 
-# The library's pattern takes 70 KiB, a dear one several hundred: few that nobody uses are kept.
+# A pattern of the library takes 70 KiB, an expensive one several hundred: keep only a few that are unused.
 @lru_cache(maxsize=64)
 def _recent_heavy(matcher: Matcher) -> Matcher:
     return matcher
@@ -331,10 +287,57 @@ def _recent_heavy(matcher: Matcher) -> Matcher:
 def _url_pattern(value: str, base: str) -> URLPattern:
     try:
         return URLPattern(value)
-    except ValueError:  # relative, or not well-formed; a base would bend urn\:uuid\:* to a path of the hub
+    except (
+        ValueError
+    ):  # relative, or not well-formed; with a base, urn\:uuid\:* would become a path of the hub
         return URLPattern(value, base)
 
 
 @lru_cache(maxsize=2048)
 def _plain(type_: MatcherType, value: str) -> Matcher:
     return Matcher(type_, value, "", None)
+
+
+def url_pattern_prefix(pattern: URLPattern | CompactPattern, base: str) -> Prefix:
+    """The prefix of a URL Pattern.
+
+    :param base: the hub's public URL, against which topics are resolved.
+    """
+    if isinstance(pattern, CompactPattern):
+        return _prefix(base, pattern.origin, pattern.prefix)
+    parts = (pattern.protocol, pattern.hostname, pattern.port)
+    is_known = not any(_VARIABLE.search(part) for part in parts)
+    prefix = _before(pattern.pathname, _VARIABLE)
+    if _MODIFIER.search(pattern.pathname):  # without its variable, /a/:x?b continues after /a
+        prefix = prefix.rpartition("/")[0]
+    return _prefix(base, origin_of(*parts) if is_known else "", leading_segments(prefix))
+
+
+def _prefix(base: str, origin: str, prefix: str) -> Prefix:
+    found = resolver(base)
+    is_own = found.own is not None and origin == found.own.origin
+    return found.shared, "" if is_own else origin, prefix
+
+
+def template_prefix(template: str) -> Prefix:
+    """The prefix of a URI Template."""
+    return None, "", leading_segments(_before(template, _NOT_LITERAL))
+
+
+def topic_prefixes(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] | None:
+    """The prefixes that a pattern that matches a topic can have.
+
+    :param base: as in a prefix.
+    :returns: the topic's origin and all its leading segments; ``None`` if it is not a URL, because no URL
+        Pattern matches it then.
+    """
+    if base is None:
+        return "", prefixes_of(topic)
+    found = resolver(base).resolve(topic)
+    return None if found is None else (found.origin, found.prefixes)
+
+
+def _before(text: str, variable: re.Pattern[str]) -> str:
+    """The complete segments before the first variable; the last one before it may be cut or optional."""
+    found = variable.search(text)
+    return text if found is None else text[: found.start()].rpartition("/")[0]

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from mercure_hub.protocol.matching.matcher import Matcher, Place, above
+from mercure_hub.protocol.matching.matcher import Matcher, Prefix, topic_prefixes
 
 Value = TypeVar("Value")
 
-_FEW = 4  # that are tried one after another; more are looked up
+_FEW = 4  # matchers that are tried in turn; more go into a table
 
 
 class PatternTable(Generic[Value]):
-    """A value for each of many matchers that are patterns, found by what their topics begin with."""
+    """A value for each of many patterns; a topic finds the few patterns that may match by its prefixes."""
 
-    __slots__ = ("_bases", "_places", "_size")
+    __slots__ = ("_bases", "_entries", "_size")
 
     def __init__(self) -> None:
-        # Most places have one matcher, and a pair is a third of a dict.
-        self._places: dict[Place, tuple[Matcher, Value] | dict[Matcher, Value]] = {}
-        self._bases: dict[str | None, int] = {}  # how many places each has
+        # Most prefixes have one matcher, and a tuple takes a third of the memory of a dict.
+        self._entries: dict[Prefix, tuple[Matcher, Value] | dict[Matcher, Value]] = {}
+        self._bases: dict[str | None, int] = {}  # number of prefixes of each
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
     def __iter__(self) -> Iterator[tuple[Matcher, Value]]:
-        for found in self._places.values():
+        for found in self._entries.values():
             if isinstance(found, dict):
                 yield from found.items()
             else:
@@ -35,51 +35,51 @@ class PatternTable(Generic[Value]):
 
     def get(self, matcher: Matcher) -> Value | None:
         """The value of a matcher."""
-        found = self._places.get(matcher.place)
+        found = self._entries.get(matcher.prefix)
         if isinstance(found, dict):
             return found.get(matcher)
         return found[1] if found is not None and found[0] is matcher else None
 
     def put(self, matcher: Matcher, value: Value) -> None:
-        """Enter a matcher, or give it another value."""
-        place = matcher.place
-        found = self._places.get(place)
+        """Set the value of a matcher."""
+        prefix = matcher.prefix
+        found = self._entries.get(prefix)
         if isinstance(found, dict):
             self._size += matcher not in found
             found[matcher] = value
         elif found is None or found[0] is matcher:
-            self._places[place] = matcher, value
+            self._entries[prefix] = matcher, value
             if found is None:
                 self._size += 1
-                self._bases[place[0]] = self._bases.get(place[0], 0) + 1
+                self._bases[prefix[0]] = self._bases.get(prefix[0], 0) + 1
         else:
-            self._places[place] = {found[0]: found[1], matcher: value}
+            self._entries[prefix] = {found[0]: found[1], matcher: value}
             self._size += 1
 
     def remove(self, matcher: Matcher) -> None:
-        """Take out a matcher that is there."""
-        place = matcher.place
-        found = self._places[place]
+        """Remove a matcher of the table."""
+        prefix = matcher.prefix
+        found = self._entries[prefix]
         self._size -= 1
         if isinstance(found, dict) and len(found) > 1:
             del found[matcher]
             return
-        del self._places[place]
-        self._bases[place[0]] -= 1
-        if not self._bases[place[0]]:
-            del self._bases[place[0]]
+        del self._entries[prefix]
+        self._bases[prefix[0]] -= 1
+        if not self._bases[prefix[0]]:
+            del self._bases[prefix[0]]
 
     def candidates(self, topic: str) -> list[tuple[Matcher, Value]]:
-        """The matchers that may select a topic; no other one does."""
+        """All matchers that may select a topic, with their values."""
         found: list[tuple[Matcher, Value]] = []
         for base in self._bases:
-            located = above(topic, base)
+            located = topic_prefixes(topic, base)
             if located is None:
                 continue
             origin, prefixes = located
             for one in (origin, "") if origin else ("",):
                 for prefix in prefixes:
-                    here = self._places.get((base, one, prefix))
+                    here = self._entries.get((base, one, prefix))
                     if isinstance(here, dict):
                         found += here.items()
                     elif here is not None:
@@ -98,7 +98,7 @@ class Scope:
     def __init__(self, matchers: Sequence[Matcher]) -> None:
         self._everything = any(matcher.is_wildcard for matcher in matchers)
         exact = dict.fromkeys(matcher.exact for matcher in matchers if matcher.exact is not None)
-        # Most tokens have one topic, and a set of one is four times as large as a tuple.
+        # Most tokens have one topic, and a set of one takes four times the memory of a tuple.
         self._exact: tuple[str, ...] | frozenset[str] = (
             tuple(exact) if len(exact) <= _FEW else frozenset(exact)
         )
@@ -120,14 +120,11 @@ class Scope:
         return any(matcher.matches(topic) for matcher in self._patterns)
 
     def covers_any(self, topics: Sequence[str]) -> bool:
-        """Tell whether one of the topics is allowed: enough to read a private update."""
+        """Tell whether one of the topics is allowed, which is enough to read a private update."""
         return any(self.covers(topic) for topic in topics)
 
     def reaches(self, path: str) -> bool:
-        """Whether it may cover a topic that begins with a path of the hub.
-
-        It says no only if that is certain.
-        """
+        """Whether it may cover a topic below a path of the hub; false only if that is certain."""
         return (
             self._everything
             or any(topic.startswith(path) for topic in self._exact)
@@ -135,7 +132,7 @@ class Scope:
         )
 
     def first_outside(self, topics: Sequence[str]) -> str | None:
-        """The first topic that is not allowed: all must be, to publish."""
+        """The first topic that is not allowed; publishing needs all of them."""
         return next((topic for topic in topics if not self.covers(topic)), None)
 
 

@@ -1,7 +1,9 @@
-"""URI Templates with plain variables, in some hundred octets instead of RE2's twenty thousand.
+"""Matching a string against a URI Template, for topic selectors of 0.x (RFC 6570).
 
-Nearly all selectors of 0.x are such: literals, and between them ``{name}``. They match what ``uri_template``
-says; ``tests/protocol/test_compact_template.py`` compares the two. All other templates are compiled there.
+Packages for URI Templates expand and do not match. Nearly all selectors have only literals and plain
+variables (``{name}``): these are matched here, in some hundred bytes. All others become a regular expression for
+RE2, which takes twenty thousand. Either way the time is linear in the topic, whatever the template.
+``tests/protocol/matching/test_uri_template.py`` compares the two.
 """
 
 from __future__ import annotations
@@ -129,7 +131,7 @@ def _variable(operator: _Operator, name: str, modifier: str) -> str:
         return f"{item}(?:{separator}{item})*"
     if modifier:
         most = int(modifier[1:])
-        char = char.replace(_ESCAPED, _ESCAPED_CHARACTER)  # what is counted is characters, not octets
+        char = char.replace(_ESCAPED, _ESCAPED_CHARACTER)  # what is counted is characters, not bytes
         value = f"{char}{{0,{most}}}" if most <= _MAX_REPEAT else f"{char}*"
     else:
         value = f"(?:{char}|,)*"  # a list is joined by commas
@@ -151,9 +153,9 @@ def _sequence(first: str, separator: str, items: list[str]) -> str:
 
 _VARIABLE = re.compile(r"\{[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*\}")
 _LITERAL = re.compile(r"(?:[!#$&()*+,\-./:;=?@\[\]_~A-Za-z0-9]|%[0-9A-Fa-f]{2})*")
-# A value is unreserved characters, commas, what is beyond ASCII, and octets as %41 (RFC 6570 section 3.2.2).
+# A value is unreserved characters, commas, what is beyond ASCII, and bytes as %41 (RFC 6570 section 3.2.2).
 _NO_VALUE = re.compile(r"[^A-Za-z0-9\-._~,%\x80-\U0010ffff]")
-_NO_OCTET = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 class CompactTemplate:
@@ -167,24 +169,24 @@ class CompactTemplate:
 
     def matches(self, text: str) -> bool:
         """Tell whether the template can expand to a text; takes linear time."""
-        place = 0
+        position = 0
         last = len(self._literals) - 1
         for number, literal in enumerate(self._literals):
-            if not text.startswith(literal, place):
+            if not text.startswith(literal, position):
                 return False
-            place += len(literal)
+            position += len(literal)
             if number == last:
                 break
-            end = _NO_VALUE.search(text, place)  # the literal after it begins with what no value holds
-            if end is None or _NO_OCTET.search(text, place, end.start()):
+            end = _NO_VALUE.search(text, position)  # the literal after it begins with what no value holds
+            if end is None or _BAD_ESCAPE.search(text, position, end.start()):
                 return False
-            place = end.start()
+            position = end.start()
         end_of_value = len(text) - len(self._tail)
         return (
-            place <= end_of_value
+            position <= end_of_value
             and text.endswith(self._tail)
-            and _NO_VALUE.search(text, place, end_of_value) is None
-            and _NO_OCTET.search(text, place, end_of_value) is None
+            and _NO_VALUE.search(text, position, end_of_value) is None
+            and _BAD_ESCAPE.search(text, position, end_of_value) is None
         )
 
 
@@ -195,14 +197,14 @@ def read_template(template: str) -> CompactTemplate | None:
     :returns: ``None`` for one that has anything but plain variables, is not well-formed, or not ASCII.
     """
     literals: list[str] = []
-    place = 0
+    position = 0
     for found in _VARIABLE.finditer(template):
-        literal = template[place : found.start()]
-        if place and not _NO_VALUE.match(literal):  # where does the value end?
+        literal = template[position : found.start()]
+        if position and not _NO_VALUE.match(literal):  # where does the value end?
             return None
         literals.append(literal)
-        place = found.end()
-    tail = template[place:]
+        position = found.end()
+    tail = template[position:]
     if not literals or not all(_LITERAL.fullmatch(one) for one in (*literals, tail)):
         return None
     return CompactTemplate(tuple(literals), tail)

@@ -1,7 +1,12 @@
-"""URL Patterns of the usual syntax, in some hundred octets instead of the library's seventy thousand.
+"""URL Patterns of the usual syntax (URL Pattern Standard, sections 2.1 and 2.2).
 
-What they select is what the library selects; ``tests/protocol/test_compact_pattern.py`` compares the two.
-Whatever is not read here is the library's.
+Usual means: literals that canonicalization does not change or that are beyond ASCII, named groups, wildcards,
+groups in braces, modifiers. The library urlpattern has all others: regular expressions, escapes, whatever
+canonicalization could change, and all that might not be well-formed; nothing is refused here. A pattern takes
+some hundred bytes here and 75 KiB there. ``tests/protocol/matching/test_url_pattern.py`` compares the two.
+
+Text becomes tokens, tokens become elements (``Elements``), and the elements of each component become the
+cheapest test for it (``make_match``), linear in the text.
 """
 
 from __future__ import annotations
@@ -79,12 +84,12 @@ def tokens(text: str) -> list[str] | None:
 
 
 def query_start(found: list[str]) -> int:
-    """The place of the ``?`` that begins the query, or the number of tokens."""
+    """Index of the ``?`` that begins the query, or the number of tokens."""
     depth = 0
-    for place, piece in enumerate(found):
+    for index, piece in enumerate(found):
         depth += (piece == "{") - (piece == "}")
-        if piece == "?" and depth == 0 and (place == 0 or not _takes_modifier(found[place - 1])):
-            return place
+        if piece == "?" and depth == 0 and (index == 0 or not _takes_modifier(found[index - 1])):
+            return index
     return len(found)
 
 
@@ -120,12 +125,12 @@ class _Reader:
         self.done: list[Element] = []
         self._tokens = found
         self._prefix = prefix
-        self._place = 0
+        self._position = 0
         self._pending = ""  # literal text that is not finished
         self._names: set[str] = set()
 
     def read(self) -> bool:
-        while self._place < len(self._tokens):
+        while self._position < len(self._tokens):
             piece = self._next()
             if piece == "{":
                 if not self._group():
@@ -144,20 +149,20 @@ class _Reader:
 
     def _follows_text(self) -> bool:
         """Whether the piece before the last one is literal text; that in braces binds to no variable."""
-        return self._place > 1 and self._tokens[self._place - 2] not in ("}", *_MODIFIERS)
+        return self._position > 1 and self._tokens[self._position - 2] not in ("}", *_MODIFIERS)
 
     def _next(self) -> str:
-        self._place += 1
-        return self._tokens[self._place - 1]
+        self._position += 1
+        return self._tokens[self._position - 1]
 
     def _take(self, *kinds: str) -> str:
         """The next piece if it is one of a kind; a colon stands for names, no kind at all for text."""
-        if self._place == len(self._tokens):
+        if self._position == len(self._tokens):
             return ""
-        piece = self._tokens[self._place]
+        piece = self._tokens[self._position]
         kind = ":" if piece[0] == ":" else piece
         if kind in kinds or (not kinds and kind not in ("{", "}", ":", *_MODIFIERS)):
-            self._place += 1
+            self._position += 1
             return piece
         return ""
 
@@ -357,11 +362,11 @@ class _Path:
     is_expression = False
 
     def __init__(self, segments: list[str | None], with_tail: bool) -> None:
-        literals = tuple(place for place, one in enumerate(segments) if one is not None)
+        literals = tuple(index for index, one in enumerate(segments) if one is not None)
         self._count = len(segments)
         self._literals = _picker(literals)
         self._literal = self._literals(segments)
-        self._variables = _picker(tuple(place for place, one in enumerate(segments) if one is None))
+        self._variables = _picker(tuple(index for index, one in enumerate(segments) if one is None))
         self._with_tail = with_tail
 
     def matches(self, text: str) -> bool:
@@ -424,17 +429,17 @@ def _by_segment(elements: Elements) -> _Path | None:
     """For elements each of which is a whole segment; the first one is a literal that begins with a slash."""
     segments: list[str | None] = []
     with_tail = False
-    for place, one in enumerate(elements):
+    for index, one in enumerate(elements):
         if isinstance(one, str):
             first, *others = one.split("/")
-            if place and first:  # goes on behind a variable
+            if index and first:  # continues after a variable
                 return None
-            segments += others if place else one.split("/")
-        elif segments[-1] != "":  # goes on behind a literal
+            segments += others if index else one.split("/")
+        elif segments[-1] != "":  # continues after a literal
             return None
         elif isinstance(one, Segment):
             segments[-1] = None
-        elif isinstance(one, Anything) and place == len(elements) - 1:
+        elif isinstance(one, Anything) and index == len(elements) - 1:
             segments.pop()
             with_tail = True
         else:
@@ -443,12 +448,12 @@ def _by_segment(elements: Elements) -> _Path | None:
 
 
 @lru_cache(maxsize=256)
-def _picker(places: tuple[int, ...]) -> Callable[[Sequence[str | None]], tuple[str | None, ...]]:
-    """Takes the items at some places, always as a tuple."""
-    if not places:
+def _picker(indexes: tuple[int, ...]) -> Callable[[Sequence[str | None]], tuple[str | None, ...]]:
+    """A function that returns the items at some indexes, always as a tuple."""
+    if not indexes:
         return _nothing
     pick: Callable[[Sequence[str | None]], tuple[str | None, ...]]
-    pick = itemgetter(*(places if len(places) > 1 else places * 2))
+    pick = itemgetter(*(indexes if len(indexes) > 1 else indexes * 2))
     return pick
 
 

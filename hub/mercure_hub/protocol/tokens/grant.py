@@ -79,17 +79,17 @@ def grant_of(details: object, expires_at: float, resource: str, fingerprint: byt
     allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
     payloads: list[tuple[tuple[Matcher, ...], Json]] = []
     for index, detail in enumerate(details):
-        place = f"authorization_details[{index}]"
+        member = f"authorization_details[{index}]"
         if not isinstance(detail, dict):
-            raise TokenInvalid(f"{place} is not an object", Section.TOKEN_CLAIMS)
+            raise TokenInvalid(f"{member} is not an object", Section.TOKEN_CLAIMS)
         if detail.get("type") != DETAIL_TYPE:
             continue
-        actions = _actions(detail.get("actions"), place)
-        matchers = _topics(detail.get("topics"), place, resource)
+        actions = _actions(detail.get("actions"), member)
+        matchers = _topics(detail.get("topics"), member, resource)
         payload = detail.get("payload")
         if "payload" in detail and not isinstance(payload, dict):
-            raise TokenInvalid(f"{place}.payload is not an object", Section.TOKEN_CLAIMS)
-        _check_depth(payload, f"{place}.payload")
+            raise TokenInvalid(f"{member}.payload is not an object", Section.TOKEN_CLAIMS)
+        _check_depth(payload, f"{member}.payload")
         for role in actions:
             allowed[role].extend(matchers)
         if "subscribe" in actions:
@@ -105,7 +105,7 @@ def grant_of(details: object, expires_at: float, resource: str, fingerprint: byt
     )
 
 
-def _check_depth(payload: Json, place: str) -> None:
+def _check_depth(payload: Json, member: str) -> None:
     """Refuse a payload that is nested so deeply that writing it as JSON could fail."""
     level: list[Json] = [payload]
     for _ in range(_MAX_DEPTH):
@@ -118,27 +118,27 @@ def _check_depth(payload: Json, place: str) -> None:
         if not below:
             return
         level = below
-    raise TokenInvalid(f"{place} is nested more than {_MAX_DEPTH} levels deep", Section.TOKEN_CLAIMS)
+    raise TokenInvalid(f"{member} is nested more than {_MAX_DEPTH} levels deep", Section.TOKEN_CLAIMS)
 
 
-def _actions(value: object, place: str) -> set[Role]:
+def _actions(value: object, member: str) -> set[Role]:
     if not isinstance(value, list) or not value:
-        raise TokenInvalid(f"{place}.actions is not an array with at least one action", Section.TOKEN_CLAIMS)
+        raise TokenInvalid(f"{member}.actions is not an array with at least one action", Section.TOKEN_CLAIMS)
     if not all(isinstance(action, str) for action in value):
-        raise TokenInvalid(f"{place}.actions holds something that is not a string", Section.TOKEN_CLAIMS)
+        raise TokenInvalid(f"{member}.actions holds something that is not a string", Section.TOKEN_CLAIMS)
     return {_ACTIONS[action] for action in value if action in _ACTIONS}
 
 
-def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
+def _topics(value: object, member: str, resource: str) -> tuple[Matcher, ...]:
     if not isinstance(value, list) or not value:
-        raise TokenInvalid(f"{place}.topics is not an array with at least one matcher", Section.TOKEN_CLAIMS)
+        raise TokenInvalid(f"{member}.topics is not an array with at least one matcher", Section.TOKEN_CLAIMS)
     if len(value) > _MAX_MATCHERS:
         raise TokenInvalid(
-            f"{place}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
+            f"{member}.topics has {len(value)} entries; the limit is {_MAX_MATCHERS}", Section.TOKEN_CLAIMS
         )
     matchers: list[Matcher] = []
     for index, entry in enumerate(value):
-        here = f"{place}.topics[{index}]"
+        here = f"{member}.topics[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
             raise TokenInvalid(f"{here} is not an object with a string match", Section.TOKEN_CLAIMS)
         match_type = entry.get("match_type", MatcherType.EXACT.value)
@@ -151,9 +151,9 @@ def _topics(value: object, place: str, resource: str) -> tuple[Matcher, ...]:
     return tuple(matchers)
 
 
-def _matcher(type_: MatcherType, value: str, resource: str, place: str) -> Matcher:
+def _matcher(type_: MatcherType, value: str, resource: str, member: str) -> Matcher:
     try:
-        return make(type_, value, resource, place)
+        return make(type_, value, resource, member)
     except InvalidRequest as error:
         raise TokenInvalid(error.detail, Section.TOKEN_CLAIMS) from None
 

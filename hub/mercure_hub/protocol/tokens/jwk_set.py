@@ -121,7 +121,7 @@ def _key(entry: object, allowed: Sequence[str], *, is_public: bool) -> Key:
     if is_public and (kind == "oct" or _is_private(entry)):
         what = "secret" if kind == "oct" else "private key"
         raise KeyMaterialError(f"this is a {what}, which no URL may serve; everybody can sign with it now")
-    material = _octets(entry, "k") if kind == "oct" else _public_key(kind, entry)
+    material = _bytes_of(entry, "k") if kind == "oct" else _public_key(kind, entry)
     fits = fitting(material)
     if algorithm is not None:
         if algorithm not in fits:
@@ -157,18 +157,18 @@ def _public_key(kind: str, entry: Mapping[str, Any]) -> PublicKey:
         curve = str(entry.get("crv"))
         if kind == "EC" and curve in _EC:
             size = (_EC[curve].key_size + 7) // 8
-            x, y = (int.from_bytes(_octets(entry, name, size)) for name in ("x", "y"))
+            x, y = (int.from_bytes(_bytes_of(entry, name, size)) for name in ("x", "y"))
             return ec.EllipticCurvePublicNumbers(x, y, _EC[curve]).public_key()
         if kind == "OKP" and curve in _OKP:
             size, type_ = _OKP[curve]
-            return type_.from_public_bytes(_octets(entry, "x", size))
+            return type_.from_public_bytes(_bytes_of(entry, "x", size))
     except (ValueError, TypeError):
         raise KeyMaterialError("its numbers are not those of a key") from None
     raise _NotForUs  # a curve that we do not know
 
 
 def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
-    modulus, exponent = (int.from_bytes(_octets(entry, name)) for name in ("n", "e"))
+    modulus, exponent = (int.from_bytes(_bytes_of(entry, name)) for name in ("n", "e"))
     if modulus.bit_length() > _MAX_RSA_BITS:
         raise KeyMaterialError(f"the RSA key has {modulus.bit_length()} bits; the limit is {_MAX_RSA_BITS}")
     if exponent > _MAX_EXPONENT:
@@ -176,11 +176,11 @@ def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
     return rsa.RSAPublicNumbers(exponent, modulus).public_key()
 
 
-def _octets(entry: Mapping[str, Any], name: str, size: int | None = None) -> bytes:
+def _bytes_of(entry: Mapping[str, Any], name: str, size: int | None = None) -> bytes:
     value = entry.get(name)
     if not isinstance(value, str) or not _BASE64URL.fullmatch(value) or len(value) % 4 == 1:
         raise KeyMaterialError(f"{name} is missing or not base64url")
-    octets = urlsafe_b64decode(value + "==")
-    if size is not None and len(octets) != size:
-        raise KeyMaterialError(f"{name} has {len(octets)} octets instead of {size}")
-    return octets
+    decoded = urlsafe_b64decode(value + "==")
+    if size is not None and len(decoded) != size:
+        raise KeyMaterialError(f"{name} has {len(decoded)} bytes instead of {size}")
+    return decoded
