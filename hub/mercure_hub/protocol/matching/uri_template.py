@@ -1,8 +1,8 @@
 """Matching a string against a URI Template, for topic selectors of 0.x (RFC 6570).
 
 Packages for URI Templates expand and do not match. Nearly all selectors have only literals and plain
-variables (``{name}``): these are matched here, in some hundred bytes. All others become a regular expression for
-RE2, which takes twenty thousand. Either way the time is linear in the topic, whatever the template.
+variables (``{name}``): these are matched here, in some hundred bytes. All others become a regular expression
+for RE2, which takes twenty thousand. Either way the time is linear in the topic, whatever the template.
 ``tests/protocol/matching/test_uri_template.py`` compares the two.
 """
 

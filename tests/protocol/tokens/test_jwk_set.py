@@ -34,8 +34,8 @@ FITTING: list[tuple[Any, tuple[str, ...]]] = [
 PUBLIC = jwk(EC["ES256"].public_key(), "a")
 
 
-def encoded(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+def encoded(value: bytes) -> str:
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
 def secret(length: int = 64, **more: Any) -> dict[str, Any]:
@@ -187,8 +187,8 @@ def test_entries_for_other_purposes_are_passed_over(entry: dict[str, Any]) -> No
 # --- what is refused ---
 
 
-def with_octets(name: str, octets: bytes) -> dict[str, Any]:
-    return PUBLIC | {name: encoded(octets)}
+def with_bytes(name: str, value: bytes) -> dict[str, Any]:
+    return PUBLIC | {name: encoded(value)}
 
 
 def of_rsa(modulus: int, exponent: int = 65537) -> dict[str, Any]:
@@ -222,10 +222,10 @@ MODULUS = RSA.public_key().public_numbers().n
         (of_rsa(MODULUS) | {"e": "AQAB\n"}, "base64url"), (of_rsa(MODULUS) | {"e": "\u0661QAB"}, "base64url"),
         ({"kty": "EC", "crv": "P-256"}, "x is missing"),
         (PUBLIC | {"y": "AA"}, "y has 1 bytes instead of 32"),
-        (with_octets("x", bytes(33)), "x has 33 bytes instead of 32"),
-        (with_octets("y", bytes(32)), "not those of a key"),
+        (with_bytes("x", bytes(33)), "x has 33 bytes instead of 32"),
+        (with_bytes("y", bytes(32)), "not those of a key"),
         (PUBLIC | {"crv": "P-384"}, "x has 32 bytes instead of 48"),
-        ({"kty": "OKP", "crv": "Ed25519", "x": encoded(bytes(31))}, "x has 31 octets"),
+        ({"kty": "OKP", "crv": "Ed25519", "x": encoded(bytes(31))}, "x has 31 bytes"),
         ({"kty": "OKP", "crv": "Ed448"}, "x is missing"),
     ],
 )  # fmt: skip
