@@ -49,7 +49,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "client": ("errors", "tokens", "updates", "configuration"),
     "state": ("errors", "configuration", "client"),
     "publishing": ("errors", "topics", "updates", "configuration", "state"),
-    "reading": ("errors", "topics", "configuration", "client", "state", "publishing"),
+    "reading": ("errors", "topics", "tokens", "configuration", "client", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "configuration", "state"),
     "pages": ("errors", "topics", "cookies", "configuration", "state"),
     "database": ("errors", "topics", "updates", "state", "publishing"),

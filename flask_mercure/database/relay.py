@@ -91,13 +91,19 @@ class _Failure:
 
 @dataclass
 class _Batch:
-    """Outcomes, until they are recorded, and the lanes that wait for an update that failed."""
+    """Outcomes, until they are recorded.
+
+    ``blocked`` has the lanes that wait for an update that failed. Updates behind one that failed for the last
+    time do not wait: ``passable`` has its lanes, ``overtaken`` those after which another was sent.
+    """
 
     deadline: float
     delivered: list[int] = field(default_factory=list)
     failed: list[_Failure] = field(default_factory=list)
     parked: list[tuple[int, str]] = field(default_factory=list)
     blocked: set[tuple[str, str]] = field(default_factory=set)
+    passable: dict[int, set[tuple[str, str]]] = field(default_factory=dict)
+    overtaken: set[int] = field(default_factory=set)
     is_probe_due: bool = False
 
 
@@ -249,8 +255,7 @@ class Relay:
             self._judge(batch, rest[0], error)
             batch.blocked |= lanes
             return ()
-        self._succeeded(hub, group)
-        batch.delivered += [row["sequence"] for row in group]
+        self._succeeded(batch, hub, group)
         return ()
 
     def _send_one(self, row: RowMapping, batch: _Batch) -> None:
@@ -269,8 +274,7 @@ class Relay:
             if not self._judge(batch, row, error):
                 batch.blocked |= lanes
         else:
-            self._succeeded(hub, [row])
-            batch.delivered.append(row["sequence"])
+            self._succeeded(batch, hub, [row])
 
     def _is_over(self, batch: _Batch) -> bool:
         return self._stopped or self._clock() >= batch.deadline
@@ -302,11 +306,17 @@ class Relay:
         )
         if is_last:  # where all share one topic, only what is behind it can tell whether the hub is well
             batch.is_probe_due = True
+            batch.passable[sequence] = _lanes(row)
             batch.deadline = max(batch.deadline, now + LONGEST_BATCH)
         return is_last
 
-    def _succeeded(self, hub: str, rows: Sequence[RowMapping]) -> None:
-        if self._hubs[hub].took([row["sequence"] for row in rows], self._clock()):
+    def _succeeded(self, batch: _Batch, hub: str, rows: Sequence[RowMapping]) -> None:
+        sequences = [row["sequence"] for row in rows]
+        batch.delivered += sequences
+        if batch.passable:
+            lanes = {lane for row in rows for lane in _lanes(row)}
+            batch.overtaken |= {one for one, own in batch.passable.items() if not own.isdisjoint(lanes)}
+        if self._hubs[hub].took(sequences, self._clock()):
             _log.warning("the hub %r takes updates again", hub)
 
     def _record(self, claim: Claim, batch: _Batch) -> None:
@@ -314,7 +324,8 @@ class Relay:
         record_delivered(connection, table, batch.delivered, now, keep=self._keep > 0)
         for one in batch.failed:
             health = self._hubs[one.hub]
-            if one.is_last and one.sequence in health.proved:
+            # One that was overtaken must not come after younger updates of its topic.
+            if one.is_last and (one.sequence in health.proved or one.sequence in batch.overtaken):
                 health.forget(one.sequence)
                 _log.error(
                     "update %s of the outbox is parked after %d attempts and more; the hub takes others: %s",

@@ -20,6 +20,7 @@ from flask_mercure.errors import HubUnreachable, MercureError, TokenUnavailable
 from flask_mercure.publishing import recorder
 from flask_mercure.reading import presence
 from flask_mercure.state import HubState
+from flask_mercure.tokens import without_frames
 from mercure_hub.protocol.update import EARLIEST
 
 KEY = "mercure.positions"
@@ -109,12 +110,12 @@ class Position:
         except (ValueError, RecursionError):
             return None
 
+    @without_frames
     def _send(self, method: str, url: str, headers: dict[str, str], topics: list[str]) -> Reply:
         read = self._hub.configuration
         authorized = {**headers, "Authorization": f"Bearer {self._token(topics)}"}
         session = self._hub.publisher.session
         reply = ask(session, method, url, read, headers=authorized, most=_MAX_ANSWER, timeout=_PATIENCE)
-        del authorized  # error trackers send the variables of each function that an error comes through
         if isinstance(reply, Exception):
             raise HubUnreachable(f"{read.url} does not answer within {_PATIENCE:g} s")
         return reply

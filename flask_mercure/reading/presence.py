@@ -16,6 +16,7 @@ from flask_mercure.client.session import Reply, ask, open_session
 from flask_mercure.configuration.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument
 from flask_mercure.reading.subscriber import Refused
+from flask_mercure.tokens import without_frames
 from flask_mercure.topics import Topic, URITemplate, URLPattern, matchers
 from mercure_hub.protocol.topics import MatcherType
 
@@ -122,6 +123,7 @@ def address(wanted: _Resource, configuration: Configuration) -> str:
     return f"{parts.scheme}://{parts.netloc}{wanted.path(configuration.url)}"
 
 
+@without_frames
 def fetch(wanted: _Resource, configuration: Configuration, token: str) -> ActiveSubscriptions:
     """Read a collection.
 
@@ -136,7 +138,6 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
         reply = ask(
             session, "GET", address(wanted, configuration), configuration, headers=headers, most=_MAX_ANSWER
         )
-    del token, headers  # error trackers send the variables of each function that an error comes through
     if isinstance(reply, Exception):
         raise HubUnreachable(
             f"no answer from {configuration.url} (MERCURE_URL), which was asked who is connected"

@@ -229,7 +229,7 @@ def test_a_token_without_end_makes_a_cookie_of_the_session() -> None:
     assert not {"max-age", "expires"} & parsed(line)[2].keys()
 
 
-def test_the_end_is_that_of_the_factorys_token() -> None:
+def test_the_cookie_ends_with_the_factorys_token() -> None:
     config = {**SITE, "TOKEN_FACTORY": factory_of({"exp": time.time() + 100.5})}
     assert parsed(cookie_line(config, "https://site.example"))[2]["max-age"] in ("99", "100")
     line = cookie_line(config, "https://site.example", lifetime=50)
@@ -267,7 +267,7 @@ def test_claims_publishing_and_payload_reach_the_token() -> None:
     assert (read["payload"], write["actions"]) == ({"name": "Ada"}, ["publish"])
 
 
-def test_the_last_call_wins_and_other_cookies_stay() -> None:
+def test_the_last_cookie_of_a_hub_wins_and_others_stay() -> None:
     mercure = Mercure()
     response = Response()
     with make_app(mercure, **SITE).test_request_context(base_url="https://site.example"):
@@ -330,7 +330,7 @@ def test_a_client_keeps_and_drops_the_cookie() -> None:
     assert client.get_cookie("__Secure-mercure_access_token", **place) is None
 
 
-def test_it_needs_a_request() -> None:
+def test_set_cookie_needs_a_request() -> None:
     mercure = Mercure()
     with make_app(mercure).app_context(), pytest.raises(RuntimeError, match="request context"):
         mercure.set_cookie(Response(), ["a"])

@@ -45,7 +45,7 @@ def url(*arguments: Any, protocol: str = "1.0", **keywords: Any) -> str:
         ),
     ],
 )
-def test_urls(topics: Any, last_event_id: str | None, protocol: str, expected: Pairs) -> None:
+def test_subscription_urls(topics: Any, last_event_id: str | None, protocol: str, expected: Pairs) -> None:
     parts = urlsplit(url(topics, last_event_id, protocol=protocol))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == PUBLIC
     assert parse_form(parts.query.encode("ascii")) == expected
@@ -74,7 +74,7 @@ def test_templates_build_topics_and_patterns_too() -> None:
         ({"topics": URLPattern("/x"), "protocol": "0.x"}, InvalidArgument),
     ],
 )
-def test_urls_that_cannot_be(arguments: dict[str, Any], error: type[Exception]) -> None:
+def test_subscription_urls_refuse_wrong_values(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         url(**arguments)
 
@@ -116,7 +116,7 @@ def links(**arguments: Any) -> list[str]:
         ({"topic": "a\\b^c`d{e|f}"}, ['<a%5Cb%5Ec%60d%7Be%7Cf%7D>; rel="self"', HUB]),
     ],
 )
-def test_links(arguments: dict[str, Any], expected: list[str]) -> None:
+def test_link_headers(arguments: dict[str, Any], expected: list[str]) -> None:
     assert links(**arguments) == expected
     "".join(expected).encode("latin-1")
 
@@ -136,18 +136,18 @@ def test_links(arguments: dict[str, Any], expected: list[str]) -> None:
         {"type": ""},
     ],
 )
-def test_links_that_cannot_be(arguments: dict[str, Any]) -> None:
+def test_link_headers_refuse_wrong_values(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         links(**arguments)
 
 
 @pytest.mark.parametrize("name", ["topic", "last_event_id", "type"])
-def test_values_have_a_type(name: str) -> None:
+def test_values_of_link_headers_have_a_type(name: str) -> None:
     with pytest.raises(TypeError):
         links(**{name: 5})
 
 
-def test_calling_again_replaces_and_leaves_the_links_of_others() -> None:
+def test_discovering_again_replaces_own_links_and_keeps_others() -> None:
     mercure = Mercure()
     response = Response()
     response.headers.add("Link", "</style.css>; rel=preload")
@@ -164,7 +164,7 @@ def test_calling_again_replaces_and_leaves_the_links_of_others() -> None:
     ]
 
 
-def test_without_a_response_the_one_of_the_request_gets_them() -> None:
+def test_discover_adds_links_to_the_response_of_the_request() -> None:
     mercure = Mercure()
     app = make_app(mercure, PUBLIC_URL=PUBLIC)
 
@@ -183,7 +183,7 @@ def test_without_a_response_the_one_of_the_request_gets_them() -> None:
     assert "Link" not in client.get("/plain").headers
 
 
-def test_a_wrong_value_is_told_in_the_view_and_not_after_it() -> None:
+def test_discover_raises_for_a_wrong_value_in_the_view() -> None:
     mercure = Mercure()
     with make_app(mercure).test_request_context(), pytest.raises(InvalidArgument):
         mercure.discover(topic="a\n")

@@ -91,7 +91,7 @@ FORMS: dict[str, Callable[[KeySet], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_one_recipient(
+def test_an_update_is_encrypted_for_one_recipient(
     mercure: Mercure, own: dict[str, KeySet], algorithm: str, form: Callable[[KeySet], Any]
 ) -> None:
     keys = own[algorithm]
@@ -111,12 +111,12 @@ def test_one_recipient(
 
 
 @pytest.mark.parametrize("curve", ["P-256", "P-384", "P-521"])
-def test_curves(mercure: Mercure, curve: str) -> None:
+def test_keys_of_each_curve_decrypt(mercure: Mercure, curve: str) -> None:
     keys = KeySet([jwk.ECKey.generate_key(curve)])
     assert decrypt(mercure.encrypt(TEXT, keys), private_jwk(keys)).plaintext == TEXT.encode()
 
 
-def test_several_recipients(mercure: Mercure, own: dict[str, KeySet]) -> None:
+def test_an_update_is_encrypted_for_several_recipients(mercure: Mercure, own: dict[str, KeySet]) -> None:
     other = KeySet.generate()
     text = mercure.encrypt({"a": 1}, [*own.values(), other.public_key])
     message = json.loads(text)
@@ -130,7 +130,7 @@ def test_several_recipients(mercure: Mercure, own: dict[str, KeySet]) -> None:
         assert found.plaintext == b'{"a": 1}'
 
 
-def test_two_with_one_kid_can_both_read(mercure: Mercure) -> None:
+def test_two_recipients_with_one_kid_can_both_read(mercure: Mercure) -> None:
     """The kid of somebody else's key is theirs to choose: it must not take another's place."""
     pair = [jwk.ECKey.generate_key("P-256", {"kid": "1"}) for _ in range(2)]
     message = json.loads(mercure.encrypt(TEXT, [one.as_dict(private=False) for one in pair]))
@@ -151,7 +151,7 @@ def test_two_with_one_kid_can_both_read(mercure: Mercure) -> None:
         (memoryview(b"a"), "application/x; a=b/c", b"a", "application/x; a=b/c"),
     ],
 )
-def test_content_and_its_type(
+def test_encrypted_content_has_its_media_type(
     mercure: Mercure, own: dict[str, KeySet], data: Any, content_type: str | None, content: bytes, cty: str
 ) -> None:
     keys = own["A256KW"]
@@ -160,14 +160,18 @@ def test_content_and_its_type(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_nothing_of_a_message_comes_again(mercure: Mercure, own: dict[str, KeySet], algorithm: str) -> None:
+def test_two_encryptions_of_one_content_share_nothing(
+    mercure: Mercure, own: dict[str, KeySet], algorithm: str
+) -> None:
     one, two = (mercure.encrypt(TEXT, own[algorithm]).split(".") for _ in range(2))
     assert [left == right for left, right in zip(one[1:], two[1:], strict=True)] == [False] * 4
 
 
 @pytest.mark.parametrize("part", range(5))
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_change_is_noticed(mercure: Mercure, own: dict[str, KeySet], algorithm: str, part: int) -> None:
+def test_a_changed_jwe_does_not_decrypt(
+    mercure: Mercure, own: dict[str, KeySet], algorithm: str, part: int
+) -> None:
     parts = mercure.encrypt(TEXT, own[algorithm]).split(".")
     if part == 0:
         parts[0] = encoded(octets(parts[0]).replace(b"text/plain", b"text/xhtml"))
@@ -180,7 +184,9 @@ def test_a_change_is_noticed(mercure: Mercure, own: dict[str, KeySet], algorithm
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_another_key_does_not_open_it(mercure: Mercure, own: dict[str, KeySet], algorithm: Algorithm) -> None:
+def test_another_key_does_not_decrypt_a_jwe(
+    mercure: Mercure, own: dict[str, KeySet], algorithm: Algorithm
+) -> None:
     other = private_jwk(KeySet.generate(algorithm))
     with pytest.raises(JoseError):
         decrypt(mercure.encrypt(TEXT, own[algorithm]), other)
@@ -259,13 +265,13 @@ def test_keys_that_are_refused(mercure: Mercure, make: Callable[[], Any], expect
 
 
 @pytest.mark.parametrize("given", [None, "secret", b"secret", 5, [None], ["a"], object()])
-def test_what_is_no_key(mercure: Mercure, given: Any) -> None:
+def test_a_recipient_that_is_no_key_is_refused(mercure: Mercure, given: Any) -> None:
     with pytest.raises(TypeError, match=r"JWK") as caught:
         mercure.encrypt(TEXT, given)
     assert "secret" not in str(caught.value)
 
 
-def test_what_cannot_be_encrypted(mercure: Mercure, own: dict[str, KeySet]) -> None:
+def test_content_that_cannot_be_encrypted_is_refused(mercure: Mercure, own: dict[str, KeySet]) -> None:
     keys = own["A256KW"]
     with pytest.raises(InvalidArgument, match="surrogate") as caught:
         mercure.encrypt("\ud800", keys)
@@ -380,7 +386,7 @@ def test_a_secret_has_no_public_half(own: dict[str, KeySet]) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_repr_shows_only_ids(own: dict[str, KeySet], algorithm: str) -> None:
+def test_the_repr_of_a_key_set_shows_only_ids(own: dict[str, KeySet], algorithm: str) -> None:
     keys = own[algorithm]
     assert repr(keys) == f"<KeySet {keys.ids[0]!r}>"
     assert str(keys) == repr(keys)
@@ -403,18 +409,18 @@ def test_key_sets_that_are_refused(given: list[JWK], expected: str) -> None:
 
 
 @pytest.mark.parametrize("given", [oct_jwk(), "text", [5], ["text"]])
-def test_what_is_no_list_of_keys(given: Any) -> None:
+def test_a_key_set_refuses_what_is_no_list_of_keys(given: Any) -> None:
     with pytest.raises(TypeError):
         KeySet(given)
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", "5", '{"keys": {}}', '{"keys": null}', "[" * 100_000])
-def test_what_is_no_key_set(text: str) -> None:
+def test_loading_refuses_what_is_no_key_set(text: str) -> None:
     with pytest.raises(EncryptionError, match="no key set"):
         KeySet.load(text)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_key_set_file_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(EncryptionError, match=r"keys\.json' cannot be read: No such file"):
         KeySet.load(f"@{tmp_path}/keys.json")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")

@@ -105,7 +105,7 @@ def test_the_cookie_comes_with_the_login_and_then_no_more(site: Site) -> None:
     assert "Cache-Control" not in site.get().headers
 
 
-def test_it_goes_with_the_logout(site: Site) -> None:
+def test_the_cookie_goes_with_the_logout(site: Site) -> None:
     site.get("/login/ann")
     response = site.get("/logout")
     assert cookies(response) == {COOKIE: "", MARK: ""}
@@ -129,7 +129,7 @@ def test_a_session_that_ends_unseen_takes_the_cookie_with_it(site: Site) -> None
     assert cookies(site.get()) == {COOKIE: "", MARK: ""}
 
 
-def test_other_topics_or_another_payload_change_it(site: Site) -> None:
+def test_other_topics_or_another_payload_change_the_cookie(site: Site) -> None:
     site.get("/login/ann")
     answers: list[Any] = [
         ["a"],
@@ -156,7 +156,7 @@ def take_cookies(site: Site, other: Site) -> None:
 
 
 @pytest.mark.parametrize("is_pair", [False, True])
-def test_another_key_changes_it_once(monkeypatch: pytest.MonkeyPatch, is_pair: bool) -> None:
+def test_another_key_changes_the_cookie_once(monkeypatch: pytest.MonkeyPatch, is_pair: bool) -> None:
     """The hub may know the key before for a while only."""
     old, new = (keys.generate_pair("ec")[0] if is_pair else keys.generate_secret() for _ in range(2))
     before, after, again = (Site(monkeypatch, JWT_SECRET=key) for key in (old, new, new))
@@ -169,14 +169,14 @@ def test_another_key_changes_it_once(monkeypatch: pytest.MonkeyPatch, is_pair: b
     assert cookies(again.get()) == {}, "another process with the same key"
 
 
-def test_the_order_of_topics_changes_nothing(site: Site) -> None:
+def test_the_order_of_topics_changes_no_cookie(site: Site) -> None:
     site.answer = lambda: ["a", "b"]
     site.get()
     site.answer = lambda: ["b", "a", "b"]
     assert cookies(site.get()) == {}
 
 
-def test_it_is_renewed_in_the_last_third_of_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cookie_is_renewed_in_the_last_third_of_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(monkeypatch, TOKEN_LIFETIME=3000)
     first = cookies(site.get("/login/ann"))
     site.now += 1900
@@ -274,7 +274,7 @@ def test_no_hook_of_the_app_makes_a_response_with_the_cookie_public(
         assert client.get("/", base_url=SITE).headers["Cache-Control"] == "public, max-age=600"
 
 
-def test_only_views_that_want_it_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_subscriber_views_give_the_cookie(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(monkeypatch, automatic=False)
     assert cookies(site.get("/login/ann")) == {}
     assert site.calls == 0
@@ -287,12 +287,12 @@ def test_only_views_that_want_it_give_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert site.calls == before
 
 
-def test_static_files_ask_nobody(site: Site) -> None:
+def test_static_files_do_not_ask_for_grants(site: Site) -> None:
     assert site.client.get("/static/x.js", base_url=SITE).status_code == 404
     assert site.calls == 0
 
 
-def test_what_a_view_sets_wins_and_is_compared_afterwards(site: Site) -> None:
+def test_a_cookie_that_a_view_sets_wins_and_is_compared_afterwards(site: Site) -> None:
     @site.app.get("/own")
     def own() -> Response:
         return site.mercure.set_cookie(make_response("x"), ["own"])
@@ -306,7 +306,7 @@ def test_what_a_view_sets_wins_and_is_compared_afterwards(site: Site) -> None:
     assert cookies(site.get("/logout")) == {COOKIE: "", MARK: ""}
 
 
-def test_what_a_view_clears_stays_cleared(site: Site) -> None:
+def test_a_cookie_that_a_view_clears_stays_cleared(site: Site) -> None:
     @site.app.get("/leave")
     def leave() -> Response:
         session.clear()
@@ -423,14 +423,14 @@ def test_a_function_that_fails_changes_no_answer_that_tells_of_an_error(
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/nowhere"), ("DELETE", "/"), ("OPTIONS", "/")])
-def test_what_no_view_answers_asks_nobody(site: Site, method: str, path: str) -> None:
+def test_a_response_without_a_view_does_not_ask_for_grants(site: Site, method: str, path: str) -> None:
     site.get("/login/ann")
     site.answer, site.calls = failing, 0
     assert site.client.open(path, method=method, base_url=SITE).status_code in (200, 404, 405)
     assert site.calls == 0
 
 
-def test_the_javascript_module_asks_nobody_and_stays_public(site: Site) -> None:
+def test_the_javascript_module_does_not_ask_for_grants_and_stays_public(site: Site) -> None:
     site.get("/login/ann")
     site.answer, site.calls = failing, 0
     with site.app.test_request_context(base_url=SITE):
@@ -598,7 +598,7 @@ def test_a_session_that_changes_changes_the_cookie_unless_the_user_is_named(site
     assert cookies(site.get("/cart")) == {}
 
 
-def test_a_view_that_wants_it_and_nobody_to_tell() -> None:
+def test_a_subscriber_view_needs_subscribe_grants() -> None:
     mercure = Mercure()
     app = make_app(mercure)
     app.testing = True
@@ -638,7 +638,7 @@ def test_each_hub_has_its_own_grants() -> None:
         client.get("/", base_url=SITE)
 
 
-def test_it_works_with_flask_login(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grants_know_the_user_of_flask_login(monkeypatch: pytest.MonkeyPatch) -> None:
     class User(flask_login.UserMixin):  # type: ignore[misc]
         def __init__(self, id: str) -> None:
             self.id = id
@@ -711,7 +711,7 @@ def test_a_login_that_cannot_tell_the_user_changes_no_response_and_takes_no_cook
     assert (response.status_code, cookies(response)) == (200, {})
 
 
-def test_it_works_with_flask_jwt_extended() -> None:
+def test_grants_know_the_user_of_flask_jwt_extended() -> None:
     mercure = Mercure()
     app = make_app(mercure, PUBLIC_URL=HUB)
     app.config.update(

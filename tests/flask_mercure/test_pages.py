@@ -38,7 +38,7 @@ def configuration(html: str) -> dict[str, object]:
     return read
 
 
-def test_the_configuration() -> None:
+def test_mercure_script_writes_the_configuration() -> None:
     html = render(
         '{{ mercure_script(topics, "urn:1", refresh="/r", identity="7", topic_of="type", '
         'transport="eventsource") }}',
@@ -58,7 +58,7 @@ def test_the_configuration() -> None:
 
 
 @pytest.mark.parametrize("topic", ["</script><script>alert(1)</script>", "<!--", "a&b", "\"'", "ä€😀", "]]>"])
-def test_no_topic_ends_the_element(topic: str) -> None:
+def test_no_topic_ends_the_script_element(topic: str) -> None:
     html = render("{{ mercure_script(topic) }}", topic=topic)
     assert configuration(html)["topics"] == [topic]
     assert html.count("<script") == html.count("</script") == 2
@@ -73,7 +73,7 @@ def test_line_separators_are_escaped_whatever_the_apps_provider_does() -> None:
     assert configuration(html)["identity"] == "\u2028\u2029"
 
 
-def test_the_nonce_is_an_attribute() -> None:
+def test_the_nonce_is_an_attribute_of_the_import_map() -> None:
     html = render("{{ mercure_script('a', nonce=nonce) }}", nonce='x" onload="alert(1)')
     assert '<script type="importmap" nonce="x&#34; onload=&#34;alert(1)">' in html
 
@@ -100,12 +100,12 @@ def test_the_hubs_connection_is_prepared_when_it_is_elsewhere() -> None:
         ("turbo_stream_from()", "no topic"),
     ],
 )
-def test_wrong_arguments(call: str, message: str) -> None:
+def test_template_functions_refuse_wrong_arguments(call: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         render(f"{{{{ {call} }}}}")
 
 
-def test_an_element_for_turbo() -> None:
+def test_turbo_stream_from_writes_an_element() -> None:
     html = render("{{ turbo_stream_from('a&b', ['c', pattern]) }}", pattern=URLPattern('/"/:id'))
     assert html == (
         f'<turbo-stream-source src="{_HUB}?match=a%26b&amp;match=c&amp;match_urlpattern=%2F%22%2F%3Aid">'
@@ -113,7 +113,7 @@ def test_an_element_for_turbo() -> None:
     )
 
 
-def test_older_hubs() -> None:
+def test_mercure_script_for_older_hubs() -> None:
     app = make_app(MERCURE_PROTOCOL="0.x")
     html = render("{{ mercure_script(wanted) }}", app, wanted=URITemplate("/books/{id}"))
     assert (configuration(html)["protocol"], configuration(html)["topics"]) == ("0.x", ["/books/{id}"])
@@ -134,11 +134,11 @@ def test_the_module_is_kept_until_it_changes() -> None:
 @pytest.mark.parametrize(
     "name", ["nothing.js", "../page.py", "..%2fpage.py", "%2e%2e/page.py", "/etc/passwd"]
 )
-def test_nothing_else_is_served(name: str) -> None:
+def test_only_files_of_the_module_are_served(name: str) -> None:
     assert make_app().test_client().get(f"/_mercure/{version()}/{name}").status_code in (404, 308)
 
 
-def test_another_path() -> None:
+def test_the_module_is_served_under_another_path() -> None:
     app = make_app(MERCURE_STATIC_PATH="/assets/hub/")
     assert f"/assets/hub/{version()}/mercure.js" in render("{{ mercure_script('a') }}", app)
     html = render("{{ mercure_module() }}", app, base_url="https://app.example/prefix")
@@ -146,7 +146,7 @@ def test_another_path() -> None:
 
 
 @pytest.mark.parametrize("path", ["assets", "/<name>", 7])
-def test_a_wrong_path(path: object) -> None:
+def test_a_wrong_static_path_is_refused(path: object) -> None:
     with pytest.raises(ConfigurationError, match="MERCURE_STATIC_PATH"):
         make_app(MERCURE_STATIC_PATH=path)
 
@@ -161,7 +161,7 @@ def test_the_types_name_what_the_module_exports() -> None:
 
 
 @pytest.mark.parametrize(("page", "hub"), [("localhost", "127.0.0.1"), ("127.0.0.1", "localhost")])
-def test_the_two_names_of_this_machine(page: str, hub: str) -> None:
+def test_a_page_on_the_loopback_gets_the_hub_under_its_own_name(page: str, hub: str) -> None:
     """A cookie of one does not reach the other, so the hub gets the page's name."""
     app = make_app(MERCURE_PUBLIC_URL=f"http://{hub}:3000/m")
     base_url = f"http://{page}:5000"
@@ -172,6 +172,6 @@ def test_the_two_names_of_this_machine(page: str, hub: str) -> None:
 
 
 @pytest.mark.parametrize("hub", ["https://127.0.0.1:3000/m", "http://[::1]:3000/m", "http://hub.localhost/m"])
-def test_other_names_stay(hub: str) -> None:
+def test_a_page_on_another_host_gets_the_public_url(hub: str) -> None:
     app = make_app(MERCURE_PUBLIC_URL=hub)
     assert render("{{ mercure_url() }}", app, "http://localhost:5000") == hub

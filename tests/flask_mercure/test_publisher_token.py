@@ -63,7 +63,7 @@ def test_a_finished_token_that_has_expired_is_said_so_and_nothing_is_sent() -> N
     assert mine not in message
 
 
-def test_a_finished_token_of_one_hub_is_named_by_its_place() -> None:
+def test_an_error_names_the_hub_of_a_finished_token() -> None:
     mercure = Mercure()
     app = make_app(mercure, HUBS={"eu": {"JWT": token(exp=5)}})
     with app.app_context(), pytest.raises(TokenError, match=r"MERCURE_HUBS\['eu'\]\['JWT'\]"):
@@ -71,7 +71,7 @@ def test_a_finished_token_of_one_hub_is_named_by_its_place() -> None:
 
 
 @pytest.mark.minutes
-def test_a_callable_is_asked_when_a_token_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_provider_is_asked_when_a_token_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
     def provider() -> str:
@@ -112,7 +112,7 @@ def test_a_token_that_the_hub_refused_is_asked_for_anew() -> None:
         (lambda: token(exp=10**400), "not a number of seconds"),
     ],
 )
-def test_what_a_callable_gives_is_looked_at(provider: Callable[[], Any], words: str) -> None:
+def test_the_token_of_a_provider_is_checked(provider: Callable[[], Any], words: str) -> None:
     with running() as hub, publishing(hub, TOKEN_PROVIDER=provider) as publish:
         with pytest.raises(TokenError, match=words):
             publish("a")
@@ -134,7 +134,7 @@ def test_what_a_callable_gives_is_looked_at(provider: Callable[[], Any], words: 
         ({"PUBLISH_TOPICS": ["a\x00"]}, "control or format character"),
     ],
 )
-def test_a_wrong_setting_is_refused(config: dict[str, Any], words: str) -> None:
+def test_a_wrong_setting_of_the_publisher_token_is_refused(config: dict[str, Any], words: str) -> None:
     if not words:
         make_app(None, **config)
         return

@@ -123,7 +123,7 @@ def test_one_audience_when_both_urls_are_one() -> None:
         ({"a": 1}.keys(), [{"match": "a"}]),
     ],
 )
-def test_forms_of_topics(topics: Any, expected: list[dict[str, str]]) -> None:
+def test_claims_hold_topics_of_each_form(topics: Any, expected: list[dict[str, str]]) -> None:
     token = create(subscribe=topics)
     (detail,) = content(token)["authorization_details"]
     assert detail == {"type": DETAIL_TYPE, "actions": ["subscribe"], "topics": expected}
@@ -149,7 +149,9 @@ def test_forms_of_topics(topics: Any, expected: list[dict[str, str]]) -> None:
     ],
 )
 @pytest.mark.parametrize("argument", ["subscribe", "publish"])
-def test_topics_that_cannot_be(topics: Any, error: type[Exception], words: str, argument: str) -> None:
+def test_tokens_refuse_topics_that_cannot_be_expressed(
+    topics: Any, error: type[Exception], words: str, argument: str
+) -> None:
     with pytest.raises(error) as caught:
         create(**{argument: topics})
     assert words in str(caught.value)
@@ -189,13 +191,13 @@ def test_a_payload_goes_to_the_subscriptions() -> None:
         ({"subscribe": "a", "lifetime": float("inf")}, "above 0"),
     ],
 )
-def test_arguments_that_cannot_be(arguments: dict[str, Any], words: str) -> None:
+def test_create_token_refuses_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         create(**arguments)
 
 
 @pytest.mark.parametrize("lifetime", [True, "60", None])
-def test_lifetime_has_a_type(lifetime: Any) -> None:
+def test_a_token_lifetime_has_a_type(lifetime: Any) -> None:
     if lifetime is None:
         create(lifetime=None)
     else:
@@ -204,11 +206,11 @@ def test_lifetime_has_a_type(lifetime: Any) -> None:
 
 
 @pytest.mark.parametrize("lifetime", [60, 60.0, timedelta(minutes=1)])
-def test_forms_of_lifetime(lifetime: Any) -> None:
+def test_forms_of_a_token_lifetime(lifetime: Any) -> None:
     assert content(create(subscribe="a", lifetime=lifetime))["exp"] - time.time() == pytest.approx(60, abs=5)
 
 
-def test_additional_claims() -> None:
+def test_additional_claims_join_the_standard_ones() -> None:
     end = datetime.now(UTC) + timedelta(hours=2)
     own = {"type": DETAIL_TYPE, "actions": ["subscribe"], "topics": [{"match": "a"}], "payload": {"x": 1}}
     claims = {"sub": "ada", "exp": end, "authorization_details": [own], "scope": "x"}
@@ -268,7 +270,7 @@ def test_url_patterns_are_not_of_the_old_protocol(topics: Any) -> None:
         ("ed25519", "EdDSA", "EdDSA"),
     ],
 )
-def test_key_pairs(kind: Any, algorithm: str, used: str, tmp_path: Path) -> None:
+def test_key_pairs_sign_tokens(kind: Any, algorithm: str, used: str, tmp_path: Path) -> None:
     private, public = pair(kind)
     path = tmp_path / "private.pem"
     path.write_text(private)
@@ -280,7 +282,7 @@ def test_key_pairs(kind: Any, algorithm: str, used: str, tmp_path: Path) -> None
         assert verifier.verify(token, "subscribe", PUBLIC, time.time()).subscribe.covers("a")
 
 
-def test_an_encrypted_key() -> None:
+def test_an_encrypted_key_signs_tokens() -> None:
     private, _ = pair("ec")
     key = load_pem_private_key(private.encode(), None)
     encrypted = key.private_bytes(
@@ -293,7 +295,7 @@ def test_an_encrypted_key() -> None:
             create({"JWT_SECRET": encrypted, "JWT_PASSPHRASE": passphrase})
 
 
-def test_a_key_for_each_role() -> None:
+def test_each_role_has_a_key_for_its_tokens() -> None:
     config = {"PUBLISHER_JWT_KEY": "p" * 40, "SUBSCRIBER_JWT_KEY": "s" * 40, "JWT_SECRET": None}
     verify(create(config, subscribe="a"), key="s" * 40)
     verify(create(config, publish="a"), "publish", key="p" * 40)
@@ -301,7 +303,7 @@ def test_a_key_for_each_role() -> None:
         create(config, subscribe="a", publish="a")
 
 
-def test_a_role_without_a_key() -> None:
+def test_a_role_without_a_key_gets_no_token() -> None:
     config = {"JWT_SECRET": None, "PUBLISHER_JWT_KEY": "p" * 40}
     create(config, publish="a")
     with pytest.raises(TokenError, match="MERCURE_SUBSCRIBER_JWT_KEY"):
@@ -351,13 +353,13 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize("value", [accepting, Accepting(), Accepting().create])
-def test_factories_of_the_app(value: object) -> None:
+def test_the_app_has_a_token_factory_of_its_own(value: object) -> None:
     config = {"TOKEN_FACTORY": value, "JWT_SECRET": None}
     assert content(create(config, subscribe="a"))["s"] == ["a"]
 
 
 @pytest.mark.parametrize("path", ["tokens_of_the_app:accepting", "tokens_of_the_app:factory.create"])
-def test_factories_by_import_path(path: str, plugin: ModuleType) -> None:
+def test_a_token_factory_by_import_path(path: str, plugin: ModuleType) -> None:
     assert content(create({"TOKEN_FACTORY": path}, subscribe=iter(["a"])))["s"] == ["a"]
 
 
@@ -383,7 +385,7 @@ def test_a_payload_needs_a_factory_that_takes_it() -> None:
 
 
 @pytest.mark.parametrize("given", [None, b"a.b.c", "", "abc", "a.b", "a.b.c; Domain=x", "a.b.c\r\nX: y", 5])
-def test_what_is_no_token(given: Any) -> None:
+def test_a_factory_that_gives_no_token_is_refused(given: Any) -> None:
     def factory(subscribe: Any = None, publish: Any = None, additional_claims: Any = None) -> Any:
         return given
 

@@ -21,7 +21,7 @@ def shares(one: Waiting, other: Waiting) -> bool:
 
 
 @given(_entries, st.integers(1, 5))
-def test_a_head_has_nothing_before_it(entries: list[Waiting], page: int) -> None:
+def test_a_head_has_no_update_before_it_on_its_topics(entries: list[Waiting], page: int) -> None:
     order = Order()
     heads = [
         head for start in range(0, len(entries), page) for head in order.add(entries[start : start + page])
@@ -34,7 +34,7 @@ def test_a_head_has_nothing_before_it(entries: list[Waiting], page: int) -> None
 
 
 @given(_entries, st.sets(st.integers(0, 11)))
-def test_who_holds_heads_sends_what_only_they_hold_back(entries: list[Waiting], some: set[int]) -> None:
+def test_a_relay_sends_its_heads_and_what_only_they_hold_back(entries: list[Waiting], some: set[int]) -> None:
     order = Order()
     held = some & set(order.add(entries))
     allowed: set[int] = set()
@@ -47,7 +47,7 @@ def test_who_holds_heads_sends_what_only_they_hold_back(entries: list[Waiting], 
 
 
 @given(_entries)
-def test_two_holders_never_share_a_topic(entries: list[Waiting]) -> None:
+def test_two_relays_never_share_a_topic(entries: list[Waiting]) -> None:
     order = Order()
     heads = order.add(entries)
     first, second = order.sendable(set(heads[::2])), order.sendable(set(heads[1::2]))

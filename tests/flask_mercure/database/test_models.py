@@ -266,14 +266,16 @@ class Schema:
         (lambda book: [book.title], ["Ulysses"]),
     ],
 )
-def test_serializers(hub: FakeHub, open_library: Open, serializer: Any, data: Any) -> None:
+def test_serializers_of_broadcast_models(
+    hub: FakeHub, open_library: Open, serializer: Any, data: Any
+) -> None:
     with open_library(book={"serializer": serializer}) as books:
         add(books)
     assert published(hub) == [("books/1", data)]
 
 
 @pytest.mark.parametrize(("price", "private"), [(5, True), (0, False)])
-def test_private_by_rule(hub: FakeHub, open_library: Open, price: int, private: bool) -> None:
+def test_a_rule_makes_updates_private(hub: FakeHub, open_library: Open, price: int, private: bool) -> None:
     with open_library(book={"private": lambda book: book.price > 0}) as books:
         add(books, price=price)
     assert (dict(hub.received[0].pairs).get("private") == "on") is private
@@ -289,7 +291,7 @@ def test_a_rule_that_is_not_sure_who_may_read_publishes_nothing(
     assert "return True or False" in caplog.text
 
 
-def test_actions_and_types(hub: FakeHub, open_library: Open) -> None:
+def test_broadcast_actions_and_event_types(hub: FakeHub, open_library: Open) -> None:
     with open_library(book={"on": ("update", "delete"), "type": lambda action: f"book.{action}"}) as books:
         number = add(books)
         with books.sessions() as session:
@@ -685,7 +687,7 @@ def test_only_models_are_marked() -> None:
         Mercure().broadcast("a", columns=("b",), private=False)(dict)
 
 
-def test_flask_sqlalchemy(hub: FakeHub) -> None:
+def test_models_of_flask_sqlalchemy_are_published(hub: FakeHub) -> None:
     flask_sqlalchemy = pytest.importorskip("flask_sqlalchemy")
     db, mercure = flask_sqlalchemy.SQLAlchemy(), Mercure()
 

@@ -82,7 +82,7 @@ def test_the_first_request_starts_the_thread(database: str, hub: FakeHub) -> Non
         thread.stop()
 
 
-def test_relaying_once(books: Library, hub: FakeHub) -> None:
+def test_the_relay_command_sends_once(books: Library, hub: FakeHub) -> None:
     hub.answers = [Answer(), Answer(), Answer(b"no", 403), Answer()]  # the first is to OPTIONS
     with books.sessions() as session:
         for number in range(3):
@@ -118,7 +118,7 @@ def test_the_relay_sends_whatever_publish_does(database: str, hub: FakeHub, conf
         assert outbox_stats(books.app).waiting == 0
 
 
-def test_purging(books: Library) -> None:
+def test_the_purge_command_deletes_updates(books: Library) -> None:
     with books.sessions() as session:
         books.mercure.outbox(session).publish("a", "1")
         session.commit()

@@ -67,7 +67,7 @@ def test_an_update_is_there_with_the_commit(books: Library) -> None:
     assert id_.startswith("urn:uuid:")
 
 
-def test_rollbacks_take_it_back(books: Library) -> None:
+def test_rollbacks_discard_updates(books: Library) -> None:
     with books.sessions() as session:
         books.mercure.outbox(session).publish("a", "never")
         session.rollback()
@@ -181,7 +181,7 @@ def test_what_later_hooks_change_is_written_too(books: Library) -> None:
     assert [json.loads(data)["title"] for _, data in stored(books)][-1] == "b"
 
 
-def test_connections(books: Library) -> None:
+def test_a_connection_writes_updates(books: Library) -> None:
     with books.engine.begin() as connection:
         books.mercure.outbox(connection).publish("a", "1")
     with pytest.raises(ZeroDivisionError), books.engine.begin() as connection:
@@ -192,7 +192,7 @@ def test_connections(books: Library) -> None:
     assert stored(books) == [("a", "1")]
 
 
-def test_scoped_sessions(books: Library) -> None:
+def test_a_scoped_session_writes_updates(books: Library) -> None:
     scope = scoped_session(books.sessions)
     books.mercure.outbox(scope).publish("a", "1")
     scope.commit()
@@ -349,7 +349,7 @@ def test_a_connection_that_commits_by_itself(books: Library) -> None:
 
 
 @pytest.mark.parametrize("is_prepared", [False, True])
-def test_two_phases(books: Library, is_prepared: bool) -> None:
+def test_a_commit_in_two_phases_writes_updates(books: Library, is_prepared: bool) -> None:
     if books.engine.dialect.name != "postgresql":
         pytest.skip("SQLite has no second phase")
     with books.engine.connect() as connection, connection.begin_twophase() as transaction:
@@ -421,7 +421,7 @@ def test_a_recording_has_what_was_committed(books: Library) -> None:
     assert [update.topic for update in updates] == ["a", "books/1"]
 
 
-def test_asynchronous_sessions(postgresql: str) -> None:
+def test_an_asynchronous_session_writes_updates(postgresql: str) -> None:
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     with library(postgresql, NOWHERE, outbox=True) as books:
@@ -518,7 +518,7 @@ def test_an_outbox_by_import_path_and_off() -> None:
 IMPORTED = create_engine("sqlite://", poolclass=NullPool)
 
 
-def test_sources() -> None:
+def test_sources_of_an_outbox() -> None:
     metadata = MetaData(schema="app")
     table = outbox_table(metadata)
     assert outbox_table(metadata) is table
