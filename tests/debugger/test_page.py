@@ -168,7 +168,7 @@ def test_what_arrives_is_text(page: Debugger, hub: Hub) -> None:
     assert page.all("img") == []
 
 
-def test_history(page: Debugger, hub: Hub) -> None:
+def test_the_page_shows_history(page: Debugger, hub: Hub) -> None:
     page.paste(hub.token())
     for number in range(3):
         page.publish("history", f"number {number}")
@@ -190,7 +190,7 @@ def test_history(page: Debugger, hub: Hub) -> None:
     page.says("#state-text", "Not subscribed")
 
 
-def test_without_a_token(page: Debugger) -> None:
+def test_the_page_works_without_a_token(page: Debugger) -> None:
     page.click('input[name="who"][value="nothing"]')
     page.subscribe("public")
     page.live()
@@ -235,7 +235,7 @@ def test_what_a_token_grants(page: Debugger, hub: Hub) -> None:
     page.says("#verdict", "it may not read private updates on this topic")
 
 
-def test_the_cookie(page: Debugger, hub: Hub) -> None:
+def test_the_page_explains_the_cookie(page: Debugger, hub: Hub) -> None:
     page.click("#tab-token")
     page.click("#explain")
     page.says("#verdict", "The request had no token.")
@@ -250,7 +250,7 @@ def test_the_cookie(page: Debugger, hub: Hub) -> None:
     page.wait_for("the event", page.events, ["with a cookie"])
 
 
-def test_who_is_connected(page: Debugger, hub: Hub) -> None:
+def test_the_page_shows_who_is_connected(page: Debugger, hub: Hub) -> None:
     page.paste(hub.token())
     page.click("#tab-presence")
     page.click("#watch")
@@ -284,7 +284,9 @@ def test_it_comes_back_after_a_restart_of_the_hub(
         end(hub.process)
 
 
-def test_the_playground(tmp_path: Path, chromium: Callable[[int], list[webdriver.Chrome]]) -> None:
+def test_the_page_of_a_playground_has_a_token(
+    tmp_path: Path, chromium: Callable[[int], list[webdriver.Chrome]]
+) -> None:
     hub = Hub(tmp_path, MERCURE_PLAYGROUND="1", MERCURE_PUBLISHER_JWT_KEY="")
     page = Debugger(chromium(1)[0])
     try:
@@ -339,7 +341,7 @@ def test_everything_has_a_name(page: Debugger, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390, 820, 1280])
-def test_it_fits(width: int, page: Debugger, hub: Hub) -> None:
+def test_the_page_fits_the_window(width: int, page: Debugger, hub: Hub) -> None:
     page.driver.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -352,7 +354,7 @@ def test_it_fits(width: int, page: Debugger, hub: Hub) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast(scheme: str, page: Debugger, hub: Hub) -> None:
+def test_colours_have_enough_contrast(scheme: str, page: Debugger, hub: Hub) -> None:
     """WCAG 2.2, 1.4.3: text has at least 4.5 to 1."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -38,7 +38,7 @@ CLEAN = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Cn"]), max_
 @example([("match_urlpattern", "https://example.com/(a|b)")] * 11, (True, False))
 @example([("matchtopic", "a"), ("match", "b")], (True, True))
 @example([("matchtopic", "a"), ("topic", "b")], (False, True))
-def test_any_parameters(pairs: Pairs, generations: tuple[bool, bool]) -> None:
+def test_any_parameters_are_read_or_refused(pairs: Pairs, generations: tuple[bool, bool]) -> None:
     current, old = generations
     try:
         matchers = matchers_from(pairs, HUB, current=current, old=old)
@@ -55,7 +55,7 @@ def test_any_parameters(pairs: Pairs, generations: tuple[bool, bool]) -> None:
 
 @given(st.one_of(st.none(), st.text(max_size=9)), PAIRS, st.booleans())
 @example("", [("last_event_id", ""), ("last_event_id", "x")], True)
-def test_any_cursor(header: str | None, pairs: Pairs, old_names: bool) -> None:
+def test_any_cursor_is_read_or_refused(header: str | None, pairs: Pairs, old_names: bool) -> None:
     found = requested_cursor(header, pairs, old_names=old_names)
     assert found is None or found in {header, *(value for _, value in pairs)}
     if header:

@@ -181,7 +181,7 @@ def test_what_is_accepted(typ: str | None, claims: dict[str, Any]) -> None:
 @example({"crit": ["exp"]})
 @example({"kid": None})
 @example({"b64": False, "crit": ["b64"]})
-def test_any_header(header: dict[str, Any]) -> None:
+def test_any_header_of_a_token(header: dict[str, Any]) -> None:
     grant = verify(sign({**HEADER, **header}, GOOD))
     if grant is not None:
         assert header.get("alg", "HS256") == "HS256"

@@ -59,7 +59,7 @@ _POOLED = 12  # of connections to the database, of which several may be opened a
     ],
     ids=lambda value: repr(value)[:60],
 )
-def test_odd_requests(hub: RunningHub, request_: str, status: int) -> None:
+def test_odd_requests_get_an_answer(hub: RunningHub, request_: str, status: int) -> None:
     assert hub.raw(request_.encode("latin-1")).split(b" ", 2)[1] == str(status).encode()
 
 

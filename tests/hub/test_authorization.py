@@ -26,7 +26,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped
         yield running
 
 
-def test_no_token(strict: RunningHub) -> None:
+def test_a_request_without_a_token_is_refused(strict: RunningHub) -> None:
     for reply in (strict.get({"match": "a"}), strict.publish({"topic": "a"}, token=None)):
         assert reply.status == 401
         challenge = reply.headers["www-authenticate"]
@@ -251,7 +251,7 @@ class TestEarlierGeneration:
 @pytest.mark.parametrize(
     ("kind", "algorithm"), [("rsa", "RS256"), ("rsa", "PS512"), ("ec", "ES256"), ("ed25519", "EdDSA")]
 )
-def test_key_pairs(folder: Path, kind: str, algorithm: str) -> None:
+def test_tokens_of_key_pairs_are_accepted(folder: Path, kind: str, algorithm: str) -> None:
     private, public = generate_pair(kind)  # type: ignore[arg-type]
     (folder / "public.pem").write_text(public)
     one_line = public.replace("\n", "\\n")

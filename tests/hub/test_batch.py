@@ -132,7 +132,7 @@ def test_a_failed_transaction_stores_nothing(folder: Path) -> None:
         assert stored(hub, "t", 2) == ["kept", "kept"]
 
 
-def test_limits(folder: Path) -> None:
+def test_a_batch_over_a_limit_is_refused(folder: Path) -> None:
     with running_hub(folder, max_request_body_size=100_000) as hub:
         assert send(hub, [{"topic": "a"}] * 1000).status == 200
         reply = send(hub, [{"topic": "a"}] * 1001)

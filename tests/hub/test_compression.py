@@ -44,7 +44,7 @@ def test_events_come_as_they_are_sent_and_once(folder: Path) -> None:
     assert contents.pop().startswith(b":\n")
 
 
-def test_history_and_live(folder: Path) -> None:
+def test_history_and_live_updates_are_compressed(folder: Path) -> None:
     with running_hub(folder, anonymous=1, compression="zstd") as hub:
         first = hub.send("t", "0")
         for number in range(1, 700):  # more than a page
@@ -56,14 +56,14 @@ def test_history_and_live(folder: Path) -> None:
         assert streams[0].wire < streams[1].wire / 2
 
 
-def test_heartbeats(folder: Path) -> None:
+def test_heartbeats_are_compressed(folder: Path) -> None:
     with running_hub(folder, anonymous=1, compression="zstd", heartbeat=1) as hub:
         for stream in everybody(hub, {"match": "t"}):
             stream.read_until(b":\n:\n")
             assert stream.raw.strip(b":\n") == b""
 
 
-def test_tls(folder: Path) -> None:
+def test_compressed_streams_over_tls(folder: Path) -> None:
     certificate = self_signed(folder)
     with running_hub(folder, anonymous=1, compression="zstd", tls_cert=certificate) as hub:
         streams = everybody(hub, {"match": "t"})
@@ -105,7 +105,7 @@ def test_other_answers_are_not_compressed(folder: Path) -> None:
             assert "content-encoding" not in reply.headers
 
 
-def test_off_by_default(folder: Path) -> None:
+def test_streams_are_not_compressed_by_default(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         stream = hub.subscribe({"match": "t"}, Accept_Encoding="zstd")
         assert "content-encoding" not in stream.reply.headers

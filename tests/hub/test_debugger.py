@@ -86,7 +86,7 @@ class TestPage:
         version = files_of(debugged.get(path=PAGE).text)[0].split("/")[-2]
         assert debugged.get(path=path.replace("{version}", version)).status == 404
 
-    def test_without_the_slash(self, debugged: RunningHub) -> None:
+    def test_the_debugger_without_the_slash_redirects(self, debugged: RunningHub) -> None:
         reply = debugged.get(path=PAGE[:-1])
         assert (reply.status, reply.headers["location"]) == (308, PAGE)
 
@@ -112,7 +112,7 @@ class TestPage:
             assert reply.status == 400
             assert "<script>" not in reply.text
 
-    def test_nobody_publishes_there(self, debugged: RunningHub) -> None:
+    def test_nobody_publishes_at_the_debugger(self, debugged: RunningHub) -> None:
         assert debugged.publish({"topic": f"{HUB_PATH}/debugger/x", "data": ""}).status == 400
 
 
@@ -127,7 +127,7 @@ class TestVerdict:
         assert "a secret that is long" not in reply.text
         return found
 
-    def test_a_good_token(self, debugged: RunningHub) -> None:
+    def test_the_verdict_on_a_good_token(self, debugged: RunningHub) -> None:
         found = self.ask(debugged, debugged.token(lifetime=100))
         assert found["source"] == "header"
         assert found["hub"] == debugged.url
@@ -143,7 +143,7 @@ class TestVerdict:
         found = self.ask(debugged, debugged.old_token(publish=["*"]))
         assert found["publish"] == {"accepted": True, "expires_at": None, "old": True}
 
-    def test_no_token(self, debugged: RunningHub) -> None:
+    def test_the_verdict_without_a_token(self, debugged: RunningHub) -> None:
         found = self.ask(debugged, None)
         assert found["source"] is None
         assert "publish" not in found
@@ -219,7 +219,7 @@ class TestVerdict:
                 "cause": "the signature does not match the subscriber key",
             }
 
-    def test_topics(self, debugged: RunningHub) -> None:
+    def test_the_verdict_on_topics(self, debugged: RunningHub) -> None:
         token = debugged.token(publish=["a"], subscribe=[{"match": "/b/*", "match_type": "urlpattern"}])
         for topic, publish, subscribe in [("a", True, False), ("/b/c", False, True), ("c", False, False)]:
             found = self.ask(debugged, token, f"?topic={topic}")
@@ -235,7 +235,7 @@ class TestVerdict:
     def test_a_topic_that_is_none(self, topic: str, debugged: RunningHub) -> None:
         assert debugged.get(path=f"{TOKEN}?topic={topic}", token=debugged.token()).status == 400
 
-    def test_a_cookie(self, debugged: RunningHub) -> None:
+    def test_the_verdict_on_a_cookie_has_its_claims(self, debugged: RunningHub) -> None:
         token = debugged.token(sub="Ada")
         found = self.ask(debugged, None, cookie=f"__Secure-mercure_access_token={token}")
         assert found["source"] == "cookie"
@@ -267,7 +267,7 @@ class TestVerdict:
         assert reply.status == 403
         assert "Ada" not in reply.text
 
-    def test_several_tokens(self, debugged: RunningHub) -> None:
+    def test_the_verdict_on_several_tokens(self, debugged: RunningHub) -> None:
         assert debugged.get(path=TOKEN, authorization="Bearer a, Bearer b").status == 400
 
     def test_it_is_no_token_in_the_log(self, debugged: RunningHub, caplog: pytest.LogCaptureFixture) -> None:

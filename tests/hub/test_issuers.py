@@ -55,7 +55,7 @@ def status(hub: RunningHub, token: str) -> int:
     return hub.publish({"topic": "a"}, token).status
 
 
-def test_two_issuers(folder: Path, server: KeyServer) -> None:
+def test_each_of_two_issuers_has_its_keys(folder: Path, server: KeyServer) -> None:
     with running_hub(folder, config=toml(folder, server)) as hub:
         stream = hub.subscribe({"match": "a"}, signed(hub, OLD, "old"))
         assert status(hub, signed(hub, OLD, "old")) == 200
@@ -74,7 +74,7 @@ def test_two_issuers(folder: Path, server: KeyServer) -> None:
         assert hub.get(path=METADATA).json()["authorization_servers"] == [LOGIN]
 
 
-def test_metadata(hub: RunningHub) -> None:
+def test_the_metadata_names_authorization_servers(hub: RunningHub) -> None:
     document = hub.get(path=METADATA).json()
     assert document["mercure_matcher_types_supported"] == ["exact", "urlpattern"]
     assert "authorization_servers" not in document
@@ -102,14 +102,16 @@ def test_a_set_in_a_file(folder: Path) -> None:
         assert status(hub, signed(hub, OLD, "new")) == 401
 
 
-def test_roles(folder: Path, server: KeyServer) -> None:
+def test_keys_of_an_issuer_have_roles(folder: Path, server: KeyServer) -> None:
     with running_hub(folder, config=toml(folder, server, 'roles = ["subscribe"]')) as hub:
         token = signed(hub, OLD, "old")
         hub.subscribe({"match": "a"}, token)
         assert status(hub, token) == 401
 
 
-def test_rotation(folder: Path, server: KeyServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_rotated_keys_of_an_issuer_are_fetched(
+    folder: Path, server: KeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
     with (
         caplog.at_level(logging.INFO, "mercure_hub"),
         running_hub(folder, config=toml(folder, server)) as hub,

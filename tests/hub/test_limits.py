@@ -34,7 +34,7 @@ def wait_until_left(hub: RunningHub, count: int) -> None:
         pass
 
 
-def test_in_total(folder: Path) -> None:
+def test_connections_in_total_are_limited(folder: Path) -> None:
     with running_hub(folder, anonymous=1, subscriptions=1, max_connections=3) as hub:
         hub.send("a", "old")
         streams = [hub.subscribe({"match": "a", "last_event_id": "earliest"}) for _ in range(3)]
@@ -46,7 +46,7 @@ def test_in_total(folder: Path) -> None:
         assert_full(hub, "MERCURE_MAX_CONNECTIONS")
 
 
-def test_for_an_address(folder: Path) -> None:
+def test_connections_of_an_address_are_limited(folder: Path) -> None:
     settings: dict[str, Any] = {"max_connections_per_address": 2, "trusted_proxies": "127.0.0.1"}
     with running_hub(folder, anonymous=1, subscriptions=1, **settings) as hub:
         streams = [hub.subscribe({"match": "a"}, X_Forwarded_For="203.0.113.1") for _ in range(2)]
@@ -104,7 +104,7 @@ def test_a_place_is_free_again_after_each_way_not_to_become_a_subscriber(
         assert_full(hub, "MERCURE_MAX_CONNECTIONS")
 
 
-def test_for_a_token(folder: Path) -> None:
+def test_connections_of_a_token_are_limited(folder: Path) -> None:
     with running_hub(folder, anonymous=1, max_connections_per_token=1) as hub:
         one, other = hub.token(), hub.token()
         hub.subscribe({"match": "a"}, one)
@@ -114,7 +114,7 @@ def test_for_a_token(folder: Path) -> None:
             hub.subscribe({"match": "a"})  # those without a token are not counted
 
 
-def test_of_heavy_patterns(folder: Path) -> None:
+def test_heavy_patterns_are_limited(folder: Path) -> None:
     _recent_heavy.cache_clear()
     gc.collect()
     in_use = len(_heavy)  # what other tests keep in this process

@@ -26,7 +26,7 @@ def test_keeps_the_id_that_was_given(hub: RunningHub) -> None:
     assert hub.send("own-id", id="https://example.com/é#1") == "https://example.com/é#1"
 
 
-def test_sends_every_field(hub: RunningHub) -> None:
+def test_subscribers_get_every_field(hub: RunningHub) -> None:
     stream = hub.subscribe({"match": "fields"})
     hub.send("fields", "one\r\ntwo\rthree\n", id="urn:x:1", type="note", retry="1500")
     stream.read_until(b"\n\n")
@@ -128,7 +128,7 @@ def test_unknown_fields_are_ignored(hub: RunningHub) -> None:
 @pytest.mark.parametrize(
     "media", ["application/ld+json", "multipart/form-data; boundary=x", "", "text/plain"]
 )
-def test_other_content_types(hub: RunningHub, media: str) -> None:
+def test_other_content_types_are_refused(hub: RunningHub, media: str) -> None:
     assert hub.publish({"topic": "x"}, headers={"Content-Type": media}).status == 415
 
 
@@ -137,7 +137,7 @@ def test_a_content_type_with_a_charset(hub: RunningHub) -> None:
     assert hub.publish({"topic": "x"}, headers=media).status == 200
 
 
-def test_not_utf8(hub: RunningHub) -> None:
+def test_a_form_that_is_not_utf8_is_refused(hub: RunningHub) -> None:
     headers = {**FORM, "Authorization": f"Bearer {hub.token()}"}
     reply = hub.request("POST", HUB_PATH, headers, b"topic=a&data=%ff")
     assert (reply.status, reply.json()["field"]) == (400, "data")
@@ -154,7 +154,7 @@ def test_not_utf8(hub: RunningHub) -> None:
     ],
     ids=["topics", "topic", "id", "body", "fields"],
 )
-def test_too_large(hub: RunningHub, fields: dict[str, object]) -> None:
+def test_a_body_that_is_too_large_is_refused(hub: RunningHub, fields: dict[str, object]) -> None:
     assert hub.publish(fields).status == 413
 
 
@@ -181,7 +181,7 @@ def test_a_keep_alive_connection_publishes_many(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
-def test_other_methods(hub: RunningHub, method: str) -> None:
+def test_other_methods_are_refused(hub: RunningHub, method: str) -> None:
     reply = hub.request(method, HUB_PATH)
     assert reply.status == 405
     assert reply.headers["allow"] == "GET, HEAD, QUERY, POST, OPTIONS"

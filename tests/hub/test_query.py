@@ -82,6 +82,8 @@ def test_the_cursor_of_the_query_component_wins_and_the_header_over_it(hub: Runn
         "too-many-together",
     ],
 )
-def test_refusals(hub: RunningHub, target: str, media: str, body: bytes, status: int) -> None:
+def test_query_bodies_that_are_refused(
+    hub: RunningHub, target: str, media: str, body: bytes, status: int
+) -> None:
     headers = {"Content-Type": media} if media else {}
     assert hub.request("QUERY", HUB_PATH + target, headers, body).status == status

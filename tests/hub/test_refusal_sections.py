@@ -77,7 +77,7 @@ def test_the_cause_is_in_the_log_alone(
     assert str(section) not in reply.text.replace("token-refused", "")
 
 
-def test_no_token(strict: RunningHub, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_token_names_its_section(strict: RunningHub, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "mercure_hub.server"):
         reply = strict.get({"match": "a"})
     assert reply.json()["help"] == reference(Section.TOKEN_MISSING)

@@ -43,7 +43,7 @@ def test_the_header_wins_over_the_parameter(hub: RunningHub) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["earliest", "urn:uuid:never-existed"])
-def test_from_the_beginning(hub: RunningHub, cursor: str) -> None:
+def test_replay_from_the_beginning(hub: RunningHub, cursor: str) -> None:
     topic = f"beginning-{cursor}"
     hub.send(topic, "1")
     hub.send(topic, "2")

@@ -47,7 +47,7 @@ def test_a_slow_reader_gets_everything_in_order(folder: Path) -> None:
         assert slow.take(16) == expected
 
 
-def test_many_subscribers(folder: Path) -> None:
+def test_many_subscribers_get_every_update(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         streams = [hub.subscribe({"match": ["all", f"own-{number}"]}) for number in range(600)]
         hub.send("all", "1")
@@ -68,7 +68,7 @@ def test_the_end_of_the_hub_is_the_end_of_the_streams(folder: Path) -> None:
             stream.sock.getpeername()
 
 
-def test_tls(folder: Path) -> None:
+def test_streams_over_tls(folder: Path) -> None:
     certificate = self_signed(folder)
     with running_hub(folder, anonymous=1, subscriptions=1, tls_cert=certificate) as hub:
         assert hub.url.startswith("https://")

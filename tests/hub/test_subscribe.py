@@ -77,7 +77,9 @@ def test_a_stream_ends_with_a_last_chunk(folder: Path) -> None:
         ([("match", "one"), ("match", "two"), ("topic", "three")], "three", "four"),
     ],
 )
-def test_matching(hub: RunningHub, query: Form, topic: str, other: str) -> None:
+def test_subscribers_get_what_their_matchers_select(
+    hub: RunningHub, query: Form, topic: str, other: str
+) -> None:
     stream = hub.subscribe(query)
     hub.send(other, "no")
     hub.send(topic, "yes")
@@ -85,7 +87,7 @@ def test_matching(hub: RunningHub, query: Form, topic: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["match", "match_urlpattern", "match_exact", "topic"])
-def test_the_wildcard(folder: Path, name: str) -> None:
+def test_the_wildcard_gets_every_topic(folder: Path, name: str) -> None:
     with running_hub(folder, anonymous=1) as hub:
         stream = hub.subscribe({name: "*"})
         hub.send("https://example.com/anything", "1")
@@ -116,7 +118,7 @@ def test_refuses_and_names_the_parameter(hub: RunningHub, query: Form, field: st
     assert reply.json()["field"] == field
 
 
-def test_not_utf8(hub: RunningHub) -> None:
+def test_parameters_that_are_not_utf8_are_refused(hub: RunningHub) -> None:
     assert hub.get(path=HUB_PATH + "?match=%ff").status == 400
 
 
@@ -160,7 +162,9 @@ def test_the_connection_ends_with_its_token(folder: Path) -> None:
     ("protocol", "good", "bad"),
     [("1.0", {"match": "a"}, {"topic": "a"}), ("0.x", {"topic": "a"}, {"match": "a"})],
 )
-def test_one_generation_only(folder: Path, protocol: str, good: Form, bad: Form) -> None:
+def test_a_hub_of_one_generation_refuses_the_other(
+    folder: Path, protocol: str, good: Form, bad: Form
+) -> None:
     with running_hub(folder, anonymous=1, protocol=protocol) as hub:
         assert hub.subscribe(good).reply.status == 200
         assert hub.get(bad).status == 400

@@ -101,7 +101,7 @@ def test_events_are_private(folder: Path) -> None:
         assert limited.take(1) == ["public"]
 
 
-def test_the_api(folder: Path) -> None:
+def test_the_api_lists_subscriptions(folder: Path) -> None:
     with running_hub(folder, anonymous=1, subscriptions=1) as hub:
         watcher = hub.subscribe(ALL, hub.token())
         visitor = hub.subscribe({"match": "https://example.com/a"}, hub.token(payload={"n": 1}))
@@ -170,7 +170,7 @@ def test_an_anonymous_reader_of_a_strict_hub(folder: Path) -> None:
         assert hub.get(path=API).status == 401
 
 
-def test_off_by_default(folder: Path) -> None:
+def test_active_subscriptions_are_off_by_default(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         assert hub.get(path=API, token=hub.token()).status == 404
         metadata = "/.well-known/oauth-protected-resource/.well-known/mercure"

@@ -71,7 +71,7 @@ class TestUse:
             hub.send(f"ws/size/{size}", "x" * size)
             assert messages(connection)[0]["data"] == "x" * size
 
-    def test_beside_event_streams(self, hub: RunningHub) -> None:
+    def test_websockets_beside_event_streams(self, hub: RunningHub) -> None:
         stream = hub.subscribe({"match": "ws/both"})
         with client(hub, {"match": "ws/both"}) as connection:
             for number in range(20):
@@ -87,7 +87,7 @@ class TestUse:
             hub.send("https://ws.example/1", "yes")
             assert messages(new)[0]["data"] == messages(old)[0]["data"] == "yes"
 
-    def test_history_then_live(self, hub: RunningHub) -> None:
+    def test_history_comes_before_live_messages(self, hub: RunningHub) -> None:
         first = hub.send("ws/history", "0")
         large = "x" * 300_000  # several pages, which are bounded in octets
         for number in range(1, 12):
@@ -99,7 +99,7 @@ class TestUse:
             found = [one["data"].split()[0] for one in messages(connection, 12)]
             assert found == [str(number) for number in range(1, 13)]
 
-    def test_over_tls(self, folder: Path) -> None:
+    def test_websockets_over_tls(self, folder: Path) -> None:
         self_signed(folder)
         with running_hub(folder, anonymous=1, tls_cert=folder / "self-signed.pem") as hub:
             first = hub.send("a", "x" * 100_000)
@@ -126,7 +126,7 @@ class TestUse:
 
 
 class TestTokens:
-    def test_a_header(self, hub: RunningHub) -> None:
+    def test_a_token_in_a_header(self, hub: RunningHub) -> None:
         with client(hub, {"match": "ws/private"}, hub.token()) as connection:
             hub.send("ws/private", "secret", private="on")
             assert messages(connection)[0]["data"] == "secret"
@@ -137,7 +137,7 @@ class TestTokens:
             hub.send("ws/query", "secret", private="on")
             assert messages(connection)[0]["data"] == "secret"
 
-    def test_without_one(self, hub: RunningHub) -> None:
+    def test_a_handshake_without_a_token(self, hub: RunningHub) -> None:
         with client(hub, {"match": "ws/mixed"}) as connection:
             hub.send("ws/mixed", "secret", private="on")
             hub.send("ws/mixed", "public")
@@ -159,7 +159,7 @@ class TestTokens:
                 with client(hub, query, token) as connection:
                     assert [one["data"] for one in messages(connection, len(expected))] == expected
 
-    def test_a_wrong_one(self, hub: RunningHub) -> None:
+    def test_a_wrong_token_is_refused(self, hub: RunningHub) -> None:
         assert "log" in refused(hub, {"match": "a"}, 401, token="wrong")
 
     def test_the_connection_ends_with_it(self, folder: Path) -> None:
@@ -192,7 +192,7 @@ class TestOrigins:
                 found.append(messages(connection)[0]["data"])
             return found
 
-    def test_who_may(self, folder: Path) -> None:
+    def test_origins_that_may_connect(self, folder: Path) -> None:
         both, public = ["private", "public"], ["public"]
         with running_hub(folder, anonymous=1, cors_origins="https://friend.example") as hub:
             assert self.sees(hub, None) == both
@@ -222,7 +222,7 @@ class TestRefusals:
             ({"Content-Length": "1"}, 400, None),
         ],
     )
-    def test_handshakes(
+    def test_handshakes_that_are_refused(
         self, hub: RunningHub, changed: dict[str, str], status: int, field: str | None
     ) -> None:
         reply = hub.request(
@@ -245,12 +245,12 @@ class TestRefusals:
     def test_what_any_subscriber_is_told(self, hub: RunningHub) -> None:
         assert "match" in refused(hub, {"Match": "a"}, 400)
 
-    def test_too_many(self, folder: Path) -> None:
+    def test_too_many_websockets(self, folder: Path) -> None:
         with running_hub(folder, anonymous=1, max_connections=1) as hub, client(hub, {"match": "a"}):
             assert "MERCURE_MAX_CONNECTIONS" in refused(hub, {"match": "a"}, 429)
             assert hub.get({"match": "a"}).status == 429
 
-    def test_switched_off(self, folder: Path) -> None:
+    def test_websockets_can_be_switched_off(self, folder: Path) -> None:
         with running_hub(folder, anonymous=1, websocket=0) as hub:
             assert "MERCURE_WEBSOCKET" in refused(hub, {"match": "a"}, 400)
             assert hub.subscribe({"match": "a"}).reply.status == 200
@@ -327,7 +327,7 @@ class TestWhatClientsSend:
         hub.send("ws/flood", "still there")
         assert stream.take(1) == ["still there"]
 
-    def test_garbage_of_many(self, hub: RunningHub) -> None:
+    def test_garbage_of_many_clients(self, hub: RunningHub) -> None:
         for _ in range(200):
             with raw(hub, {"match": "ws/garbage"}) as connection:
                 connection.send(os.urandom(50))
@@ -335,7 +335,7 @@ class TestWhatClientsSend:
             hub.send("ws/garbage", "fine")
             assert messages(connection)[0]["data"] == "fine"
 
-    def test_one_that_vanishes(self, hub: RunningHub) -> None:
+    def test_a_client_that_vanishes(self, hub: RunningHub) -> None:
         watcher = hub.subscribe({"match_urlpattern": f"{API}/:type/ws-vanish/:id"}, hub.token())
         with raw(hub, {"match": "ws-vanish"}) as connection:
             assert json.loads(watcher.next().data)["active"] is True

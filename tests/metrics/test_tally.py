@@ -52,7 +52,7 @@ def test_what_the_storage_does_not_tell_is_left_out() -> None:
     assert "mercure_history_updates" not in found
 
 
-def test_a_histogram() -> None:
+def test_a_histogram_counts_in_buckets() -> None:
     board = Board(1)
     tally = board.of(0)
     tally.observe(DELIVERY, 0.0005)

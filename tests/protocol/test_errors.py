@@ -21,13 +21,13 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_one_tree(kind: type[Exception]) -> None:
+def test_all_errors_are_one_tree(kind: type[Exception]) -> None:
     assert issubclass(kind, errors.MercureError)
     assert kind.__doc__
     assert kind.__name__ in (errors.__doc__ or "")
 
 
-def test_what_they_hold() -> None:
+def test_what_errors_hold() -> None:
     request = errors.InvalidRequest("wrong", "topic")
     assert (str(request), request.detail, request.field) == ("wrong", "wrong", "topic")
     assert errors.InvalidRequest("wrong").field is None

@@ -32,7 +32,9 @@ from mercure_hub.protocol.event_stream import HEARTBEAT, Event, Parser, encode, 
         ("1", "a\u2028b\x0bc\x0cd\x85e", None, None, "id: 1\ndata: a\u2028b\x0bc\x0cd\x85e\n\n"),
     ],
 )
-def test_encode(event_id: str, data: str, event: str | None, retry: int | None, encoded: str) -> None:
+def test_an_event_is_encoded(
+    event_id: str, data: str, event: str | None, retry: int | None, encoded: str
+) -> None:
     assert encode(event_id, data, event, retry) == encoded.encode()
 
 
@@ -106,10 +108,10 @@ STREAMS: list[tuple[str, bytes, list[Event]]] = [
     ("stream", "events"), [case[1:] for case in STREAMS], ids=[case[0] for case in STREAMS]
 )
 class TestParser:
-    def test_whole(self, stream: bytes, events: list[Event]) -> None:
+    def test_a_stream_is_parsed_at_once(self, stream: bytes, events: list[Event]) -> None:
         assert list(Parser().feed(stream)) == events
 
-    def test_byte_by_byte(self, stream: bytes, events: list[Event]) -> None:
+    def test_a_stream_is_parsed_byte_by_byte(self, stream: bytes, events: list[Event]) -> None:
         parser = Parser()
         assert [event for octet in stream for event in parser.feed(bytes([octet]))] == events
 
@@ -118,7 +120,7 @@ class TestParser:
             parser = Parser()
             assert [*parser.feed(stream[:cut]), *parser.feed(b""), *parser.feed(stream[cut:])] == events
 
-    def test_with_a_tail(self, stream: bytes, events: list[Event]) -> None:
+    def test_events_behind_the_stream_are_parsed_too(self, stream: bytes, events: list[Event]) -> None:
         parser = Parser()
         found = list(parser.feed(stream + b"\n\n" + b"event: tail\ndata: tail\n\n"))
         assert found[: len(events)] == events
@@ -126,7 +128,7 @@ class TestParser:
         assert found[-1].type == "tail"
 
 
-def test_every_string_survives() -> None:
+def test_every_string_survives_encoding() -> None:
     rng = random.Random(7)
     alphabet = [
         "\r",
@@ -188,7 +190,7 @@ def test_an_id_counts_only_when_its_event_is_complete() -> None:
         ("٣", None), ("²", None), ("\uff11", None), ("1\0", None),
     ],
 )  # fmt: skip
-def test_reconnection_time(digits: str, milliseconds: int | None) -> None:
+def test_the_reconnection_time_is_read(digits: str, milliseconds: int | None) -> None:
     assert retry_from(digits) == milliseconds
     parser = Parser()
     list(parser.feed(b"retry: " + digits.encode() + b"\n"))

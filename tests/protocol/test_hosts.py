@@ -25,27 +25,27 @@ NOT_PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(address)
     assert is_numeric(address)
     assert not is_loopback(address)
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_not_public(address: str) -> None:
+def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
-def test_loopback(address: str) -> None:
+def test_loopback_addresses(address: str) -> None:
     assert is_loopback(address)
 
 
 @pytest.mark.parametrize("address", ["128.0.0.1", "::2", "10.0.0.1", "localhost", "", "127.1"])
-def test_not_loopback(address: str) -> None:
+def test_addresses_that_are_not_loopback(address: str) -> None:
     assert not is_loopback(address)
 
 
 @pytest.mark.parametrize("host", ["example.com", "localhost", "", "127.1", "0x7f000001", "2130706433"])
-def test_names(host: str) -> None:
+def test_names_are_not_numeric(host: str) -> None:
     assert not is_numeric(host)

@@ -148,12 +148,12 @@ MALFORMED: list[str | None] = [
 
 
 @pytest.mark.parametrize("field", ASKED)
-def test_asked_for(field: str) -> None:
+def test_codings_that_a_client_asks_for(field: str) -> None:
     assert prefers("zstd", field)
 
 
 @pytest.mark.parametrize("field", NOT_ASKED + MALFORMED)
-def test_not_asked_for(field: str | None) -> None:
+def test_codings_that_a_client_does_not_ask_for(field: str | None) -> None:
     assert not prefers("zstd", field)
 
 
@@ -281,7 +281,7 @@ def test_quotes_in_the_metadata_url_stay_quoted() -> None:
     assert challenge == 'Bearer realm="mercure", resource_metadata="https://h/%22x%5Cy"'
 
 
-def test_extra_headers() -> None:
+def test_extra_headers_of_answers_to_errors() -> None:
     assert dict(error_answer(errors.MethodNotAllowed("x", "GET, POST")).headers)["Allow"] == "GET, POST"
     assert dict(error_answer(errors.TooManyRequests("x", 30)).headers)["Retry-After"] == "30"
     assert "Retry-After" in dict(error_answer(errors.StorageError("x")).headers)
@@ -296,7 +296,7 @@ def test_an_unknown_failure_tells_nothing() -> None:
     assert b"secret" not in error_answer(errors.KeyMaterialError("secret")).body
 
 
-def test_text() -> None:
+def test_a_text_answer() -> None:
     assert text_answer(200, "urn:é") == Answer(
         200, "urn:é".encode(), [("Content-Type", "text/plain; charset=utf-8")]
     )
@@ -305,7 +305,7 @@ def test_text() -> None:
 @pytest.mark.parametrize(
     "document", [{}, {"a": 'é\u2028"\\\r\n\0'}, [1, None, True, 1.5], "\ud800", {"\udfff": "😀"}]
 )
-def test_json(document: Any) -> None:
+def test_a_json_answer(document: Any) -> None:
     result = json_answer(document)
     assert json.loads(result.body) == document
     assert result.status == 200

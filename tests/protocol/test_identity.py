@@ -207,7 +207,7 @@ def test_reserved_in_every_disguise(topic: str) -> None:
 
 
 @pytest.mark.parametrize("topic", FREE)
-def test_not_reserved(topic: str) -> None:
+def test_topics_that_are_not_reserved(topic: str) -> None:
     assert not is_reserved(topic, HUB)
 
 

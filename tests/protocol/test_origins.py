@@ -40,7 +40,7 @@ ALLOW, CREDENTIALS = "Access-Control-Allow-Origin", "Access-Control-Allow-Creden
         (f"{SITE}\r\nX: y", [SITE], None, False),
     ],
 )
-def test_who_may_read(
+def test_origins_that_may_read(
     origin: str | None, allowed: Collection[str], value: str | None, credentials: bool
 ) -> None:
     headers = dict(cors_headers(origin, allowed))
@@ -96,7 +96,7 @@ def test_who_may_read(
         ("https://example.com:8443", "https://*.example.com:*", False),
     ],
 )
-def test_subdomains(origin: str, listed: str, is_trusted: bool) -> None:
+def test_subdomains_of_an_allowed_origin(origin: str, listed: str, is_trusted: bool) -> None:
     headers = dict(cors_headers(origin, [listed]))
     assert headers.get(ALLOW) == (origin if is_trusted else None)
     assert (CREDENTIALS in headers) is is_trusted
@@ -112,7 +112,7 @@ def test_subdomains(origin: str, listed: str, is_trusted: bool) -> None:
 
 
 @pytest.mark.parametrize("private_network", [True, False])
-def test_preflight(private_network: bool) -> None:
+def test_headers_of_a_preflight(private_network: bool) -> None:
     headers = dict(preflight_headers(SITE, [SITE], private_network=private_network))
     assert headers[ALLOW] == SITE
     assert "POST" in headers["Access-Control-Allow-Methods"]
@@ -172,7 +172,7 @@ def test_who_may_publish_with_a_cookie(origin: str | None, referer: str | None, 
         (f"{SITE}, {OTHER}", None, []),
     ],
 )
-def test_who_may_not(origin: str | None, referer: str | None, allowed: list[str]) -> None:
+def test_origins_that_may_not_read(origin: str | None, referer: str | None, allowed: list[str]) -> None:
     with pytest.raises(CrossSite) as refusal:
         check_publication(origin, referer, SITE, allowed)
     assert refusal.value.status == 403

@@ -65,7 +65,7 @@ def refused(parameters: Pairs, *, current: bool = True, old: bool = True) -> Inv
         (b"match=b&match=a", [("exact", "b"), ("exact", "a")]),
     ],
 )
-def test_matchers(query: bytes, found: list[tuple[str, str]]) -> None:
+def test_matchers_of_a_request(query: bytes, found: list[tuple[str, str]]) -> None:
     assert read(parse_form(query)) == found
 
 
@@ -246,7 +246,7 @@ def test_no_payload_is_not_shown() -> None:
 
 @pytest.mark.parametrize("active", [True, False])
 @pytest.mark.parametrize("type_", MatcherType)
-def test_events(type_: MatcherType, active: bool) -> None:
+def test_events_of_subscriptions(type_: MatcherType, active: bool) -> None:
     one = subscription(type_, "https://example.com/é", {"é": "ü\u2028\r\n\0", "n": [1, None, 1.5]})
     update = one.event(HUB, active=active)
     assert update.topics == (one.path(HUB),)
@@ -322,7 +322,7 @@ ACTIVE = [
         ("/none", True, []),
     ],
 )
-def test_collections(path: str, old: bool, found: list[int]) -> None:
+def test_collections_of_subscriptions(path: str, old: bool, found: list[int]) -> None:
     assert find(BASE + path, ACTIVE, HUB, old=old) == {
         "id": BASE + path,
         "type": "Subscriptions" if old else "subscriptions",
@@ -331,7 +331,7 @@ def test_collections(path: str, old: bool, found: list[int]) -> None:
 
 
 @pytest.mark.parametrize("one", ACTIVE, ids=lambda one: one.subscriber)
-def test_one_subscription(one: Subscription) -> None:
+def test_the_path_of_one_subscription(one: Subscription) -> None:
     assert find(one.path(HUB), ACTIVE, HUB, old=one.is_old) == one.document(HUB)
     assert find(one.path(HUB).lower(), ACTIVE, HUB, old=one.is_old) == one.document(HUB)
 
@@ -355,7 +355,7 @@ def test_one_subscription(one: Subscription) -> None:
         (f"{BASE}/a/b/c", True),
     ],
 )
-def test_nothing_there(path: str, old: bool) -> None:
+def test_paths_without_subscriptions(path: str, old: bool) -> None:
     assert find(path, ACTIVE, HUB, old=old) is None
 
 
@@ -400,5 +400,5 @@ def test_a_document_of_0x_has_its_context_and_cursor() -> None:
         (None, [("last_event_id", "urn:uuid:é")], False, "urn:uuid:é"),
     ],
 )
-def test_requested(header: str | None, query: Pairs, old_names: bool, found: str | None) -> None:
+def test_the_requested_cursor(header: str | None, query: Pairs, old_names: bool, found: str | None) -> None:
     assert requested_cursor(header, query, old_names=old_names) == found

@@ -56,7 +56,7 @@ def test_nothing_else_is_forbidden() -> None:
         "\u034f",  # combining grapheme joiner, category Mn
     ],
 )
-def test_allowed(value: str) -> None:
+def test_topics_that_are_allowed(value: str) -> None:
     assert forbidden_character(value) is None
 
 

@@ -36,7 +36,7 @@ def test_a_topic_is_enough() -> None:
     assert update.retry is None
 
 
-def test_all_fields() -> None:
+def test_all_fields_of_a_form() -> None:
     form: Pairs = [
         ("topic", "canonical"), ("data", "x\ny"), ("topic", "alternate"), ("private", "on"), ("id",
             "urn:1"), ("type", "t"), ("retry", "5"),
@@ -146,7 +146,7 @@ def test_the_reserved_type(value: str) -> None:
         ("message", "message"),
     ],
 )
-def test_other_types(value: str, type_: str | None) -> None:
+def test_event_types_that_are_allowed(value: str, type_: str | None) -> None:
     assert read(("type", value)).type == type_
 
 
@@ -163,7 +163,7 @@ def test_other_types(value: str, type_: str | None) -> None:
         ("9" * 10_000, 2**31 - 1),
     ],
 )
-def test_retry(value: str, retry: int) -> None:
+def test_retry_is_in_milliseconds(value: str, retry: int) -> None:
     assert read(("retry", value)).retry == retry
 
 
@@ -218,7 +218,7 @@ def test_a_repeated_topic_counts_once() -> None:
     assert from_form([("topic", "a"), ("topic", "b"), ("topic", "a")], LIMITS).topics == ("a", "b")
 
 
-def test_limits() -> None:
+def test_limits_of_a_publication() -> None:
     limits = PublicationLimits(topics=2, topic_length=3)
     assert from_form([("topic", "abc"), ("topic", "äöü"), ("id", "123"), ("type", "abc")], limits).topics == (
         "abc",
@@ -249,7 +249,7 @@ def test_ids_are_random() -> None:
     assert UUID.fullmatch(new_id())
 
 
-def test_encode() -> None:
+def test_an_update_is_encoded() -> None:
     update = Update(("a", "b"), "x\r\ny", "urn:1", True, "t", 0)
     assert update.encode() == b"id: urn:1\nevent: t\nretry: 0\ndata: x\ndata: y\n\n"
 
@@ -343,7 +343,7 @@ def test_a_body_that_is_no_batch(body: bytes, words: str) -> None:
     assert words in batch_refused(body).detail
 
 
-def test_batch_limits() -> None:
+def test_limits_of_a_batch() -> None:
     limits = PublicationLimits(updates=2, batch_topics=3)
     assert len(batch_read({"topic": ["a", "b"]}, {"topic": "c"}, limits=limits)) == 2
     assert isinstance(batch_refused([{"topic": "a"}] * 3, limits), ContentTooLarge)

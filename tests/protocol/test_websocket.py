@@ -37,7 +37,7 @@ def test_tokens_are_lists_in_any_case(changed: dict[str, str]) -> None:
     assert accept_key({**HEADERS, **changed}) is not None
 
 
-def test_no_handshake() -> None:
+def test_requests_that_are_not_handshakes() -> None:
     assert accept_key({}) is None
     assert accept_key({"upgrade": "h2c", "connection": "upgrade"}) is None
 
@@ -50,12 +50,12 @@ def test_what_a_proxy_cut() -> None:
 @pytest.mark.parametrize(
     "key", ["", "x", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ==\n", "AAAAAAAAAAAAAAAAAAAAAB=="]
 )
-def test_keys(key: str) -> None:
+def test_keys_of_handshakes(key: str) -> None:
     with pytest.raises(InvalidRequest):
         accept_key({**HEADERS, "sec-websocket-key": key})
 
 
-def test_messages() -> None:
+def test_messages_of_updates() -> None:
     assert (
         message(Update(("t",), "é\n\u2028", "1"))
         == '{"id":"1","type":"message","data":"é\\n\u2028"}'.encode()

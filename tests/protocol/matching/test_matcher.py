@@ -142,7 +142,7 @@ URL_PATTERNS: list[tuple[str, list[str], list[str]]] = [
 @pytest.mark.parametrize(
     ("value", "selected"), [(value, topic) for value, yes, _ in URL_PATTERNS for topic in yes]
 )
-def test_url_pattern_selects(value: str, selected: str) -> None:
+def test_topics_that_a_url_pattern_selects(value: str, selected: str) -> None:
     assert pattern(value).matches(selected)
 
 
@@ -357,7 +357,7 @@ def test_the_selector_of_0x(value: str, topic: str, matches: bool) -> None:
     ("value", "has_groups"),
     [("/a/:id", False), ("/a/:id(\\d+)", True), ("/(a|b)", True), ("*", False), ("/*", False)],
 )
-def test_has_groups(value: str, has_groups: bool) -> None:
+def test_patterns_with_groups(value: str, has_groups: bool) -> None:
     assert pattern(value).has_groups is has_groups
     assert exact(value).has_groups is False
 
@@ -366,7 +366,7 @@ def test_has_groups(value: str, has_groups: bool) -> None:
     ("value", "is_heavy"),
     [("/a/:id", False), ("/a/:id(\\d+)", True), ("/:a-:b", True), ("*", False), ("/a\\.b", True)],
 )
-def test_is_heavy(value: str, is_heavy: bool) -> None:
+def test_heavy_matchers(value: str, is_heavy: bool) -> None:
     assert pattern(value).is_heavy is is_heavy
     assert exact(value).is_heavy is template(value).is_heavy is False
 
@@ -522,7 +522,7 @@ def test_bases_of_any_host_have_one_prefix() -> None:
     assert table.candidates("/users/1") == []
 
 
-def test_above_a_topic() -> None:
+def test_prefixes_of_a_topic() -> None:
     assert topic_prefixes("https://example.com/a/b?c/d", HUB) == (SITE, ("", "/a", "/a/b"))
     below = ("", "/.well-known", "/.well-known/a", "/.well-known/a/b")
     assert topic_prefixes("a/b", HUB) == ("https://hub.example.com:", below)

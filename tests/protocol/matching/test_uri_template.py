@@ -132,7 +132,7 @@ def test_every_operator_modifier_and_value(operator: str, modifier: str) -> None
         ("https://example.com/users/foo/{?topic}", "https://example.com/users/foo/?topic=a&x=b"),
     ],
 )
-def test_does_not_match(template: str, text: str) -> None:
+def test_texts_that_a_template_does_not_match(template: str, text: str) -> None:
     assert not matches(template, text)
 
 
@@ -153,7 +153,7 @@ def test_does_not_match(template: str, text: str) -> None:
         ("{var:2}", "éé"),
     ],
 )  # fmt: skip
-def test_matches_too(template: str, text: str) -> None:
+def test_other_texts_that_a_template_matches(template: str, text: str) -> None:
     assert matches(template, text)
 
 
@@ -169,7 +169,7 @@ def test_matches_too(template: str, text: str) -> None:
         '{a}"', "{a}<b>", "a|{b}", "{a}\n", "{a}\t", "(?i){a}\\d",
     ],
 )  # fmt: skip
-def test_not_a_template(template: str) -> None:
+def test_texts_that_are_not_templates(template: str) -> None:
     assert compile_template(template) is None
 
 
@@ -249,7 +249,7 @@ def test_what_is_left_to_expressions(template: str) -> None:
     assert read_template(template) is None
 
 
-def test_it_takes_little() -> None:
+def test_a_compact_template_takes_little_memory() -> None:
     values = [f"https://example.com/users/{number}/{{id}}" for number in range(500)]
     tracemalloc.start()
     made = [read_template(value) for value in values]

@@ -150,7 +150,7 @@ def test_what_a_header_says_of_keys_is_ignored(header: Header) -> None:
 
 
 @pytest.mark.parametrize("aud", [HUB, [HUB], ["other", HUB], [HUB, HUB], [None, 1, {}, HUB]])
-def test_audience(aud: object) -> None:
+def test_audiences_that_are_accepted(aud: object) -> None:
     assert verify(sign(HEADER, claims(aud=aud))).subscribe.covers(BOOKS)
 
 
@@ -170,7 +170,7 @@ def test_audience(aud: object) -> None:
         ({"iat": "x", "jti": None, "sub": 1, "client_id": []}, NOW + 300),
     ],
 )
-def test_time(changed: Claims, expires_at: float) -> None:
+def test_times_that_are_accepted(changed: Claims, expires_at: float) -> None:
     grant = verify(sign(HEADER, claims(**changed)))
     assert grant.expires_at == expires_at
     assert isinstance(grant.expires_at, float)
@@ -245,13 +245,13 @@ def test_the_keys_of_another_issuer_are_not_tried() -> None:
         {},
     ],
 )
-def test_another_typ(typ: object) -> None:
+def test_a_token_of_another_typ(typ: object) -> None:
     token = sign({"alg": "HS256", "typ": typ}, claims())
     assert refused(token).startswith("typ is")
     assert refused(token, protocol="1.0").startswith("typ is")
 
 
-def test_no_typ() -> None:
+def test_a_token_without_typ() -> None:
     assert refused(sign({"alg": "HS256"}, claims())) == "typ is None, it must be 'at+jwt'"
 
 
@@ -274,18 +274,18 @@ def test_no_typ() -> None:
         {"HS256": 1},
     ],
 )
-def test_another_alg(algorithm: object) -> None:
+def test_a_token_with_another_alg(algorithm: object) -> None:
     assert refused(sign({**HEADER, "alg": algorithm}, claims())).startswith("alg is")
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "HS256"])
-def test_no_signature(algorithm: str) -> None:
+def test_a_token_without_signature(algorithm: str) -> None:
     unsigned = sign({**HEADER, "alg": algorithm}, claims()).rpartition(".")[0] + "."
     refused(unsigned)
     refused(unsigned.rstrip("."))
 
 
-def test_no_alg() -> None:
+def test_a_token_without_alg() -> None:
     assert refused(sign({"typ": "at+jwt"}, claims())).startswith(
         "alg is None; the subscriber key is used with HS256"
     )
@@ -333,7 +333,7 @@ def test_json_is_utf8(part: int, encoding: str) -> None:
 
 @pytest.mark.parametrize("part", [0, 1, 2])
 @pytest.mark.parametrize("padding", ["=", "=="])
-def test_padding_is_refused(part: int, padding: str) -> None:
+def test_padding_of_a_token_is_refused(part: int, padding: str) -> None:
     parts = sign(HEADER, claims()).split(".")
     parts[part] += padding
     refused(".".join(parts))
@@ -366,13 +366,13 @@ def test_each_part_is_signed(part: int, place: int) -> None:
         "a\nb",
     ],
 )
-def test_another_issuer(iss: object) -> None:
+def test_a_token_of_another_issuer(iss: object) -> None:
     cause = refused(sign(HEADER, claims(iss=iss)))
     assert cause.startswith("iss is")
     assert ISSUER in cause
 
 
-def test_no_issuer() -> None:
+def test_a_token_without_issuer() -> None:
     assert refused(sign(HEADER, without("iss"))).startswith("iss is None; trusted is 'urn:flask-mercure'")
 
 
@@ -384,11 +384,11 @@ def test_no_issuer() -> None:
         [{"a": HUB}], f"{HUB} ", [None], "*", ["*"], "x" * 5000,
     ],
 )  # fmt: skip
-def test_another_audience(aud: object) -> None:
+def test_a_token_for_another_audience(aud: object) -> None:
     assert refused(sign(HEADER, claims(aud=aud))).startswith("aud is")
 
 
-def test_no_audience() -> None:
+def test_a_token_without_audience() -> None:
     assert refused(sign(HEADER, without("aud"))).startswith("aud is None; this hub is")
 
 
@@ -421,7 +421,7 @@ def test_an_audience_with_the_other_scheme_gets_a_hint() -> None:
     ],
 )
 @pytest.mark.parametrize("header", [HEADER, OLD_HEADER], ids=["1.0", "0.x"])
-def test_wrong_times(header: Header, name: str, value: object, said: str) -> None:
+def test_times_that_are_refused(header: Header, name: str, value: object, said: str) -> None:
     payload = claims(**{name: value}) if header is HEADER else {**old(subscribe=["*"]), name: value}
     assert said in refused(sign(header, payload))
 
@@ -434,7 +434,7 @@ def test_numbers_that_are_none(place: str, literal: str) -> None:
     refused(sign(OLD_HEADER, f'{{"mercure": {{"subscribe": ["*"]}}, "{place}": {literal}}}'))
 
 
-def test_no_expiry() -> None:
+def test_a_token_without_expiry() -> None:
     assert refused(sign(HEADER, without("exp"))) == "the exp claim is missing"
 
 
@@ -535,7 +535,7 @@ def test_nothing_may_stand_within_a_token(part: int, junk: str) -> None:
     refused(".".join(parts))
 
 
-def test_a_long_token() -> None:
+def test_a_token_that_is_too_long() -> None:
     assert "the limit is 16384" in refused(sign(HEADER, claims(x="x" * 20_000)))
     with pytest.raises(TokenInvalid, match="the limit is 16384"):
         verify("a" * 1_000_000)
@@ -708,7 +708,7 @@ def test_the_number_of_details_is_limited() -> None:
         (["x", "publish", "y"], True, False),
     ],
 )
-def test_actions(actions: list[str], publish: bool, subscribe: bool) -> None:
+def test_actions_of_a_detail(actions: list[str], publish: bool, subscribe: bool) -> None:
     grant = verify(sign(HEADER, claims(detail({"match": "a"}, actions=actions))))
     assert grant.publish.covers("a") is publish
     assert grant.subscribe.covers("a") is subscribe
@@ -732,7 +732,7 @@ def test_actions(actions: list[str], publish: bool, subscribe: bool) -> None:
         ({"match": "a", "extra": 1, "payload": 2}, ["a"], ["b"]),
     ],
 )
-def test_topics(topic: dict[str, Any], covered: list[str], outside: list[str]) -> None:
+def test_topics_of_a_detail(topic: dict[str, Any], covered: list[str], outside: list[str]) -> None:
     grant = verify(sign(HEADER, claims(detail(topic))))
     assert grant.subscribe.covers_any(covered)
     assert grant.subscribe.first_outside(covered) is None
@@ -968,7 +968,7 @@ def test_a_type_of_1_0_demands_the_whole_validation(missing: str) -> None:
     ("protocol", "new_passes", "old_passes"),
     [("both", True, True), ("1.0", True, False), ("0.x", False, True)],
 )
-def test_protocol(protocol: Protocol, new_passes: bool, old_passes: bool) -> None:
+def test_generations_that_are_accepted(protocol: Protocol, new_passes: bool, old_passes: bool) -> None:
     for token, passes in (
         (sign(HEADER, claims()), new_passes),
         (sign(OLD_HEADER, old(subscribe=["a"])), old_passes),

@@ -36,7 +36,7 @@ def look(
         ("Bearer eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "eyJhbGciOiJIUzI1NiJ9.e30.c2ln"),
     ],
 )
-def test_the_header(header: str, token: str) -> None:
+def test_a_token_in_the_header(header: str, token: str) -> None:
     assert look([header]) == Credential(token, "header")
 
 
@@ -107,7 +107,7 @@ def test_several_bearer_tokens(headers: list[str]) -> None:
         ({"mercureauthorization": "x"}, None),
     ],
 )
-def test_the_cookie(cookies: dict[str, str], found: str | None) -> None:
+def test_a_token_in_the_cookie(cookies: dict[str, str], found: str | None) -> None:
     assert look(cookies=cookies) == (None if found is None else Credential(found, "cookie"))
 
 
@@ -124,7 +124,7 @@ def test_the_cookie(cookies: dict[str, str], found: str | None) -> None:
         ([("topic", "x")], None),
     ],
 )
-def test_the_query(query: Pairs, found: str | None) -> None:
+def test_a_token_in_the_query(query: Pairs, found: str | None) -> None:
     assert look(query=query) == (None if found is None else Credential(found, "query"))
     assert look(query=query, from_query=False) is None
 
@@ -163,7 +163,7 @@ def test_a_credential_does_not_show_its_token() -> None:
         ("$Version=1; a=1", {"$Version": "1", "a": "1"}),
     ],
 )
-def test_cookies(header: str, cookies: dict[str, str]) -> None:
+def test_cookies_of_a_header(header: str, cookies: dict[str, str]) -> None:
     assert parse_cookies(header) == cookies
 
 

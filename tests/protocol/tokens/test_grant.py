@@ -39,7 +39,7 @@ def template(value: str) -> Matcher:
         ([exact("/a/:id")], ["/a/:id"], ["/a/1"]),
     ],
 )
-def test_scope(matchers: list[Matcher], covered: list[str], outside: list[str]) -> None:
+def test_topics_that_a_scope_covers(matchers: list[Matcher], covered: list[str], outside: list[str]) -> None:
     scope = Scope(matchers)
     assert [topic for topic in covered if not scope.covers(topic)] == []
     assert [topic for topic in outside if scope.covers(topic)] == []

@@ -232,7 +232,7 @@ class TestRotation:
         subject.trust(self.base.with_keys(keys))
         return subject
 
-    def test_a_new_key(self) -> None:
+    def test_a_new_key_is_used(self) -> None:
         subject, given = self.subject(B), token("ES256", kid="a")
         with pytest.raises(KeyUnknown):
             subject.verify(given, "subscribe", HUB, NOW)
@@ -308,7 +308,7 @@ def we_say(token: str, algorithm: str) -> bool:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_each_algorithm(algorithm: str) -> None:
+def test_each_algorithm_verifies(algorithm: str) -> None:
     token = signed_token(algorithm)
     assert we_say(token, algorithm) and pyjwt_says(token, algorithm)
     signed, signature = token.rsplit(".", 1)
@@ -327,7 +327,7 @@ def test_each_algorithm(algorithm: str) -> None:
         assert we_say(other, algorithm) is pyjwt_says(other, algorithm) is False, other
 
 
-def test_ed448() -> None:
+def test_a_key_of_ed448() -> None:
     private = ed448.Ed448PrivateKey.generate()
     key = Key(private.public_key(), ("EdDSA",))
     assert fits(jwt.encode({}, private, "EdDSA"), "EdDSA", key)
@@ -375,7 +375,7 @@ def test_a_public_key_is_no_secret(secret: bytes) -> None:
     ("text", "octets"),
     [("", b""), ("AA", b"\0"), ("AAA", b"\0\0"), ("AAAA", b"\0\0\0"), ("-_-_", b"\xfb\xff\xbf")],
 )
-def test_base64url(text: str, octets: bytes) -> None:
+def test_base64url_of_tokens(text: str, octets: bytes) -> None:
     assert decoded(text) == octets
 
 
@@ -396,7 +396,7 @@ def test_what_is_not_base64url(text: str) -> None:
         ({"crit": None}, False),
     ],
 )
-def test_extensions(header: Mapping[str, object], is_fine: bool) -> None:
+def test_extensions_are_refused(header: Mapping[str, object], is_fine: bool) -> None:
     if is_fine:
         check_extensions(header)
     else:

@@ -63,7 +63,7 @@ def refusal(*entries: Any, is_public: bool = True) -> str:
 
 
 @pytest.mark.parametrize(("key", "algorithms"), FITTING, ids=lambda value: getattr(value, "name", None))
-def test_public_keys(key: Any, algorithms: tuple[str, ...]) -> None:
+def test_public_keys_of_a_set(key: Any, algorithms: tuple[str, ...]) -> None:
     for is_public in (True, False):
         (found,) = read(jwk(key.public_key(), "the one"), is_public=is_public).keys
         assert found.material == key.public_key()
@@ -305,5 +305,5 @@ def test_nothing_secret_is_in_a_representation() -> None:
         ("max-age=7200", "-5", 7200), ("max-age=7200", "x", 7200), ("", "1000", 3600),
     ],
 )  # fmt: skip
-def test_lifetime(cache_control: str, age: str, seconds: float) -> None:
+def test_the_lifetime_of_a_fetched_set(cache_control: str, age: str, seconds: float) -> None:
     assert lifetime(cache_control, age) == seconds

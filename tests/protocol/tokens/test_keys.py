@@ -92,7 +92,7 @@ def refused(
 
 @pytest.mark.parametrize(("algorithm", "key"), FAMILIES, ids=IDS)
 class TestFamilies:
-    def test_signs_and_verifies(self, algorithm: str, key: PrivateKey) -> None:
+    def test_each_family_signs_and_verifies(self, algorithm: str, key: PrivateKey) -> None:
         signing = load(private_pem(key), algorithm, purpose="sign")
         assert signing.algorithms == (algorithm,)
         for pem in (public_pem(key), private_pem(key), certificate_pem(key)):
@@ -123,7 +123,7 @@ class TestFamilies:
 
 
 @pytest.mark.parametrize(("algorithm", "size"), [("HS256", 32), ("HS384", 48), ("HS512", 64)])
-def test_secrets(algorithm: str, size: int) -> None:
+def test_secrets_that_are_long_enough(algorithm: str, size: int) -> None:
     key = load("s" * size, algorithm)
     assert key == Key(b"s" * size, (algorithm,))
     assert works(key, load("s" * size, algorithm, purpose="sign"), algorithm)
@@ -161,7 +161,7 @@ def test_a_secret_with_bytes_that_are_not_utf8() -> None:
 @pytest.mark.parametrize(
     "algorithm", ["none", "None", "hs256", "HS1", "RS1", "RSA-OAEP", "HS256,HS384", "EdDSA HS", "dir"]
 )
-def test_unknown_algorithms(algorithm: str) -> None:
+def test_unknown_algorithms_are_refused(algorithm: str) -> None:
     assert "is not known; use one of HS256" in refused(SECRET, algorithm)
 
 
@@ -369,7 +369,7 @@ def test_a_pem_that_is_lost(mangle: Callable[[str], str], said: str) -> None:
 
 
 @pytest.mark.parametrize("form", [Private.PKCS8, Private.TraditionalOpenSSL])
-def test_encrypted_keys(form: serialization.PrivateFormat) -> None:
+def test_encrypted_private_keys(form: serialization.PrivateFormat) -> None:
     pem = private_pem(RSA, "open sesame, please", form)
     signing = load(pem, purpose="sign", passphrase="open sesame, please")
     assert works(signing, load(public_pem(RSA)), "RS256")
