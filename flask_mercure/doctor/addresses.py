@@ -301,35 +301,28 @@ def _redirect(endpoint: Endpoint, location: str) -> Finding:
     )
 
 
-def suits_browsers(public: Endpoint, pages: str) -> list[Finding]:
+def suits_browsers(public: Endpoint, pages: str) -> Iterator[Finding]:
     """Whether browsers on other machines can use the public URL, judged by its text.
 
     :param public: the public URL.
     :param pages: origin of the pages.
     """
     page = urlsplit(pages)
-    findings = []
     if is_loopback(public.host) and not is_loopback(page.hostname or ""):
-        findings.append(
-            warning(
-                "url",
-                f"{public.named} is this machine only: the browser of a visitor of {pages} looks for the hub "
-                "on the visitor's own machine",
-                Symptom.LOOPBACK,
-                app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
-            )
+        yield warning(
+            "url",
+            f"{public.named} is this machine only: the browser of a visitor of {pages} looks for the hub on "
+            "the visitor's own machine",
+            Symptom.LOOPBACK,
+            app(f'MERCURE_PUBLIC_URL = "{pages}/.well-known/mercure"'),
         )
     if page.scheme == "https" and public.scheme == "http" and not is_loopback(public.host):
-        findings.append(
-            problem(
-                "url",
-                f"pages of {pages} are on https and {public.named} is not: browsers block it as mixed "
-                "content",
-                Symptom.MIXED_CONTENT,
-                app(f'MERCURE_PUBLIC_URL = "{public.url.replace("http:", "https:", 1)}"'),
-            )
+        yield problem(
+            "url",
+            f"pages of {pages} are on https and {public.named} is not: browsers block it as mixed content",
+            Symptom.MIXED_CONTENT,
+            app(f'MERCURE_PUBLIC_URL = "{public.url.replace("http:", "https:", 1)}"'),
         )
-    return findings
 
 
 def clock_skew(theirs: float | None, ours: float, lifetime: float) -> Finding:

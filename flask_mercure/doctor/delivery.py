@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flask_mercure.doctor.connection import Stream
@@ -62,7 +63,7 @@ def arrival(stream: Stream, data: str, published_at: float) -> Arrival:
 
 def delivered(
     direct: Arrival, public: Arrival | None, *, within: float, came_back: bool | None
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Compare the hub's own port with the public address.
 
     :param direct: on the hub's own port, where the app publishes.
@@ -72,87 +73,70 @@ def delivered(
         could not be published there.
     """
     if public is not None and public.arrived_after is not None:
-        return _public_arrived(direct, public)
-    if direct.arrived_after is None:
-        return [
-            problem(
-                "delivery",
-                f"the hub took an update and delivered it to nobody within {within:g} s, though the "
-                "subscriber's token allows its topic. Does MERCURE_URL lead to several hubs that do not "
-                "share their history, or does the token factory leave topics out?",
-                Symptom.NOT_DELIVERED,
-            )
-        ]
-    if public is None:
-        return [ok("delivery", f"a private update arrives after {_shown(direct.arrived_after)}")]
-    at_once = f"an update arrives after {_shown(direct.arrived_after)} on {direct.name}"
-    if came_back is False:
-        return [
-            problem(
-                "delivery",
-                f"{direct.name} and {public.name} lead to different hubs: what is published at one does not "
-                "arrive at the other",
-                Symptom.DIFFERENT_HUBS,
-                app('MERCURE_URL = "<the hub behind MERCURE_PUBLIC_URL>"'),
-                nginx("proxy_pass http://127.0.0.1:3000;  # the address of MERCURE_URL"),
-                apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …'),
-            )
-        ]
-    held = "not even the head of the stream comes" if public.head_after is None else "nothing comes"
-    if public.head_after is not None and public.has_begun:
-        held = "the stream opens and the update does not come"
-    if public.encoding:
-        return [
-            problem(
-                "delivery",
-                f"{at_once}, and on {public.name} {held} within {within:g} s, compressed as "
-                f"{public.encoding}: the proxy compresses the stream and holds it back",
-                Symptom.COMPRESSION,
-                *_UNCOMPRESSED,
-            )
-        ]
-    doubt = "" if came_back else ", or it leads to another hub (publishing there was not possible, to tell)"
-    return [
-        problem(
-            "delivery",
-            f"{at_once}, and on {public.name} {held} within {within:g} s: a proxy buffers the stream{doubt}",
-            Symptom.BUFFERING,
-            *_UNBUFFERED,
-        )
-    ]
-
-
-def _public_arrived(direct: Arrival, public: Arrival) -> list[Finding]:
-    arrived = public.arrived_after or 0.0
-    findings = []
-    if direct.arrived_after is not None and arrived - direct.arrived_after > _LATE:
-        findings.append(
-            warning(
-                "delivery",
-                f"an update arrives after {_shown(direct.arrived_after)} on {direct.name} and after "
-                f"{_shown(arrived)} on {public.name}: a proxy holds the stream back for a while",
-                Symptom.BUFFERING,
-                *_UNBUFFERED,
-            )
-        )
-    else:
-        findings.append(
-            ok(
-                "delivery",
-                f"a private update from {direct.name} arrives on {public.name} after {_shown(arrived)}",
-            )
-        )
-    if public.encoding and not direct.encoding:
-        findings.append(
-            warning(
+        yield _on_time(direct, public, public.arrived_after)
+        if public.encoding and not direct.encoding:
+            yield warning(
                 "delivery",
                 f"a proxy compresses the stream ({public.encoding}): it costs memory for each subscriber, "
                 "and holds updates back unless it flushes after each of them",
                 Symptom.COMPRESSION,
                 *_UNCOMPRESSED,
             )
+    elif direct.arrived_after is None:
+        yield problem(
+            "delivery",
+            f"the hub took an update and delivered it to nobody within {within:g} s, though the subscriber's "
+            "token allows its topic. Does MERCURE_URL lead to several hubs that do not share their history, "
+            "or does the token factory leave topics out?",
+            Symptom.NOT_DELIVERED,
         )
-    return findings
+    elif public is None:
+        yield ok("delivery", f"a private update arrives after {_shown(direct.arrived_after)}")
+    elif came_back is False:
+        yield problem(
+            "delivery",
+            f"{direct.name} and {public.name} lead to different hubs: what is published at one does not "
+            "arrive at the other",
+            Symptom.DIFFERENT_HUBS,
+            app('MERCURE_URL = "<the hub behind MERCURE_PUBLIC_URL>"'),
+            nginx("proxy_pass http://127.0.0.1:3000;  # the address of MERCURE_URL"),
+            apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …'),
+        )
+    else:
+        yield _held_back(direct.name, _shown(direct.arrived_after), public, within, came_back=came_back)
+
+
+def _on_time(direct: Arrival, public: Arrival, arrived_after: float) -> Finding:
+    if direct.arrived_after is None or arrived_after - direct.arrived_after <= _LATE:
+        return ok(
+            "delivery",
+            f"a private update from {direct.name} arrives on {public.name} after {_shown(arrived_after)}",
+        )
+    return warning(
+        "delivery",
+        f"an update arrives after {_shown(direct.arrived_after)} on {direct.name} and after "
+        f"{_shown(arrived_after)} on {public.name}: a proxy holds the stream back for a while",
+        Symptom.BUFFERING,
+        *_UNBUFFERED,
+    )
+
+
+def _held_back(
+    direct_name: str, direct_after: str, public: Arrival, within: float, *, came_back: bool | None
+) -> Finding:
+    if public.head_after is None:
+        held = "not even the head of the stream comes"
+    else:
+        held = "the stream opens and the update does not come" if public.has_begun else "nothing comes"
+    summary = f"an update arrives after {direct_after} on {direct_name}, and on {public.name} {held} within "
+    summary += f"{within:g} s"
+    if public.encoding:
+        summary += f", compressed as {public.encoding}: the proxy compresses the stream and holds it back"
+        return problem("delivery", summary, Symptom.COMPRESSION, *_UNCOMPRESSED)
+    summary += ": a proxy buffers the stream"
+    if not came_back:
+        summary += ", or it leads to another hub (publishing there was not possible, to tell)"
+    return problem("delivery", summary, Symptom.BUFFERING, *_UNBUFFERED)
 
 
 @dataclass(frozen=True, slots=True)
