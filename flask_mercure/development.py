@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
+import socket
 import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,6 @@ from mercure_hub.protocol.tokens.keys import Key, PrivateKey
 
 _STARTS_WITHIN = 20.0  # seconds
 _ENDS_WITHIN = 10.0
-_LISTENS = re.compile(r"listens on (http://[^\s\"]+)")
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 
 
@@ -205,20 +205,42 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
         **(settings or {}),
     }
     variables |= import_path(variables)
-    process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-        command(()),
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    )
-    log = _Log(process)
-    try:
-        yield LocalHub(log.address() + WELL_KNOWN, secret, log.text)
-    finally:
-        log.end()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("")  # an abstract name that the kernel chooses
+        variables["NOTIFY_SOCKET"] = "@" + manager.getsockname()[1:].decode()
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+            command(()),
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        log = _Log(process)
+        try:
+            address = _announced_address(manager, process)
+            if not address:
+                log.end()
+                raise ConfigurationError(f"the hub did not start. It said:\n{log.text()}")
+            yield LocalHub(address + WELL_KNOWN, secret, log.text)
+        finally:
+            log.end()
+
+
+def _announced_address(manager: socket.socket, process: subprocess.Popen[str]) -> str:
+    """Wait for the address that the hub tells its service manager when it is ready (sd_notify).
+
+    :returns: scheme, host and port; empty when the hub has ended, or was not ready in time.
+    """
+    manager.settimeout(0.1)
+    deadline = time.monotonic() + _STARTS_WITHIN
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(TimeoutError):
+            assignments = manager.recv(4096).decode().splitlines()
+            values = dict(one.split("=", 1) for one in assignments)
+            return values.get("X_ADDRESS", "")
+    return ""
 
 
 class _Log:
@@ -227,19 +249,11 @@ class _Log:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self._lines: list[str] = []
-        self._address = ""
-        self._known = threading.Event()
         self._thread = threading.Thread(target=self._read, name="mercure-hub log", daemon=True)
         self._thread.start()
 
     def text(self) -> str:
         return "".join(self._lines)
-
-    def address(self) -> str:
-        """Where the hub listens, once it does."""
-        if not self._known.wait(_STARTS_WITHIN) or not self._address:
-            raise ConfigurationError(f"the hub did not start. It said:\n{self.text()}")
-        return self._address
 
     def end(self) -> None:
         """Stop the hub, if need be by force."""
@@ -257,8 +271,3 @@ class _Log:
     def _read(self) -> None:
         for line in self._process.stderr or ():
             self._lines.append(line)
-            listens = _LISTENS.search(line)
-            if listens is not None and not self._address:
-                self._address = listens[1]
-                self._known.set()
-        self._known.set()  # the hub has ended

@@ -168,7 +168,7 @@ def _serve(words: Sequence[str]) -> int:
         if settings.playground:
             log.warning("PLAYGROUND: everybody on this machine may publish and read everything here")
         tell_predecessor(os.environ)
-        notify(os.environ, "READY=1", f"STATUS=listens on {address}")
+        notify(os.environ, "READY=1", f"STATUS=listens on {address}", f"X_ADDRESS={address}")
 
     try:
         serve(settings, announce, lambda: load_settings(os.environ, flags))
