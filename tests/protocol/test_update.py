@@ -328,8 +328,8 @@ def test_a_bad_update_is_named_with_its_index(item: dict[str, Any], field: str) 
     [
         (b"", "not JSON"),
         (b"[", "not JSON"),
-        (b'{"topic": "a"}', "no JSON array"),
-        (b"null", "no JSON array"),
+        (b'{"topic": "a"}', "not a JSON array"),
+        (b"null", "not a JSON array"),
         (b"[]", "empty"),
         (b"\xff", "UTF-8"),
         (b"[" * 200_000, "nested"),

@@ -38,7 +38,7 @@ def retry_from(digits: str) -> int | None:
     """Read a reconnection time.
 
     :returns: milliseconds, clamped to 31 bits (``int`` refuses thousands of digits), or ``None`` when
-        the value is not made of ASCII digits.
+        the value does not consist of ASCII digits.
     """
     if not (digits.isascii() and digits.isdigit()):
         return None
@@ -47,7 +47,7 @@ def retry_from(digits: str) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as a receiver sees it.
+    """A received event.
 
     :param data: the lines, joined by LF.
     :param id: the last event id in force when the event was dispatched.
@@ -61,7 +61,7 @@ class Event:
     def json(self) -> Any:
         """The data, read as JSON.
 
-        :raises ValueError: it is something else.
+        :raises ValueError: it is not JSON.
         """
         return json.loads(self.data)
 
@@ -71,8 +71,7 @@ class Parser:
 
     :param last_event_id: the id in force before the first event.
 
-    ``last_event_id`` and ``retry`` (milliseconds, or ``None``) hold what a client needs for its
-    next connection.
+    ``last_event_id`` and ``retry`` (milliseconds, or ``None``) are for the next connection of the client.
     """
 
     def __init__(self, last_event_id: str = "") -> None:

@@ -62,9 +62,9 @@ _WEIGHT = re.compile(r"[ \t]*[qQ]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*")
 
 
 def prefers(coding: str, accept_encoding: str | None) -> bool:
-    """Tell whether a client asks for a coding, and likes it no less than none at all.
+    """Tell whether a client prefers a content coding, or weighs it like none (RFC 9110 section 12.5.3).
 
-    Clients that merely do not exclude it, with ``*`` or without the field, get the content as it is: many of
+    Clients that only do not exclude it, with ``*`` or without the field, get the content as it is: many of
     them have no decoder.
 
     :param coding: in lower case, such as ``zstd``.
@@ -78,7 +78,7 @@ def prefers(coding: str, accept_encoding: str | None) -> bool:
 
 
 def _weights(field: str) -> dict[str, float]:
-    """The weight of each coding; of one that is there twice the smaller, of a malformed one 0."""
+    """The weight of each coding: the smaller one of a repeated coding, 0 for a malformed weight."""
     weights: dict[str, float] = {}
     for member in field.split(","):
         name, separator, parameter = member.partition(";")
@@ -128,7 +128,7 @@ def json_list_answer(
     """Answer 200 with a JSON document that has a long list.
 
     :param name: of the list.
-    :param members: what is in it, each from ``encode_json``: with thousands of them that takes a while.
+    :param members: of the list, each from ``encode_json``, so that the caller can pause between thousands.
     """
     around = encode_json({**document, name: []})
     return _of_json(f"{around[:-2]}{','.join(members)}]}}", content_type)
@@ -140,7 +140,7 @@ def encode_json(document: object) -> str:
 
 
 def _of_json(text: str, content_type: str) -> Answer:
-    # A payload may hold half a surrogate pair ("\\ud800" in the token): it leaves as it came.
+    # A payload may hold half a surrogate pair ("\\ud800" in the token), which UTF-8 cannot carry: escape it.
     return Answer(200, text.encode("utf-8", "backslashreplace"), [("Content-Type", content_type)])
 
 
@@ -151,8 +151,8 @@ def error_answer(error: MercureError, resource_metadata: str | None = None) -> A
     :param resource_metadata: absolute URL of the protected resource metadata (RFC 9728), named in
         each bearer challenge.
     :returns: a bearer challenge (RFC 6750 section 3; spec, Error Responses) for authorization
-        errors, a problem document (RFC 9457) for both; its ``type`` names the section of the documentation,
-        its ``help`` says where that is.
+        errors, and always a problem document (RFC 9457); its ``type`` names a section of the documentation,
+        its ``help`` is the URL of that section.
     """
     match error:
         case AuthorizationError():
@@ -171,7 +171,7 @@ def error_answer(error: MercureError, resource_metadata: str | None = None) -> A
                 ]
             return _problem(error, error.status, error.title, error.detail, headers, field_name=error.field)
         case StorageError():
-            # The detail names the database, which is for the log alone.
+            # The detail names the database: only for the log.
             detail = "The history cannot be read or written now. The hub's log says why."
             return _problem(error, 503, "Service Unavailable", detail, [("Retry-After", "5")])
         case _:

@@ -21,7 +21,7 @@ class Identity:
     :param url: absolute URL; the resource identifier that tokens name in ``aud``, and the base of
         relative patterns and topics (spec, Token Validation and URL Pattern).
 
-    ``reserved_bases`` are what topics are resolved against to see whether they are reserved.
+    Topics are resolved against ``reserved_bases`` to find out whether they are reserved.
     """
 
     url: str
@@ -33,9 +33,9 @@ class Identity:
         parts = urlsplit(self.url)
         object.__setattr__(self, "path", parts.path)
         object.__setattr__(self, "origin", f"{parts.scheme}://{parts.netloc}")
-        # The authority does not count for what is reserved, and one that comes from the request could be
-        # no host at all: with Host: x:99999 nothing would resolve. So a stand-in takes its place. The scheme
-        # does not count either: https:x is a path for those only who use the hub by https.
+        # The authority does not matter for what is reserved, and the Host of a request can be invalid: with
+        # x:99999 nothing would resolve. So use a stand-in. The scheme does not matter either: https:x is a
+        # relative path only where the base has the scheme https.
         bases = tuple(f"{scheme}://mercure.invalid{parts.path}" for scheme in ("http", "https"))
         object.__setattr__(self, "reserved_bases", bases)
 
@@ -57,11 +57,11 @@ class Identity:
 
 @lru_cache(maxsize=1024)
 def derived(scheme: str, host: str, path: str = WELL_KNOWN) -> Identity:
-    """The identity that a request implies when no public URL is configured.
+    """The identity that follows from a request when no public URL is configured.
 
     :param scheme: ``http`` or ``https``, as the client used it.
     :param host: the request's ``Host``, with its port when it is not the default one.
-    :raises InvalidRequest: the host is not one; then nothing could be resolved against the URL.
+    :raises InvalidRequest: the host is invalid, so nothing could be resolved against the URL.
     """
     url = f"{scheme}://{host.lower()}{path}"
     if not AUTHORITY.fullmatch(host) or _resolved_path(url) is None:
@@ -91,7 +91,7 @@ def _is_reserved(topic: str, base: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _own_paths(base: str) -> tuple[str, ...]:
-    """What is reserved, in the form in which topics are compared. At the root of a host, not all of it."""
+    """The reserved paths, in the form in which topics are compared. A hub at ``/`` does not reserve all."""
     path = (_resolved_path("", base) or "").rstrip("/")
     return (path,) if path else ("/", "/subscriptions")
 

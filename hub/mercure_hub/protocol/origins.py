@@ -1,4 +1,4 @@
-"""Decisions about the origin of a request: CORS, and cookies on publications."""
+"""What pages of other origins may do: read answers (CORS), publish and connect with a cookie."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
     """Response headers that let a page of another origin read the answer (spec, Subscription).
 
     :param origin: the request's ``Origin``.
-    :param allowed: trusted origins. Only a listed one is let in with its cookies; ``*`` admits the
-        others without.
+    :param allowed: trusted origins. Only listed ones may send cookies; ``*`` admits all others without.
     """
     if not allowed:
         return []
@@ -41,10 +40,8 @@ def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:
 
 
 def is_listed(origin: str, allowed: Collection[str]) -> bool:
-    """Whether an origin is named.
-
-    Itself, as one of a host's with any port (``http://localhost:*``), or as a subdomain of one label
-    (``https://*.example.com``, and ``https://*.example.com:*``).
+    """Whether an origin is allowed by name: itself, with any port (``http://localhost:*``), or as a subdomain
+    of one label (``https://*.example.com``, and ``https://*.example.com:*``).
     """
     if origin == ANY or "*" in origin:
         return False
@@ -94,13 +91,13 @@ def check_publication(
 
 
 def may_bring_cookie(origin: str | None, own_origin: str, allowed: Collection[str]) -> bool:
-    """Whether the cookie of a WebSocket handshake counts: browsers send it whatever page asks.
+    """Whether the cookie of a WebSocket handshake counts: browsers send it from any page.
 
     :param origin: the request's ``Origin``; browsers always send it.
     :param own_origin: origin of the hub's public URL.
     :param allowed: trusted origins, as for CORS; ``*`` admits the others without their cookies.
-    :raises CrossSite: no page of this origin may subscribe. CORS would keep the answer from it; to a
-        WebSocket it does not apply.
+    :raises CrossSite: pages of this origin may not subscribe. CORS, which would stop them, does not apply to
+        WebSockets.
     """
     if origin is None or origin == own_origin or is_listed(origin, allowed):
         return True

@@ -15,23 +15,23 @@ from mercure_hub.protocol.tokens.grant import Json
 from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 from mercure_hub.protocol.update import HUB_EVENT_TYPE, Update, new_id
 
-_PARAMETER = "last_event_id"
-_OLD_PARAMETERS = ("lastEventID", "Last-Event-ID", "last-event-id")
-_OF_POLYFILL = "lastEventId"
-"""In which event-source-polyfill sends what others send in the header, beside the parameters of its URL."""
+_CURSOR = "last_event_id"
+_OLD_CURSORS = ("lastEventID", "Last-Event-ID", "last-event-id")
+_POLYFILL_CURSOR = "lastEventId"
+"""event-source-polyfill adds this parameter to its URL, while other clients send the header."""
 
 
 def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> str | None:
-    """The event id after which the subscriber wants its updates.
+    """The event id after which a subscriber wants its updates (spec, Reconciliation).
 
     :param header: value of ``Last-Event-ID``; it wins over the parameters.
     :param query: parameters of the query component.
-    :param old_names: accept the parameter names of 0.x too, and first of all ``lastEventId``, which
-        event-source-polyfill adds to its URL when it connects again.
-    :returns: the id, ``earliest``, or ``None`` when no cursor was sent. It is empty when all that were
-        sent are: then nothing is resumed.
+    :param old_names: accept the parameter names of 0.x too. ``lastEventId`` wins over the others:
+        event-source-polyfill adds it to its URL when it reconnects.
+    :returns: the id, ``earliest``, or ``None`` when no cursor was sent; empty when all cursors that were sent
+        are empty, and nothing is resumed.
     """
-    names = (_OF_POLYFILL, _PARAMETER, *_OLD_PARAMETERS) if old_names else (_PARAMETER,)
+    names = (_POLYFILL_CURSOR, _CURSOR, *_OLD_CURSORS) if old_names else (_CURSOR,)
     sent = [] if header is None else [header]
     sent += [value for wanted in names for name, value in query if name == wanted]
     return next(filter(None, sent), "") if sent else None
@@ -45,10 +45,10 @@ MAX_MATCHERS = 100
 """Matchers in one request."""
 
 MAX_SHOWN = 512
-"""Characters of a matcher where subscriptions are shown to others: each is repeated in events and lists."""
+"""Characters of a matcher in a hub with active subscriptions, whose events and lists repeat it."""
 
 MAX_EVENTS = 256 << 10
-"""Bytes of the events that tell of the beginning of one subscriber's subscriptions, and of their end."""
+"""Bytes of all events of one subscriber that its subscriptions begin; those of their end are as large."""
 
 _MAX_WITH_GROUPS = 10
 _MAX_COST = 50_000  # µs to compile the patterns of one request
@@ -66,14 +66,14 @@ def matchers_from(
 
     :param parameters: names and values of query and body together.
     :param identity: the hub, base of relative patterns.
-    :param current: accept ``match`` and its kin.
+    :param current: accept ``match``, ``match_exact`` and ``match_urlpattern``.
     :param old: accept ``topic`` of 0.x.
-    :param allowance: of patterns in use that take much memory; ``None``: there is no limit.
+    :param allowance: of patterns in use that take much memory; ``None``: no limit.
     :returns: the distinct matchers in order.
-    :raises TooManyRequests: there would be one more than that.
-    :raises InvalidRequest: none, too many, an unknown ``match*`` name, or a value that is not valid.
+    :raises TooManyRequests: the allowance is used up.
+    :raises InvalidRequest: there is no matcher, too many, an unknown ``match*`` name, or an invalid value.
     """
-    found: dict[Matcher, None] = {}
+    matchers: dict[Matcher, None] = {}
     spent = with_groups = 0
     for name, value in parameters:
         type_ = _PARAMETERS.get(name) if current else None
@@ -90,35 +90,38 @@ def matchers_from(
         if spent > _MAX_COST:
             raise InvalidRequest("The patterns of this request are too costly to compile together.", name)
         matcher = make(type_, value, identity.url, name, allowance)
-        if matcher not in found:
-            found[matcher] = None
+        if matcher not in matchers:
+            matchers[matcher] = None
             with_groups += matcher.has_groups
-        if len(found) > MAX_MATCHERS:
+        if len(matchers) > MAX_MATCHERS:
             raise InvalidRequest(f"More than {MAX_MATCHERS} matchers in one request.", name)
         if with_groups > _MAX_WITH_GROUPS:
             raise InvalidRequest(
                 f"More than {_MAX_WITH_GROUPS} URL Patterns with regular expressions in one request.", name
             )
-    if not found:
+    if not matchers:
         _refuse_other_generation(parameters, current=current, old=old)
         names = [*(_PARAMETERS if current else ()), *((_OLD_PARAMETER,) if old else ())]
         raise InvalidRequest(f"Name at least one topic, with {' or '.join(names)}.", names[0])
-    return tuple(found)
+    return tuple(matchers)
 
 
 def _refuse_other_generation(parameters: Pairs, *, current: bool, old: bool) -> None:
-    """:raises InvalidRequest: all that the request names is named as in the generation that is off."""
+    """Explain parameters of the generation of the protocol that is off.
+
+    :raises InvalidRequest: the request has such a parameter.
+    """
     if not old and any(name == _OLD_PARAMETER for name, _ in parameters):
         raise InvalidRequest(
             "This hub speaks protocol 1.0 only (MERCURE_PROTOCOL), and topic is of 0.x. Send match=TOPIC, or "
-            "match_urlpattern=PATTERN in place of a URI Template.",
+            "match_urlpattern=PATTERN instead of a URI Template.",
             _OLD_PARAMETER,
         )
     sent = next((name for name, _ in parameters if name in _PARAMETERS), None)
     if not current and sent is not None:
         raise InvalidRequest(
             f"This hub speaks protocol 0.x only (MERCURE_PROTOCOL), and {sent} is of 1.0. Send topic=TOPIC, "
-            "or a URI Template there in place of a URL Pattern.",
+            "or a URI Template there instead of a URL Pattern.",
             sent,
         )
 
@@ -138,12 +141,12 @@ class Subscription:
 
     @property
     def is_old(self) -> bool:
-        """Whether it was made with ``topic`` of 0.x, and shows itself in the shape of 0.x."""
+        """Whether it was made with ``topic`` of 0.x; its documents have the form of 0.x then."""
         return self.matcher.type is MatcherType.TEMPLATE
 
     @property
     def segments(self) -> list[str]:
-        """What its path is made of, below that of all subscriptions; not encoded."""
+        """The segments of its path below that of all subscriptions; not encoded."""
         matcher = self.matcher
         return [*(() if self.is_old else (matcher.type.value,)), matcher.value, self.subscriber]
 
@@ -164,7 +167,7 @@ class Subscription:
         return document
 
     def event(self, identity: Identity, *, active: bool) -> Update:
-        """The private update that tells of a new or an ended subscription."""
+        """The private update about the begin or the end of the subscription."""
         document = self.document(identity, active=active)
         if self.is_old:
             document = {"@context": _OLD_CONTEXT, **document}
@@ -177,11 +180,11 @@ class Subscription:
         )
 
     def size(self, identity: Identity) -> int:
-        """Bytes of an event, give or take a few."""
+        """Approximate number of bytes of an event."""
         return len(self.event(identity, active=False).data.encode()) + len(self.path(identity))
 
     def record(self, identity: Identity) -> str:
-        """What another process has to know of the subscription, as JSON; ``restored`` reads it."""
+        """The subscription as JSON for other processes; ``restored`` reads it."""
         matcher = self.matcher
         return json.dumps([identity.url, matcher.type, matcher.value, self.subscriber, self.payload])
 
@@ -201,9 +204,10 @@ def of_subscriber(
 def check_shown(
     matchers: Sequence[Matcher], subscriber: str, payload_for: Callable[[Matcher], Json], identity: Identity
 ) -> None:
-    """Refuse subscriptions of which the hub would have to tell others more than is fair.
+    """Refuse subscriptions whose events would be too large.
 
-    What is admitted is told in full: without the event of its end it would be shown for ever.
+    Events of accepted subscriptions are never cut: without the event of its end, a subscription would be
+    listed for ever.
 
     :raises InvalidRequest: a matcher is too long, or the events of all are too large.
     """
@@ -216,30 +220,30 @@ def check_shown(
     total = sum(one.size(identity) for one in of_subscriber(matchers, subscriber, payload_for))
     if total > MAX_EVENTS:
         raise InvalidRequest(
-            f"The events that tell of these {len(matchers)} subscriptions have {total} bytes; the limit is "
+            f"The events of these {len(matchers)} subscriptions have {total} bytes; the limit is "
             f"{MAX_EVENTS}. Send fewer or shorter matchers, or a token whose payload is smaller."
         )
 
 
 def restored(record: str) -> tuple[Subscription, Identity]:
-    """A subscription of another process, to be shown or to be ended, and the hub as its subscriber knows it.
+    """A subscription of another process, to list or to end it, and the hub as its subscriber knows it.
 
-    :param record: of ``Subscription.record``.
+    :param record: from ``Subscription.record``.
     """
     url, type_, value, subscriber, payload = json.loads(record)
-    matcher = Matcher(MatcherType(type_), value, url, None)  # never matched here, so never compiled
+    matcher = Matcher(MatcherType(type_), value, url, None)  # not compiled, because it is never matched here
     return Subscription(matcher, subscriber, payload), Identity(url)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The subscriptions that a path of the subscription API stands for.
+    """The subscriptions that a path of the subscription API selects.
 
-    :param path: as it was asked for.
+    :param path: as the client requested it.
     :param is_old: those of 0.x; each generation lists the subscriptions of its own matchers.
-    :param match_type: only with this one; ``None``: with any.
-    :param value: only with this matcher; ``None``: with any.
-    :param subscriber: only of this one; ``None``: of any.
+    :param match_type: of the subscriptions; ``None``: any.
+    :param value: of their matcher; ``None``: any.
+    :param subscriber: identifier; ``None``: any.
     """
 
     path: str
@@ -254,7 +258,7 @@ class Selection:
         return self.subscriber is not None
 
     def holds(self, one: Subscription) -> bool:
-        """Tell whether a subscription is among them."""
+        """Tell whether a subscription is selected."""
         return (
             self.value in (None, one.matcher.value)
             and one.is_old is self.is_old
@@ -263,7 +267,7 @@ class Selection:
         )
 
     def collection(self) -> dict[str, Json]:
-        """What the document of a collection has besides the subscriptions (spec, Subscription API)."""
+        """The document of a collection, without the subscriptions (spec, Subscription API)."""
         return {"id": self.path, "type": "Subscriptions" if self.is_old else "subscriptions"}
 
 
@@ -272,12 +276,12 @@ def select(path: str, identity: Identity, *, old: bool) -> Selection | None:
 
     :param path: percent-encoded as subscription event topics are.
     :param old: answer as 0.x does, whose paths have no type.
-    :returns: ``None`` if there can be nothing.
+    :returns: ``None`` if no subscription can have such a path.
     """
     base = identity.subscriptions_path
     if path != base and not path.startswith(f"{base}/"):
         return None
-    # Decoded before they are compared: encodeURIComponent leaves * and its like, quote does not.
+    # Compare decoded segments: encodeURIComponent leaves * and others as they are, quote does not.
     wanted = [unquote(part) for part in path.removeprefix(base).split("/")[1:]]
     if not wanted:
         return Selection(path, old)
@@ -290,5 +294,5 @@ def select(path: str, identity: Identity, *, old: bool) -> Selection | None:
 
 
 def old_document(document: dict[str, Json], cursor: str) -> dict[str, Json]:
-    """A document of the subscription API with what 0.x adds to it: a context and the cursor."""
+    """A document of the subscription API in the form of 0.x, which adds a context and the cursor."""
     return {"@context": _OLD_CONTEXT, **document, "lastEventID": cursor}

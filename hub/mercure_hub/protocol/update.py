@@ -28,7 +28,7 @@ class Update:
 
     :param topics: the canonical topic and the alternate ones.
     :param data: the content, opaque to the hub.
-    :param id: cursor of the update in the hub's log.
+    :param id: of the update, by which subscribers resume.
     :param private: only for subscribers whose token allows one of the topics.
     :param type: Server-Sent Events ``event`` field.
     :param retry: Server-Sent Events ``retry`` field, in milliseconds.
@@ -63,8 +63,8 @@ class PublicationLimits:
 
 
 def new_id() -> str:
-    """A fresh id: opaque and random, so that it tells nothing of other updates (spec, Reconciliation)."""
-    # UUIDv4 (RFC 9562 section 5.4). An object of uuid.UUID takes five times as long to make and to print.
+    """A new id: opaque and random, so that it reveals nothing about other updates (spec, Reconciliation)."""
+    # UUIDv4 (RFC 9562 section 5.4), written directly: uuid.UUID takes five times as long.
     digits = secrets.token_hex(16)
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"urn:uuid:{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
@@ -73,7 +73,7 @@ def new_id() -> str:
 def from_form(form: Pairs, limits: PublicationLimits) -> Update:
     """Read the form that a publisher sent.
 
-    Fields that are not known are ignored. The reserved namespace is not checked here, see
+    Unknown fields are ignored. The reserved namespace is not checked here, see
     ``mercure_hub.protocol.identity.is_reserved``.
 
     :param form: decoded names and values.
@@ -97,7 +97,7 @@ def from_form(form: Pairs, limits: PublicationLimits) -> Update:
         _check("topic", topic, limits)
         if topic == WILDCARD:
             raise InvalidRequest(
-                "The topic * is the wildcard of subscribers, nobody can publish to it.", "topic"
+                "The topic * is the wildcard of subscribers; nobody can publish to it.", "topic"
             )
     return Update(
         topics=tuple(dict.fromkeys(topics)),
@@ -148,7 +148,7 @@ def _retry(value: str | None) -> int | None:
 
 BATCH_MEDIA_TYPE = "application/json"
 ACCEPT_POST = f"application/x-www-form-urlencoded, {BATCH_MEDIA_TYPE}"
-"""What the hub's URL takes by POST, told in the header ``Accept-Post`` (W3C Linked Data Platform, 7.1)."""
+"""Value of ``Accept-Post``: what the hub's URL takes by POST (W3C Linked Data Platform, 7.1)."""
 
 BATCH_METADATA = "flask_mercure_batch"
 """Member of the metadata document with the limits of a batch."""
@@ -159,7 +159,7 @@ _KINDS = {str: "text", bool: "true or false", int: "a whole number"}
 def from_batch(body: bytes, limits: PublicationLimits) -> list[Update]:
     """Read a batch.
 
-    Members that are not known are ignored. The reserved namespace is not checked here, see
+    Unknown members are ignored. The reserved namespace is not checked here, see
     ``mercure_hub.protocol.identity.is_reserved``.
 
     :param body: JSON in UTF-8 (RFC 8259).
@@ -188,7 +188,7 @@ def from_batch(body: bytes, limits: PublicationLimits) -> list[Update]:
 
 
 def in_batch(index: int, error: InvalidRequest) -> InvalidRequest:
-    """An error in one update as an error of the batch.
+    """An error in one update as an error of the batch, with a JSON pointer to it (RFC 6901).
 
     :param index: of the update, counted from 0.
     """
@@ -204,17 +204,17 @@ def _items(body: bytes) -> list[Any]:
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
     except ValueError as error:
-        # Of json: what it expected and where, without a part of the body.
+        # The message of json says what it expected; it quotes nothing of the body.
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "a number has too many digits"
         position = f" at character {error.pos}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidRequest(f"The body is not JSON: {reason}{position}.") from None
     if not isinstance(document, list):
-        raise InvalidRequest("The body is no JSON array; send a list of updates.")
+        raise InvalidRequest("The body is not a JSON array; send a list of updates.")
     return document
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; one that says two things about, say, ``private`` says nothing."""
+    """Read an object; one with two values for ``private``, say, is ambiguous."""
     members = dict(pairs)
     if len(members) < len(pairs):
         raise InvalidRequest("A JSON object of the body has two members of the same name.")
@@ -227,7 +227,7 @@ def _count_topics(item: Any) -> int:
 
 
 def _fields(item: Any) -> Iterator[tuple[str, str]]:
-    """An update as the fields of a form, for one set of rules."""
+    """An update as the fields of a form, so that the same rules apply to both."""
     if not isinstance(item, dict):
         raise InvalidRequest('an update is a JSON object such as {"topic": "books/1", "data": "text"}.')
     topics = item.get("topic", [])
@@ -249,7 +249,7 @@ def _fields(item: Any) -> Iterator[tuple[str, str]]:
 
 
 def _value(name: str, value: Any, kind: type) -> Any:
-    """A value of one JSON type; what decides who reads an update must not be guessed at."""
+    """A value of one JSON type; none is converted, because ``private`` decides who reads the update."""
     if type(value) is not kind:
         raise InvalidRequest(f"{name} is not {_KINDS[kind]}.", name)
     return value

@@ -1,4 +1,4 @@
-"""Topics resolved against the hub's URL, as URL Patterns see them."""
+"""Topics as URLs, resolved against the hub's URL: what URL Patterns are tried on."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Resolved:
 
 
 class Resolver:
-    """Resolves topics against one base, and remembers the last one: patterns are tried in long rows.
+    """Resolves topics against one base, and remembers the last topic: many patterns are tried on each.
 
-    Where the base comes from the request, each client may bring another host: the path of a topic is found
-    once for all of them.
+    Without a configured public URL, the base has the host of each request: the path of a topic is resolved
+    only once for all hosts.
 
     :param base: the hub's public URL.
 
-    ``shared`` is the base of all that differ in nothing but the host and port, ``own`` the base itself.
+    ``shared`` is the same for all bases that differ only in host and port; ``own`` is the base, resolved.
     """
 
     __slots__ = ("_last", "base", "own", "shared")
@@ -64,7 +64,7 @@ class Resolver:
             self.shared = sys.intern(f"{self.own.protocol}://{_STAND_IN}{self.own.pathname}{query}")
 
     def resolve(self, topic: str) -> Resolved | None:
-        """The components of a topic; ``None`` if it is no URL, which no URL Pattern matches."""
+        """The components of a topic; ``None`` if it is not a URL, because no URL Pattern matches it then."""
         last = self._last
         if last[0] is not topic:
             last = self._last = (topic, self._resolve(topic))
@@ -91,12 +91,12 @@ def origin_of(protocol: str, hostname: str, port: str) -> str:
 
 
 def leading_segments(text: str) -> str:
-    """A literal path, without what is deeper than all prefixes."""
+    """A literal path, cut to the depth of prefixes."""
     return "/".join(text.split("/", _MAX_DEPTH + 1)[: _MAX_DEPTH + 1])
 
 
 def prefixes_of(path: str) -> tuple[str, ...]:
-    """The empty text, and the path up to each slash and to its end; deeper than any pattern's, no more."""
+    """The empty text, and the path up to each slash and to its end, as deep as prefixes of patterns are."""
     segments = path.split("/", _MAX_DEPTH + 1)[: _MAX_DEPTH + 1]
     return tuple(dict.fromkeys(["", *("/".join(segments[: n + 1]) for n in range(len(segments)))]))
 

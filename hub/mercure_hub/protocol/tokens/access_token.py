@@ -32,19 +32,19 @@ _MAX_TIME = 2**53
 _MAX_SUBJECT = 255
 UNSIGNED = "no key of this hub has signed the token"
 
-_Verified = tuple[Grant, float, str, Key]  # with nbf, the issuer's identifier and the key that signed
+_Verified = tuple[Grant, float, str, Key]  # and nbf, the identifier of the issuer, the key that signed
 
 
 class TokenVerifier:
     """Checks tokens against the trusted keys, and remembers those it has checked.
 
-    :param issuers: who is trusted. A 0.x token names none: it is verified with the keys of the first
-        one, or of the only one that has the key of its ``kid``; with an ``iss`` where there are several, with
-        those of that issuer.
+    :param issuers: the trusted issuers. A 0.x token is verified with the keys of the issuer that its ``iss``
+        names, if there are several; without ``iss``, of the only issuer that has a key of its ``kid``; else
+        of the first one.
     :param protocol: which generations of tokens are accepted.
     :param remembered: how many verified tokens to remember.
-    :param knows_its_url: the hub's URL is configured, not derived from the request: then a 0.x token with an
-        ``aud`` has to be for it (RFC 7519 section 4.1.3).
+    :param knows_its_url: the hub's URL is configured, not derived from the request. Then a 0.x token with an
+        ``aud`` must be for this hub (RFC 7519 section 4.1.3).
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class TokenVerifier:
         """Validate a token.
 
         :param token: compact serialization, as the client presented it.
-        :param role: what the endpoint does, which chooses the key.
+        :param role: of the client; it selects the keys.
         :param resource: the hub's resource identifier, to be found in ``aud``.
         :param now: seconds since the epoch.
-        :raises TokenInvalid: with the precise cause, for the log; ``KeyUnknown`` when it is worth to
-            ask the issuer for its keys and to try again.
+        :raises KeyUnknown: the issuer may have new keys; fetch them and try again.
+        :raises TokenInvalid: with the precise cause, for the log.
         """
         fingerprint = blake2b(token.encode("utf-8", "replace"), digest_size=16).digest()
         memo = fingerprint, role, resource
@@ -93,7 +93,7 @@ class TokenVerifier:
             return None
 
     def is_signed(self, token: str) -> bool:
-        """Whether one of the trusted keys has signed a token, whoever's and whatever it says."""
+        """Whether a trusted key of any issuer has signed a token, whatever its claims."""
         read = self.read(token)
         roles: tuple[Role, ...] = ("publish", "subscribe")
         return read is not None and any(
@@ -101,7 +101,7 @@ class TokenVerifier:
         )
 
     def trusts(self, key: Key, role: Role) -> bool:
-        """Whether a key is one of those that verify tokens now, with all the algorithms that it had."""
+        """Whether a key is still trusted, with all its algorithms."""
         return any(
             own.material == key.material and own.kid == key.kid and set(key.algorithms) <= set(own.algorithms)
             for issuer in self._issuers.values()
@@ -109,7 +109,7 @@ class TokenVerifier:
         )
 
     def trust(self, issuer: Issuer) -> None:
-        """Take over the keys that an issuer has now, and forget tokens of those that it no longer has."""
+        """Replace the keys of an issuer, and forget tokens that were verified with keys it no longer has."""
         self._issuers[issuer.identifier] = issuer
         for memo, (_, _, identifier, key) in list(self._verified.items()):
             if identifier == issuer.identifier and key not in issuer.keys(memo[1]):
@@ -172,7 +172,7 @@ class TokenVerifier:
         return issuer
 
     def _issuer_of_old(self, header: Mapping[str, Any], claims: Mapping[str, Any], role: Role) -> Issuer:
-        # Applications make these tokens with a JWT library of their own, and write what they like into iss.
+        # Applications make 0.x tokens with any JWT library, so iss can be anything.
         if "iss" in claims and sum(not issuer.is_hub for issuer in self._issuers.values()) > 1:
             return self._trusted_issuer(claims)
         kid = header.get("kid")

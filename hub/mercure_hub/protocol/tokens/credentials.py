@@ -1,4 +1,4 @@
-"""Where in a request the access token is (spec, Presenting the Access Token)."""
+"""Finds the access token in a request (spec, Presenting the Access Token)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Credential:
     """A token as it was presented.
 
     :param token: the compact serialization, not yet verified.
-    :param source: how it came; a cookie needs protection against cross-site requests.
+    :param source: where it was; a cookie needs protection against cross-site requests.
     """
 
     token: str
@@ -44,8 +44,8 @@ def find(
 ) -> Credential | None:
     """Find the token: header before query before cookie.
 
-    :param authorization: values of the ``Authorization`` header fields. A scheme other than
-        ``Bearer`` belongs to somebody else, such as a proxy, and is passed over.
+    :param authorization: values of the ``Authorization`` header fields. Schemes other than ``Bearer`` are
+        ignored: they are for others, such as a proxy.
     :param cookies: of the request.
     :param query: parameters of the query component.
     :param cookie_names: names to look for, the first one found is used.
@@ -71,7 +71,7 @@ def find(
 
 
 def parse_cookies(header: str) -> dict[str, str]:
-    """Read a ``Cookie`` header (RFC 6265 section 4.2); of a repeated name the first one counts."""
+    """Read a ``Cookie`` header (RFC 6265 section 4.2); the first value of a repeated name counts."""
     cookies: dict[str, str] = {}
     for part in header.split(";"):
         name, equals, value = part.partition("=")

@@ -27,9 +27,9 @@ class Grant:
         which belongs to every subscription.
     :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
     :param is_old: the token is one of 0.x.
-    :param fingerprint: tells tokens apart without holding them; empty without a token.
-    :param key: verified the token; ``None`` without a token.
-    :param subject: whose token it is, told apart from those of other issuers; empty if it does not say.
+    :param fingerprint: hash of the token; empty without a token.
+    :param key: the key that verified the token; ``None`` without a token.
+    :param subject: issuer and ``sub`` of the token; empty without ``sub``.
     """
 
     publish: Scope = NOTHING
@@ -44,7 +44,7 @@ class Grant:
     def payload_for(self, matcher: Matcher) -> Json:
         """The payload of the first entry that covers a subscription's matcher (spec, Payloads).
 
-        :returns: the payload, or ``None``: an entry without one hides those of the entries after it.
+        :returns: the payload, or ``None`` if the first entry that covers the matcher has none.
         """
         for matchers, payload in self.payloads:
             if not matchers or any(own.selects(matcher) for own in matchers):
@@ -62,12 +62,12 @@ _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
 
 def grant_of(details: object, expires_at: float, resource: str, fingerprint: bytes, key: Key) -> Grant:
-    """Read ``authorization_details``: all of it, or nothing (spec, Authorization Details).
+    """Read ``authorization_details``; one defect invalidates all of it (spec, Authorization Details).
 
     :param expires_at: seconds since the epoch.
     :param resource: the hub's resource identifier, base of relative patterns.
     :param fingerprint: of the token.
-    :param key: that verified it.
+    :param key: the key that verified it.
     :raises TokenInvalid: something in it is not valid.
     """
     if not isinstance(details, list):
@@ -106,7 +106,7 @@ def grant_of(details: object, expires_at: float, resource: str, fingerprint: byt
 
 
 def _check_depth(payload: Json, member: str) -> None:
-    """Refuse a payload that is nested so deeply that writing it as JSON could fail."""
+    """Refuse a payload that is too deeply nested to be written as JSON."""
     level: list[Json] = [payload]
     for _ in range(_MAX_DEPTH):
         below: list[Json] = []
@@ -166,7 +166,7 @@ def old_grant_of(
     :param expires_at: seconds since the epoch, ``None`` for a token that never expires.
     :param resource: the hub's resource identifier.
     :param fingerprint: of the token.
-    :param key: that verified it.
+    :param key: the key that verified it.
     :raises TokenInvalid: it is missing, or not valid.
     """
     claim = claims.get(OLD_NAMESPACED_CLAIM)

@@ -26,10 +26,10 @@ _MAX_SECRETS = 256
 
 
 def check_extensions(header: Mapping[str, Any]) -> None:
-    """Refuse a token that means something else to who knows an extension; none is known here.
+    """Refuse tokens that use extensions of JWS, because the hub knows none.
 
     :param header: of the token, not verified.
-    :raises TokenInvalid: it has such a field (RFC 7515 section 4.1.11, RFC 7797).
+    :raises TokenInvalid: it has ``crit`` (RFC 7515 section 4.1.11) or an unencoded payload (RFC 7797).
     """
     if "crit" in header:
         raise TokenInvalid(
@@ -59,18 +59,18 @@ def fits(token: str, algorithm: str, key: Key) -> bool:
 
 @lru_cache(maxsize=_MAX_SECRETS)
 def _checked(algorithm: str, secret: bytes) -> Any:
-    """The secret, if it is no PEM, DER or JWK in disguise: to find that out costs more than to use it."""
+    """The secret, unless it is a PEM, DER or JWK in disguise. That check takes longer than a verification."""
     return _ALGORITHMS[algorithm].prepare_key(secret)
 
 
-_MAX_TRIED = 16  # keys for one token: each costs a tenth of a millisecond, and junk is free to send
+_MAX_TRIED = 16  # keys for one token: each takes a tenth of a millisecond, and anybody can send junk
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteKeys:
     """Keys that an issuer publishes as a JWK set and changes when it likes.
 
-    :param url: where the set is.
+    :param url: of the set.
     :param algorithms: what its keys may be used with.
     :param roles: whose tokens they verify.
     :param allow_private: the URL may lead to an address that is not on the public internet.
@@ -84,13 +84,13 @@ class RemoteKeys:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Somebody whose tokens the hub trusts.
+    """An issuer whose tokens the hub trusts.
 
     :param identifier: the ``iss`` of the tokens.
     :param publish: keys that sign publishers' tokens.
     :param subscribe: keys that sign subscribers' tokens.
     :param remote: where more keys come from.
-    :param is_authorization_server: clients are told that they can get tokens there.
+    :param is_authorization_server: the metadata document names it, because clients can get tokens there.
     :param is_hub: the hub itself signs these tokens, for a page of its own.
     """
 
@@ -117,12 +117,12 @@ class Issuer:
     def signer(self, token: str, header: Mapping[str, Any], role: Role) -> Key:
         """Find the key that signed a token.
 
-        With a ``kid`` that names a key, that key has to be the one. With another ``kid`` it can only be
-        a key that has no name, and without ``kid`` it can be any that fits.
+        A ``kid`` that names a key selects only that key; any other ``kid`` selects the keys without a name;
+        without ``kid``, all keys that fit are tried.
 
         :param header: of the token, not verified.
-        :raises KeyUnknown: none did, but the issuer may publish a new one.
-        :raises TokenInvalid: none did.
+        :raises KeyUnknown: no key signed it, but the issuer may publish a new one.
+        :raises TokenInvalid: no key signed it.
         """
         algorithm, kid = header.get("alg"), header.get("kid")
         if "kid" in header and not isinstance(kid, str):

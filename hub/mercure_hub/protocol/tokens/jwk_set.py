@@ -1,7 +1,7 @@
 """JWK sets: from JSON to keys, and how long a fetched one is good for (RFC 7517, RFC 7518, RFC 8037).
 
-A set is a list that others keep, so an entry that is of no use here does not spoil the others: what is
-for another purpose is passed over, what is broken or weak is left out and named in ``KeySet.refused``.
+Others maintain these sets, so an entry that cannot be used does not spoil the rest: entries for another
+purpose are skipped, broken or weak ones are listed in ``KeySet.refused``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PublicKey, fitting
 MAX_KEYS = 64
 """Entries in a set."""
 
-_MAX_RSA_BITS = 8192  # what a signature costs to verify grows with the square
+_MAX_RSA_BITS = 8192  # the time to verify a signature grows with the square
 _MAX_EXPONENT = 2**32
 _MAX_KID = 256
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
@@ -37,17 +37,17 @@ _OKP: Mapping[str, tuple[int, type[ed25519.Ed25519PublicKey | ed448.Ed448PublicK
     "Ed448": (57, ed448.Ed448PublicKey),
 }
 
-_LEAST, _USUAL, _MOST = 300.0, 3600.0, 86400.0
+_MIN_LIFETIME, _DEFAULT_LIFETIME, _MAX_LIFETIME = 300.0, 3600.0, 86400.0  # seconds
 _MAX_AGE = re.compile(r'(?:^|,)\s*max-age\s*=\s*"?(\d+)"?\s*(?=,|$)', re.IGNORECASE | re.ASCII)
 _DO_NOT_KEEP = re.compile(r"(?:^|,)\s*no-(?:store|cache)\s*(?=[,=]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """What a JWK set holds for us.
+    """The usable keys of a JWK set.
 
     :param keys: the public keys and secrets that verify tokens.
-    :param refused: why other entries are left out, each in a line that shows no key material.
+    :param refused: a line on each entry that was refused, without key material.
     """
 
     keys: tuple[Key, ...]
@@ -55,15 +55,14 @@ class KeySet:
 
 
 class _NotForUs(Exception):
-    """An entry with another purpose, or of a kind that is not known (RFC 7517 section 5)."""
+    """The entry has another purpose, or an unknown kind (RFC 7517 section 5)."""
 
 
 def parse(text: bytes, allowed: Sequence[str], *, is_public: bool) -> KeySet:
     """Read a JWK set.
 
-    Of a private key in a file only the public half is taken, as of a PEM. A set that is served to
-    anybody must hold no secret and no private key: what is published can be used by all, so such
-    an entry is refused.
+    Of a private key in a file only the public half is used, as of a PEM. In a set from a URL, secrets and
+    private keys are refused: anybody can sign with what is published.
 
     :param text: the JSON document.
     :param allowed: algorithms that its keys may be used with.
@@ -94,18 +93,18 @@ def parse(text: bytes, allowed: Sequence[str], *, is_public: bool) -> KeySet:
 
 
 def lifetime(cache_control: str, age: str = "") -> float:
-    """Seconds for which a fetched set is good: what the answer says, between 5 minutes and a day.
+    """Seconds for which a fetched set is valid: what the answer says, between 5 minutes and a day.
 
     :param cache_control: value of that header field; without ``max-age`` an hour.
     :param age: value of that header field.
     """
     if _DO_NOT_KEEP.search(cache_control):
-        return _LEAST
+        return _MIN_LIFETIME
     found = [int(digits[:10]) for digits in _MAX_AGE.findall(cache_control)]
     if not found:
-        return _USUAL
+        return _DEFAULT_LIFETIME
     passed = int(age[:10]) if age.isascii() and age.isdigit() else 0
-    return min(max(_LEAST, min(found) - passed), _MOST)
+    return min(max(_MIN_LIFETIME, min(found) - passed), _MAX_LIFETIME)
 
 
 def _key(entry: object, allowed: Sequence[str], *, is_public: bool) -> Key:
@@ -120,7 +119,7 @@ def _key(entry: object, allowed: Sequence[str], *, is_public: bool) -> Key:
         raise KeyMaterialError(f"kid is not a string of at most {_MAX_KID} characters")
     if is_public and (kind == "oct" or _is_private(entry)):
         what = "secret" if kind == "oct" else "private key"
-        raise KeyMaterialError(f"this is a {what}, which no URL may serve; everybody can sign with it now")
+        raise KeyMaterialError(f"this is a {what}, which no URL may serve; anybody can sign with it now")
     material = _bytes_of(entry, "k") if kind == "oct" else _public_key(kind, entry)
     fits = fitting(material)
     if algorithm is not None:
