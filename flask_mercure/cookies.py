@@ -166,7 +166,7 @@ class CookiePolicy:
         replace_cookie(headers, self._line(request_host, "", 0))
 
     def is_delivered_over_http(self, request_host: str) -> bool:
-        """Tell whether the cookie works without TLS: not ``Secure``, or on the trusted loopback."""
+        """Whether the cookie works without TLS: not ``Secure``, or on the trusted loopback."""
         return not self.secure or is_loopback(request_host)
 
     def url_for(self, request_host: str) -> str:
@@ -296,7 +296,7 @@ def keep_private(headers: Headers) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether browsers treat the host as trustworthy without TLS (W3C, Secure Contexts, 3.1)."""
+    """Whether browsers treat the host as trustworthy without TLS (W3C, Secure Contexts, 3.1)."""
     name = _normalized(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -304,7 +304,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _is_one_machine(one: str, other: str) -> bool:
-    """Tell whether both are names of this machine's IPv4 loopback: two hosts to a cookie, and one server.
+    """Whether both are names of this machine's IPv4 loopback: two hosts to a cookie, but one server.
 
     :param one: a host, without port.
     :param other: another one.
@@ -313,7 +313,7 @@ def _is_one_machine(one: str, other: str) -> bool:
 
 
 def is_same_site(one: str, other: str) -> bool:
-    """Tell whether two hosts belong to one site, as far as that is known without the public suffix list.
+    """Whether two hosts belong to one site, as far as that is known without the public suffix list.
 
     :param one: a host, without port.
     :param other: another one.

@@ -179,7 +179,7 @@ def _text(jwk: Mapping[str, Any], member: str) -> str:
 
 
 def _bytes_of(jwk: Mapping[str, Any], member: str) -> bytes:
-    """What a member encodes; nothing when it is damaged."""
+    """The bytes that a member encodes; none if it is damaged."""
     text = _text(jwk, member)
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -279,8 +279,8 @@ class KeySet:
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise EncryptionError(f"the key set {value[1:]!r} cannot be read: {reason}") from None
-        found = _parsed(given)
-        keys = found.get(_MEMBER, [found]) if isinstance(found, dict) else None
+        document = _parsed(given)
+        keys = document.get(_MEMBER, [document]) if isinstance(document, dict) else None
         if not isinstance(keys, list):
             raise EncryptionError(
                 "this is no key set: give the JSON of a JWK set, or @ and the path of its file"
@@ -348,12 +348,12 @@ def merged_json(key_sets: Iterable[KeySet]) -> str:
 
 
 def _parsed(text: str | bytes) -> object:
-    """The JSON value, or ``None``: the error of the parser has the whole text in it."""
+    """The JSON value, or ``None``: the parser's error would show the whole text."""
     try:
-        found: object = json.loads(text)
+        document: object = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return found
+    return document
 
 
 def _compact_json(value: object) -> str:
@@ -364,8 +364,8 @@ def encrypt(content: str | bytes, recipients: Recipients, content_type: str) -> 
     """Encrypt the content of an update.
 
     :param content: text is encoded as UTF-8.
-    :param recipients: who shall read it: a public JWK, a secret one, a :class:`KeySet` (its newest key), or
-        several of these.
+    :param recipients: keys of those who can read it: a public JWK, a secret one, a :class:`KeySet` (its
+        newest key), or several of these.
     :param content_type: media type of the content; it stays readable, as the header ``cty``.
     :returns: a JWE: in compact serialization for one recipient, in general JSON serialization for several.
     :raises EncryptionError: a key cannot be used.
@@ -423,7 +423,7 @@ def _recipients(recipients: object) -> list[EncryptionKey]:
 
 
 def _encoded(text: str) -> bytes | None:
-    """Text as UTF-8, or ``None``: the error of the codec has the whole text in it."""
+    """Text as UTF-8, or ``None``: the codec's error would show the whole text."""
     try:
         return text.encode()
     except UnicodeEncodeError:

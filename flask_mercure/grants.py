@@ -1,4 +1,4 @@
-"""Who may read: tokens and the authorization cookie, given by a view or following the current user.
+"""Tokens and the authorization cookie: given by a view, or following the current user.
 
 The cookie with the access token goes to the hub's path, so the app does not see it again. Beside it the app
 gives the browser a *mark* for its own paths, which ends with the token and holds nothing but that end and
@@ -74,7 +74,7 @@ def as_grants(answer: object) -> Grants | None:
     """The answer of a callback as grants.
 
     :param answer: topics in any of their forms, :class:`Grants`, or ``None``.
-    :raises TypeError: it is something else, such as ``False``, of which nobody knows what it allows.
+    :raises TypeError: it is something else, such as ``False``, whose meaning is unclear.
     """
     match answer:
         case None | Grants():
@@ -336,7 +336,7 @@ def keep_cookies_private(app: Flask, response: Response, **_: object) -> None:
 
 
 def _is_for_developers(response: Response) -> bool:
-    """Whether an error of ours may take the place of a response: not of one that tells of an error itself."""
+    """Whether to raise an error instead of sending a response; not if that response is an error itself."""
     is_error = response.status_code >= 400
     return (current_app.debug or current_app.testing) and not is_error
 
@@ -423,7 +423,7 @@ def _digest(grants: Grants, name: str, configuration: Configuration) -> str:
 
 
 def _visitor() -> str:
-    """What tells the current user from others, as far as the app's login can say who that is."""
+    """A digest of the current user, as far as the app's login can name one."""
     try:
         user = _user()
     except Exception:  # its database may be away
@@ -477,7 +477,7 @@ def _keyed(text: str) -> str:
 
 
 def _user() -> list[str]:
-    """Who is logged in, as far as the app's extensions know; else what its session holds."""
+    """The user of the app's login extension; without one, the content of its session."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     if hasattr(app, "login_manager") and "flask_login" in sys.modules:
         from flask_login import current_user  # type: ignore[import-untyped] # noqa: PLC0415
@@ -496,7 +496,7 @@ def _user() -> list[str]:
 
 
 def warn_of_unread(state: MercureState) -> None:
-    """Log a warning, in debug mode and once for each hub, if nobody may read its private updates.
+    """Log a warning, in debug mode and once for each hub, if no client may read its private updates.
 
     :param state: of the current app.
     """

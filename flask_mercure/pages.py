@@ -103,7 +103,7 @@ def self_link(topic: str) -> str:
 
 
 def add_links(headers: Headers, *links: str) -> None:
-    """Add ``Link`` fields; each takes the place of the one with its relation that was added before.
+    """Add ``Link`` fields; each replaces the one with its relation that was added before.
 
     :param headers: of the response.
     :param links: made by :func:`hub_link` and :func:`self_link`.
@@ -114,11 +114,11 @@ def add_links(headers: Headers, *links: str) -> None:
 
 
 def _kind(link: str) -> tuple[str, str] | None:
-    """What makes two links of ours the same: the relation, and the URL of hubs, which may be several."""
-    found = _OWN_LINK.match(link)
-    if found is None:
+    """What identifies a link of this module: its relation, and the hub's URL, as there may be several."""
+    own = _OWN_LINK.match(link)
+    if own is None:
         return None
-    target, relation = found.groups()
+    target, relation = own.groups()
     return relation, target if relation == "mercure" else ""
 
 
@@ -287,7 +287,7 @@ def _as_json(topic: str | URLPattern) -> str | dict[str, str]:
 
 
 def _json(value: object) -> Markup:
-    """JSON that no text in it can end the element of, in ASCII whatever the app's provider does."""
+    """JSON for a script element, which no text in it can end; ASCII whatever the app's provider does."""
     return htmlsafe_json_dumps(value, dumps=json.dumps)
 
 

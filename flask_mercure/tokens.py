@@ -414,11 +414,11 @@ class TokenSource:
 
 @without_frames
 def check_compact(token: object, origin: str) -> str:
-    """Refuse what is no JWT in compact serialization.
+    """Require a JWT in compact serialization.
 
     :param token: to be checked.
     :param origin: where it comes from, for the error.
-    :raises TokenError: it is none.
+    :raises TokenError: it is something else.
     """
     if isinstance(token, str) and _COMPACT.fullmatch(token):
         return token
@@ -538,7 +538,7 @@ class PublisherToken:
             made = _Held(check_compact(self._source.make(), self._source.origin), now + self._lifetime)
         except MercureError:
             raise
-        except Exception as error:  # every way of publishing knows what to do with errors of ours
+        except Exception as error:  # publishing handles every MercureError
             raise TokenUnavailable(
                 f"no token to publish with: {self._source.origin} raised {_where_raised(error)}"
             ) from error
@@ -555,10 +555,10 @@ class PublisherToken:
 
 
 def _where_raised(error: Exception) -> str:
-    """The kind of an error, and where it was raised; not its text."""
+    """The class of an error and where it was raised, without its text, which may hold a secret."""
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
+    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
 
 
 def _utc(seconds: float) -> str:

@@ -166,7 +166,7 @@ def matchers(topics: Topics | None, protocol: Protocol, argument: str) -> list[s
     :param topics: what the caller gave; ``None`` stands for none.
     :param protocol: generation of the protocol, which decides what can be expressed.
     :param argument: name of the caller's argument, for the error.
-    :returns: exact topics, and marked what is none, without repetition, in order.
+    :returns: exact topics and marked patterns, without repetition, in order.
     :raises InvalidArgument: a matcher cannot be expressed or has forbidden characters.
     :raises TypeError: something is not a matcher.
     """
@@ -309,7 +309,7 @@ def built(kind: Kind, template: str, values: Sequence[Value], fields: Mapping[st
     :raises InvalidArgument: the template or a value cannot be used.
     :raises TypeError: a value is neither a str nor an int nor a UUID.
     """
-    given: dict[str, Value] = {str(place): value for place, value in enumerate(values)} | dict(fields)
+    given: dict[str, Value] = {str(index): value for index, value in enumerate(values)} | dict(fields)
     pieces = read_template(kind, template)
     numbers = map(str, itertools.count())
     numbered = [(literal, next(numbers) if field == "" else field) for literal, field in pieces]
@@ -332,7 +332,7 @@ def built(kind: Kind, template: str, values: Sequence[Value], fields: Mapping[st
 
 
 def read_template(kind: Kind, template: str) -> Pieces:
-    """Read a template, and refuse what a value could change the meaning of.
+    """Read a template, and refuse one whose meaning a value could change.
 
     :param kind: what it is.
     :raises InvalidArgument: it is not of the form that :func:`build_topic` describes.
@@ -360,7 +360,7 @@ def read_template(kind: Kind, template: str) -> Pieces:
 
 
 def check_template(kind: Kind, template: str, pieces: Pieces) -> None:
-    """Refuse fields in places where a value could mean more than itself.
+    """Refuse a field whose value could match more than itself.
 
     :raises InvalidArgument: there is such a field.
     """
@@ -370,8 +370,8 @@ def check_template(kind: Kind, template: str, pieces: Pieces) -> None:
             f"the template {template!r} begins with a field, and the value would choose among all topics: "
             "begin with fixed text, such as '/users/{}'"
         )
-    for place, (literal, field) in enumerate(pieces):
-        if 0 < place < count and not _SEPARATES.search(literal):
+    for index, (literal, field) in enumerate(pieces):
+        if 0 < index < count and not _SEPARATES.search(literal):
             raise InvalidArgument(
                 f"the template {template!r} has two fields and nothing between them that a value cannot "
                 "contain: put a '/' there"
@@ -386,9 +386,9 @@ def check_template(kind: Kind, template: str, pieces: Pieces) -> None:
                 "':name' or '*' in its place"
             )
         before, behind = _BEFORE[kind], _BEHIND[kind]
-        is_clear = place == 0 and re.fullmatch(_VALUE, literal)
+        is_clear = index == 0 and re.fullmatch(_VALUE, literal)
         if (field is not None and not is_clear and not before.search(literal)) or (
-            place and not behind.match(literal)
+            index and not behind.match(literal)
         ):
             raise InvalidArgument(
                 f"the template {template!r} has a field beside a variable part, so that a value would match "
@@ -426,7 +426,7 @@ def filled(kind: Kind, template: str, pieces: Pieces, value_of: Callable[[str], 
 
 
 def is_dot_segment(value: str) -> bool:
-    """Whether a value is ``.`` or ``..``, be it encoded: as a segment it leads to another place."""
+    """Whether a value is ``.`` or ``..``, encoded or not: as a segment it changes the path."""
     return _DOTS.fullmatch(value) is not None
 
 
@@ -435,7 +435,7 @@ def _braces(kind: Kind) -> str:
 
 
 def check_characters(value: object, argument: str) -> str:
-    """Refuse what the spec forbids in topics, matchers, ids and types (spec, Terminology).
+    """Refuse characters that the spec forbids in topics, matchers, ids and types (spec, Terminology).
 
     :param value: to be checked.
     :param argument: name of the caller's argument, for the error.
@@ -455,7 +455,7 @@ def check_characters(value: object, argument: str) -> str:
 
 
 def check_text(value: str, argument: str) -> str:
-    """Refuse what a user's text cannot be, also when it is percent-encoded.
+    """Refuse text that cannot be part of a topic, even percent-encoded.
 
     Format characters may be in it: emoji of several code points and the names of many languages have them.
 
@@ -473,7 +473,7 @@ def check_text(value: str, argument: str) -> str:
 
 
 def check_media_type(value: str, argument: str) -> str:
-    """Refuse what is no media type, such as ``application/json``.
+    """Require a media type, such as ``application/json``.
 
     :param value: to be checked.
     :param argument: name of the caller's argument, for the error.

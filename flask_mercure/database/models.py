@@ -31,7 +31,7 @@ _Model = TypeVar("_Model", bound=type[Any])
 
 _log = logging.getLogger("flask_mercure")
 
-# What two changes of one object in one transaction come to; None: nobody outside has ever seen it.
+# Two changes of one object in one transaction as one; None: it was never visible outside.
 _TOGETHER: dict[tuple[Action, Action], Action | None] = {
     ("create", "create"): "create",
     ("create", "update"): "create",
@@ -56,7 +56,7 @@ def broadcast_model(model: _Model, rule: Rule) -> _Model:
     try:
         inspect(model)
     except NoInspectionAvailable:
-        raise TypeError(f"broadcast marks SQLAlchemy models, and {model!r} is none") from None
+        raise TypeError(f"broadcast marks SQLAlchemy models, and {model!r} is not mapped") from None
     rule.check(model)
     listen()
 
@@ -73,7 +73,7 @@ def broadcast_model(model: _Model, rule: Rule) -> _Model:
 
     def before_create(mapper: Mapper[Any], connection: Connection, target: Any) -> None:
         session = object_session(target)
-        # One that takes the place of another that is deleted in this flush: its row is updated.
+        # A new object that replaces one deleted in this flush: its row is updated.
         if session is not None and mapper.identity_key_from_instance(target) in session.identity_map:
             before_update(mapper, connection, target)
 
@@ -125,7 +125,7 @@ def _changed(rule: Rule, target: Any, action: Action, before: _Before | None = N
 def _look_back(rule: Rule, target: Any, action: Action, connection: Connection) -> _Before | None:
     """What subscribers know of an object, before a flush changes or deletes its row.
 
-    :returns: ``None`` when an update keeps its topics, or when nobody is to be told.
+    :returns: ``None`` if an update keeps its topics, or if deletions are not published.
     """
     if (
         "delete" not in rule.on
@@ -241,7 +241,7 @@ class _Change:
             return None
         self.action = action
         if action == "create":
-            self.before = None  # nobody outside has seen it
+            self.before = None  # it was never visible outside
         elif earlier.before is not None:
             self.before = earlier.before
             if action == "delete":

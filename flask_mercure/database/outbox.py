@@ -147,8 +147,8 @@ class AppOutbox:
 
         :param hub: name of the hub.
         :param publications: in order.
-        :param target: whose transaction; ``None`` stands for the app's current session, and without such a
-            thing they are a transaction of their own.
+        :param target: whose transaction; ``None`` means the app's current session, and without such a
+            session they are a transaction of their own.
         :returns: their ids.
         :raises InvalidArgument: a database cannot store one, or the connection has no transaction.
         :raises TypeError: the target is of another kind.
@@ -167,18 +167,18 @@ class AppOutbox:
         else:
             with self.binding.engine.begin() as connection:
                 write(connection, table, [(hub, one) for one in named], time.time())
-            self.written()
+            self.wake_relay()
         return [one.id or "" for one in named]
 
     def committed(self, updates: Sequence[Outgoing]) -> None:
-        """Updates were written, in a transaction that is committed."""
-        for update in updates:
-            if recorder.is_recording():
+        """Record the updates in a test, and wake the relay."""
+        if recorder.is_recording():
+            for update in updates:
                 recorder.take(update.hub, [update.publication], from_outbox=True)
-        self.written()
+        self.wake_relay()
 
-    def written(self) -> None:
-        """Rows were committed: have them sent, if this process does that."""
+    def wake_relay(self) -> None:
+        """Wake the relay thread of this process, if it has one: rows were committed."""
         if self.relay_thread is not None:
             self.relay_thread.wake()
 
@@ -218,8 +218,7 @@ class OutboxWriter:
 
     :param hub: name of the hub; ``None`` for the default one.
     :param target: a session, an asynchronous one, a ``scoped_session``, or a connection in a transaction.
-        ``None`` stands for the app's current session; without such a thing each update is a transaction of
-        its own.
+        ``None`` means the app's current session; without one each update is a transaction of its own.
     """
 
     def __init__(self, hub: str | None, target: Target | None = None) -> None:
@@ -249,7 +248,7 @@ class OutboxWriter:
 
 
 def open_outbox(app: Flask, settings: PublishingSettings) -> AppOutbox:
-    """The outbox that the settings of an app name, with a thread that empties it if they ask for one.
+    """The outbox that the settings of an app name, with a relay thread if they ask for one.
 
     :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
     """
@@ -270,7 +269,7 @@ def relay_for(app: Flask) -> Relay:
     outbox, pipeline, state = outbox_of(app).binding, pipeline_of(app), state_of(app)
 
     def send(hub: str, publications: Sequence[Publication]) -> None:
-        # whatever ``publish`` does in this app: the relay has to know what became of them
+        # "raise" whatever the app has configured: the relay has to know the outcome
         pipeline.publish(state.hub(hub), publications, "raise", from_outbox=True)
 
     def takes_batches(hub: str) -> bool:

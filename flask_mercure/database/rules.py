@@ -57,7 +57,7 @@ class Rule:
 
         :param instance: of the model; its attributes are read.
         :param action: what happened to it.
-        :returns: ``None`` when the topics say that nobody is told.
+        :returns: ``None`` if the object has no topic, so that nothing is published.
         :raises InvalidArgument: a topic has no value.
         :raises TypeError: ``private`` does not give True or False.
         """
@@ -73,7 +73,7 @@ class Rule:
             return None
         private = self.private(instance) if callable(self.private) else self.private
         if not isinstance(private, bool):
-            # Who reads an update depends on it: None must not be guessed at.
+            # It decides who can read the update: do not guess what None means.
             raise TypeError(f"private of {type(instance).__name__} gives {private!r}; return True or False")
         if action == "delete":
             data = identity(instance) | {"deleted": True} if self.deleted is None else self.deleted(instance)
@@ -83,7 +83,7 @@ class Rule:
         return Update(topics, data, private, type=event_type)
 
     def topics_of(self, instance: Any) -> list[str]:
-        """The topics of an object, as it is now; none when nobody is told.
+        """The topics of an object, as it is now; none if nothing is published.
 
         :raises InvalidArgument: a topic has no value.
         """

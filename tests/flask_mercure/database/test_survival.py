@@ -162,7 +162,7 @@ def world(database: str, tmp_path: Path) -> Iterator[World]:
         port = sock.getsockname()[1]
     url = f"http://127.0.0.1:{port}{HUB_PATH}"
     hub = Killable(
-        ["hub"],
+        ["mercure_hub"],
         {
             "MERCURE_LISTEN": f"127.0.0.1:{port}",
             "MERCURE_TRANSPORT_URL": f"sqlite:///{tmp_path}/hub.db",
