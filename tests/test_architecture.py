@@ -32,7 +32,7 @@ HUB: dict[str, tuple[str, ...]] = {
     "broker": ("protocol", "storage", "fanout", "metrics"),
     "endpoints": ("protocol", "fanout", "metrics", "config", "broker"),
     "server": ("protocol", "storage", "fanout", "metrics", "config", "broker", "endpoints"),
-    "tools": ("protocol", "key_files", "storage", "config"),
+    "tools": ("protocol", "key_files", "storage", "config", "server"),
     "cli": ("protocol", "config", "server", "tools"),
     "__main__": ("cli",),
 }

@@ -222,7 +222,7 @@ class TestProcess:
         path = tmp_path / "nowhere" / "mercure.db"
         assert self.refused(MERCURE_TRANSPORT_URL=f"sqlite:///{path}") == (
             f"MERCURE_TRANSPORT_URL: the database sqlite:///{path} cannot be opened: "
-            "unable to open database file; check the path and who may write there"
+            f"there is no folder {str(path.parent)!r}; make it"
         )
 
     def test_a_database_that_is_locked_may_be_free_at_the_next_start(self, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ class TestProcess:
 
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
         (tmp_path / "mercure.db").write_text("a letter to my aunt" * 100)
-        assert "file is not a database" in self.refused()
+        assert "is not an SQLite database" in self.refused()
 
     def test_certificates_that_cannot_be_used(self, tmp_path: Path) -> None:
         assert self.refused(MERCURE_TLS_CERT="nowhere.pem").startswith(
@@ -368,7 +368,7 @@ class TestCheck:
                 ["--transport-url=sqlite:///folder"],
                 "MERCURE_TRANSPORT_URL: the database sqlite:///folder is a",
             ),
-            (["--transport-url=sqlite:///text"], "is no database of SQLite"),
+            (["--transport-url=sqlite:///text"], "is not an SQLite database"),
         ],
     )
     @pytest.mark.parametrize("command", ["check", "run"])
@@ -391,7 +391,7 @@ class TestCheck:
         code = """
 import os, sys
 from mercure_hub import cli
-import mercure_hub.server.check
+import mercure_hub.tools.check
 def hook(event, arguments):
     assert event not in ("sqlite3.connect", "socket.bind", "socket.connect", "os.mkdir", "os.rename"), event
     if event == "open":

@@ -116,7 +116,7 @@ def _check(words: Sequence[str]) -> int:
     flags = _flags(parser, words)
     is_quiet = flags.pop("quiet")
     from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
-    from mercure_hub.server.check import check  # noqa: PLC0415
+    from mercure_hub.tools.check import check  # noqa: PLC0415
 
     for warning in unknown_variables(os.environ):
         print(f"mercure-hub: {warning}", file=sys.stderr)  # noqa: T201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.storage.interface import Resume, Resumed
 from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
@@ -286,15 +288,15 @@ def test_a_key_that_is_taken_away_while_a_cursor_is_looked_up_opens_no_stream(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reload ends the streams that there are; this one comes after it."""
-    find = Store.find
+    resume = Store.resume
 
-    def take_away(transport: Store[Any], event_id: str) -> int | None:
+    def take_away(store: Store[Any], wanted: Sequence[Resume]) -> list[Resumed]:
         monkeypatch.setattr(TokenVerifier, "trusts", lambda *_: False)
-        return find(transport, event_id)
+        return resume(store, wanted)
 
     with running_hub(folder) as hub:
         known = hub.send("t", "known")
         token = hub.token()
-        monkeypatch.setattr(Store, "find", take_away)
+        monkeypatch.setattr(Store, "resume", take_away)
         reply = hub.get({"match": "t", "last_event_id": known}, token)
         assert (reply.status, "invalid_token" in reply.headers["www-authenticate"]) == (401, True)

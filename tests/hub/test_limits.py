@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.matching.matcher import _heavy, _recent_heavy
+from mercure_hub.storage.interface import Resume, Resumed
 from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, read_reply, running_hub
 
@@ -80,16 +82,16 @@ def test_of_many_that_come_back_at_once_no_more_are_admitted(folder: Path, setti
 def test_a_place_is_free_again_after_each_way_not_to_become_a_subscriber(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = Store.find
+    resume = Store.resume
 
-    def fail(transport: Store[Any], event_id: str) -> int | None:
-        if event_id == "unreadable":
+    def fail(store: Store[Any], wanted: Sequence[Resume]) -> list[Resumed]:
+        if wanted[0].event_id == "unreadable":
             raise StorageError("the disk is broken")
-        if event_id == "defect":
-            raise ValueError(event_id)
-        return find(transport, event_id)
+        if wanted[0].event_id == "defect":
+            raise ValueError(wanted)
+        return resume(store, wanted)
 
-    monkeypatch.setattr(Store, "find", fail)
+    monkeypatch.setattr(Store, "resume", fail)
     with running_hub(folder, anonymous=1, max_connections=1) as hub:
         known = hub.send("a", "old")
         assert hub.get({"match": "a", "last_event_id": "unreadable"}).status == 503

@@ -457,17 +457,17 @@ class TestUnopenable:
     def test_a_directory_that_is_not_there(self, tmp_path: Path) -> None:
         path = tmp_path / "nowhere" / "mercure.db"
         assert self.refused(f"sqlite:///{path}") == (
-            f"the database sqlite:///{path} cannot be opened: unable to open database file; "
-            "check the path and who may write there"
+            f"the database sqlite:///{path} cannot be opened: "
+            f"there is no folder {str(path.parent)!r}; make it"
         )
 
     def test_a_directory(self, tmp_path: Path) -> None:
-        assert "unable to open" in self.refused(f"sqlite:///{tmp_path}")
+        assert "is a folder; give the path of a file" in self.refused(f"sqlite:///{tmp_path}")
 
     def test_another_file(self, tmp_path: Path) -> None:
         path = tmp_path / "mercure.db"
         path.write_text("this is a letter to my aunt" * 100)
-        assert "file is not a database" in self.refused(f"sqlite:///{path}")
+        assert "is not an SQLite database" in self.refused(f"sqlite:///{path}")
         assert path.read_text().startswith("this is a letter")
 
     def test_a_file_that_may_not_be_written(self, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from mercure_hub.storage.interface import Entry, Presence
 from mercure_hub.storage.store import Store
 
 _MAX_BACKLOG = 5_000  # committed updates that are not dispatched yet, before publishers have to wait
-_MAX_BACKLOG_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
+_MAX_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
 _LOOK = 0.005  # seconds between two looks at whether everything is dispatched
 
 _log = logging.getLogger("mercure_hub.subscriber")
@@ -42,6 +42,7 @@ class Dispatcher:
     :param clock: monotonic time in seconds.
     :param tally: counts what happens.
     :param on_gap: called when updates could not be sent to all subscribers.
+    :param max_characters: size of the updates that may wait for dispatch before publishers have to wait.
 
     ``last_event_id`` is the id of the last update that the engine was given, or that was stored before the
     start; ``last_update_id`` is the same without subscription events. ``is_dispatching`` is true while the
@@ -55,6 +56,8 @@ class Dispatcher:
         clock: Callable[[], float],
         tally: Tally,
         on_gap: Callable[[], None],
+        *,
+        max_characters: int = _MAX_CHARACTERS,
     ) -> None:
         self.last_event_id = self.last_update_id = EARLIEST
         self.is_dispatching = False
@@ -63,6 +66,7 @@ class Dispatcher:
         self._clock = clock
         self._tally = tally
         self._on_gap = on_gap
+        self._max_characters = max_characters
         self._queued: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._unanswered = 0  # publications that are queued or being committed
         self._backlog: deque[Entry] = deque()
@@ -135,7 +139,7 @@ class Dispatcher:
 
     def is_crowded(self) -> bool:
         """Whether so much is waiting for dispatch, by number or by size, that more has to wait."""
-        return len(self._backlog) > _MAX_BACKLOG or self._characters > _MAX_BACKLOG_CHARACTERS
+        return len(self._backlog) > _MAX_BACKLOG or self._characters > self._max_characters
 
     def dispatch(self) -> None:
         """Give the backlog to the engine until nothing is left of it."""
@@ -158,10 +162,10 @@ class Dispatcher:
 
     def _send(self, entries: Sequence[Entry]) -> None:
         try:
-            for unbroken in _unbroken(entries, self._engine.dispatched):
-                if unbroken[0].sequence != self._engine.dispatched + 1:
+            for run in unbroken_runs(entries, self._engine.dispatched):
+                if run[0].sequence != self._engine.dispatched + 1:
                     self._on_gap()  # the storage has logged why
-                for _ in self._engine.dispatch(unbroken):
+                for _ in self._engine.dispatch(run):
                     gevent.sleep(0)
         except Exception:
             _log.exception("updates were not sent to all; this is a defect of the hub")
@@ -197,7 +201,7 @@ class Dispatcher:
         self.submit()
 
 
-def _unbroken(entries: Sequence[Entry], before: int) -> Iterator[Sequence[Entry]]:
+def unbroken_runs(entries: Sequence[Entry], before: int) -> Iterator[Sequence[Entry]]:
     """Runs of entries in which no sequence number is missing.
 
     :param before: sequence of the entry before the first.

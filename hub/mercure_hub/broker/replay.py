@@ -25,7 +25,7 @@ from mercure_hub.fanout.subscriber import State, Subscriber
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.update import EARLIEST, Update
-from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Page
+from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Page, Resume
 
 _READING = 1 << 20  # bytes that a page takes while it is read and encoded
 _SMALL_PAGE = 32 << 10  # bytes of history that may be in memory before the replay begins
@@ -160,16 +160,13 @@ class Replays:
         is_newest = cursor in newest and cursor.startswith(_UNIQUE) and not dispatcher.is_dispatching
 
         def look() -> Start:
-            after = self._storage.find(cursor)
+            (resumed,) = self._storage.resume([Resume(cursor, upto, topics, self._page)])
+            after, page = resumed.after, resumed.page
             if after is None:
                 if is_newest:
                     return Start(upto, cursor, takes_events=takes_events)
                 return from_the_beginning
-            page = None
-            if after < upto and (topics is not None or upto - after <= self._page):
-                page = self._storage.read(after, upto, topics, self._page)  # saves another trip to a thread
-            beginning = self._storage.beginning(upto) if page is None else page.beginning
-            if after < upto and beginning.lacks(after, events=takes_events):
+            if after < upto and resumed.beginning.lacks(after, events=takes_events):
                 return from_the_beginning
             if page is not None and page.weight > _SMALL_PAGE:
                 page = None  # thousands may come back at once, each with a page

@@ -38,6 +38,7 @@ _SHARED = frozenset(
 
 _LOCAL_FUSE = frozenset({"fuse.fuse-overlayfs", "fuseblk"})
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+_MAGIC = b"SQLite format 3\0"  # how a database file begins (https://sqlite.org/fileformat.html)
 _OTHERS = 0o007  # the bits of a mode that are for everyone
 _FILE_HEADER, _FRAME_HEADER = 32, 24  # bytes in a write-ahead log (SQLite, WAL-mode File Format)
 _NUMBER = 4  # bytes: what the file begins with, and the page of a frame
@@ -85,6 +86,38 @@ def close_to_others(url: sa.URL) -> None:
             _log.warning(
                 "%r is open to every user of this machine: %s; change its mode", path, error.strerror
             )
+
+
+def name_of(url: sa.URL) -> str:
+    """A database in words, without credentials."""
+    return f"the database {url.render_as_string(hide_password=True)}"
+
+
+def obstacle(url: sa.URL) -> str | None:
+    """Why a database cannot be opened, as far as its path tells; opens nothing for writing."""
+    if not _is_file(url):
+        return None
+    path = Path(str(url.database))
+    if not path.parent.is_dir():
+        what = f"cannot be opened: there is no folder {str(path.parent)!r}; make it"
+    elif path.is_dir():
+        what = "is a folder; give the path of a file"
+    elif not is_writable(url):
+        what = "cannot be written by this user; check who may write to the file and its folder"
+    else:
+        what = _flaw(path)
+    return f"{name_of(url)} {what}" if what else None
+
+
+def _flaw(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "" if begins in (b"", _MAGIC) else "is not an SQLite database; choose another path"
 
 
 def is_writable(url: sa.URL) -> bool:

@@ -44,6 +44,8 @@ from mercure_hub.storage.sqlite.files import (
     is_writable,
     lock_path,
     make_file,
+    name_of,
+    obstacle,
 )
 from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
 from mercure_hub.storage.sqlite.reading import Reader
@@ -113,7 +115,7 @@ class SqliteLink:
     @property
     def name(self) -> str:
         """The database in words, without credentials."""
-        return f"the database {self._url.render_as_string(hide_password=True)}"
+        return name_of(self._url)
 
     def open(self) -> None:
         """Check the file system, bring the tables up to date and take a seat."""
@@ -139,6 +141,9 @@ class SqliteLink:
                 seats.close()
             if isinstance(error, StorageError):
                 raise
+            in_the_way = obstacle(self._url)
+            if in_the_way is not None:
+                raise StorageUnusable(in_the_way) from None
             failure = self._error("opened", error)
             kind = StorageError if is_writable(self._url) and is_database(error) else StorageUnusable
             raise kind(f"{failure}; check the path and who may write there") from None
