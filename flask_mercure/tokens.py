@@ -36,7 +36,7 @@ from flask_mercure.topics import Protocol, Topic, Topics, URLPattern, as_list, m
 from mercure_hub.key_files import key_text
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.tokens import keys
-from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, DETAILS, OLD_CLAIM, TOKEN_TYPE
 from mercure_hub.protocol.tokens.keys import Key, PrivateKey, PublicKey
 from mercure_hub.protocol.topics import MatcherType
 
@@ -198,7 +198,7 @@ def authorization_claims(
             claim["publish"] = writes
         if payload is not None:
             claim["payload"] = payload
-        return {"mercure": claim}
+        return {OLD_CLAIM: claim}
     if payload is not None and not isinstance(payload, Mapping):
         raise InvalidArgument(f"payload is a {type(payload).__name__}; it must be a JSON object (a dict)")
     details = []
@@ -208,7 +208,7 @@ def authorization_claims(
             details[0]["payload"] = dict(payload)
     if writes:
         details.append(_detail("publish", writes))
-    return {"authorization_details": details}
+    return {DETAILS: details}
 
 
 def _detail(action: str, topics: Sequence[str | URLPattern]) -> dict[str, Any]:
@@ -347,15 +347,15 @@ class TokenFactory:
 
 def _joined(granted: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """The claims that an application adds, joined with those that carry the authorization."""
-    if "authorization_details" in granted:
-        own = extra.pop("authorization_details", [])
+    if DETAILS in granted:
+        own = extra.pop(DETAILS, [])
         if not isinstance(own, list):
             raise InvalidArgument("authorization_details in additional_claims is not a list")
-        return extra | {"authorization_details": [*own, *granted["authorization_details"]]}
-    own = extra.pop("mercure", {})
+        return extra | {DETAILS: [*own, *granted[DETAILS]]}
+    own = extra.pop(OLD_CLAIM, {})
     if not isinstance(own, Mapping):
         raise InvalidArgument("mercure in additional_claims is not a dict")
-    return extra | {"mercure": {**own, **granted["mercure"]}}
+    return extra | {OLD_CLAIM: {**own, **granted[OLD_CLAIM]}}
 
 
 def _instant(value: object) -> int | None:

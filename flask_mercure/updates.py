@@ -16,12 +16,11 @@ from flask_mercure.errors import InvalidArgument
 from flask_mercure.topics import check_characters, exact_topics
 from mercure_hub.protocol.http import Pairs
 from mercure_hub.protocol.topics import WILDCARD
-from mercure_hub.protocol.update import EARLIEST, PublicationLimits, new_id
+from mercure_hub.protocol.update import EARLIEST, HUB_EVENT_TYPE, PublicationLimits, new_id
 
 if TYPE_CHECKING:
     from flask_mercure.encryption import Recipients
 
-_HUB_EVENT_TYPE = "mercure"
 _MAX_UPDATES = PublicationLimits().updates
 
 
@@ -71,8 +70,8 @@ class Publication:
             check_characters(self.id, "id")
             if self.id.startswith("#") or self.id == EARLIEST:
                 raise InvalidArgument(f"id is {self.id!r}; '#…' and {EARLIEST!r} are reserved for the hub")
-        if self.type is not None and check_characters(self.type, "type") == _HUB_EVENT_TYPE:
-            raise InvalidArgument(f"type is {_HUB_EVENT_TYPE!r}, which is reserved for the hub's own events")
+        if self.type is not None and check_characters(self.type, "type") == HUB_EVENT_TYPE:
+            raise InvalidArgument(f"type is {HUB_EVENT_TYPE!r}, which is reserved for the hub's own events")
         if self.retry is not None:
             if isinstance(self.retry, bool) or not isinstance(self.retry, int):
                 raise TypeError(f"retry is {self.retry!r}; give a whole number of milliseconds")

@@ -22,12 +22,12 @@ class Hub:
     :param subscriptions: serve the subscription API.
     :param cors_origins: origins whose pages may read answers.
     :param lifetime: seconds after which a stream ends, 0 = never.
-    :param max_heavy_patterns: that may be in use when a subscriber comes with another one, 0 = no limit.
+    :param max_heavy_patterns: maximum of patterns in use that take much memory, 0 = no limit.
     :param limits: of a publication.
-    :param compression: compress streams for those who ask for it.
-    :param websocket: serve subscribers over WebSockets too.
-    :param metrics: serve them on the address of the hub.
-    :param note_figures: notes the gauges of this process.
+    :param compression: compress streams for clients that ask for it.
+    :param websocket: accept WebSockets too.
+    :param metrics: serve ``/metrics`` on the address of the hub.
+    :param note_figures: updates the gauges of this process.
     :param debugger: the debugger's page, if there is one.
     """
 

@@ -11,7 +11,7 @@ from mercure_hub.protocol.identity import Identity
 
 _FORM = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 1000
-_OF_PROXIES = frozenset(
+_PROXY_FIELDS = frozenset(
     (
         "forwarded",
         "via",
@@ -22,7 +22,7 @@ _OF_PROXIES = frozenset(
         "x-request-start",
     )
 )
-_BEGINNINGS_OF_PROXIES = ("x-forwarded-", "x-original-", "x-envoy-", "x-amzn-", "cf-", "fastly-")
+_PROXY_PREFIXES = ("x-forwarded-", "x-original-", "x-envoy-", "x-amzn-", "cf-", "fastly-")
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class Request:
     :param body: the decoded content.
     :param peer: the client's address, behind trusted proxies.
     :param identity: the hub's public URL for this client.
-    :param may_switch: the connection could be used for another protocol from here on.
+    :param may_switch: the connection can switch to another protocol after this request.
     """
 
     method: str
@@ -55,12 +55,12 @@ class Request:
 
     @property
     def came_through_a_proxy(self) -> bool:
-        """Whether a field is there that only proxies add, so that the sender may be anybody."""
-        return any(name in _OF_PROXIES or name.startswith(_BEGINNINGS_OF_PROXIES) for name in self.headers)
+        """Whether the request has a field that only proxies add: then the sender may be anybody."""
+        return any(name in _PROXY_FIELDS or name.startswith(_PROXY_PREFIXES) for name in self.headers)
 
     @property
     def media_type(self) -> str:
-        """What the body is, in lower case and without parameters; empty if nothing says it."""
+        """Media type of the body, in lower case and without parameters; empty if there is none."""
         return (self.header("content-type") or "").partition(";")[0].strip().lower()
 
     @property
@@ -77,7 +77,7 @@ class Request:
 def form_of(request: Request, beyond: type[InvalidRequest] = ContentTooLarge) -> Pairs:
     """The fields of a form in the body.
 
-    :param beyond: what is raised for too many fields.
+    :param beyond: the error for too many fields.
     :raises InvalidRequest: the body is something else, has too many fields, or is not UTF-8.
     """
     media = request.media_type

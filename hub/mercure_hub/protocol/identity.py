@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
 from mercure_hub.protocol.errors import InvalidRequest
@@ -97,11 +98,16 @@ def _own_paths(base: str) -> tuple[str, ...]:
 
 
 def _resolved_path(topic: str, base: str | None = None) -> str | None:
+    path = _pathname()(topic, base)
+    return None if path is None else _unescape_unreserved(path)
+
+
+@cache
+def _pathname() -> Callable[[str, str | None], str | None]:
     # Imported late: the extension uses this module without the compiled library.
     from mercure_hub.protocol.matching.resolution import pathname  # noqa: PLC0415
 
-    path = pathname(topic, base)
-    return None if path is None else _unescape_unreserved(path)
+    return pathname
 
 
 # Letters, digits, - . _ ~ (RFC 3986 section 2.3)

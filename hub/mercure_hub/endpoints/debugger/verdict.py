@@ -23,13 +23,13 @@ _MAX_TOPIC = 2048
 
 
 def verdict(hub: Hub, request: Request) -> Answer:
-    """Explain a token: for each role whether it is accepted, and else the precise cause.
+    """Explain a token: for each role, whether it is accepted or why not.
 
-    The claims are sent along only when the token came in a cookie: a page has a token that was pasted
-    into it, and cannot read a cookie. Only pages of the hub's own origin may ask.
+    The answer has the claims only if the token is in a cookie, which the page cannot read. Only pages of the
+    hub's own origin may ask.
 
-    :raises InvalidRequest: the query holds a topic that cannot be one.
-    :raises AuthorizationError: the token cannot be found in the request, or a page of another origin asks.
+    :raises InvalidRequest: the query has an invalid topic.
+    :raises AuthorizationError: the token is malformed, or a page of another origin asks.
     """
     _refuse_others(request)
     topic = _topic(request)
@@ -53,19 +53,19 @@ def verdict(hub: Hub, request: Request) -> Answer:
                 document[role] = _accepted(grant, role, topic, request)
     try:
         response = json_answer(document)
-    except RecursionError:  # claims can be read at a depth at which they cannot be written
+    except RecursionError:  # deeply nested claims can be read, but not written
         response = json_answer({name: document[name] for name in document.keys() - {"header", "claims"}})
     response.headers += [("Cache-Control", "no-store"), ("Cross-Origin-Resource-Policy", "same-origin")]
     return response
 
 
 def _accepted(grant: Grant, role: Role, topic: str | None, request: Request) -> dict[str, Any]:
-    found: dict[str, Any] = {"accepted": True, "expires_at": grant.expires_at, "old": grant.is_old}
+    document: dict[str, Any] = {"accepted": True, "expires_at": grant.expires_at, "old": grant.is_old}
     if topic is not None:
         scope = grant.publish if role == "publish" else grant.subscribe
         is_own = role == "publish" and (topic == WILDCARD or is_reserved(topic, request.identity))
-        found |= {"covers": scope.covers(topic) and not is_own, "reserved": is_own}
-    return found
+        document |= {"covers": scope.covers(topic) and not is_own, "reserved": is_own}
+    return document
 
 
 def _topic(request: Request) -> str | None:
@@ -76,7 +76,7 @@ def _topic(request: Request) -> str | None:
 
 
 def _refuse_others(request: Request) -> None:
-    """What a cookie holds is for the pages of this hub; CORS admits others to other things."""
+    """Only pages of the hub may see the claims of a cookie, whatever CORS allows elsewhere."""
     origin, site = request.header("origin"), request.header("sec-fetch-site")
     if site not in (None, "same-origin", "none") or origin not in (None, request.identity.origin):
         raise CrossSite("only the debugger's own page may ask this")

@@ -101,7 +101,7 @@ def prefixes_of(path: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(["", *("/".join(segments[: n + 1]) for n in range(len(segments)))]))
 
 
-def pathname(topic: str, base: str | None = None) -> str | None:
+def pathname(topic: str, base: str | None) -> str | None:
     """The path of a topic that is resolved against a base; ``None`` if it is no URL."""
     result = _ANY_URL.exec(topic) if base is None else _ANY_URL.exec(topic, base)
     return None if result is None else str(result["pathname"]["input"])
