@@ -64,6 +64,7 @@ class FakeHub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes: the second would wait for 40 ms
 
             def do_POST(self) -> None:
                 hub.handle(self)
