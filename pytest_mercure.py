@@ -1,7 +1,7 @@
 """The pytest plugin of flask-mercure: a real hub, a recorder, a subscriber (docs/testing.md).
 
-It is a module beside the package, since pytest loads it in every run: it must cost nothing there, and
-importing anything below ``flask_mercure`` loads Flask.
+It is a module beside the package because pytest loads it in every run, where it must cost nothing, and
+importing anything from ``flask_mercure`` loads Flask.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Subscribes(Protocol):
-    """What the fixture ``mercure_subscribe`` is."""
+    """The type of the fixture ``mercure_subscribe``."""
 
     def __call__(
         self, topics: Topics, last_event_id: str | None = None, timeout: float | None = 5.0
@@ -47,7 +47,7 @@ def mercure_hub(
 
 @pytest.fixture
 def mercure_recorder() -> Iterator[Recording]:
-    """Records what apps publish during a test; nothing is sent."""
+    """Record what apps publish during a test; nothing is sent."""
     from flask_mercure.publishing.recorder import record  # noqa: PLC0415
 
     with record() as updates:
@@ -56,7 +56,7 @@ def mercure_recorder() -> Iterator[Recording]:
 
 @pytest.fixture
 def mercure_subscribe(mercure_hub: LocalHub) -> Iterator[Subscribes]:
-    """Subscribes to topics of ``mercure_hub``; what is open at the end of the test is closed.
+    """Subscribe to topics of ``mercure_hub``; open subscriptions are closed at the end of the test.
 
     ``events = mercure_subscribe("books/1")``, then ``events.wait(5)`` for the next event.
     """

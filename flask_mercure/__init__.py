@@ -5,22 +5,22 @@ an access token; the browsers hold their connections to the hub, not to the appl
 
 The parts, each of which knows those above it only:
 
-* ``errors`` - what all of these raise;
+* ``errors`` - the exceptions that all of these raise;
 * ``topics`` - topics and patterns, and the URL to subscribe with;
 * ``encryption`` - updates that the hub cannot read, and the keys to them;
 * ``tokens``, ``cookies`` - access tokens, and the cookie that carries one;
-* ``updates`` - an update, and the request's body;
+* ``updates`` - updates, and the form that is sent;
 * ``configuration`` - the ``MERCURE_`` keys of ``app.config``;
-* ``http`` - requests to a hub, and what it answers;
-* ``state`` - what is kept for an app;
-* ``publishing`` - the way of updates to a hub, also when it is down;
+* ``client`` - requests to a hub, and its answers;
+* ``state`` - the hubs of an app;
+* ``publishing`` - the path of updates to a hub, also while it is down;
 * ``reading`` - reading updates, and who is connected;
 * ``grants`` - what the current user may read, and the cookie that follows it;
-* ``pages`` - what goes into pages, the JavaScript module and ``Link`` headers;
+* ``pages`` - template functions, the JavaScript module, ``Link`` headers;
 * ``database`` - publishing with the commits of a database;
 * ``hub`` and ``extension`` - :class:`Hub` and :class:`Mercure`, what an application calls;
-* ``development``, ``doctor``, ``debug_panel`` - for developers: a hub, what is wrong, what was published;
-* ``commands`` and ``cli`` - ``flask mercure``, at the shell.
+* ``development``, ``doctor``, ``debug_panel`` - for developers: a hub, diagnosis, published updates;
+* ``cli`` - ``flask mercure``, at the shell.
 """
 
 from flask_mercure.encryption import KeySet
@@ -32,6 +32,7 @@ from flask_mercure.errors import (
     InvalidArgument,
     MercureError,
     PublishError,
+    Refused,
     SomeHubsFailed,
     TokenError,
     TokenUnavailable,
@@ -42,10 +43,11 @@ from flask_mercure.hub import Hub
 from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
-from flask_mercure.reading.subscriber import Gap, Refused, Subscription
+from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.tokens import CreatesTokens, TokenFactory
 from flask_mercure.topics import EVERYTHING, URITemplate, URLPattern, build_topic
 from flask_mercure.updates import Update
+from mercure_hub import __version__
 from mercure_hub.protocol.event_stream import Event
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "URITemplate",
     "URLPattern",
     "Update",
+    "__version__",
     "build_topic",
     "publish_failed",
     "update_published",

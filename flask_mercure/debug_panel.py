@@ -1,4 +1,4 @@
-"""A panel of Flask-DebugToolbar with the updates that a request has published.
+"""A panel of Flask-DebugToolbar with the updates that a request published.
 
 ``app.config["DEBUG_TB_PANELS"] = (..., "flask_mercure.debug_panel.MercurePanel")``
 """
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from flask_mercure.updates import Publication
 
 _KEY = "_mercure_debug_panel"
-_MOST_SHOWN = 500  # updates
-_MOST_CHARACTERS = 4000  # of the data of one
+_MAX_SHOWN = 500  # updates
+_MAX_CHARACTERS = 4000  # of the data of one
 
 _TEMPLATE = """
 {% if rows %}
@@ -78,9 +78,9 @@ class _Row:
     @property
     def data(self) -> str:
         data = self.update.data
-        if len(data) <= _MOST_CHARACTERS:
+        if len(data) <= _MAX_CHARACTERS:
             return data
-        return f"{data[:_MOST_CHARACTERS]}… ({len(data)} characters)"
+        return f"{data[:_MAX_CHARACTERS]}… ({len(data)} characters)"
 
     @property
     def error_type(self) -> str:
@@ -88,7 +88,7 @@ class _Row:
 
 
 def _note(_sender: object, **values: Any) -> None:
-    """Keep what a request publishes; it has one panel at most."""
+    """Keep an update of the current request, if it has a panel."""
     if has_request_context():
         rows = g.get(_KEY)
         if rows is not None:
@@ -96,13 +96,13 @@ def _note(_sender: object, **values: Any) -> None:
 
 
 class MercurePanel(DebugPanel):  # type: ignore[misc, unused-ignore]
-    """Lists topics, data, id or error, and the time, of each update; private data as well."""
+    """Lists topics, data, id or error, and time of each update; private data too."""
 
     name = "Mercure"
     has_content = True
 
     def process_request(self, request: Any) -> None:  # noqa: ARG002 - the toolbar gives it
-        """Begin to collect."""
+        """Start to collect."""
         setattr(g, _KEY, [])
 
     @property
@@ -110,11 +110,11 @@ class MercurePanel(DebugPanel):  # type: ignore[misc, unused-ignore]
         return g.get(_KEY) or []
 
     def nav_title(self) -> str:
-        """Name in the toolbar."""
+        """The name in the toolbar."""
         return "Mercure"
 
     def nav_subtitle(self) -> str:
-        """How many updates there were, how long they took, how many failed."""
+        """The number of updates, their longest time, and the number of failures."""
         rows = self._rows
         failed = sum(row.error is not None for row in rows)
         text = f"{len(rows)} update{'' if len(rows) == 1 else 's'}"
@@ -123,18 +123,18 @@ class MercurePanel(DebugPanel):  # type: ignore[misc, unused-ignore]
         return text + (f", {failed} failed" if failed else "")
 
     def title(self) -> str:
-        """Heading of the panel."""
+        """The heading of the panel."""
         return "Updates published in this request"
 
     def url(self) -> str:
-        """No page of its own."""
+        """Empty: the panel has no page of its own."""
         return ""
 
     def content(self) -> str:
         """The table."""
         rows = self._rows
         template = self.jinja_env.from_string(_TEMPLATE)
-        return template.render(rows=rows[:_MOST_SHOWN], left_out=max(0, len(rows) - _MOST_SHOWN))
+        return template.render(rows=rows[:_MAX_SHOWN], left_out=max(0, len(rows) - _MAX_SHOWN))
 
 
 update_published.connect(_note)

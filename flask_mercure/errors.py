@@ -7,12 +7,14 @@
     │   └── TokenUnavailable    the app's own factory or provider raised an error
     ├── CookieError             a browser would refuse the authorization cookie
     ├── EncryptionError         a key cannot be used to encrypt updates
+    ├── Refused                 the hub does not admit a subscriber
     └── PublishError            the hub did not publish the update
-        └── HubUnreachable      it gave no answer
+        ├── HubUnreachable      it gave no answer
+        └── SomeHubsFailed      of several hubs, not all published it
 
-The tree has a root of its own and does not grow from ``mercure_hub.protocol.errors``: there each class is an
-answer of the hub to a client and carries a status to send. Here it is the application that is told
-what went wrong. A value of the wrong type raises :class:`TypeError`, as everywhere in Python.
+The tree does not grow from ``mercure_hub.protocol.errors``: there, each class is an answer of the hub to a
+client and carries an HTTP status; here, the application learns what went wrong. A value of the wrong type
+raises :class:`TypeError`.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class TokenError(MercureError):
 class TokenUnavailable(TokenError):
     """The app's own token factory or provider raised an error, which is the cause; it may work later.
 
-    The message names the kind of error and the place, not its text, which may hold a secret.
+    The message has the type of that error and where it was raised, not its text, which may hold a secret.
     """
 
 
@@ -59,22 +61,32 @@ class EncryptionError(MercureError, ValueError):
     """A key cannot be used to encrypt; nothing was sent to the hub. The message never holds a secret."""
 
 
+class Refused(MercureError):
+    """The hub does not admit the subscriber.
+
+    :param message: what the hub answered.
+    :param status: HTTP status of the answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class PublishError(MercureError):
-    """The hub did not publish the update, or did not say that it has.
+    """The hub did not publish the update, or did not confirm it.
 
     :param message: what happened and what to do.
     :param status: HTTP status of the hub's answer, ``None`` without an answer.
     :param reason: what the hub said: the detail of its problem document (RFC 9457), or the error code of
         its challenge (RFC 6750).
-    :param possibly_published: whether the update may have been published all the same, because the
-        request went out and the answer did not come back. Publish again only when this is false, or
-        when seeing the update twice does no harm.
+    :param possibly_published: whether the update may have been published, because the request went out and
+        no answer came back. Publish again only if this is false, or if getting the update twice does no harm.
     :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
-    :param from_hub: whether the answer looks like a hub's; false for one like that of a proxy before it, such
-        as a page of HTML.
+    :param from_hub: whether the answer looks like a hub's, rather than a proxy's, such as an HTML page.
 
-    ``published`` holds the ids of those updates of a batch that are published all the same, in order: a hub
-    that takes no batches gets one update after the other. With a hub of this project it is empty.
+    ``published`` has the ids of those updates of a batch that were published, in order: a hub without batches
+    gets one update after the other. With a hub of this project it is empty.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The extension object: what an application makes, once."""
+"""The extension object, of which an application makes one."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _log = logging.getLogger("flask_mercure")
 class Mercure(Hub):
     """Publishes updates and lets browsers subscribe to them.
 
-    It is the default hub of the app whose context is active, and gives the others by their names. The object
-    belongs to no app and serves any number of apps.
+    It is the default hub of the app whose context is active, and gives the others by their names. One object
+    can serve any number of apps.
 
     :param app: calls :meth:`init_app` with it.
     """
@@ -131,7 +131,7 @@ class Mercure(Hub):
         return any(one.is_used and name == (one.hub or default) for one in self._user_cookies())
 
     def hub(self, name: str | None = None) -> Hub:
-        """One of the hubs that the configuration names; it can be asked for before there is an app.
+        """One of the hubs that the configuration names; it can be called before there is an app.
 
         :param name: of the hub; ``None`` for the default one, which this object is.
         """
@@ -172,13 +172,13 @@ class Mercure(Hub):
         return pipeline_of(current_app).publish_everywhere(chosen, publication, on_failure)
 
     def flush(self, timeout: float = background.DRAIN) -> bool:
-        """Send now what waits in this process because of ``on_failure="background"``.
+        """Send now the updates that wait in this process because of ``on_failure="background"``.
 
-        The end of a process does it by itself, also in children of ``multiprocessing`` and Celery; in RQ each
-        ``publish`` does. Before ``os._exit`` it has to be called.
+        Each process does so at its end, and so do children of ``multiprocessing`` and Celery; in RQ each
+        ``publish`` does. Call it before ``os._exit``.
 
         :param timeout: seconds, for all hubs and apps together.
-        :returns: whether nothing waits any more.
+        :returns: whether all are sent.
         """
         return background.flush(timeout)
 
@@ -197,34 +197,35 @@ class Mercure(Hub):
         return record()
 
     def encrypt(self, data: Any, keys: Recipients, *, content_type: str | None = None) -> str:
-        """Encrypt data that the hub shall not read, to publish it (spec, Encryption; RFC 7516).
+        """Encrypt data that the hub must not read, to publish it (spec, Encryption; RFC 7516).
 
-        A JSON Web Encryption keeps the content secret and whole. It does not hide topics, times and sizes,
-        does not keep the hub from delivering an old update again, and does not prove who wrote it, since
-        whoever has a public key can encrypt for it. Where that matters, put a time or a number and the topic
-        into the data, and use a secret key.
+        A JSON Web Encryption protects the content against reading and change. It does not hide topics, times
+        and sizes, does not keep the hub from delivering an old update again, and does not prove who wrote it,
+        since anybody with a public key can encrypt for it. If that matters, put a time or a number and the
+        topic into the data, and use a secret key.
 
         :param data: a ``str`` or ``bytes`` as they are, anything else as JSON, by Flask's provider.
-        :param keys: who shall read it: a public JWK, as a dict or of joserfc; a secret one; a
+        :param keys: of those who can read it: a public JWK, as a dict or of joserfc; a secret one; a
             :class:`~flask_mercure.KeySet`, of which the newest key is used; or a list of these.
-        :param content_type: media type of the data, told in the header ``cty``, which is not secret;
+        :param content_type: media type of the data, sent in the header ``cty``, which is not secret;
             default: ``application/json``, or ``text/plain`` and ``application/octet-stream`` for ``str``
             and ``bytes``.
         :returns: the JWE, in compact serialization, or in general JSON serialization for several keys.
         :raises ConfigurationError: the extra ``encryption`` is not installed.
         :raises EncryptionError: a key cannot be used.
-        :raises InvalidArgument: ``content_type`` is no media type, or text cannot be encoded.
-        :raises TypeError: something is no key, or ``data`` cannot be written as JSON.
+        :raises InvalidArgument: ``content_type`` is not a media type, or text cannot be encoded.
+        :raises TypeError: a key has the wrong type, or ``data`` cannot be written as JSON.
         """
         return encrypted(data, keys, content_type)
 
     def key_set(self, *key_sets: KeySet) -> Response:
-        """An answer with keys, **secrets among them**, for a subscriber that may read what they open.
+        """A response with keys, **secret ones included**, for a subscriber who may read the updates.
 
-        The view decides who that is: it needs the login that the updates need, or more. Serve it over TLS.
+        The view decides who that is: it must require at least the login that the updates require. Serve it
+        over TLS.
 
         :param key_sets: the keys; several sets are joined.
-        :returns: a JWK set (RFC 7517) that nothing on the way keeps.
+        :returns: a JWK set (RFC 7517) that no cache keeps.
         :raises EncryptionError: there is no key, or two different ones have the same ``kid``.
         :raises TypeError: something is not a :class:`~flask_mercure.KeySet`.
         """

@@ -1,4 +1,4 @@
-"""What the extension keeps for one app, in ``app.extensions["mercure"]``."""
+"""The hubs of one app, in ``app.extensions["mercure"]``."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class HubState:
 
 @dataclass(slots=True)
 class Readers:
-    """What this process knows of the readers of private updates, by names of hubs.
+    """Whether somebody can read the private updates of this process, by the names of hubs.
 
     :param private: hubs on which private updates were published.
     :param let_in: hubs for which a client got a token.
-    :param told: hubs of which the developer was told that nobody can read there.
+    :param told: hubs about which the developer was warned that nobody can read there.
     """
 
     private: set[str] = field(default_factory=set)
@@ -51,9 +51,9 @@ class MercureState:
     """The hubs of an app.
 
     :param hubs: by name, in the order of the configuration.
-    :param default: name of the hub that is meant when none is named.
-    :param has_grants: tells by the name of a hub whether ``subscribe_grants`` is used for it.
-    :param readers: who reads private updates.
+    :param default: name of the default hub.
+    :param has_grants: whether ``subscribe_grants`` is used for the hub of a name.
+    :param readers: of private updates.
     """
 
     hubs: Mapping[str, HubState]
@@ -62,9 +62,9 @@ class MercureState:
     readers: Readers = field(default_factory=Readers)
 
     def hub(self, name: str | None = None) -> HubState:
-        """One hub.
+        """The hub of a name.
 
-        :param name: of it; ``None`` for the default one.
+        :param name: of the hub; ``None`` for the default one.
         :raises ConfigurationError: the app has no hub of that name.
         """
         try:
@@ -77,12 +77,12 @@ class MercureState:
 
     @property
     def configuration(self) -> Configuration:
-        """That of the default hub."""
+        """The one of the default hub."""
         return self.hub().configuration
 
     @property
     def publisher(self) -> Publisher:
-        """That of the default hub."""
+        """The one of the default hub."""
         return self.hub().publisher
 
 
@@ -95,15 +95,15 @@ def state_of(app: Flask) -> MercureState:
 
 
 def kept(app: Flask, key: str, kind: type[_Kept]) -> _Kept:
-    """What ``init_app`` has put into ``app.extensions``.
+    """An object that ``init_app`` has put into ``app.extensions``.
 
-    :param key: under which it is there.
-    :param kind: its class.
+    :param key: of the object.
+    :param kind: class of the object.
     :raises ConfigurationError: ``init_app`` was not called for the app.
     """
-    found = app.extensions.get(key)
-    if not isinstance(found, kind):
+    value = app.extensions.get(key)
+    if not isinstance(value, kind):
         raise ConfigurationError(
             f"the app {app.name!r} has no Mercure: call Mercure(app) or mercure.init_app(app)"
         )
-    return found
+    return value

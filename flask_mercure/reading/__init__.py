@@ -2,5 +2,5 @@
 
 * ``subscriber`` - updates, through every loss of the connection;
 * ``presence`` - who is connected;
-* ``subscribing`` - both, as an application calls them.
+* ``position`` - the hub's newest update, after which the stream of a page begins.
 """

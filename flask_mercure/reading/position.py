@@ -1,7 +1,7 @@
-"""Where a hub is: the id of its newest update, after which a page lets its stream begin.
+"""The position of a hub: the id of its newest update, after which the stream of a page begins.
 
-A hub of this project answers ``HEAD`` with it. Others tell it with the active subscriptions, where they have
-that feature, and otherwise not at all. A page does not wait long for it, and does without when there is none.
+A hub of this project answers ``HEAD`` with it. Other hubs tell it with the active subscriptions, if they have
+that feature. A page waits a short time for it, and does without it if there is no answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flask_mercure.tokens import without_frames
 from mercure_hub.protocol.update import EARLIEST
 
 KEY = "mercure.positions"
-"""Of the objects in ``app.extensions``, and of what a request has learned, in its environment."""
+"""Of the positions in ``app.extensions``, and of the known ones in the environment of a request."""
 
 _TOPIC = "urn:flask-mercure:position"  # nobody publishes on it, and nobody subscribes to it
 _PATIENCE = 1.0
@@ -36,7 +36,7 @@ _log = logging.getLogger("flask_mercure")
 
 
 class Position:
-    """Asks one hub where it is.
+    """Asks one hub for its position.
 
     :param hub: of an app.
     :param clock: monotonic time in seconds.
@@ -49,10 +49,11 @@ class Position:
         self._is_foreign = False
 
     def get(self) -> str | None:
-        """The id of the newest update, ``earliest`` when there is none, ``None`` when the hub does not tell.
+        """The id of the newest update; ``earliest`` without updates; ``None`` if the hub does not tell.
 
-        Each request for it waits a second at most. A hub without updates, or of others, is also asked once
-        what it can do, within the configured timeouts. After a failure it is left alone for five seconds.
+        Each request waits a second at most. A hub that is empty, or not of this project, is also asked once
+        whether it takes batches, within the configured timeouts. After a failure, no hub is asked for five
+        seconds.
         """
         if self._clock() < self._not_before:
             return None
@@ -65,44 +66,43 @@ class Position:
     def _pause(self, seconds: float, why: str) -> None:
         self._not_before = self._clock() + seconds
         _log.warning(
-            "pages begin with the next update, and may miss one until their stream is open, because the "
-            "position of the hub %r is not known: %s",
+            "the position of the hub %r is unknown, so pages may miss updates until their stream is open: %s",
             self._hub.name,
             why,
         )
 
     def _ask(self) -> str | None:
         if not self._is_foreign:
-            found = self._from_head()
-            if found not in (None, EARLIEST) or self._hub.publisher.takes_batches():
-                return found
+            position = self._from_head()
+            if position not in (None, EARLIEST) or self._hub.publisher.takes_batches():
+                return position
             # The reference implementation answers with "earliest" whatever it has.
             self._is_foreign = True
-        found = self._from_subscriptions()
-        if found is None:
-            self._is_foreign = False  # it may have been replaced until then
-            self._pause(_LONG_PAUSE, "it is none of this project's, and shows no active subscriptions")
-        return found
+        position = self._from_subscriptions()
+        if position is None:
+            self._is_foreign = False  # after the pause, another hub may answer there
+            self._pause(_LONG_PAUSE, "it is not a hub of this project, and shows no active subscriptions")
+        return position
 
     def _from_head(self) -> str | None:
-        read = self._hub.configuration
-        parameter = "topic" if read.protocol == "0.x" else "match"
+        configuration = self._hub.configuration
+        parameter = "topic" if configuration.protocol == "0.x" else "match"
         headers = {"Last-Event-ID": "", "Accept": "text/event-stream"}
-        response = self._send("HEAD", f"{read.url}?{parameter}={_TOPIC}", headers, [_TOPIC])
+        response = self._send("HEAD", f"{configuration.url}?{parameter}={_TOPIC}", headers, [_TOPIC])
         if response.status_code in (requests.codes.method_not_allowed, requests.codes.not_implemented):
-            return None  # a hub of others
+            return None  # not a hub of this project
         if response.status_code != requests.codes.ok:
             said = reason(response, b"")
             raise HubUnreachable(f"it answered {response.status_code}" + (f" ({said})" if said else ""))
-        found = response.headers.get("Mercure-Last-Event-ID")
-        return None if found is None else found.encode("latin-1").decode("utf-8", "replace")
+        position = response.headers.get("Mercure-Last-Event-ID")
+        return None if position is None else position.encode("latin-1").decode("utf-8", "replace")
 
     def _from_subscriptions(self) -> str | None:
-        read = self._hub.configuration
-        wanted = presence.resource(_TOPIC, read)
+        configuration = self._hub.configuration
+        wanted = presence.resource(_TOPIC, configuration)
         headers = {"Accept": "application/json, application/ld+json"}
-        url = presence.address(wanted, read)
-        response = self._send("GET", url, headers, presence.token_topics(wanted, read))
+        url = presence.address(wanted, configuration)
+        response = self._send("GET", url, headers, presence.token_topics(wanted, configuration))
         if response.status_code != requests.codes.ok:
             return None
         try:
@@ -112,33 +112,36 @@ class Position:
 
     @without_frames
     def _send(self, method: str, url: str, headers: dict[str, str], topics: list[str]) -> Reply:
-        read = self._hub.configuration
+        configuration = self._hub.configuration
         authorized = {**headers, "Authorization": f"Bearer {self._token(topics)}"}
         session = self._hub.publisher.session
-        reply = ask(session, method, url, read, headers=authorized, most=_MAX_ANSWER, timeout=_PATIENCE)
+        reply = ask(
+            session, method, url, configuration, headers=authorized, most=_MAX_ANSWER, timeout=_PATIENCE
+        )
         if isinstance(reply, Exception):
-            raise HubUnreachable(f"{read.url} does not answer within {_PATIENCE:g} s")
+            raise HubUnreachable(f"{configuration.url} does not answer within {_PATIENCE:g} s")
         return reply
 
     def _token(self, topics: list[str]) -> str:
-        read = self._hub.configuration
-        if not read.gives_tokens:
+        configuration = self._hub.configuration
+        if not configuration.gives_tokens:
             return self._hub.publisher.token()
         try:
-            return read.tokens.create(topics, None, read.own_claims)
+            return configuration.tokens.create(topics, None, configuration.own_claims)
         except MercureError:
             raise
         except Exception as error:
+            setting = configuration.setting("TOKEN_FACTORY")
             raise TokenUnavailable(
-                f"no token to ask with: {read.setting('TOKEN_FACTORY')} raised {type(error).__name__}"
+                f"no token to ask with: {setting} raised {type(error).__name__}"
             ) from error
 
 
 def position(app: Flask, hub: HubState) -> str | None:
-    """Where a hub is; during one request the answer stays that of the first call.
+    """The position of a hub; during one request the answer stays that of the first call.
 
     :param app: of the hub, whose context is active.
-    :param hub: to be asked.
+    :param hub: to ask.
     """
     if recorder.is_recording():
         return None  # a test without a hub

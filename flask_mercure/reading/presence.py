@@ -14,8 +14,7 @@ import requests
 from flask_mercure.client.answer import reason
 from flask_mercure.client.session import Reply, ask, open_session
 from flask_mercure.configuration.settings import Configuration
-from flask_mercure.errors import HubUnreachable, InvalidArgument
-from flask_mercure.reading.subscriber import Refused
+from flask_mercure.errors import HubUnreachable, InvalidArgument, Refused
 from flask_mercure.tokens import without_frames
 from flask_mercure.topics import Topic, URITemplate, URLPattern, matchers
 from mercure_hub.protocol.topics import MatcherType
@@ -30,8 +29,8 @@ class ActiveSubscription:
 
     :param topic: the topic, pattern or template that it subscribed with.
     :param match_type: ``exact``, ``urlpattern``; ``None`` from a hub of 0.x.
-    :param subscriber: the hub's identifier of the connection: two tabs of a user are two subscribers.
-    :param payload: from the subscriber's token; ``None`` when it has none.
+    :param subscriber: the hub's id of the connection: two tabs of a user are two subscribers.
+    :param payload: from the subscriber's token, or ``None``.
     """
 
     topic: str
@@ -42,11 +41,11 @@ class ActiveSubscription:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSubscriptions(Sequence[ActiveSubscription]):
-    """The subscriptions of a moment, and how to follow what changes from then on.
+    """The subscriptions at one moment, and how to follow the changes from then on.
 
     :param items: the subscriptions.
-    :param last_event_id: cursor of the moment; ``None`` when the hub did not tell it.
-    :param events: topics of the events that tell of new and ended subscriptions, for
+    :param last_event_id: the hub's position at that moment; ``None`` if the hub did not tell it.
+    :param events: topics of the events about new and ended subscriptions, for
         ``mercure.subscribe(active.events, last_event_id=active.last_event_id)``.
     """
 
@@ -71,7 +70,7 @@ class ActiveSubscriptions(Sequence[ActiveSubscription]):
 
     @property
     def subscribers(self) -> list[str]:
-        """The identifiers of the connections, each once."""
+        """The ids of the connections, each once."""
         return list(dict.fromkeys(one.subscriber for one in self.items))
 
 
@@ -80,14 +79,14 @@ class _Resource:
     """A collection of the subscription API.
 
     :param segments: below the hub's URL, not encoded.
-    :param variables: names of the segments of one subscription that are missing there.
+    :param variables: names of the further segments of one subscription.
     """
 
     segments: tuple[str, ...]
     variables: tuple[str, ...]
 
     def path(self, url: str) -> str:
-        """Path of the collection below a URL of the hub, which is also the topic a token has to allow."""
+        """Path of the collection below a URL of the hub; it is also the topic that a token must allow."""
         base = urlsplit(url).path.rstrip("/")
         return "/".join([base, "subscriptions", *(quote(one, safe="") for one in self.segments)])
 
@@ -100,19 +99,19 @@ def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
     is_old = configuration.protocol == "0.x"
     if topic is None:
         return _Resource((), ("topic", "subscriber") if is_old else ("match_type", "match", "subscriber"))
-    found = matchers([topic], configuration.protocol, "topic")
-    if str(found[0]) in (".", ".."):  # in the path of a URL it would ask for the subscriptions of all topics
-        raise InvalidArgument(f"topic is {str(found[0])!r}, whose subscriptions no URL can name")
+    (matcher,) = matchers([topic], configuration.protocol, "topic")
+    if str(matcher) in (".", ".."):  # as a path segment it would ask for the subscriptions of all topics
+        raise InvalidArgument(f"topic is {str(matcher)!r}, whose subscriptions no URL can name")
     if is_old:
-        return _Resource((str(found[0]),), ("subscriber",))
-    match_type = MatcherType.URLPATTERN if isinstance(found[0], URLPattern) else MatcherType.EXACT
-    return _Resource((match_type, str(found[0])), ("subscriber",))
+        return _Resource((str(matcher),), ("subscriber",))
+    match_type = MatcherType.URLPATTERN if isinstance(matcher, URLPattern) else MatcherType.EXACT
+    return _Resource((match_type, str(matcher)), ("subscriber",))
 
 
 def token_topics(wanted: _Resource, configuration: Configuration) -> list[str]:
-    """The topics that a token for a collection has to allow.
+    """The topics that a token for a collection must allow.
 
-    A hub that derives its URL from the request knows itself by the one that it is reached with.
+    A hub may derive its URL from the request, and so from the URL that the app uses.
     """
     return list(dict.fromkeys(wanted.path(url) for url in (configuration.public_url, configuration.url)))
 
@@ -129,8 +128,8 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
 
     :param wanted: the collection.
     :param configuration: of the hub.
-    :param token: allows to read it.
-    :raises Refused: the hub does not show it.
+    :param token: that allows it.
+    :raises Refused: the hub does not allow it.
     :raises HubUnreachable: the hub gave no answer.
     """
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, application/ld+json"}
@@ -149,8 +148,8 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
         items = tuple(_item(one) for one in document["subscriptions"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused(
-            f"{configuration.url} (MERCURE_URL) answered 200, not with the subscriptions: something else "
-            "than a Mercure hub answers there",
+            f"{configuration.url} (MERCURE_URL) answered 200, but not with subscriptions: this is not a "
+            "Mercure hub",
             reply.status_code,
         ) from None
     return ActiveSubscriptions(items, cursor(reply, document), _events(wanted, configuration))
@@ -175,11 +174,11 @@ def _events(wanted: _Resource, configuration: Configuration) -> tuple[Topic, ...
 
 def cursor(response: Reply, document: Any) -> str | None:
     """The hub's position: from the ``Link`` header (1.0), or from the document (0.x)."""
-    found = _CURSOR.search(response.headers.get("Link", ""))
-    if found is not None:
-        if found[1] is None:
-            return unquote(found[2])
-        return re.sub(r"\\(.)", r"\1", found[1]).encode("latin-1").decode("utf-8", "replace")
+    match = _CURSOR.search(response.headers.get("Link", ""))
+    if match is not None:
+        if match[1] is None:
+            return unquote(match[2])
+        return re.sub(r"\\(.)", r"\1", match[1]).encode("latin-1").decode("utf-8", "replace")
     old = document.get("lastEventID") if isinstance(document, dict) else None
     return old if isinstance(old, str) else None
 

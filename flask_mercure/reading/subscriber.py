@@ -1,4 +1,4 @@
-"""A subscriber in Python, which follows topics through every loss of its connection."""
+"""A subscriber in Python, which reconnects after every loss of its connection (spec, Subscription)."""
 
 from __future__ import annotations
 
@@ -15,35 +15,23 @@ from flask_mercure.client import connection
 from flask_mercure.client.answer import reason
 from flask_mercure.client.connection import StreamedAnswer, describe
 from flask_mercure.client.session import USER_AGENT
-from flask_mercure.errors import HubUnreachable, MercureError
+from flask_mercure.errors import HubUnreachable, MercureError, Refused
 from mercure_hub.protocol.event_stream import Event, Parser
 from mercure_hub.protocol.update import EARLIEST
 
 _DEFAULT_RETRY = 2000
-"""Milliseconds between two connections, until the hub says otherwise."""
+"""Milliseconds between two connections, until the hub sends ``retry``."""
 
 _SILENCE = 120.0
-"""Seconds without an octet after which the connection counts as lost: three heartbeats of the hub."""
+"""Seconds without a byte after which the connection counts as lost: three heartbeats of the hub."""
 
-_LONGEST_WAIT = 60.0
-_SHORTEST_STEP = 0.1  # seconds, of what is doubled when the hub asks for no pause at all
+_LONGEST_PAUSE = 60.0
+_SHORTEST_PAUSE = 0.1  # seconds, before it is doubled, for a hub that asks for no pause at all
 _MAX_DOUBLINGS = 10
-_REASON = 4096
-_ANSWER = 10.0  # seconds for the head of an answer
+_MAX_REASON = 4096  # bytes of an answer in which its reason is looked for
+_ANSWER_TIMEOUT = 10.0  # seconds for the head of an answer
 
 _log = logging.getLogger("flask_mercure")
-
-
-class Refused(MercureError):
-    """The hub does not admit the subscriber.
-
-    :param message: what it answered.
-    :param status: HTTP status of the answer.
-    """
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +40,9 @@ class Gap:
 
     :param requested: id of the last update that the subscriber has; ``None`` when there was none yet.
     :param resumed_after: id after which the hub resumed, or ``earliest``; ``None`` when it did not tell.
-    :param reason: ``start``: the hub does not have the update that the subscription was told to begin after;
-        ``history``: nor the one at which the connection was lost; ``position``: the connection was lost
-        before the first update, and this hub does not tell where it was.
+    :param reason: ``start``: the hub does not have the update after which the subscription was to begin;
+        ``history``: the hub no longer has the last update before the connection was lost; ``position``: the
+        connection was lost before the first update, and this hub does not tell its position.
     """
 
     requested: str | None
@@ -63,15 +51,15 @@ class Gap:
 
 
 class Subscription(Iterator[Event]):
-    """The events of a subscription, for ever or until none comes; use it in a ``with`` block, or close it.
+    """The events of a subscription, for ever or until a timeout; use it in a ``with`` block, or close it.
 
-    It is active when the object is there. A lost connection is taken up again after the last event, with a
-    fresh token and after a pause that grows while the hub does not answer; only the first one must succeed.
-    Any thread may close it while another one waits for an event.
+    The constructor connects. After a loss it reconnects after the last event, with a fresh token and after a
+    pause that grows while the hub does not answer; only the first connection must succeed. Any thread may
+    close it while another one waits for an event.
 
     :param url: of the subscription, with its matchers.
-    :param token: makes an access token, for each connection a fresh one.
-    :param verify: check the certificate: True, False, or the path of a CA file.
+    :param token: makes a fresh access token for each connection.
+    :param verify: whether to check the certificate: True, False, or the path of a CA file.
     :param connect_timeout: seconds for each connection.
     :param last_event_id: to start after; ``earliest`` for all that the hub has.
     :param timeout: seconds without an event after which iteration ends and the subscription closes; ``None``
@@ -80,12 +68,12 @@ class Subscription(Iterator[Event]):
     :param clock: monotonic time in seconds.
     :param pause: waits for a number of seconds between two connections, or until the subscription is closed;
         the arguments are those of :meth:`threading.Event.wait`.
-    :param jitter: a number from 0 to 1, which spreads the subscribers of a hub that was started again.
-    :raises Refused: the hub answers that it will not stream.
+    :param jitter: gives random numbers from 0 to 1, which spread the reconnections to a restarted hub.
+    :raises Refused: the hub answered with something other than a stream.
     :raises HubUnreachable: there is no connection.
 
-    ``last_event_id`` is where the subscription has arrived: store it to go on from there in another process.
-    ``gap`` is the last :class:`Gap` there was, or ``None``.
+    ``last_event_id`` is the position of the subscription: store it to resume in another process. ``gap`` is
+    the last :class:`Gap`, or ``None``.
     """
 
     def __init__(
@@ -104,7 +92,9 @@ class Subscription(Iterator[Event]):
     ) -> None:
         self.gap: Gap | None = None
         self._closed = threading.Event()
-        self._lock = threading.RLock()  # held by the thread that reads; a signal handler may close in between
+        self._lock = (
+            threading.RLock()
+        )  # held by the reading thread; reentrant, for close() in a signal handler
         self._connection: StreamedAnswer | None = None
         self._url = url
         self._token = token
@@ -128,12 +118,12 @@ class Subscription(Iterator[Event]):
             self._connect()
         except OSError as error:
             broken = describe(error)
-        if broken:  # raised here, without what it came from: in the functions below, the token is a variable
-            raise HubUnreachable(f"no connection to {self._place}: {broken}. Does the hub run?")
+        if broken:  # raised here, without its cause, in whose traceback the token is a variable
+            raise HubUnreachable(f"no connection to {self._hub}: {broken}. Does the hub run?")
 
     @property
     def last_event_id(self) -> str | None:
-        """Id of the last event that was handed out, or the cursor that the subscription began with."""
+        """Id of the last event that was returned, or the cursor that the subscription began with."""
         return self._last_event_id or None
 
     @property
@@ -166,11 +156,11 @@ class Subscription(Iterator[Event]):
         raise StopIteration
 
     def wait(self, timeout: float | None = None) -> Event:
-        """The next event; unlike iteration it leaves the subscription open when there is none.
+        """The next event; unlike iteration, a timeout leaves the subscription open.
 
         :param timeout: seconds, ``None`` for ever.
         :raises TimeoutError: there was none in that time.
-        :raises Refused: the hub does not admit the subscriber any more.
+        :raises Refused: the hub no longer admits the subscriber.
         :raises RuntimeError: the subscription is closed.
         """
         deadline = None if timeout is None else self._clock() + timeout
@@ -195,7 +185,7 @@ class Subscription(Iterator[Event]):
             self._ready.clear()
             self._drop()
 
-    # What follows runs with the lock held.
+    # The methods below run with the lock held.
 
     def _step(self, deadline: float | None) -> None:
         """Connect, or read once."""
@@ -211,38 +201,38 @@ class Subscription(Iterator[Event]):
             raise TimeoutError("no event in that time") from None
         except OSError as error:
             if not self._closed.is_set():
-                _log.debug("the connection to %s was lost: %s", self._place, describe(error))
+                _log.debug("the connection to %s was lost: %s", self._hub, describe(error))
                 self._lost()
 
     def _read(self, current: StreamedAnswer, deadline: float | None) -> None:
         silent_at = self._heard_at + _SILENCE
         until = silent_at if deadline is None else min(silent_at, deadline)
         try:
-            octets = current.read(max(0.0, until - self._clock()))
+            data = current.read(max(0.0, until - self._clock()))
         except TimeoutError:
             if until == deadline:
                 raise _OutOfTimeError from None
             raise
-        if not octets:
+        if not data:
             raise connection.ConnectionBroken("the hub ended the stream")
         self._heard_at = self._clock()
         self._failures = 0
-        self._ready.extend(self._parser.feed(octets))
+        self._ready.extend(self._parser.feed(data))
 
     def _lost(self) -> None:
         """Plan the next connection."""
         self._drop()
         step = self._retry if self._parser.retry is None else self._parser.retry
         self._retry = step
-        # What the hub asks for is the least; with each failure more, and never all subscribers at once.
+        # At least what the hub asks for, more with each failure, and never for all subscribers alike.
         seconds = step / 1000
         if self._failures > 1:
             doublings = min(self._failures - 1, _MAX_DOUBLINGS)
-            longest = max(seconds, _LONGEST_WAIT)
-            seconds = min(longest, max(seconds, _SHORTEST_STEP) * 2**doublings)
+            longest = max(seconds, _LONGEST_PAUSE)
+            seconds = min(longest, max(seconds, _SHORTEST_PAUSE) * 2**doublings)
         self._failures += 1
         self._resume_at = self._clock() + seconds * (1 + self._jitter() / 2)
-        # An event that was cut off is sent again: the next stream is parsed afresh.
+        # The hub sends an event that was cut off again, so its beginning is dropped.
         self._parser = Parser(self._parser.last_event_id)
 
     def _wait_to_connect(self, deadline: float | None) -> None:
@@ -262,8 +252,8 @@ class Subscription(Iterator[Event]):
             "Accept-Encoding": "identity",
             "Authorization": f"Bearer {self._token()}",
             "Cache-Control": "no-cache",
-            # An empty one asks where the hub is now: then a connection that is lost before the first event
-            # is taken up there.
+            # An empty one asks for the hub's position, to resume there if the connection is lost before the
+            # first event.
             "Last-Event-ID": cursor,
             "User-Agent": USER_AGENT,
         }
@@ -272,12 +262,12 @@ class Subscription(Iterator[Event]):
             headers,
             verify=self._verify,
             connect_timeout=self._connect_timeout,
-            answer_timeout=_ANSWER,
+            answer_timeout=_ANSWER_TIMEOUT,
         )
 
     def _connect(self) -> None:
         cursor = self._parser.last_event_id
-        # The token is in no variable of this function: error trackers send those that an error comes through.
+        # No variable here holds the token: error trackers send the variables of each frame of a traceback.
         opened = self._open(cursor)
         try:
             self._check(opened)
@@ -291,7 +281,7 @@ class Subscription(Iterator[Event]):
         self._note_cursor(cursor, opened, is_first=is_first)
 
     def _check(self, opened: StreamedAnswer) -> None:
-        """Refuse an answer that is no event stream; a hub that is starting again may come back from a 5xx."""
+        """Check that an answer is an event stream; a 5xx is temporary, unless it is the first answer."""
         head = opened.head
         if head.status == 200 and head.media_type == "text/event-stream":
             return
@@ -336,27 +326,27 @@ class Subscription(Iterator[Event]):
             self._connection = None
 
     @property
-    def _place(self) -> str:
+    def _hub(self) -> str:
         return f"{self._url.partition('?')[0]} (MERCURE_URL)"
 
 
 class _ClosedError(RuntimeError):
-    """There will be no more events."""
+    """The subscription is closed."""
 
 
 class _OutOfTimeError(Exception):
-    """The caller's time is over; a TimeoutError of the socket is something else."""
+    """The caller's deadline has passed; a TimeoutError of the socket is something else."""
 
 
 def _beginning(opened: StreamedAnswer) -> bytes:
-    """Enough of an answer to find the reason in it."""
+    """The beginning of an answer, to find the reason in it."""
     body = b""
     try:
-        while len(body) < _REASON:
-            octets = opened.read(2.0)
-            if not octets:
+        while len(body) < _MAX_REASON:
+            data = opened.read(2.0)
+            if not data:
                 break
-            body += octets
+            body += data
     except OSError:
         pass
     return body

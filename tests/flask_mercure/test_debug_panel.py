@@ -55,7 +55,7 @@ def app(hub: FakeHub) -> Iterator[Flask]:
     state_of(app).publisher.close()
 
 
-def test_what_a_request_published(app: Flask, hub: FakeHub) -> None:
+def test_panel_lists_what_a_request_published(app: Flask, hub: FakeHub) -> None:
     page = app.test_client().get("/loud").text
     assert "Updates published in this request" in page
     assert "2 updates, " in page
@@ -68,7 +68,7 @@ def test_what_a_request_published(app: Flask, hub: FakeHub) -> None:
     assert token not in page
 
 
-def test_requests_do_not_mix(app: Flask) -> None:
+def test_panel_does_not_mix_requests(app: Flask) -> None:
     client = app.test_client()
     client.get("/loud")
     page = client.get("/quiet").text
@@ -76,7 +76,7 @@ def test_requests_do_not_mix(app: Flask) -> None:
     assert "0 updates" in page
 
 
-def test_without_the_toolbar_nothing_is_collected(app: Flask) -> None:
+def test_panel_collects_nothing_without_the_toolbar(app: Flask) -> None:
     with app.app_context():
         mercure.publish("a")
     with app.test_request_context("/"):

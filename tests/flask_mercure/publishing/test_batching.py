@@ -20,7 +20,7 @@ pytestmark = pytest.mark.minutes
 mercure = Mercure()
 
 
-def test_updates_are_published_in_order(app: Any, hub: RunningHub) -> None:
+def test_publish_many_keeps_the_order(app: Any, hub: RunningHub) -> None:
     stream = hub.subscribe({"match": "many"}, hub.token())
     ids = mercure.publish_many(
         Update(["many", "also"], {"n": n}, private=bool(n % 2), type="t", id=f"urn:n:{n}") for n in range(5)
@@ -30,7 +30,7 @@ def test_updates_are_published_in_order(app: Any, hub: RunningHub) -> None:
     assert [(event.json(), event.type) for event in events] == [({"n": n}, "t") for n in range(5)]
 
 
-def test_a_block_is_published_when_it_ends(app: Any, hub: RunningHub) -> None:
+def test_batch_is_published_at_the_end_of_the_block(app: Any, hub: RunningHub) -> None:
     stream = hub.subscribe({"match": "block"})
     content = ["early"]
     with mercure.batch() as batch:
@@ -44,7 +44,7 @@ def test_a_block_is_published_when_it_ends(app: Any, hub: RunningHub) -> None:
         batch.publish("block", "3")
 
 
-def test_a_block_that_raises_publishes_nothing(app: Any) -> None:
+def test_batch_is_not_published_when_the_block_raises(app: Any) -> None:
     with mercure.record() as updates, pytest.raises(LookupError), mercure.batch() as batch:
         batch.publish("block", "1")
         raise LookupError
@@ -52,7 +52,7 @@ def test_a_block_that_raises_publishes_nothing(app: Any) -> None:
     assert batch.ids == []
 
 
-def test_nothing_is_fine(app: Any) -> None:
+def test_batch_may_be_empty(app: Any) -> None:
     assert mercure.publish_many([]) == []
     with mercure.batch() as batch:
         pass
@@ -60,7 +60,7 @@ def test_nothing_is_fine(app: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", [Update("*"), Update("b", id="#1"), Update([]), Update("b", type="mercure")])
-def test_a_bad_update_is_named_and_nothing_is_sent(app: Any, bad: Update) -> None:
+def test_publish_many_names_a_bad_update_and_sends_nothing(app: Any, bad: Update) -> None:
     with mercure.record() as updates:
         with pytest.raises(InvalidArgument, match="update 1 "):
             mercure.publish_many([Update("a"), bad])
@@ -69,7 +69,7 @@ def test_a_bad_update_is_named_and_nothing_is_sent(app: Any, bad: Update) -> Non
     assert updates == []
 
 
-def test_at_most_a_thousand(app: Any) -> None:
+def test_publish_many_takes_at_most_a_thousand_updates(app: Any) -> None:
     with mercure.record() as updates:
         mercure.publish_many([Update("a")] * 1000)
         assert len(updates) == 1000
@@ -77,7 +77,7 @@ def test_at_most_a_thousand(app: Any) -> None:
             mercure.publish_many([Update("a")] * 1001)
 
 
-def test_a_refused_batch(folder: Path) -> None:
+def test_batch_that_the_hub_refuses(folder: Path) -> None:
     with running_hub(folder, max_request_body_size=1000) as hub, app_on(hub, Mercure()):
         with pytest.raises(PublishError) as refusal:
             Mercure().publish_many([Update("a", "x" * 600)] * 2)
@@ -86,7 +86,7 @@ def test_a_refused_batch(folder: Path) -> None:
             Mercure().publish_many([Update("a", "\ud800")] * 2)
 
 
-def test_another_hub_gets_one_request_for_each_over_one_connection(other: FakeHub) -> None:
+def test_hub_without_batches_gets_one_request_for_each_update_over_one_connection(other: FakeHub) -> None:
     other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"urn:2"), Answer(b"urn:3"), Answer(b"urn:4")]
     app = make_app(URL=other.url)
     with app.app_context():
@@ -99,7 +99,7 @@ def test_another_hub_gets_one_request_for_each_over_one_connection(other: FakeHu
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 399, 405, 500])
-def test_a_hub_whose_answer_is_no_success_gets_no_batch_whatever_it_says(other: FakeHub, status: int) -> None:
+def test_hub_whose_answer_to_options_is_not_a_success_gets_no_batch(other: FakeHub, status: int) -> None:
     """A proxy or a login page that redirects is asked for nothing more, and is not the hub."""
     says = {"Accept-Post": "application/json", "Location": f"{other.url}/elsewhere"}
     other.answers = [Answer(b"", status, None, says), Answer(b"urn:1"), Answer(b"urn:2")]
@@ -114,7 +114,7 @@ def test_a_hub_whose_answer_is_no_success_gets_no_batch_whatever_it_says(other: 
     ]
 
 
-def test_what_is_out_when_another_hub_fails(other: FakeHub) -> None:
+def test_publish_error_has_the_ids_published_before_it(other: FakeHub) -> None:
     other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"urn:2"), Answer(b"", 503)]
     app = make_app(URL=other.url)
     with app.app_context(), pytest.raises(PublishError) as failure:
@@ -124,7 +124,7 @@ def test_what_is_out_when_another_hub_fails(other: FakeHub) -> None:
     assert len(other.received) == 4
 
 
-def test_a_hub_that_was_replaced_gets_no_batch_any_more(other: FakeHub) -> None:
+def test_hub_replaced_by_one_without_batches_gets_single_updates(other: FakeHub) -> None:
     takes = Answer(b"", 204, None, {"Accept-Post": "application/x-www-form-urlencoded, application/json"})
     other.answers = [takes, Answer(b"", 415), Answer(b"urn:1"), Answer(b"urn:2")]
     app = make_app(URL=other.url)
@@ -140,7 +140,7 @@ def test_a_hub_that_was_replaced_gets_no_batch_any_more(other: FakeHub) -> None:
 @pytest.mark.parametrize(
     "body", [b"urn:1", b"[]", b'{"ids": ["urn:1"]}', b'{"ids": [1, 2]}', b'{"ids": null}']
 )
-def test_an_answer_without_the_ids(other: FakeHub, body: bytes) -> None:
+def test_batch_answered_without_the_ids_is_possibly_published(other: FakeHub, body: bytes) -> None:
     takes = Answer(b"", 204, None, {"Accept-Post": "application/json;charset=utf-8"})
     other.answers = [takes, Answer(body, 200, "application/json")]
     app = make_app(URL=other.url)
@@ -150,7 +150,7 @@ def test_an_answer_without_the_ids(other: FakeHub, body: bytes) -> None:
     assert failure.value.possibly_published
 
 
-def test_a_hub_that_does_not_say_whether_it_takes_batches(other: FakeHub) -> None:
+def test_hub_that_does_not_answer_options_is_unreachable(other: FakeHub) -> None:
     other.answers = [Dropped()]
     app = make_app(URL=other.url)
     with app.app_context(), pytest.raises(HubUnreachable, match="nothing was published") as failure:
@@ -159,7 +159,7 @@ def test_a_hub_that_does_not_say_whether_it_takes_batches(other: FakeHub) -> Non
     assert not failure.value.possibly_published
 
 
-def test_a_failure_policy_holds_for_batches(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_follows_the_failure_policy(caplog: pytest.LogCaptureFixture) -> None:
     app = make_app(URL="http://127.0.0.1:9/.well-known/mercure")
     with app.app_context():
         with Mercure().batch(on_failure="log") as batch:
@@ -175,7 +175,7 @@ def test_a_failure_policy_holds_for_batches(caplog: pytest.LogCaptureFixture) ->
     assert "urn:2" in caplog.text
 
 
-def test_a_batch_that_is_logged_is_all_or_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_with_policy_log_is_all_or_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     small, large = Update("a", "x", id="urn:small"), Update("a", "x" * 2000, id="urn:large")
     with running_hub(folder, anonymous=1, max_request_body_size=1000) as hub, app_on(hub, Mercure()):
         assert Mercure().publish_many([small, large], on_failure="log") == ["urn:small", "urn:large"]
@@ -185,7 +185,7 @@ def test_a_batch_that_is_logged_is_all_or_nothing(folder: Path, caplog: pytest.L
         assert [stream.next().data for _ in range(2)] == ["x", "y"]
 
 
-def test_what_another_hub_took_of_a_batch_is_not_logged(
+def test_batch_with_policy_log_logs_only_what_was_not_published(
     other: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"no", 403)]
@@ -200,7 +200,7 @@ def test_what_another_hub_took_of_a_batch_is_not_logged(
     assert "urn:3" in lost[1]
 
 
-def test_a_hub_without_batches_is_asked_again_later(other: FakeHub) -> None:
+def test_hub_without_batches_is_asked_again_later(other: FakeHub) -> None:
     now = [1000.0]
     other.answers = [Answer(b"", 405), Answer(b"", 204, None, {"Accept-Post": "application/json"})]
     support = BatchSupport(state_of(make_app(URL=other.url)).configuration, lambda: now[0])

@@ -66,7 +66,9 @@ def arrived(hub: FakeHub) -> set[str]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_child_of_multiprocessing(hub: FakeHub, tmp_path: Path, method: str) -> None:
+def test_background_queue_empties_in_a_child_of_multiprocessing(
+    hub: FakeHub, tmp_path: Path, method: str
+) -> None:
     program = """
     import multiprocessing, sys
     import worker
@@ -81,7 +83,9 @@ def test_a_child_of_multiprocessing(hub: FakeHub, tmp_path: Path, method: str) -
     assert arrived(hub) == {"child"}
 
 
-def test_a_child_of_multiprocessing_whose_parent_publishes_too(hub: FakeHub, tmp_path: Path) -> None:
+def test_background_queues_of_a_parent_and_its_multiprocessing_child_empty(
+    hub: FakeHub, tmp_path: Path
+) -> None:
     program = """
     import multiprocessing, sys
     import worker
@@ -97,7 +101,7 @@ def test_a_child_of_multiprocessing_whose_parent_publishes_too(hub: FakeHub, tmp
     assert arrived(hub) == {"parent", "child"}
 
 
-def test_flush_before_a_process_ends_itself(hub: FakeHub, tmp_path: Path) -> None:
+def test_flush_before_os_exit(hub: FakeHub, tmp_path: Path) -> None:
     program = """
     import os, sys
     import worker
@@ -113,7 +117,7 @@ def test_flush_before_a_process_ends_itself(hub: FakeHub, tmp_path: Path) -> Non
     assert arrived(hub) == {"child"}
 
 
-def test_flush_waits_a_bounded_time(tmp_path: Path) -> None:
+def test_flush_returns_after_its_timeout(tmp_path: Path) -> None:
     program = """
     import os
     import worker
@@ -128,7 +132,7 @@ def test_flush_waits_a_bounded_time(tmp_path: Path) -> None:
         run(program, hub, tmp_path)
 
 
-def test_a_fork_that_calls_no_hooks(hub: FakeHub, tmp_path: Path) -> None:
+def test_background_queue_survives_a_fork_without_hooks(hub: FakeHub, tmp_path: Path) -> None:
     """As that of uWSGI: the child finds the parent's thread and locks, and must not use them."""
     program = """
     import ctypes, os, sys
@@ -146,7 +150,7 @@ def test_a_fork_that_calls_no_hooks(hub: FakeHub, tmp_path: Path) -> None:
     assert arrived(hub) == {"parent", "child"}
 
 
-def test_a_worker_of_celery(hub: FakeHub, tmp_path: Path) -> None:
+def test_background_queue_empties_in_a_celery_worker(hub: FakeHub, tmp_path: Path) -> None:
     """The process of a task ends when the worker is told to."""
     (tmp_path / "queue").mkdir()
     (tmp_path / "tasks.py").write_text(
@@ -181,7 +185,7 @@ def test_a_worker_of_celery(hub: FakeHub, tmp_path: Path) -> None:
     assert arrived(hub) == {"task"}
 
 
-def test_a_work_horse_of_rq(hub: FakeHub, tmp_path: Path) -> None:
+def test_background_queue_empties_in_an_rq_job(hub: FakeHub, tmp_path: Path) -> None:
     program = """
     import threading
     import fakeredis, redis, rq
@@ -204,7 +208,7 @@ def test_a_work_horse_of_rq(hub: FakeHub, tmp_path: Path) -> None:
     assert arrived(hub) == {"job 0", "job 1", "job 2"}
 
 
-def test_the_extension_is_there_without_hooks_of_fork(hub: FakeHub, tmp_path: Path) -> None:
+def test_extension_imports_without_os_fork(hub: FakeHub, tmp_path: Path) -> None:
     """On Windows there are none."""
     program = """
     import os

@@ -25,7 +25,7 @@ def app() -> Flask:
     return app
 
 
-def test_what_a_view_publishes(app: Flask) -> None:
+def test_recording_has_what_a_view_publishes(app: Flask) -> None:
     with mercure.record() as updates:
         made = app.test_client().post("/books/1").text
     assert updates == [RecordedUpdate(("books/1", "books"), '{"id": "1"}', True, made, "saved", 5, "default")]
@@ -33,13 +33,13 @@ def test_what_a_view_publishes(app: Flask) -> None:
     assert made.startswith("urn:uuid:")
 
 
-def test_an_id_of_the_app_stays(app: Flask) -> None:
+def test_recording_keeps_the_id_of_the_app(app: Flask) -> None:
     with app.app_context(), mercure.record() as updates:
         assert mercure.publish("a", "text", id="urn:1") == "urn:1"
     assert updates.one().id == "urn:1"
 
 
-def test_finding_one(app: Flask) -> None:
+def test_recording_finds_updates_by_topic(app: Flask) -> None:
     with app.app_context(), mercure.record() as updates:
         mercure.publish_many([Update("a", "1"), Update(["b", "a"], "2"), Update("c", "three")])
     assert [update.data for update in updates.on("a")] == ["1", "2"]
@@ -54,7 +54,7 @@ def test_finding_one(app: Flask) -> None:
         _ = updates.one("c").json
 
 
-def test_nested_recordings(app: Flask) -> None:
+def test_recordings_may_be_nested(app: Flask) -> None:
     with app.app_context(), mercure.record() as outer:
         mercure.publish("a", "1")
         with mercure.record() as inner:
@@ -67,7 +67,7 @@ def test_nested_recordings(app: Flask) -> None:
     assert empty == []
 
 
-def test_a_recording_ends_with_an_error_too(app: Flask) -> None:
+def test_recording_ends_with_an_error_of_the_block(app: Flask) -> None:
     with pytest.raises(LookupError), mercure.record() as updates:
         raise LookupError
     with app.app_context(), mercure.record():
@@ -75,7 +75,7 @@ def test_a_recording_ends_with_an_error_too(app: Flask) -> None:
     assert updates == []
 
 
-def test_other_threads_are_recorded_and_waited_for(app: Flask) -> None:
+def test_recording_waits_for_other_threads(app: Flask) -> None:
     def work(number: int) -> None:
         with app.app_context():
             for _ in range(20):
@@ -92,16 +92,16 @@ def test_other_threads_are_recorded_and_waited_for(app: Flask) -> None:
             updates.wait(81, timeout=0)
 
 
-def test_what_the_hub_would_refuse_is_refused(app: Flask) -> None:
+def test_recording_refuses_what_the_hub_would_refuse(app: Flask) -> None:
     with app.app_context(), mercure.record() as updates:
         with pytest.raises(ValueError, match="wildcard"):
             mercure.publish("*")
         with pytest.raises(TypeError):
-            mercure.publish("a", b"octets")
+            mercure.publish("a", b"bytes")
     assert updates == []
 
 
-def test_every_app_and_every_object(app: Flask) -> None:
+def test_recording_covers_every_app_and_extension_object(app: Flask) -> None:
     other = make_app(URL="http://127.0.0.1:9/")
     with mercure.record() as updates:
         for one in (app, other):

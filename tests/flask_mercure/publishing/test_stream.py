@@ -64,7 +64,7 @@ class Sink:
         assert self.got.acquire(timeout=PATIENCE)
 
 
-def test_the_text_arrives_whole_and_in_order() -> None:
+def test_stream_arrives_whole_and_in_order() -> None:
     sink = Sink()
     words = [f"word{n} " for n in range(500)]
     assert publish_text(words, sink.delivery, AT_ONCE, stream_id="s") == "".join(words)
@@ -75,7 +75,7 @@ def test_the_text_arrives_whole_and_in_order() -> None:
     assert {piece["kind"] for piece in pieces} == {"text"}
 
 
-def test_what_comes_while_the_hub_is_busy_is_one_update() -> None:
+def test_stream_joins_what_comes_while_the_hub_is_busy() -> None:
     sink = Sink()
 
     def words() -> Iterator[str]:
@@ -94,7 +94,7 @@ def test_what_comes_while_the_hub_is_busy_is_one_update() -> None:
     assert "".join(texts) == "firstabcd"
 
 
-def test_an_interval_groups() -> None:
+def test_stream_joins_text_within_an_interval() -> None:
     sink = Sink()
     publish_text(iter("abcdef"), sink.delivery, Grouping(interval=30))
     texts = [update["text"] for update in sink.updates if update["kind"] == "text"]
@@ -102,7 +102,7 @@ def test_an_interval_groups() -> None:
     assert "".join(texts) == "abcdef"
 
 
-def test_much_text_does_not_wait_for_the_interval() -> None:
+def test_stream_sends_a_full_piece_before_the_interval_ends() -> None:
     sink = Sink()
 
     def words() -> Iterator[str]:
@@ -117,7 +117,7 @@ def test_much_text_does_not_wait_for_the_interval() -> None:
     assert [update.get("text") for update in sink.updates[:2]] == ["x", "y" * 10]
 
 
-def test_a_piece_leaves_while_the_source_hesitates() -> None:
+def test_stream_sends_a_piece_while_the_source_pauses() -> None:
     sink = Sink()
 
     def words() -> Iterator[str]:
@@ -130,7 +130,7 @@ def test_a_piece_leaves_while_the_source_hesitates() -> None:
     assert [update["text"] for update in sink.updates] == ["a", "b", "ab"]
 
 
-def test_a_slow_hub_holds_the_source_back() -> None:
+def test_stream_holds_the_source_back_while_the_hub_is_slow() -> None:
     sink = Sink()
     sink.free.clear()
     made = []
@@ -152,7 +152,7 @@ def test_a_slow_hub_holds_the_source_back() -> None:
     assert len(made) == 1000
 
 
-def test_a_source_that_raises() -> None:
+def test_stream_of_a_source_that_raises() -> None:
     sink = Sink()
     closed = []
 
@@ -172,7 +172,7 @@ def test_a_source_that_raises() -> None:
     assert sink.updates[0]["text"] == "half"
 
 
-def test_a_hub_that_fails_ends_the_source() -> None:
+def test_stream_ends_the_source_when_the_hub_refuses() -> None:
     closed = []
 
     def words() -> Iterator[str]:
@@ -194,7 +194,7 @@ def test_a_hub_that_fails_ends_the_source() -> None:
     assert [thread.name for thread in threading.enumerate() if thread.name == "mercure-stream"] == []
 
 
-def test_a_hub_that_is_away_for_a_moment_loses_nothing() -> None:
+def test_stream_loses_nothing_during_a_short_outage() -> None:
     away = HubUnreachable("restarting")
     sink = Sink([None, away, away, PublishError("starting", status=503)])
 
@@ -212,7 +212,7 @@ def test_a_hub_that_is_away_for_a_moment_loses_nothing() -> None:
     assert len(set(sink.ids)) == len(sink.ids)
 
 
-def test_the_end_is_tried_whatever_became_of_a_piece() -> None:
+def test_stream_tries_the_last_update_even_if_others_failed() -> None:
     sink = Sink([HubUnreachable("down")], patience=0)
     assert publish_text(iter("abc"), sink.delivery, Grouping(interval=30)) == "abc"  # they have it all
     assert sink.kinds[-1] == "done"
@@ -225,7 +225,7 @@ def test_the_end_is_tried_whatever_became_of_a_piece() -> None:
     assert sink.updates == []
 
 
-def test_a_policy_that_does_not_raise_lets_the_source_end() -> None:
+def test_stream_with_policy_log_lets_the_source_end() -> None:
     down = HubUnreachable("down")
     sink = Sink([down, down, down], raises=False, patience=0)
     assert publish_text(["a"], sink.delivery, AT_ONCE) == "a"
@@ -244,7 +244,7 @@ def test_a_policy_that_does_not_raise_lets_the_source_end() -> None:
     assert [(update["kind"], update["text"]) for update in sink.updates] == [("text", "b"), ("done", "ab")]
 
 
-def test_an_error_that_nobody_could_be_told_of_is_logged() -> None:
+def test_stream_logs_an_error_update_that_was_not_published() -> None:
     sink = Sink([None, PublishError("no", status=403)])
 
     def words() -> Iterator[str]:
@@ -257,7 +257,7 @@ def test_an_error_that_nobody_could_be_told_of_is_logged() -> None:
     assert len(sink.logged) == 1
 
 
-def test_who_ends_the_process_does_not_wait_for_the_hub() -> None:
+def test_stream_that_is_interrupted_does_not_wait_for_the_hub() -> None:
     sink = Sink([HubUnreachable("down")] * 99, patience=3600)
 
     def words() -> Iterator[str]:
@@ -292,7 +292,7 @@ class AsyncWords(AsyncIterator[str]):
         self.is_closed = True
 
 
-def test_an_asynchronous_source() -> None:
+def test_async_stream_arrives_whole_and_in_order() -> None:
     sink = Sink()
     source = AsyncWords([f"word{n} " for n in range(500)])
     whole = "".join(source.words)
@@ -302,7 +302,7 @@ def test_an_asynchronous_source() -> None:
     assert "".join(update["text"] for update in sink.updates[:-1]) == whole
 
 
-def test_the_event_loop_goes_on_while_the_hub_is_slow() -> None:
+def test_async_stream_does_not_block_the_event_loop() -> None:
     sink = Sink()
     sink.free.clear()
     turns = 0
@@ -325,7 +325,7 @@ def test_the_event_loop_goes_on_while_the_hub_is_slow() -> None:
     assert turns == 2000
 
 
-def test_an_asynchronous_source_that_raises_or_is_cancelled() -> None:
+def test_async_stream_of_a_source_that_raises_or_is_cancelled() -> None:
     sink = Sink()
     source = AsyncWords(["half"], LookupError("the-secret"))
     with pytest.raises(LookupError):
@@ -362,7 +362,7 @@ class Endless(AsyncWords):
         return await asyncio.Event().wait() and ""
 
 
-def test_a_task_that_is_cancelled_twice_closes_its_source() -> None:
+def test_async_stream_that_is_cancelled_twice_closes_its_source() -> None:
     sink = Sink()
     sink.free.clear()
     source = Endless([])
@@ -384,7 +384,7 @@ def test_a_task_that_is_cancelled_twice_closes_its_source() -> None:
     assert source.is_closed
 
 
-def test_the_wrong_kind_of_source() -> None:
+def test_stream_refuses_the_wrong_kind_of_source() -> None:
     async def words() -> AsyncIterator[str]:
         yield "a"
 
@@ -396,7 +396,7 @@ def test_the_wrong_kind_of_source() -> None:
     assert sink.tried == []
 
 
-def test_what_is_no_text() -> None:
+def test_stream_refuses_tokens_that_are_not_text() -> None:
     sink = Sink()
     with pytest.raises(TypeError, match="NoneType"):
         publish_text(["a", None], sink.delivery, AT_ONCE)  # type: ignore[list-item]
@@ -405,13 +405,13 @@ def test_what_is_no_text() -> None:
 
 
 @pytest.mark.parametrize(("interval", "size"), [(-1, 1), (61, 1), (1, 0), (float("nan"), 1)])
-def test_values_out_of_range(interval: float, size: int) -> None:
+def test_grouping_refuses_values_out_of_range(interval: float, size: int) -> None:
     with pytest.raises(InvalidArgument):
         Grouping(interval, size)
 
 
 @pytest.mark.minutes
-def test_a_view_streams_to_its_subscribers(hub: RunningHub) -> None:
+def test_stream_of_a_view_reaches_its_subscribers(hub: RunningHub) -> None:
     with app_on(hub, mercure) as app:
 
         @app.post("/ask")
@@ -431,7 +431,7 @@ def test_a_view_streams_to_its_subscribers(hub: RunningHub) -> None:
         assert text == event.json()["text"] == answer == "a sample b sample c sample "
 
 
-def test_nothing_starts_with_a_wrong_argument() -> None:
+def test_stream_with_a_wrong_argument_does_not_start_the_source() -> None:
     started: list[str] = []
 
     def words() -> Iterator[str]:
@@ -452,7 +452,7 @@ def test_nothing_starts_with_a_wrong_argument() -> None:
 
 
 @pytest.mark.minutes
-def test_a_hub_that_refuses() -> None:
+def test_stream_raises_when_the_hub_refuses() -> None:
     with running() as fake:
         fake.answers = [Answer(b"", 403)]
         app: Flask = make_app(URL=fake.url)
@@ -462,7 +462,7 @@ def test_a_hub_that_refuses() -> None:
 
 
 @pytest.mark.minutes
-def test_a_hub_that_starts_again() -> None:
+def test_stream_repeats_an_update_while_the_hub_restarts() -> None:
     with running() as fake:
         fake.answers = [Answer(), Answer(b"", 503), Answer(b"", 502), Answer()]
         app = make_app(URL=fake.url)
@@ -474,7 +474,7 @@ def test_a_hub_that_starts_again() -> None:
 
 
 @pytest.mark.minutes
-def test_a_stream_follows_the_policy(caplog: pytest.LogCaptureFixture) -> None:
+def test_stream_follows_the_failure_policy(caplog: pytest.LogCaptureFixture) -> None:
     with running() as fake:
         fake.answers = [Answer(b"", 403)]
         app = make_app(URL=fake.url)
@@ -491,7 +491,7 @@ def test_a_stream_follows_the_policy(caplog: pytest.LogCaptureFixture) -> None:
         state_of(app).publisher.close()
 
 
-def test_an_asynchronous_source_in_a_view() -> None:
+def test_async_stream_in_a_view() -> None:
     app = make_app(URL="http://127.0.0.1:9/")
 
     async def answer() -> str:

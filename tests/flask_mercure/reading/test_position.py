@@ -12,7 +12,7 @@ from requests.adapters import HTTPAdapter
 
 from flask_mercure import Mercure
 from flask_mercure.extension import state_of
-from flask_mercure.reading.position import KEY
+from flask_mercure.reading.position import KEY, Position
 from flask_mercure.reading.subscriber import Gap
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, Silent, make_app
 from tests.flask_mercure.real_hub import app_on
@@ -26,9 +26,7 @@ mercure = Mercure()
 
 
 @pytest.mark.parametrize("protocol", ["1.0", "0.x"])
-def test_a_page_that_begins_there_misses_nothing_and_gets_nothing_twice(
-    hub: RunningHub, protocol: str
-) -> None:
+def test_position_lets_a_page_miss_nothing_and_get_nothing_twice(hub: RunningHub, protocol: str) -> None:
     own = Mercure()
     with app_on(hub, own, PROTOCOL=protocol):
         own.publish("position/1", "before")
@@ -48,7 +46,7 @@ def test_a_page_that_begins_there_misses_nothing_and_gets_nothing_twice(
         assert gaps == []
 
 
-def test_a_hub_without_updates_and_one_whose_history_was_discarded(folder: Path) -> None:
+def test_position_of_a_hub_without_updates_or_history(folder: Path) -> None:
     with running_hub(folder) as hub, app_on(hub, mercure):
         assert mercure.last_event_id() == "earliest"
         newest = mercure.publish("a", "1")
@@ -62,7 +60,7 @@ def test_a_hub_without_updates_and_one_whose_history_was_discarded(folder: Path)
         assert gaps == []
 
 
-def test_one_request_for_each_page(other: FakeHub) -> None:
+def test_position_takes_one_request_for_each_page(other: FakeHub) -> None:
     other.answers = [
         Answer(b"", 200, None, {"Mercure-Last-Event-ID": "urn:uuid:1"}),
         Answer(b"", 200, None, {"Mercure-Last-Event-ID": "urn:uuid:2"}),
@@ -91,7 +89,7 @@ def _foreign(subscriptions: Answer) -> list[Answer]:
     return [head, Answer(b"", 405), subscriptions]
 
 
-def test_a_hub_of_others_tells_it_with_the_active_subscriptions(other: FakeHub) -> None:
+def test_position_of_another_hub_from_its_active_subscriptions(other: FakeHub) -> None:
     link = '<https://e.example/>; rel="mercure"; last-event-id="urn:uuid:9"'
     other.answers = _foreign(Answer(b'{"subscriptions": []}', 200, "application/json", {"Link": link}))
     app = make_app(URL=other.url)
@@ -115,7 +113,7 @@ def test_a_hub_of_others_tells_it_with_the_active_subscriptions(other: FakeHub) 
         [Answer(b"", 302, None, {"Location": "/"})],
     ],
 )
-def test_a_hub_that_does_not_tell_is_left_alone_for_a_while(
+def test_position_is_not_asked_again_soon_after_a_failure(
     other: FakeHub, answers: list[Answer], caplog: pytest.LogCaptureFixture
 ) -> None:
     other.answers = answers
@@ -129,7 +127,9 @@ def test_a_hub_that_does_not_tell_is_left_alone_for_a_while(
     state_of(app).publisher.close()
 
 
-def test_a_hub_that_is_away_holds_no_page_up(other: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
+def test_position_of_a_hub_that_is_away_takes_a_second_at_most(
+    other: FakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
     other.answers = [Silent()]
     app = make_app(URL=other.url, TIMEOUT=30)
     with app.app_context(), caplog.at_level(logging.WARNING, "flask_mercure"):
@@ -142,19 +142,19 @@ def test_a_hub_that_is_away_holds_no_page_up(other: FakeHub, caplog: pytest.LogC
         assert mercure.last_event_id() is None
 
 
-def test_it_is_asked_again_after_a_pause(other: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_position_is_asked_again_after_a_pause(other: FakeHub) -> None:
     other.answers = [Answer(b"", 503), Answer(b"", 200, None, {"Mercure-Last-Event-ID": "urn:uuid:1"})]
     app = make_app(URL=other.url)
+    now = [100.0]
+    app.extensions[KEY] = {"default": Position(state_of(app).hub(), lambda: now[0])}
     with app.app_context():
         assert mercure.last_event_id() is None
-        position = app.extensions[KEY]["default"]
-        now = position._clock()
-        monkeypatch.setattr(position, "_clock", lambda: now + 6)
+        now[0] += 6
         assert mercure.last_event_id() == "urn:uuid:1"
     state_of(app).publisher.close()
 
 
-def test_an_app_without_a_key_asks_with_its_token(other: FakeHub) -> None:
+def test_position_is_asked_with_the_token_of_an_app_without_a_key(other: FakeHub) -> None:
     other.answers = [Answer(b"", 200, None, {"Mercure-Last-Event-ID": "urn:uuid:1"})]
     token = jwt.encode({"exp": 4102444800}, SECRET, "HS256")
     app = Flask("sample")
@@ -166,7 +166,7 @@ def test_an_app_without_a_key_asks_with_its_token(other: FakeHub) -> None:
     state_of(app).publisher.close()
 
 
-def test_a_token_factory_of_the_app_that_fails_costs_no_page(
+def test_position_is_unknown_when_the_token_factory_fails(
     other: FakeHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing:
@@ -180,7 +180,7 @@ def test_a_token_factory_of_the_app_that_fails_costs_no_page(
     assert other.received == []
 
 
-def test_in_a_recording_no_hub_is_asked(other: FakeHub) -> None:
+def test_position_is_not_asked_in_a_recording(other: FakeHub) -> None:
     with make_app(URL=other.url).app_context(), mercure.record():
         assert mercure.last_event_id() is None
     assert other.received == []

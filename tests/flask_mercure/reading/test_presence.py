@@ -26,7 +26,7 @@ PATIENCE = 10.0
 mercure = Mercure()
 
 
-def test_all_and_those_of_a_topic(app: Any) -> None:
+def test_subscriptions_of_the_hub_and_of_a_topic(app: Any) -> None:
     pattern = URLPattern("/p-rooms/:id")
     with (
         mercure.subscribe(["p/a?b=c&ü", pattern], payload={"name": "Ada"}),
@@ -45,7 +45,7 @@ def test_all_and_those_of_a_topic(app: Any) -> None:
         second.close()
 
 
-def test_what_changes_from_then_on(app: Any) -> None:
+def test_subscriptions_can_be_followed_without_a_gap(app: Any) -> None:
     active = mercure.subscriptions("p-follow")
     assert active.last_event_id is not None
     with mercure.subscribe("p-follow"), mercure.subscribe("p-elsewhere"):
@@ -58,7 +58,7 @@ def test_what_changes_from_then_on(app: Any) -> None:
             events.wait(0.1)
 
 
-def test_the_older_generation(hub: RunningHub) -> None:
+def test_subscriptions_in_protocol_0x(hub: RunningHub) -> None:
     old = Mercure()
     with app_on(hub, old, PROTOCOL="0.x"):
         with old.subscribe(URITemplate("p-old/{id}"), payload="Ada"):
@@ -71,7 +71,7 @@ def test_the_older_generation(hub: RunningHub) -> None:
             assert any(event.json()["active"] is False for event in events)
 
 
-def test_a_hub_with_another_public_url(folder: Path) -> None:
+def test_subscriptions_of_a_hub_with_another_public_url(folder: Path) -> None:
     public = "https://example.com/hub/.well-known/mercure"
     with running_hub(folder, subscriptions=1, public_url=public) as hub:
         own = Mercure()
@@ -79,7 +79,7 @@ def test_a_hub_with_another_public_url(folder: Path) -> None:
             assert [one.topic for one in own.subscriptions()] == ["a"]
 
 
-def test_a_hub_without_the_feature(folder: Path) -> None:
+def test_subscriptions_of_a_hub_without_the_feature(folder: Path) -> None:
     with running_hub(folder) as hub, app_on(hub, Mercure()):
         with pytest.raises(Refused, match="MERCURE_SUBSCRIPTIONS") as refusal:
             Mercure().subscriptions()
@@ -97,7 +97,7 @@ def test_a_hub_without_the_feature(folder: Path) -> None:
         Answer(b"", 401, None),
     ],
 )
-def test_an_answer_that_is_none(other: FakeHub, answer: Answer) -> None:
+def test_subscriptions_refuse_other_answers(other: FakeHub, answer: Answer) -> None:
     other.answers = [answer]
     with make_app(URL=other.url).app_context(), pytest.raises(Refused):
         Mercure().subscriptions()
@@ -111,13 +111,13 @@ def test_an_answer_that_is_none(other: FakeHub, answer: Answer) -> None:
         ('<https://e.example/>; rel="mercure"', None),
     ],
 )
-def test_the_cursor(other: FakeHub, link: str, cursor: str | None) -> None:
+def test_subscriptions_cursor_from_the_link_header(other: FakeHub, link: str, cursor: str | None) -> None:
     other.answers = [Answer(b'{"subscriptions": []}', 200, "application/json", {"Link": link})]
     with make_app(URL=other.url).app_context():
         assert Mercure().subscriptions().last_event_id == cursor
 
 
-def test_no_answer_and_no_topic(other: FakeHub) -> None:
+def test_subscriptions_without_an_answer_and_of_an_empty_topic(other: FakeHub) -> None:
     other.answers = [Dropped()]
     with make_app(URL=other.url).app_context():
         with pytest.raises(HubUnreachable):
@@ -127,6 +127,6 @@ def test_no_answer_and_no_topic(other: FakeHub) -> None:
 
 
 @pytest.mark.parametrize("topic", [".", ".."])
-def test_a_topic_that_would_ask_for_all(topic: str) -> None:
+def test_subscriptions_refuse_a_topic_that_is_a_dot_segment(topic: str) -> None:
     with make_app(URL="http://127.0.0.1:9/m").app_context(), pytest.raises(InvalidArgument, match="no URL"):
         Mercure().subscriptions(topic)
