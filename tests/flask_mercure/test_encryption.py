@@ -61,7 +61,7 @@ def decrypt(message: str, key: JWK) -> jwe.CompactEncryption:
     return jwe.decrypt_compact(message, jwk.JWKRegistry.import_key(key), algorithms=[key["alg"], "A256GCM"])
 
 
-def octets(text: str) -> bytes:
+def decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -121,7 +121,7 @@ def test_an_update_is_encrypted_for_several_recipients(mercure: Mercure, own: di
     text = mercure.encrypt({"a": 1}, [*own.values(), other.public_key])
     message = json.loads(text)
     assert [one["header"]["alg"] for one in message["recipients"]] == [*ALGORITHMS, "ECDH-ES+A256KW"]
-    assert json.loads(octets(message["protected"])) == {"enc": "A256GCM", "cty": "json"}
+    assert json.loads(decoded(message["protected"])) == {"enc": "A256GCM", "cty": "json"}
     for keys, recipient in zip((*own.values(), other), message["recipients"], strict=True):
         assert recipient["header"]["kid"] == keys.ids[0]
         alone = {name: value for name, value in message.items() if name != "recipients"} | recipient
@@ -174,9 +174,9 @@ def test_a_changed_jwe_does_not_decrypt(
 ) -> None:
     parts = mercure.encrypt(TEXT, own[algorithm]).split(".")
     if part == 0:
-        parts[0] = encoded(octets(parts[0]).replace(b"text/plain", b"text/xhtml"))
+        parts[0] = encoded(decoded(parts[0]).replace(b"text/plain", b"text/xhtml"))
     else:
-        changed = bytearray(octets(parts[part]))
+        changed = bytearray(decoded(parts[part]))
         changed[len(changed) // 2] ^= 1
         parts[part] = encoded(bytes(changed))
     with pytest.raises(JoseError):
@@ -343,9 +343,9 @@ def test_a_key_set_is_stored_and_loaded(algorithm: Algorithm, tmp_path: Path, me
 
 def test_a_new_key_is_as_it_should_be() -> None:
     assert KeySet.generate().to_json().count('"crv":"P-256"') == 1
-    assert len(octets(private_jwk(KeySet.generate("RSA-OAEP-256"))["n"])) * 8 == 3072
+    assert len(decoded(private_jwk(KeySet.generate("RSA-OAEP-256"))["n"])) * 8 == 3072
     secret = private_jwk(KeySet.generate("A256KW"))
-    assert len(octets(secret["k"])) == 32
+    assert len(decoded(secret["k"])) == 32
     # Its thumbprint would be a hash of the secret, in the header of each update.
     assert secret["kid"] != jwk.OctKey.import_key(secret).thumbprint()
     with pytest.raises(EncryptionError, match=r"RSA1_5.*ECDH-ES\+A256KW"):
