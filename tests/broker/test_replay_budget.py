@@ -30,7 +30,7 @@ def waiting(budget: ReplayBudget, size: int) -> tuple[Share, gevent.Greenlet]:
     return share, greenlet
 
 
-def test_no_more_is_taken_than_there_is(budget: ReplayBudget) -> None:
+def test_shares_never_exceed_the_budget(budget: ReplayBudget) -> None:
     first, second = taken(budget, 60), taken(budget, 40)
     assert budget.taken == MOST
     assert not budget.take(Share(), 1, 0)
@@ -42,7 +42,7 @@ def test_no_more_is_taken_than_there_is(budget: ReplayBudget) -> None:
     assert budget.taken == 60
 
 
-def test_what_is_released_goes_to_the_one_who_has_waited_longest(budget: ReplayBudget) -> None:
+def test_released_memory_goes_to_the_longest_waiting_replay(budget: ReplayBudget) -> None:
     first = taken(budget, 100)
     (large, one), (small, other) = waiting(budget, 70), waiting(budget, 20)
     budget.resize(first, 80)  # enough for the small one, whose turn it is not
@@ -55,7 +55,7 @@ def test_what_is_released_goes_to_the_one_who_has_waited_longest(budget: ReplayB
     assert (large.size, small.size, budget.taken) == (70, 20, 90)
 
 
-def test_a_share_whose_client_stands_still_is_taken_away(budget: ReplayBudget) -> None:
+def test_a_lent_share_is_taken_away(budget: ReplayBudget) -> None:
     still, other = taken(budget, 60), taken(budget, 40)
     budget.lend(still)
     assert budget.keep(still)  # nobody needed it
@@ -69,7 +69,7 @@ def test_a_share_whose_client_stands_still_is_taken_away(budget: ReplayBudget) -
     assert third.content
 
 
-def test_the_one_that_has_been_lent_longest_is_taken_first(budget: ReplayBudget) -> None:
+def test_the_longest_lent_share_is_taken_first(budget: ReplayBudget) -> None:
     shares = [taken(budget, 20) for _ in range(5)]
     for share in (shares[3], shares[0], shares[4]):
         budget.lend(share)
@@ -78,7 +78,7 @@ def test_the_one_that_has_been_lent_longest_is_taken_first(budget: ReplayBudget)
     assert [share.content is None for share in shares] == [True, False, False, False, True]
 
 
-def test_who_waits_gets_what_is_lent_meanwhile(budget: ReplayBudget) -> None:
+def test_a_waiting_replay_gets_a_share_that_is_lent_meanwhile(budget: ReplayBudget) -> None:
     share = taken(budget, MOST)
     _, greenlet = waiting(budget, 10)
     assert not greenlet.ready()
@@ -87,7 +87,7 @@ def test_who_waits_gets_what_is_lent_meanwhile(budget: ReplayBudget) -> None:
     assert budget.taken == 10
 
 
-def test_one_that_is_larger_than_all_is_admitted_alone(budget: ReplayBudget) -> None:
+def test_a_share_larger_than_the_budget_is_admitted_alone(budget: ReplayBudget) -> None:
     first = taken(budget, 1)
     share, greenlet = waiting(budget, 5 * MOST)
     assert not greenlet.ready()
@@ -98,7 +98,7 @@ def test_one_that_is_larger_than_all_is_admitted_alone(budget: ReplayBudget) -> 
     assert budget.taken == 0
 
 
-def test_who_gives_up_keeps_nobody_waiting(budget: ReplayBudget) -> None:
+def test_a_replay_that_gives_up_does_not_block_the_next(budget: ReplayBudget) -> None:
     first = taken(budget, 50)
     _, large = waiting(budget, MOST)
     _, small = waiting(budget, 50)
@@ -110,7 +110,7 @@ def test_who_gives_up_keeps_nobody_waiting(budget: ReplayBudget) -> None:
     assert budget.taken == 50
 
 
-def test_a_thousand_clients_that_stand_still_keep_nobody_from_reading(budget: ReplayBudget) -> None:
+def test_a_thousand_stalled_clients_delay_no_other_replay(budget: ReplayBudget) -> None:
     for _ in range(1000):
         budget.lend(taken(budget, 10))
     assert budget.taken == MOST

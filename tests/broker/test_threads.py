@@ -30,7 +30,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_one_alone(begun: list[int]) -> None:
+def test_one_lookup_runs_in_a_thread(begun: list[int]) -> None:
     lookups = Lookups()
     here = threading.get_ident()
     assert lookups.run(threading.get_ident) != here
@@ -38,7 +38,7 @@ def test_one_alone(begun: list[int]) -> None:
     assert begun == [1, 1]
 
 
-def test_each_gets_its_own_outcome(begun: list[int]) -> None:
+def test_each_of_a_hundred_lookups_gets_its_own_outcome(begun: list[int]) -> None:
     """A hundred at once: some fail, and nobody gets another's outcome."""
     lookups = Lookups()
 
@@ -62,7 +62,7 @@ def test_each_gets_its_own_outcome(begun: list[int]) -> None:
     assert len(begun) == 7
 
 
-def test_two_lanes_and_what_waits_for_them(begun: list[int]) -> None:
+def test_two_lookups_run_at_once_and_a_third_waits(begun: list[int]) -> None:
     lookups = Lookups()
     gates = [threading.Event() for _ in range(3)]
     entered = [threading.Event() for _ in range(3)]
@@ -90,7 +90,7 @@ def test_two_lanes_and_what_waits_for_them(begun: list[int]) -> None:
     assert [greenlet.value for greenlet in greenlets] == [0, 1, 2]
 
 
-def test_who_leaves_meanwhile_keeps_nobody_from_an_outcome() -> None:
+def test_a_killed_greenlet_keeps_no_other_from_its_outcome() -> None:
     lookups = Lookups()
     gate = threading.Event()
     blocked = gevent.spawn(lookups.run, lambda: gate.wait(20))
@@ -103,7 +103,7 @@ def test_who_leaves_meanwhile_keeps_nobody_from_an_outcome() -> None:
     assert lookups.run(lambda: 3) == 3
 
 
-def test_when_all_threads_have_work(begun: list[int]) -> None:
+def test_lookups_wait_while_all_threads_are_busy(begun: list[int]) -> None:
     """It waits for one, and no lane is lost."""
     lookups = Lookups()
     pool = get_hub().threadpool
@@ -142,7 +142,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_of_the_storage(do: Callable
 
 
 @pytest.mark.parametrize("do", [in_thread, Lookups().run], ids=["alone", "together"])
-def test_with_threads_in_reserve_none_has_to_be_started(
+def test_reserved_threads_need_not_be_started(
     monkeypatch: pytest.MonkeyPatch, do: Callable[..., object]
 ) -> None:
     def fail(*_: object) -> None:
@@ -156,7 +156,7 @@ def test_with_threads_in_reserve_none_has_to_be_started(
 
 
 @pytest.mark.parametrize("do", [in_thread, Lookups().run], ids=["alone", "together"])
-def test_the_same_error_from_a_function_stays_what_it_is(do: Callable[..., object]) -> None:
+def test_a_runtime_error_of_a_function_is_raised_unchanged(do: Callable[..., object]) -> None:
     def fail() -> None:
         raise RuntimeError("a defect")
 

@@ -54,7 +54,7 @@ def test_connections_under_tls_that_ended_take_no_room(folder: Path) -> None:
             assert hub.get(path="/livez").status == 200
 
 
-def test_no_descriptor_is_left(folder: Path) -> None:
+def test_waiting_connections_end_when_no_descriptor_is_left(folder: Path) -> None:
     """Connections that wait for their clients end, and the log does not fill up."""
     with process(folder) as (child, hub), ExitStack() as stack:
         _, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
@@ -69,7 +69,7 @@ def test_no_descriptor_is_left(folder: Path) -> None:
         assert len(lines) == 1
 
 
-def test_figures_that_cannot_be_read_for_a_while(
+def test_figures_that_cannot_be_read_for_a_while_are_reported_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = 0

@@ -61,7 +61,7 @@ def test_a_signal_ends_streams_and_process(folder: Path, number: signal.Signals)
         hub.close()
 
 
-def test_what_was_answered_survives_kill_9(folder: Path) -> None:
+def test_an_answered_update_survives_kill_9(folder: Path) -> None:
     ids: list[str] = []
     with process(folder) as (child, hub):
         for number in range(20):
@@ -100,7 +100,7 @@ def test_a_publication_under_way_is_answered(folder: Path) -> None:
         hub.close()
 
 
-def test_many_signals_are_as_one(folder: Path) -> None:
+def test_a_hub_that_gets_many_signals_stops_once(folder: Path) -> None:
     with process(folder) as (child, _):
         for _ in range(5):
             child.send_signal(signal.SIGTERM)
@@ -109,7 +109,7 @@ def test_many_signals_are_as_one(folder: Path) -> None:
         assert "Traceback" not in child.stderr.read()
 
 
-def test_the_log_as_json_in_a_file(folder: Path) -> None:
+def test_log_lines_as_json_in_a_file(folder: Path) -> None:
     import json
 
     path = folder / "hub.log"
@@ -141,7 +141,7 @@ def test_the_log_as_json_in_a_file(folder: Path) -> None:
     assert messages[-1] == "the hub stops"
 
 
-def test_requests_that_wait_when_the_hub_is_told_to_stop(folder: Path) -> None:
+def test_requests_in_the_kernel_s_queue_are_answered_when_the_hub_stops(folder: Path) -> None:
     """They are in the kernel's queue: closing the socket would reset them."""
     with process(folder) as (child, hub):
         child.send_signal(signal.SIGSTOP)

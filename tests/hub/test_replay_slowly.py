@@ -76,7 +76,7 @@ LITTLE_MEMORY = Limits(replay=ReplayLimits(memory=1 << 20))
 """Memory for the history of one client at a time."""
 
 
-def test_clients_that_stand_still_keep_nobody_from_the_history(folder: Path, reads: Counter[int]) -> None:
+def test_stalled_clients_keep_no_other_from_the_history(folder: Path, reads: Counter[int]) -> None:
     with running_hub(
         folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0, compression="zstd"
     ) as hub:
@@ -93,7 +93,7 @@ def test_clients_that_stand_still_keep_nobody_from_the_history(folder: Path, rea
     assert max(reads.values()) > 6  # some were read again, for their memory had been taken away
 
 
-def test_a_history_that_changes_while_a_client_stands_still_ends_its_stream(folder: Path) -> None:
+def test_a_history_that_changes_while_a_client_stalls_ends_its_stream(folder: Path) -> None:
     """Of what was read again the beginning has been sent, so it has to be the same."""
     with running_hub(folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0) as hub:
         expected = fill(hub)
@@ -109,7 +109,7 @@ def test_a_history_that_changes_while_a_client_stands_still_ends_its_stream(fold
         assert got == expected[: len(got)]
 
 
-def test_under_tls_too_a_history_that_changes_ends_the_stream(folder: Path) -> None:
+def test_a_history_that_changes_ends_a_stream_under_tls_too(folder: Path) -> None:
     """A part of a write that TLS refuses may have been sent all the same."""
     with running_hub(
         folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0, tls_cert=self_signed(folder)
@@ -128,7 +128,7 @@ def test_under_tls_too_a_history_that_changes_ends_the_stream(folder: Path) -> N
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
-def test_one_who_reads_slowly_is_not_cut(folder: Path, is_tls: bool) -> None:
+def test_a_slow_reader_is_not_cut(folder: Path, is_tls: bool) -> None:
     """The kernel calls its socket writable when a third of the buffer is free, which takes it too long."""
     certificate = self_signed(folder) if is_tls else ""
     with running_hub(folder, anonymous=1, dispatch_timeout=1.5, tls_cert=certificate) as hub:
@@ -142,7 +142,7 @@ def test_one_who_reads_slowly_is_not_cut(folder: Path, is_tls: bool) -> None:
         assert stream.take(MANY) == expected
 
 
-def test_one_who_takes_nothing_is_cut_logged_and_counted(
+def test_a_client_that_takes_nothing_is_cut_logged_and_counted(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "mercure_hub.subscriber")
@@ -161,7 +161,7 @@ def test_one_who_takes_nothing_is_cut_logged_and_counted(
     assert [message for message in caplog.messages if "took nothing for 0.5 s" in message]
 
 
-def test_the_end_of_the_hub_ends_replays_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_replays_end_with_the_hub(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mercure_hub.subscriber")
     with running_hub(folder, anonymous=1, dispatch_timeout=0) as hub:
         fill(hub)

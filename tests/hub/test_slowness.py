@@ -31,7 +31,7 @@ HASTY = Limits(requests=RequestTimes(first_byte=0.3, whole=0.6))
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200"),
     ],
 )
-def test_a_request_that_stops(folder: Path, octets: bytes, status: bytes) -> None:
+def test_a_request_that_never_completes_gets_408(folder: Path, octets: bytes, status: bytes) -> None:
     with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
         sock.sendall(octets)
         received = b""
@@ -66,7 +66,7 @@ def test_a_request_sent_byte_by_byte_gets_408(folder: Path, octets: bytes) -> No
         assert received.startswith(b"HTTP/1.1 408 ")
 
 
-def test_empty_lines_are_no_request(folder: Path) -> None:
+def test_empty_lines_do_not_count_as_a_request(folder: Path) -> None:
     """A server passes over them (RFC 9112 section 2.2), and waits for a request no longer for it."""
     with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
         started = time.monotonic()

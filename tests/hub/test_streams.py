@@ -59,7 +59,7 @@ def test_many_subscribers_get_every_update(folder: Path) -> None:
             assert stream.take(len(expected)) == expected
 
 
-def test_the_end_of_the_hub_is_the_end_of_the_streams(folder: Path) -> None:
+def test_streams_end_with_the_hub(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         streams = [hub.subscribe({"match": "t"}) for _ in range(3)]
         hub.send("t", "last words")

@@ -34,7 +34,7 @@ def url(addressing: Addressing, peer: str = "203.0.113.9", **headers: str) -> st
         ("10.0.0.256", "10.0.0.256"),
     ],
 )
-def test_the_client_is_the_last_hop_that_is_no_trusted_proxy(forwarded: str, client: str) -> None:
+def test_the_client_is_the_last_hop_that_is_not_a_trusted_proxy(forwarded: str, client: str) -> None:
     assert PROXIED.client("10.0.0.1", {"x-forwarded-for": forwarded}) == client
 
 
@@ -147,7 +147,7 @@ JUNK = [
 
 
 @pytest.mark.parametrize("host", JUNK)
-def test_a_host_that_is_none_is_refused(host: str) -> None:
+def test_an_invalid_host_is_refused(host: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         url(PLAIN, host=host)
     assert caught.value.status == 400
@@ -159,7 +159,7 @@ def test_a_host_that_is_none_is_refused(host: str) -> None:
 class TestAllowed:
     ALLOWED = ("https://hub.example.com/.well-known/mercure", "http://localhost:3000/.well-known/mercure")
 
-    def test_what_is_listed_is_served(self) -> None:
+    def test_an_allowed_url_is_served(self) -> None:
         addressing = Addressing(allowed=self.ALLOWED, trusted_proxies=PROXIED.trusted_proxies)
         assert url(addressing, host="localhost:3000") == self.ALLOWED[1]
         assert (
@@ -167,7 +167,7 @@ class TestAllowed:
         )
 
     @pytest.mark.parametrize("host", ["hub.example.com", "localhost", "localhost:3001", "evil.example"])
-    def test_others_are_misdirected(self, host: str) -> None:
+    def test_a_url_that_is_not_allowed_is_misdirected(self, host: str) -> None:
         with pytest.raises(Misdirected, match="is not served here") as caught:
             url(Addressing(allowed=self.ALLOWED), host=host)
         assert caught.value.status == 421

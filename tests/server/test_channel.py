@@ -59,7 +59,9 @@ def test_a_handshake_has_one_deadline(pair: tuple[Channel, socket.socket], conte
     assert ends_while_bytes_drip(theirs, hello, lambda: channel.handshake(context, LIMIT))
 
 
-def test_a_part_of_a_record_is_nothing(pair: tuple[Channel, socket.socket], context: ssl.SSLContext) -> None:
+def test_an_incomplete_tls_record_does_not_count_as_received(
+    pair: tuple[Channel, socket.socket], context: ssl.SSLContext
+) -> None:
     channel, theirs = pair
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
@@ -80,7 +82,7 @@ def test_a_part_of_a_record_is_nothing(pair: tuple[Channel, socket.socket], cont
 
 
 @pytest.mark.parametrize("has_sent", [False, True])
-def test_what_came_while_the_process_stood_still_is_read(
+def test_what_arrived_while_the_process_was_stopped_is_received(
     pair: tuple[Channel, socket.socket], has_sent: bool
 ) -> None:
     channel, theirs = pair
@@ -93,7 +95,9 @@ def test_what_came_while_the_process_stood_still_is_read(
     assert waiting.get(timeout=20) == b"request"
 
 
-def test_the_time_to_send_begins_anew_with_what_is_taken(pair: tuple[Channel, socket.socket]) -> None:
+def test_the_timeout_of_a_send_restarts_when_the_client_takes_something(
+    pair: tuple[Channel, socket.socket],
+) -> None:
     channel, theirs = pair
     limit, pieces, piece = 1.0, 24, 1 << 16  # read over twice the limit, in steps of a tenth of it
 

@@ -42,7 +42,7 @@ def server() -> Any:
         yield running
 
 
-def test_a_set(server: KeyServer) -> None:
+def test_a_key_set_is_fetched(server: KeyServer) -> None:
     server.headers = {"Cache-Control": "public, max-age=7200", "Age": "200"}
     found = Fetcher()(remote(server.url))
     assert found.body == server.body
@@ -55,7 +55,7 @@ def test_a_set(server: KeyServer) -> None:
     assert not {"cookie", "authorization", "referer"} & set(headers)
 
 
-def test_without_a_length_and_a_path(server: KeyServer) -> None:
+def test_a_key_set_without_content_length_and_path_is_fetched(server: KeyServer) -> None:
     server.headers = {"Content-Length": ""}
     found = Fetcher()(remote(f"http://localhost:{server.port}"))
     assert found.body == server.body
@@ -63,7 +63,7 @@ def test_without_a_length_and_a_path(server: KeyServer) -> None:
     assert server.requests[0][0] == "/"
 
 
-def test_chunks(server: KeyServer) -> None:
+def test_a_key_set_in_chunks_is_fetched(server: KeyServer) -> None:
     server.headers = {"Content-Length": "", "Transfer-Encoding": "chunked"}
     server.body = b'8\r\n{"keys":\r\n3\r\n[]}\r\n0\r\n\r\n'
 
@@ -76,7 +76,7 @@ def test_chunks(server: KeyServer) -> None:
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 301, 302, 303, 304, 307, 308, 401, 404, 500, 503])
-def test_another_status(server: KeyServer, status: int) -> None:
+def test_an_answer_with_another_status_is_refused(server: KeyServer, status: int) -> None:
     server.status = status
     with key_server() as other:
         server.headers = {"Location": other.url}
@@ -87,7 +87,7 @@ def test_another_status(server: KeyServer, status: int) -> None:
 
 
 @pytest.mark.parametrize("length", ["", "300000", "99999999999999999999"])
-def test_too_long(server: KeyServer, length: str) -> None:
+def test_a_key_set_that_is_too_long_is_refused(server: KeyServer, length: str) -> None:
     server.body = b" " * 300_000
     server.headers = {"Content-Length": length}
     assert refusal(server.url) == "the answer is over 262144 bytes"
@@ -108,7 +108,7 @@ def raw(octets: bytes) -> Any:
     ],
     ids=lambda octets: repr(octets[:20]),
 )  # fmt: skip
-def test_no_http(server: KeyServer, octets: bytes) -> None:
+def test_an_answer_that_is_not_http_is_refused(server: KeyServer, octets: bytes) -> None:
     server.answer = raw(octets)
     assert refusal(server.url) in ("the answer is not HTTP", "Connection reset by peer")
 
@@ -121,20 +121,20 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("way", ["hang", "drip"])
-def test_too_slow(server: KeyServer, way: str) -> None:
+def test_a_fetch_has_a_deadline(server: KeyServer, way: str) -> None:
     server.answer = server.hang if way == "hang" else drip
     started = time.monotonic()
     assert refusal(server.url, Fetcher(deadline=0.2)) == "it did not arrive within 0.2 s"
     assert time.monotonic() - started < 8  # all of it takes ten
 
 
-def test_nobody_listens() -> None:
+def test_a_fetch_from_a_closed_port_fails() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         assert refusal(f"http://127.0.0.1:{sock.getsockname()[1]}/") == "Connection refused"
 
 
-def test_no_such_host() -> None:
+def test_a_fetch_from_an_unknown_host_fails() -> None:
     def resolve(host: str, port: int) -> Sequence[Address]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -142,7 +142,7 @@ def test_no_such_host() -> None:
     assert "is not a valid host name" in refusal(f"https://{'a' * 70}.example/")
 
 
-def test_no_thread_to_ask_for_the_host() -> None:
+def test_a_fetch_without_a_thread_for_the_lookup_fails() -> None:
     def resolve(host: str, port: int) -> Sequence[Address]:
         raise RuntimeError("can't start new thread")
 
@@ -221,7 +221,7 @@ def test_of_several_addresses_the_next_is_tried(server: KeyServer) -> None:
 # --- TLS ---
 
 
-def test_certificates(tmp_path: Path) -> None:
+def test_the_certificate_of_an_issuer_is_checked(tmp_path: Path) -> None:
     certificate = self_signed(tmp_path)
     own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     own.load_cert_chain(certificate)
@@ -236,5 +236,5 @@ def test_certificates(tmp_path: Path) -> None:
         assert len(server.requests) == 1
 
 
-def test_no_tls(server: KeyServer) -> None:
+def test_an_issuer_without_tls_is_refused(server: KeyServer) -> None:
     assert refusal(f"https://127.0.0.1:{server.port}/").startswith(("TLS failed: ", "Connection reset"))

@@ -17,7 +17,7 @@ def lines(octets: bytes) -> list[bytes]:
     return octets.partition(b"\r\n\r\n")[0].split(b"\r\n")
 
 
-def test_an_answer() -> None:
+def test_an_answer_is_one_piece_with_its_header_fields() -> None:
     octets = encode_answer(
         text_answer(200, "caf\N{LATIN SMALL LETTER E WITH ACUTE}"),
         [("Vary", "Origin")],
@@ -36,7 +36,7 @@ def test_an_answer() -> None:
     )
 
 
-def test_the_last_answer_of_a_connection() -> None:
+def test_the_last_answer_says_that_the_connection_closes() -> None:
     octets = encode_answer(Answer(404), [], NOW, keep_alive=False, head_only=False)
     assert lines(octets)[-2:] == [b"Content-Length: 0", b"Connection: close"]
 
@@ -94,7 +94,7 @@ def test_no_value_adds_a_line(value: str) -> None:
         assert "set-cookie" not in fields
 
 
-def test_octets_of_utf_8_pass() -> None:
+def test_bytes_of_utf_8_pass_into_the_head() -> None:
     """Whoever sets a value outside of ASCII gives its octets, one character each."""
     value = "\N{SNOWMAN} caf\N{LATIN SMALL LETTER E WITH ACUTE}"
     octets = encode_stream_head(
@@ -104,6 +104,6 @@ def test_octets_of_utf_8_pass() -> None:
     assert sent.decode() == value
 
 
-def test_other_text_is_replaced_and_never_fails() -> None:
+def test_text_beyond_latin_1_is_replaced_in_the_head() -> None:
     octets = encode_stream_head([("X", "\N{SNOWMAN}")], [], NOW, is_framed=True)
     assert b"X: ?\r\n" in octets

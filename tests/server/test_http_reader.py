@@ -153,17 +153,17 @@ each_request = pytest.mark.parametrize(("octets", "expected"), REQUESTS.values()
 
 
 @each_request
-def test_whole(octets: bytes, expected: Message) -> None:
+def test_a_request_that_arrives_at_once(octets: bytes, expected: Message) -> None:
     assert read(octets) == [expected]
 
 
 @each_request
-def test_byte_by_byte(octets: bytes, expected: Message) -> None:
+def test_a_request_that_arrives_byte_by_byte(octets: bytes, expected: Message) -> None:
     assert read_bytewise(octets) == [expected]
 
 
 @each_request
-def test_with_a_tail(octets: bytes, expected: Message) -> None:
+def test_a_request_that_arrives_together_with_the_next(octets: bytes, expected: Message) -> None:
     """What follows is the next request, or nobody's when the connection ends with this one."""
     reader = RequestReader(MAX_BODY)
     reader.feed(octets + get(b"/next"))
@@ -308,17 +308,17 @@ class TestLimits:
             read(*pieces)
         return caught.value
 
-    def test_the_target(self) -> None:
+    def test_the_length_of_the_target_is_limited(self) -> None:
         assert isinstance(self.refusal(get(b"/" + b"a" * 65536)), HeaderTooLarge)
         assert len(read(get(b"/" + b"a" * 60000))[0].target) == 60001
 
-    def test_the_head(self) -> None:
+    def test_the_size_of_the_head_is_limited(self) -> None:
         assert isinstance(
             self.refusal(get(b"/", *[b"X-%d: " % n + b"a" * 8000 for n in range(9)])), HeaderTooLarge
         )
         assert len(read(get(b"/", *[b"X-%d: " % n + b"a" * 8000 for n in range(8)]))) == 1
 
-    def test_the_number_of_fields(self) -> None:
+    def test_the_number_of_fields_is_limited(self) -> None:
         assert len(read(get(b"/", *[b"X: 1"] * 199))[0].headers) == 2
         assert isinstance(self.refusal(get(b"/", *[b"X: 1"] * 200)), HeaderTooLarge)
 
@@ -332,7 +332,7 @@ class TestLimits:
         ],
         ids=["value", "name", "chunk extension", "trailer"],
     )
-    def test_one_element_without_end(self, start: bytes) -> None:
+    def test_one_element_without_end_is_refused(self, start: bytes) -> None:
         """The parser keeps it to itself and calls nobody: what it gets has to be counted."""
         reader = RequestReader(MAX_BODY)
         reader.feed(start)
@@ -340,27 +340,27 @@ class TestLimits:
             for _ in range(20):
                 reader.feed(b"a" * 8192)
 
-    def test_empty_lines_without_end(self) -> None:
+    def test_empty_lines_without_end_are_refused(self) -> None:
         self.refusal(*[b"\r\n" * 4096] * 20)
 
-    def test_trailers_count(self) -> None:
+    def test_trailer_fields_count_as_part_of_the_head(self) -> None:
         assert isinstance(self.refusal(chunked(after=b"0\r\n" + b"X: 1\r\n" * 300 + b"\r\n")), HeaderTooLarge)
 
-    def test_the_content_by_its_length(self) -> None:
+    def test_content_is_limited_by_its_announced_length(self) -> None:
         assert read(post(b"a" * 1000, b"Content-Length: 1000"))[0].body == b"a" * 1000
         refusal = self.refusal(post(b"", b"Content-Length: 1001"))  # at once, before it arrives
         assert isinstance(refusal, ContentTooLarge)
         assert "1000 bytes (MERCURE_MAX_REQUEST_BODY_SIZE)" in refusal.detail
 
-    def test_the_content_by_a_length_with_many_zeros(self) -> None:
+    def test_content_is_limited_by_a_length_with_many_zeros(self) -> None:
         octets = post(b"a" * 1001, b"Content-Length: " + b"0" * 30 + b"1001")
         assert isinstance(self.refusal(octets), ContentTooLarge)
 
-    def test_the_content_in_chunks(self) -> None:
+    def test_content_in_chunks_is_limited(self) -> None:
         assert len(read(chunked(b"a" * 600, b"b" * 400))[0].body) == 1000
         assert isinstance(self.refusal(chunked(b"a" * 600, b"b" * 401)), ContentTooLarge)
 
-    def test_the_content_of_a_request_with_an_upgrade(self) -> None:
+    def test_content_of_a_request_with_an_upgrade_is_limited(self) -> None:
         fields = (b"Connection: Upgrade", b"Upgrade: h2c")
         assert isinstance(self.refusal(post(b"", *fields, b"Content-Length: 1001")), ContentTooLarge)
         octets = post(b"3e9\r\n" + b"a" * 1001, *fields, b"Transfer-Encoding: chunked")
@@ -389,7 +389,7 @@ def test_a_body_takes_no_more_memory_for_coming_in_small_pieces() -> None:
     assert reader.ready[0].body == b"ab" * (size // 2)
 
 
-def test_what_is_read_at_once_is_little_before_the_content() -> None:
+def test_little_is_read_at_once_before_the_content() -> None:
     """Requests of a client that sends many in advance would take fifty times their size."""
     reader = RequestReader(MAX_BODY)
     few = reader.appetite
@@ -417,7 +417,7 @@ class TestAfterAnError:
         with pytest.raises(InvalidRequest):
             reader.feed(b"")
 
-    def test_nothing_is_read_any_more(self) -> None:
+    def test_nothing_is_read_after_an_error(self) -> None:
         reader = RequestReader(MAX_BODY)
         for octets in (b"nonsense\r\n\r\n", get(), get()):
             with pytest.raises(InvalidRequest):
@@ -425,7 +425,7 @@ class TestAfterAnError:
         assert not reader.ready
 
 
-def test_noise_raises_nothing_else() -> None:
+def test_noise_raises_only_invalid_request() -> None:
     chance = random.Random(11)
     seeds = [octets for octets, _ in REQUESTS.values()] + list(AMBIGUOUS.values())
     for _ in range(3000):

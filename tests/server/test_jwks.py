@@ -72,7 +72,7 @@ def test_keys_are_fetched_at_the_start(world: World) -> None:
     assert world.tick() == 1
 
 
-def test_they_are_renewed_before_they_end(world: World) -> None:
+def test_keys_are_renewed_before_they_expire(world: World) -> None:
     assert world.tick(1000) == 1
     assert world.tick(1799) == 1
     world.answer = [OLD, NEW]
@@ -83,7 +83,7 @@ def test_they_are_renewed_before_they_end(world: World) -> None:
     assert world.trusted[-1] == ["new"]
 
 
-def test_the_same_keys_are_no_news(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_unchanged_keys_are_not_announced(world: World, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "mercure_hub.keys"):
         for number in range(5):
             assert world.tick(1000 + 800 * number) == number + 1
@@ -91,7 +91,7 @@ def test_the_same_keys_are_no_news(world: World, caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 1
 
 
-def test_a_server_that_is_down(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_fetching_is_retried_while_an_issuer_is_down(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.tick(1000)
     world.answer = FetchError("Connection refused")
     attempts = []
@@ -160,7 +160,7 @@ def test_after_a_reload_with_another_url_the_keys_of_the_old_one_are_gone(world:
         (ValueError("hunter2"), "a defect of the hub"),
     ],
 )  # fmt: skip
-def test_an_answer_that_is_of_no_use(
+def test_a_useless_answer_is_logged_and_retried(
     world: World, caplog: pytest.LogCaptureFixture, answer: Any, said: str
 ) -> None:
     world.answer = answer
@@ -199,7 +199,7 @@ def test_keys_that_are_refused_are_named(world: World, caplog: pytest.LogCapture
 
 
 class TestUnknownKey:
-    def test_one_fetch_for_many_tokens(self, world: World) -> None:
+    def test_many_tokens_with_an_unknown_key_cause_one_fetch(self, world: World) -> None:
         world.tick(1000)
         world.answer = [OLD, NEW]
         world.gate.clear()
@@ -213,12 +213,12 @@ class TestUnknownKey:
         assert world.fetches == 2
         assert world.trusted[-1] == ["old", "new"]
 
-    def test_before_the_first_fetch(self, world: World) -> None:
+    def test_an_unknown_key_causes_the_first_fetch(self, world: World) -> None:
         assert world.source.renew()
         assert world.trusted == [["old"]]
         assert world.tick() == 1
 
-    def test_junk_is_no_lever(self, world: World) -> None:
+    def test_tokens_with_junk_keys_cause_few_fetches(self, world: World) -> None:
         world.tick(1000)
         changed = 0
         for step in range(10_000):  # ten seconds of a thousand tokens each, ten minutes long
@@ -228,14 +228,14 @@ class TestUnknownKey:
         assert world.fetches == 1 + 20
         assert world.trusted == [["old"]]
 
-    def test_junk_while_the_server_is_down(self, world: World) -> None:
+    def test_junk_causes_few_fetches_while_the_issuer_is_down(self, world: World) -> None:
         world.answer = FetchError("down")
         for second in range(600):
             world.tick(1000 + second)
             assert not world.source.renew()
         assert world.fetches <= 10 + 20
 
-    def test_a_token_waits_for_a_while(self, world: World) -> None:
+    def test_a_token_waits_for_a_fetch_only_for_a_while(self, world: World) -> None:
         world.gate.clear()
         world.tick()
         assert not world.source.renew()
@@ -243,7 +243,7 @@ class TestUnknownKey:
         world.gate.set()
         assert world.source.renew()  # what is under way is for everybody
 
-    def test_not_after_the_end(self, world: World) -> None:
+    def test_no_key_is_fetched_after_the_source_is_closed(self, world: World) -> None:
         world.gate.clear()
         world.tick()
         waiting = gevent.spawn(world.source.renew)
@@ -255,7 +255,7 @@ class TestUnknownKey:
         assert world.tick(10**9) == 1
 
 
-def test_all_issuers() -> None:
+def test_key_sets_of_all_issuers_are_fetched() -> None:
     asked: list[str] = []
     trusted: list[str] = []
 
@@ -280,7 +280,7 @@ def test_all_issuers() -> None:
     assert not subject.renew("c")
 
 
-def test_without_key_sets_nothing_runs() -> None:
+def test_nothing_runs_without_key_sets() -> None:
     def fetch(remote: RemoteKeys) -> Fetched:
         raise AssertionError
 

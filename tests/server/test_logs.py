@@ -158,7 +158,7 @@ class TestLines:
         assert json.loads(line)["message"] == "failed here"
         assert "RuntimeError" in json.loads(line)["exception"]
 
-    def test_the_level_holds(self, path: Path) -> None:
+    def test_lines_below_the_level_are_not_written(self, path: Path) -> None:
         logs.configure("warning", "text", str(path))
         assert not AccessLog().is_on
         logging.getLogger("mercure_hub.server").info("no")
@@ -170,7 +170,7 @@ class TestLines:
         logs.configure("debug", "text", str(path))
         assert logging.getLogger().handlers == handlers
 
-    def test_the_file_is_appended_to(self, path: Path) -> None:
+    def test_a_log_file_is_appended_to(self, path: Path) -> None:
         path.write_text("before\n")
         logs.configure("info", "text", str(path))
         logs.configure("info", "text", str(path))
@@ -179,11 +179,13 @@ class TestLines:
         assert first == "before"
         assert second.endswith("after")
 
-    def test_a_file_that_cannot_be_opened(self, path: Path) -> None:
+    def test_a_log_file_that_cannot_be_opened_raises(self, path: Path) -> None:
         with pytest.raises(OSError):
             logs.configure("info", "text", str(path.parent))
 
-    def test_standard_error(self, restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_without_a_file_lines_go_to_standard_error(
+        self, restored: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         logs.configure("info", "text", "")
         logging.getLogger("mercure_hub").info("here")
         assert capsys.readouterr().err.endswith("here\n")

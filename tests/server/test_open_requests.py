@@ -28,7 +28,7 @@ def waiting(ended: Ended) -> OpenRequests[str]:
     return OpenRequests(10 * OPEN_REQUEST, ended.clock, ended.append)
 
 
-def test_each_counts_with_what_it_sent(waiting: OpenRequests[str]) -> None:
+def test_each_connection_counts_with_what_it_has_sent(waiting: OpenRequests[str]) -> None:
     waiting.begin("a")
     waiting.grow("a", 100)
     waiting.begin("b", 7)
@@ -40,7 +40,7 @@ def test_each_counts_with_what_it_sent(waiting: OpenRequests[str]) -> None:
     assert (waiting.taken, len(waiting)) == (0, 0)
 
 
-def test_the_oldest_make_room(waiting: OpenRequests[str], ended: Ended) -> None:
+def test_the_oldest_connections_make_room(waiting: OpenRequests[str], ended: Ended) -> None:
     for name in "abcdefghij":
         waiting.begin(name)
     waiting.finish("a")
@@ -53,7 +53,7 @@ def test_the_oldest_make_room(waiting: OpenRequests[str], ended: Ended) -> None:
     assert waiting.taken == 10 * OPEN_REQUEST
 
 
-def test_one_that_begins_again_counts_once(waiting: OpenRequests[str], ended: Ended) -> None:
+def test_a_connection_that_begins_again_counts_once(waiting: OpenRequests[str], ended: Ended) -> None:
     """Under TLS a connection waits for the handshake, and then for its first request."""
     for number in range(100):
         waiting.begin(str(number))
@@ -64,7 +64,7 @@ def test_one_that_begins_again_counts_once(waiting: OpenRequests[str], ended: En
     assert (waiting.taken, len(waiting), ended) == (0, 0, [])
 
 
-def test_one_that_was_ended_counts_no_more(waiting: OpenRequests[str], ended: Ended) -> None:
+def test_a_connection_that_was_ended_no_longer_counts(waiting: OpenRequests[str], ended: Ended) -> None:
     waiting.begin("a")
     for name in "bcdefghijk":
         waiting.begin(name)
@@ -75,14 +75,14 @@ def test_one_that_was_ended_counts_no_more(waiting: OpenRequests[str], ended: En
     assert waiting.taken == 10 * OPEN_REQUEST
 
 
-def test_one_that_is_too_large_for_all_is_ended_itself(waiting: OpenRequests[str], ended: Ended) -> None:
+def test_a_request_that_is_larger_than_all_memory_is_ended(waiting: OpenRequests[str], ended: Ended) -> None:
     waiting.begin("a")
     waiting.grow("a", 20 * OPEN_REQUEST)
     assert ended == ["a"]
     assert waiting.taken == 0
 
 
-def test_room_is_made_when_there_is_no_descriptor(waiting: OpenRequests[str], ended: Ended) -> None:
+def test_connections_make_room_when_no_descriptor_is_left(waiting: OpenRequests[str], ended: Ended) -> None:
     for name in "abc":
         waiting.begin(name)
     waiting.make_room(2)
@@ -92,7 +92,7 @@ def test_room_is_made_when_there_is_no_descriptor(waiting: OpenRequests[str], en
     assert ended == ["a", "b", "c"]
 
 
-def test_the_log_tells_it_once_a_minute(
+def test_ended_connections_are_logged_once_a_minute(
     waiting: OpenRequests[str], ended: Ended, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "mercure_hub.server")

@@ -42,7 +42,7 @@ def outlet(channel: Channel) -> Outlet:
     return Outlet(channel, PATIENCE, lambda: channel.now)
 
 
-def test_one_who_takes_nothing_is_given_up_when_the_time_is_over(channel: Channel, outlet: Outlet) -> None:
+def test_a_client_that_takes_nothing_times_out(channel: Channel, outlet: Outlet) -> None:
     for _ in range(4):
         assert not outlet.offer(DATA)
         assert not outlet.wait(1.0)
@@ -51,7 +51,7 @@ def test_one_who_takes_nothing_is_given_up_when_the_time_is_over(channel: Channe
     assert channel.now == 55.0
 
 
-def test_one_whose_socket_is_never_writable_goes_on_while_it_acknowledges(
+def test_a_client_that_acknowledges_goes_on_though_its_socket_is_never_writable(
     channel: Channel, outlet: Outlet
 ) -> None:
     for _ in range(100):
@@ -62,7 +62,7 @@ def test_one_whose_socket_is_never_writable_goes_on_while_it_acknowledges(
     assert channel.now == 450.0
 
 
-def test_the_time_begins_anew_with_each_byte_that_is_taken(channel: Channel, outlet: Outlet) -> None:
+def test_the_timeout_restarts_with_each_byte_that_is_taken(channel: Channel, outlet: Outlet) -> None:
     for _ in range(10):
         for _ in range(4):
             assert not outlet.wait(1.0)
@@ -75,7 +75,9 @@ def test_the_time_begins_anew_with_each_byte_that_is_taken(channel: Channel, out
         outlet.wait(1.0)
 
 
-def test_the_time_that_the_hub_takes_does_not_count(channel: Channel, outlet: Outlet) -> None:
+def test_the_time_that_the_hub_takes_does_not_count_against_a_client(
+    channel: Channel, outlet: Outlet
+) -> None:
     channel.room = True
     assert outlet.wait(1.0)
     channel.now += 100  # memory for the next page had to be waited for
@@ -84,7 +86,7 @@ def test_the_time_that_the_hub_takes_does_not_count(channel: Channel, outlet: Ou
     assert not outlet.wait(1.0)
 
 
-def test_a_patience_below_the_pause_counts(channel: Channel) -> None:
+def test_a_patience_below_the_pause_is_kept(channel: Channel) -> None:
     outlet = Outlet(channel, 0.25, lambda: channel.now)
     with pytest.raises(Timeout):
         outlet.wait(1.0)

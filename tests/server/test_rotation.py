@@ -87,13 +87,13 @@ def test_a_file_of_yesterday_is_renamed_at_the_start(log: Path) -> None:
     assert names(log.parent) == ["hub.log.1"]
 
 
-def test_an_empty_file_stays(log: Path) -> None:
+def test_an_empty_file_is_not_renamed(log: Path) -> None:
     rotation = Rotation([log], RotationRule(interval="hourly"), NOON)
     rotation.check(NOON + 2 * HOUR)
     assert names(log.parent) == ["hub.log"]
 
 
-def test_none_is_kept(log: Path) -> None:
+def test_without_kept_files_a_due_file_is_removed(log: Path) -> None:
     write("gone")
     rotation = Rotation([log], RotationRule(size=1, keep=0), NOON)
     rotation.check(NOON)
@@ -102,7 +102,7 @@ def test_none_is_kept(log: Path) -> None:
     assert last_words(log) == ["here"]
 
 
-def test_each_file_has_a_time_of_its_own(tmp_path: Path, log: Path) -> None:
+def test_each_file_is_due_at_its_own_time(tmp_path: Path, log: Path) -> None:
     access = tmp_path / "access.log"
     logs.configure("info", "text", str(log), str(access))
     logging.getLogger("mercure_hub.access").info("request")
@@ -114,7 +114,7 @@ def test_each_file_has_a_time_of_its_own(tmp_path: Path, log: Path) -> None:
     assert names(tmp_path) == ["access.log.1", "hub.log"]
 
 
-def test_requests_are_written_whatever_the_level(tmp_path: Path, log: Path) -> None:
+def test_requests_are_logged_whatever_the_level(tmp_path: Path, log: Path) -> None:
     access = tmp_path / "access.log"
     logs.configure("error", "text", str(log), str(access))
     assert logging.getLogger("mercure_hub.access").isEnabledFor(logging.INFO)
@@ -124,7 +124,7 @@ def test_requests_are_written_whatever_the_level(tmp_path: Path, log: Path) -> N
     assert not logging.getLogger("mercure_hub.access").isEnabledFor(logging.INFO)
 
 
-def test_what_cannot_be_renamed_is_told_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_renamed_is_reported_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 

@@ -54,7 +54,7 @@ def test_the_kernel_keeps_little_for_a_client_that_reads_nothing() -> None:
             assert 1 << 18 <= taken < 1 << 20
 
 
-def test_several_are_bound_to_one_port() -> None:
+def test_several_sockets_are_bound_to_one_port() -> None:
     sockets = listening_sockets(settings(), 3, {})
     try:
         assert len({one.getsockname() for one in sockets}) == 1
@@ -81,7 +81,7 @@ def test_a_port_shared_by_another_hub_is_refused() -> None:
         close(others)
 
 
-def test_what_is_handed_over_is_used(given: socket.socket) -> None:
+def test_sockets_that_are_handed_over_are_used(given: socket.socket) -> None:
     environment = {HANDED_OVER: str(os.dup(given.fileno())), "OTHER": "stays"}
     sockets = listening_sockets(settings(), 1, environment)
     try:
@@ -92,7 +92,7 @@ def test_what_is_handed_over_is_used(given: socket.socket) -> None:
         close(sockets)
 
 
-def test_more_processes_than_before_share_what_is_there(given: socket.socket) -> None:
+def test_more_processes_than_before_share_a_socket_that_is_alone_on_its_port(given: socket.socket) -> None:
     sockets = listening_sockets(settings(), 3, {HANDED_OVER: str(os.dup(given.fileno()))})
     try:
         assert [one.getsockname() for one in sockets] == [given.getsockname()] * 3
@@ -100,7 +100,7 @@ def test_more_processes_than_before_share_what_is_there(given: socket.socket) ->
         close(sockets)
 
 
-def test_more_processes_than_before_bind_more() -> None:
+def test_more_processes_than_before_bind_more_sockets() -> None:
     before = listening_sockets(settings(), 2, {})
     descriptors = ",".join(str(os.dup(one.fileno())) for one in before)
     after = listening_sockets(settings(), 3, {HANDED_OVER: descriptors})
@@ -110,7 +110,7 @@ def test_more_processes_than_before_bind_more() -> None:
         close([*before, *after])
 
 
-def test_fewer_processes_than_before_leave_nothing_open() -> None:
+def test_fewer_processes_than_before_leave_no_socket_open() -> None:
     before = listening_sockets(settings(), 3, {})
     numbers = [os.dup(one.fileno()) for one in before]
     after = listening_sockets(settings(), 1, {HANDED_OVER: ",".join(map(str, numbers))})
@@ -122,7 +122,7 @@ def test_fewer_processes_than_before_leave_nothing_open() -> None:
         close([*before, *after])
 
 
-def test_a_descriptor_that_is_no_socket_is_refused(tmp_path: Path) -> None:
+def test_a_descriptor_that_is_not_a_socket_is_refused(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises((SettingError, OSError)):
         listening_sockets(settings(), 1, {HANDED_OVER: str(descriptor)})
@@ -150,7 +150,7 @@ os.execv(sys.executable, [sys.executable, "-m", "mercure_hub"])
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_socket_activation(folder: Path, given: socket.socket, workers: str) -> None:
+def test_sockets_of_systemd_are_used(folder: Path, given: socket.socket, workers: str) -> None:
     """As systemd does it; the port that is configured is not touched."""
     port = given.getsockname()[1]
     environment = process_environment(
@@ -178,7 +178,7 @@ def test_socket_activation(folder: Path, given: socket.socket, workers: str) -> 
 
 
 @pytest.mark.parametrize("is_abstract", [False, True])
-def test_the_service_manager_is_told(tmp_path: Path, is_abstract: bool) -> None:
+def test_the_service_manager_is_notified(tmp_path: Path, is_abstract: bool) -> None:
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as manager:
         name = str(tmp_path / "notify")
         manager.bind("\0" + name if is_abstract else name)
@@ -187,12 +187,12 @@ def test_the_service_manager_is_told(tmp_path: Path, is_abstract: bool) -> None:
         assert manager.recv(100) == b"READY=1\nSTATUS=x"
 
 
-def test_nobody_to_tell(tmp_path: Path) -> None:
+def test_a_service_manager_that_is_gone_is_no_error(tmp_path: Path) -> None:
     notify({}, "READY=1")
     notify({"NOTIFY_SOCKET": str(tmp_path / "gone")}, "READY=1")
 
 
-def test_the_url() -> None:
+def test_the_url_of_a_socket() -> None:
     with closing(socket.socket(socket.AF_INET6)) as listening:
         listening.bind(("::1", 0))
         assert url_of(listening, is_tls=True) == f"https://[::1]:{listening.getsockname()[1]}"

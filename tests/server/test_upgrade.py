@@ -70,7 +70,7 @@ def test_a_stream_that_still_reads_history_ends_too_when_its_key_is_taken_away(f
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_streams_go_on_after_a_reload_that_leaves_their_key(folder: Path, count: int) -> None:
+def test_streams_go_on_after_a_reload_that_keeps_their_key(folder: Path, count: int) -> None:
     with workers(folder, count) as hub:
         stream = hub.subscribe({"match": "t"}, hub.token())
         hub.child.send_signal(signal.SIGHUP)
@@ -155,7 +155,7 @@ def test_a_key_that_cannot_be_used_changes_nothing(folder: Path) -> None:
         assert "short" not in hub.log.read_text(encoding="utf-8").split("reloaded:")[1].split("\n")[0][60:]
 
 
-def test_what_needs_a_restart_is_named(folder: Path) -> None:
+def test_settings_that_need_a_restart_are_named(folder: Path) -> None:
     config = folder / "hub.toml"
     config.write_text('heartbeat = 30\nlog_level = "info"\n', encoding="utf-8")
     with workers(folder, 1, MERCURE_CONFIG=str(config)) as hub:
@@ -276,7 +276,7 @@ def test_readiness_tells_of_both_hubs_while_one_gives_way(folder: Path, count: i
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_who_is_told_twice_starts_one_successor(folder: Path, count: int) -> None:
+def test_a_hub_that_is_told_twice_starts_one_successor(folder: Path, count: int) -> None:
     with workers(folder, count, MERCURE_DRAIN="1") as hub:
         streams = many(hub, count=6)
         for words in ("starting another hub", "another hub accepts connections"):
@@ -294,7 +294,7 @@ def test_who_is_told_twice_starts_one_successor(folder: Path, count: int) -> Non
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_who_stops_while_its_successor_starts_leaves_none(folder: Path, count: int) -> None:
+def test_a_hub_that_stops_while_its_successor_starts_leaves_none(folder: Path, count: int) -> None:
     with workers(folder, count) as hub:
         hub.child.send_signal(signal.SIGUSR2)
         wait_for_lines(hub, "starting another hub", 1)
@@ -304,7 +304,7 @@ def test_who_stops_while_its_successor_starts_leaves_none(folder: Path, count: i
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_who_is_told_to_stop_ends_its_streams_at_once(folder: Path, count: int) -> None:
+def test_a_draining_hub_that_is_told_to_stop_ends_its_streams_at_once(folder: Path, count: int) -> None:
     with workers(folder, count, MERCURE_DRAIN="600") as hub:
         streams = many(hub, count=6)
         hub.child.send_signal(signal.SIGUSR2)

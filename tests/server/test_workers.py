@@ -120,7 +120,7 @@ def many(hub: RunningHub, topic: str = "t", count: int = ENOUGH) -> list[Stream]
     return [hub.subscribe({"match": topic}) for _ in range(count)]
 
 
-def test_each_update_reaches_the_subscribers_of_all_in_one_order(folder: Path) -> None:
+def test_each_update_reaches_the_subscribers_of_all_workers_in_one_order(folder: Path) -> None:
     with workers(folder, 3) as hub:
         streams = many(hub)
         publishers = [
@@ -136,7 +136,7 @@ def test_each_update_reaches_the_subscribers_of_all_in_one_order(folder: Path) -
     assert sorted(received[0]) == sorted(f"{name}{i}" for name in "abc" for i in range(40))
 
 
-def test_subscribers_are_spread(folder: Path) -> None:
+def test_subscribers_are_spread_over_the_workers(folder: Path) -> None:
     with workers(folder) as hub:
         many(hub, count=200)
         shares = [hub.count(pid) for pid in hub.pids]
@@ -223,7 +223,7 @@ def test_connections_that_come_while_a_worker_is_replaced_wait(folder: Path) -> 
                 assert sock.recv(12) == b"HTTP/1.1 200"
 
 
-def test_the_api_lists_the_subscriptions_of_all(folder: Path) -> None:
+def test_the_api_lists_the_subscriptions_of_all_workers(folder: Path) -> None:
     with workers(folder, MERCURE_SUBSCRIPTIONS="1") as hub:
         watcher = hub.subscribe(PRESENCE, hub.token())
         watcher.next()
@@ -236,7 +236,7 @@ def test_the_api_lists_the_subscriptions_of_all(folder: Path) -> None:
             assert hub.get(path=f"{API}/exact/t/{one}", token=hub.token()).json()["subscriber"] == one
 
 
-def test_the_end_of_subscriptions_is_told_when_their_worker_was_killed(folder: Path) -> None:
+def test_the_end_of_subscriptions_is_announced_when_their_worker_was_killed(folder: Path) -> None:
     with workers(folder, MERCURE_SUBSCRIPTIONS="1") as hub:
         start = hub.send("start")
         witness = hub.subscribe({**PRESENCE, "last_event_id": start}, hub.token())
@@ -266,7 +266,7 @@ def test_the_end_of_subscriptions_is_told_when_their_worker_was_killed(folder: P
         assert {one["subscriber"] for one in listed} == active
 
 
-def test_the_end_of_subscriptions_is_told_when_the_whole_hub_was_killed(folder: Path) -> None:
+def test_the_end_of_subscriptions_is_announced_when_the_whole_hub_was_killed(folder: Path) -> None:
     with workers(folder, 1, MERCURE_SUBSCRIPTIONS="1") as hub:
         start = hub.send("start")
         witness = hub.subscribe({**PRESENCE, "last_event_id": start}, hub.token())
@@ -285,14 +285,14 @@ def test_the_end_of_subscriptions_is_told_when_the_whole_hub_was_killed(folder: 
 
 
 @pytest.mark.parametrize("setting", ["MERCURE_MAX_CONNECTIONS", "MERCURE_MAX_CONNECTIONS_PER_ADDRESS"])
-def test_limits_count_all_workers(folder: Path, setting: str) -> None:
+def test_connection_limits_count_all_workers(folder: Path, setting: str) -> None:
     with workers(folder, 2, 0, **{setting: "10"}) as hub:
         many(hub, count=10)
         for _ in range(8):
             assert hub.get({"match": "t"}).status == 429
 
 
-def test_the_parent_s_end_is_the_end_of_all(folder: Path) -> None:
+def test_workers_end_with_their_parent(folder: Path) -> None:
     with workers(folder) as hub:
         streams = many(hub)
         pids = hub.pids
@@ -348,7 +348,7 @@ def refusal(folder: Path, **variables: str) -> str:
     return run.stderr
 
 
-def test_a_port_in_use_is_told(folder: Path) -> None:
+def test_a_port_in_use_is_reported(folder: Path) -> None:
     with workers(folder) as hub:
         said = refusal(
             folder,
@@ -370,7 +370,7 @@ def test_workers_that_cannot_start_say_why(folder: Path, variables: dict[str, st
     assert words in refusal(folder, **{"MERCURE_WORKERS": "3", **variables})
 
 
-def test_the_log_tells_which_worker_wrote(folder: Path) -> None:
+def test_log_lines_name_their_worker(folder: Path) -> None:
     with workers(folder, MERCURE_LOG_FORMAT="json") as hub:
         for _ in range(ENOUGH):
             assert hub.get(path="/healthz").status == 200
@@ -407,7 +407,9 @@ def test_a_worker_that_cannot_start_ends_the_hub_only_if_no_other_one_serves(
         assert dead.failures < tries
 
 
-def test_a_system_without_room_for_a_process_ends_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_goes_on_while_the_system_has_no_room_for_another_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
@@ -449,7 +451,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     assert killed == [child.pid]  # told to give way
 
 
-def test_a_worker_that_starts_keeps_the_others_from_no_signal(folder: Path) -> None:
+def test_a_worker_that_is_starting_does_not_delay_signals_to_the_others(folder: Path) -> None:
     """Nor does its end, or a signal that comes before it can act on it."""
     with workers(folder) as hub, (folder / "hub.db-lock").open("ab+") as lock:
         fcntl.lockf(lock, fcntl.LOCK_SH, 1, 0)
