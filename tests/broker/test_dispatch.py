@@ -15,7 +15,7 @@ from mercure_hub.fanout.engine import Engine
 from mercure_hub.metrics.tally import Board
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import EARLIEST, Update
-from mercure_hub.storage.interface import Commit, Entry, Presence
+from mercure_hub.storage.interface import Break, Commit, Entry, Presence
 
 Appended = tuple[Sequence[Update], Waiter | None, Presence | None]
 
@@ -66,16 +66,17 @@ class World:
             self.note_gap,
             max_characters=1000,
         )
+        self.dispatcher.start(0, None, None)
 
     def note_gap(self) -> None:
         self.gaps += 1
 
-    def commit(self, *entries: Entry, error: StorageError | None = None) -> None:
+    def commit(self, *entries: Entry, error: StorageError | None = None, broken: Break | None = None) -> None:
         """Answer everything that was appended."""
         turns()
         tickets = [ticket for _, ticket, _ in self.storage.appended]
         self.storage.appended.clear()
-        self.storage.commits.append(Commit(entries, tickets, error))
+        self.storage.commits.append(Commit(entries, tickets, error, broken))
         gevent.get_hub().loop.run_callback(self.dispatcher.take_commits)
         turns()
 
@@ -87,8 +88,10 @@ def turns() -> None:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.dispatcher.close()
 
 
 def update(number: int, data: str = "") -> Update:
@@ -136,6 +139,15 @@ def test_a_missing_update_is_a_gap_and_the_rest_is_dispatched(world: World) -> N
     world.commit(entry(1), entry(2), entry(5), entry(6))
     assert world.engine.sent == [[1, 2], [5, 6]]
     assert world.gaps == 1
+
+
+@pytest.mark.parametrize("broken", [Break.REWOUND, Break.REPLACED])
+def test_a_history_that_lost_updates_is_a_gap_before_the_next_update(world: World, broken: Break) -> None:
+    world.commit(entry(1), entry(2))
+    world.commit(broken=broken)
+    assert world.gaps == 1
+    world.commit(entry(2))
+    assert world.engine.sent == [[1, 2], [2]]
 
 
 def test_a_defect_of_the_engine_is_a_gap_and_later_updates_are_dispatched(

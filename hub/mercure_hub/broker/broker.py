@@ -93,7 +93,7 @@ class Broker:
         wake = loop.async_()
         wake.start(self._dispatcher.take_commits)
         newest = in_thread(partial(self._storage.open, wake.send, self._dispatcher.is_crowded))
-        self._dispatcher.begin_after(*newest, self._storage.newest_update())
+        self._dispatcher.start(*newest, self._storage.newest_update())
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
         self._watchers = [wake, sockets]

@@ -74,10 +74,12 @@ class Dispatcher:
         self._has_room = Event()
         self._has_room.set()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
+        self._has_work = Event()
+        self._is_broken = False  # the storage lost updates, or has another history
         self._dispatching: gevent.Greenlet | None = None
 
-    def begin_after(self, sequence: int, newest_event: str | None, newest_update: str | None) -> None:
-        """Take what the history holds at the start as dispatched.
+    def start(self, sequence: int, newest_event: str | None, newest_update: str | None) -> None:
+        """Begin to dispatch what comes after the updates that are in the history already.
 
         :param sequence: of the newest update.
         :param newest_event: its id, if it is still stored.
@@ -86,6 +88,7 @@ class Dispatcher:
         self._engine.dispatched = sequence
         self.last_event_id = newest_event or EARLIEST
         self.last_update_id = newest_update or EARLIEST
+        self._dispatching = gevent.spawn(self._keep_dispatching)
 
     def publish(self, updates: Sequence[Update]) -> None:
         """Store updates in one transaction and have them sent in order; returns once they are durable.
@@ -134,31 +137,38 @@ class Dispatcher:
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
-        if self._backlog and self._dispatching is None:
-            self._dispatching = gevent.spawn(self.dispatch)
+            self._is_broken |= commit.broken is not None and not commit.entries
+        if self._backlog or self._is_broken:
+            self._has_work.set()
 
     def is_crowded(self) -> bool:
         """Whether so much is waiting for dispatch, by number or by size, that more has to wait."""
         return len(self._backlog) > _MAX_BACKLOG or self._characters > self._max_characters
 
+    def _keep_dispatching(self) -> None:
+        while True:
+            self._has_work.wait()
+            self._has_work.clear()
+            if self._is_broken:
+                self._is_broken = False
+                self._on_gap()
+            self.dispatch()
+
     def dispatch(self) -> None:
         """Give the backlog to the engine until nothing is left of it."""
-        try:
-            while self._backlog:
-                entries = list(self._backlog)
-                self._backlog.clear()
-                self._let_publishers_in()
-                self.is_dispatching = True
-                self.last_event_id = entries[-1].update.id
-                updates = (entry.update for entry in reversed(entries) if not entry.is_event)
-                self.last_update_id = next((update.id for update in updates), self.last_update_id)
-                self._send(entries)
-                self.is_dispatching = False
-                self._note_dispatched(entries[-1].sequence)
-                self._characters -= _characters(entries)
-                self._let_publishers_in()
-        finally:
-            self._dispatching = None
+        while self._backlog:
+            entries = list(self._backlog)
+            self._backlog.clear()
+            self._let_publishers_in()
+            self.is_dispatching = True
+            self.last_event_id = entries[-1].update.id
+            updates = (entry.update for entry in reversed(entries) if not entry.is_event)
+            self.last_update_id = next((update.id for update in updates), self.last_update_id)
+            self._send(entries)
+            self.is_dispatching = False
+            self._note_dispatched(entries[-1].sequence)
+            self._characters -= _characters(entries)
+            self._let_publishers_in()
 
     def _send(self, entries: Sequence[Entry]) -> None:
         try:
@@ -191,7 +201,7 @@ class Dispatcher:
 
     def drain(self) -> None:
         """Wait until every update that was accepted is committed and written to its subscribers."""
-        while self._unanswered or self._backlog or self._dispatching is not None:
+        while self._unanswered or self._backlog or self.is_dispatching:
             gevent.sleep(_LOOK)
 
     def close(self) -> None:
