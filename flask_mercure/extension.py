@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -21,7 +20,13 @@ from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants import UserCookie, keep_cookies_private, renew_all, warn_of_unread
 from flask_mercure.hub import Hub
 from flask_mercure.publishing import background, pipeline
-from flask_mercure.publishing.pipeline import OnFailure, Outbox, Pipeline, PublishingSettings, pipeline_of
+from flask_mercure.publishing.pipeline import (
+    OnFailure,
+    Pipeline,
+    PublishingSettings,
+    UpdateStore,
+    pipeline_of,
+)
 from flask_mercure.publishing.recorder import Recording, record
 from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.updates import Update, UpdateOptions, encrypted
@@ -253,16 +258,15 @@ def _pipeline(app: Flask) -> Pipeline:
     return Pipeline(app, settings, outbox)
 
 
-def _open_outbox(app: Flask, settings: PublishingSettings) -> Outbox:
+def _open_outbox(app: Flask, settings: PublishingSettings) -> UpdateStore:
     """The outbox of an app. Import its module only here, since it loads SQLAlchemy.
 
     :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
     """
     try:
-        service = import_module("flask_mercure.database.outbox")
+        from flask_mercure.database.outbox import open_outbox  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ValueError(
             f"needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
         ) from None
-    outbox: Outbox = service.open_outbox(app, settings)
-    return outbox
+    return open_outbox(app, settings)

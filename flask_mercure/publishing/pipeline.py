@@ -130,7 +130,7 @@ def _outbox(value: object) -> object:
     return conversion.imported(value) if isinstance(value, str) else value
 
 
-class Outbox(Protocol):
+class UpdateStore(Protocol):
     """The outbox of an app, as far as the pipeline uses it."""
 
     def add(self, hub: str, publications: Sequence[Publication], /) -> list[str]:
@@ -148,7 +148,7 @@ class Pipeline:
     :param outbox: of the app, or ``None``.
     """
 
-    def __init__(self, app: Flask, settings: PublishingSettings, outbox: Outbox | None) -> None:
+    def __init__(self, app: Flask, settings: PublishingSettings, outbox: UpdateStore | None) -> None:
         self._app = app
         self.settings = settings
         self.outbox = outbox
