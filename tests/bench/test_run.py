@@ -19,7 +19,7 @@ from bench.report import read
 from bench.rows import SUBJECTS, chosen
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
-from mercure_hub.storage.interface import Retention
+from mercure_hub.storage.interface import Resume, Retention
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.store import Store
 
@@ -115,7 +115,8 @@ def test_a_history_is_what_the_rows_expect(tmp_path: Path) -> None:
     log.open(lambda: None)
     try:
         assert log.newest()[0] == 500
-        assert log.find(history.behind) == 500 - EVENTS
+        (resumed,) = log.resume([Resume(history.behind, 500, None, 0)])
+        assert resumed.after == 500 - EVENTS
         reached = count = 0
         while reached < 500:
             page = log.read(reached, 500, None, 1000)

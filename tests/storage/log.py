@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage.interface import Commit, Entry, Presence, Retention
+from mercure_hub.storage.interface import Commit, Entry, Presence, Resume, Retention
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell
 from mercure_hub.storage.store import Store
@@ -75,6 +75,10 @@ class Log:
         for ticket, one in enumerate(data):
             self.store.append((update("/subscriptions/x", data=one),), ticket, Presence(one, one))
         return [entry for commit in self.wait(len(data)) for entry in commit.entries]
+
+    def find(self, event_id: str) -> int | None:
+        """Sequence of the earliest update with an id."""
+        return self.store.resume([Resume(event_id, 0, None, 0)])[0].after
 
     def everything(self) -> list[Entry]:
         entries: list[Entry] = []

@@ -153,7 +153,7 @@ def test_the_sequence_goes_on_when_nothing_is_left(open_log: Opener) -> None:
         database.execute("DELETE FROM mercure_update")
         database.execute("DELETE FROM mercure_topic")
     assert log.store.newest() == (9, None)
-    assert log.store.find("newest") is None
+    assert log.find("newest") is None
     log.close()
     again = open_log()
     assert again.store.newest() == (9, None)

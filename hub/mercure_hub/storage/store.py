@@ -218,10 +218,6 @@ class Store(Generic[Ticket]):
         """Look up where subscribers go on; see ``Link.resume``."""
         return self._link.resume(wanted)
 
-    def find(self, event_id: str) -> int | None:
-        """Sequence of the earliest update with an id (spec, Reconciliation), ``None`` if there is none."""
-        return self._link.resume([Resume(event_id, 0, (), 0)])[0].after
-
     def beginning(self, upto: int) -> Beginning:
         """Where the history begins; see ``Link.beginning``."""
         return self._link.beginning(upto)
@@ -403,19 +399,22 @@ class Store(Generic[Ticket]):
         :raises StorageError: it was not.
         """
         pause = self.first_retry
+        wait = _Wait(time.monotonic(), self.doubt_timeout, batch, lambda _: doubt, is_sent=True)
         with self._claim:
-            self._wait = _Wait(time.monotonic(), self.doubt_timeout, batch, lambda _: doubt, is_sent=True)
-        while True:
-            try:
-                first = self._link.outcome(sent.number)
-                break
-            except StorageError:
-                if self._is_closed and self._wait.failure(time.monotonic()) is not None:
-                    raise _Abandoned from None
-            time.sleep(pause)
-            pause = min(2 * pause, self.last_retry)
-        with self._claim:
-            self._wait = None
+            self._wait = wait
+        try:
+            while True:
+                try:
+                    first = self._link.outcome(sent.number)
+                    break
+                except StorageError:
+                    if self._is_closed and wait.failure(time.monotonic()) is not None:
+                        raise _Abandoned from None
+                time.sleep(pause)
+                pause = min(2 * pause, self.last_retry)
+        finally:
+            with self._claim:
+                self._wait = None
         if first is None:
             raise StorageError(str(doubt))
         return first

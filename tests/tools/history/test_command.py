@@ -203,7 +203,7 @@ class TestImport:
         log = Log(other)
         log.open()
         try:
-            assert log.store.find("id4") == 5
+            assert log.find("id4") == 5
             found = log.store.read(0, 100, ["https://x.example/b"], 10).entries
             assert [entry.sequence for entry in found] == [2, 4, 6, 8, 10]
             assert log.append(update("new"))[0].sequence == 11

@@ -214,6 +214,7 @@ class SqliteLink:
         now = self._clock()
         allowed = self._watch.allowed()
         if allowed is Trim.NOTHING:
+            self._discarded_at = self._looked_at
             return
         try:
             connection = self._writer.connection

@@ -48,7 +48,7 @@ def test_what_is_appended_is_read_as_it_was(log: Log) -> None:
 
 def test_a_new_log_is_empty(log: Log) -> None:
     assert log.store.newest() == (0, None)
-    assert log.store.find("x") is None
+    assert log.find("x") is None
     assert log.everything() == []
     assert log.store.collect() == []
     log.store.check()
@@ -131,11 +131,11 @@ def test_each_commit_waits_for_the_disk(log: Log, monkeypatch: pytest.MonkeyPatc
 
 def test_find_returns_the_earliest_place_of_an_id(log: Log) -> None:
     log.append(update(id="x"), update(id="y"), update(id="x"), update(id="Y"))
-    assert log.store.find("x") == 1
-    assert log.store.find("y") == 2
-    assert log.store.find("z") is None
-    assert log.store.find("") is None
-    assert log.store.find("x\0") is None
+    assert log.find("x") == 1
+    assert log.find("y") == 2
+    assert log.find("z") is None
+    assert log.find("") is None
+    assert log.find("x\0") is None
 
 
 def test_newest(log: Log) -> None:
@@ -309,7 +309,7 @@ def test_a_reopened_log_goes_on_where_it_was(open_log: Opener) -> None:
     first.close()
     second = open_log()
     assert second.store.newest() == (2, "y")
-    assert second.store.find("x") == 1
+    assert second.find("x") == 1
     entries += second.append(update(id="z"))
     assert second.everything() == entries
     assert [entry.sequence for entry in entries] == [1, 2, 3]
@@ -417,9 +417,9 @@ class TestFailure:
         with beside(log.path) as database:
             database.execute("DROP TABLE mercure_update")
         for attempt in (
-            lambda: log.store.find("x"),
+            lambda: log.find("x"),
             lambda: log.store.read(0, 9, None, 9).entries,
-            lambda: log.store.check() if log.store.newest()[0] else log.store.find("x"),
+            lambda: log.store.check() if log.store.newest()[0] else log.find("x"),
         ):
             with pytest.raises(StorageError, match="cannot be read: no such table: mercure_update"):
                 attempt()
