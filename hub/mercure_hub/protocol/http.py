@@ -83,8 +83,8 @@ def _weights(field: str) -> dict[str, float]:
     for member in field.split(","):
         name, separator, parameter = member.partition(";")
         name = name.strip(" \t").lower()
-        found = _WEIGHT.fullmatch(parameter) if separator else None
-        weight = float(found[1]) if found else 0.0 if separator else 1.0
+        match = _WEIGHT.fullmatch(parameter) if separator else None
+        weight = float(match[1]) if match else 0.0 if separator else 1.0
         if name:
             weights[name] = min(weight, weights.get(name, 1.0))
     return weights

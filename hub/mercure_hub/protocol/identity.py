@@ -116,4 +116,4 @@ _UNRESERVED = re.compile("%(2[DdEe]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[E
 
 def _unescape_unreserved(path: str) -> str:
     """Decode the percent-encoded bytes that need no encoding (RFC 3986 section 6.2.2.2)."""
-    return _UNRESERVED.sub(lambda found: chr(int(found[1], 16)), path)
+    return _UNRESERVED.sub(lambda match: chr(int(match[1], 16)), path)

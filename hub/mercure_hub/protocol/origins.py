@@ -47,8 +47,8 @@ def is_listed(origin: str, allowed: Collection[str]) -> bool:
         return False
     if origin in allowed:
         return True
-    found = _ORIGIN.fullmatch(origin)
-    if found is not None and f"{found[1]}:*" in allowed:
+    match = _ORIGIN.fullmatch(origin)
+    if match is not None and f"{match[1]}:*" in allowed:
         return True
     below = _SUBDOMAIN.fullmatch(origin)
     return below is not None and any(f"{below[1]}*{below[2]}{port}" in allowed for port in (below[3], ":*"))

@@ -39,5 +39,5 @@ def forbidden_character(value: str) -> str | None:
     """
     if value.isascii() and value.isprintable():
         return None
-    found = _FORBIDDEN.search(value)
-    return None if found is None else f"U+{ord(found[0]):04X}"
+    match = _FORBIDDEN.search(value)
+    return None if match is None else f"U+{ord(match[0]):04X}"

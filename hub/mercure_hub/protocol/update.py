@@ -114,9 +114,9 @@ def _check(field: str, value: str, limits: PublicationLimits) -> None:
         raise ContentTooLarge(
             f"The {field} has {len(value)} characters; the limit is {limits.topic_length}.", field
         )
-    found = forbidden_character(value)
-    if found:
-        raise InvalidRequest(f"The {field} holds the control or format character {found}.", field)
+    character = forbidden_character(value)
+    if character:
+        raise InvalidRequest(f"The {field} holds the control or format character {character}.", field)
 
 
 def _event_id(value: str, limits: PublicationLimits) -> str:
@@ -222,8 +222,8 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _count_topics(item: Any) -> int:
-    found = item.get("topic") if isinstance(item, dict) else None
-    return len(found) if isinstance(found, list) else 1
+    topics = item.get("topic") if isinstance(item, dict) else None
+    return len(topics) if isinstance(topics, list) else 1
 
 
 def _fields(item: Any) -> Iterator[tuple[str, str]]:

@@ -46,8 +46,8 @@ def url_pattern_cost(pattern: str) -> int:
     """
     cost = _BASE
     position = 0
-    while found := _OUTSIDE.match(pattern, position):
-        piece, position = found[0], found.end()
+    while match := _OUTSIDE.match(pattern, position):
+        piece, position = match[0], match.end()
         if piece == "(":
             group, position = _group(pattern, position)
             cost += group
@@ -71,8 +71,8 @@ def uri_template_cost(template: str) -> int:
 def _group(pattern: str, position: int) -> tuple[int, int]:
     """The cost of a regular expression that starts at ``position``, and the position after it."""
     totals, last = [0], 0
-    while totals and (found := _INSIDE.match(pattern, position)):
-        piece, position = found[0], found.end()
+    while totals and (match := _INSIDE.match(pattern, position)):
+        piece, position = match[0], match.end()
         if piece == "(?:":
             totals.append(0)
             continue

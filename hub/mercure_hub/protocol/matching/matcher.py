@@ -202,9 +202,9 @@ def make(
     field = field or str(type_)
     if len(value) > MAX_LENGTH:
         raise InvalidRequest(f"The {field} has {len(value)} characters; the limit is {MAX_LENGTH}.", field)
-    found = forbidden_character(value)
-    if found:
-        raise InvalidRequest(f"The {field} holds the control or format character {found}.", field)
+    character = forbidden_character(value)
+    if character:
+        raise InvalidRequest(f"The {field} holds the control or format character {character}.", field)
     if not _is_pattern(type_, value):
         return _plain(type_, value)
     if type_ is MatcherType.URLPATTERN and len(value) > _MAX_PATTERN:
@@ -314,9 +314,9 @@ def url_pattern_prefix(pattern: URLPattern | CompactPattern, base: str) -> Prefi
 
 
 def _prefix(base: str, origin: str, prefix: str) -> Prefix:
-    found = resolver(base)
-    is_own = found.own is not None and origin == found.own.origin
-    return found.shared, "" if is_own else origin, prefix
+    base_resolver = resolver(base)
+    is_own = base_resolver.own is not None and origin == base_resolver.own.origin
+    return base_resolver.shared, "" if is_own else origin, prefix
 
 
 def template_prefix(template: str) -> Prefix:
@@ -333,11 +333,11 @@ def topic_prefixes(topic: str, base: str | None) -> tuple[str, tuple[str, ...]] 
     """
     if base is None:
         return "", prefixes_of(topic)
-    found = resolver(base).resolve(topic)
-    return None if found is None else (found.origin, found.prefixes)
+    url = resolver(base).resolve(topic)
+    return None if url is None else (url.origin, url.prefixes)
 
 
 def _before(text: str, variable: re.Pattern[str]) -> str:
     """The complete segments before the first variable; the last one before it may be cut or optional."""
-    found = variable.search(text)
-    return text if found is None else text[: found.start()].rpartition("/")[0]
+    match = variable.search(text)
+    return text if match is None else text[: match.start()].rpartition("/")[0]

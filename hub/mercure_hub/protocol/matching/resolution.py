@@ -75,8 +75,8 @@ class Resolver:
             return _resolved(topic, None)
         if self.own is None or self.shared is self.base or not _PATH.match(topic):
             return _resolved(topic, self.base)
-        found = _resolved(topic, self.shared)
-        return None if found is None else found.at(self.own)
+        resolved = _resolved(topic, self.shared)
+        return None if resolved is None else resolved.at(self.own)
 
 
 @lru_cache(maxsize=64)
@@ -109,13 +109,13 @@ def pathname(topic: str, base: str | None) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _resolved(topic: str, base: str | None) -> Resolved | None:
-    found = _ANY_URL.exec(topic) if base is None else _ANY_URL.exec(topic, base)
-    if found is None:
+    components = _ANY_URL.exec(topic) if base is None else _ANY_URL.exec(topic, base)
+    if components is None:
         return None
     return Resolved(
-        found["protocol"]["input"],
-        found["hostname"]["input"],
-        found["port"]["input"],
-        found["pathname"]["input"],
-        found["search"]["input"],
+        components["protocol"]["input"],
+        components["hostname"]["input"],
+        components["port"]["input"],
+        components["pathname"]["input"],
+        components["search"]["input"],
     )

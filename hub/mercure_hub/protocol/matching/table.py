@@ -27,42 +27,42 @@ class PatternTable(Generic[Value]):
         return self._size
 
     def __iter__(self) -> Iterator[tuple[Matcher, Value]]:
-        for found in self._entries.values():
-            if isinstance(found, dict):
-                yield from found.items()
+        for entry in self._entries.values():
+            if isinstance(entry, dict):
+                yield from entry.items()
             else:
-                yield found
+                yield entry
 
     def get(self, matcher: Matcher) -> Value | None:
         """The value of a matcher."""
-        found = self._entries.get(matcher.prefix)
-        if isinstance(found, dict):
-            return found.get(matcher)
-        return found[1] if found is not None and found[0] is matcher else None
+        entry = self._entries.get(matcher.prefix)
+        if isinstance(entry, dict):
+            return entry.get(matcher)
+        return entry[1] if entry is not None and entry[0] is matcher else None
 
     def put(self, matcher: Matcher, value: Value) -> None:
         """Set the value of a matcher."""
         prefix = matcher.prefix
-        found = self._entries.get(prefix)
-        if isinstance(found, dict):
-            self._size += matcher not in found
-            found[matcher] = value
-        elif found is None or found[0] is matcher:
+        entry = self._entries.get(prefix)
+        if isinstance(entry, dict):
+            self._size += matcher not in entry
+            entry[matcher] = value
+        elif entry is None or entry[0] is matcher:
             self._entries[prefix] = matcher, value
-            if found is None:
+            if entry is None:
                 self._size += 1
                 self._bases[prefix[0]] = self._bases.get(prefix[0], 0) + 1
         else:
-            self._entries[prefix] = {found[0]: found[1], matcher: value}
+            self._entries[prefix] = {entry[0]: entry[1], matcher: value}
             self._size += 1
 
     def remove(self, matcher: Matcher) -> None:
         """Remove a matcher of the table."""
         prefix = matcher.prefix
-        found = self._entries[prefix]
+        entry = self._entries[prefix]
         self._size -= 1
-        if isinstance(found, dict) and len(found) > 1:
-            del found[matcher]
+        if isinstance(entry, dict) and len(entry) > 1:
+            del entry[matcher]
             return
         del self._entries[prefix]
         self._bases[prefix[0]] -= 1
@@ -71,7 +71,7 @@ class PatternTable(Generic[Value]):
 
     def candidates(self, topic: str) -> list[tuple[Matcher, Value]]:
         """All matchers that may select a topic, with their values."""
-        found: list[tuple[Matcher, Value]] = []
+        candidates: list[tuple[Matcher, Value]] = []
         for base in self._bases:
             located = topic_prefixes(topic, base)
             if located is None:
@@ -81,10 +81,10 @@ class PatternTable(Generic[Value]):
                 for prefix in prefixes:
                     here = self._entries.get((base, one, prefix))
                     if isinstance(here, dict):
-                        found += here.items()
+                        candidates += here.items()
                     elif here is not None:
-                        found.append(here)
-        return found
+                        candidates.append(here)
+        return candidates
 
 
 class Scope:

@@ -68,15 +68,15 @@ def compile_template(template: str) -> Pattern | None:
     """
     parts: list[str] = []
     position = 0
-    for found in _EXPRESSION.finditer(template):
-        literal = template[position : found.start()]
+    for match in _EXPRESSION.finditer(template):
+        literal = template[position : match.start()]
         if _BAD_LITERAL.search(literal):
             return None
-        expression = _expression(found[1])
+        expression = _expression(match[1])
         if expression is None:
             return None
         parts += [_literal(literal), expression]
-        position = found.end()
+        position = match.end()
     tail = template[position:]
     if not parts or _BAD_LITERAL.search(tail):
         return None
@@ -106,11 +106,11 @@ def _expression(text: str) -> str | None:
         specs = text[1:]
     items: list[str] = []
     for spec in specs.split(","):
-        found = _VARSPEC.fullmatch(spec)
-        if found is None:
+        match = _VARSPEC.fullmatch(spec)
+        if match is None:
             return None
-        modifier = found[2] or ""
-        item = _variable(operator, found[1], modifier)
+        modifier = match[2] or ""
+        item = _variable(operator, match[1], modifier)
         is_list = modifier == "*" or (not modifier and operator.separator == ",")
         if not (is_list and items and items[-1] == item):  # a list of lists is a list
             items.append(item)
@@ -198,12 +198,12 @@ def read_template(template: str) -> CompactTemplate | None:
     """
     literals: list[str] = []
     position = 0
-    for found in _VARIABLE.finditer(template):
-        literal = template[position : found.start()]
+    for match in _VARIABLE.finditer(template):
+        literal = template[position : match.start()]
         if position and not _NO_VALUE.match(literal):  # where does the value end?
             return None
         literals.append(literal)
-        position = found.end()
+        position = match.end()
     tail = template[position:]
     if not literals or not all(_LITERAL.fullmatch(one) for one in (*literals, tail)):
         return None

@@ -72,58 +72,58 @@ def tokens(text: str) -> list[str] | None:
     :returns: runs of literal characters, names with their colon, ``*``, braces and modifiers each alone;
         ``None`` for all that is not usual.
     """
-    found: list[str] = []
+    pieces: list[str] = []
     position = 0
     while position < len(text):
         piece = _PIECE.match(text, position)
         if piece is None:
             return None
-        found.append(piece[0])
+        pieces.append(piece[0])
         position = piece.end()
-    return found
+    return pieces
 
 
-def query_start(found: list[str]) -> int:
+def query_start(pieces: list[str]) -> int:
     """Index of the ``?`` that begins the query, or the number of tokens."""
     depth = 0
-    for index, piece in enumerate(found):
+    for index, piece in enumerate(pieces):
         depth += (piece == "{") - (piece == "}")
-        if piece == "?" and depth == 0 and (index == 0 or not _takes_modifier(found[index - 1])):
+        if piece == "?" and depth == 0 and (index == 0 or not _takes_modifier(pieces[index - 1])):
             return index
-    return len(found)
+    return len(pieces)
 
 
 def _takes_modifier(piece: str) -> bool:
     return piece in ("}", "*") or piece[0] == ":"
 
 
-def elements(found: list[str], prefix: str) -> Elements | None:
+def elements(pieces: list[str], prefix: str) -> Elements | None:
     """Read the tokens of one component.
 
     :param prefix: the character that belongs to the group behind it: ``/`` in a path, empty elsewhere.
     :returns: ``None`` for what is not usual or not well-formed.
     """
-    reader = _Reader(found, prefix)
+    reader = _Reader(pieces, prefix)
     return joined(reader.done) if reader.read() else None
 
 
 def joined(parts: Iterable[Element]) -> Elements:
     """Elements, with neighbouring literals as one."""
-    found: list[Element] = []
+    result: list[Element] = []
     for one in parts:
-        if isinstance(one, str) and found and isinstance(found[-1], str):
-            found[-1] += one
+        if isinstance(one, str) and result and isinstance(result[-1], str):
+            result[-1] += one
         else:
-            found.append(one)
-    return tuple(found)
+            result.append(one)
+    return tuple(result)
 
 
 class _Reader:
     """The standard's pattern parser."""
 
-    def __init__(self, found: list[str], prefix: str) -> None:
+    def __init__(self, pieces: list[str], prefix: str) -> None:
         self.done: list[Element] = []
-        self._tokens = found
+        self._tokens = pieces
         self._prefix = prefix
         self._position = 0
         self._pending = ""  # literal text that is not finished
@@ -189,8 +189,8 @@ class _Reader:
         if piece != "*":
             self._names.add(piece)
         parts = (_canonical(before), _ANYTHING if piece == "*" else _SEGMENT, _canonical(after))
-        found = tuple(part for part in parts if part != "")
-        self.done += _modified(found, modifier)
+        present = tuple(part for part in parts if part != "")
+        self.done += _modified(present, modifier)
         return True
 
     def _flush(self) -> bool:
@@ -203,13 +203,13 @@ class _Reader:
         return True
 
 
-def _modified(found: Elements, modifier: str) -> Elements:
+def _modified(parts: Elements, modifier: str) -> Elements:
     repeats = (
-        modifier in ("*", "+") and _ANYTHING not in found and found != (_SEGMENT,)
+        modifier in ("*", "+") and _ANYTHING not in parts and parts != (_SEGMENT,)
     )  # else it adds nothing
     if repeats:
-        found = (Repeated(found),)
-    return (Optional(found),) if modifier in ("?", "*") else found
+        parts = (Repeated(parts),)
+    return (Optional(parts),) if modifier in ("?", "*") else parts
 
 
 def _bent(text: str) -> bool:
@@ -243,9 +243,9 @@ def make_match(elements: Elements, delimiter: str) -> ComponentMatch | None:
     choices = _alternatives(elements)
     if choices is not None:
         simple = [_simple(choice, delimiter) for choice in choices]
-        found = tuple(one for one in simple if one is not None)
-        if len(found) == len(simple):
-            return found[0] if len(found) == 1 else _Either(found)
+        matches = tuple(one for one in simple if one is not None)
+        if len(matches) == len(simple):
+            return matches[0] if len(matches) == 1 else _Either(matches)
     try:
         return _Expression(elements, delimiter)
     except re2.error:
@@ -412,17 +412,19 @@ class _Expression:
 
 
 def _expression(elements: Elements, segment: str) -> str:
-    found = ""
+    expression = ""
     for one in elements:
         if isinstance(one, str):
-            found += re2.escape(one)
+            expression += re2.escape(one)
         elif isinstance(one, Segment):
-            found += segment
+            expression += segment
         elif isinstance(one, Anything):
-            found += ".*"
+            expression += ".*"
         else:
-            found += f"(?:{_expression(one.elements, segment)}){'?' if isinstance(one, Optional) else '+'}"
-    return found
+            expression += (
+                f"(?:{_expression(one.elements, segment)}){'?' if isinstance(one, Optional) else '+'}"
+            )
+    return expression
 
 
 def _by_segment(elements: Elements) -> _Path | None:
@@ -574,19 +576,19 @@ def _relative(value: str, base: str) -> CompactPattern | None:
 
 
 def _pattern(origin: str, site: _Site | None, path: str) -> CompactPattern | None:
-    found = tokens(path)
-    if found is None:
+    pieces = tokens(path)
+    if pieces is None:
         return None
-    end = query_start(found)
-    pathname = elements(found[:end], "/")
+    end = query_start(pieces)
+    pathname = elements(pieces[:end], "/")
     if pathname is None:
         return None
     path_match = make_match(pathname, "/")
     if path_match is None:
         return None
     search_match = None
-    if end < len(found):
-        search = elements(found[end + 1 :], "")
+    if end < len(pieces):
+        search = elements(pieces[end + 1 :], "")
         search_match = None if search is None else make_match(search, "")
         if search_match is None:
             return None

@@ -176,12 +176,12 @@ class TokenVerifier:
         if "iss" in claims and sum(not issuer.is_hub for issuer in self._issuers.values()) > 1:
             return self._trusted_issuer(claims)
         kid = header.get("kid")
-        found = [
+        issuers = [
             issuer
             for issuer in self._issuers.values()
             if kid is not None and any(key.kid == kid for key in issuer.keys(role))
         ]
-        return found[0] if len(found) == 1 else self._issuers[self._first]
+        return issuers[0] if len(issuers) == 1 else self._issuers[self._first]
 
 
 def _of_subject(grant: Grant, claims: Mapping[str, Any], issuer: Issuer) -> Grant:
@@ -211,11 +211,13 @@ def _check_time(expires_at: float | None, not_before: float, now: float) -> None
 
 
 def _check_audience(audience: object, resource: str) -> None:
-    found = audience if isinstance(audience, list) else [audience]
-    if resource in found:
+    audiences = audience if isinstance(audience, list) else [audience]
+    if resource in audiences:
         return
     hint = ""
-    if any(isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in found):
+    if any(
+        isinstance(one, str) and one.partition("://")[2] == resource.partition("://")[2] for one in audiences
+    ):
         hint = "; behind a proxy that ends TLS set MERCURE_PUBLIC_URL, or MERCURE_TRUSTED_PROXIES"
     raise TokenInvalid(
         f"aud is {shown(audience)}; this hub is {resource!r} (MERCURE_PUBLIC_URL){hint}", Section.AUDIENCE

@@ -51,10 +51,10 @@ def unverified(token: str) -> Unverified:
     :param token: compact serialization (RFC 7515 section 7.1).
     :raises TokenInvalid: it cannot be read.
     """
-    found = _COMPACT.fullmatch(token)  # PyJWT allows padding, and older ones any other character
-    if found is None:
+    match = _COMPACT.fullmatch(token)  # PyJWT allows padding, and older ones any other character
+    if match is None:
         raise TokenInvalid("this is not a JWT in compact serialization", Section.TOKEN_MALFORMED)
-    return Unverified(_json_object(found[1], "header"), _json_object(found[2], "payload"))
+    return Unverified(_json_object(match[1], "header"), _json_object(match[2], "payload"))
 
 
 def _json_object(segment: str, name: str) -> Mapping[str, Any]:

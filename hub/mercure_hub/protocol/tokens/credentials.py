@@ -52,7 +52,7 @@ def find(
     :param from_query: accept the ``authorization`` parameter of 0.x.
     :raises TokenMalformed: the header announces a bearer token that cannot be read.
     """
-    bearers = [found for found in map(_BEARER.fullmatch, authorization) if found]
+    bearers = [match for match in map(_BEARER.fullmatch, authorization) if match]
     if len(bearers) > 1:
         raise TokenMalformed("the request has several bearer tokens")
     if bearers:

@@ -100,11 +100,11 @@ def lifetime(cache_control: str, age: str = "") -> float:
     """
     if _DO_NOT_KEEP.search(cache_control):
         return _MIN_LIFETIME
-    found = [int(digits[:10]) for digits in _MAX_AGE.findall(cache_control)]
-    if not found:
+    ages = [int(digits[:10]) for digits in _MAX_AGE.findall(cache_control)]
+    if not ages:
         return _DEFAULT_LIFETIME
     passed = int(age[:10]) if age.isascii() and age.isdigit() else 0
-    return min(max(_MIN_LIFETIME, min(found) - passed), _MAX_LIFETIME)
+    return min(max(_MIN_LIFETIME, min(ages) - passed), _MAX_LIFETIME)
 
 
 def _key(entry: object, allowed: Sequence[str], *, is_public: bool) -> Key:

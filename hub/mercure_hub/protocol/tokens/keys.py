@@ -207,17 +207,17 @@ def _load_pem(value: str, names: tuple[str, ...], purpose: str, passphrase: str 
 def _mend(value: str) -> str:
     """Undo what environment files do to a PEM: ``\\n`` escapes, quotes, newlines turned into spaces."""
     value = value.replace("\\r", "").replace("\\n", "\n")
-    found = _PEM.search(value)
-    if found is None:
+    match = _PEM.search(value)
+    if match is None:
         begin, end = "-----BEGIN" in value, "-----END" in value
         missing = "END" if begin and not end else "BEGIN" if end and not begin else "matching BEGIN and END"
         raise KeyMaterialError(
             f"the PEM is mangled: its {missing} line is missing (a variable that keeps only the first "
             "line does this); give it with \\n for each line end, or @ and the path of the file"
         )
-    label, body = found.groups()
+    label, body = match.groups()
     if "Proc-Type" in body:  # a legacy encrypted key has headers whose line ends matter
-        return found[0]
+        return match[0]
     packed = "".join(body.split())
     if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", packed):
         raise KeyMaterialError("the PEM is mangled: the text between its BEGIN and END lines is not base64")
@@ -259,10 +259,10 @@ def fitting(key: bytes | PrivateKey | PublicKey) -> tuple[str, ...]:
         case bytes():
             if _is_der(key):
                 raise KeyMaterialError("the secret is a key in DER, which others may have; make a random one")
-            found = tuple(name for name, length in _HMAC_BYTES.items() if len(key) >= length)
-            if not found:
+            algorithms = tuple(name for name, length in _HMAC_BYTES.items() if len(key) >= length)
+            if not algorithms:
                 raise KeyMaterialError(f"the secret has {len(key)} bytes and needs at least 32 (RFC 7518)")
-            return found
+            return algorithms
         case rsa.RSAPrivateKey() | rsa.RSAPublicKey():
             if key.key_size < _MIN_RSA_BITS:
                 raise KeyMaterialError(
