@@ -59,6 +59,7 @@ check: $(VENV)/test.done
 
 docs: $(VENV)/hub.done
 	$(BIN)/python -m mercure_hub settings > docs/settings.md
+	$(BIN)/python -m docs.website.settings
 	$(BIN)/python -m docs.website.commands > docs/commands.md
 	$(BIN)/python -m docs.website.problems > docs/problems.md
 	$(BIN)/python -m mercure_hub install --docs docs

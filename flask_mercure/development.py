@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import mercure_hub
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens import TokenFactory

@@ -14,19 +14,14 @@ from flask import Flask, Response, current_app, request, request_finished
 
 from flask_mercure import pages
 from flask_mercure.client.publisher import Publisher
-from flask_mercure.configuration import names, registry
+from flask_mercure.config.settings import AppSettings, read_app, read_hubs, unknown_names
+from flask_mercure.config.values import OnFailure
 from flask_mercure.encryption import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.grants import UserCookie, keep_cookies_private, renew_all, warn_of_unread
 from flask_mercure.hub import Hub
 from flask_mercure.publishing import background, pipeline
-from flask_mercure.publishing.pipeline import (
-    OnFailure,
-    Pipeline,
-    PublishingSettings,
-    UpdateStore,
-    pipeline_of,
-)
+from flask_mercure.publishing.pipeline import Pipeline, UpdateStore, pipeline_of
 from flask_mercure.publishing.recorder import Recording, record
 from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.updates import Update, UpdateOptions, encrypted
@@ -58,52 +53,10 @@ class Mercure(Hub):
     def init_app(self, app: Flask) -> None:
         """Read and check the configuration of an app, and give its templates ``mercure_url``.
 
-        For several hubs, ``MERCURE_HUBS`` maps names to the settings of each, without the prefix:
-        ``{"eu": {"URL": "https://…"}}``. What a hub does not have of its own is taken from the keys below;
-        but a hub with a URL or keys of its own takes none of these from there. ``MERCURE_DEFAULT_HUB`` names
-        the one that is meant when none is named; default: the hub ``default``, or the only one. For each hub:
-
-        * ``MERCURE_URL``: of the hub, where the app publishes; ``http://127.0.0.1:3000/.well-known/mercure``.
-        * ``MERCURE_PUBLIC_URL``: of the hub, for browsers and in the ``aud`` of their tokens; default:
-          ``MERCURE_URL``.
-        * ``MERCURE_JWT_SECRET``: secret or private key of both roles: the text itself (a secret, a PEM,
-          a JWK or a JWK set; these two also as a dict), or ``@`` and the path of a file.
-        * ``MERCURE_PUBLISHER_JWT_KEY``, ``MERCURE_SUBSCRIBER_JWT_KEY``: the same for one role. An app that
-          only publishes, or only sets cookies, needs only that one.
-        * ``MERCURE_JWT_ALGORITHM``, ``MERCURE_PUBLISHER_JWT_ALG``, ``MERCURE_SUBSCRIBER_JWT_ALG``: JWA names;
-          default: HS256 for a secret, else what fits the key.
-        * ``MERCURE_JWT_PASSPHRASE``: of an encrypted PEM.
-        * ``MERCURE_ISSUER``: ``iss`` of the tokens, trusted by the hub; ``urn:flask-mercure``.
-        * ``MERCURE_TOKEN_FACTORY``: makes the tokens in place of :class:`~flask_mercure.TokenFactory`: an
-          object with ``create(subscribe, publish, additional_claims)``, a callable of that shape, or an
-          import path ``package.module:name``. Keys are then used only by ``flask mercure hub``.
-        * ``MERCURE_JWT_KEY_ID``: ``kid`` in the header of tokens, and of the key to take from a JWK set.
-        * ``MERCURE_JWT``: a finished token to publish with; the app then needs no key for that.
-        * ``MERCURE_TOKEN_PROVIDER``: a callable without arguments that gives the token to publish with, or
-          its import path; asked again shortly before that token ends.
-        * ``MERCURE_PUBLISH_TOPICS``: what the app's own token allows to publish on, a list; ``*``.
-        * ``MERCURE_TOKEN_LIFETIME``: seconds or a timedelta; 3600.
-        * ``MERCURE_PROTOCOL``: ``1.0``, or ``0.x`` for older hubs.
-        * ``MERCURE_COOKIE_NAME``: ``__Secure-mercure_access_token``; in 0.x ``mercureAuthorization``.
-        * ``MERCURE_COOKIE_DOMAIN``: default: none when app and hub have one host, else their common parent.
-        * ``MERCURE_COOKIE_PATH``: default: the path of the public URL.
-        * ``MERCURE_COOKIE_SECURE``: True.
-        * ``MERCURE_COOKIE_SAMESITE``: ``Strict`` (default), ``Lax``, ``None``; Python's None leaves it out.
-        * ``MERCURE_COOKIE_PARTITIONED``: for pages in a frame of another site (CHIPS); ``SameSite`` is then
-          ``None``. False.
-        * ``MERCURE_VERIFY_TLS``: of an https hub: True, False, or the path of a CA file; True.
-        * ``MERCURE_CONNECT_TIMEOUT``: seconds for the connection; 2.
-        * ``MERCURE_TIMEOUT``: seconds that the hub may be silent before it answers; 5.
-        * ``MERCURE_ON_FAILURE``: what ``publish`` does when it fails: ``raise``, ``log``, or ``background``;
-          ``raise``.
-        * ``MERCURE_BACKGROUND_QUEUE``: updates that may wait in the background; 1000.
-        * ``MERCURE_OUTBOX``: database of the outbox: a Flask-SQLAlchemy object, True for the app's own, a
-          ``sessionmaker``, an ``Engine``, or an import path; models then use it.
-        * ``MERCURE_OUTBOX_PUBLISH``: whether ``publish`` uses it too; False.
-        * ``MERCURE_OUTBOX_KEEP``: seconds for which delivered updates stay in it; 0.
-        * ``MERCURE_RELAY_THREAD``: whether a thread of each process empties it; False.
-        * ``MERCURE_RELAY_INTERVAL``: seconds between two looks of a relay at it; 1.
-        * ``MERCURE_STATIC_PATH``: of this app, where it serves its JavaScript module; ``/_mercure``.
+        The table in ``flask_mercure.config.settings`` has every key; the page on the extension shows it under
+        Settings. For several hubs, ``MERCURE_HUBS`` maps names to the settings of each, without the prefix:
+        ``{"eu": {"URL": "https://…"}}``. What a hub does not have of its own is taken from the keys of the
+        app; but a hub with a URL or keys of its own takes none of these from there.
 
         :param app: the application.
         :raises ConfigurationError: a key is missing or wrong, or the app has the extension already.
@@ -112,13 +65,15 @@ class Mercure(Hub):
             raise ConfigurationError(
                 f"the app {app.name!r} has Mercure already; call init_app once and share the object"
             )
-        for warning in names.unknown_names(app.config, os.environ):
+        for warning in unknown_names(app.config, os.environ):
             _log.warning("%s", warning)
-        configurations, default = registry.read_hubs(app.config)
+        configurations, default = read_hubs(app.config)
         hubs = {name: HubState(name, read, Publisher(read)) for name, read in configurations.items()}
         state = MercureState(MappingProxyType(hubs), default, partial(self._has_grants, default))
-        pages.install(app, state)
-        app.extensions[pipeline.KEY] = _pipeline(app)
+        settings = read_app(app.config)
+        outbox = _open_outbox(app, settings)
+        pages.install(app, state, settings.static_path)
+        app.extensions[pipeline.KEY] = Pipeline(app, settings, outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)
 
@@ -240,33 +195,20 @@ class Mercure(Hub):
         return response
 
 
-def _pipeline(app: Flask) -> Pipeline:
-    """Read the configuration of publishing, and open the outbox that it names.
+def _open_outbox(app: Flask, settings: AppSettings) -> UpdateStore | None:
+    """The outbox of an app, if it has one. Import its module only here, since it loads SQLAlchemy.
 
-    :raises ConfigurationError: with all problems at once.
+    :raises ConfigurationError: it cannot be used.
     """
-    problems: list[str] = []
-    settings = PublishingSettings.read(app.config, problems)
-    outbox = None
-    if settings.outbox is not None:
-        try:
-            outbox = _open_outbox(app, settings)
-        except ValueError as error:
-            problems.append(f"MERCURE_OUTBOX {error}")
-    if problems:
-        raise ConfigurationError(problems)
-    return Pipeline(app, settings, outbox)
-
-
-def _open_outbox(app: Flask, settings: PublishingSettings) -> UpdateStore:
-    """The outbox of an app. Import its module only here, since it loads SQLAlchemy.
-
-    :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
-    """
+    if settings.outbox is None:
+        return None
     try:
         from flask_mercure.database.outbox import open_outbox  # noqa: PLC0415
+
+        return open_outbox(app, settings)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
+        raise ConfigurationError(
+            f"MERCURE_OUTBOX needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
         ) from None
-    return open_outbox(app, settings)
+    except ValueError as error:
+        raise ConfigurationError(f"MERCURE_OUTBOX {error}") from None

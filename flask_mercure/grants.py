@@ -29,7 +29,7 @@ from flask.json.tag import TaggedJSONSerializer
 from werkzeug.http import dump_cookie
 from werkzeug.wrappers import Response as BaseResponse
 
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import CookiePolicy, host_of, keep_private, replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, MercureError, TokenError
 from flask_mercure.state import HubState, MercureState, state_of

@@ -12,9 +12,10 @@ from flask import Response, after_this_request, current_app
 from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure import grants
+from flask_mercure.config.values import OnFailure
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
-from flask_mercure.publishing.pipeline import OnFailure, pipeline_of
+from flask_mercure.publishing.pipeline import pipeline_of
 from flask_mercure.publishing.stream import (
     BROKEN_OFF,
     Grouping,

@@ -23,9 +23,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from werkzeug.datastructures import Headers
 
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import host_of
-from flask_mercure.errors import ConfigurationError, InvalidArgument
+from flask_mercure.errors import InvalidArgument
 from flask_mercure.state import MercureState
 from flask_mercure.topics import (
     Topics,
@@ -40,7 +40,6 @@ from mercure_hub.protocol.topics import MatcherType
 
 ENDPOINT = "mercure_static"
 _MODULE = "mercure.js"
-_DEFAULT_PATH = "/_mercure"
 
 _STATIC = Path(__file__).with_name("static")
 _YEAR = 365 * 24 * 3600
@@ -140,18 +139,13 @@ def version() -> str:
     return digest.hexdigest()[:12]
 
 
-def install(app: Flask, state: MercureState) -> None:
+def install(app: Flask, state: MercureState, path: str) -> None:
     """Serve the JavaScript module, and give the app's templates their functions.
 
     :param app: the application.
     :param state: its hubs.
-    :raises ConfigurationError: ``MERCURE_STATIC_PATH`` is no path.
+    :param path: of the app, where it serves the module.
     """
-    path = app.config.get("MERCURE_STATIC_PATH") or _DEFAULT_PATH
-    if not isinstance(path, str) or not path.startswith("/") or set(path) & set("<>?#"):
-        raise ConfigurationError(
-            f"MERCURE_STATIC_PATH is {path!r}; give a path of this app such as {_DEFAULT_PATH}"
-        )
     app.add_url_rule(f"{path.rstrip('/')}/<digest>/<path:filename>", ENDPOINT, _serve)
     app.add_template_global(_url(state), "mercure_url")
     app.add_template_global(build_topic, "mercure_topic")

@@ -9,7 +9,7 @@ from typing import TypeVar
 from flask import Flask
 
 from flask_mercure.client.publisher import Publisher
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import ConfigurationError
 
 KEY = "mercure"

@@ -17,7 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnection
 
 from flask_mercure.client.connection import describe, has_timed_out
 from flask_mercure.client.session import Reply
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import HubUnreachable, PublishError
 from mercure_hub.protocol.topics import forbidden_character
 

@@ -16,7 +16,7 @@ import requests
 
 from flask_mercure.client import answer
 from flask_mercure.client.session import Reply, ask, open_session, warn_of_unverified_tls
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument, PublishError
 from flask_mercure.tokens import PublisherToken
 from flask_mercure.updates import Publication

@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from mercure_hub import __version__
 
 USER_AGENT = f"flask-mercure/{__version__}"

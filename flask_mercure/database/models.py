@@ -19,11 +19,12 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.orm import InstanceState, Mapper, RelationshipDirection, RelationshipProperty, object_session
 from sqlalchemy.orm.attributes import set_committed_value
 
+from flask_mercure.config.values import OnFailure
 from flask_mercure.database.outbox import AppOutbox, outbox_of
 from flask_mercure.database.rules import Action, Rule
 from flask_mercure.database.table import check_storable
 from flask_mercure.database.transaction import Outgoing, Pending, collect, listen
-from flask_mercure.publishing.pipeline import OnFailure, pipeline_of
+from flask_mercure.publishing.pipeline import pipeline_of
 from flask_mercure.state import state_of
 from flask_mercure.updates import Publication, Update
 

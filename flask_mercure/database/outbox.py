@@ -23,13 +23,14 @@ from sqlalchemy import Connection, Engine, MetaData, Table
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from flask_mercure.config.settings import AppSettings
 from flask_mercure.database.relay import Relay, wakeup_for
 from flask_mercure.database.table import Stats, channel, check_storable, outbox_table, read_stats, write
 from flask_mercure.database.transaction import Outgoing, PublishedUpdate, collect, write_at_commit
 from flask_mercure.errors import ConfigurationError, InvalidArgument
 from flask_mercure.publishing import recorder
 from flask_mercure.publishing.background import AtExit, PerProcess
-from flask_mercure.publishing.pipeline import PublishingSettings, pipeline_of
+from flask_mercure.publishing.pipeline import pipeline_of
 from flask_mercure.state import state_of
 from flask_mercure.updates import Publication, Update, UpdateOptions
 
@@ -247,7 +248,7 @@ class OutboxWriter:
         return outbox_of(app).add(state_of(app).hub(self._hub).name, [publication], self._target)[0]
 
 
-def open_outbox(app: Flask, settings: PublishingSettings) -> AppOutbox:
+def open_outbox(app: Flask, settings: AppSettings) -> AppOutbox:
     """The outbox that the settings of an app name, with a relay thread if they ask for one.
 
     :raises ValueError: with the end of a sentence that begins with ``MERCURE_OUTBOX``.
@@ -261,9 +262,10 @@ def open_outbox(app: Flask, settings: PublishingSettings) -> AppOutbox:
     return AppOutbox(binding, thread)
 
 
-def relay_for(app: Flask) -> Relay:
+def relay_for(app: Flask, *, interval: float = 1.0) -> Relay:
     """A relay, to be used in the context of its app.
 
+    :param interval: seconds between two looks at the table, when nothing wakes the relay.
     :raises ConfigurationError: the app has no outbox.
     """
     outbox, pipeline, state = outbox_of(app).binding, pipeline_of(app), state_of(app)
@@ -286,8 +288,7 @@ def relay_for(app: Flask) -> Relay:
         longest_request=max(
             hub.configuration.connect_timeout + hub.configuration.read_timeout for hub in state.hubs.values()
         ),
-        interval=pipeline.settings.interval,
-        keep=pipeline.settings.keep,
+        interval=interval,
     )
 
 
@@ -312,10 +313,11 @@ class RelayThread:
     It starts when it is first needed, in a forked process again.
 
     :param app: whose outbox it relays.
+    :param interval: seconds between two looks at the table, when nothing wakes the relay.
     """
 
-    def __init__(self, app: Flask) -> None:
-        self._runs = PerProcess(lambda: _Run(app))
+    def __init__(self, app: Flask, *, interval: float = 1.0) -> None:
+        self._runs = PerProcess(lambda: _Run(app, interval))
         _threads.add(self)
 
     def ensure(self) -> None:
@@ -341,8 +343,9 @@ class RelayThread:
 class _Run:
     """The thread of one process."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, interval: float) -> None:
         self._app = app
+        self._interval = interval
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._relay: Relay | None = None
@@ -376,7 +379,10 @@ class _Run:
     def _run(self) -> None:
         while not self._ending.is_set():
             try:
-                with self._app.app_context(), contextlib.closing(relay_for(self._app)) as relay:
+                with (
+                    self._app.app_context(),
+                    contextlib.closing(relay_for(self._app, interval=self._interval)) as relay,
+                ):
                     self._relay = relay
                     if not self._ending.is_set():
                         relay.run()

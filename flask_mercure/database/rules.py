@@ -11,8 +11,8 @@ from flask import url_for
 from sqlalchemy import inspect
 from sqlalchemy.orm import Mapper
 
+from flask_mercure.config.values import OnFailure, check_policy
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.publishing.pipeline import OnFailure, check_policy
 from flask_mercure.topics import check_template, filled, is_dot_segment
 from flask_mercure.updates import Update
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from flask_mercure.client.connection import Head
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.doctor import addresses, browser, delivery, tokens
 from flask_mercure.doctor.addresses import Prober, ReachedHub
 from flask_mercure.doctor.connection import Endpoint, Stream, Unreachable, listen

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import jwt
 
-from flask_mercure.configuration.settings import DEFAULT_ISSUER, Configuration
+from flask_mercure.config.settings import DEFAULT_ISSUER, Configuration
 from flask_mercure.doctor.addresses import Profile, ReachedHub
 from flask_mercure.doctor.connection import Stream, Unreachable
 from flask_mercure.doctor.findings import Finding, Symptom, apache, app, hub, nginx, ok, problem, warning

@@ -12,13 +12,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Protocol
 
 from flask import Flask
 
-from flask_mercure.configuration import conversion
-from flask_mercure.configuration.settings import Source
+from flask_mercure.config.settings import AppSettings
+from flask_mercure.config.values import OnFailure, check_policy
 from flask_mercure.errors import MercureError, PublishError, SomeHubsFailed
 from flask_mercure.publishing import recorder
 from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue
@@ -29,105 +28,6 @@ from flask_mercure.updates import Publication
 
 KEY = "mercure.publishing"
 """Of the pipeline in ``app.extensions``."""
-
-OnFailure = Literal["raise", "log", "background"]
-
-_POLICIES: tuple[OnFailure, ...] = get_args(OnFailure)
-
-
-@dataclass(frozen=True, slots=True)
-class PublishingSettings:
-    """The configuration of publishing and of the outbox.
-
-    :param on_failure: the failure policy of ``publish``.
-    :param queue_size: updates that may wait in the background.
-    :param publish_to_outbox: whether ``publish`` writes to the outbox too.
-    :param keep: seconds for which delivered updates stay in the outbox.
-    :param interval: seconds between two looks of the relay at the table.
-    :param relay_thread: whether each process of the app runs a relay in a thread.
-    :param outbox: the database of the outbox, or True for the app's own; ``None`` without an outbox.
-    """
-
-    on_failure: OnFailure
-    queue_size: int
-    publish_to_outbox: bool
-    keep: float
-    interval: float
-    relay_thread: bool
-    outbox: object
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any], problems: list[str]) -> PublishingSettings:
-        """Read the configuration of an app.
-
-        :param config: of the app.
-        :param problems: gets one sentence for each wrong key.
-        """
-        source = Source(config)
-        settings = cls(
-            on_failure=source.take("ON_FAILURE", _policy, _POLICIES[0]),
-            queue_size=source.take("BACKGROUND_QUEUE", _count, 1000),
-            publish_to_outbox=source.take("OUTBOX_PUBLISH", conversion.boolean, default=False),
-            keep=source.take("OUTBOX_KEEP", _duration, 0.0),
-            interval=source.take("RELAY_INTERVAL", conversion.seconds, 1.0),
-            relay_thread=source.take("RELAY_THREAD", conversion.boolean, default=False),
-            outbox=source.take("OUTBOX", _outbox, None),
-        )
-        problems += source.problems
-        if settings.outbox is None and not problems:
-            problems += [
-                f"{key} is on, and MERCURE_OUTBOX is not set: name the database, such as your db object"
-                for key, is_on in (
-                    ("MERCURE_OUTBOX_PUBLISH", settings.publish_to_outbox),
-                    ("MERCURE_RELAY_THREAD", settings.relay_thread),
-                )
-                if is_on
-            ]
-        return settings
-
-
-def check_policy(value: object) -> OnFailure:
-    """A failure policy.
-
-    :raises ValueError: there is no such policy.
-    """
-    for policy in _POLICIES:
-        if value == policy:
-            return policy
-    raise ValueError(f"on_failure is {value!r}; use 'raise', 'log' or 'background'")
-
-
-def _policy(value: object) -> OnFailure:
-    try:
-        return check_policy(value)
-    except ValueError:
-        raise ValueError(f"is {value!r}; use 'raise', 'log' or 'background'") from None
-
-
-def _count(value: object) -> int:
-    try:
-        number = int(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else 0
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ValueError(f"is {value!r}; give a whole number of updates, 1 or more")
-    return number
-
-
-def _duration(value: object) -> float:
-    """Seconds, 0 included."""
-    if value in (0, "0") and not isinstance(value, bool):
-        return 0.0
-    return conversion.seconds(value)
-
-
-def _outbox(value: object) -> object:
-    """The object itself, or the one that an import path names; ``None`` for False."""
-    if isinstance(value, str) and ":" not in value:
-        value = conversion.boolean(value)
-    if value is False:
-        return None
-    return conversion.imported(value) if isinstance(value, str) else value
 
 
 class UpdateStore(Protocol):
@@ -148,7 +48,7 @@ class Pipeline:
     :param outbox: of the app, or ``None``.
     """
 
-    def __init__(self, app: Flask, settings: PublishingSettings, outbox: UpdateStore | None) -> None:
+    def __init__(self, app: Flask, settings: AppSettings, outbox: UpdateStore | None) -> None:
         self._app = app
         self.settings = settings
         self.outbox = outbox
@@ -180,7 +80,7 @@ class Pipeline:
         policy = self.settings.on_failure if on_failure is None else check_policy(on_failure)
         if any(one.private for one in publications):
             state_of(self._app).readers.private.add(hub.name)
-        outbox = self.outbox if self.settings.publish_to_outbox and on_failure is None else None
+        outbox = self.outbox if self.settings.outbox_publish and on_failure is None else None
         match policy:
             case _ if outbox is not None:
                 return outbox.add(hub.name, publications)
@@ -269,7 +169,7 @@ class Pipeline:
                     self._send(hub, [publication])
 
             # setdefault is atomic: two threads that come here at once get the same queue
-            queue = self._queues.setdefault(hub.name, BackgroundQueue(send, self.settings.queue_size))
+            queue = self._queues.setdefault(hub.name, BackgroundQueue(send, self.settings.background_queue))
         return queue
 
     @property

@@ -24,9 +24,10 @@ from typing import Any
 
 from flask import current_app
 
+from flask_mercure.config.values import OnFailure, check_policy
 from flask_mercure.errors import InvalidArgument, MercureError
 from flask_mercure.publishing.events import log_failure
-from flask_mercure.publishing.pipeline import OnFailure, check_policy, pipeline_of
+from flask_mercure.publishing.pipeline import pipeline_of
 from flask_mercure.publishing.retry import MAX_ATTEMPTS, Verdict, delay, verdict
 from flask_mercure.state import HubState
 from flask_mercure.topics import exact_topics

@@ -13,7 +13,7 @@ import requests
 
 from flask_mercure.client.answer import reason
 from flask_mercure.client.session import Reply, ask, open_session
-from flask_mercure.configuration.settings import Configuration
+from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument, Refused
 from flask_mercure.tokens import without_frames
 from flask_mercure.topics import Topic, URITemplate, URLPattern, matchers

@@ -14,8 +14,8 @@ import pytest
 import mercure_hub.cli
 from docs.website import commands, problems
 from docs.website.commands import click_commands, hub_commands, hub_parser, leaves
-from flask_mercure import Mercure
 from flask_mercure.cli import mercure
+from flask_mercure.config.settings import KEYS
 from mercure_hub.config.settings import CONFIG, TABLE
 from tests.docs.markdown import PAGES, ROOT, blocks, inline_code
 
@@ -167,7 +167,7 @@ def test_there_are_lines_to_look_at() -> None:
 
 def test_settings_that_the_pages_name_exist() -> None:
     known = {setting.variable for setting in TABLE} | {CONFIG.variable}
-    known |= OF_THE_TESTS | set(re.findall(r"MERCURE_[A-Z_]+", Mercure.init_app.__doc__ or ""))
+    known |= OF_THE_TESTS | set(KEYS)
     for page in PAGES:
         if page.name in OF_OTHERS:
             continue

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_pem
 
 from flask_mercure import ConfigurationError, development
-from flask_mercure.configuration.settings import read
+from flask_mercure.config.settings import read_hub
 from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.origins import is_listed
 from mercure_hub.protocol.tokens import keys
@@ -19,7 +19,7 @@ BASE = {"MERCURE_JWT_SECRET": SECRET}
 
 
 def environment(inherited: dict[str, str] | None = None, **config: object) -> dict[str, str]:
-    made = read({**BASE, **{f"MERCURE_{key}": value for key, value in config.items()}})
+    made = read_hub({**BASE, **{f"MERCURE_{key}": value for key, value in config.items()}})
     return development.environment(made, inherited or {})
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from flask_mercure import EVERYTHING, ConfigurationError, Mercure, TokenError
-from flask_mercure.configuration.settings import read
+from flask_mercure.config.settings import read_hub
 from mercure_hub.protocol.tokens import keys
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, publishing, running
 from tests.hub.running import running_hub
@@ -179,7 +179,7 @@ def jwk_of(key: Any, **members: Any) -> dict[str, Any]:
 
 
 def header_and_key(value: object, **config: Any) -> tuple[dict[str, Any], Any]:
-    found = read({"MERCURE_JWT_SECRET": value, **{f"MERCURE_{key}": one for key, one in config.items()}})
+    found = read_hub({"MERCURE_JWT_SECRET": value, **{f"MERCURE_{key}": one for key, one in config.items()}})
     header = jwt.get_unverified_header(found.own_factory.create("a"))
     assert found.publisher_key is not None
     return header, found.publisher_key.material
@@ -241,7 +241,7 @@ def test_the_kid_of_a_pem() -> None:
         (json.loads(ECAlgorithm.to_jwk(EC.public_key())), "has no secret or private key to sign with"),
         (jwk_of(EC, alg="RS256"), "cannot be read|does not fit"),
         (jwk_of(ec.generate_private_key(ec.SECP256R1())) | {"x": 5}, "cannot be read"),
-        ({1: object()}, "is a dict that is no JSON"),
+        ({1: object()}, "is a dict that is not JSON"),
     ],
 )
 def test_a_jwk_that_is_no_good(value: object, words: str) -> None:

@@ -186,6 +186,7 @@ ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
     (errors.StorageError("x"), 503, None),
     (errors.StorageUnusable("x"), 503, None),
     (errors.KeyMaterialError("x"), 500, None),
+    (errors.PassphraseError("x"), 500, None),
     (errors.MercureError("x"), 500, None),
     (errors.AuthorizationError("x"), 401, ""),
 ]

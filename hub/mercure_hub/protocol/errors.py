@@ -22,6 +22,7 @@
     ├── StorageError            503
     │   └── StorageUnusable          needs an administrator; another start cannot help
     └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
+        └── PassphraseError          its passphrase is missing, wrong or not needed
 
 Only ``mercure_hub.protocol.http.error_answer`` maps them to HTTP answers.
 """
@@ -289,6 +290,10 @@ class StorageUnusable(StorageError):
 
 class KeyMaterialError(MercureError):
     """A configured key cannot be used; the message says why and what to do, never the key."""
+
+
+class PassphraseError(KeyMaterialError):
+    """The passphrase of a key is missing, wrong or not needed."""
 
 
 def shown(value: object) -> str:

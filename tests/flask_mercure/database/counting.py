@@ -51,7 +51,6 @@ def create_app(database: str | None = None, hub_url: str | None = None) -> Flask
         MERCURE_URL=hub_url or os.environ["COUNTING_HUB"],
         MERCURE_JWT_SECRET=SECRET,
         MERCURE_OUTBOX=Outbox(sessions, Base.metadata),
-        MERCURE_RELAY_INTERVAL=0.1,
         MERCURE_CONNECT_TIMEOUT=1,
     )
     app.config["SESSIONS"] = sessions

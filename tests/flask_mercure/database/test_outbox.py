@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from flask_mercure.cli import mercure
 from flask_mercure.database import OutboxCollector, outbox_stats
-from flask_mercure.database.outbox import outbox_of, relay_for
+from flask_mercure.database.outbox import RelayThread, outbox_of, relay_for
 from tests.flask_mercure.fake_hub import Answer, FakeHub, make_app, running
 from tests.flask_mercure.library import Library, library
 
@@ -44,7 +44,7 @@ def data_of(hub: FakeHub) -> list[str]:
 
 
 def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub) -> None:
-    with library(database, hub.url, outbox=True, RELAY_THREAD=True, RELAY_INTERVAL=300) as books:
+    with library(database, hub.url, outbox=True) as books:
         arrived = threading.Semaphore(0)
         handle = hub.handle
 
@@ -53,8 +53,8 @@ def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub)
             arrived.release()
 
         hub.handle = handled  # type: ignore[method-assign]
-        thread = outbox_of(books.app).relay_thread
-        assert thread is not None
+        thread = RelayThread(books.app, interval=300)
+        outbox_of(books.app).relay_thread = thread
         try:
             for number in range(3):
                 with books.sessions() as session:

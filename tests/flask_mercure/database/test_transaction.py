@@ -499,8 +499,6 @@ def configured(**config: Any) -> Flask:
         ({"RELAY_THREAD": "yes"}, "MERCURE_OUTBOX is not set"),
         ({"ON_FAILURE": "ignore"}, "use 'raise', 'log' or 'background'"),
         ({"BACKGROUND_QUEUE": 0}, "1 or more"),
-        ({"OUTBOX_KEEP": -1}, "MERCURE_OUTBOX_KEEP"),
-        ({"RELAY_INTERVAL": 0}, "MERCURE_RELAY_INTERVAL"),
     ],
 )
 def test_configurations_that_do_not_work(config: dict[str, Any], words: str) -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 
-from mercure_hub.protocol.errors import KeyMaterialError
+from mercure_hub.protocol.errors import KeyMaterialError, PassphraseError
 
 PrivateKey = (
     rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -239,12 +239,12 @@ def _parse_pem(pem: str, passphrase: str | None) -> PrivateKey | PublicKey:
     except TypeError:
         remedy = "and no passphrase is set" if secret is None else "but a passphrase is set"
         state = "is encrypted" if secret is None else "is not encrypted"
-        raise KeyMaterialError(f"the private key {state} {remedy}") from None
+        raise PassphraseError(f"the private key {state} {remedy}") from None
     except (ValueError, UnsupportedAlgorithm):
-        detail = "or the passphrase is wrong" if secret else "(a line is missing or cut)"
-        raise KeyMaterialError(
-            f"the PEM has its BEGIN and END lines, but no key can be read {detail}"
-        ) from None
+        read = "the PEM has its BEGIN and END lines, but no key can be read"
+        if secret:
+            raise PassphraseError(f"{read} or the passphrase is wrong") from None
+        raise KeyMaterialError(f"{read} (a line is missing or cut)") from None
     if not isinstance(key, PrivateKey | PublicKey):
         raise KeyMaterialError(f"a {type(key).__name__} cannot sign tokens; use RSA, EC or Ed25519")
     return key

@@ -14,9 +14,9 @@ import pytest
 from flask import Flask, render_template_string
 
 import flask_mercure
+from docs.website import settings as documented
 from flask_mercure import ConfigurationError, Mercure
-from flask_mercure.configuration import settings as configuration
-from flask_mercure.configuration.settings import read
+from flask_mercure.config.settings import OF_A_HUB, read_hub
 from flask_mercure.extension import state_of
 from mercure_hub.protocol.tokens import keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
@@ -27,7 +27,7 @@ PARENT = Path(__file__).parents[3]
 
 
 def test_nothing_but_a_key_is_needed() -> None:
-    found = read(KEYS)
+    found = read_hub(KEYS)
     assert found.url == found.public_url == "http://127.0.0.1:3000/.well-known/mercure"
     assert (found.protocol, found.issuer, found.lifetime) == ("1.0", "urn:flask-mercure", 3600)
     assert (found.connect_timeout, found.read_timeout, found.verify_tls) == (2, 5, True)
@@ -106,7 +106,7 @@ def test_nothing_but_a_key_is_needed() -> None:
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_key(key: str, value: object, words: str) -> None:
     if not words:
-        read({**KEYS, f"MERCURE_{key}": value})
+        read_hub({**KEYS, f"MERCURE_{key}": value})
         return
     with pytest.raises(ConfigurationError) as caught:
         make_app(None, **{key: value})
@@ -179,21 +179,21 @@ def test_no_secret_is_told() -> None:
     ],
 )
 def test_forms_of_a_value(key: str, value: object, attribute: str, expected: object) -> None:
-    assert getattr(read({**KEYS, f"MERCURE_{key}": value}), attribute) == expected
+    assert getattr(read_hub({**KEYS, f"MERCURE_{key}": value}), attribute) == expected
 
 
 def test_same_site_none_of_python_leaves_the_attribute_out() -> None:
-    assert read({**KEYS, "MERCURE_COOKIE_SAMESITE": None}).cookie.same_site is None
-    assert read({**KEYS, "MERCURE_COOKIE_SAMESITE": "none"}).cookie.same_site == "None"
-    assert read({**KEYS, "MERCURE_COOKIE_SAMESITE": "LAX"}).cookie.same_site == "Lax"
+    assert read_hub({**KEYS, "MERCURE_COOKIE_SAMESITE": None}).cookie.same_site is None
+    assert read_hub({**KEYS, "MERCURE_COOKIE_SAMESITE": "none"}).cookie.same_site == "None"
+    assert read_hub({**KEYS, "MERCURE_COOKIE_SAMESITE": "LAX"}).cookie.same_site == "Lax"
 
 
 def test_one_key_for_both_roles_is_one_object() -> None:
-    shared = read(KEYS)
+    shared = read_hub(KEYS)
     assert shared.publisher_key is shared.subscriber_key
-    apart = read({**KEYS, "MERCURE_SUBSCRIBER_JWT_KEY": SECRET + "2"})
+    apart = read_hub({**KEYS, "MERCURE_SUBSCRIBER_JWT_KEY": SECRET + "2"})
     assert apart.publisher_key is not apart.subscriber_key
-    assert read({"MERCURE_PUBLISHER_JWT_KEY": SECRET}).subscriber_key is None
+    assert read_hub({"MERCURE_PUBLISHER_JWT_KEY": SECRET}).subscriber_key is None
 
 
 @pytest.mark.parametrize("name", ["JWT_SECRET", "PUBLISHER_JWT_KEY", "SUBSCRIBER_JWT_KEY"])
@@ -209,7 +209,7 @@ def test_one_key_for_both_roles_is_one_object() -> None:
 )
 def test_a_key_or_path_is_no_secret(name: str, value: str, words: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        read({f"MERCURE_{name}": value})
+        read_hub({f"MERCURE_{name}": value})
     assert f"MERCURE_{name} cannot be used: " in str(refusal.value)
     assert words in str(refusal.value)
     assert value not in str(refusal.value)
@@ -217,7 +217,7 @@ def test_a_key_or_path_is_no_secret(name: str, value: str, words: str) -> None:
 
 def test_a_shared_key_that_is_wrong_is_one_problem() -> None:
     with pytest.raises(ConfigurationError) as caught:
-        read({"MERCURE_JWT_SECRET": "short"})
+        read_hub({"MERCURE_JWT_SECRET": "short"})
     assert len(caught.value.problems) == 1
 
 
@@ -239,13 +239,15 @@ class Recording(Mapping[str, Any]):
         return len(self.values_)
 
 
-def test_the_docstring_lists_every_key_that_is_read() -> None:
+def test_every_key_of_the_table_is_read() -> None:
     config = Recording({**KEYS, "MERCURE_COOKIE_SAMESITE": "Lax"})
-    read(config)
-    documented = re.findall(r"(?<=``)MERCURE_\w+(?=``[:,])", Mercure.init_app.__doc__ or "")
-    assert config.asked == {f"MERCURE_{key}" for key in configuration.KEYS}
-    assert config.asked <= set(documented)
-    assert len(documented) == len(set(documented))
+    read_hub(config)
+    assert config.asked == {row.key for row in OF_A_HUB.values()}
+
+
+def test_the_table_in_the_documentation_is_up_to_date() -> None:
+    page = documented.PAGE.read_text(encoding="utf-8")
+    assert documented.page(page) == page, "run: make docs"
 
 
 def test_the_object_keeps_nothing_of_an_app() -> None:

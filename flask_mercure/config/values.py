@@ -1,8 +1,8 @@
-"""Values of configuration keys, from the forms in which people write them.
+"""Readers of configuration values, in the forms in which people write them.
 
-Each function takes a value that is set and raises :class:`ValueError` with the end of a sentence that
-begins with the key: ``is 'x'; use …``. Text is accepted where a number or a switch is wanted, since
-environment variables hold nothing else.
+Each function takes a value and raises :class:`ValueError` with the end of a sentence that begins with the
+key: ``is 'x'; use …``. Text is accepted where a number or a switch is wanted, since environment variables
+hold nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from flask_mercure.errors import InvalidArgument, TokenError
@@ -22,6 +23,10 @@ from flask_mercure.tokens import TokenSource, check_compact, expiry
 from flask_mercure.topics import Protocol, Topic, as_list, matchers, typed
 from mercure_hub.protocol.topics import forbidden_character
 
+OnFailure = Literal["raise", "log", "background"]
+"""What ``publish`` does with an update that cannot be published."""
+
+_POLICIES: tuple[OnFailure, ...] = get_args(OnFailure)
 _EXAMPLE = "http://127.0.0.1:3000/.well-known/mercure"
 _PORTS = {"http": 80, "https": 443}
 _TRUE = ("1", "true", "yes", "on")
@@ -42,18 +47,18 @@ def text(value: object) -> str:
 
 
 def secret_text(value: object) -> str:
-    """A passphrase, as it is: white space at its ends belongs to it."""
+    """A passphrase, unchanged: white space at its ends belongs to it."""
     text(value)
     return str(value)
 
 
 def key_material(value: object) -> str:
-    """A key as it is: white space at its ends belongs to a secret; a JWK or a JWK set as JSON."""
+    """A key, unchanged: white space at its ends belongs to a secret. A JWK or a JWK set becomes JSON."""
     if isinstance(value, Mapping):
         try:
             return json.dumps(dict(value))
         except (TypeError, ValueError):
-            raise ValueError("is a dict that is no JSON; give a JWK, a JWK set, or text") from None
+            raise ValueError("is a dict that is not JSON; give a JWK, a JWK set, or text") from None
     return secret_text(value)
 
 
@@ -68,9 +73,9 @@ def token(value: object) -> str:
 
 
 def provider(value: object) -> Callable[[], object]:
-    """What gives the app the token to publish with, or its import path."""
+    """The callable that gives the token to publish with, or its import path."""
     if isinstance(value, str):
-        value = imported(value)
+        value = import_path(value)
     if not callable(value) or isinstance(value, type):
         raise ValueError(f"is {value!r}; give a callable without arguments that returns a token")  # noqa: TRY004
     try:
@@ -112,11 +117,11 @@ def _without_credentials(given: str) -> str:
 
 def protocol(value: object) -> Protocol:
     """The generation of the protocol."""
-    found = _PROTOCOLS.get(value) if isinstance(value, str | float) else None
-    if found is None:
+    generation = _PROTOCOLS.get(value) if isinstance(value, str | float) else None
+    if generation is None:
         hint = " (the hub speaks both, the app mints one kind of token)" if value == "both" else ""
         raise ValueError(f"is {value!r}; use '1.0', or '0.x' for an older hub{hint}")
-    return found
+    return generation
 
 
 def issuer(value: object) -> str:
@@ -145,8 +150,8 @@ def topics(value: object, protocol: Protocol) -> list[Topic]:
     """Topics: a list, or text with white space between them; the operator's, so ``*`` means all."""
     given = value.split() if type(value) is str else value
     try:
-        found = as_list(given, "it") or []
-        marked = [typed(one, protocol) if type(one) is str else one for one in found]
+        listed = as_list(given, "it") or []
+        marked = [typed(one, protocol) if type(one) is str else one for one in listed]
         checked: list[Topic] = [*matchers(marked, protocol, "it")]
     except (TypeError, InvalidArgument) as error:
         raise ValueError(f"cannot be used: {error}") from None
@@ -194,9 +199,9 @@ def domain(value: object) -> str:
 
 
 def factory(value: object) -> TokenSource:
-    """What makes the tokens: the thing itself, or its import path."""
+    """The token factory, or its import path."""
     if isinstance(value, str):
-        value = imported(value)
+        value = import_path(value)
     try:
         return TokenSource(value)
     except TypeError as error:
@@ -206,15 +211,61 @@ def factory(value: object) -> TokenSource:
         ) from None
 
 
-def imported(path: str) -> object:
-    """What an import path ``package.module:name`` names."""
+def import_path(path: str) -> object:
+    """Import the object that a path ``package.module:name`` names."""
     module_name, colon, name = path.partition(":")
     if not colon or not module_name or not name:
         raise ValueError(f"is {path!r}; an import path has the form 'package.module:name'")
     try:
-        found: object = import_module(module_name)
+        imported: object = import_module(module_name)
         for part in name.split("."):
-            found = getattr(found, part)
+            imported = getattr(imported, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"is {path!r} and cannot be imported: {error}") from error
-    return found
+    return imported
+
+
+def check_policy(value: object) -> OnFailure:
+    """A failure policy, as an argument of ``publish``.
+
+    :raises ValueError: there is no such policy.
+    """
+    for policy in _POLICIES:
+        if value == policy:
+            return policy
+    raise ValueError(f"on_failure is {value!r}; use 'raise', 'log' or 'background'")
+
+
+def on_failure(value: object) -> OnFailure:
+    """A failure policy."""
+    try:
+        return check_policy(value)
+    except ValueError:
+        raise ValueError(f"is {value!r}; use 'raise', 'log' or 'background'") from None
+
+
+def count(value: object) -> int:
+    """A number of updates, 1 or more."""
+    try:
+        number = int(str(value)) if isinstance(value, int | str) and not isinstance(value, bool) else 0
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"is {value!r}; give a whole number of updates, 1 or more")
+    return number
+
+
+def outbox(value: object) -> object:
+    """The database of the outbox, or the object that an import path names; ``None`` for False."""
+    if isinstance(value, str) and ":" not in value:
+        value = boolean(value)
+    if value is False:
+        return None
+    return import_path(value) if isinstance(value, str) else value
+
+
+def path(value: object) -> str:
+    """A path of the app's own site."""
+    if not isinstance(value, str) or not value.startswith("/") or set(value) & set("<>?#"):
+        raise ValueError(f"is {value!r}; give a path of this app such as /_mercure")
+    return value
