@@ -9,8 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mercure_hub.tools.installation.layout import Layout
-from mercure_hub.tools.installation.pieces import render
+from mercure_hub.tools.installation.pieces import Layout, render
 from tests.deployment.front import Front, free_ports, is_listening, wait_until
 from tests.deployment.nginx import application_process
 from tests.deployment.site import application_settings, fill_in, readable_folder

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mercure_hub.tools.installation.layout import Layout
-from mercure_hub.tools.installation.pieces import render
+from mercure_hub.tools.installation.pieces import Layout, render
 from tests.deployment.front import Front, free_ports, is_listening, wait_until
 from tests.deployment.site import ROOT, application_settings, fill_in, readable_folder
 from tests.examples.browser import end

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mercure_hub.tools.installation.layout import Layout
-from mercure_hub.tools.installation.pieces import render
+from mercure_hub.tools.installation.pieces import Layout, render
 from tests.deployment.front import is_listening, wait_until
 from tests.deployment.site import ROOT, fill_in
 from tests.examples.browser import end

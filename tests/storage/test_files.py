@@ -10,7 +10,7 @@ import pytest
 
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.sqlite.files import FileSystem, Folder, find_mount
-from mercure_hub.tools.history.log import opened
+from mercure_hub.tools.history.store import opened
 from tests.storage.log import Log
 
 

@@ -11,11 +11,10 @@ import pytest
 
 from mercure_hub.cli import main
 from mercure_hub.config.loading import load_settings
-from mercure_hub.tools.conversion.caddyfile import CaddyfileError
 from mercure_hub.tools.conversion.command import convert
 from mercure_hub.tools.conversion.conversion import Conversion, environment, toml
-from mercure_hub.tools.conversion.dotenv import DotenvError
-from mercure_hub.tools.conversion.values import octets, seconds
+from mercure_hub.tools.conversion.settings import seconds, size
+from mercure_hub.tools.conversion.syntax import CaddyfileError, DotenvError
 
 SECRET = "a secret that is long enough for HMAC-SHA-256"
 OTHER = 'another "secret" that is long $enough for `HMAC`'
@@ -512,10 +511,10 @@ def test_values() -> None:
     assert [seconds(text) for text in ("0", "0s", "40s", "1m30s", "500ms", "1.5h")] == [
         *("0", "0", "40", "90", "0.5", "5400")
     ]
-    assert [octets(text) for text in ("0", "1MiB", "512KB", "1.5 kib")] == ["0", "1048576", "512000", "1536"]
+    assert [size(text) for text in ("0", "1MiB", "512KB", "1.5 kib")] == ["0", "1048576", "512000", "1536"]
     for wrong in ("", "40", "-1s", "1s1", "s", "1 s"):
         with pytest.raises(ValueError, match="is not a duration"):
             seconds(wrong)
     for wrong in ("", "MB", "-1", "1XB"):
         with pytest.raises(ValueError, match="is not a size"):
-            octets(wrong)
+            size(wrong)

@@ -545,8 +545,7 @@ class TestRefusals:
     def test_a_turn_that_does_not_come(
         self, words: list[str], run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in ("log", "copying"):
-            monkeypatch.setattr(f"mercure_hub.tools.history.{module}.BOUND", 0.05)
+        monkeypatch.setattr("mercure_hub.tools.history.store.BOUND", 0.05)
         with closing(Seats(f"{filled}-lock")) as seats, seats.turn():
             done = run(*words, stdin=line(id="new"))
         assert (done.status, "another process has held the lock on" in done.err) == (1, True)

@@ -14,8 +14,7 @@ import pytest
 
 from mercure_hub.cli import main
 from mercure_hub.config.settings import TABLE
-from mercure_hub.tools.installation.layout import Layout, LayoutError
-from mercure_hub.tools.installation.pieces import PAGES, PIECES, render
+from mercure_hub.tools.installation.pieces import PAGES, PIECES, Layout, LayoutError, render
 from tests.hub.running import RunningHub
 from tests.needs import need
 

@@ -8,19 +8,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mercure_hub.tools.conversion import dotenv, site, variables
-from mercure_hub.tools.conversion.caddyfile import (
+from mercure_hub.tools.conversion import settings
+from mercure_hub.tools.conversion.conversion import Conversion, environment, toml
+from mercure_hub.tools.conversion.settings import Directives
+from mercure_hub.tools.conversion.syntax import (
     CaddyfileError,
     Directive,
+    DotenvError,
     Line,
     Variable,
+    is_environment,
     lines_of,
     parse,
+    parse_environment,
     substitute,
 )
-from mercure_hub.tools.conversion.conversion import Conversion, environment, toml
-from mercure_hub.tools.conversion.directives import Directives
-from mercure_hub.tools.conversion.dotenv import DotenvError
 
 _DESCRIPTION = """Print the settings of this hub for the Caddyfile of the Go hub, its environment, or both.
 
@@ -74,16 +76,16 @@ def convert(texts: Mapping[str, str]) -> Conversion:
     files: list[list[Line]] = []
     for name, text in texts.items():
         lines = lines_of(text, Path(name).name)
-        if dotenv.looks_like_one(lines):
-            found |= dotenv.parse(lines, conversion.left)
+        if is_environment(lines):
+            found |= parse_environment(lines, conversion.left)
         else:
             files.append(lines)
     used: set[str] = set()
     for lines in files:
         used |= _take_caddyfile(conversion, lines, found)
-    variables.take(conversion, found, frozenset(used))
+    settings.take_variables(conversion, found, frozenset(used))
     for address in conversion.addresses[:1]:
-        site.take_address(conversion, *address)
+        settings.take_address(conversion, *address)
     conversion.check_keys()
     return conversion
 
@@ -101,7 +103,7 @@ def _take_caddyfile(conversion: Conversion, lines: Sequence[Line], found: Mappin
     for number, top in enumerate(_sites(parse(substitute(lines, found, missing)))):
         if not top.words and number == 0:  # the global options
             for option in top.block:
-                site.take_option(conversion, option)
+                settings.take_option(conversion, option)
         elif top.has_block:
             blocks += [(top, directive) for directive in _hubs(conversion, top)]
         else:
@@ -145,7 +147,7 @@ def _hubs(conversion: Conversion, outer: Directive) -> list[Directive]:
         elif one.name in _ROUTES:
             found += _hubs(conversion, one)
         else:
-            site.take_beside(conversion, one)
+            settings.take_beside(conversion, one)
     return found
 
 

@@ -20,10 +20,8 @@ from mercure_hub.protocol.errors import InvalidRequest, MercureError
 from mercure_hub.protocol.identity import WELL_KNOWN
 from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.topics import MatcherType
-from mercure_hub.tools.history import copying, pruning, transfer
-from mercure_hub.tools.history.log import HistoryError, Log, Progress, opened
-from mercure_hub.tools.history.selection import Selection
-from mercure_hub.tools.history.statistics import statistics
+from mercure_hub.tools.history import store, transfer
+from mercure_hub.tools.history.store import HistoryError, Log, Progress, Selection, opened, statistics
 
 _AGE = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -108,20 +106,20 @@ def _prune(log: Log, given: argparse.Namespace, selection: Selection) -> None:
     if selection.until is None and given.keep is None and not selection.topics and not selection.patterns:
         raise HistoryError("say which updates: --before, --keep, --topic or --pattern")
     with _progress("discarded") as progress:
-        gone = pruning.prune(log, selection, given.keep or 0, time.time(), progress, only_count=given.dry_run)
+        gone = store.prune(log, selection, given.keep or 0, time.time(), progress, only_count=given.dry_run)
     _say(f"{gone:,} updates {'would be' if given.dry_run else 'were'} discarded")
 
 
 def _vacuum(log: Log, _given: argparse.Namespace, _: Selection) -> None:
     if log.seats.others():
         _say("a hub is at work: publications wait until this is done, or get 503 after three seconds")
-    before, after = copying.vacuum(log)
+    before, after = store.vacuum(log)
     _say(f"{_size(before)} before, {_size(after)} now")
 
 
 def _backup(log: Log, given: argparse.Namespace, _: Selection) -> None:
     with _progress("per cent copied") as progress:
-        octets = copying.backup(log, given.path, progress)
+        octets = store.backup(log, given.path, progress)
     _say(f"{str(given.path)!r} is a whole copy, {_size(octets)}")
 
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mercure_hub.config.settings import ROWS
-from mercure_hub.tools.installation.layout import Layout, LayoutError
-from mercure_hub.tools.installation.pieces import PAGES, PIECES, render
+from mercure_hub.tools.installation.pieces import PAGES, PIECES, Layout, LayoutError, render
 
 _DESCRIPTION = """Print a file that puts the hub into a system. Nothing is written or changed.
 

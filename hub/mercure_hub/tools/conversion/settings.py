@@ -1,15 +1,185 @@
-"""The ``mercure`` block of a Caddyfile, directive by directive."""
+"""The settings that follow from a site, its ``mercure`` block, and environment variables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+from mercure_hub import DOCUMENTATION
 from mercure_hub.protocol.identity import WELL_KNOWN
-from mercure_hub.tools.conversion import values
-from mercure_hub.tools.conversion.caddyfile import Directive, Variable
 from mercure_hub.tools.conversion.conversion import Conversion, Issuer
+from mercure_hub.tools.conversion.syntax import CaddyfileError, Directive, Line, Variable, parse
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
+_BYTES = {
+    "": 1, "b": 1,
+    "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
+    "ki": 2**10, "kib": 2**10, "mi": 2**20, "mib": 2**20, "gi": 2**30, "gib": 2**30,
+}  # fmt: skip
+
+
+def seconds(text: str) -> str:
+    """``1m30s`` as ``90``.
+
+    :raises ValueError: it is no duration.
+    """
+    if text == "0":
+        return "0"
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is not a duration such as 40s or 10m")
+    return f"{sum(float(number) * _SECONDS[unit] for number, unit in parts):.9g}"
+
+
+def size(text: str) -> str:
+    """``1MiB`` as ``1048576``.
+
+    :raises ValueError: it is no size.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2].lower() not in _BYTES:
+        raise ValueError(f"{text!r} is not a size such as 512KB or 1MiB")
+    return str(int(float(match[1]) * _BYTES[match[2].lower()]))
+
+
+def bolt_path(url: str) -> str:
+    """The path in ``bolt:///data/mercure.db`` or ``bolt://mercure.db``."""
+    parts = urlsplit(url)
+    return unquote(parts.netloc + parts.path)
+
+
+def database_beside(path: str) -> str:
+    """The URL of a new database in the same folder as one of another format.
+
+    :raises ValueError: the path cannot stand in a URL.
+    """
+    if re.search(r"[?#%\s]", path) or not path:
+        raise ValueError(f"{path!r} cannot stand in a URL; choose a path for MERCURE_TRANSPORT_URL")
+    folder, slash, _ = path.rpartition("/")
+    return f"sqlite:///{folder}{slash}mercure-hub.db"
+
+
+OF_CADDY = "is of Caddy, and belongs to the proxy in front"
+
+_LEVELS: Mapping[str, str] = {"debug": "debug", "info": "info", "warn": "warning", "error": "error"}
+_FORMATS: Mapping[str, str] = {"json": "json", "console": "text"}
+_PORTS: Mapping[str, str] = {"http": "80", "https": "443"}
+
+
+def take_option(conversion: Conversion, option: Directive) -> None:
+    """One of the global options."""
+    if option.name == "order" and "mercure" in option.arguments:
+        conversion.note(option.place, "order", "not needed without Caddy")
+    elif option.name in ("http_port", "https_port") and len(option.arguments) == 1:
+        conversion.ports[option.name.removesuffix("_port")] = option.arguments[0]
+        conversion.note(option.place, option.name, "counts for the address of the site")
+    elif option.name == "debug" and not option.arguments:
+        conversion.put("log_level", "debug", option.place, "debug")
+    elif option.name == "log":
+        _take_log(conversion, option, "log_file")
+    else:
+        conversion.left(option.place, option.name, OF_CADDY)
+
+
+def take_beside(conversion: Conversion, directive: Directive) -> None:
+    """A directive beside ``mercure``."""
+    if directive.name == "log":
+        _take_log(conversion, directive, "access_log")
+    elif directive.name == "tls" and len(directive.arguments) == 2:
+        for name, value in zip(("tls_cert", "tls_key"), directive.arguments, strict=True):
+            conversion.put(name, value, directive.place, "tls")
+        conversion.note(directive.place, "tls", "leave it out where a proxy in front has the certificate")
+    else:
+        conversion.left(directive.place, directive.name, OF_CADDY)
+
+
+def _take_log(conversion: Conversion, directive: Directive, name: str) -> None:
+    """:param name: of the setting that is the file."""
+    if not directive.block:
+        conversion.note(directive.place, "log", "not needed: the hub logs to standard error")
+    for one in directive.block:
+        try:
+            _take_of_log(conversion, one, name)
+        except ValueError as error:
+            conversion.left(one.place, f"log {one.name}", str(error))
+
+
+def _take_of_log(conversion: Conversion, one: Directive, name: str) -> None:
+    source, place, words = f"log {one.name}", one.place, one.arguments
+    if one.name == "output" and words[:1] == ("file",) and len(words) == 2:
+        conversion.put(name, words[1], place, source)
+        for roll in one.block:
+            _take_roll(conversion, roll)
+    elif one.name == "output" and words in (("stderr",), ("stdout",)):
+        conversion.note(place, source, "not needed: the hub logs to standard error")
+    elif one.name == "output" and words == ("discard",):
+        conversion.left(place, source, "see MERCURE_LOG_LEVEL, where warning leaves requests out")
+    elif one.name == "level" and len(words) == 1 and words[0].lower() in _LEVELS:
+        conversion.put("log_level", _LEVELS[words[0].lower()], place, source)
+    elif one.name == "format" and words[:1] == ("filter",):
+        for inner in one.block:
+            if inner.name == "wrap" and inner.arguments[:1] and inner.arguments[0] in _FORMATS:
+                conversion.put("log_format", _FORMATS[inner.arguments[0]], inner.place, source)
+            else:
+                conversion.note(inner.place, source, "not needed: this hub writes no token into its log")
+    elif one.name == "format" and words[:1] and words[0] in _FORMATS:
+        conversion.put("log_format", _FORMATS[words[0]], place, source)
+    else:
+        conversion.left(place, source, "has no counterpart; see the settings of the log")
+
+
+def _take_roll(conversion: Conversion, roll: Directive) -> None:
+    value = roll.arguments[0] if len(roll.arguments) == 1 else ""
+    if roll.name == "roll_size":
+        # Caddy counts in MiB where no unit is given.
+        conversion.put("log_rotate", size(f"{value}MiB" if value.isdigit() else value), roll.place, roll.name)
+    elif roll.name == "roll_keep":
+        conversion.put("log_keep", value, roll.place, roll.name)
+    else:
+        conversion.left(
+            roll.place, roll.name, "has no counterpart; see MERCURE_LOG_ROTATE and MERCURE_LOG_KEEP"
+        )
+
+
+def take_address(conversion: Conversion, address: str, place: str, source: str) -> None:
+    """The address of a site: the public URL follows from it, unless something says that, and the port.
+
+    The hub takes the port over where it can serve the site by itself: without TLS, or with the certificate of
+    the site. Else that is a proxy's.
+
+    :param address: ``example.com``, ``http://example.com:8080`` or ``:80``.
+    """
+    scheme, _, rest = address.rpartition("://")
+    host, _, port = rest.partition("/")[0].partition(":")
+    http_port, https_port = (conversion.ports.get(name, usual) for name, usual in _PORTS.items())
+    is_plain = scheme == "http" or (
+        not scheme and (port == http_port or (not host and port not in ("", https_port)))
+    )
+    scheme = "http" if is_plain else "https"
+    port = port or conversion.ports.get(scheme, _PORTS[scheme])
+    if "public_url" in conversion.settings:
+        pass
+    elif not host or "*" in host:
+        conversion.left(
+            place, source, f"{address!r} names no host; set MERCURE_PUBLIC_URL, or leave it unset"
+        )
+    else:
+        shown = "" if port == _PORTS[scheme] else f":{port}"
+        conversion.put("public_url", f"{scheme}://{host}{shown}{WELL_KNOWN}", place, source)
+    if is_plain or "tls_cert" in conversion.settings:
+        if "listen" not in conversion.settings:
+            conversion.put("listen", f":{port}", place, source)
+            conversion.note(place, source, "the hub listens there itself; behind a proxy set MERCURE_LISTEN")
+    else:
+        conversion.note(
+            place,
+            source,
+            f"the port and the certificate are the proxy's in front; see {DOCUMENTATION}/deployment.md",
+        )
+
 
 _PLACEHOLDER = re.compile(r"\{(?:env|\$)[.]?([^{}:]+)\}")
 _TWO_SETS = "differs from the other role's; write two [[issuer]] tables, with roles"
@@ -61,11 +231,11 @@ class Directives:
             if any("*." in one for one in origins):
                 self._conversion.note(place, name, "the star in an origin stands for one label here")
         elif name in _TIMES:
-            put(name, values.seconds(self._value(directive)), place, name)
+            put(name, seconds(self._value(directive)), place, name)
         elif name == "cookie_name":
             put(name, self._value(directive), place, name)
         elif name == "max_request_body_size":
-            put(name, values.octets(self._value(directive)), place, name)
+            put(name, size(self._value(directive)), place, name)
         elif name == "resource_identifier":
             put("public_url", self._value(directive), place, name)
         elif name == "public_urls":
@@ -261,7 +431,7 @@ def transport_url(conversion: Conversion, value: str, place: str, source: str) -
     parts = urlsplit(value)
     options = {name: (text, place) for name, text in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.scheme == "bolt":
-        options["path"] = (values.bolt_path(value), place)
+        options["path"] = (bolt_path(value), place)
     _transport(conversion, parts.scheme, options, place, source)
 
 
@@ -277,9 +447,9 @@ def _transport(
         conversion.left(place, source, f"{word} is another store; see MERCURE_TRANSPORT_URL")
         return
     takers: Mapping[str, Callable[[str], tuple[str, str] | None]] = {
-        "path": lambda text: ("transport_url", values.database_beside(text)),
+        "path": lambda text: ("transport_url", database_beside(text)),
         "size": lambda text: ("history_size", text),
-        "write_timeout": lambda text: ("write_timeout", values.seconds(text)),
+        "write_timeout": lambda text: ("write_timeout", seconds(text)),
         "subscriptions": lambda text: ("subscriptions", text),
         "bucket_name": lambda _: None,
         "cleanup_frequency": lambda _: None,
@@ -302,3 +472,106 @@ def _transport(
         else:
             conversion.note(where, f"{source} {name}", "not needed: the database has one table")
     conversion.note(place, source, "a Bolt file cannot be read here: the hub starts with an empty history")
+
+
+_SAME = ("publisher_jwt_key", "publisher_jwt_alg", "subscriber_jwt_key", "subscriber_jwt_alg")
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _switch(text: str) -> str:
+    return "1" if text.lower() in ("1", "true", "t") else "0"
+
+
+# Names of the hub before Caddy, without MERCURE_: ours, and how the value is read.
+_OLD: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "ADDR": ("listen", lambda text: text if not text.startswith(":") else f"127.0.0.1{text}"),
+    "ALLOW_ANONYMOUS": ("anonymous", _switch),
+    "CERT_FILE": ("tls_cert", _same),
+    "KEY_FILE": ("tls_key", _same),
+    "CORS_ALLOWED_ORIGINS": ("cors_origins", lambda text: text.replace(",", " ")),
+    "PUBLISH_ALLOWED_ORIGINS": ("publish_origins", lambda text: text.replace(",", " ")),
+    "SUBSCRIPTIONS": ("subscriptions", _switch),
+    "DISPATCH_TIMEOUT": ("dispatch_timeout", seconds),
+    "HEARTBEAT_INTERVAL": ("heartbeat", seconds),
+    "WRITE_TIMEOUT": ("write_timeout", seconds),
+    "JWT_KEY": ("publisher_jwt_key", _same),
+    "JWT_ALGORITHM": ("publisher_jwt_alg", _same),
+    "PUBLISHER_JWT_KEY": ("publisher_jwt_key", _same),
+    "PUBLISHER_JWT_ALGORITHM": ("publisher_jwt_alg", _same),
+    "SUBSCRIBER_JWT_KEY": ("subscriber_jwt_key", _same),
+    "SUBSCRIBER_JWT_ALGORITHM": ("subscriber_jwt_alg", _same),
+}
+_UNNEEDED = {
+    "MERCURE_LICENSE": "not needed: this hub has no license key",
+    "COMPRESS": "not needed: the proxy compresses pages, and leaves event streams alone",
+    "READ_TIMEOUT": "not needed: the hub has its own limits for slow requests",
+    "READ_HEADER_TIMEOUT": "not needed: the hub has its own limits for slow requests",
+}
+_LEFT = {
+    "GLOBAL_OPTIONS": "options of Caddy, which is not a part of this hub; they belong to the proxy in front",
+    "CADDY_EXTRA_CONFIG": "configuration of Caddy, which is not a part of this hub",
+    "CADDY_SERVER_EXTRA_DIRECTIVES": "directives of Caddy, which is not a part of this hub",
+    "EXTRA_DIRECTIVES": "directives of Caddy, which is not a part of this hub",
+    "USE_FORWARDED_HEADERS": "write the proxy's address into MERCURE_TRUSTED_PROXIES",
+    "DEBUG": "see MERCURE_LOG_LEVEL",
+    "DEMO": "mints a token for everything; for development see MERCURE_PLAYGROUND, or flask mercure hub",
+    "LOG_FORMAT": "see MERCURE_LOG_FORMAT, which is text or json",
+    "METRICS_ENABLED": f"see {DOCUMENTATION}/settings.md for metrics",
+    "METRICS_ADDR": f"see {DOCUMENTATION}/settings.md for metrics",
+    "ACME_HOSTS": "the proxy in front gets certificates",
+    "ACME_CERT_DIR": "the proxy in front gets certificates",
+    "ACME_HTTP01_ADDR": "the proxy in front gets certificates",
+    "JWT_SECRET": "the application's key: in Flask it is MERCURE_JWT_SECRET, too; give the hub the same as "
+    "MERCURE_PUBLISHER_JWT_KEY",
+    "URL": "the application's: in Flask it is MERCURE_URL, too",
+}
+
+
+def take_variables(
+    conversion: Conversion, variables: Mapping[str, Variable], used: frozenset[str] = frozenset()
+) -> None:
+    """Go through variables.
+
+    :param used: names that stood in a Caddyfile, and became a part of it.
+    """
+    for name, variable in variables.items():
+        if name in used:
+            continue
+        try:
+            _take_variable(conversion, variables, name, variable)
+        except (ValueError, CaddyfileError) as error:
+            conversion.left(variable.place, name, str(error))
+
+
+def _take_variable(
+    conversion: Conversion, variables: Mapping[str, Variable], name: str, variable: Variable
+) -> None:
+    value, place = variable.value, variable.place
+    short = name.removeprefix("MERCURE_")
+    if not value:
+        conversion.note(place, name, "is empty")
+    elif name == "SERVER_NAME":
+        conversion.addresses.append((value.split()[0].rstrip(","), place, name))
+    elif name == "MERCURE_EXTRA_DIRECTIVES":
+        lines = [Line(place, text) for text in value.splitlines()]
+        Directives(conversion, variables).take(parse(lines))
+    elif name in ("MERCURE_TRANSPORT_URL", "TRANSPORT_URL"):
+        transport_url(conversion, value, place, name)
+    elif name == "MERCURE_TRUSTED_ISSUERS":
+        conversion.put("issuer", value, place, name)
+    elif name == "MERCURE_PUBLIC_URL":
+        conversion.put("public_url", value, place, name)
+    elif name.startswith("MERCURE_") and short.lower() in _SAME:
+        conversion.put(short.lower(), value, place, name)
+    elif short in _OLD:
+        ours, read = _OLD[short]
+        conversion.put(ours, read(value), place, name)
+    elif name in _UNNEEDED or short in _UNNEEDED:
+        conversion.note(place, name, _UNNEEDED.get(name) or _UNNEEDED[short])
+    elif name in _LEFT or (name.startswith("MERCURE_") and short in _LEFT):
+        conversion.left(place, name, _LEFT.get(name) or _LEFT[short])
+    else:
+        conversion.left(place, name, "is no variable that this command knows")
