@@ -69,20 +69,20 @@ def _line(content: dict[str, Any]) -> Line:
 
 
 def markdown(outcome: Outcome, pictures: str = "") -> str:
-    """The table, with what has to be known about it.
+    """The table, with the machine above it and the notes below it.
 
-    :param pictures: folder of the pictures as the page names it, to link them; empty for none.
+    :param pictures: folder of the pictures as the page links them; without it the pictures are not linked.
     """
     peers = _peers(outcome.rows)
     small = "" if outcome.size == "full" else f", of {outcome.size} size; the targets are for full size"
     parts = [
         f"Measured on {outcome.started}: {machine.sentence(dict(outcome.machine))}. "
-        f"Each figure is the median of {outcome.runs} run{'s' if outcome.runs > 1 else ''}"
+        f"Each number is the median of {outcome.runs} run{'s' if outcome.runs > 1 else ''}"
         f"{small}."
     ]
     if outcome.absent:
         parts.append("\n".join(f"- {words}" for words in outcome.absent))
-    head = ["what", HUB, *peers, "ratio", "target", ""]
+    head = ["load: measurement", HUB, *peers, "ratio", "target", ""]
     table = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(peers) + 2) + "---|---|"]
     notes: list[str] = []
     for row in outcome.rows:
@@ -119,8 +119,8 @@ def _cells(row: Row, line: Line, peers: Sequence[str]) -> str:
 def _limits(row: Row) -> list[str]:
     limited = [line for line in row.lines if line.generator is not None and line.generator >= LIMIT]
     return [
-        f"the load generator used {line.generator:.0%} of a core in “{line.case}: {line.title}” and may be "
-        "its limit"
+        f"the load generator used {line.generator:.0%} of a core in “{line.case}: {line.title}” and may have "
+        "limited it"
         for line in limited
     ]
 

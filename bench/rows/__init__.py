@@ -26,15 +26,18 @@ class Subject:
 
 SUBJECTS = (
     Subject("fanout", "Fan-out", fanout.fanout),
-    Subject("burst", "Burst", fanout.burst, ["the floor sends each update by itself; hubs join what waits"]),
-    Subject("private", "A private topic and a token for each", matching.private),
+    Subject(
+        "burst", "Burst", fanout.burst,
+        ["the floor writes each update separately; the hubs join waiting updates into one write"],
+    ),
+    Subject("private", "A private topic and a token for each subscriber", matching.private),
     Subject("patterns", "Patterns", matching.patterns),
-    Subject("connect", "Connecting and being there", idle.connect, ["nchan checks no token, and keeps none"]),
+    Subject("connect", "Connecting and idling", idle.connect, ["nchan neither checks nor stores tokens"]),
     Subject(
         "publish", "Publishing", publishing.publish,
         ["our hub answers after a commit with `synchronous=FULL`; nchan is not durable"],
     ),
-    Subject("replay", "Coming back", replay.replay),
+    Subject("replay", "Reconnecting", replay.replay),
     Subject("latency", "Latency", fanout.latency),
     Subject("idle", "Idle", idle.idle),
     Subject("stalled", "Subscribers that read nothing", fanout.stalled),
@@ -42,8 +45,8 @@ SUBJECTS = (
     Subject("topics", "Many topics", publishing.topics),
     Subject("tokens", "Tokens with many matchers", matchers.tokens),
     Subject("matchers", "Subscribers with many matchers", matchers.subscribers),
-    Subject("storm", "Coming back all at once", replay.storm),
-    Subject("scan", "Earliest by a pattern", replay.scan),
+    Subject("storm", "Reconnecting all at once", replay.storm),
+    Subject("scan", "Replay from earliest by pattern", replay.scan),
     Subject("workers", "Two processes", workers.workers),
 )  # fmt: skip
 

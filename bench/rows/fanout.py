@@ -71,17 +71,22 @@ def quantile(name: str) -> Value:
 def stalled(bench: Bench) -> list[Case]:
     """Subscribers that read nothing, among others that do."""
     n, stuck, m, rate = bench.pick((5000, 1000, 100, 5), (1000, 200, 40, 10), (100, 20, 30, 20))
-    healthy = "all of them read"
+    healthy = "all subscribers read"
     options = {"n": n, "m": m, "s": 4000, "r": rate}
-    figures = [Figure("p99 of those who read, ms", quantile("p99"), uses_generator=True)]
+    figures = [Figure("p99 of the subscribers that read, ms", quantile("p99"), uses_generator=True)]
     target = [
-        Figure("p99 of those who read, ms", quantile("p99"), Target(1.2, case=healthy), uses_generator=True)
+        Figure(
+            "p99 of the subscribers that read, ms",
+            quantile("p99"),
+            Target(1.2, case=healthy),
+            uses_generator=True,
+        )
     ]
     memory = [
-        Figure("most memory of the hub, MiB (RSS)", field_mib("rss_peak")),
-        Figure("growth of its memory, MiB (RSS)", _growth, Target(32)),
+        Figure("peak memory of the hub, MiB (RSS)", field_mib("rss_peak")),
+        Figure("memory growth of the hub, MiB (RSS)", _growth, Target(32)),
     ]
-    dropped = [Figure("of those who stall, dropped by the end", _dropped)]
+    dropped = [Figure("stalled subscribers dropped by the end", _dropped)]
     return [
         Case(
             healthy,

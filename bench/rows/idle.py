@@ -24,7 +24,7 @@ def connect(bench: Bench) -> list[Case]:
         who = running.subscribe(("exact", "t%d"), tokens=path)
         return sseload("connect", *running.where(), *who, *size_options(n=n, settle=settle))
 
-    memory, cpu = "octets per idle subscriber (PSS)", "µs of CPU per connect"
+    memory, cpu = "bytes per idle subscriber (PSS)", "µs of CPU per connect"
     return [
         Case(
             f"{n:,} on one topic",
@@ -64,7 +64,7 @@ def idle(bench: Bench) -> list[Case]:
             [
                 Figure("CPU, % of a core", per("idle_hub_cpu_s", "held_s", 100), Target(1.0)),
                 Figure(
-                    "octets received by a subscriber",
+                    "bytes received per subscriber",
                     lambda result: result["held_bytes"] / result["connected"],
                 ),
             ],

@@ -110,7 +110,7 @@ def _case(
             Figure("µs of CPU per delivery", CPU_PER_DELIVERY, flat),
             Figure("µs of CPU per connect", field("connect", "hub_cpu_us_per_connect"), grows),
             Figure(
-                "octets per subscriber (PSS)",
+                "bytes per subscriber (PSS)",
                 field("connect", "pss_per_conn"),
                 Target(2048 + _OCTETS[kind] * count),
             ),

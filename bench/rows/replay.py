@@ -58,7 +58,7 @@ def storm(bench: Bench) -> list[Case]:
         )  # fmt: skip
 
     figures = [
-        Figure("µs of CPU each", field("hub_cpu_us_per_replay"), Target(250)),
+        Figure("µs of CPU per subscriber", field("hub_cpu_us_per_replay"), Target(250)),
         Figure("per second", per("n", "wall_s"), uses_generator=True),
         Figure(f"ms to event {EVENTS} (p99)", field("last_event_ms", "p99"), uses_generator=True),
     ]

@@ -26,7 +26,7 @@ FANOUT = Row(
             Target(0.9, at_least=True, of=FLOOR),
             generator=0.97,
         ),
-        Line("1,000 subscribers", "octets per idle subscriber (PSS)", {HUB: [2000.0]}, Target(1024)),
+        Line("1,000 subscribers", "bytes per idle subscriber (PSS)", {HUB: [2000.0]}, Target(1024)),
     ],
     ["a note"],
     runs=[

@@ -22,14 +22,14 @@ def test_the_table() -> None:
     lines = report.markdown(OUTCOME, pictures="performance").splitlines()
     assert "2 cores of Example 9000" in lines[0]
     assert "median of 3 runs." in lines[0]
-    assert "| what | hub | floor | nchan | ratio | target |  |" in lines
+    assert "| load: measurement | hub | floor | nchan | ratio | target |  |" in lines
     assert "| **[Fan-out](performance/fanout.svg)** | | | | | | |" in lines
     assert (
         "| 1,000 subscribers: deliveries per CPU-second | 95.0 | 100 | 50.0 | 0.95 | ≥ 0.9 x floor | met |"
         in lines
     )
     assert (
-        "| 1,000 subscribers: octets per idle subscriber (PSS) | 2,000 |  |  |  | ≤ 1,024 | **missed** |"
+        "| 1,000 subscribers: bytes per idle subscriber (PSS) | 2,000 |  |  |  | ≤ 1,024 | **missed** |"
         in lines
     )
     assert "| **Two processes**: *not measured: the hub says: no* | | | | | | |" in lines
