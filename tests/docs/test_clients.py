@@ -18,17 +18,17 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def test_those_that_receive() -> None:
-    found = [(name, resumes) for name, _, resumes, *_ in rows("Those that receive")]
+    found = [(name, resumes) for name, _, resumes, *_ in rows("Subscribers")]
     assert found == [(kind.name, kind.resumes.value) for kind in SUBSCRIBERS]
 
 
 def test_what_is_not_read_as_it_was_sent() -> None:
-    drop = {name for name, *_, needs in rows("Those that receive") if "begin with spaces" in needs}
+    drop = {name for name, *_, needs in rows("Subscribers") if "begin with spaces" in needs}
     assert drop == {kind.name for kind in SUBSCRIBERS if kind.drops_indentation}
 
 
 def test_those_that_publish() -> None:
-    assert [row[0] for row in rows("Those that publish")] == [
+    assert [row[0] for row in rows("Publishers")] == [
         kind.name for kind in (CURL, MERCURE_PUBLISHER, *SYMFONY)
     ]
     assert PHP_PACKAGES in PAGE

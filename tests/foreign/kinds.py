@@ -114,9 +114,9 @@ SUBSCRIBERS = (
 CURL = Kind("curl -d", "publish_with_curl.py", "curl")
 MERCURE_PUBLISHER = Kind("mercure-publisher", "publish_with_mercure_publisher.py", "mercure_publisher")
 SYMFONY = (
-    Kind("symfony/mercure of Debian", "symfony.php", "php"),
+    Kind("symfony/mercure from Debian", "symfony.php", "php"),
     Kind(
-        "symfony/mercure of a checkout",
+        "symfony/mercure from a checkout",
         "symfony.php",
         "php",
         variables=(("SYMFONY_MERCURE", os.environ.get("SYMFONY_MERCURE", "")),),
