@@ -1,26 +1,20 @@
-"""Who is asking: from a request to a grant, and what a client has to know to get a token."""
+"""Who is asking: from a request to a grant."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol import origins
 from mercure_hub.protocol.errors import KeyUnknown, Section, TokenInvalid, TokenMissing, reference, shown
-from mercure_hub.protocol.http import Answer, json_answer
 from mercure_hub.protocol.tokens import credentials
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
-from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, Protocol, Role
+from mercure_hub.protocol.tokens.claims import Protocol, Role
 from mercure_hub.protocol.tokens.credentials import Credential
 from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant
-from mercure_hub.protocol.topics import SUPPORTED
-from mercure_hub.protocol.update import BATCH_METADATA, Update
-
-if TYPE_CHECKING:
-    from mercure_hub.endpoints.hub import Hub
+from mercure_hub.protocol.update import Update
 
 _log = logging.getLogger("mercure_hub.authorization")
 _MAX_TOPICS = 1000
@@ -144,23 +138,6 @@ class Gatekeeper:
                 Section.TOKEN_IN_URL,
             )
         return grant
-
-
-def metadata(hub: Hub, request: Request) -> Answer:
-    """What a client has to know to get a token (RFC 9728; spec, Protected Resource Metadata)."""
-    document: dict[str, object] = {
-        "resource": request.identity.url,
-        "authorization_details_types_supported": [DETAIL_TYPE],
-        "bearer_methods_supported": ["header"],
-        "mercure_cookie": hub.gatekeeper.cookie_name,
-        "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
-    }
-    document[BATCH_METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
-    if hub.gatekeeper.authorization_servers:
-        document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
-    if hub.subscriptions:
-        document["mercure_subscriptions"] = True
-    return json_answer(document)
 
 
 class Unread:

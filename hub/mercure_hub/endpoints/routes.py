@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from mercure_hub.endpoints.authorization import metadata
 from mercure_hub.endpoints.debugger.pages import PATH as DEBUGGER
 from mercure_hub.endpoints.debugger.verdict import PATH as VERDICT
 from mercure_hub.endpoints.debugger.verdict import verdict
 from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.metadata import metadata
 from mercure_hub.endpoints.monitoring import HEALTH, LIVE, METRICS, READY, health, live, metrics, ready
 from mercure_hub.endpoints.publish import is_batch, publish, publish_batch
 from mercure_hub.endpoints.request import Request

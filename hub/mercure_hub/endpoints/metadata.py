@@ -1,0 +1,27 @@
+"""What a client has to know to get a token."""
+
+from __future__ import annotations
+
+from mercure_hub.endpoints.hub import Hub
+from mercure_hub.endpoints.request import Request
+from mercure_hub.protocol.http import Answer, json_answer
+from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
+from mercure_hub.protocol.topics import SUPPORTED
+from mercure_hub.protocol.update import BATCH_METADATA
+
+
+def metadata(hub: Hub, request: Request) -> Answer:
+    """The metadata of the hub as a protected resource (RFC 9728; spec, Protected Resource Metadata)."""
+    document: dict[str, object] = {
+        "resource": request.identity.url,
+        "authorization_details_types_supported": [DETAIL_TYPE],
+        "bearer_methods_supported": ["header"],
+        "mercure_cookie": hub.gatekeeper.cookie_name,
+        "mercure_matcher_types_supported": [matcher_type.value for matcher_type in SUPPORTED],
+    }
+    document[BATCH_METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
+    if hub.gatekeeper.authorization_servers:
+        document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
+    if hub.subscriptions:
+        document["mercure_subscriptions"] = True
+    return json_answer(document)
