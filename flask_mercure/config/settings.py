@@ -114,7 +114,7 @@ class HubSettings:
         values.url,
         DEFAULT_URL,
         f"`{DEFAULT_URL}`",
-        "the hub's URL for this server, to publish",
+        "the hub's URL for this server, used to publish",
     )
     public_url: str | None = _setting(
         values.url,
@@ -130,23 +130,23 @@ class HubSettings:
         "has the same secret, or the public key",
     )
     publisher_jwt_key: str | None = _credential(
-        values.key_material, "another key for tokens that publish; an app that only publishes needs this one"
+        values.key_material, "a separate key for publishers' tokens; enough for an app that only publishes"
     )
     subscriber_jwt_key: str | None = _credential(
         values.key_material,
-        "another key for tokens that subscribe; an app that only sets cookies needs this one",
+        "a separate key for subscribers' tokens; enough for an app that only sets cookies",
     )
     jwt_algorithm: str = _of_credential(
-        values.text, "`HS256` for a secret, else what fits the key", "JWA name, such as `ES256`"
+        values.text, "`HS256` for a secret, otherwise determined by the key", "JWA name, such as `ES256`"
     )
     publisher_jwt_alg: str = _of_credential(values.text, "`MERCURE_JWT_ALGORITHM`", "the same for one key")
     subscriber_jwt_alg: str = _of_credential(values.text, "`MERCURE_JWT_ALGORITHM`", "the same for one key")
-    jwt_passphrase: str = _of_credential(values.secret_text, "", "of an encrypted PEM")
+    jwt_passphrase: str = _of_credential(values.secret_text, "", "passphrase of an encrypted PEM")
     jwt_key_id: str = _of_credential(
-        values.text, "that of the JWK", "`kid` in the header of tokens; picks a key of a set"
+        values.text, "that of the JWK", "`kid` in the header of tokens; selects a key of a set"
     )
     jwt: str | None = _credential(
-        values.token, "finished token to publish with; the app needs no key for that, see [Tokens](#tokens)"
+        values.token, "ready-made token to publish with; the app then needs no key, see [Tokens](#tokens)"
     )
     token_provider: Callable[[], object] | None = _credential(
         values.provider,
@@ -155,10 +155,13 @@ class HubSettings:
     )
     token_factory: TokenSource | None = _credential(
         values.factory,
-        "what makes the tokens instead of `TokenFactory`, or its import path, see [Tokens](#tokens)",
+        "creates the tokens instead of `TokenFactory`: an object, a callable or an import path, see "
+        "[Tokens](#tokens)",
     )
     token_lifetime: float = _setting(values.seconds, 3600.0, "3600", "seconds or a `timedelta`")
-    publish_topics: object = _setting(_any, None, "`*`", "what the app's own token allows to publish on")
+    publish_topics: object = _setting(
+        _any, None, "`*`", "topics that the app's own token allows it to publish on"
+    )
     issuer: str = _setting(
         values.issuer,
         DEFAULT_ISSUER,
@@ -170,12 +173,12 @@ class HubSettings:
         values.text,
         None,
         f"`{COOKIE}`; in 0.x `{OLD_COOKIE}`",
-        "the hub needs the same",
+        "must be the same in the hub",
     )
     cookie_domain: str | None = _setting(
         values.domain,
         None,
-        "none if app and hub have one host, else their common parent",
+        "none if app and hub share a host, otherwise their common parent",
         "`Domain` of the cookie",
     )
     cookie_path: str | None = _setting(values.text, None, "path of the public URL", "`Path` of the cookie")
@@ -194,10 +197,8 @@ class HubSettings:
         "`True` for pages in a frame of another site; `SameSite` is then `None`",
     )
     verify_tls: bool | str = _setting(values.verify, _VERIFY, "`True`", "`False`, or the path of a CA file")
-    connect_timeout: float = _setting(values.seconds, 2.0, "2", "seconds for the connection to the hub")
-    timeout: float = _setting(
-        values.seconds, 5.0, "5", "seconds that the hub may be silent before it answers"
-    )
+    connect_timeout: float = _setting(values.seconds, 2.0, "2", "seconds to connect to the hub")
+    timeout: float = _setting(values.seconds, 5.0, "5", "seconds to wait for the hub's answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,16 +206,16 @@ class AppSettings:
     """The keys of an app that has one or several hubs, each read by itself."""
 
     hubs: object = _setting(
-        _any, None, "", "settings of each hub by its name, see [Several hubs](#several-hubs)"
+        _any, None, "", "settings of each hub, by name, see [Several hubs](#several-hubs)"
     )
     default_hub: object = _setting(
-        _any, None, "the hub `default`, or the only one", "the hub that is used when none is named"
+        _any, None, "the hub `default`, or the only one", "the hub to use when no name is given"
     )
     on_failure: OnFailure = _setting(
         values.on_failure,
         "raise",
         "`raise`",
-        "what `publish` does when an update cannot be published: `raise`, `log` or `background` "
+        "what `publish` does when it cannot publish an update: `raise`, `log` or `background` "
         "([more](outbox.md))",
     )
     background_queue: int = _setting(
@@ -237,13 +238,13 @@ class AppSettings:
         values.boolean,
         False,
         "`False`",
-        "whether a thread of each process empties the outbox, in place of `flask mercure relay`",
+        "whether a thread of each process empties the outbox, instead of `flask mercure relay`",
     )
     static_path: str = _setting(
         values.path,
         "/_mercure",
         "`/_mercure`",
-        "path of the app where it serves its [JavaScript module](javascript.md)",
+        "path at which the app serves its [JavaScript module](javascript.md)",
     )
 
 
