@@ -50,7 +50,15 @@ def test_keys_need_no_extra() -> None:
 
 
 @pytest.mark.minutes
-@pytest.mark.parametrize("words", ["", "--help", "settings", "history stats", "install --print systemd"])
+@pytest.mark.parametrize("words", ["--help", "settings", "install --print systemd", "convert --help"])
+def test_commands_that_only_print_need_no_extra(words: str) -> None:
+    done = without(*words.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.minutes
+@pytest.mark.parametrize("words", ["", "check", "history stats"])
 def test_other_commands_say_what_is_missing(words: str) -> None:
     done = without(*words.split())
     assert (done.returncode, done.stdout) == (2, "")

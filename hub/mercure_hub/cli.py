@@ -134,16 +134,17 @@ def _serve(words: Sequence[str]) -> int:
     from mercure_hub.config.loading import load_settings  # noqa: PLC0415
     from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
 
-    try:
-        settings = load_settings(os.environ, flags)
-    except SettingError as error:
-        return _refuse(str(error))
+    # Before the settings are read: with a package missing, no setting helps.
     from mercure_hub.protocol.identity import WELL_KNOWN  # noqa: PLC0415
     from mercure_hub.server import logs  # noqa: PLC0415
     from mercure_hub.server.lifecycle import tell_predecessor  # noqa: PLC0415
     from mercure_hub.server.sockets import notify  # noqa: PLC0415
     from mercure_hub.server.workers import serve  # noqa: PLC0415
 
+    try:
+        settings = load_settings(os.environ, flags)
+    except SettingError as error:
+        return _refuse(str(error))
     try:
         logs.configure(settings.log_level, settings.log_format, settings.log_file, settings.access_log)
     except OSError as error:
