@@ -43,6 +43,7 @@ class FakeEngine:
         self.delivered = 0
         self.sent: list[list[int]] = []
         self.failure: Exception | None = None
+        self.slices = 1
 
     def dispatch(self, entries: Sequence[Entry]) -> Iterator[None]:
         if self.failure is not None:
@@ -50,20 +51,21 @@ class FakeEngine:
             raise failure
         self.dispatched = entries[-1].sequence
         self.sent.append([entry.sequence for entry in entries])
-        yield
+        yield from [None] * self.slices
 
 
 class World:
     def __init__(self) -> None:
         self.storage = FakeStorage()
         self.engine = FakeEngine()
-        self.gaps = 0
+        self.gaps = self.breaks = 0
         self.dispatcher = Dispatcher(
             cast(Storage, self.storage),
             cast(Engine, self.engine),
             lambda: 0.0,
             Board(1).of(0),
             self.note_gap,
+            on_break=self.note_break,
             max_characters=1000,
         )
         self.dispatcher.start(0, None, None)
@@ -71,12 +73,21 @@ class World:
     def note_gap(self) -> None:
         self.gaps += 1
 
-    def commit(self, *entries: Entry, error: StorageError | None = None, broken: Break | None = None) -> None:
+    def note_break(self) -> None:
+        self.breaks += 1
+
+    def commit(
+        self,
+        *entries: Entry,
+        error: StorageError | None = None,
+        broken: Break | None = None,
+        newest: tuple[int, str | None] | None = None,
+    ) -> None:
         """Answer everything that was appended."""
         turns()
         tickets = [ticket for _, ticket, _ in self.storage.appended]
         self.storage.appended.clear()
-        self.storage.commits.append(Commit(entries, tickets, error, broken))
+        self.storage.commits.append(Commit(entries, tickets, error, broken, newest))
         gevent.get_hub().loop.run_callback(self.dispatcher.take_commits)
         turns()
 
@@ -142,12 +153,40 @@ def test_a_missing_update_is_a_gap_and_the_rest_is_dispatched(world: World) -> N
 
 
 @pytest.mark.parametrize("broken", [Break.REWOUND, Break.REPLACED])
-def test_a_history_that_lost_updates_is_a_gap_before_the_next_update(world: World, broken: Break) -> None:
+def test_a_history_that_lost_updates_goes_on_where_it_ends_now(world: World, broken: Break) -> None:
     world.commit(entry(1), entry(2))
-    world.commit(broken=broken)
-    assert world.gaps == 1
+    world.commit(broken=broken, newest=(1, "urn:1"))
+    assert (world.breaks, world.gaps, world.engine.dispatched) == (1, 0, 1)
+    assert (world.dispatcher.last_event_id, world.dispatcher.last_update_id) == ("urn:1", "urn:1")
     world.commit(entry(2))
     assert world.engine.sent == [[1, 2], [2]]
+    assert (world.breaks, world.gaps) == (1, 0)
+
+
+def test_what_the_history_lost_is_not_dispatched(world: World) -> None:
+    lost = entry(1, data="x" * 1001)
+    world.storage.commits += [Commit([lost], []), Commit((), (), None, Break.REWOUND, (0, None))]
+    world.dispatcher.take_commits()
+    assert not world.dispatcher.is_crowded()
+    world.commit(entry(1))
+    assert world.engine.sent == [[1]]
+    assert (world.breaks, world.gaps) == (1, 0)
+    assert world.dispatcher.last_event_id == "urn:1"
+
+
+def test_a_break_while_updates_are_sent_counts_after_them(world: World) -> None:
+    world.engine.slices = 3
+    world.storage.commits.append(Commit([entry(5)], []))
+    world.dispatcher.take_commits()
+    while not world.engine.sent:
+        gevent.sleep(0)
+    world.storage.commits += [Commit((), (), None, Break.REWOUND, (1, "urn:1")), Commit([entry(2)], [])]
+    world.dispatcher.take_commits()
+    turns()
+    turns()
+    assert world.engine.sent == [[5], [2]]
+    assert (world.breaks, world.engine.dispatched) == (1, 2)
+    assert world.gaps == 1  # before 5
 
 
 def test_a_defect_of_the_engine_is_a_gap_and_later_updates_are_dispatched(

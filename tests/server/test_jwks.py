@@ -280,6 +280,29 @@ def test_key_sets_of_all_issuers_are_fetched() -> None:
     assert not subject.renew("c")
 
 
+def test_after_a_reload_key_sets_are_fetched_in_the_new_way() -> None:
+    """A new fetcher reads the certificates that the system trusts now."""
+    asked: list[str] = []
+
+    def fetch(remote: RemoteKeys) -> Fetched:
+        asked.append("before")
+        return Fetched(key_set(NEW), 600)
+
+    def fetch_anew(remote: RemoteKeys) -> Fetched:
+        asked.append("after")
+        return Fetched(key_set(NEW), 600)
+
+    issuers = [Issuer("a", (), (), RemoteKeys("https://a/", ASYMMETRIC))]
+    subject = KeySources(issuers, fetch, lambda _: None, lambda: 0.0)
+    subject.start()
+    gevent.sleep(0.01)
+    subject.close()
+    subject.replace(issuers, fetch_anew)
+    gevent.sleep(0.01)
+    subject.close()
+    assert asked == ["before", "after"]
+
+
 def test_nothing_runs_without_key_sets() -> None:
     def fetch(remote: RemoteKeys) -> Fetched:
         raise AssertionError

@@ -449,6 +449,7 @@ class TestBreak:
         node.publish("new")
         node.wait_for("new")
         assert node.breaks == [Break.REWOUND]
+        assert [one.newest for one in node.commits if one.broken is not None] == [(2, "1")]
         assert node.sequences[-1] == 3
         assert "lost its newest updates" in caplog.text
 

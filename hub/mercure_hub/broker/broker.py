@@ -64,7 +64,9 @@ class Broker:
         self.quota = quota
         self.engine = Engine(limits, clock, self._gone)
         self._storage = storage
-        self._dispatcher = Dispatcher(storage, self.engine, clock, self.tally, self._end_incomplete)
+        self._dispatcher = Dispatcher(
+            storage, self.engine, clock, self.tally, self._end_incomplete, on_break=self._end_all
+        )
         self._replays = Replays(
             storage,
             self._dispatcher,
@@ -247,6 +249,11 @@ class Broker:
         self.quota.leave(subscriber)
         self._active.announce(subscriber, active=False)
         self._note_end(subscriber, ending)
+
+    def _end_all(self) -> None:
+        """End all streams, also those that read a history that is not there any more."""
+        self.end_replays(Ending(Reason.INCOMPLETE))
+        self._end_incomplete()
 
     def _end_incomplete(self) -> None:
         """End all streams, because each may lack an update: their clients come back and resume."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import gevent
 from gevent.event import Event
@@ -42,6 +42,7 @@ class Dispatcher:
     :param clock: monotonic time in seconds.
     :param tally: counts what happens.
     :param on_gap: called when updates could not be sent to all subscribers.
+    :param on_break: called when the storage lost updates, or has another history.
     :param max_characters: size of the updates that may wait for dispatch before publishers have to wait.
 
     ``last_event_id`` is the id of the last update that the engine was given, or that was stored before the
@@ -57,6 +58,7 @@ class Dispatcher:
         tally: Tally,
         on_gap: Callable[[], None],
         *,
+        on_break: Callable[[], None],
         max_characters: int = _MAX_CHARACTERS,
     ) -> None:
         self.last_event_id = self.last_update_id = EARLIEST
@@ -66,6 +68,7 @@ class Dispatcher:
         self._clock = clock
         self._tally = tally
         self._on_gap = on_gap
+        self._on_break = on_break
         self._max_characters = max_characters
         self._queued: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._unanswered = 0  # publications that are queued or being committed
@@ -75,7 +78,7 @@ class Dispatcher:
         self._has_room.set()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
         self._has_work = Event()
-        self._is_broken = False  # the storage lost updates, or has another history
+        self._newest: tuple[int, str | None] | None = None  # where the history ends since a break
         self._dispatching: gevent.Greenlet | None = None
 
     def start(self, sequence: int, newest_event: str | None, newest_update: str | None) -> None:
@@ -128,6 +131,9 @@ class Dispatcher:
         """Answer publishers whose updates are committed, and dispatch what is new in the history."""
         for commit in self._storage.collect():
             self._unanswered -= len(commit.tickets)
+            if commit.newest is not None:
+                self._forget_backlog()
+                self._newest = commit.newest
             if commit.entries:
                 self._backlog.extend(commit.entries)
                 self._commits.append((commit.entries[-1].sequence, commit.at, len(commit.entries)))
@@ -137,8 +143,7 @@ class Dispatcher:
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
-            self._is_broken |= commit.broken is not None and not commit.entries
-        if self._backlog or self._is_broken:
+        if self._backlog or self._newest is not None:
             self._has_work.set()
 
     def is_crowded(self) -> bool:
@@ -149,14 +154,17 @@ class Dispatcher:
         while True:
             self._has_work.wait()
             self._has_work.clear()
-            if self._is_broken:
-                self._is_broken = False
-                self._on_gap()
             self.dispatch()
 
     def dispatch(self) -> None:
         """Give the backlog to the engine until nothing is left of it."""
-        while self._backlog:
+        while self._backlog or self._newest is not None:
+            if self._newest is not None:
+                (sequence, newest_id), self._newest = self._newest, None
+                self._engine.dispatched = sequence  # first: who comes from now on reads the history as it is
+                self.last_event_id = self.last_update_id = newest_id or EARLIEST
+                self._on_break()
+                continue
             entries = list(self._backlog)
             self._backlog.clear()
             self._let_publishers_in()
@@ -169,6 +177,13 @@ class Dispatcher:
             self._note_dispatched(entries[-1].sequence)
             self._characters -= _characters(entries)
             self._let_publishers_in()
+
+    def _forget_backlog(self) -> None:
+        """Dispatch nothing that the storage has lost."""
+        self._characters -= _characters(self._backlog)
+        self._backlog.clear()
+        self._commits.clear()
+        self._let_publishers_in()
 
     def _send(self, entries: Sequence[Entry]) -> None:
         try:
@@ -225,5 +240,5 @@ def unbroken_runs(entries: Sequence[Entry], before: int) -> Iterator[Sequence[En
     yield entries[start:]
 
 
-def _characters(entries: Sequence[Entry]) -> int:
+def _characters(entries: Iterable[Entry]) -> int:
     return sum(len(entry.update.data) for entry in entries)

@@ -218,11 +218,14 @@ class KeySources:
         if self._sources:
             self._greenlet = gevent.spawn(self._run)
 
-    def replace(self, issuers: Sequence[Issuer]) -> None:
+    def replace(self, issuers: Sequence[Issuer], fetch: Fetch) -> None:
         """Go on with other issuers after ``close``.
 
         Keys that were fetched before stay in use until they are fetched anew: an issuer may be down now.
+
+        :param fetch: a new one, which reads the certificates that the system trusts now.
         """
+        self._fetch = fetch
         before, self._sources = self._sources, self._sources_of(issuers)
         for identifier, source in self._sources.items():
             if identifier in before:

@@ -23,6 +23,7 @@ from mercure_hub.metrics.tally import ProcessFigures
 from mercure_hub.server import logs
 from mercure_hub.server.assembly import Inherited, Limits, assemble
 from mercure_hub.server.channel import READ, is_ready
+from mercure_hub.server.jwks import Fetcher
 from mercure_hub.server.sockets import HANDED_OVER, SUCCESSION, notify, url_of
 from mercure_hub.server.tls import renew
 
@@ -195,7 +196,7 @@ class Process:
         self._parts.broker.trust_clock()
         self._parts.key_sources.close()  # first, because this may switch to other greenlets
         self._parts.verifier.trust_only(settings.issuers)
-        self._parts.key_sources.replace(settings.issuers)
+        self._parts.key_sources.replace(settings.issuers, Fetcher())
         gevent.spawn(self._end_untrusted)
         logging.getLogger("mercure_hub").setLevel(settings.log_level.upper())
         restart = [

@@ -220,6 +220,7 @@ class Commit(Generic[Ticket]):
     :param tickets: what the callers of ``Store.append`` gave, one for each call, in order.
     :param error: why the tickets' updates were not stored, or may not have been.
     :param broken: why something is missing between the last entries and these, if it is.
+    :param newest: sequence and id of the newest update, if what came before is not the history any more.
     :param at: monotonic time of it in seconds; for one of another process, when it was read.
     """
 
@@ -227,6 +228,7 @@ class Commit(Generic[Ticket]):
     tickets: Sequence[Ticket]
     error: StorageError | None = None
     broken: Break | None = None
+    newest: tuple[int, str | None] | None = None
     at: float = field(default_factory=monotonic, compare=False)
 
 

@@ -543,7 +543,7 @@ class Store(Generic[Ticket]):
             _log.error("%s: %s; streams end, so that their clients resume", self._link.name, broken.value)
             self._epoch, self._seen = position.epoch, position.last
             self._seen_id = self._link.id_at(position.last)
-            self._deliver(Commit((), (), broken=broken))
+            self._deliver(Commit((), (), broken=broken, newest=(self._seen, self._seen_id)))
         self._is_link_suspect = False
 
     def _advance(self, entries: Sequence[Entry]) -> None:

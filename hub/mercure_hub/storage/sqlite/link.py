@@ -193,8 +193,9 @@ class SqliteLink:
         self._doorbell.ring()
         if batch.presence:
             self._has_events = True
-            if self._own is not None:
-                self._own.update(change.key for change in batch.presence)
+            own = self._own  # another thread may be in adopt()
+            if own is not None:
+                own.update(change.key for change in batch.presence)
         return first
 
     def outcome(self, number: int) -> int | None:
