@@ -182,36 +182,50 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join([*(subject.name for subject in SUBJECTS), *GROUPS])
     parser.set_defaults(size="full")
     parser.add_argument(
-        "--quick", dest="size", action="store_const", const="quick", help="small, one run of each"
+        "--quick",
+        dest="size",
+        action="store_const",
+        const="quick",
+        help="smaller loads, one run of each case",
     )
     parser.add_argument(
-        "--smoke", dest="size", action="store_const", const="smoke", help="tiny, correctness only"
+        "--smoke",
+        dest="size",
+        action="store_const",
+        const="smoke",
+        help="tiny loads; checks correctness only",
     )
-    parser.add_argument("--only", default="", metavar="ROWS", help=f"with commas, of:\n{names}")
+    parser.add_argument(
+        "--only", default="", metavar="ROWS", help=f"comma-separated rows or groups:\n{names}"
+    )
     parser.add_argument("--runs", type=int, help="runs of each case (5; 1 with --quick and --smoke)")
     parser.add_argument("--out", type=Path, default=_OUT, help=f"folder for the results ({_OUT})")
-    parser.add_argument("--temporary", help="folder for databases, on the disk to be measured")
+    parser.add_argument("--temporary", help="folder for the databases; chooses the disk to measure")
     parser.add_argument(
         "--setting",
         type=_setting,
         action="append",
         default=[],
         metavar="MERCURE_NAME=VALUE",
-        help="of our hub, in all rows; can be repeated",
+        help="setting of our hub in all rows; repeatable",
     )
     other = parser.add_argument_group("another Mercure hub that runs on this machine")
     other.add_argument("--hub", metavar="URL", help="http://127.0.0.1:PORT/.well-known/mercure")
-    other.add_argument("--hub-name", default="other", help="its column (other)")
-    other.add_argument("--hub-protocol", choices=["1.0", "0.x"], default="0.x", help="that it speaks (0.x)")
-    other.add_argument("--hub-pid", type=int, help="its process, for CPU and memory")
-    other.add_argument("--hub-secret", metavar="SECRET|@FILE", help="its HMAC key, to make tokens")
-    other.add_argument("--publisher-token", metavar="TOKEN|@FILE", help="may publish everything")
-    other.add_argument("--subscriber-token", metavar="TOKEN|@FILE", help="if it admits nobody without")
+    other.add_argument("--hub-name", default="other", help="name of its column (other)")
+    other.add_argument(
+        "--hub-protocol", choices=["1.0", "0.x"], default="0.x", help="protocol that it speaks (0.x)"
+    )
+    other.add_argument("--hub-pid", type=int, help="its process, to measure CPU and memory")
+    other.add_argument("--hub-secret", metavar="SECRET|@FILE", help="its HMAC key, to sign tokens")
+    other.add_argument("--publisher-token", metavar="TOKEN|@FILE", help="token that may publish everything")
+    other.add_argument(
+        "--subscriber-token", metavar="TOKEN|@FILE", help="needed if it refuses anonymous subscribers"
+    )
     return parser
 
 
 def _tell(words: str, *, end: bool = False) -> None:
-    """Say what goes on, to whoever watches."""
+    """Show the progress on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{words}" + ("\n" if end else ""))
     elif end:

@@ -54,20 +54,22 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", metavar="A-B", help="seeds, as 7, 3-20 or 1,5,9; default: from a random one on"
     )
     parser.add_argument(
-        "--minutes", type=float, default=0, help="start no more seeds after that; default: 10"
+        "--minutes", type=float, default=0, help="start no more seeds after this time; default: 10"
     )
-    parser.add_argument("--workers", type=int, default=0, help="of each hub; default: drawn")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes of each hub; default: drawn")
     parser.add_argument("--engine", choices=ENGINES, default=SQLITE, help="store of the hubs")
     parser.add_argument(
-        "--kind", action="append", type=_kind, metavar="NAME", help="a fault, named instead of drawn"
+        "--kind",
+        action="append",
+        type=_kind,
+        metavar="NAME",
+        help="a fault to use instead of the drawn ones; repeatable",
     )
-    parser.add_argument("--jobs", type=int, default=2, help="seeds that run side by side; default: 2")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds that run in parallel; default: 2")
     parser.add_argument("--hub", type=Path, default=ROOT, metavar="PATH", help="checkout whose hub is run")
-    parser.add_argument(
-        "--shrink", action="store_true", help="look for the faults that a failure does not need"
-    )
-    parser.add_argument("--known", action="store_true", help="run the seeds of the known defects, too")
-    parser.add_argument("--list", action="store_true", help="print what the seeds draw, and run nothing")
+    parser.add_argument("--shrink", action="store_true", help="find the faults that a failure does not need")
+    parser.add_argument("--known", action="store_true", help="also run the seeds of the known defects")
+    parser.add_argument("--list", action="store_true", help="print what the seeds draw without running them")
     parser.add_argument("--explain", action="store_true", help="print the faults and the rules")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--without", type=int, action="append", default=[], help=argparse.SUPPRESS)
@@ -233,8 +235,8 @@ def _report(options: argparse.Namespace, task: _Task, status: int, printed: str,
     )
     if task.expected and not rules & task.expected:
         names = ", ".join(sorted(one.name for one in task.expected))
-        _say(f"{line}\n  this seed showed a known defect ({task.words}: {names}) and does not any more:")
-        _say("  if the defect is mended, take it off the list in chaos/known.py")
+        _say(f"{line}\n  this seed showed a known defect ({task.words}: {names}) and no longer does:")
+        _say("  if the defect is fixed, remove it from the list in chaos/known.py")
         tally.failed.append(f"{task.seed} (passes unexpectedly)")
         return
     if not unexpected:

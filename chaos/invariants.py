@@ -22,7 +22,7 @@ from chaos.record import (
 from chaos.topics import ALL
 
 BOUND = 10.0
-"""Seconds within which anything has to be noticed, answered or mended."""
+"""Seconds within which anything has to be noticed, answered or repaired."""
 
 _CLOCKS = 1.5  # seconds by which two looks at clocks may differ
 _FEW = 5  # publications that make a judgement over a span of time

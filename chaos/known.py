@@ -1,7 +1,7 @@
-"""Defects that are known and not mended yet: the seed that shows each, and the rules that it breaks.
+"""Known defects that are not fixed yet: the seed that shows each one, and the rules that it breaks.
 
-A run expects them, strictly: a seed of this list that breaks none of its rules fails the run. Whoever mends a
-defect takes it off the list.
+A run expects them strictly: it fails if a seed of this list breaks none of its rules. Remove a defect from
+the list when it is fixed.
 """
 
 from __future__ import annotations

@@ -102,11 +102,11 @@ def stalled(bench: Bench) -> list[Case]:
 
 
 def field_mib(name: str) -> Value:
-    """A field in octets, as MiB."""
+    """A field in bytes, as MiB."""
 
     def value(result: Result) -> float | None:
-        octets = field(name)(result)
-        return None if octets is None else octets / 2**20
+        size = field(name)(result)
+        return None if size is None else size / 2**20
 
     return value
 

@@ -14,7 +14,7 @@ from bench.tokens import Matcher
 _SITE = "https://example.com"
 _ALL = f"{_SITE}/extra/all"
 _NAMES = {"exact": "topic", "urlpattern": "pattern"}
-_OCTETS = {"exact": 512, "urlpattern": 1024}
+_BYTES = {"exact": 512, "urlpattern": 1024}
 
 
 def tokens(bench: Bench) -> list[Case]:
@@ -112,7 +112,7 @@ def _case(
             Figure(
                 "bytes per subscriber (PSS)",
                 field("connect", "pss_per_conn"),
-                Target(2048 + _OCTETS[kind] * count),
+                Target(2048 + _BYTES[kind] * count),
             ),
         ],
     )
