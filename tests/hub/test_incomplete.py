@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from mercure_hub.fanout.engine import Engine, Logged
 from tests.hub.running import TIMEOUT, RunningHub, running_hub
 from tests.hub.websocket import client, messages
-from tests.storage.log import beside
+from tests.storage.log import beside, broken
 
 pytestmark = pytest.mark.minutes
 
@@ -78,3 +78,28 @@ def test_updates_of_another_process_that_were_discarded_before_they_were_sent_en
         again = hub.subscribe({"match": "*", "last_event_id": first})
         assert again.reply.headers["mercure-last-event-id"] == "earliest"
         assert again.take(1) == ["ninth"]
+
+
+def test_a_history_that_lost_its_newest_updates_ends_all_streams_once(folder: Path) -> None:
+    with running_hub(folder, anonymous=1) as hub:
+        stream = hub.subscribe({"match": "t"})
+        first = hub.send("t", "first")
+        hub.send("t", "lost")
+        assert stream.take(2) == ["first", "lost"]
+        with beside(folder / "hub.db") as database:
+            database.executescript(
+                """
+                BEGIN IMMEDIATE;
+                UPDATE mercure_position SET last_sequence = last_sequence - 1;
+                DELETE FROM mercure_update WHERE sequence > (SELECT last_sequence FROM mercure_position);
+                DELETE FROM mercure_topic WHERE sequence > (SELECT last_sequence FROM mercure_position);
+                COMMIT;
+                """
+            )
+        with broken(folder / "hub.db"):  # after a failure the hub looks for that
+            assert hub.publish({"topic": "t"}).status == 503
+        assert stream.ended()
+        again = hub.subscribe({"match": "t", "last_event_id": first})
+        hub.send("t", "new")
+        hub.send("t", "newer")
+        assert again.take(2) == ["new", "newer"]

@@ -252,12 +252,14 @@ class Broker:
 
     def _end_all(self) -> None:
         """End all streams, also those that read a history that is not there any more."""
-        self.end_replays(Ending(Reason.INCOMPLETE))
-        self._end_incomplete()
+        self._end_each(self.everyone())
 
     def _end_incomplete(self) -> None:
-        """End all streams, because each may lack an update: their clients come back and resume."""
-        for number, subscriber in enumerate(self.engine.everyone(), 1):
+        """End all streams that may lack an update: their clients come back and resume."""
+        self._end_each(self.engine.everyone())
+
+    def _end_each(self, subscribers: Sequence[Subscriber]) -> None:
+        for number, subscriber in enumerate(subscribers, 1):
             try:
                 self.end(subscriber, Ending(Reason.INCOMPLETE))
             except Exception:  # whatever it is: the others have to end, and later updates have to be sent
