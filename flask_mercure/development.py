@@ -29,7 +29,7 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.keys import Key, PrivateKey
 
 _STARTS_WITHIN = 20.0  # seconds

@@ -23,7 +23,7 @@ from flask_mercure.tokens import PublisherSource, TokenFactory, TokenSource, loa
 from flask_mercure.topics import EVERYTHING, Protocol, Topic
 from mercure_hub.config.settings import PREFIX, VARIABLES
 from mercure_hub.protocol.errors import KeyMaterialError, PassphraseError
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.credentials import COOKIE, OLD_COOKIE
 from mercure_hub.protocol.tokens.keys import Key
 

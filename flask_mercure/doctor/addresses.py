@@ -28,7 +28,7 @@ from flask_mercure.doctor.findings import (
     warning,
 )
 from mercure_hub.protocol.errors import Section
-from mercure_hub.protocol.identity import METADATA, WELL_KNOWN
+from mercure_hub.protocol.hub_url import METADATA, WELL_KNOWN
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)

@@ -135,7 +135,7 @@ def _serve(words: Sequence[str]) -> int:
     from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
 
     # Before the settings are read: with a package missing, no setting helps.
-    from mercure_hub.protocol.identity import WELL_KNOWN  # noqa: PLC0415
+    from mercure_hub.protocol.hub_url import WELL_KNOWN  # noqa: PLC0415
     from mercure_hub.server import logs  # noqa: PLC0415
     from mercure_hub.server.lifecycle import tell_predecessor  # noqa: PLC0415
     from mercure_hub.server.sockets import notify  # noqa: PLC0415

@@ -11,7 +11,7 @@ import pytest
 
 from mercure_hub.config.loading import load_settings
 from mercure_hub.config.settings import CONFIG, TABLE, Setting, SettingError, reference
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.tokens.keys import generate_pair, generate_secret
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"

@@ -12,7 +12,7 @@ from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.event_stream import Event, Parser
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Matcher, make
 from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant

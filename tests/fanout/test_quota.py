@@ -9,7 +9,7 @@ import pytest
 from mercure_hub.fanout.quota import ConnectionLimits, Quota, SharedCounts
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.errors import TooManyRequests
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.tokens.grant import Grant
 
 IDENTITY = Identity("https://example.com/.well-known/mercure")

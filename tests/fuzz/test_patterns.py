@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from urlpattern import URLPattern
 
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.identity import Identity, is_reserved
+from mercure_hub.protocol.hub_url import Identity, is_reserved
 from mercure_hub.protocol.matching.matcher import Matcher, make
 from mercure_hub.protocol.matching.resolution import resolver
 from mercure_hub.protocol.matching.uri_template import compile_template

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.http import Pairs
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.subscription import MAX_MATCHERS, Subscription, matchers_from, requested_cursor
 from mercure_hub.protocol.topics import MatcherType

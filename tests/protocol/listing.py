@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.subscription import Subscription, select
 from mercure_hub.protocol.tokens.grant import Json
 

@@ -12,7 +12,7 @@ import uritemplate
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.event_stream import Parser
 from mercure_hub.protocol.http import Pairs, parse_form
-from mercure_hub.protocol.identity import Identity, is_reserved
+from mercure_hub.protocol.hub_url import Identity, is_reserved
 from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.subscription import (
     MAX_MATCHERS,

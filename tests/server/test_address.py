@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest, Misdirected
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.server.http import Addressing
 
 PLAIN = Addressing()

@@ -23,7 +23,7 @@ from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
 from mercure_hub.protocol.tokens.keys import ALGORITHMS, ASYMMETRIC, Key, generate_secret
 
 if TYPE_CHECKING:  # it needs urlpattern, which the extension does not have
-    from mercure_hub.protocol.identity import Identity
+    from mercure_hub.protocol.hub_url import Identity
 
 ALLOW = "allow_private (MERCURE_JWKS_ALLOW_PRIVATE)"
 

@@ -17,7 +17,7 @@ from mercure_hub.config.issuers import IssuerError
 from mercure_hub.config.settings import CONFIG, ROWS, TABLE, Setting, SettingError, Settings
 from mercure_hub.key_files import load_key
 from mercure_hub.protocol.errors import KeyMaterialError, shown
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key, fitting
 

@@ -37,7 +37,7 @@ from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key
 
 if TYPE_CHECKING:  # they need compiled packages; the extension reads this table without them
-    from mercure_hub.protocol.identity import Identity
+    from mercure_hub.protocol.hub_url import Identity
     from mercure_hub.protocol.tokens.claims import Protocol
 
 PREFIX = "MERCURE_"

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from mercure_hub.protocol.tokens.keys import ALGORITHMS
 
 if TYPE_CHECKING:  # it needs urlpattern; the extension reads the table of settings without it
-    from mercure_hub.protocol.identity import Identity
+    from mercure_hub.protocol.hub_url import Identity
 
 Network = IPv4Network | IPv6Network
 
@@ -113,7 +113,7 @@ def url(value: str) -> str:
 def optional_url(value: str) -> Identity | None:
     if not value:
         return None
-    from mercure_hub.protocol.identity import Identity  # noqa: PLC0415 - see above
+    from mercure_hub.protocol.hub_url import Identity  # noqa: PLC0415 - see above
 
     return Identity(url(value))
 

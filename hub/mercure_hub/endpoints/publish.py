@@ -9,7 +9,7 @@ from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.metrics.catalogue import PUBLISH
 from mercure_hub.protocol.errors import InsufficientScope, InvalidRequest
 from mercure_hub.protocol.http import Answer, Pairs, json_answer, text_answer
-from mercure_hub.protocol.identity import is_reserved
+from mercure_hub.protocol.hub_url import is_reserved
 from mercure_hub.protocol.topics import WILDCARD
 from mercure_hub.protocol.update import BATCH_MEDIA_TYPE, PublicationLimits, from_batch, from_form, in_batch
 

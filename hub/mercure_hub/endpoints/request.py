@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest, UnsupportedMedia
 from mercure_hub.protocol.http import Pairs, parse_form
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 
 _FORM = "application/x-www-form-urlencoded"
 _MAX_FIELDS = 1000

@@ -17,7 +17,7 @@ from mercure_hub.endpoints.subscriptions import subscriptions
 from mercure_hub.protocol import origins
 from mercure_hub.protocol.errors import MethodNotAllowed, NotFound
 from mercure_hub.protocol.http import Answer, Headers
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.update import ACCEPT_POST
 
 _log = logging.getLogger("mercure_hub.server")

@@ -6,7 +6,7 @@ import ssl
 from enum import Enum, auto
 
 from mercure_hub.fanout.encoding import Form
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.protocol.websocket import WebSocket

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.http import Pairs, json_answer
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher, cost, make
 from mercure_hub.protocol.tokens.grant import Json
 from mercure_hub.protocol.topics import SUPPORTED, MatcherType

@@ -74,7 +74,7 @@ def from_form(form: Pairs, limits: PublicationLimits) -> Update:
     """Read the form that a publisher sent.
 
     Unknown fields are ignored. The reserved namespace is not checked here, see
-    ``mercure_hub.protocol.identity.is_reserved``.
+    ``mercure_hub.protocol.hub_url.is_reserved``.
 
     :param form: decoded names and values.
     :raises InvalidRequest: a field breaks a rule; the error names the field.
@@ -160,7 +160,7 @@ def from_batch(body: bytes, limits: PublicationLimits) -> list[Update]:
     """Read a batch.
 
     Unknown members are ignored. The reserved namespace is not checked here, see
-    ``mercure_hub.protocol.identity.is_reserved``.
+    ``mercure_hub.protocol.hub_url.is_reserved``.
 
     :param body: JSON in UTF-8 (RFC 8259).
     :returns: the updates in order, at least one.

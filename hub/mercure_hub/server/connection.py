@@ -29,7 +29,7 @@ from mercure_hub.protocol.errors import (
     reference,
 )
 from mercure_hub.protocol.http import Answer, error_answer
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.websocket import WebSocket
 from mercure_hub.server.channel import Channel, Outlet, Timeout
 from mercure_hub.server.http import (

@@ -20,7 +20,7 @@ import httptools
 from mercure_hub.protocol.errors import ContentTooLarge, HeaderTooLarge, InvalidRequest, Misdirected
 from mercure_hub.protocol.hosts import AUTHORITY
 from mercure_hub.protocol.http import Answer, Headers
-from mercure_hub.protocol.identity import Identity, derived
+from mercure_hub.protocol.hub_url import Identity, derived
 
 _MAX_HEAD = 64 << 10
 _MAX_FIELDS = 200

@@ -21,7 +21,7 @@ from mercure_hub.config.issuers import PLAYGROUND, is_local, playground
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol.errors import NotFound
 from mercure_hub.protocol.http import Answer, Headers
-from mercure_hub.protocol.identity import Identity
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, TOKEN_TYPE, Protocol
 
 PATH = "/debugger"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol.errors import CrossSite, InvalidRequest, TokenInvalid
 from mercure_hub.protocol.http import Answer, json_answer
-from mercure_hub.protocol.identity import is_reserved
+from mercure_hub.protocol.hub_url import is_reserved
 from mercure_hub.protocol.tokens.access_token import public_cause
 from mercure_hub.protocol.tokens.claims import Role
 from mercure_hub.protocol.tokens.grant import Grant

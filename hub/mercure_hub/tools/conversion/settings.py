@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mercure_hub import DOCUMENTATION
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.tools.conversion.conversion import Conversion, Issuer
 from mercure_hub.tools.conversion.syntax import CaddyfileError, Directive, Line, Variable, parse
 

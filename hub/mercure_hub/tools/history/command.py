@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from mercure_hub.config.loading import load_some
 from mercure_hub.config.settings import CONFIG, ROWS, SettingError
 from mercure_hub.protocol.errors import InvalidRequest, MercureError
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.topics import MatcherType
 from mercure_hub.tools.history import store, transfer

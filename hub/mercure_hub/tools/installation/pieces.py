@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from mercure_hub.protocol.identity import WELL_KNOWN
+from mercure_hub.protocol.hub_url import WELL_KNOWN
 
 _STATE_ROOT = "/var/lib/"
 _WORD = re.compile(r"[A-Za-z0-9._/:@+,~\[\]-]+")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest
-from mercure_hub.protocol.identity import Identity, derived, is_reserved
+from mercure_hub.protocol.hub_url import Identity, derived, is_reserved
 
 HUB = Identity("https://hub.example.com/.well-known/mercure")
 PREFIXED = Identity("https://example.com/hub/.well-known/mercure")
