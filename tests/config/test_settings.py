@@ -275,6 +275,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("transport_url", "sqlite://user:hunter2@host/mercure.db", "three slashes"),
     ("transport_url", "sqlite:///", "has no path"),
     ("transport_url", "sqlite:///:memory:", "has no path"),
+    ("transport_url", "sqlite:///%3Amemory%3A", "has no path"),
     ("transport_url", "sqlite:///mercure.db?size=100&cleanup_frequency=0.4", "MERCURE_HISTORY_SIZE"),
     ("history_size", "-1", "whole number of 0 or more"),
     ("history_size", "1e3", "whole number"),

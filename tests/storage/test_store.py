@@ -245,8 +245,8 @@ class TestFailure:
         reader.link.is_away = False
         reader.wait_for("x")
 
-    def test_a_wait_that_fails_ends_no_follower(
-        self, join: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+    def test_a_wait_that_fails_ends_no_follower_and_is_logged_once(
+        self, join: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         writer, reader = join(), join()
 
@@ -257,6 +257,8 @@ class TestFailure:
             patched.setattr(reader.link, "wait", breaks)
             writer.publish("x")
             reader.wait_for("x")
+            time.sleep(4 * reader.store.first_retry)
+        assert caplog.messages == ["the updates of other processes have to wait: the connection broke"]
         writer.publish("y")
         reader.wait_for("y")
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mercure_hub.protocol.tokens.keys import ALGORITHMS
 
@@ -162,7 +162,7 @@ def database(value: str) -> str:
         raise ValueError(f"names {driver!r}; this version stores in sqlite:///PATH")
     if authority:
         raise ValueError("has a host; write three slashes for a relative path, four for an absolute one")
-    if path in (None, "", ":memory:"):
+    if unquote(path or "") in ("", ":memory:"):
         raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
     if query:
         raise ValueError(

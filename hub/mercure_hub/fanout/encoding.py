@@ -65,7 +65,7 @@ def encode(form: Form, updates: Iterable[Update], events: Sequence[bytes], frame
     """Encode updates for the subscribers with one form.
 
     :param updates: read only for a WebSocket.
-    :param events: the same updates as events of a stream; at least one.
+    :param events: the same updates as events of a stream, at least one; not read for a WebSocket.
     :param frames: the same events compressed; read only for a compressed form.
     """
     if form is _WEBSOCKET:
@@ -81,7 +81,7 @@ def history(form: Form, updates: Sequence[Update], compressor: Compressor | None
     """
     if not updates:
         return
-    events = [update.encode() for update in updates]
+    events = [] if form is _WEBSOCKET else [update.encode() for update in updates]
     if not form.is_compressed or compressor is None:
         yield encode(form, updates, events)
         return

@@ -127,6 +127,7 @@ class Store(Generic[Ticket]):
         self._epoch = ""
         self._is_link_suspect = False  # something has failed since the last look
         self._is_stuck = False  # others' updates cannot be read
+        self._is_deaf = False  # the follower cannot wait for them, so it looks again and again
 
     # -- for the event loop ----------------------------------------------------------------------
 
@@ -480,8 +481,11 @@ class Store(Generic[Ticket]):
         while not self._is_closed:
             try:
                 self._link.wait(self._seen, self.look_interval)
+                self._is_deaf = False
             except Exception as error:  # whatever it is: this thread must live on
-                self._suspect(error)
+                if not self._is_deaf:
+                    self._suspect(error)
+                self._is_deaf = True
                 time.sleep(self.first_retry)
             more = True
             while more and not self._is_closed:
