@@ -215,15 +215,14 @@ def show_stats() -> None:
     """Print how many updates wait, fail and are parked."""
     with _outbox() as (connection, table, contents):
         stats = contents.read_stats(connection, table, time.time())
-    click.echo(f"waiting    {stats.waiting}")
-    click.echo(f"oldest     {stats.oldest_age:.0f} s")
-    click.echo(f"failing    {stats.failing}")
-    click.echo(f"parked     {stats.parked}")
-    click.echo(f"delivered  {stats.delivered}")
+    click.echo(f"waiting  {stats.waiting}")
+    click.echo(f"oldest   {stats.oldest_age:.0f} s")
+    click.echo(f"failing  {stats.failing}")
+    click.echo(f"parked   {stats.parked}")
 
 
 @outbox.command("list")
-@click.option("--state", type=click.Choice(["waiting", "parked", "delivered"]), help="Default: all.")
+@click.option("--state", type=click.Choice(["waiting", "parked"]), help="Default: all.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Rows.")
 def show_list(state: str | None, limit: int) -> None:
     """Print the oldest updates, without their data."""
@@ -254,14 +253,14 @@ def retry(numbers: tuple[int, ...], *, everything: bool) -> None:
 
 @outbox.command("purge")
 @click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER]...")
-@click.option("--state", type=click.Choice(["waiting", "parked", "delivered"]), help="All of one state.")
+@click.option("--state", type=click.Choice(["waiting", "parked"]), help="All of one state.")
 @click.option("--older-than", type=click.FloatRange(min=0), metavar="DAYS", help="Only what is older.")
 @click.option("--yes", is_flag=True, help="Do not ask before updates are deleted that wait.")
 def purge(numbers: tuple[int, ...], *, state: str | None, older_than: float | None, yes: bool) -> None:
     """Delete updates: those with a NUMBER, or those of a state."""
     if bool(numbers) is (state is not None):
         raise click.UsageError("name updates by their number, or a state with --state")
-    if state != "parked" and state != "delivered" and not yes:  # noqa: PLR1714
+    if state != "parked" and not yes:
         click.confirm("Updates that wait would never reach their subscribers. Delete them?", abort=True)
     before = None if older_than is None else time.time() - older_than * 86400
     with _outbox() as (connection, table, contents):

@@ -28,10 +28,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flask_mercure.database.claims import LEASE, Claim, Claims
 from flask_mercure.database.table import (
-    delete_delivered,
+    delete_sent,
     publication_of,
     read_stats,
-    record_delivered,
     record_failed,
     record_parked,
     seconds,
@@ -117,7 +116,6 @@ class Relay:
     :param longest_request: seconds that one request to a hub may take, as its settings allow.
     :param wakeup: what the relay waits with; it belongs to the relay from now on.
     :param interval: seconds between two looks at the table, when nothing wakes the relay.
-    :param keep: seconds for which delivered updates stay in the table; 0 deletes them.
     :param clock: gives the seconds since the epoch.
     :param chance: gives numbers from 0 to 1.
     """
@@ -132,7 +130,6 @@ class Relay:
         takes_batches: Callable[[str], bool] = lambda _hub: False,
         longest_request: float = 7.0,
         interval: float = 1.0,
-        keep: float = 0.0,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -142,7 +139,6 @@ class Relay:
         self._takes_batches = takes_batches
         self._wakeup = wakeup
         self._interval = interval
-        self._keep = keep
         self._clock = clock
         self._chance = chance
         # A request may begin at the end of a batch, after a question whether batches are taken; and a probe
@@ -174,7 +170,7 @@ class Relay:
                 began = self._clock()
                 try:
                     done = self.step()
-                    self._housekeep()
+                    self._report()
                     attempts = 0
                 except SQLAlchemyError as error:
                     attempts += 1
@@ -201,7 +197,7 @@ class Relay:
             total.parked += done.parked
             if not done.claimed:
                 break
-        self._housekeep()
+        self._report()
         return total
 
     def step(self) -> Pass:
@@ -321,7 +317,7 @@ class Relay:
 
     def _record(self, claim: Claim, batch: _Batch) -> None:
         connection, table, now = claim.connection, self._table, self._clock()
-        record_delivered(connection, table, batch.delivered, now, keep=self._keep > 0)
+        delete_sent(connection, table, batch.delivered)
         for one in batch.failed:
             health = self._hubs[one.hub]
             # One that was overtaken must not come after younger updates of its topic.
@@ -340,18 +336,16 @@ class Relay:
             )
             self._wakeup.expect(one.not_before - now)
         for sequence, error in batch.parked:
-            record_parked(connection, table, sequence, error, now)
+            record_parked(connection, table, sequence, error)
         connection.commit()
 
-    def _housekeep(self) -> None:
-        """Once a minute: delete what was kept long enough, log how much waits."""
+    def _report(self) -> None:
+        """Log once a minute how many updates wait."""
         now = self._clock()
         if now < self._next_report:
             return
         self._next_report = now + _BETWEEN_REPORTS
         with self._engine.begin() as connection:
-            if self._keep:
-                delete_delivered(connection, self._table, now - self._keep)
             stats = read_stats(connection, self._table, now)
         if stats.waiting or stats.parked:
             _log.info(

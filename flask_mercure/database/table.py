@@ -46,8 +46,7 @@ NAME = "mercure_outbox"
 
 WAITING = "waiting"
 PARKED = "parked"
-DELIVERED = "delivered"
-STATES = (WAITING, PARKED, DELIVERED)
+STATES = (WAITING, PARKED)
 
 _MOST_VARIABLES = 500  # in one statement: old SQLite takes 999
 _LONGEST_ERROR = 1000
@@ -88,7 +87,6 @@ def outbox_table(metadata: MetaData) -> Table:
         Column("attempts", Integer, nullable=False),
         Column("not_before", DateTime),
         Column("error", Text),
-        Column("finished_at", DateTime),
         Column("leased_by", String(128)),
         Column("leased_until", DateTime),
         Index("ix_mercure_outbox_state_sequence", "state", "sequence"),
@@ -209,22 +207,13 @@ def publication_of(row: Mapping[str, Any]) -> Publication:
 # What became of updates that were sent
 
 
-def record_delivered(
-    connection: Connection, table: Table, sequences: Sequence[int], now: float, *, keep: bool
-) -> None:
-    """Delete updates that the hub has taken, or mark them.
+def delete_sent(connection: Connection, table: Table, sequences: Sequence[int]) -> None:
+    """Delete updates that the hub has taken.
 
     :param sequences: of the updates.
-    :param now: seconds since the epoch.
-    :param keep: only mark them; :func:`delete_delivered` deletes them later.
     """
     for some in portions(sequences):
-        which = table.c.sequence.in_(some)
-        if keep:
-            done = {table.c.state: DELIVERED, table.c.finished_at: moment(now), table.c.error: None}
-            connection.execute(update(table).where(which).values(done))
-        else:
-            connection.execute(delete(table).where(which))
+        connection.execute(delete(table).where(table.c.sequence.in_(some)))
 
 
 def record_failed(
@@ -243,12 +232,11 @@ def record_failed(
     connection.execute(update(table).where(table.c.sequence == sequence).values(values))
 
 
-def record_parked(connection: Connection, table: Table, sequence: int, error: str, now: float) -> None:
+def record_parked(connection: Connection, table: Table, sequence: int, error: str) -> None:
     """Set an update aside that the hub will never take, so that those behind it go on.
 
     :param sequence: of the update.
     :param error: in words.
-    :param now: seconds since the epoch.
     """
     connection.execute(
         update(table)
@@ -257,29 +245,10 @@ def record_parked(connection: Connection, table: Table, sequence: int, error: st
             state=PARKED,
             attempts=table.c.attempts + 1,
             error=error[:_LONGEST_ERROR],
-            finished_at=moment(now),
             leased_by=None,
             leased_until=None,
         )
     )
-
-
-def delete_delivered(connection: Connection, table: Table, before: float, most: int = 1000) -> int:
-    """Delete updates that were delivered before a time, the oldest first.
-
-    :param before: seconds since the epoch.
-    :param most: updates to delete at once.
-    :returns: how many were deleted.
-    """
-    old = connection.scalars(
-        select(table.c.sequence)
-        .where(table.c.state == DELIVERED, table.c.finished_at < moment(before))
-        .order_by(table.c.sequence)
-        .limit(most)
-    ).all()
-    for some in portions(old):
-        connection.execute(delete(table).where(table.c.sequence.in_(some)))
-    return len(old)
 
 
 # For people and monitoring
@@ -293,14 +262,12 @@ class Stats:
     :param oldest_age: seconds since the oldest of these was written; 0 if there are no such updates.
     :param failing: those of ``waiting`` that have failed while the hub took others.
     :param parked: updates that the hub refused for good, and those that were given up.
-    :param delivered: updates that are kept after delivery.
     """
 
     waiting: int
     oldest_age: float
     failing: int
     parked: int
-    delivered: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +308,7 @@ def read_stats(connection: Connection, table: Table, now: float) -> Stats:
         select(columns.created_at).where(columns.state == WAITING).order_by(columns.sequence).limit(1)
     )
     age = 0.0 if oldest is None else max(0.0, now - seconds(oldest))
-    return Stats(waiting, age, failing, counted.get(PARKED, (0, 0))[0], counted.get(DELIVERED, (0, 0))[0])
+    return Stats(waiting, age, failing, counted.get(PARKED, (0, 0))[0])
 
 
 def list_updates(
@@ -349,7 +316,7 @@ def list_updates(
 ) -> list[StoredUpdate]:
     """The oldest rows.
 
-    :param state: ``waiting``, ``parked`` or ``delivered``; ``None`` for all.
+    :param state: ``waiting`` or ``parked``; ``None`` for both.
     :param most: rows.
     """
     columns = table.c
@@ -397,7 +364,6 @@ def retry(connection: Connection, table: Table, sequences: Sequence[int] = ()) -
         columns.state: WAITING,
         columns.attempts: 0,
         columns.not_before: None,
-        columns.finished_at: None,
     }
     return connection.execute(update(table).where(which).values(again)).rowcount
 
@@ -407,7 +373,7 @@ def purge(
     table: Table,
     sequences: Sequence[int] = (),
     *,
-    states: Sequence[str] = (PARKED, DELIVERED),
+    states: Sequence[str] = (PARKED,),
     before: float | None = None,
 ) -> int:
     """Delete updates. Subscribers never get those that still wait.

@@ -94,7 +94,7 @@ def test_the_relay_command_sends_once(books: Library, hub: FakeHub) -> None:
     assert "parked" in shown
     assert "403" in shown
     assert "after 1 attempts" in shown
-    assert "parked     1" in run(books.app, "outbox", "stats")
+    assert "parked   1" in run(books.app, "outbox", "stats")
     assert run(books.app, "outbox", "retry", "--all") == "1 updates are tried again\n"
     assert run(books.app, "relay", "--once").startswith("1 sent")
     assert run(books.app, "outbox", "list") == ""

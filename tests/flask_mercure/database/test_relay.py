@@ -401,19 +401,6 @@ def test_a_long_row_of_one_failing_topic_hides_no_other(engine: Engine, relay: R
     assert hub.taken == [("free", "x")]
 
 
-def test_delivered_updates_are_kept_as_long_as_asked(engine: Engine, hub: Hub, clock: Clock) -> None:
-    put(engine, ("a", "1"))
-    with relaying(engine, hub, clock, keep=3600) as relay:
-        relay.run_once()
-        assert [row.state for row in rows(engine)] == ["delivered"]
-        clock.now += 3000
-        assert relay.run_once().sent == 0
-        assert len(rows(engine)) == 1
-        clock.now += 1000
-        relay.run_once()
-    assert rows(engine) == []
-
-
 def test_two_relays_share_topics_and_keep_their_order(engine: Engine, hub: Hub, clock: Clock) -> None:
     """While one relay is in the middle of topic a, another sends b and nothing of a."""
     put(engine, ("a", "1"), ("a", "2"), ("b", "3"), (["b", "a"], "4"))
