@@ -18,11 +18,10 @@ from flask.cli import AppGroup
 
 from flask_mercure import development
 from flask_mercure.doctor.command import doctor
-from flask_mercure.errors import MercureError
+from flask_mercure.errors import MercureError, requiring_sqlalchemy
 from flask_mercure.hub import Hub
 from flask_mercure.state import state_of
 from flask_mercure.topics import Topic, URLPattern, typed
-from mercure_hub import INSTALL
 from mercure_hub.protocol import event_stream
 
 mercure = AppGroup("mercure", help="Publish to the Mercure hub, subscribe to it, run it for development.")
@@ -167,19 +166,12 @@ def _app() -> Flask:
 def _outbox() -> Iterator[tuple[Any, Any, Any]]:
     """A connection in a transaction, the table of the outbox, and the module that reads it."""
     with _errors_as_messages():
-        _require_sqlalchemy()
-        binding = import_module("flask_mercure.database.outbox").outbox_of(_app()).binding
+        with requiring_sqlalchemy("the outbox"):
+            database = import_module("flask_mercure.database.outbox")
+            contents = import_module("flask_mercure.database.table")
+        binding = database.outbox_of(_app()).binding
         with binding.engine.begin() as connection:
-            yield connection, binding.table, import_module("flask_mercure.database.table")
-
-
-def _require_sqlalchemy() -> None:
-    try:
-        import_module("sqlalchemy")
-    except ModuleNotFoundError:
-        raise click.ClickException(
-            f"the outbox needs SQLAlchemy, which is not installed; {INSTALL.format('outbox')}"
-        ) from None
+            yield connection, binding.table, contents
 
 
 @mercure.command("relay")
@@ -189,10 +181,10 @@ def relay(*, once: bool) -> None:
 
     Several relays share the work. What one cannot send stays in the outbox.
     """
-    _require_sqlalchemy()
+    with _errors_as_messages(), requiring_sqlalchemy("the outbox"):
+        service = import_module("flask_mercure.database.outbox")
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    service = import_module("flask_mercure.database.outbox")
     with (
         _errors_as_messages(),
         closing(service.relay_for(_app())) as sender,

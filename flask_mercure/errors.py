@@ -19,7 +19,10 @@ raises :class:`TypeError`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from mercure_hub import INSTALL
 
 
 class MercureError(RuntimeError):
@@ -135,3 +138,18 @@ class SomeHubsFailed(PublishError):
                 isinstance(one, PublishError) and one.possibly_published for one in errors.values()
             ),
         )
+
+
+@contextmanager
+def requiring_sqlalchemy(user: str) -> Iterator[None]:
+    """Import modules that need SQLAlchemy.
+
+    :param user: what needs them, as the subject of the message.
+    :raises ConfigurationError: SQLAlchemy, or what it needs, is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{user} needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
+        ) from None

@@ -17,7 +17,7 @@ from flask_mercure.client.publisher import Publisher
 from flask_mercure.config.settings import AppSettings, read_app, read_hubs, unknown_names
 from flask_mercure.config.values import OnFailure
 from flask_mercure.encryption import KeySet, merged_json
-from flask_mercure.errors import ConfigurationError, InvalidArgument
+from flask_mercure.errors import ConfigurationError, InvalidArgument, requiring_sqlalchemy
 from flask_mercure.grants import UserCookie, keep_cookies_private, renew_all, warn_of_unread
 from flask_mercure.hub import Hub
 from flask_mercure.publishing import background, pipeline
@@ -25,7 +25,6 @@ from flask_mercure.publishing.pipeline import Pipeline, UpdateStore, pipeline_of
 from flask_mercure.publishing.recorder import Recording, record
 from flask_mercure.state import KEY, HubState, MercureState, state_of
 from flask_mercure.updates import Update, UpdateOptions, encrypted
-from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
     from flask_mercure.encryption import Recipients
@@ -203,12 +202,9 @@ def _open_outbox(app: Flask, settings: AppSettings) -> UpdateStore | None:
     if settings.outbox is None:
         return None
     try:
-        from flask_mercure.database.outbox import open_outbox  # noqa: PLC0415
+        with requiring_sqlalchemy("MERCURE_OUTBOX"):
+            from flask_mercure.database.outbox import open_outbox  # noqa: PLC0415
 
-        return open_outbox(app, settings)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"MERCURE_OUTBOX needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
-        ) from None
+            return open_outbox(app, settings)
     except ValueError as error:
         raise ConfigurationError(f"MERCURE_OUTBOX {error}") from None

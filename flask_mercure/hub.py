@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
@@ -13,7 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure import grants
 from flask_mercure.config.values import OnFailure
-from flask_mercure.errors import ConfigurationError, InvalidArgument
+from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
 from flask_mercure.publishing.pipeline import pipeline_of
 from flask_mercure.publishing.stream import (
@@ -30,7 +29,6 @@ from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState, state_of
 from flask_mercure.topics import Topic, Topics, check_characters, matchers, subscription_url
 from flask_mercure.updates import UNSET, Batch, Unset, Update, publications
-from mercure_hub import INSTALL
 
 if TYPE_CHECKING:
     from flask_mercure.database.outbox import OutboxWriter, Target
@@ -515,7 +513,7 @@ class Hub:
         :returns: an object with ``publish``, which takes the arguments of :meth:`publish`.
         :raises ConfigurationError: SQLAlchemy is not installed; from ``publish``: the app has no outbox.
         """
-        with _needing_sqlalchemy():
+        with requiring_sqlalchemy("mercure.outbox()"):
             from flask_mercure.database.outbox import OutboxWriter  # noqa: PLC0415
         return OutboxWriter(self._name, target)
 
@@ -587,7 +585,7 @@ class Hub:
         :raises InvalidArgument: a value is not one of those that there are.
         :raises TypeError: a value is of the wrong type, or the class is no model.
         """
-        with _needing_sqlalchemy():
+        with requiring_sqlalchemy("mercure.broadcast()"):
             from flask_mercure.database.models import broadcast_model  # noqa: PLC0415
             from flask_mercure.database.rules import make_rule  # noqa: PLC0415
         rule = make_rule(
@@ -602,17 +600,3 @@ class Hub:
             on_failure=on_failure,
         )
         return lambda model: broadcast_model(model, rule)
-
-
-@contextmanager
-def _needing_sqlalchemy() -> Iterator[None]:
-    """Import modules that need SQLAlchemy.
-
-    :raises ConfigurationError: it is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"this needs a package that is not installed ({error.name}); {INSTALL.format('outbox')}"
-        ) from None
