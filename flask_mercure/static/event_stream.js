@@ -24,9 +24,9 @@ export class EventStreamParser {
     this.#onretry = onretry;
   }
 
-  /** @param {Uint8Array} octets */
-  push(octets) {
-    let text = this.#decoder.decode(octets, { stream: true });
+  /** @param {Uint8Array} bytes */
+  push(bytes) {
+    let text = this.#decoder.decode(bytes, { stream: true });
     if (!text) return;
     if (this.#endedWithCR && text[0] === "\n") text = text.slice(1);
     this.#endedWithCR = false;

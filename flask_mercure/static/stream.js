@@ -152,10 +152,10 @@ export class Stream {
     this.#lastSign = 0;
     this.#sink.state("open", {});
     const opened = Date.now();
-    if (this.#transport.showsOctets && this.#settings.heartbeat) this.#watchSilence(opened);
+    if (this.#transport.showsBytes && this.#settings.heartbeat) this.#watchSilence(opened);
   }
 
-  /** Without an octet since it is open, something buffers; without one for long, the connection is dead. */
+  /** Without a byte since it is open, something buffers; without one for long, the connection is dead. */
   #watchSilence(opened) {
     const { heartbeat } = this.#settings;
     // Hubs send a comment at once.
@@ -174,7 +174,7 @@ export class Stream {
 
   #isTooQuiet(heartbeats) {
     const { heartbeat } = this.#settings;
-    const isWatched = this.#transport.showsOctets && heartbeat > 0 && this.#lastSign > 0;
+    const isWatched = this.#transport.showsBytes && heartbeat > 0 && this.#lastSign > 0;
     return isWatched && Date.now() - this.#lastSign > heartbeats * heartbeat;
   }
 

@@ -11,13 +11,13 @@ import { EventStreamParser } from "./event_stream.js";
 /**
  * @typedef {object} Transport
  * @property {(request: object, sink: object) => () => void} open
- * @property {boolean} showsOctets `alive` is called for each piece that arrives, comments too
+ * @property {boolean} showsBytes `alive` is called for each piece that arrives, comments too
  * @property {boolean} showsStatus `end` tells the status of a refusal
  * @property {boolean} hearsAllTypes whatever the types that were named
  */
 
 /**
- * With fetch: sees the hub's headers, each octet and the status of a refusal, and can send a token.
+ * With fetch: sees the hub's headers, each byte and the status of a refusal, and can send a token.
  *
  * @param {{url: URL, token: (() => string | Promise<string>) | null, credentials: RequestCredentials}} request
  * @param {object} sink
@@ -43,7 +43,7 @@ function openFetch({ url, token, credentials }, sink) {
       return { status: response.status, retryAfter };
     }
     const position = response.headers.get("Mercure-Last-Event-ID") ?? response.headers.get("Last-Event-ID");
-    tell("open", { position: position === null ? null : fromOctets(position) });
+    tell("open", { position: position === null ? null : fromBytes(position) });
     const parser = new EventStreamParser(
       (event) => tell("event", event),
       (milliseconds) => tell("retry", milliseconds),
@@ -65,7 +65,7 @@ function openFetch({ url, token, credentials }, sink) {
 }
 
 /** Headers arrive as ISO 8859-1; the id is UTF-8. */
-function fromOctets(text) {
+function fromBytes(text) {
   return new TextDecoder().decode(Uint8Array.from(text, (character) => character.charCodeAt(0)));
 }
 
@@ -138,7 +138,7 @@ function openWebSocket({ url }, sink) {
 
 /** @type {Record<string, Transport>} */
 export const TRANSPORTS = {
-  fetch: { open: openFetch, showsOctets: true, showsStatus: true, hearsAllTypes: true },
-  eventsource: { open: openEventSource, showsOctets: false, showsStatus: false, hearsAllTypes: false },
-  websocket: { open: openWebSocket, showsOctets: false, showsStatus: false, hearsAllTypes: true },
+  fetch: { open: openFetch, showsBytes: true, showsStatus: true, hearsAllTypes: true },
+  eventsource: { open: openEventSource, showsBytes: false, showsStatus: false, hearsAllTypes: false },
+  websocket: { open: openWebSocket, showsBytes: false, showsStatus: false, hearsAllTypes: true },
 };

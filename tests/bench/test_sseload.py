@@ -48,12 +48,12 @@ def test_a_hub_that_does_all_right_is_clean(sseload: Path) -> None:
     assert (result["exit"], result["deliveries"], result["wrong_subscribers"]) == (0, 12, 0)
 
 
-def test_octets_may_come_one_by_one(sseload: Path) -> None:
+def test_bytes_may_come_one_by_one(sseload: Path) -> None:
     def deliver(subscribers: Sequence[socket.socket], events: list[bytes]) -> None:
         for sock in subscribers:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for octet in b": comment\r\nid: 1\r\n" + events[-1]:
-                sock.sendall(bytes([octet]))
+            for byte in b": comment\r\nid: 1\r\n" + events[-1]:
+                sock.sendall(bytes([byte]))
 
     assert fanout(sseload, deliver, "-s", 30)["exit"] == 0
 

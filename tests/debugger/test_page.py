@@ -18,7 +18,7 @@ from tests.examples.browser import Page, end, free_ports, leave, spawn, wait_for
 
 pytestmark = pytest.mark.servers
 
-SECRET = "a secret of the tests with more than 32 octets"
+SECRET = "a secret of the tests with more than 32 bytes"
 COOKIE = "mercure_access_token"
 CONTROLS = ("button", "textbox", "radio", "checkbox", "combobox", "tab")
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'

@@ -80,10 +80,10 @@ class Follower:
     def next(self) -> Event:
         """The next event."""
         while not self._ready:
-            octets = self.response.read1(65536)
-            if not octets:
+            data = self.response.read1(65536)
+            if not data:
                 raise EOFError("the stream was closed")
-            self._ready += self._parser.feed(octets)
+            self._ready += self._parser.feed(data)
         return self._ready.pop(0)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from flask_mercure import EVERYTHING, Mercure
 from flask_mercure.extension import state_of
 from tests.examples.browser import Page, end, free_ports, spawn, wait_for_answer
 
-SECRET = "a secret of the tests with more than 32 octets"
+SECRET = "a secret of the tests with more than 32 bytes"
 
 # Nothing inline, nothing evaluated, nothing from elsewhere; only the hub is talked to.
 _POLICY = (
@@ -134,8 +134,8 @@ class Served:
         query = request.query_string.decode()
         headers = {"Cookie": request.headers.get("Cookie", ""), "Accept": "text/event-stream"}
         answer = requests.get(f"{self.hub.url}?{query}", headers=headers, stream=True, timeout=60)
-        octets = answer.raw.stream(decode_content=True)
-        return Response(octets, answer.status_code, content_type=answer.headers["Content-Type"])
+        content = answer.raw.stream(decode_content=True)
+        return Response(content, answer.status_code, content_type=answer.headers["Content-Type"])
 
     def publish(self, topics: str | list[str], data: Any = "", **options: Any) -> str:
         with self.app.app_context():

@@ -25,7 +25,7 @@ from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wa
 pytestmark = pytest.mark.servers
 
 _APP = ROOT / "examples" / "chat" / "app.py"
-_SECRET = "a secret of the tests with more than 32 octets"
+_SECRET = "a secret of the tests with more than 32 bytes"
 
 
 class Site:

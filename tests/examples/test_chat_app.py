@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from flask_mercure import Mercure, PublishError
 from tests.examples.loading import load_example
 
-_SECRET = "a secret of the tests with more than 32 octets"
+_SECRET = "a secret of the tests with more than 32 bytes"
 _OWN = {"Origin": "http://localhost"}
 
 

@@ -25,7 +25,7 @@ from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wa
 pytestmark = pytest.mark.servers
 
 _APP = ROOT / "examples" / "encrypted" / "app.py"
-_SECRET = "a secret of the tests with more than 32 octets"
+_SECRET = "a secret of the tests with more than 32 bytes"
 _TOPIC = "https://notes.example/notes"
 _ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 _EXAMPLES = json.loads(Path(__file__).with_name("jwe_examples.json").read_text(encoding="utf-8"))
@@ -267,7 +267,7 @@ def test_a_hub_that_tampers(site: Site, windows: Callable[[int], list[Window]]) 
     ada.wait_notes("genuine")
 
     site.publish(sealed)  # again
-    site.publish(change_octet(sealed, 3))
+    site.publish(change_byte(sealed, 3))
     site.publish("no JWE")
     app = Flask("elsewhere")
     app.config.update(MERCURE_JWT_SECRET=_SECRET)
@@ -317,7 +317,7 @@ def test_who_gets_the_keys(site: Site) -> None:
 # -- the script -----------------------------------------------------------------------------------
 
 
-def octets(text: str) -> bytes:
+def decoded(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -325,10 +325,10 @@ def encoded(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-def change_octet(message: str, part: int) -> str:
+def change_byte(message: str, part: int) -> str:
     """Change one bit in the middle of a part."""
     parts = message.split(".")
-    changed = bytearray(octets(parts[part]))
+    changed = bytearray(decoded(parts[part]))
     changed[len(changed) // 2] ^= 1
     parts[part] = encoded(bytes(changed))
     return ".".join(parts)
@@ -337,7 +337,7 @@ def change_octet(message: str, part: int) -> str:
 def change_header(message: str, **changes: object) -> str:
     """Change the header of all recipients; ``...`` takes a member away."""
     first, rest = message.split(".", 1)
-    header = {**json.loads(octets(first)), **changes}
+    header = {**json.loads(decoded(first)), **changes}
     kept = {name: value for name, value in header.items() if value is not ...}
     return f"{encoded(json.dumps(kept).encode())}.{rest}"
 
@@ -443,7 +443,7 @@ def test_a_key_that_a_browser_made(
         usages,
     )
     assert script.decrypt([private], change_header(mercure.encrypt("a", public)))["code"] == "no-key"
-    kid = json.loads(octets(mercure.encrypt("a", public).split(".")[0]))["kid"]
+    kid = json.loads(decoded(mercure.encrypt("a", public).split(".")[0]))["kid"]
     assert script.decrypt([{**private, "kid": kid}], mercure.encrypt("a", public))["text"] == "a"
 
 
@@ -488,14 +488,14 @@ def test_a_changed_message_is_refused(
     script: Window, mercure: Mercure, algorithm: Algorithm, part: int
 ) -> None:
     keys = KeySet.generate(algorithm)
-    message = change_octet(mercure.encrypt("a longer text than most", keys), part)
+    message = change_byte(mercure.encrypt("a longer text than most", keys), part)
     assert script.decrypt(jwks(keys), message) == {"code": "tampered"}
 
 
 def test_a_changed_header_is_refused(script: Window, mercure: Mercure) -> None:
     keys = KeySet.generate()
     message = mercure.encrypt("a", keys)
-    epk = json.loads(octets(message.split(".")[0]))["epk"]
+    epk = json.loads(decoded(message.split(".")[0]))["epk"]
     other = jwk.ECKey.generate_key("P-256").as_dict(private=False)
     changes: list[tuple[dict[str, object], str]] = [
         ({"cty": "text/html"}, "tampered"),
@@ -546,8 +546,8 @@ def test_what_is_no_message(script: Window, mercure: Mercure) -> None:
         f"{message}=", f" {message}", f"{message}\n", message.replace(".", "+.", 1), f"{header}A{message}",
         f"{encoded(b'[]')}.{wrapped}.{iv}.{ciphertext}.{tag}",
         f"{encoded(b'null')}.{wrapped}.{iv}.{ciphertext}.{tag}",
-        f"{header}.{wrapped}.{encoded(octets(iv)[:-1])}.{ciphertext}.{tag}",
-        f"{header}.{wrapped}.{iv}.{ciphertext}.{encoded(octets(tag)[:12])}",
+        f"{header}.{wrapped}.{encoded(decoded(iv)[:-1])}.{ciphertext}.{tag}",
+        f"{header}.{wrapped}.{iv}.{ciphertext}.{encoded(decoded(tag)[:12])}",
         json.dumps({**flat, "recipients": 5}),
         json.dumps({**flat, "header": {"alg": "A256KW"}}),  # from two places
         json.dumps({**flat, "unprotected": {"kid": "1"}}),

@@ -1,4 +1,4 @@
-"""The parser of event streams in Chromium: each stream whole, octet by octet, and in two pieces."""
+"""The parser of event streams in Chromium: each stream whole, byte by byte, and in two pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.examples.page_site import Site, Tab
 
 pytestmark = pytest.mark.servers
 
-# Octets, and the events as (id, type, data).
+# Bytes, and the events as (id, type, data).
 _STREAMS: dict[str, tuple[bytes, list[tuple[str, str, str]]]] = {
     "lines by LF": (b"id: 1\ndata: a\n\n", [("1", "message", "a")]),
     "lines by CR": (b"id: 1\rdata: a\r\rdata: b\r\r", [("1", "message", "a"), ("1", "message", "b")]),
@@ -28,7 +28,7 @@ _STREAMS: dict[str, tuple[bytes, list[tuple[str, str, str]]]] = {
         b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\ndata: b\n\n",
         [("", "message", "b")],
     ),
-    "several octets a character": ("data: ä€😀\n\n".encode(), [("", "message", "ä€😀")]),
+    "several bytes a character": ("data: ä€😀\n\n".encode(), [("", "message", "ä€😀")]),
     "broken UTF-8": (b"data: a\xffb\n\n", [("", "message", "a\ufffdb")]),
     "lines of data": (b"data: a\ndata\ndata:b\n\n", [("", "message", "a\n\nb")]),
     "one space is taken off": (b"data:  a\n\n", [("", "message", " a")]),
@@ -49,17 +49,17 @@ _STREAMS: dict[str, tuple[bytes, list[tuple[str, str, str]]]] = {
 
 _PARSE = """return (async () => {
 const { EventStreamParser } = await import(arguments[0]);
-const octets = Uint8Array.from(arguments[1]);
+const bytes = Uint8Array.from(arguments[1]);
 const parse = (...cuts) => {
   const events = [];
   const times = [];
   const onevent = ({ id, type, data }) => events.push([id, type, data]);
   const parser = new EventStreamParser(onevent, (milliseconds) => times.push(milliseconds));
-  [0, ...cuts].forEach((from, index) => parser.push(octets.slice(from, [...cuts, octets.length][index])));
+  [0, ...cuts].forEach((from, index) => parser.push(bytes.slice(from, [...cuts, bytes.length][index])));
   return [events, times];
 };
-const several = [parse(), parse(...octets.keys())];
-for (const cut of octets.keys()) several.push(parse(cut));
+const several = [parse(), parse(...bytes.keys())];
+for (const cut of bytes.keys()) several.push(parse(cut));
 return several;
 })()"""
 
@@ -75,18 +75,18 @@ def parse(
     with site.app.test_request_context():
         module = module_url().replace("mercure.js", "event_stream.js")
     # The policy of the page allows what the page's own origin serves.
-    yield lambda octets: tab.run(_PARSE, module, list(octets))
+    yield lambda raw: tab.run(_PARSE, module, list(raw))
     leave([tab])
     site.close()
 
 
 @pytest.mark.parametrize("name", _STREAMS)
 def test_streams(parse: Callable[[bytes], list[Any]], name: str) -> None:
-    octets, expected = _STREAMS[name]
-    for events, _ in parse(octets):
+    raw, expected = _STREAMS[name]
+    for events, _ in parse(raw):
         assert [tuple(event) for event in events] == expected
     # The parser of the other half agrees.
-    assert [(one.id, one.type, one.data) for one in Parser().feed(octets)] == expected
+    assert [(one.id, one.type, one.data) for one in Parser().feed(raw)] == expected
 
 
 def test_times_to_reconnect(parse: Callable[[bytes], list[Any]]) -> None:
@@ -95,6 +95,6 @@ def test_times_to_reconnect(parse: Callable[[bytes], list[Any]]) -> None:
 
 
 def test_a_line_in_many_pieces(parse: Callable[[bytes], list[Any]]) -> None:
-    octets = b"data: " + b"a" * 2000 + b"\n\n"
-    for events, _ in parse(octets):
+    raw = b"data: " + b"a" * 2000 + b"\n\n"
+    for events, _ in parse(raw):
         assert events == [["", "message", "a" * 2000]]

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 _PIECE = 65536
 
 
-def unchanged(octets: bytes) -> bytes:
-    return octets
+def unchanged(data: bytes) -> bytes:
+    return data
 
 
 @contextmanager
@@ -60,25 +60,25 @@ def proxy(
                     return
                 try:
                     if client in ready:
-                        octets = client.recv(_PIECE)
-                        if not octets:
+                        data = client.recv(_PIECE)
+                        if not data:
                             return
-                        upstream.sendall(request(octets))
+                        upstream.sendall(request(data))
                     if upstream in ready:
-                        octets = upstream.recv(_PIECE)
-                        if not octets:
+                        data = upstream.recv(_PIECE)
+                        if not data:
                             client.sendall(held)
                             return
-                        octets = answer(octets)
-                        if not is_held and b"text/event-stream" in octets:
+                        data = answer(data)
+                        if not is_held and b"text/event-stream" in data:
                             is_held = holds() if callable(holds) else holds
                             if is_held and passes_head:
-                                head, end, octets = octets.partition(b"\r\n\r\n")
+                                head, end, data = data.partition(b"\r\n\r\n")
                                 client.sendall(head + end)
                         if is_held:
-                            held += octets
+                            held += data
                         else:
-                            client.sendall(octets)
+                            client.sendall(data)
                 except OSError:
                     return
 

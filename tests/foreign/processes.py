@@ -129,8 +129,8 @@ class StandIn:
             with connection:
                 connection.settimeout(5)
                 received = b""
-                while b"\r\n\r\n" not in received and (octets := connection.recv(65536)):
-                    received += octets
+                while b"\r\n\r\n" not in received and (raw := connection.recv(65536)):
+                    received += raw
             self._keep(received.decode("latin-1"))
 
     def _keep(self, head: str) -> None:

@@ -1,7 +1,7 @@
 """Event streams.
 
-Invariant: what ``encode`` writes, ``Parser`` reads as the same event, whatever its fields hold. Any octets
-are a stream: no exception, and the same events however the octets are cut.
+Invariant: what ``encode`` writes, ``Parser`` reads as the same event, whatever its fields hold. Any bytes
+are a stream: no exception, and the same events however the bytes are cut.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ STREAM = st.one_of(
 CUTS = st.lists(st.integers(0, 200), max_size=6)
 
 
-def pieces(octets: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({min(cut, len(octets)) for cut in cuts} | {0, len(octets)})
-    return [octets[start:end] for start, end in pairwise(places)]
+def pieces(raw: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({min(cut, len(raw)) for cut in cuts} | {0, len(raw)})
+    return [raw[start:end] for start, end in pairwise(places)]
 
 
 def read(parts: list[bytes]) -> tuple[list[Event], str, int | None]:

@@ -1,6 +1,6 @@
 """Queries, forms and publications.
 
-Invariant: any octets are read or refused with ``InvalidRequest``, never with another exception. What a
+Invariant: any bytes are read or refused with ``InvalidRequest``, never with another exception. What a
 form encodes comes back as it was. What is accepted as an update leaves as exactly one event, with
 the fields that the publisher gave and no other.
 """
@@ -34,17 +34,17 @@ PIECES = st.lists(
     ),
     max_size=12,
 ).map(b"".join)
-OCTETS = st.one_of(st.binary(max_size=60), PIECES)
+BYTES = st.one_of(st.binary(max_size=60), PIECES)
 
 
-@given(OCTETS)
+@given(BYTES)
 @example(b"%")
 @example(b"a=%C3&=%A9")
 @example(b"a;b=c;d")
 @example(b"&&=&")
-def test_any_octets_are_read_or_refused(octets: bytes) -> None:
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     try:
-        pairs = parse_form(octets)
+        pairs = parse_form(content)
     except InvalidRequest:
         return
     assert parse_form(urlencode(pairs).encode()) == pairs
@@ -59,7 +59,7 @@ def test_what_is_encoded_comes_back(pairs: list[tuple[str, str]]) -> None:
     assert parse_form(raw.encode()) == pairs
 
 
-@given(OCTETS, OCTETS)
+@given(BYTES, BYTES)
 def test_query_and_body_are_read_as_one(query: bytes, body: bytes) -> None:
     try:
         together = parse_form(query + b"&" + body)

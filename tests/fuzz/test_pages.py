@@ -17,7 +17,7 @@ from flask_mercure import InvalidArgument, Mercure, build_topic
 from mercure_hub.protocol.topics import forbidden_character
 
 APP = Flask("fuzzed")
-APP.config.update(MERCURE_JWT_SECRET="a secret of the tests with more than 32 octets")
+APP.config.update(MERCURE_JWT_SECRET="a secret of the tests with more than 32 bytes")
 Mercure(APP)
 
 PAGE = (

@@ -1,6 +1,6 @@
 """HTTP requests.
 
-Invariant: valid requests are read as they were written, however the octets are cut. Junk raises
+Invariant: valid requests are read as they were written, however the bytes are cut. Junk raises
 ``InvalidRequest`` and nothing else, and is read the same however it is cut. No token gets into a line of
 the log.
 """
@@ -44,13 +44,13 @@ def requests(draw: st.DrawFn) -> tuple[bytes, Message]:
         if body:
             fields["content-length"] = str(len(body))
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    octets = b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method.encode(), target, head.encode("latin-1"), content)
-    return octets, Message(method, target, fields, body)
+    data = b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method.encode(), target, head.encode("latin-1"), content)
+    return data, Message(method, target, fields, body)
 
 
-def pieces(octets: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({min(cut, len(octets)) for cut in cuts} | {0, len(octets)})
-    return [octets[start:end] for start, end in pairwise(places)]
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    return [data[start:end] for start, end in pairwise(places)]
 
 
 def read(parts: list[bytes]) -> tuple[list[Message], int | None]:
@@ -72,7 +72,7 @@ def read(parts: list[bytes]) -> tuple[list[Message], int | None]:
 def test_requests_are_read_as_they_were_written(
     written: list[tuple[bytes, Message]], cuts: list[int]
 ) -> None:
-    stream = b"".join(octets for octets, _ in written)
+    stream = b"".join(data for data, _ in written)
     expected = [message for _, message in written], None
     assert read(pieces(stream, cuts)) == expected
     assert read([stream[at : at + 1] for at in range(len(stream))]) == expected
@@ -100,9 +100,9 @@ UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n", [30])
 @example(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", [])
 @example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nnonsense", [28])
-def test_junk_is_refused_and_nothing_else(octets: bytes, cuts: list[int]) -> None:
-    whole = read([octets])
-    assert read(pieces(octets, cuts)) == whole
+def test_junk_is_refused_and_nothing_else(data: bytes, cuts: list[int]) -> None:
+    whole = read([data])
+    assert read(pieces(data, cuts)) == whole
     assert whole[1] in (None, 400, 413, 431)
 
 

@@ -2,7 +2,7 @@
 
 Invariant: any text is a token that is valid or ``TokenInvalid``, nothing else. A token whose header or claims
 are changed after it was signed is refused. What is accepted was signed by us, has not expired, is for
-this hub, and allows no topic that its details do not name. Any octets are a set of keys or
+this hub, and allows no topic that its details do not name. Any bytes are a set of keys or
 ``KeyMaterialError``.
 """
 
@@ -100,8 +100,8 @@ def verify(token: str) -> Grant | None:
         return None
 
 
-def segment(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+def segment(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def sign(header: dict[str, Any], claims: object) -> str:
@@ -225,9 +225,9 @@ MEMBERS = st.dictionaries(
 @example(
     b'{"keys": [{"kty": "EC", "crv": "P-256", "x": "' + b"A" * 43 + b'", "y": "' + b"A" * 43 + b'"}]}', True
 )
-def test_any_octets_are_a_set_of_keys_or_not(octets: bytes, is_public: bool) -> None:
+def test_any_bytes_are_a_set_of_keys_or_not(data: bytes, is_public: bool) -> None:
     try:
-        found = jwk_set.parse(octets, ALGORITHMS, is_public=is_public)
+        found = jwk_set.parse(data, ALGORITHMS, is_public=is_public)
     except KeyMaterialError:
         return
     assert all(set(key.algorithms) <= set(ALGORITHMS) for key in found.keys)

@@ -60,14 +60,14 @@ class Frames:
         self._decoder = ZstdDecompressor()
         self.count = 0
 
-    def decode(self, octets: bytes) -> bytes:
+    def decode(self, piece: bytes) -> bytes:
         decoded = b""
-        while octets:
-            decoded += self._decoder.decompress(octets)
-            octets = b""
+        while piece:
+            decoded += self._decoder.decompress(piece)
+            piece = b""
             if self._decoder.eof:
                 self.count += 1
-                octets = self._decoder.unused_data
+                piece = self._decoder.unused_data
                 self._decoder = ZstdDecompressor()
         return decoded
 
@@ -92,42 +92,42 @@ class Stream:
     def next(self) -> Event:
         """The next event."""
         while not self._ready:
-            octets = self.sock.recv(65536)
-            if not octets:
+            piece = self.sock.recv(65536)
+            if not piece:
                 raise EOFError("the hub closed the stream")
-            self._take(octets)
+            self._take(piece)
         return self._ready.pop(0)
 
     def take(self, count: int) -> list[str]:
         """The data of the next events."""
         return [self.next().data for _ in range(count)]
 
-    def read_until(self, octets: bytes) -> None:
-        """Read on until the raw stream holds some octets."""
-        while octets not in self.raw:
+    def read_until(self, piece: bytes) -> None:
+        """Read on until the raw stream holds some bytes."""
+        while piece not in self.raw:
             received = self.sock.recv(65536)
             if not received:
-                raise EOFError(f"the hub closed the stream before {octets!r}")
+                raise EOFError(f"the hub closed the stream before {piece!r}")
             self._take(received)
 
     def _take(self, received: bytes) -> None:
         """Take off the framing of chunks, if there is one, and parse."""
-        octets = received
+        piece = received
         self.wire += len(received)
         if self.reply.headers.get("transfer-encoding") == "chunked":
             self._chunks += received
-            octets = b""
+            piece = b""
             while b"\r\n" in self._chunks:
                 size, _, rest = self._chunks.partition(b"\r\n")
                 length = int(size, 16)
                 if len(rest) < length + 2:
                     break
-                octets += rest[:length]
+                piece += rest[:length]
                 self._chunks = rest[length + 2 :]
         if self._frames is not None:
-            octets = self._frames.decode(octets)
-        self.raw += octets
-        self._ready += self._parser.feed(octets)
+            piece = self._frames.decode(piece)
+        self.raw += piece
+        self._ready += self._parser.feed(piece)
 
     def ended(self) -> bool:
         """Wait for the end of the stream."""
@@ -168,10 +168,10 @@ class RunningHub:
             return context.wrap_socket(sock, server_hostname="localhost")
         return sock
 
-    def raw(self, octets: bytes) -> bytes:
-        """Send octets and read until the hub closes or answers completely."""
+    def raw(self, piece: bytes) -> bytes:
+        """Send bytes and read until the hub closes or answers completely."""
         with self.connect() as sock:
-            sock.sendall(octets)
+            sock.sendall(piece)
             return read_reply(sock)[0]
 
     def request(
@@ -280,13 +280,13 @@ def process_environment(folder: Path, **variables: str) -> dict[str, str]:
 def read_reply(
     sock: socket.socket, *, is_head: bool = False, only_head: bool = False
 ) -> tuple[bytes, bytes, Reply]:
-    """Read an answer: all octets, what follows the head, and the answer."""
+    """Read an answer: all bytes, what follows the head, and the answer."""
     received = b""
     while b"\r\n\r\n" not in received:
-        octets = sock.recv(65536)
-        if not octets:
+        piece = sock.recv(65536)
+        if not piece:
             return received, b"", Reply(0, {}, received)
-        received += octets
+        received += piece
     head, _, rest = received.partition(b"\r\n\r\n")
     status_line, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -299,10 +299,10 @@ def read_reply(
 def read_rest(sock: socket.socket, rest: bytes, reply: Reply) -> bytes:
     length = int(reply.headers.get("content-length", "0"))
     while len(rest) < length:
-        octets = sock.recv(65536)
-        if not octets:
+        piece = sock.recv(65536)
+        if not piece:
             break
-        rest += octets
+        rest += piece
     return rest
 
 

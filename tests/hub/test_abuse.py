@@ -150,8 +150,8 @@ def test_junk_behind_a_request_is_refused_at_once(hub: RunningHub) -> None:
         sock.settimeout(5)
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
         received = b""
-        while octets := sock.recv(65536):
-            received += octets
+        while content := sock.recv(65536):
+            received += content
     assert received.count(b"HTTP/1.1 ") == 2
     assert b"HTTP/1.1 200 OK" in received
     assert b"HTTP/1.1 400 Bad Request" in received

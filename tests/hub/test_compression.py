@@ -145,7 +145,7 @@ def test_a_client_of_requests_gets_each_event_at_once(folder: Path) -> None:
                 assert found == data
 
 
-def test_every_octet_is_in_a_frame(folder: Path) -> None:
+def test_every_byte_is_in_a_frame(folder: Path) -> None:
     with running_hub(folder, anonymous=1, compression="zstd") as hub:
         sock = hub.connect()
         with sock:

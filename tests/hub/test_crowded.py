@@ -38,8 +38,8 @@ def test_the_oldest_incomplete_request_makes_room(folder: Path, caplog: pytest.L
         for _ in range(10):
             assert hub.get(path="/livez").status == 200
         received = b""
-        while octets := waiting[0].recv(65536):
-            received += octets
+        while data := waiting[0].recv(65536):
+            received += data
         assert received.startswith(b"HTTP/1.1 408 ")
         assert b"too many incomplete requests" in received
         for sock in waiting[1:]:

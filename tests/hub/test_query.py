@@ -78,7 +78,7 @@ def test_the_cursor_of_the_query_component_wins_and_the_header_over_it(hub: Runn
         "no-type",
         "fields",
         "matchers",
-        "octets",
+        "bytes",
         "too-many-together",
     ],
 )

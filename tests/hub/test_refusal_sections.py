@@ -93,7 +93,7 @@ def test_what_is_no_token_to_blame_for(strict: RunningHub) -> None:
     assert narrow.json()["type"] == problem_type(Section.SCOPE)
 
 
-def test_octets_that_are_no_request(strict: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_are_no_request(strict: RunningHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line is written when the answer has left: it is waited for."""
     lines: Queue[str] = Queue()
     monkeypatch.setattr(AccessLog, "write_refused", lambda _, peer, status, reason: lines.put(reason))

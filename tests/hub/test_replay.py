@@ -414,9 +414,9 @@ def _publish_all(hub: RunningHub, topic: str, values: list[str]) -> None:
         sender.start()
         answered = 0
         while answered < len(values):
-            octets = sock.recv(1 << 20)
-            assert octets
-            answered += octets.count(b"HTTP/1.1 200 OK")
+            raw = sock.recv(1 << 20)
+            assert raw
+            answered += raw.count(b"HTTP/1.1 200 OK")
         sender.join()
 
 

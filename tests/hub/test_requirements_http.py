@@ -241,8 +241,8 @@ def test_a_replay_ends_with_its_token(folder: Path) -> None:
                 pause.wait(0.05)  # the slow client itself, not a wait for anything
             left = 0
             with contextlib.suppress(ConnectionResetError):
-                while (octets := sock.recv(1 << 20)) and left <= 8_000_000:
-                    left += len(octets)
+                while (piece := sock.recv(1 << 20)) and left <= 8_000_000:
+                    left += len(piece)
             assert left <= 8_000_000  # what the kernel may have had already
 
 

@@ -22,7 +22,7 @@ HASTY = Limits(requests=RequestTimes(first_byte=0.3, whole=0.6))
 
 
 @pytest.mark.parametrize(
-    ("octets", "status"),
+    ("raw", "status"),
     [
         (b"G", b"HTTP/1.1 408"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"HTTP/1.1 408"),
@@ -31,9 +31,9 @@ HASTY = Limits(requests=RequestTimes(first_byte=0.3, whole=0.6))
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200"),
     ],
 )
-def test_a_request_that_never_completes_gets_408(folder: Path, octets: bytes, status: bytes) -> None:
+def test_a_request_that_never_completes_gets_408(folder: Path, raw: bytes, status: bytes) -> None:
     with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
-        sock.sendall(octets)
+        sock.sendall(raw)
         received = b""
         while more := sock.recv(65536):
             received += more
@@ -41,7 +41,7 @@ def test_a_request_that_never_completes_gets_408(folder: Path, octets: bytes, st
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "raw",
     [
         b"GET / HTTP/1.1\r\nHost: x\r\nA: ",
         b"GET / HTTP/1.1\r\nHost: x\r\n",
@@ -49,11 +49,11 @@ def test_a_request_that_never_completes_gets_408(folder: Path, octets: bytes, st
     ],
     ids=["head", "field names", "body"],
 )
-def test_a_request_sent_byte_by_byte_gets_408(folder: Path, octets: bytes) -> None:
+def test_a_request_sent_byte_by_byte_gets_408(folder: Path, raw: bytes) -> None:
     """Each byte arrives in time, but the request does not."""
     with running_hub(folder, limits=HASTY) as hub, hub.connect() as sock:
         started = time.monotonic()
-        left = [octets[index : index + 1] for index in range(len(octets))][::-1]
+        left = [raw[index : index + 1] for index in range(len(raw))][::-1]
         received = b""
         sock.settimeout(0.005)
         while not received:

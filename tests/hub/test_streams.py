@@ -33,8 +33,8 @@ def test_a_stalled_reader_harms_nobody_and_is_dropped(folder: Path) -> None:
                 assert other.next().data == f"{number}{data}"
         # Reading on now gives what the kernel had taken, then the end.
         received = 0
-        while octets := stalled.sock.recv(1 << 20):
-            received += len(octets)
+        while raw := stalled.sock.recv(1 << 20):
+            received += len(raw)
         assert 0 < received < 40 * 500_000
 
 

@@ -45,8 +45,8 @@ def test_a_stream_ends_with_a_last_chunk(folder: Path) -> None:
     with running_hub(folder, anonymous=1, write_timeout=2) as hub, hub.connect() as sock:
         sock.sendall(f"GET {HUB_PATH}?match=t HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         received = b""
-        while octets := sock.recv(65536):
-            received += octets
+        while raw := sock.recv(65536):
+            received += raw
         assert received.endswith(b"2\r\n:\n\r\n0\r\n\r\n")
 
 

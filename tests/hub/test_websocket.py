@@ -89,7 +89,7 @@ class TestUse:
 
     def test_history_comes_before_live_messages(self, hub: RunningHub) -> None:
         first = hub.send("ws/history", "0")
-        large = "x" * 300_000  # several pages, which are bounded in octets
+        large = "x" * 300_000  # several pages, which are bounded in bytes
         for number in range(1, 12):
             hub.send("ws/history", f"{number} {large}")
         with client(hub, {"match": "ws/history", "last_event_id": first}) as connection:
@@ -265,8 +265,8 @@ class TestWhatClientsSend:
         with raw(hub, {"match": "ws/ping"}) as connection:
             connection.send(frame(PING, b"one") + frame(PONG) + frame(TEXT) + frame(BINARY))
             assert connection.frame() == (PONG, b"one")
-            for octet in frame(PING, b"two"):  # one by one
-                connection.send(bytes([octet]))
+            for byte in frame(PING, b"two"):  # one by one
+                connection.send(bytes([byte]))
             assert connection.frame() == (PONG, b"two")
             masked = bytes([0x89, 0x82, 1, 2, 3, 4, ord("o") ^ 1, ord("k") ^ 2])
             connection.send(masked)
@@ -287,13 +287,13 @@ class TestWhatClientsSend:
             assert connection.sock.recv(1) == b""
 
     @pytest.mark.parametrize(
-        ("octets", "code"),
+        ("piece", "code"),
         [
             (frame(TEXT, b"hello"), 1003),
             (frame(BINARY, b"x" * 200), 1003),
             (frame(TEXT, b"x" * 600), 1009),
             (frame(TEXT, b"x" * 3000), 1009),
-            (b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff", 1009),  # announces 2 ** 63 - 1 octets
+            (b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff", 1009),  # announces 2 ** 63 - 1 bytes
             (b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff", 1009),
             (frame(TEXT, fin=False), 1003),
             (frame(0), 1002),
@@ -312,12 +312,12 @@ class TestWhatClientsSend:
             (b"\0" * 100, 1002),
         ],
     )
-    def test_what_ends_the_connection(self, hub: RunningHub, octets: bytes, code: int) -> None:
+    def test_what_ends_the_connection(self, hub: RunningHub, piece: bytes, code: int) -> None:
         with raw(hub, {"match": "a"}) as connection:
-            connection.send(octets)
+            connection.send(piece)
             assert connection.close_code() == code
 
-    def test_a_flood_costs_no_more_than_its_first_octets(self, hub: RunningHub) -> None:
+    def test_a_flood_costs_no_more_than_its_first_bytes(self, hub: RunningHub) -> None:
         with raw(hub, {"match": "ws/flood"}) as connection:
             connection.sock.settimeout(TIMEOUT)
             with pytest.raises(OSError):
@@ -372,7 +372,7 @@ def test_the_end_of_the_hub(folder: Path) -> None:
 
 
 def resident(pid: int) -> int:
-    """Octets of memory of a process."""
+    """Bytes of memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -57,7 +57,7 @@ def client(
 
 @contextmanager
 def one_thread(sock: socket.socket) -> Iterator[socket.socket]:
-    """A socket without TLS, whose octets go through one that may have it.
+    """A socket without TLS, whose bytes go through one that may have it.
 
     The library reads and writes in two threads. OpenSSL does not allow that: a request was lost now and then,
     when the tickets of TLS 1.3 came while it was sent.
@@ -77,16 +77,16 @@ def one_thread(sock: socket.socket) -> Iterator[socket.socket]:
             while True:
                 ready, _, _ = select.select([sock, outer], [], [])
                 if sock in ready:
-                    while (octets := receive()) is not None:
-                        outer.sendall(octets)
-                        if not octets:
+                    while (data := receive()) is not None:
+                        outer.sendall(data)
+                        if not data:
                             return
                 if outer in ready:
-                    octets = outer.recv(65536)
-                    if not octets:
+                    data = outer.recv(65536)
+                    if not data:
                         return
                     sock.settimeout(TIMEOUT)
-                    sock.sendall(octets)
+                    sock.sendall(data)
                     sock.settimeout(0)
 
     thread = threading.Thread(target=relay)
@@ -123,14 +123,14 @@ def frame(opcode: int, content: bytes = b"", *, fin: bool = True, masked: bool =
 
 
 class Raw:
-    """A WebSocket of which the test sees each octet."""
+    """A WebSocket of which the test sees each byte."""
 
     def __init__(self, sock: socket.socket, received: bytes) -> None:
         self.sock = sock
         self._received = received
 
-    def send(self, octets: bytes) -> None:
-        self.sock.sendall(octets)
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
 
     def frame(self) -> tuple[int, bytes]:
         """The next frame of the hub: opcode and content."""
@@ -155,10 +155,10 @@ class Raw:
 
     def _take(self, count: int) -> bytes:
         while len(self._received) < count:
-            octets = self.sock.recv(65536)
-            if not octets:
+            data = self.sock.recv(65536)
+            if not data:
                 raise EOFError("the hub closed the connection")
-            self._received += octets
+            self._received += data
         taken, self._received = self._received[:count], self._received[count:]
         return taken
 
@@ -166,7 +166,7 @@ class Raw:
 def ask(
     hub: RunningHub, query: Form, headers: Mapping[str, str] = HANDSHAKE, *, then: bytes = b""
 ) -> tuple[Reply, Raw]:
-    """Send a handshake, and octets right behind it."""
+    """Send a handshake, and bytes right behind it."""
     fields = {"Host": f"127.0.0.1:{hub.port}", **headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     sock = hub.connect()

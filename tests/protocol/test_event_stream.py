@@ -113,7 +113,7 @@ class TestParser:
 
     def test_a_stream_is_parsed_byte_by_byte(self, stream: bytes, events: list[Event]) -> None:
         parser = Parser()
-        assert [event for octet in stream for event in parser.feed(bytes([octet]))] == events
+        assert [event for each in stream for event in parser.feed(bytes([each]))] == events
 
     def test_cut_in_two_anywhere(self, stream: bytes, events: list[Event]) -> None:
         for cut in range(len(stream) + 1):

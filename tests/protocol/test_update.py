@@ -269,9 +269,9 @@ def batch_read(*items: Any, limits: PublicationLimits = BATCH_LIMITS) -> list[Up
 
 
 def batch_refused(body: bytes | list[Any], limits: PublicationLimits = BATCH_LIMITS) -> InvalidRequest:
-    octets = body if isinstance(body, bytes) else json.dumps(body).encode()
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(InvalidRequest) as refusal:
-        from_batch(octets, limits)
+        from_batch(raw, limits)
     return refusal.value
 
 

@@ -21,8 +21,8 @@ HEADERS = {
 }
 
 
-def take(octets: bytes) -> tuple[bytes | None, Close | Violation | None]:
-    return WebSocket(ends_with_token=False).take(octets)
+def take(raw: bytes) -> tuple[bytes | None, Close | Violation | None]:
+    return WebSocket(ends_with_token=False).take(raw)
 
 
 def test_the_example_of_the_rfc() -> None:
@@ -83,10 +83,10 @@ def test_only_the_newest_ping_is_answered() -> None:
 
 
 @given(st.binary(max_size=2 * BUDGET), st.integers(1, 200))
-def test_whatever_comes_in_whatever_pieces(octets: bytes, size: int) -> None:
+def test_whatever_comes_in_whatever_pieces(raw: bytes, size: int) -> None:
     """The outcome is a close or nothing, and little is kept."""
     websocket = WebSocket(ends_with_token=False)
-    pieces = [octets[start : start + size] for start in range(0, len(octets), size)]
+    pieces = [raw[start : start + size] for start in range(0, len(raw), size)]
     taken = 0
     for piece in pieces:
         taken += len(piece)

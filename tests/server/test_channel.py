@@ -36,12 +36,12 @@ def context(tmp_path: Path) -> ssl.SSLContext:
     return context
 
 
-def ends_while_bytes_drip(theirs: socket.socket, octets: bytes, action: Callable[[], object]) -> bool:
+def ends_while_bytes_drip(theirs: socket.socket, data: bytes, action: Callable[[], object]) -> bool:
     """Whether an action is given up although a byte comes well within the limit, each time anew."""
 
     def drip() -> None:
-        for octet in octets:
-            theirs.sendall(bytes([octet]))
+        for each in data:
+            theirs.sendall(bytes([each]))
             gevent.sleep(LIMIT / 10)
 
     dripping = gevent.spawn(drip)

@@ -93,12 +93,12 @@ def test_a_key_set_that_is_too_long_is_refused(server: KeyServer, length: str) -
     assert refusal(server.url) == "the answer is over 262144 bytes"
 
 
-def raw(octets: bytes) -> Any:
-    return lambda handler: handler.connection.sendall(octets)
+def raw(data: bytes) -> Any:
+    return lambda handler: handler.connection.sendall(data)
 
 
 @pytest.mark.parametrize(
-    "octets",
+    "data",
     [
         b"", b"hunter2\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x16", b"HTTP/1.1 OK\r\n\r\n",
         b"SSH-2.0-hunter2\r\n",
@@ -106,17 +106,17 @@ def raw(octets: bytes) -> Any:
         b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhunter2\r\n", b"HTTP/1.1 \xff\r\n\r\n",
     ],
-    ids=lambda octets: repr(octets[:20]),
+    ids=lambda data: repr(data[:20]),
 )  # fmt: skip
-def test_an_answer_that_is_not_http_is_refused(server: KeyServer, octets: bytes) -> None:
-    server.answer = raw(octets)
+def test_an_answer_that_is_not_http_is_refused(server: KeyServer, data: bytes) -> None:
+    server.answer = raw(data)
     assert refusal(server.url) in ("the answer is not HTTP", "Connection reset by peer")
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
-    """One octet after the other, so that no single wait is long."""
-    for octet in b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b" " * 1000:
-        handler.connection.sendall(bytes([octet]))
+    """One byte after the other, so that no single wait is long."""
+    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b" " * 1000:
+        handler.connection.sendall(bytes([byte]))
         time.sleep(0.01)
 
 

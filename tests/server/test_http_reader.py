@@ -1,4 +1,4 @@
-"""Requests from octets: however they are cut, and none that two parsers could read in two ways."""
+"""Requests from bytes: however they are cut, and none that two parsers could read in two ways."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read(*pieces: bytes) -> list[Message]:
     return found
 
 
-def read_bytewise(octets: bytes) -> list[Message]:
-    return read(*[octets[n : n + 1] for n in range(len(octets))])
+def read_bytewise(data: bytes) -> list[Message]:
+    return read(*[data[n : n + 1] for n in range(len(data))])
 
 
 REQUESTS: dict[str, tuple[bytes, Message]] = {
@@ -84,7 +84,7 @@ REQUESTS: dict[str, tuple[bytes, Message]] = {
         get(b"/", b"Cookie: a=1", b"X-Forwarded-For: 1", b"COOKIE: b=2", b"x-forwarded-for: 2"),
         Message("GET", b"/", {"host": "hub.example.com", "cookie": "a=1; b=2", "x-forwarded-for": "1, 2"}),
     ),
-    "white space and octets": (
+    "white space and bytes": (
         get(b"/", b"X: \t caf\xc3\xa9 \t", b"Empty:"),
         Message("GET", b"/", {"host": "hub.example.com", "x": "caf\xc3\xa9".encode().decode(), "empty": ""}),
     ),
@@ -149,24 +149,24 @@ REQUESTS: dict[str, tuple[bytes, Message]] = {
         ),
     ),
 }
-each_request = pytest.mark.parametrize(("octets", "expected"), REQUESTS.values(), ids=list(REQUESTS))
+each_request = pytest.mark.parametrize(("data", "expected"), REQUESTS.values(), ids=list(REQUESTS))
 
 
 @each_request
-def test_a_request_that_arrives_at_once(octets: bytes, expected: Message) -> None:
-    assert read(octets) == [expected]
+def test_a_request_that_arrives_at_once(data: bytes, expected: Message) -> None:
+    assert read(data) == [expected]
 
 
 @each_request
-def test_a_request_that_arrives_byte_by_byte(octets: bytes, expected: Message) -> None:
-    assert read_bytewise(octets) == [expected]
+def test_a_request_that_arrives_byte_by_byte(data: bytes, expected: Message) -> None:
+    assert read_bytewise(data) == [expected]
 
 
 @each_request
-def test_a_request_that_arrives_together_with_the_next(octets: bytes, expected: Message) -> None:
+def test_a_request_that_arrives_together_with_the_next(data: bytes, expected: Message) -> None:
     """What follows is the next request, or nobody's when the connection ends with this one."""
     reader = RequestReader(MAX_BODY)
-    reader.feed(octets + get(b"/next"))
+    reader.feed(data + get(b"/next"))
     assert reader.ready[0] == expected
     targets = [message.target for message in reader.ready][1:]
     assert targets == ([b"/next"] if expected.keep_alive else [])
@@ -177,7 +177,7 @@ def test_many_requests_in_pieces_of_any_size() -> None:
     kept = [pair for pair in REQUESTS.values() if pair[1].keep_alive]
     for _ in range(30):
         chosen = chance.choices(kept, k=8)
-        stream = b"".join(octets for octets, _ in chosen)
+        stream = b"".join(data for data, _ in chosen)
         pieces = []
         start = 0
         while start < len(stream):
@@ -250,7 +250,7 @@ AMBIGUOUS: dict[str, bytes] = {
     "NUL in a name": get(b"/", b"X\0: b"),
     "escape in a value": get(b"/", b"X: a\x1bb"),
     "delete in a value": get(b"/", b"X: a\x7fb"),
-    "octets in the target": get(b"/caf\xc3\xa9"),
+    "bytes in the target": get(b"/caf\xc3\xa9"),
     "a space in the target": get(b"/a b"),
     "a tab in the target": get(b"/a\tb"),
     "NUL in the target": get(b"/a\0b"),
@@ -281,9 +281,9 @@ AMBIGUOUS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("octets", AMBIGUOUS.values(), ids=list(AMBIGUOUS))
-def test_what_could_be_read_in_two_ways_is_refused(octets: bytes) -> None:
-    for pieces in ([octets], [bytes([octet]) for octet in octets], [octets, get()]):
+@pytest.mark.parametrize("data", AMBIGUOUS.values(), ids=list(AMBIGUOUS))
+def test_what_could_be_read_in_two_ways_is_refused(data: bytes) -> None:
+    for pieces in ([data], [bytes([byte]) for byte in data], [data, get()]):
         with pytest.raises(InvalidRequest) as caught:
             read(*pieces)
         assert caught.value.status in (400, 413)
@@ -291,11 +291,11 @@ def test_what_could_be_read_in_two_ways_is_refused(octets: bytes) -> None:
 
 def test_trailer_fields_are_not_header_fields() -> None:
     """A proxy that checks or sets a field does not look for it behind the content."""
-    octets = chunked(b"a", after=b"0\r\nAuthorization: Bearer x\r\nHost: evil\r\nX-Forwarded-For: 1\r\n\r\n")
-    (message,) = read(octets)
+    data = chunked(b"a", after=b"0\r\nAuthorization: Bearer x\r\nHost: evil\r\nX-Forwarded-For: 1\r\n\r\n")
+    (message,) = read(data)
     assert message.headers == {"host": "hub.example.com", "transfer-encoding": "chunked"}
     assert message.body == b"a"
-    assert read_bytewise(octets) == [message]
+    assert read_bytewise(data) == [message]
 
 
 def test_a_chunk_extension_is_ignored() -> None:
@@ -353,8 +353,8 @@ class TestLimits:
         assert "1000 bytes (MERCURE_MAX_REQUEST_BODY_SIZE)" in refusal.detail
 
     def test_content_is_limited_by_a_length_with_many_zeros(self) -> None:
-        octets = post(b"a" * 1001, b"Content-Length: " + b"0" * 30 + b"1001")
-        assert isinstance(self.refusal(octets), ContentTooLarge)
+        data = post(b"a" * 1001, b"Content-Length: " + b"0" * 30 + b"1001")
+        assert isinstance(self.refusal(data), ContentTooLarge)
 
     def test_content_in_chunks_is_limited(self) -> None:
         assert len(read(chunked(b"a" * 600, b"b" * 400))[0].body) == 1000
@@ -363,29 +363,29 @@ class TestLimits:
     def test_content_of_a_request_with_an_upgrade_is_limited(self) -> None:
         fields = (b"Connection: Upgrade", b"Upgrade: h2c")
         assert isinstance(self.refusal(post(b"", *fields, b"Content-Length: 1001")), ContentTooLarge)
-        octets = post(b"3e9\r\n" + b"a" * 1001, *fields, b"Transfer-Encoding: chunked")
-        assert isinstance(self.refusal(octets), ContentTooLarge)
+        data = post(b"3e9\r\n" + b"a" * 1001, *fields, b"Transfer-Encoding: chunked")
+        assert isinstance(self.refusal(data), ContentTooLarge)
 
     def test_limits_count_for_each_request_alone(self) -> None:
-        octets = get(b"/", *[b"X-%d: " % n + b"a" * 8000 for n in range(7)]) + post(
+        data = get(b"/", *[b"X-%d: " % n + b"a" * 8000 for n in range(7)]) + post(
             b"a" * 900, b"Content-Length: 900"
         )
-        assert len(read(octets * 5)) == 10
+        assert len(read(data * 5)) == 10
 
 
 def test_a_body_takes_no_more_memory_for_coming_in_small_pieces() -> None:
     size = 1 << 20
-    octets = chunked(*[b"ab"] * (size // 2))
+    data = chunked(*[b"ab"] * (size // 2))
     reader = RequestReader(size)
     tracemalloc.start()
     try:
-        for start in range(0, len(octets) - 100, 1 << 16):
-            reader.feed(octets[start : min(start + (1 << 16), len(octets) - 100)])
+        for start in range(0, len(data) - 100, 1 << 16):
+            reader.feed(data[start : min(start + (1 << 16), len(data) - 100)])
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert size / 2 < held < 2 * size
-    reader.feed(octets[-100:])
+    reader.feed(data[-100:])
     assert reader.ready[0].body == b"ab" * (size // 2)
 
 
@@ -419,24 +419,24 @@ class TestAfterAnError:
 
     def test_nothing_is_read_after_an_error(self) -> None:
         reader = RequestReader(MAX_BODY)
-        for octets in (b"nonsense\r\n\r\n", get(), get()):
+        for data in (b"nonsense\r\n\r\n", get(), get()):
             with pytest.raises(InvalidRequest):
-                reader.feed(octets)
+                reader.feed(data)
         assert not reader.ready
 
 
 def test_noise_raises_only_invalid_request() -> None:
     chance = random.Random(11)
-    seeds = [octets for octets, _ in REQUESTS.values()] + list(AMBIGUOUS.values())
+    seeds = [data for data, _ in REQUESTS.values()] + list(AMBIGUOUS.values())
     for _ in range(3000):
-        octets = bytearray(chance.choice(seeds))
+        data = bytearray(chance.choice(seeds))
         for _ in range(chance.randrange(1, 4)):
-            place = chance.randrange(len(octets))
-            octets[place : place + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
+            place = chance.randrange(len(data))
+            data[place : place + chance.randrange(3)] = chance.randbytes(chance.randrange(3))
         reader = RequestReader(MAX_BODY)
-        cut = chance.randrange(len(octets) + 1)
+        cut = chance.randrange(len(data) + 1)
         try:
-            reader.feed(bytes(octets[:cut]))
-            reader.feed(bytes(octets[cut:]))
+            reader.feed(bytes(data[:cut]))
+            reader.feed(bytes(data[cut:]))
         except InvalidRequest:
             pass

@@ -22,7 +22,7 @@ OLD, NEW = jwk(new_key().public_key(), "old"), jwk(new_key().public_key(), "new"
 
 
 class World:
-    """A source with a clock and an issuer: ``answer`` is the set, the octets, or the error of a fetch."""
+    """A source with a clock and an issuer: ``answer`` is the set, the bytes, or the error of a fetch."""
 
     def __init__(self) -> None:
         self.now = 1000.0

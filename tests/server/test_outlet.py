@@ -19,8 +19,8 @@ class Channel:
         self.room = False
         self.now = 50.0
 
-    def offer(self, octets: memoryview) -> int:
-        taken, self.takes = min(self.takes, len(octets)), 0
+    def offer(self, data: memoryview) -> int:
+        taken, self.takes = min(self.takes, len(data)), 0
         return taken
 
     def has_room(self, seconds: float) -> bool:

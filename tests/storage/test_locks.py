@@ -247,15 +247,15 @@ class TestBound:
                 pass
 
 
-@pytest.mark.parametrize("octet", [0, 1025], ids=["the turn", "the place of who is next"])
+@pytest.mark.parametrize("byte", [0, 1025], ids=["the turn", "the place of who is next"])
 def test_a_turn_that_cannot_be_let_go_of_stops_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, octet: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, byte: int
 ) -> None:
     path = str(tmp_path / "lock")
     unlock = seats_module._unlock
 
     def fails(descriptor: int, place: int) -> None:
-        if place == octet:
+        if place == byte:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         unlock(descriptor, place)
 

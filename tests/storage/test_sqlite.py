@@ -430,8 +430,8 @@ def test_a_damaged_database_may_be_a_disk_that_cannot_be_read(log: Log) -> None:
     log.append(*[update(data="x" * 5000) for _ in range(20)])
     with beside(log.path) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    octets = log.path.read_bytes()
-    log.path.write_bytes(octets[:4096] + b"\xff" * (len(octets) - 4096))
+    raw = log.path.read_bytes()
+    log.path.write_bytes(raw[:4096] + b"\xff" * (len(raw) - 4096))
     engine = database_.make_engine(sa.make_url(f"sqlite:///{log.path}"))
     with pytest.raises(sa.exc.DatabaseError) as caught, engine.connect() as connection:
         connection.execute(sa.select(schema.update)).all()

@@ -278,6 +278,6 @@ class Presence {
 
 // crypto.randomUUID exists on localhost and with TLS only; a phone on the LAN may have neither.
 function randomId() {
-  const octets = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(octets, (octet) => octet.toString(16).padStart(2, "0")).join("");
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -184,10 +184,10 @@ const unwrap = (encryptedKey, key, how) =>
 /** Concat KDF with SHA-256, which is one round for up to 256 bits (RFC 7518, 4.6.2). */
 export async function concatKdf(shared, algorithm, partyU, partyV, bits) {
   const number = (value) => new Uint8Array([value >>> 24, value >>> 16, value >>> 8, value]);
-  const prefixed = (octets) => joinedOctets(number(octets.length), octets);
+  const prefixed = (bytes) => joinedBytes(number(bytes.length), bytes);
   const id = new TextEncoder().encode(algorithm);
-  const info = joinedOctets(prefixed(id), prefixed(partyU), prefixed(partyV), number(bits));
-  const digest = await crypto.subtle.digest("SHA-256", joinedOctets(number(1), shared, info));
+  const info = joinedBytes(prefixed(id), prefixed(partyU), prefixed(partyV), number(bits));
+  const digest = await crypto.subtle.digest("SHA-256", joinedBytes(number(1), shared, info));
   return digest.slice(0, bits / 8);
 }
 
@@ -216,7 +216,7 @@ function parse(text, management, content) {
   if (iv.length !== 12 || tag.length !== 16) throw malformed();
   if (parts.aad !== undefined) decode(parts.aad);
   const aad = (parts.protected ?? "") + (parts.aad === undefined ? "" : `.${parts.aad}`);
-  const sealed = joinedOctets(decode(parts.ciphertext), tag);
+  const sealed = joinedBytes(decode(parts.ciphertext), tag);
   return { recipients: known, iv, sealed, aad: new TextEncoder().encode(aad) };
 }
 
@@ -258,12 +258,12 @@ function decode(text) {
   return Uint8Array.from(binary, (character) => character.charCodeAt(0));
 }
 
-function joinedOctets(...arrays) {
+function joinedBytes(...arrays) {
   const all = new Uint8Array(arrays.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
-  for (const octets of arrays) {
-    all.set(octets, at);
-    at += octets.length;
+  for (const bytes of arrays) {
+    all.set(bytes, at);
+    at += bytes.length;
   }
   return all;
 }

@@ -25,7 +25,7 @@ NO_STATUS = 1005
 """Stands for a close frame without a code; never sent."""
 
 BUDGET = 4096
-"""Octets that a client may send between two heartbeats."""
+"""Bytes that a client may send between two heartbeats."""
 
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes

@@ -16,8 +16,8 @@ def connect(headers: dict[str, str]) -> Iterator[tuple[str | None, str]]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as curl:
         children.append(curl)
         assert curl.stdout is not None
-        while octets := curl.stdout.read(65536):
-            for event in parser.feed(octets):
+        while raw := curl.stdout.read(65536):
+            for event in parser.feed(raw):
                 yield event.id, event.data
 
 

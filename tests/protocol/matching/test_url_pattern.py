@@ -208,11 +208,11 @@ def test_a_pattern_takes_little(value: str) -> None:
     tracemalloc.start()
     try:
         kept = [read_pattern(value % number, HUB) for number in range(1, 201)]
-        octets = tracemalloc.get_traced_memory()[0]
+        size = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
     assert all(one is not None and not one.is_expression for one in kept)  # so there is nothing but Python's
-    assert octets / len(kept) < 1500
+    assert size / len(kept) < 1500
 
 
 @pytest.mark.parametrize(

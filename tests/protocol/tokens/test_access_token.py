@@ -41,8 +41,8 @@ Header = dict[str, Any]
 Claims = dict[str, Any]
 
 
-def segment(octets: bytes) -> str:
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+def segment(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def sign(
@@ -326,7 +326,7 @@ def test_json_is_utf8(part: int, encoding: str) -> None:
     parts[part] = (
         parts[part].replace(b"}", b', "x": "e"}').decode().replace('"e"', '"\u00e9"').encode(encoding)
     )
-    text = ".".join(segment(octets) for octets in parts)
+    text = ".".join(segment(data) for data in parts)
     signer = ALGORITHMS["HS256"]
     refused(f"{text}.{segment(signer.sign(text.encode(), SUBSCRIBER.material))}")
 

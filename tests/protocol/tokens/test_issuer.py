@@ -312,9 +312,9 @@ def test_each_algorithm_verifies(algorithm: str) -> None:
     token = signed_token(algorithm)
     assert we_say(token, algorithm) and pyjwt_says(token, algorithm)
     signed, signature = token.rsplit(".", 1)
-    octets = bytearray(base64.urlsafe_b64decode(signature + "=="))
-    octets[len(octets) // 2] ^= 1
-    changed = base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
+    data = bytearray(base64.urlsafe_b64decode(signature + "=="))
+    data[len(data) // 2] ^= 1
+    changed = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
     for other in (
         f"{signed}.{changed}",
         f"{signed}.",
@@ -372,11 +372,11 @@ def test_a_public_key_is_no_secret(secret: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "octets"),
+    ("text", "data"),
     [("", b""), ("AA", b"\0"), ("AAA", b"\0\0"), ("AAAA", b"\0\0\0"), ("-_-_", b"\xfb\xff\xbf")],
 )
-def test_base64url_of_tokens(text: str, octets: bytes) -> None:
-    assert decoded(text) == octets
+def test_base64url_of_tokens(text: str, data: bytes) -> None:
+    assert decoded(text) == data
 
 
 @pytest.mark.parametrize("text", ["A", "AB", "AAB", "AA==", "A+/A", "AA A", "AAAAA", "é"])

@@ -153,8 +153,8 @@ def test_a_secret_counts_in_bytes() -> None:
 
 def test_a_secret_with_bytes_that_are_not_utf8() -> None:
     """As os.environ gives them."""
-    octets = b"\xff\xfe" * 20
-    assert load(octets.decode("utf-8", "surrogateescape")).material == octets
+    data = b"\xff\xfe" * 20
+    assert load(data.decode("utf-8", "surrogateescape")).material == data
     assert "cannot be encoded" in refused("\ud800" * 40)
 
 

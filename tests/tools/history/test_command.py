@@ -102,7 +102,7 @@ class TestStats:
 
     def test_as_json(self, run: Run, filled: Path) -> None:
         (found,) = run("stats", "--json").lines
-        assert (found["updates"], found["octets"], found["version"], found["hubs"]) == (10, 30, 2, 0)
+        assert (found["updates"], found["bytes"], found["version"], found["hubs"]) == (10, 30, 2, 0)
         assert found["oldest"] == {"id": "id0", "published_at": 1_000_000.0}
         assert found["newest"] == {"id": "id9", "published_at": 1_000_009.0}
         assert {(one["topic"], one["updates"]) for one in found["topics"]} == {
@@ -352,8 +352,8 @@ class TestWithEventsOfSubscriptions:
 
     def test_they_are_counted_apart(self, run: Run, mixed: Path) -> None:
         (found,) = run("stats", "--json").lines
-        assert (found["updates"], found["octets"], found["ever_published"]) == (3, 3, 3)
-        assert (found["subscription_events"], found["subscription_event_octets"]) == (4, 28)
+        assert (found["updates"], found["bytes"], found["ever_published"]) == (3, 3, 3)
+        assert (found["subscription_events"], found["subscription_event_bytes"]) == (4, 28)
         assert (found["oldest"]["id"], found["newest"]["id"]) == ("id0", "id2")
         assert "4 events of subscriptions, 28 B" in run("stats").out
 
@@ -477,9 +477,9 @@ class TestBackup:
 
     def test_a_damaged_database_gives_no_copy(self, run: Run, path: Path, tmp_path: Path) -> None:
         run("import", stdin=b"".join(line(id=f"n{number}") for number in range(3000)))
-        octets = bytearray(path.read_bytes())
-        octets[5 * 4096 : 40 * 4096] = b"\x5a" * (35 * 4096)
-        path.write_bytes(octets)
+        data = bytearray(path.read_bytes())
+        data[5 * 4096 : 40 * 4096] = b"\x5a" * (35 * 4096)
+        path.write_bytes(data)
         done = run("backup", tmp_path / "copy.db")
         assert done.status == 1, done.err
         assert not list(tmp_path.glob("copy.db*"))

@@ -29,7 +29,7 @@ _DESCRIPTION = """Print the settings of this hub for the Caddyfile of the Go hub
 The settings go to standard output. What needs a look goes to standard error, each line with its place. Exit
 status: 0 when everything became a setting or needs none, 1 when something is left, 2 when a file cannot be
 used. Nothing is written or changed."""
-_MOST_OCTETS = 1_000_000
+_MOST_BYTES = 1_000_000
 _NO_VALUE = "has no value here; if it has one, give its file to this command, too"
 _SECOND = "is a second hub; convert its site alone, into its own file"
 _ROUTES = ("route", "handle", "handle_path")
@@ -154,12 +154,12 @@ def _hubs(conversion: Conversion, outer: Directive) -> list[Directive]:
 def _read(name: str) -> str:
     """:raises CaddyfileError: it cannot be read, or is not text."""
     try:
-        octets = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())[: _MOST_OCTETS + 1]
+        content = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes())[: _MOST_BYTES + 1]
     except OSError as error:
         raise CaddyfileError(f"{name}: cannot be read: {error.strerror}") from None
-    if len(octets) > _MOST_OCTETS:
-        raise CaddyfileError(f"{name}: is larger than {_MOST_OCTETS} octets")
+    if len(content) > _MOST_BYTES:
+        raise CaddyfileError(f"{name}: is larger than {_MOST_BYTES} bytes")
     try:
-        return octets.decode()
+        return content.decode()
     except UnicodeDecodeError:
         raise CaddyfileError(f"{name}: is not UTF-8") from None

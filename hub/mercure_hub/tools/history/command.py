@@ -73,10 +73,10 @@ def _stats(log: Log, given: argparse.Namespace, _: Selection) -> None:
     at_work = {0: "none", 1: "1 process"}.get(found["hubs"], f"{found['hubs']} processes")
     _print(f"database      {found['database']} (tables of version {found['version']})")
     _print(f"hub at work   {at_work}")
-    _print(f"updates       {found['updates']:,} ({found['private']:,} private), {_size(found['octets'])}")
+    _print(f"updates       {found['updates']:,} ({found['private']:,} private), {_size(found['bytes'])}")
     _print(f"ever          {found['ever_published']:,} published")
     if found["subscription_events"]:
-        size = _size(found["subscription_event_octets"])
+        size = _size(found["subscription_event_bytes"])
         _print(f"beside them   {found['subscription_events']:,} events of subscriptions, {size}")
     for name in ("oldest", "newest"):
         end = found[name]
@@ -86,7 +86,7 @@ def _stats(log: Log, given: argparse.Namespace, _: Selection) -> None:
     if found["topics"]:
         _print(f"\n{'updates':>12}  {'data':>10}  topic")
     for topic in found["topics"]:
-        _print(f"{topic['updates']:>12,}  {_size(topic['octets']):>10}  {topic['topic']}")
+        _print(f"{topic['updates']:>12,}  {_size(topic['bytes']):>10}  {topic['topic']}")
 
 
 def _export(log: Log, given: argparse.Namespace, selection: Selection) -> None:
@@ -119,8 +119,8 @@ def _vacuum(log: Log, _given: argparse.Namespace, _: Selection) -> None:
 
 def _backup(log: Log, given: argparse.Namespace, _: Selection) -> None:
     with _progress("per cent copied") as progress:
-        octets = store.backup(log, given.path, progress)
-    _say(f"{str(given.path)!r} is a whole copy, {_size(octets)}")
+        size = store.backup(log, given.path, progress)
+    _say(f"{str(given.path)!r} is a whole copy, {_size(size)}")
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -276,12 +276,12 @@ def _print(line: str) -> None:
     print(line)  # noqa: T201
 
 
-def _size(octets: float) -> str:
+def _size(size: float) -> str:
     for unit in ("B", "KiB", "MiB"):
-        if octets < 1024:
-            return f"{octets:.0f} {unit}" if unit == "B" else f"{octets:.1f} {unit}"
-        octets /= 1024
-    return f"{octets:.1f} GiB"
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
 
 
 def _moment(seconds: float) -> str:

@@ -212,7 +212,7 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
     :returns: a JSON document; times in seconds since the epoch.
     """
     with log.engine.connect() as connection, connection.begin():
-        count, octets, private, first, last = connection.execute(
+        count, size, private, first, last = connection.execute(
             sa.select(
                 sa.func.count(),
                 sa.func.coalesce(sa.func.sum(sa.func.length(_UPDATE.c.data)), 0),
@@ -227,11 +227,11 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
             "version": log.version,
             "hubs": log.seats.others(),
             "updates": count,
-            "octets": octets,
+            "bytes": size,
             "private": private,
             "ever_published": (connection.scalar(sa.select(_POSITION.c.last_sequence)) or 0) - events_ever,
             "subscription_events": events,
-            "subscription_event_octets": event_bytes,
+            "subscription_event_bytes": event_bytes,
             "oldest": _ends(connection, first),
             "newest": _ends(connection, last),
             "sizes": sizes(connection, log.path),
@@ -241,12 +241,12 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
 
 def _events(connection: sa.Connection) -> tuple[int, int, int]:
     """How many events of the hub there are, the size of their data, and how many there ever were."""
-    count, octets = connection.execute(
+    count, size = connection.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(_UPDATE.c.data)), 0)).where(
             schema.is_event
         )
     ).one()
-    return count, octets, connection.scalar(sa.select(_POSITION.c.events)) or 0
+    return count, size, connection.scalar(sa.select(_POSITION.c.events)) or 0
 
 
 def _ends(connection: sa.Connection, sequence: int | None) -> dict[str, Any] | None:
@@ -272,7 +272,7 @@ def _most(connection: sa.Connection, top: int) -> list[tuple[int, int]]:
 
 def _topic(connection: sa.Connection, hashed: int, count: int) -> dict[str, Any]:
     of_topic = sa.select(_TOPIC.c.sequence).where(_TOPIC.c.topic_hash == hashed)
-    octets = connection.scalar(
+    size = connection.scalar(
         sa.select(sa.func.sum(sa.func.length(_UPDATE.c.data))).where(_UPDATE.c.sequence.in_(of_topic))
     )
     examples = connection.scalars(
@@ -280,7 +280,7 @@ def _topic(connection: sa.Connection, hashed: int, count: int) -> dict[str, Any]
     )
     names = (name for topics in examples for name in json.loads(topics))
     name = next((name for name in names if schema.topic_hash(name) == hashed), "?")
-    return {"topic": name, "updates": count, "octets": octets or 0}
+    return {"topic": name, "updates": count, "bytes": size or 0}
 
 
 _PAGES = 2000  # of a step of the copy
@@ -295,7 +295,7 @@ def backup(log: Log, target: Path, progress: Progress) -> int:
 
     :param target: path of the copy; nothing may be there.
     :param progress: takes how many of a hundred parts are done.
-    :returns: its size in octets.
+    :returns: its size in bytes.
     :raises HistoryError: there is something, no space, or the copy is damaged.
     """
     part = target.with_name(target.name + ".part")
@@ -360,14 +360,14 @@ def _give_name(part: Path, target: Path) -> None:
 def vacuum(log: Log) -> tuple[int, int]:
     """Write the file anew without its free pages. Publications wait meanwhile.
 
-    :returns: octets before and after.
+    :returns: bytes before and after.
     :raises HistoryError: there is not enough space on the disk.
     """
     before = log.path.stat().st_size
     free = shutil.disk_usage(log.path.absolute().parent).free
     if free < 2 * before:
         raise HistoryError(
-            f"this needs up to {2 * before} octets beside the database, and {free} are free; history prune "
+            f"this needs up to {2 * before} bytes beside the database, and {free} are free; history prune "
             "gives back space without"
         )
     with log.seats.turn_within(BOUND), log.engine.connect() as connection:
@@ -405,7 +405,7 @@ def _checkpoint(driver: sqlite3.Connection) -> None:
 
 
 def sizes(connection: sa.Connection, path: Path) -> dict[str, int]:
-    """Octets of the file and of its write-ahead log, and of the free pages in the file."""
+    """Bytes of the file and of its write-ahead log, and of the free pages in the file."""
     page: int = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
     free: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
     wal = Path(f"{path}-wal")

@@ -16,7 +16,7 @@ from mercure_hub.storage.sqlite import schema
 from mercure_hub.tools.history.store import KEYS, HistoryError, Log, Progress, Selection, select
 
 _LONGEST = 256 << 20
-"""Octets of a line."""
+"""Bytes of a line."""
 
 _MAX_RETRY = 2**53
 
@@ -36,17 +36,17 @@ def _line(row: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _values(octets: bytes, number: int) -> dict[str, Any]:
+def _values(line: bytes, number: int) -> dict[str, Any]:
     """The values of a row without its sequence.
 
     The rules for what is published do not all apply: the log also holds the hub's own events.
 
-    :param octets: the line.
+    :param line: as it is in the file.
     :param number: of the line, for the message.
     :raises HistoryError: it is none that an export writes.
     """
     try:
-        document = json.loads(octets)
+        document = json.loads(line)
     except (ValueError, RecursionError):
         raise _wrong(number, "is not JSON in UTF-8") from None
     if not isinstance(document, dict):
@@ -114,7 +114,7 @@ def _wrong(number: int, what: str) -> HistoryError:
 
 
 _BATCH = 500
-_BATCH_OCTETS = 4 << 20
+_BATCH_BYTES = 4 << 20
 _CACHE = 64 << 10  # KiB of the index of topics in memory: rows go to random places in it
 
 
@@ -165,18 +165,18 @@ def load(log: Log, lines: BinaryIO, progress: Progress, *, skip_known: bool = Fa
 def _batches(lines: BinaryIO) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Values of rows with the numbers of their lines."""
     batch: list[tuple[int, dict[str, Any]]] = []
-    octets = number = 0
-    while found := lines.readline(_LONGEST):
+    size = number = 0
+    while line := lines.readline(_LONGEST):
         number += 1
-        if len(found) == _LONGEST:
-            raise HistoryError(f"line {number} has more than {_LONGEST} octets; nothing was imported")
-        if not found.strip():
+        if len(line) == _LONGEST:
+            raise HistoryError(f"line {number} has more than {_LONGEST} bytes; nothing was imported")
+        if not line.strip():
             continue
-        batch.append((number, _values(found, number)))
-        octets += len(found)
-        if len(batch) >= _BATCH or octets >= _BATCH_OCTETS:
+        batch.append((number, _values(line, number)))
+        size += len(line)
+        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
             yield batch
-            batch, octets = [], 0
+            batch, size = [], 0
     if batch:
         yield batch
 

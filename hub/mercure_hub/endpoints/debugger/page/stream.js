@@ -43,8 +43,8 @@ export class Parser {
 }
 
 // A header field holds bytes, and an id may have any character: send it as UTF-8.
-const asOctets = (text) => String.fromCharCode(...new TextEncoder().encode(text));
-const fromOctets = (value) => new TextDecoder().decode(Uint8Array.from(value, (c) => c.charCodeAt(0)));
+const asBytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+const fromBytes = (value) => new TextDecoder().decode(Uint8Array.from(value, (c) => c.charCodeAt(0)));
 
 export class Stream {
   // on: { open(response), event(event), state(name, detail), refused(response) }
@@ -67,7 +67,7 @@ export class Stream {
     this.controller = new AbortController();
     this.on.state("connecting");
     const headers = { Accept: "text/event-stream", ...this.options.headers };
-    if (this.lastId) headers["Last-Event-ID"] = asOctets(this.lastId);
+    if (this.lastId) headers["Last-Event-ID"] = asBytes(this.lastId);
     try {
       const response = await fetch(this.url, {
         ...this.options,
@@ -84,7 +84,7 @@ export class Stream {
       if (response.ok) {
         this.pause = FIRST_PAUSE;
         // Where it began: what comes during an interruption before the first event is not missed either.
-        this.lastId ||= fromOctets(response.headers.get("Mercure-Last-Event-ID") ?? "");
+        this.lastId ||= fromBytes(response.headers.get("Mercure-Last-Event-ID") ?? "");
         this.on.open(response);
         this.on.state("live");
         await this.read(response);
