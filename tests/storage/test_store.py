@@ -445,7 +445,7 @@ class TestBreak:
         node.wait_for("4")
         node.link.is_away = True
         engine.rewind(2)
-        time.sleep(0.05)
+        until(lambda: node.store._is_link_suspect)
         node.link.is_away = False
         until(lambda: node.breaks)
         node.publish("new")
@@ -467,7 +467,7 @@ class TestBreak:
         other = join()
         other.publish("another 3", "another 4")
         other.wait_for("another 4")
-        time.sleep(0.05)
+        until(lambda: node.store._is_link_suspect)
         node.link.is_away = False
         until(lambda: node.breaks)
         assert node.breaks == [Break.REWOUND]
@@ -493,7 +493,7 @@ class TestBreak:
         node.wait_for("x")
         node.link.is_away = True
         engine.epoch = "second"
-        time.sleep(0.05)
+        until(lambda: node.store._is_link_suspect)
         node.link.is_away = False
         until(lambda: node.breaks)
         node.publish("y")
@@ -505,8 +505,9 @@ class TestBreak:
         node.wait_for("x")
         for _ in range(3):
             node.link.is_away = True
-            time.sleep(0.03)
+            until(lambda: node.store._is_link_suspect)
             node.link.is_away = False
+            until(lambda: not node.store._is_link_suspect)
         node.publish("y")
         node.wait_for("x", "y")
         assert node.breaks == []
