@@ -18,6 +18,8 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 import h11
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import TimeoutError as Urllib3TimeoutError
 from urllib3.util.ssl_ import create_urllib3_context
 from werkzeug.datastructures import Headers
 
@@ -59,7 +61,10 @@ def has_timed_out(error: BaseException | None) -> bool:
 
 def _cause_of(error: BaseException) -> BaseException | None:
     """The error that urllib3 or requests has wrapped."""
-    wrapped = (error.__cause__, getattr(error, "reason", None), *error.args)
+    wrapped = [error.__cause__, getattr(error, "reason", None), *error.args]
+    if isinstance(error, Urllib3TimeoutError | NewConnectionError):
+        # urllib3 1 raises these without "from". For others, the context may be an error of the app's.
+        wrapped.append(error.__context__)
     return next((one for one in wrapped if isinstance(one, BaseException) and one is not error), None)
 
 
@@ -136,7 +141,7 @@ class Exchange:
             head = h11.Request(
                 method=method,
                 target=quote(target, safe=_KEPT_IN_TARGETS),
-                headers=[(name.encode(), value.strip().encode()) for name, value in fields.items()],
+                headers=[(name.encode(), value.strip(" \t").encode()) for name, value in fields.items()],
             )
         except h11.LocalProtocolError:  # its text has the value, which may be a token
             head = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import requests
 from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ReadTimeoutError
 
-from flask_mercure.client.answer import is_of_a_hub, retry_after
+from flask_mercure.client.answer import is_of_a_hub, retry_after, unreachable
+from flask_mercure.config.settings import read_hubs
 from flask_mercure.errors import PublishError
 from flask_mercure.publishing.retry import Verdict, verdict
 from tests.flask_mercure.fake_hub import Answer, publishing, running
@@ -144,3 +146,29 @@ def test_the_error_of_a_refusal_tells_when_to_come_back(status: int) -> None:
         with pytest.raises(PublishError) as without:
             publish("a")
         assert without.value.retry_after is None
+
+
+def raised_while_handling(cause: Exception, error: Exception) -> Exception:
+    """As urllib3 1 raises its errors: without ``from``."""
+    try:
+        try:
+            raise cause
+        except Exception:
+            raise error  # noqa: B904
+    except Exception as raised:
+        return raised
+
+
+def test_errors_of_urllib3_1_are_told_like_those_of_2() -> None:
+    configuration = read_hubs({"MERCURE_JWT_SECRET": "!ChangeThisMercureHubJWTSecretKey!"})[0]["default"]
+    late = raised_while_handling(TimeoutError("timed out"), ReadTimeoutError(None, "/", "Read timed out."))  # type: ignore[arg-type]
+    told = unreachable(requests.ReadTimeout(late), configuration)
+    assert str(told).startswith(f"no answer from {configuration.url}")
+    assert told.possibly_published
+    refused = raised_while_handling(
+        ConnectionRefusedError(111, "Connection refused"),
+        NewConnectionError(None, "<HTTPConnection>: Failed to establish: [Errno 111] Connection refused"),  # type: ignore[arg-type]
+    )
+    told = unreachable(requests.ConnectionError(MaxRetryError(None, "/", refused)), configuration)  # type: ignore[arg-type]
+    assert ": Connection refused. Does the hub run?" in str(told)
+    assert not told.possibly_published

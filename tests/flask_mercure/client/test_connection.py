@@ -207,6 +207,12 @@ def test_a_header_of_a_request_cannot_forge_another() -> None:
         get("http://127.0.0.1:9/", {"X": "a\r\nY: b"}, verify=True, connect_timeout=1, answer_timeout=1)
 
 
+@pytest.mark.parametrize("event_id", ["\u00a0id\u00a0", "id\u3000"])
+def test_the_space_of_other_scripts_belongs_to_an_event_id(event_id: str) -> None:
+    request = Exchange("GET", "http://hub.example/m", {"Last-Event-ID": event_id}).request
+    assert f"\r\nLast-Event-ID: {event_id}\r\n".encode() in request
+
+
 @pytest.mark.minutes
 def test_a_stream_from_a_port_where_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
