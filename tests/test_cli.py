@@ -38,7 +38,7 @@ load = partial(keys.load, exists=lambda _: False)
 
 
 class TestPrinting:
-    def test_a_secret(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_keys_prints_a_secret(self, capsys: pytest.CaptureFixture[str]) -> None:
         printed = []
         for _ in range(2):
             assert cli.main(["keys"]) == 0
@@ -49,20 +49,22 @@ class TestPrinting:
             assert load(line.strip(), "HS512").algorithms == ("HS512",)
 
     @pytest.mark.parametrize(("kind", "algorithm"), [("rsa", "RS256"), ("ec", "ES256"), ("ed25519", "EdDSA")])
-    def test_a_key_pair(self, kind: str, algorithm: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_keys_prints_a_key_pair(
+        self, kind: str, algorithm: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert cli.main(["keys", f"--{kind}"]) == 0
         printed = capsys.readouterr().out
         private, end, public = printed.partition("-----END PRIVATE KEY-----\n")
         signing = load(private + end, purpose="sign")
         assert signing.algorithms == load(public).algorithms == load(printed).algorithms == (algorithm,)
 
-    def test_one_kind_of_keys_at_a_time(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_keys_makes_one_kind_of_key_at_a_time(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             cli.main(["keys", "--rsa", "--ec"])
         assert caught.value.code == 2
         assert len(capsys.readouterr().err.splitlines()) == 1
 
-    def test_the_reference(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_reference_of_settings_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["settings"]) == 0
         assert capsys.readouterr().out == reference()
 
@@ -83,7 +85,7 @@ class TestPrinting:
         assert "--config" in printed
         assert "mercure-hub keys" in printed
 
-    def test_the_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_version_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             cli.main(["--version"])
         assert caught.value.code == 0
@@ -115,55 +117,57 @@ class TestRefusals:
             assert secret not in line
         return line.removeprefix("mercure-hub: ")
 
-    def test_no_key(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_missing_key_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.refused(capsys, key="")
         assert line.startswith("MERCURE_PUBLISHER_JWT_KEY: is not set; make a secret with: mercure-hub keys")
 
-    def test_a_weak_key(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_weak_key_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.refused(capsys, key="hunter2")
         assert line.startswith(
             "MERCURE_PUBLISHER_JWT_KEY: the secret has 7 bytes and HS256 needs at least 32"
         )
 
-    def test_a_mangled_key(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_mangled_key_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.refused(capsys, key=generate_pair("ec")[1].splitlines()[0])
         assert line.startswith("MERCURE_PUBLISHER_JWT_KEY: the PEM is mangled: its END line is missing")
 
     @pytest.mark.parametrize("words", [("--heartbeat", "x"), ("run", "--heartbeat=x")])
-    def test_a_wrong_value(self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_wrong_value_is_refused(
+        self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert self.refused(capsys, *words) == "--heartbeat: 'x' is not a number of seconds of 0 or more"
 
-    def test_an_unknown_flag_and_not_its_value(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unknown_flag_is_named_without_its_value(self, capsys: pytest.CaptureFixture[str]) -> None:
         expected = "--publisher-key: there is no such flag; see mercure-hub --help"
         assert self.refused(capsys, "--publisher-key=hunter2") == expected
         assert self.refused(capsys, "--publisher-key", "hunter2") == expected
 
-    def test_an_abbreviated_flag(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_abbreviated_flag_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "no such flag" in self.refused(capsys, "--heart=1")
 
     def test_a_word_too_many_is_not_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "no such flag" in self.refused(capsys, "--publisher-jwt-key", SECRET, "hunter2")
 
-    def test_a_flag_without_its_value(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_flag_without_its_value_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.refused(capsys, "--listen") == (
             "argument --listen: expected one argument; see mercure-hub --help"
         )
 
-    def test_an_unreadable_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unreadable_file_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.refused(capsys, "--config", "nowhere.toml") == (
             "MERCURE_CONFIG: 'nowhere.toml' cannot be read: No such file or directory"
         )
 
-    def test_an_unknown_key_of_the_file(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unknown_key_of_the_file_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("hub.toml").write_text('publisher_key = "hunter2"')
         line = self.refused(capsys, MERCURE_CONFIG="hub.toml")
         assert line.startswith("publisher_key in hub.toml: there is no such setting; known are listen,")
 
-    def test_a_password_in_the_database_url(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_password_in_the_database_url_is_not_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.refused(capsys, MERCURE_TRANSPORT_URL="postgresql://mercure:hunter2@db/mercure")
         assert line.startswith("MERCURE_TRANSPORT_URL: 'postgresql://***@db/mercure' names 'postgresql'")
 
-    def test_a_log_file_that_cannot_be_written(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_log_file_that_cannot_be_written_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.refused(capsys, "--log-file", "nowhere/hub.log")
         assert line == "MERCURE_LOG_FILE: 'nowhere/hub.log' cannot be opened: No such file or directory"
 
@@ -208,17 +212,17 @@ class TestProcess:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             yield int(listening.getsockname()[1])
 
-    def test_a_port_in_use(self, taken: int) -> None:
+    def test_a_port_in_use_ends_the_hub(self, taken: int) -> None:
         assert self.refused("--listen", f"127.0.0.1:{taken}") == (
             f"MERCURE_LISTEN: cannot listen on 127.0.0.1:{taken}: Address already in use; "
             "stop what uses it, or choose another port"
         )
 
     @pytest.mark.parametrize("address", ["192.0.2.1:3000", "no-such-host.invalid:3000"])
-    def test_an_address_that_is_not_here(self, address: str) -> None:
+    def test_an_address_that_cannot_be_bound_ends_the_hub(self, address: str) -> None:
         assert self.refused(MERCURE_LISTEN=address).startswith("MERCURE_LISTEN: ")
 
-    def test_a_database_that_cannot_be_opened(self, tmp_path: Path) -> None:
+    def test_a_database_that_cannot_be_opened_ends_the_hub(self, tmp_path: Path) -> None:
         path = tmp_path / "nowhere" / "mercure.db"
         assert self.refused(MERCURE_TRANSPORT_URL=f"sqlite:///{path}") == (
             f"MERCURE_TRANSPORT_URL: the database sqlite:///{path} cannot be opened: "
@@ -232,11 +236,11 @@ class TestProcess:
             database.execute("CREATE TABLE other (x)")
             assert "cannot be opened: database is locked" in self.refused(status=1)
 
-    def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_no_database_ends_the_hub(self, tmp_path: Path) -> None:
         (tmp_path / "mercure.db").write_text("a letter to my aunt" * 100)
         assert "is not an SQLite database" in self.refused()
 
-    def test_certificates_that_cannot_be_used(self, tmp_path: Path) -> None:
+    def test_certificates_that_cannot_be_used_end_the_hub(self, tmp_path: Path) -> None:
         assert self.refused(MERCURE_TLS_CERT="nowhere.pem").startswith(
             "MERCURE_TLS_CERT: 'nowhere.pem' cannot be read: No such file or directory"
         )
@@ -272,7 +276,7 @@ def checked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tuple[
 
 
 class TestCheck:
-    def test_every_setting_with_its_source(
+    def test_check_prints_every_setting_with_its_source(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Path("hub.toml").write_text('heartbeat = 15\ndrain = 1\ncors_origins = ["https://a.example"]')
@@ -294,13 +298,13 @@ class TestCheck:
         assert found["MERCURE_SUBSCRIBER_JWT_ALG"] == ("HS384 HS256", "MERCURE_PUBLISHER_JWT_ALG")
         assert found["MERCURE_SUBSCRIBER_JWT_KEY_FALLBACK"] == ("", "default")
 
-    def test_what_a_playground_switches_on(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_check_prints_what_a_playground_switches_on(self, capsys: pytest.CaptureFixture[str]) -> None:
         found = checked(capsys, "--playground", "--subscriptions=0")
         assert found["MERCURE_ANONYMOUS"] == ("1", "MERCURE_PLAYGROUND")
         assert found["MERCURE_CORS_ORIGINS"][0].startswith("http://localhost:* ")
         assert found["MERCURE_SUBSCRIPTIONS"] == ("0", "command line")
 
-    def test_issuers(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_check_prints_issuers(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("hub.toml").write_text(
             f'public_url = "https://example.com/hub"\n[[issuer]]\nidentifier = "urn:a"\n'
             f'publisher_key = "{SECRET}"\njwks_uri = "https://keys.example/?hunter2"\n'
@@ -330,7 +334,7 @@ class TestCheck:
             "MERCURE_PUBLISHER_JWT_KEY_FALLBACK",
         )
 
-    def test_quiet(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_quiet_check_prints_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["check", "--quiet", f"--publisher-jwt-key={SECRET}"]) == 0
         assert capsys.readouterr() == ("", "")
         assert cli.main(["check", "--quiet", "--heartbeat=x", f"--publisher-jwt-key={SECRET}"]) == 2
@@ -346,7 +350,9 @@ class TestCheck:
         assert "did you mean MERCURE_PUBLIC_URL?" in capsys.readouterr().err
 
     @pytest.mark.parametrize("words", [("--no-such-flag",), ("word",), ("--heart=1",)])
-    def test_wrong_words(self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_wrong_arguments_of_check_are_refused(
+        self, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.raises(SystemExit) as end:
             cli.main(["check", *words])
         assert end.value.code == 2
@@ -373,7 +379,7 @@ class TestCheck:
     )
     @pytest.mark.parametrize("command", ["check", "run"])
     @pytest.mark.minutes
-    def test_what_keeps_a_hub_from_starting(
+    def test_check_reports_what_keeps_a_hub_from_starting(
         self, command: str, words: list[str], said: str, tmp_path: Path
     ) -> None:
         """The hub itself has other words for some, but the same status."""
@@ -386,7 +392,7 @@ class TestCheck:
             assert said in done.stderr
 
     @pytest.mark.minutes
-    def test_it_opens_nothing_for_writing(self, tmp_path: Path) -> None:
+    def test_check_opens_nothing_for_writing(self, tmp_path: Path) -> None:
         """Not even the database, the log or a port, and neither where they are nor where they are not."""
         code = """
 import os, sys
@@ -429,7 +435,7 @@ sys.exit(cli.main(["check", "--log-file=hub.log", "--access-log=access.log"]))
         (["--anonymous", "--publisher-jwt-key", f"-h{SECRET}"], f"-h{SECRET}"),
     ],
 )
-def test_a_value_that_begins_like_a_flag(words: list[str], value: str) -> None:
+def test_a_value_may_begin_like_a_flag(words: list[str], value: str) -> None:
     known, rest = cli._parser().parse_known_args(words)
     assert known.publisher_jwt_key == value
     assert rest == []
@@ -443,6 +449,6 @@ def test_a_flag_is_not_the_value_of_another(capsys: pytest.CaptureFixture[str]) 
         assert "argument --publisher-jwt-key: expected one argument" in capsys.readouterr().err
 
 
-def test_a_secret_that_begins_like_a_flag() -> None:
+def test_a_secret_may_begin_like_a_flag() -> None:
     known, rest = cli._parser().parse_known_args([f"--publisher-jwt-key=-{SECRET}"])
     assert (known.publisher_jwt_key, rest) == (f"-{SECRET}", [])

@@ -25,7 +25,7 @@ def names_in(path: Path) -> frozenset[str]:
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
 
 
-def test_there_is_a_table() -> None:
+def test_the_page_has_a_table() -> None:
     assert len(ROWS) > 30
     assert "::" not in PAGE.partition("## What only the others have")[2]
 

@@ -88,7 +88,7 @@ def texts() -> list[Path]:
     ]
 
 
-def test_it_is_installed_from_a_clone_only() -> None:
+def test_all_texts_install_the_project_from_a_clone() -> None:
     found = []
     for path in texts():
         try:
@@ -99,7 +99,7 @@ def test_it_is_installed_from_a_clone_only() -> None:
     assert found == []
 
 
-def test_pages_say_it_as_messages_do() -> None:
+def test_pages_name_the_installation_as_messages_do() -> None:
     """The extras in quotes, of the folder that the shell is in."""
     (form,) = _INSTALLS.findall(INSTALL.format("hub"))
     assert form == "'.[hub]'"

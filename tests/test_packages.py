@@ -95,7 +95,7 @@ def test_root_is_told_first_and_no_service_starts(notes: Path, capsys: pytest.Ca
 
 
 @pytest.mark.minutes
-def test_nothing_is_done_twice(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_installed_packages_are_not_installed_again(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install()
     notes.unlink()
     capsys.readouterr()
@@ -104,7 +104,7 @@ def test_nothing_is_done_twice(notes: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.minutes
-def test_a_policy_of_the_machine_stays(notes: Path) -> None:
+def test_the_machines_policy_on_services_stays(notes: Path) -> None:
     packages.POLICY.write_text("exit 77\n")
     install()
     assert notes.read_text().splitlines()[-1] == "policy 77"
@@ -112,7 +112,7 @@ def test_a_policy_of_the_machine_stays(notes: Path) -> None:
 
 
 @pytest.mark.minutes
-def test_without_a_network_it_goes_on(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_setup_goes_on_without_a_network(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (notes.parent / "apt-get").write_text("#!/bin/sh\necho 'E: no network' >&2; exit 100\n")
     assert install() == ["supervisor"]
     assert capsys.readouterr().out.endswith("E: no network\nStill missing: supervisor\n")
@@ -120,7 +120,9 @@ def test_without_a_network_it_goes_on(notes: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("wanted", ["no setup", "another user", "a layer that needs nothing"])
-def test_nothing_is_installed(wanted: str, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setup_installs_nothing_where_it_must_not(
+    wanted: str, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if wanted == "no setup":
         monkeypatch.setenv("TEST_SETUP", "no")
     if wanted == "another user":
@@ -162,7 +164,7 @@ def test_the_closing_line_is_a_command(workers: list[str], tmp_path: Path) -> No
 
 
 @pytest.mark.minutes
-def test_there_is_none_when_nothing_is_missing(tmp_path: Path) -> None:
+def test_no_closing_line_is_printed_when_nothing_is_missing(tmp_path: Path) -> None:
     assert "1 passed, 1 skipped" in project(tmp_path, "-k", "four or five")[-1]
 
 

@@ -38,14 +38,14 @@ def rows() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_the_test_exists(name: str) -> None:
+def test_each_cited_test_exists(name: str) -> None:
     file, _, test = name.partition("::")
     assert test.rpartition("::")[2].startswith("test_")
     assert test.replace("::", ".") in names_in(ROOT / "tests" / file)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_function_exists(name: str) -> None:
+def test_each_cited_function_exists(name: str) -> None:
     module, _, function = name.partition(":")
     root = ROOT / "hub" if module.startswith("mercure_hub") else ROOT
     path = root.joinpath(*module.split("."))

@@ -72,7 +72,7 @@ def test_publish_and_receive_by_cookie(folder: Path, protocol: str) -> None:
         assert events[2].id == "urn:own"
 
 
-def test_the_earlier_generation(folder: Path) -> None:
+def test_publish_and_receive_in_the_earlier_generation(folder: Path) -> None:
     with running_hub(folder, protocol="0.x") as hub:
         app, mercure = application(hub, MERCURE_PROTOCOL="0.x")
         with app.test_request_context():
@@ -82,7 +82,7 @@ def test_the_earlier_generation(folder: Path) -> None:
             assert stream.take(1) == ["x"]
 
 
-def test_an_internal_and_a_public_url(folder: Path) -> None:
+def test_publish_to_an_internal_url_and_receive_by_the_public_one(folder: Path) -> None:
     public = "https://example.com/.well-known/mercure"
     with running_hub(folder, public_url=public) as hub:
         app, mercure = application(hub, MERCURE_PUBLIC_URL=public)
@@ -111,7 +111,7 @@ def test_only_the_apps_own_tokens_name_the_internal_url(folder: Path, configured
                 assert {one.topic for one in mercure.subscriptions()} == {"a"}
 
 
-def test_a_key_pair(folder: Path) -> None:
+def test_publish_and_receive_with_a_key_pair(folder: Path) -> None:
     private, public = generate_pair("rsa")
     with running_hub(folder, publisher_jwt_key=public) as hub:
         app, mercure = application(hub)
@@ -122,7 +122,7 @@ def test_a_key_pair(folder: Path) -> None:
             assert mercure.publish("a", "x")
 
 
-def test_https_with_its_own_certificate(folder: Path) -> None:
+def test_publish_over_https_with_its_own_certificate(folder: Path) -> None:
     certificate = self_signed(folder)
     with running_hub(folder, tls_cert=certificate) as hub:
         app, mercure = application(hub, MERCURE_VERIFY_TLS=str(certificate))
@@ -145,7 +145,7 @@ def test_what_refuses_says_what_to_compare(hub: RunningHub) -> None:
     assert caught.value.status == 401 or "namespace" in str(caught.value)
 
 
-def test_the_tutorial(folder: Path) -> None:
+def test_the_tutorial_works(folder: Path) -> None:
     """Its application is started as it stands, and behaves as the page says."""
     page = (Path(__file__).parent.parent / "docs" / "tutorial.md").read_text()
     source = page.split("```python\n")[1].split("```")[0]
@@ -176,7 +176,7 @@ def test_the_tutorial(folder: Path) -> None:
         assert stream.take(1) == ['{"state": "paid"}']
 
 
-def test_the_commands(folder: Path) -> None:
+def test_the_commands_of_flask_mercure_work(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         (folder / "app.py").write_text(
             "from flask import Flask\nfrom flask_mercure import Mercure\napp = Flask(__name__)\n"

@@ -33,7 +33,7 @@ def python_that(folder: Path, *, has_venv: bool, does: str = "exit 0") -> str:
     return str(program)
 
 
-def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
+def test_make_names_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     """As root, by another user: root may write everywhere."""
     is_root = os.geteuid() == 0
     folder = Path(tempfile.mkdtemp())  # not pytest's, which is closed to other users
@@ -56,14 +56,14 @@ def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
     assert "chown" in done.stderr and "python3-venv" not in done.stderr
 
 
-def test_python_without_venv(tmp_path: Path) -> None:
+def test_make_names_the_package_of_venv(tmp_path: Path) -> None:
     done = make(tmp_path, python_that(tmp_path, has_venv=False))
     assert done.returncode == 1
     assert done.stderr.startswith("Python has no venv.")
     assert "apt-get install -y python3-venv" in done.stderr
 
 
-def test_any_other_reason_is_that_of_python(tmp_path: Path) -> None:
+def test_make_shows_any_other_error_of_python(tmp_path: Path) -> None:
     done = make(
         tmp_path, python_that(tmp_path, has_venv=True, does="echo No space left on device >&2; exit 1")
     )
@@ -72,7 +72,7 @@ def test_any_other_reason_is_that_of_python(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-def test_it_is_made(tmp_path: Path) -> None:
+def test_make_creates_the_environment(tmp_path: Path) -> None:
     done = make(tmp_path, python_that(tmp_path, has_venv=True, does='mkdir "$3"'))
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / ".venv").is_dir()

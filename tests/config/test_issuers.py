@@ -53,7 +53,7 @@ def refusal(path: Path, toml: str, **variables: str) -> str:
 # --- the rows of the table: one issuer ---
 
 
-def test_a_key_set_by_url(tmp_path: Path) -> None:
+def test_an_issuer_has_a_key_set_by_url(tmp_path: Path) -> None:
     (found,) = configured(tmp_path, "", jwks_uri=URI, issuer="https://login.example.com/")
     assert found.identifier == "https://login.example.com/"
     assert found.publish == found.subscribe == ()
@@ -64,14 +64,14 @@ def test_a_key_set_by_url(tmp_path: Path) -> None:
     assert settings.subscriber_jwt_key is None
 
 
-def test_a_key_set_by_file(tmp_path: Path, key_file: str) -> None:
+def test_an_issuer_has_a_key_set_from_a_file(tmp_path: Path, key_file: str) -> None:
     (found,) = configured(tmp_path, f"jwks_file = {key_file!r}")
     assert [key.kid for key in found.publish] == ["one", "two"]
     assert found.subscribe == found.publish
     assert found.remote is None
 
 
-def test_all_of_them_together(tmp_path: Path, key_file: str) -> None:
+def test_an_issuer_has_keys_of_all_sources_together(tmp_path: Path, key_file: str) -> None:
     (found,) = configured(
         tmp_path,
         "",
@@ -108,7 +108,7 @@ def test_a_key_for_one_role_besides_a_set(tmp_path: Path) -> None:
         ({"jwks_uri": URI, "jwks_allow_private": "maybe"}, "MERCURE_JWKS_ALLOW_PRIVATE: 'maybe' is"),
     ],
 )  # fmt: skip
-def test_a_wrong_row(tmp_path: Path, variables: dict[str, str], said: str) -> None:
+def test_a_wrong_row_of_issuers_is_refused(tmp_path: Path, variables: dict[str, str], said: str) -> None:
     assert said in refusal(tmp_path, "", **variables)
 
 
@@ -127,7 +127,7 @@ def test_the_command_refuses_a_wrong_file(
 # --- tables: several ---
 
 
-def test_two_tables(tmp_path: Path, key_file: str) -> None:
+def test_two_tables_are_two_issuers(tmp_path: Path, key_file: str) -> None:
     first, second = configured(
         tmp_path,
         f"""
@@ -277,7 +277,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("table", "said"), WRONG)
-def test_a_wrong_table(table: dict[str, Any], said: str) -> None:
+def test_a_wrong_table_is_refused(table: dict[str, Any], said: str) -> None:
     with pytest.raises(IssuerError) as caught:
         from_table(table)
     message = str(caught.value)
@@ -292,7 +292,7 @@ def test_a_wrong_table(table: dict[str, Any], said: str) -> None:
     ["https://login.example.com?x", "https://login.example.com/#x", "https://", "http://login.example.com", "https://[",
      "login.example.com", "https://login.example.com/?", "//login.example.com"],
 )  # fmt: skip
-def test_what_is_no_authorization_server(identifier: str) -> None:
+def test_a_wrong_authorization_server_is_refused(identifier: str) -> None:
     with pytest.raises(IssuerError, match="authorization_server: "):
         from_table({"identifier": identifier, "jwks_uri": URI, "authorization_server": True})
 
@@ -328,7 +328,7 @@ def test_what_is_no_authorization_server(identifier: str) -> None:
         ("https://a b/", False, "is not a URL"),
     ],
 )  # fmt: skip
-def test_urls_of_key_sets(uri: str, allow_private: bool, said: str | None) -> None:
+def test_urls_of_key_sets_are_checked(uri: str, allow_private: bool, said: str | None) -> None:
     table = {**WHO, "jwks_uri": uri, "allow_private": allow_private}
     if said is None:
         remote = from_table(table).remote
@@ -353,7 +353,7 @@ def test_urls_of_key_sets(uri: str, allow_private: bool, said: str | None) -> No
     ],
     ids=["no set", "no JSON", "empty", "unknown", "weak"],
 )  # fmt: skip
-def test_a_wrong_key_set_in_a_file(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_wrong_key_set_in_a_file_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "keys.json"
     path.write_bytes(content)
     with pytest.raises(IssuerError) as caught:
@@ -382,7 +382,7 @@ def test_the_table_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("toml", ["[issuer]\na = 1", "issuer = [1]", 'issuer = [{identifier = "a"}, "b"]'])
-def test_what_is_neither_a_name_nor_tables(tmp_path: Path, toml: str) -> None:
+def test_an_issuer_setting_that_is_neither_a_name_nor_tables_is_refused(tmp_path: Path, toml: str) -> None:
     assert "issuer in" in refusal(tmp_path, toml, publisher_jwt_key=SECRET)
 
 

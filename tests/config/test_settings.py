@@ -119,24 +119,24 @@ def toml(path: Path, **values: str) -> dict[str, str]:
     return {CONFIG.variable: str(path)}
 
 
-def test_every_row_has_a_sample() -> None:
+def test_every_setting_has_a_sample_here() -> None:
     assert list(SAMPLES) == [setting.name for setting in TABLE]
 
 
 @each_setting
-def test_from_the_environment(setting: Setting) -> None:
+def test_a_setting_is_read_from_the_environment(setting: Setting) -> None:
     text, value = SAMPLES[setting.name]
     assert plain(load({setting.variable: text})[setting.name]) == value
 
 
 @each_setting
-def test_from_a_flag(setting: Setting) -> None:
+def test_a_setting_is_read_from_a_flag(setting: Setting) -> None:
     text, value = SAMPLES[setting.name]
     assert plain(load(flags={setting.name: text})[setting.name]) == value
 
 
 @each_setting
-def test_from_the_file(setting: Setting, tmp_path: Path) -> None:
+def test_a_setting_is_read_from_the_file(setting: Setting, tmp_path: Path) -> None:
     text, value = SAMPLES[setting.name]
     environment = toml(tmp_path / "hub.toml", **({"publisher_jwt_key": SECRET} | {setting.name: text}))
     if setting.name == "tls_key":
@@ -166,7 +166,7 @@ def test_the_file_of_a_flag_wins_over_that_of_the_environment(tmp_path: Path) ->
     assert load(environment, {"config": str(tmp_path / "two.toml")})["heartbeat"] == 2
 
 
-def test_defaults() -> None:
+def test_settings_have_defaults() -> None:
     settings = load_settings({**KEY, "UNRELATED": "x", "MERCURE_UNKNOWN": "x"}, {})
     assert settings.listen == ("127.0.0.1", 3000)
     assert settings.public_url is None
@@ -179,7 +179,7 @@ def test_defaults() -> None:
     assert issuer.identifier == "urn:flask-mercure"
 
 
-def test_origins_of_subdomains() -> None:
+def test_cors_origins_may_have_wildcards() -> None:
     text = "https://*.Example.com:443 http://*.localhost:* https://*.a-b.example:8443"
     assert load({"MERCURE_CORS_ORIGINS": text})["cors_origins"] == (
         "https://*.example.com",
@@ -188,7 +188,7 @@ def test_origins_of_subdomains() -> None:
     )
 
 
-def test_native_values_in_the_file(tmp_path: Path) -> None:
+def test_the_file_may_hold_values_of_toml_types(tmp_path: Path) -> None:
     path = tmp_path / "hub.toml"
     path.write_text(
         "anonymous = true\nsubscriptions = false\nheartbeat = 12.5\nhistory_size = 7\n"
@@ -209,7 +209,7 @@ def test_white_space_around_a_value_is_dropped_except_in_secrets() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ec", "ed25519"])
-def test_a_pem_with_escapes_or_from_a_file(kind: Any, tmp_path: Path) -> None:
+def test_a_pem_is_read_with_escapes_or_from_a_file(kind: Any, tmp_path: Path) -> None:
     private, public = generate_pair(kind)
     (tmp_path / "key.pem").write_text(public)
     found = [
@@ -342,7 +342,7 @@ SECRETS = {
         ("file:///etc/mercure/the-publishers.secret", "", "a URL, not a secret; for a file write @"),
     ],
 )
-def test_a_key_that_cannot_be_used(role: str, key: str, algorithm: str, remedy: str) -> None:
+def test_a_key_that_cannot_be_used_is_refused(role: str, key: str, algorithm: str, remedy: str) -> None:
     with pytest.raises(SettingError) as caught:
         load({f"MERCURE_{role.upper()}_JWT_KEY": key, f"MERCURE_{role.upper()}_JWT_ALG": algorithm})
     message = str(caught.value)
@@ -367,7 +367,7 @@ def trusted(**keys: str) -> tuple[list[Any], list[Any]]:
 OLD, NEW = (SECRET.encode(), "HS256"), (OTHER_SECRET.encode(), "HS256")
 
 
-def test_two_keys_at_a_time() -> None:
+def test_a_fallback_key_is_accepted_besides_the_key() -> None:
     both = {"publisher_jwt_key": OTHER_SECRET, "publisher_jwt_key_fallback": SECRET}
     assert trusted(**both) == ([NEW, OLD], [NEW, OLD])
     assert trusted(**both, subscriber_jwt_key=OTHER_SECRET) == ([NEW, OLD], [NEW])
@@ -395,7 +395,7 @@ def test_the_fallback_takes_the_algorithms_that_fit_it() -> None:
 
 
 @pytest.mark.parametrize("role", ["PUBLISHER", "SUBSCRIBER"])
-def test_a_fallback_that_cannot_be_used(role: str) -> None:
+def test_a_fallback_key_that_cannot_be_used_is_refused(role: str) -> None:
     name = f"MERCURE_{role}_JWT_KEY_FALLBACK"
     with pytest.raises(SettingError, match=rf"^{name}: the secret has 7 bytes"):
         load_settings({"MERCURE_PUBLISHER_JWT_KEY": SECRET, name: "hunter2"}, {})
@@ -404,12 +404,12 @@ def test_a_fallback_that_cannot_be_used(role: str) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"MERCURE_PUBLISHER_JWT_KEY": ""}])
-def test_without_a_key_it_says_how_to_make_one(environment: dict[str, str]) -> None:
+def test_the_error_about_a_missing_key_says_how_to_make_one(environment: dict[str, str]) -> None:
     with pytest.raises(SettingError, match=r"^MERCURE_PUBLISHER_JWT_KEY: is not set; .*mercure-hub keys"):
         load_settings(environment, {})
 
 
-def test_a_tls_key_without_a_certificate() -> None:
+def test_a_tls_key_without_a_certificate_is_refused() -> None:
     with pytest.raises(SettingError, match=r"^MERCURE_TLS_KEY: .* set both"):
         load({"MERCURE_TLS_KEY": "key.pem", "MERCURE_TLS_CERT": ""})
 
@@ -424,7 +424,7 @@ class TestFile:
         assert "hunter2" not in str(caught.value)
         return str(caught.value)
 
-    def test_an_unknown_key(self, tmp_path: Path) -> None:
+    def test_an_unknown_key_of_the_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "hub.toml"
         message = self.refusal(path, 'publisher_key = "hunter2"')
         assert message.startswith(f"publisher_key in {path}: there is no such setting; known are listen,")
@@ -436,17 +436,17 @@ class TestFile:
         ["listen = {a = 1}", "[listen]\na = 1", "listen = [1, 2]", "[issuer]\nname = 'x'",
          "publisher_jwt_key = ['hunter2', 1]", "listen = 2026-01-01"],
     )  # fmt: skip
-    def test_a_value_of_the_wrong_kind(self, tmp_path: Path, content: str) -> None:
+    def test_a_value_of_the_wrong_type_is_refused(self, tmp_path: Path, content: str) -> None:
         assert "give a string, a number, or a list of strings" in self.refusal(tmp_path / "hub.toml", content)
 
     @pytest.mark.parametrize(
         "content", ["listen", 'publisher_jwt_key = "hunter2', b"\xff\xfe", "a = 1\na = 2"]
     )
-    def test_no_toml(self, tmp_path: Path, content: str | bytes) -> None:
+    def test_a_file_that_is_not_toml_is_refused(self, tmp_path: Path, content: str | bytes) -> None:
         path = tmp_path / "hub.toml"
         assert self.refusal(path, content).startswith(f"MERCURE_CONFIG: {str(path)!r} is not TOML: ")
 
-    def test_no_file(self, tmp_path: Path) -> None:
+    def test_a_missing_file_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "hub.toml"
         assert (
             self.refusal(path) == f"MERCURE_CONFIG: {str(path)!r} cannot be read: No such file or directory"

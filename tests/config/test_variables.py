@@ -16,11 +16,11 @@ from mercure_hub.config.settings import VARIABLES, unknown_variables
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_setting_is_known() -> None:
+def test_every_setting_is_a_known_variable() -> None:
     assert unknown_variables([*VARIABLES, "HOME"]) == []
 
 
-def test_what_the_extension_reads_is_known() -> None:
+def test_every_setting_of_the_extension_is_a_known_variable() -> None:
     """Both often have one environment."""
     assert {f"MERCURE_{name}" for name in settings._OF_THE_EXTENSION} == set(KEYS) - set(VARIABLES)
 
@@ -35,14 +35,14 @@ def test_what_the_extension_reads_is_known() -> None:
         ("MERCURE_", "see mercure-hub --help"),
     ],
 )
-def test_others_are_named(name: str, hint: str) -> None:
+def test_an_unknown_variable_is_named_with_a_hint(name: str, hint: str) -> None:
     (warning,) = unknown_variables([name, "MERCURE_URL"])
     assert warning.startswith(f"{name} in the environment is not a setting of the hub")
     assert warning.endswith(hint)
 
 
 @pytest.mark.minutes
-def test_the_log_warns_at_the_start(tmp_path: Path) -> None:
+def test_a_starting_hub_warns_of_unknown_variables(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
     with (tmp_path / "taken").open("w"):
         done = subprocess.run(

@@ -140,7 +140,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(key: str, value: object
         ({"JWT_SECRET": PRIVATE, "JWT_ALGORITHM": "RS256"}, "it fits ES256"),
     ],
 )
-def test_values_that_do_not_go_together(config: Mapping[str, Any], words: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(config: Mapping[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(words)):
         make_app(**config)
 
@@ -178,7 +178,9 @@ def test_no_secret_is_told() -> None:
         ("VERIFY_TLS", Path(__file__), "verify_tls", __file__),
     ],
 )
-def test_forms_of_a_value(key: str, value: object, attribute: str, expected: object) -> None:
+def test_a_setting_may_be_given_in_several_forms(
+    key: str, value: object, attribute: str, expected: object
+) -> None:
     assert getattr(read_hub({**KEYS, f"MERCURE_{key}": value}), attribute) == expected
 
 
@@ -281,7 +283,7 @@ def test_an_app_whose_configuration_is_refused_can_be_registered_later() -> None
     assert "mercure_url" in app.jinja_env.globals
 
 
-def test_an_app_without_the_extension() -> None:
+def test_an_app_without_the_extension_is_told() -> None:
     with Flask("bare").app_context(), pytest.raises(ConfigurationError, match=r"mercure\.init_app"):
         Mercure().publish("a")
     with pytest.raises(RuntimeError, match="application context"):

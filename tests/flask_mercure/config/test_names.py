@@ -25,7 +25,7 @@ def test_every_setting_of_app_and_hub_is_known() -> None:
         ("MERCURE_MINE", ""),
     ],
 )
-def test_a_name_in_the_configuration(name: str, hint: str) -> None:
+def test_an_unknown_name_in_the_configuration_is_told(name: str, hint: str) -> None:
     said = f"{name} in the app's configuration is not a setting of flask-mercure{hint}"
     assert list(unknown_names([name, "MERCURE_URL", "OTHER", 5], [])) == [said]
     assert list(unknown_names([name], [name])) == [said]
@@ -37,7 +37,7 @@ def test_a_variable_is_named_only_if_it_nearly_is_a_setting() -> None:
     assert said.startswith("MERCURE_PUBLIC_ULR in the environment is not a setting of flask-mercure; did you")
 
 
-def test_an_app_that_starts_is_told(
+def test_a_starting_app_warns_of_unknown_names(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MERCURE_JWT_SECERT", "hunter2")

@@ -112,7 +112,7 @@ def test_a_hub_with_a_url_or_keys_of_its_own_takes_none_of_another_hub() -> None
         ({"eu": {}, "us": {"URL": US}}, "set MERCURE_DEFAULT_HUB"),
     ],
 )
-def test_what_is_wrong_is_refused_by_its_name(hubs: object, words: str) -> None:
+def test_a_wrong_setting_of_a_hub_is_refused_by_its_name(hubs: object, words: str) -> None:
     assert words in "\n".join(problems(HUBS=hubs))
 
 
@@ -130,7 +130,7 @@ def test_all_problems_come_at_once_and_a_shared_one_comes_once() -> None:
     )
 
 
-def test_which_hub_is_the_default() -> None:
+def test_the_default_hub_is_configured_or_the_only_one() -> None:
     named = {"eu": {"URL": EU}, "us": {"URL": US}}
     assert state_of(hubs_of(HUBS=named, DEFAULT_HUB="us")).default == "us"
     assert state_of(hubs_of(HUBS={"eu": {}})).default == "eu"
@@ -139,7 +139,7 @@ def test_which_hub_is_the_default() -> None:
     assert "MERCURE_HUBS is not set" in problems(DEFAULT_HUB="eu")[0]
 
 
-def test_a_key_is_missing_for_one_of_them() -> None:
+def test_a_hub_without_a_key_is_refused() -> None:
     app = Flask("sample")
     app.config["MERCURE_HUBS"] = {"default": {"JWT_SECRET": SECRET}, "eu": {"URL": EU}}
     with pytest.raises(ConfigurationError, match=r"MERCURE_HUBS\['eu'\] as JWT_SECRET"):
@@ -173,11 +173,11 @@ def test_cookies_that_a_browser_keeps_as_one_are_refused(one: dict[str, Any], ot
         ({"URL": "https://h.example/m"}, {"URL": "https://h.example/m", "PROTOCOL": "0.x"}),
     ],
 )
-def test_cookies_that_a_browser_keeps_apart(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_cookies_that_a_browser_keeps_apart_are_accepted(one: dict[str, Any], other: dict[str, Any]) -> None:
     hubs_of(HUBS={"default": one, "two": other})
 
 
-def test_two_cookies_in_one_response() -> None:
+def test_cookies_of_two_hubs_are_set_in_one_response() -> None:
     mercure = Mercure()
     hubs = {"default": {"URL": "https://h.example/eu"}, "us": {"URL": "https://h.example/us"}}
     app = make_app(mercure, HUBS=hubs)
@@ -276,7 +276,7 @@ def test_a_hub_that_fails_does_not_keep_the_others_from_it(pair: Pair) -> None:
 
 
 @pytest.mark.minutes
-def test_all_hubs_fail(pair: Pair) -> None:
+def test_an_update_that_no_hub_takes_raises(pair: Pair) -> None:
     pair.eu.answers = [Silent()]
     pair.us.answers = [Answer(b"", 500)]
     with pytest.raises(SomeHubsFailed, match=r"published on none, and not on 2 of 2 hubs") as caught:

@@ -76,7 +76,7 @@ def left(conversion: Conversion) -> list[tuple[str, str]]:
     return [(note.place, note.name) for note in conversion.notes if note.is_left]
 
 
-def test_a_caddyfile() -> None:
+def test_a_caddyfile_is_converted() -> None:
     conversion = convert({"Caddyfile": OLD})
     assert settings(conversion) == EXPECTED
     assert left(conversion) == [
@@ -138,7 +138,7 @@ def test_secrets_are_printed_where_they_are_asked_for(
     assert SECRET not in output.err
 
 
-def test_an_environment_and_a_caddyfile_together() -> None:
+def test_an_environment_and_a_caddyfile_are_converted_together() -> None:
     caddyfile = """{$SERVER_NAME:localhost} {
     mercure {
         publisher_jwt {env.MERCURE_PUBLISHER_JWT_KEY} {env.MERCURE_PUBLISHER_JWT_ALG}
@@ -166,7 +166,7 @@ DATABASE_URL=postgres://user:hush@host/db
     assert "hush" not in notes
 
 
-def test_the_same_variables_without_a_caddyfile() -> None:
+def test_variables_are_converted_without_a_caddyfile() -> None:
     conversion = convert(
         {
             ".env": f"MERCURE_JWT_KEY={SECRET.replace(' ', '-')}\nMERCURE_ALLOW_ANONYMOUS=1\n"
@@ -184,7 +184,7 @@ def test_the_same_variables_without_a_caddyfile() -> None:
     assert left(conversion) == [(".env:6", "MERCURE_USE_FORWARDED_HEADERS"), (".env:9", "MERCURE_URL")]
 
 
-def test_issuers(tmp_path: Path) -> None:
+def test_issuers_are_converted(tmp_path: Path) -> None:
     conversion = convert(
         {
             "Caddyfile": f"""hub.example.com {{
@@ -294,7 +294,7 @@ def test_what_cannot_be_used_is_named_without_its_secret(text: str, name: str) -
         "\n" * 20_000,
     ],
 )
-def test_what_is_no_configuration(text: str) -> None:
+def test_input_that_is_no_configuration_is_refused(text: str) -> None:
     with pytest.raises(CaddyfileError):
         convert({"Caddyfile": text})
 
@@ -331,7 +331,7 @@ route {{
 """
 
 
-def test_a_site_without_braces() -> None:
+def test_a_site_without_braces_is_converted() -> None:
     """As in the Caddyfile of the Go hub until 0.14, and in articles."""
     conversion = convert({"Caddyfile": WITHOUT_BRACES})
     assert settings(conversion) == {
@@ -360,7 +360,9 @@ def test_a_site_without_braces() -> None:
 @pytest.mark.parametrize(
     "block", ["mercure {\n anonymous\n}", "route {\n mercure {\n  anonymous\n }\n}", "mercure"]
 )
-def test_addresses_without_braces(text: str, url: str, others: list[str], block: str) -> None:
+def test_addresses_of_a_site_without_braces_are_read(
+    text: str, url: str, others: list[str], block: str
+) -> None:
     conversion = convert({"Caddyfile": f"{text}\n{block}\n"})
     assert settings(conversion)["public_url"] == f"{url}/.well-known/mercure"
     assert [note.name for note in conversion.notes if "further address" in note.text] == others
@@ -383,7 +385,7 @@ def test_a_public_url_counts_before_the_address_of_the_site(variable: str, is_fi
     assert settings(conversion)["public_url"] == "https://right.example/hub"
 
 
-def test_what_a_site_has_beside_the_hub() -> None:
+def test_directives_beside_the_hub_are_noted() -> None:
     conversion = convert(
         {
             "Caddyfile": """
@@ -461,7 +463,7 @@ def test_the_port_of_a_site_is_the_hubs_where_no_certificate_is_needed(
     assert found.get("public_url") == (None if url is None else f"{url}/.well-known/mercure")
 
 
-def test_a_start_script() -> None:
+def test_a_start_script_is_converted() -> None:
     script = f"""#!/bin/sh
 # the hub
 export SERVER_NAME=:8080 MERCURE_PUBLISHER_JWT_ALG="HS256"
@@ -498,7 +500,7 @@ def test_a_broken_environment_does_not_show_its_values() -> None:
         convert({".env": "A='hush\n"})
 
 
-def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", str(tmp_path / "none")]) == 2
     assert "cannot be read: No such file" in capsys.readouterr().err
     binary = tmp_path / "binary"
@@ -507,7 +509,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "is not UTF-8" in capsys.readouterr().err
 
 
-def test_values() -> None:
+def test_durations_and_sizes_of_caddy_are_converted() -> None:
     assert [seconds(text) for text in ("0", "0s", "40s", "1m30s", "500ms", "1.5h")] == [
         *("0", "0", "40", "90", "0.5", "5400")
     ]

@@ -92,7 +92,7 @@ def line(**changes: object) -> bytes:
 
 
 class TestStats:
-    def test_in_words(self, run: Run, filled: Path) -> None:
+    def test_stats_are_printed_in_words(self, run: Run, filled: Path) -> None:
         done = run("stats", "--top", 1)
         assert done.status == 0
         words = " ".join(done.out.split())
@@ -100,7 +100,7 @@ class TestStats:
         assert "hub at work none" in words
         assert words.endswith(("5 15 B https://x.example/a", "5 15 B https://x.example/b"))
 
-    def test_as_json(self, run: Run, filled: Path) -> None:
+    def test_stats_are_printed_as_json(self, run: Run, filled: Path) -> None:
         (found,) = run("stats", "--json").lines
         assert (found["updates"], found["bytes"], found["version"], found["hubs"]) == (10, 30, 2, 0)
         assert found["oldest"] == {"id": "id0", "published_at": 1_000_000.0}
@@ -111,14 +111,16 @@ class TestStats:
         }
         assert found["sizes"]["file"] == filled.stat().st_size
 
-    def test_of_an_empty_log(self, run: Run, path: Path) -> None:
+    def test_stats_of_an_empty_history(self, run: Run, path: Path) -> None:
         run("import", stdin=b"")
         (found,) = run("stats", "--json").lines
         assert (found["updates"], found["oldest"], found["topics"]) == (0, None, [])
         assert "none" in run("stats").out
 
     @pytest.mark.minutes
-    def test_beside_a_hub(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_stats_beside_a_running_hub(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with running_hub(tmp_path) as hub:
             hub.send("a", "1", private="on")
             monkeypatch.setenv("MERCURE_TRANSPORT_URL", f"sqlite:///{tmp_path}/hub.db")
@@ -127,7 +129,7 @@ class TestStats:
 
 
 class TestExport:
-    def test_everything_in_order(self, run: Run, filled: Path) -> None:
+    def test_all_updates_are_exported_in_order(self, run: Run, filled: Path) -> None:
         done = run("export")
         assert [one["id"] for one in done.lines] == [f"id{number}" for number in range(10)]
         assert done.lines[3] == {
@@ -155,10 +157,10 @@ class TestExport:
             (["--since", "30d"], ""),
         ],
     )
-    def test_a_part(self, words: list[str], expected: str, run: Run, filled: Path) -> None:
+    def test_a_selection_is_exported(self, words: list[str], expected: str, run: Run, filled: Path) -> None:
         assert "".join(one["id"][2:] for one in run("export", *words).lines) == expected
 
-    def test_into_a_new_file_only(self, run: Run, filled: Path, tmp_path: Path) -> None:
+    def test_export_overwrites_no_file(self, run: Run, filled: Path, tmp_path: Path) -> None:
         target = tmp_path / "out.jsonl"
         assert run("export", "--to", target).status == 0
         assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -169,7 +171,7 @@ class TestExport:
         assert len(target.read_bytes().splitlines()) == 10
 
     @pytest.mark.minutes
-    def test_who_reads_stops_reading(self, filled: Path) -> None:
+    def test_a_reader_of_the_export_may_stop(self, filled: Path) -> None:
         with beside(filled) as database:
             database.execute("UPDATE mercure_update SET data = zeroblob(1000000)")
         child = subprocess.Popen(
@@ -187,13 +189,15 @@ class TestExport:
         child.stderr.close()
         assert child.wait(30) == 0
 
-    def test_more_than_a_page(self, run: Run, path: Path) -> None:
+    def test_more_than_a_page_is_exported(self, run: Run, path: Path) -> None:
         run("import", stdin=b"".join(line(id=f"n{number}") for number in range(2500)))
         assert [one["id"] for one in run("export").lines] == [f"n{number}" for number in range(2500)]
 
 
 class TestImport:
-    def test_a_round_trip(self, run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_import_of_an_export_gives_the_same_updates(
+        self, run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         exported = run("export").out
         other = filled.with_name("other.db")
         monkeypatch.setenv("MERCURE_TRANSPORT_URL", f"sqlite:///{other}")
@@ -210,12 +214,12 @@ class TestImport:
         finally:
             log.close()
 
-    def test_after_what_is_there(self, run: Run, filled: Path) -> None:
+    def test_imported_updates_follow_those_present(self, run: Run, filled: Path) -> None:
         assert run("import", stdin=line(id="y") + b"\n" + line(id="z", private=True, retry=0)).status == 0
         assert ids(filled)[-3:] == ["id9", "y", "z"]
         assert run("export").lines[-1]["sequence"] == 12
 
-    def test_ids_that_are_there(self, run: Run, filled: Path) -> None:
+    def test_ids_already_present_are_refused_or_skipped(self, run: Run, filled: Path) -> None:
         lines = line(id="y") + line(id="id3")
         done = run("import", stdin=lines)
         assert done.status == 1
@@ -252,7 +256,7 @@ class TestImport:
             (line(topic="t"), "has the key 'topic'; known are data, id,"),
         ],
     )
-    def test_nothing_of_a_file_with_a_wrong_line(
+    def test_nothing_is_imported_from_a_file_with_a_wrong_line(
         self, wrong: bytes, message: str, run: Run, path: Path
     ) -> None:
         many = b"".join(line(id=f"n{number}") for number in range(1200))
@@ -267,7 +271,9 @@ class TestImport:
         assert run("export").lines[0]["sequence"] == 1
 
     @pytest.mark.minutes
-    def test_a_hub_is_at_work(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_import_beside_a_running_hub_is_refused(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with running_hub(tmp_path, anonymous=1) as hub:
             stream = hub.subscribe({"match": "*"})
             monkeypatch.setenv("MERCURE_TRANSPORT_URL", f"sqlite:///{tmp_path}/hub.db")
@@ -277,7 +283,7 @@ class TestImport:
             hub.send("a", "after")
             assert stream.next().data == "after"
 
-    def test_a_file_that_is_not_there(self, run: Run, tmp_path: Path) -> None:
+    def test_import_of_a_missing_file_is_refused(self, run: Run, tmp_path: Path) -> None:
         done = run("import", tmp_path / "nowhere")
         assert (done.status, "cannot be read: No such file" in done.err) == (1, True)
 
@@ -296,7 +302,7 @@ class TestPrune:
             (["--before", "1d", "--keep", "1"], "9"),
         ],
     )
-    def test_a_part(self, words: list[str], left: str, run: Run, filled: Path) -> None:
+    def test_a_selection_is_pruned(self, words: list[str], left: str, run: Run, filled: Path) -> None:
         counted = run("prune", "--dry-run", *words)
         assert len(ids(filled)) == 10
         done = run("prune", *words)
@@ -306,14 +312,14 @@ class TestPrune:
         with beside(filled) as database:
             assert database.execute("SELECT count(*) FROM mercure_topic").fetchone()[0] == len(left)
 
-    def test_not_without_a_word_about_which(self, run: Run, filled: Path) -> None:
+    def test_prune_needs_a_selection(self, run: Run, filled: Path) -> None:
         done = run("prune")
         assert done.status == 1
         assert "say which updates" in done.err
         assert len(ids(filled)) == 10
 
     @pytest.mark.minutes
-    def test_beside_a_hub_what_is_fresh_stays(
+    def test_prune_beside_a_running_hub_spares_fresh_updates(
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with running_hub(tmp_path, anonymous=1) as hub:
@@ -329,7 +335,7 @@ class TestPrune:
             hub.send("a", "5")
             assert stream.take(3) == ["3", "4", "5"]
 
-    def test_space_is_given_back(self, run: Run, path: Path) -> None:
+    def test_prune_gives_space_back(self, run: Run, path: Path) -> None:
         run("import", stdin=b"".join(line(id=f"n{number}", data="x" * 9000) for number in range(500)))
         before = path.stat().st_size
         run("prune", "--keep", "10")
@@ -350,18 +356,18 @@ class TestWithEventsOfSubscriptions:
         log.close()
         return path
 
-    def test_they_are_counted_apart(self, run: Run, mixed: Path) -> None:
+    def test_events_are_counted_apart_from_updates(self, run: Run, mixed: Path) -> None:
         (found,) = run("stats", "--json").lines
         assert (found["updates"], found["bytes"], found["ever_published"]) == (3, 3, 3)
         assert (found["subscription_events"], found["subscription_event_bytes"]) == (4, 28)
         assert (found["oldest"]["id"], found["newest"]["id"]) == ("id0", "id2")
         assert "4 events of subscriptions, 28 B" in run("stats").out
 
-    def test_they_are_exported_when_they_are_meant(self, run: Run, mixed: Path) -> None:
+    def test_events_are_exported_on_request(self, run: Run, mixed: Path) -> None:
         assert [one["id"] for one in run("export").lines] == ["id0", "id1", "id2"]
         assert len(run("export", "--pattern", "/subscriptions/*").lines) == 4
 
-    def test_they_are_kept_when_updates_are_pruned(self, run: Run, mixed: Path) -> None:
+    def test_events_stay_when_updates_are_pruned(self, run: Run, mixed: Path) -> None:
         assert "2 updates were discarded" in run("prune", "--keep", "1").err
         assert [one for one in ids(mixed) if one.startswith("id")] == ["id2"]
         assert len(ids(mixed)) == 5
@@ -371,7 +377,7 @@ class TestWithEventsOfSubscriptions:
         log.close()
         assert (beginning.updates, beginning.events) == (6, 1)
 
-    def test_imported_updates_are_counted_on(self, run: Run, mixed: Path) -> None:
+    def test_imported_updates_continue_the_count_of_events(self, run: Run, mixed: Path) -> None:
         run("import", stdin=line(id="id3"))
         (found,) = run("stats", "--json").lines
         assert (found["updates"], found["ever_published"]) == (4, 4)
@@ -381,7 +387,7 @@ class TestWithEventsOfSubscriptions:
         log.close()
 
 
-def test_a_log_of_before_the_events_is_read_as_it_is(run: Run, path: Path) -> None:
+def test_a_history_older_than_the_events_is_read_unchanged(run: Run, path: Path) -> None:
     make_old(path)
     (found,) = run("stats", "--json").lines
     assert (found["updates"], found["version"], found["subscription_events"]) == (1, 0, 0)
@@ -390,7 +396,7 @@ def test_a_log_of_before_the_events_is_read_as_it_is(run: Run, path: Path) -> No
 
 
 class TestVacuum:
-    def test_free_pages_go(self, run: Run, path: Path) -> None:
+    def test_vacuum_removes_free_pages(self, run: Run, path: Path) -> None:
         run("import", stdin=b"".join(line(id=f"n{number}", data="x" * 9000) for number in range(500)))
         with beside(path) as database:
             database.execute("DELETE FROM mercure_update WHERE sequence > 10")
@@ -400,7 +406,9 @@ class TestVacuum:
         assert len(run("export").lines) == 10
 
     @pytest.mark.minutes
-    def test_beside_a_hub(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_vacuum_beside_a_running_hub(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with running_hub(tmp_path, anonymous=1) as hub:
             stream = hub.subscribe({"match": "*"})
             monkeypatch.setenv("MERCURE_TRANSPORT_URL", f"sqlite:///{tmp_path}/hub.db")
@@ -410,7 +418,9 @@ class TestVacuum:
             hub.send("a", "1")
             assert stream.next().data == "1"
 
-    def test_a_full_disk(self, run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_vacuum_on_a_full_disk_is_refused(
+        self, run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
         done = run("vacuum")
         assert done.status == 1
@@ -418,7 +428,9 @@ class TestVacuum:
 
 
 class TestBackup:
-    def test_a_copy(self, run: Run, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_backup_makes_a_whole_copy(
+        self, run: Run, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         filled.chmod(0o640)
         target = tmp_path / "copy.db"
         assert run("backup", target).status == 0
@@ -429,25 +441,29 @@ class TestBackup:
         assert run("import", stdin=line(id="more")).status == 0
 
     @pytest.mark.parametrize("name", ["copy.db", "copy.db.part"])
-    def test_nothing_is_overwritten(self, name: str, run: Run, filled: Path, tmp_path: Path) -> None:
+    def test_backup_overwrites_nothing(self, name: str, run: Run, filled: Path, tmp_path: Path) -> None:
         (tmp_path / name).write_text("precious")
         done = run("backup", tmp_path / "copy.db")
         assert done.status == 1
         assert "is there already" in done.err
         assert (tmp_path / name).read_text() == "precious"
 
-    def test_not_over_itself_nor_through_a_dead_link(self, run: Run, filled: Path, tmp_path: Path) -> None:
+    def test_backup_over_itself_or_a_dead_link_is_refused(
+        self, run: Run, filled: Path, tmp_path: Path
+    ) -> None:
         assert run("backup", filled).status == 1
         (tmp_path / "link").symlink_to(tmp_path / "nowhere")
         assert run("backup", tmp_path / "link").status == 1
         assert len(ids(filled)) == 10
 
-    def test_a_folder_that_is_not_there(self, run: Run, filled: Path, tmp_path: Path) -> None:
+    def test_backup_to_a_missing_folder_is_refused(self, run: Run, filled: Path, tmp_path: Path) -> None:
         done = run("backup", tmp_path / "nowhere" / "copy.db")
         assert (done.status, "cannot be written: No such file" in done.err) == (1, True)
 
     @pytest.mark.minutes
-    def test_while_others_publish(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_backup_copies_one_moment_while_others_publish(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A copy in steps would begin anew with each publication, and never end."""
         with running_hub(tmp_path) as hub:
             for _ in range(20):
@@ -486,14 +502,14 @@ class TestBackup:
 
 
 class TestRefusals:
-    def test_no_database(self, run: Run, path: Path) -> None:
+    def test_a_missing_database_is_refused(self, run: Run, path: Path) -> None:
         for words in (["stats"], ["export"], ["prune", "--keep", "1"], ["vacuum"], ["backup", "x.db"]):
             done = run(*words)
             assert done.status == 1
             assert f"there is no database {str(path)!r}" in done.err
         assert not path.exists()
 
-    def test_something_else(self, run: Run, path: Path) -> None:
+    def test_a_file_of_another_kind_is_refused(self, run: Run, path: Path) -> None:
         path.write_text("a letter to my aunt" * 100)
         done = run("stats")
         assert (done.status, "file is not a database" in done.err) == (1, True)
@@ -503,7 +519,7 @@ class TestRefusals:
         done = run("stats")
         assert (done.status, "not one of mercure-hub" in done.err) == (1, True)
 
-    def test_a_newer_version(self, run: Run, filled: Path) -> None:
+    def test_a_database_of_a_newer_version_is_refused(self, run: Run, filled: Path) -> None:
         with beside(filled) as database:
             database.execute("UPDATE mercure_schema SET version = 3")
         for words in (["stats"], ["import"], ["backup", "x.db"]):
@@ -523,7 +539,9 @@ class TestRefusals:
             (["stats", "--transport-url", "mysql://x/y"], "this version stores in sqlite"),
         ],
     )
-    def test_words_that_cannot_be_used(self, words: list[str], message: str, run: Run) -> None:
+    def test_arguments_that_cannot_be_used_are_refused(
+        self, words: list[str], message: str, run: Run
+    ) -> None:
         done = run(*words)
         assert done.status == 2
         assert message in done.err
@@ -535,14 +553,14 @@ class TestRefusals:
             assert done.out.startswith(f"usage: mercure-hub history {name}")
             assert name in run("--help").out
 
-    def test_a_locked_database_in_words(self, run: Run, filled: Path) -> None:
+    def test_a_locked_database_is_told_in_words(self, run: Run, filled: Path) -> None:
         with closing(Seats(f"{filled}-lock")) as seats:
             seats.take()
             done = run("import", stdin=line())
         assert (done.status, "a hub is at work" in done.err) == (1, True)
 
     @pytest.mark.parametrize("words", [["import"], ["prune", "--keep", "0"], ["vacuum"]])
-    def test_a_turn_that_does_not_come(
+    def test_a_write_lock_that_is_never_free_is_told(
         self, words: list[str], run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("mercure_hub.tools.history.store.BOUND", 0.05)

@@ -29,7 +29,7 @@ def test_docs_have_what_is_printed(path: str) -> None:
 
 
 @pytest.mark.parametrize("piece", PIECES)
-def test_nothing_is_left_open(piece: str) -> None:
+def test_no_placeholder_is_left_in_the_files(piece: str) -> None:
     for layout in (Layout(), Layout(authority="/x.pem", user="shop", state="/srv/state", port=4000)):
         text = render(piece, layout)
         assert not re.search(r"@[A-Z_]+@|@if |@end@", text)
@@ -38,7 +38,7 @@ def test_nothing_is_left_open(piece: str) -> None:
         assert all(line == line.rstrip() for line in text.splitlines())
 
 
-def test_what_is_given_stands_in_the_files(capsys: pytest.CaptureFixture[str]) -> None:
+def test_given_values_are_in_the_files(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--public-url", "https://shop.test:8443/live", "--listen", "[::1]:4000", "--user", "shop"]
     flags += ["--state", "/srv/state", "--executable", "/opt/x/bin/mercure-hub"]
     assert main(["install", "--print", "systemd", *flags]) == 0
@@ -137,7 +137,7 @@ def test_the_unit_is_hardened(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_supervisors_program() -> None:
+def test_the_program_of_supervisor_starts_the_hub() -> None:
     program = ConfigParser(inline_comment_prefixes=(" ;",), interpolation=None)
     program.read_string(render("supervisor", Layout()))
     section = program["program:mercure-hub"]
@@ -146,7 +146,7 @@ def test_supervisors_program() -> None:
 
 
 @pytest.mark.minutes
-def test_what_the_dockerfile_says(hub: RunningHub) -> None:
+def test_the_dockerfile_matches_the_page(hub: RunningHub) -> None:
     """There is no engine here; what can be tried of it is."""
     text = render("docker", Layout(port=hub.port)).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and line[0] not in "# "]
