@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.metrics.tally import ProcessFigures
+from mercure_hub.metrics.tally import ProcessMetrics
 from mercure_hub.server.assembly import Limits
 from mercure_hub.server.connection import OPEN_REQUEST
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
@@ -69,14 +69,14 @@ def test_waiting_connections_end_when_no_descriptor_is_left(folder: Path) -> Non
         assert len(lines) == 1
 
 
-def test_figures_that_cannot_be_read_for_a_while_are_reported_once(
+def test_metrics_that_cannot_be_read_for_a_while_are_reported_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written = 0
     goes_on = threading.Event()
-    write = ProcessFigures.write
+    write = ProcessMetrics.write
 
-    def fail(noting: ProcessFigures, now: float) -> None:
+    def fail(noting: ProcessMetrics, now: float) -> None:
         nonlocal written
         written += 1
         if written <= 10:
@@ -85,7 +85,7 @@ def test_figures_that_cannot_be_read_for_a_while_are_reported_once(
         if written == 20:
             goes_on.set()
 
-    monkeypatch.setattr(ProcessFigures, "write", fail)
+    monkeypatch.setattr(ProcessMetrics, "write", fail)
     with running_hub(folder, limits=Limits(sampling=0.01), metrics=1) as hub:
         assert hub.get(path="/metrics").status == 200
         assert goes_on.wait(TIMEOUT)

@@ -1,4 +1,4 @@
-"""Health, readiness and figures of a running hub."""
+"""Health, readiness and metrics of a running hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard asks for figures that exist."""
+"""The dashboard asks for metrics that exist."""
 
 from __future__ import annotations
 

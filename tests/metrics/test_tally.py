@@ -1,4 +1,4 @@
-"""Figures in shared memory: of several writers, across the death of one."""
+"""Metrics in shared memory: of several writers, across the death of one."""
 
 from __future__ import annotations
 

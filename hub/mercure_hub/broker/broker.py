@@ -267,7 +267,7 @@ class Broker:
             if number % _ENDS_BETWEEN_PAUSES == 0:
                 gevent.sleep(0)
 
-    # -- figures ---------------------------------------------------------------------------------
+    # -- metrics ---------------------------------------------------------------------------------
 
     def _count_accepted(self, subscriber: Subscriber) -> None:
         self.tally.add(SUBSCRIBERS, 1, "sse" if subscriber.websocket is None else "websocket")

@@ -27,7 +27,7 @@ class Hub:
     :param compression: compress streams for clients that ask for it.
     :param websocket: accept WebSockets too.
     :param metrics: serve ``/metrics`` on the address of the hub.
-    :param note_figures: updates the gauges of this process.
+    :param note_metrics: updates the gauges of this process.
     :param debugger: the debugger's page, if there is one.
     """
 
@@ -42,5 +42,5 @@ class Hub:
     compression: bool
     websocket: bool
     metrics: bool
-    note_figures: Callable[[], None]
+    note_metrics: Callable[[], None]
     debugger: Pages | None = None

@@ -35,7 +35,7 @@ def ready(hub: Hub) -> Answer:
 
 
 def metrics(hub: Hub) -> Answer:
-    """The page for Prometheus, with the figures of all workers; also while the storage does not work.
+    """The page for Prometheus, with the metrics of all workers; also while the storage does not work.
 
     ``mercure_storage_works`` says whether it does.
     """
@@ -48,6 +48,6 @@ def metrics(hub: Hub) -> Answer:
         storage = Storage(True, size.updates, size.bytes)
     except StorageError:
         storage = Storage(False)
-    hub.note_figures()
+    hub.note_metrics()
     body = page(hub.broker.tally.board, storage, __version__)
     return Answer(200, body, [("Content-Type", CONTENT_TYPE), ("Cache-Control", "no-store")])

@@ -1,1 +1,1 @@
-"""Figures about the hub: what is counted, where all workers keep it, and how it is shown to Prometheus."""
+"""Metrics of the hub: what is counted, where all workers keep it, and how it is shown to Prometheus."""

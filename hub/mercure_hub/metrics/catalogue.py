@@ -21,7 +21,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric; each worker has its own figures.
+    """One metric; each worker has its own numbers.
 
     :param name: without the ``_total`` of counters.
     :param kind: a gauge starts at 0 with each process, the others continue.

@@ -45,16 +45,16 @@ class Storage:
 
 
 def page(board: Board, storage: Storage, version: str) -> bytes:
-    """The figures of all workers.
+    """The metrics of all workers.
 
     :param version: of the hub.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(board, storage, version))
+    registry.register(_AllWorkers(board, storage, version))
     return generate_latest(registry)
 
 
-class _Figures(Collector):
+class _AllWorkers(Collector):
     def __init__(self, board: Board, storage: Storage, version: str) -> None:
         self._board = board
         self._storage = storage
@@ -84,12 +84,12 @@ def _of_all(family: Family, board: Board) -> Metric:
         metric = HistogramMetricFamily(family.name, family.text, labels=labels)
         bounds = [*map(str, family.buckets), "+Inf"]
         for worker in range(board.workers):
-            *counts, total = board.figures(family, worker)
+            *counts, total = board.numbers(family, worker)
             metric.add_metric([str(worker)], list(zip(bounds, accumulate(counts), strict=True)), total)
         return metric
     kind = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
     metric = kind(family.name, family.text, labels=labels)
     for worker in range(board.workers):
-        for value, number in zip(family.values, board.figures(family, worker), strict=True):
+        for value, number in zip(family.values, board.numbers(family, worker), strict=True):
             metric.add_metric([str(worker), value][: len(labels)], number)
     return metric

@@ -1,4 +1,4 @@
-"""The figures, in memory that all workers share.
+"""The metrics, in memory that all workers share.
 
 Each worker writes only its own part and reads all of them, so there is no lock. The memory belongs to the
 parent process: the counts of a worker that dies stay, and its successor continues from them.
@@ -46,7 +46,7 @@ _INDEX = {
 
 
 class Board:
-    """The figures of all workers.
+    """The metrics of all workers.
 
     :param workers: how many there are.
     """
@@ -67,7 +67,7 @@ class Board:
                     numbers[index] = 0.0
         return Tally(numbers, self)
 
-    def figures(self, family: Family, worker: int) -> list[float]:
+    def numbers(self, family: Family, worker: int) -> list[float]:
         """The numbers of a family, in the order of its values or of its buckets."""
         start = _STARTS[family.name]
         return list(self._part(worker)[start : start + family.cells])
@@ -81,10 +81,10 @@ def _floats(memory: mmap.mmap) -> memoryview[float]:
 
 
 class Tally:
-    """The figures that one worker writes.
+    """The metrics that one worker writes.
 
     :param numbers: its part of the board.
-    :param board: the figures of all workers.
+    :param board: the metrics of all workers.
     """
 
     __slots__ = ("_numbers", "board")
@@ -120,7 +120,7 @@ _STATM = Path("/proc/self/statm")
 _DESCRIPTORS = Path("/proc/self/fd")
 
 
-class ProcessFigures:
+class ProcessMetrics:
     """Writes what the operating system says of this process.
 
     :param tally: of this worker.
@@ -132,10 +132,10 @@ class ProcessFigures:
         tally.add(STARTS)
 
     def write(self, now: float) -> None:
-        """Write the current figures; to be called each second.
+        """Write the current numbers; to be called each second.
 
         :param now: seconds since the epoch.
-        :raises OSError: no descriptor is free to read ``/proc``; figures that need none are written.
+        :raises OSError: no descriptor is free to read ``/proc``; metrics that need none are written.
         """
         self._tally.put(SEEN, now)
         cpu = time.process_time()

@@ -55,7 +55,7 @@ class Limits:
     :param requests: how long clients may take for a request.
     :param open_requests: bytes that connections waiting for their clients may take; ``None``: 256 MiB, and
         more if large request bodies are allowed.
-    :param sampling: seconds between two samples of the process's figures.
+    :param sampling: seconds between two samples of the process's metrics.
     :param keys: when key sets are fetched.
     """
 
@@ -124,7 +124,7 @@ def assemble(
     """Build the parts of a process; none of them works yet.
 
     :param inherited: from the parent of several workers; ``None`` for a process that serves alone.
-    :param sample: notes the current figures of the process.
+    :param sample: notes the current metrics of the process.
     :param on_keys: called when other keys are trusted than before.
     :raises SettingError: an address, a certificate or the database cannot be used.
     """
@@ -202,7 +202,7 @@ def _broker(
     )
     if settings.debugger:
         broker.engine.unread = Unread().tell
-    broker.sample()  # before the start is counted: a worker that died has left its figures there
+    broker.sample()  # before the start is counted: a worker that died has left its numbers there
     return broker
 
 
@@ -234,7 +234,7 @@ def _hub(
         compression=broker.compresses,
         websocket=settings.websocket,
         metrics=settings.metrics,
-        note_figures=sample,
+        note_metrics=sample,
         debugger=_debugger(settings) if settings.debugger else None,
     )
 

@@ -19,7 +19,7 @@ from mercure_hub.config.loading import reloaded
 from mercure_hub.config.settings import TABLE, SettingError, Settings
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.metrics.tally import ProcessFigures
+from mercure_hub.metrics.tally import ProcessMetrics
 from mercure_hub.server import logs
 from mercure_hub.server.assembly import Inherited, Limits, assemble
 from mercure_hub.server.channel import READ, is_ready
@@ -62,8 +62,8 @@ class Process:
             sample=self._sample,
             on_keys=partial(gevent.spawn, self._end_untrusted),
         )
-        self._figures = ProcessFigures(self._parts.tally)
-        self._lacks_figures = False
+        self._metrics = ProcessMetrics(self._parts.tally)
+        self._lacks_metrics = False
         self._parent = None if inherited is None else inherited.parent
         self._successor: Successor | None = None
         self._is_leaving = False
@@ -265,7 +265,7 @@ class Process:
                 gevent.sleep(_LOOK)
             self._parts.broker.end(subscriber, ending)
 
-    # -- figures ---------------------------------------------------------------------------------
+    # -- metrics ---------------------------------------------------------------------------------
 
     def _keep_sampling(self) -> None:
         while True:
@@ -275,13 +275,13 @@ class Process:
     def _sample(self) -> None:
         self._parts.broker.sample()
         try:
-            self._figures.write(time.time())
+            self._metrics.write(time.time())
         except OSError as error:  # no descriptor is left, for example
-            if not self._lacks_figures:
-                _log.error("the figures of this process cannot be read: %s", error.strerror)
-            self._lacks_figures = True
+            if not self._lacks_metrics:
+                _log.error("the metrics of this process cannot be read: %s", error.strerror)
+            self._lacks_metrics = True
         else:
-            self._lacks_figures = False
+            self._lacks_metrics = False
 
 
 def delays(count: int, seconds: float) -> Iterator[float]:

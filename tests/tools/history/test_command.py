@@ -223,7 +223,7 @@ class TestImport:
         lines = line(id="y") + line(id="id3")
         done = run("import", stdin=lines)
         assert done.status == 1
-        assert "line 2 has the id 'id3', which is in the log already; nothing was imported" in done.err
+        assert "line 2 has the id 'id3', which is in the history already; nothing was imported" in done.err
         assert len(ids(filled)) == 10
         done = run("import", "--skip-known", stdin=lines)
         assert "1 updates were imported, 1 were there already" in done.err
@@ -279,7 +279,7 @@ class TestImport:
             monkeypatch.setenv("MERCURE_TRANSPORT_URL", f"sqlite:///{tmp_path}/hub.db")
             done = run("import", stdin=line())
             assert done.status == 1
-            assert "a hub is at work on this log" in done.err
+            assert "a hub is at work on this history" in done.err
             hub.send("a", "after")
             assert stream.next().data == "after"
 

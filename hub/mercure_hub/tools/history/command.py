@@ -21,7 +21,7 @@ from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.topics import MatcherType
 from mercure_hub.tools.history import store, transfer
-from mercure_hub.tools.history.store import HistoryError, Log, Progress, Selection, opened, statistics
+from mercure_hub.tools.history.store import History, HistoryError, Progress, Selection, opened, statistics
 
 _AGE = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -51,9 +51,9 @@ def main(words: Sequence[str], environment: Mapping[str, str], parser: argparse.
     except InvalidRequest as error:
         return _say(f"--pattern: {error.detail}", 2)
     try:
-        with opened(settings["transport_url"], create=given.command == "import") as log:
+        with opened(settings["transport_url"], create=given.command == "import") as history:
             run: Any = given.run
-            run(log, given, selection)
+            run(history, given, selection)
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -64,8 +64,8 @@ def main(words: Sequence[str], environment: Mapping[str, str], parser: argparse.
     return 0
 
 
-def _stats(log: Log, given: argparse.Namespace, _: Selection) -> None:
-    found = statistics(log, given.top)
+def _stats(history: History, given: argparse.Namespace, _: Selection) -> None:
+    found = statistics(history, given.top)
     if given.json:
         _print(json.dumps(found, ensure_ascii=False))
         return
@@ -89,37 +89,39 @@ def _stats(log: Log, given: argparse.Namespace, _: Selection) -> None:
         _print(f"{topic['updates']:>12,}  {_size(topic['bytes']):>10}  {topic['topic']}")
 
 
-def _export(log: Log, given: argparse.Namespace, selection: Selection) -> None:
+def _export(history: History, given: argparse.Namespace, selection: Selection) -> None:
     with _output(given.to) as out, _progress("exported") as progress:
-        count = transfer.export(log, selection, out, progress)
+        count = transfer.export(history, selection, out, progress)
     _say(f"{count:,} updates were exported")
 
 
-def _import(log: Log, given: argparse.Namespace, _: Selection) -> None:
+def _import(history: History, given: argparse.Namespace, _: Selection) -> None:
     with _input(given.source) as lines, _progress("read") as progress:
-        count, skipped = transfer.load(log, lines, progress, skip_known=given.skip_known)
+        count, skipped = transfer.load(history, lines, progress, skip_known=given.skip_known)
     known = f", {skipped:,} were there already" if skipped else ""
     _say(f"{count:,} updates were imported{known}")
 
 
-def _prune(log: Log, given: argparse.Namespace, selection: Selection) -> None:
+def _prune(history: History, given: argparse.Namespace, selection: Selection) -> None:
     if selection.until is None and given.keep is None and not selection.topics and not selection.patterns:
         raise HistoryError("say which updates: --before, --keep, --topic or --pattern")
     with _progress("discarded") as progress:
-        gone = store.prune(log, selection, given.keep or 0, time.time(), progress, only_count=given.dry_run)
+        gone = store.prune(
+            history, selection, given.keep or 0, time.time(), progress, only_count=given.dry_run
+        )
     _say(f"{gone:,} updates {'would be' if given.dry_run else 'were'} discarded")
 
 
-def _vacuum(log: Log, _given: argparse.Namespace, _: Selection) -> None:
-    if log.seats.others():
+def _vacuum(history: History, _given: argparse.Namespace, _: Selection) -> None:
+    if history.seats.others():
         _say("a hub is at work: publications wait until this is done, or get 503 after three seconds")
-    before, after = store.vacuum(log)
+    before, after = store.vacuum(history)
     _say(f"{_size(before)} before, {_size(after)} now")
 
 
-def _backup(log: Log, given: argparse.Namespace, _: Selection) -> None:
+def _backup(history: History, given: argparse.Namespace, _: Selection) -> None:
     with _progress("per cent copied") as progress:
-        size = store.backup(log, given.path, progress)
+        size = store.backup(history, given.path, progress)
     _say(f"{str(given.path)!r} is a whole copy, {_size(size)}")
 
 
@@ -150,7 +152,9 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--to", type=Path, metavar="PATH", help="a new file; default: standard output")
     load = add("import", _import, "append the updates of an export, with their ids; all or none")
     load.add_argument("source", nargs="?", type=Path, metavar="PATH", help="default: standard input")
-    load.add_argument("--skip-known", action="store_true", help="pass over ids that are in the log already")
+    load.add_argument(
+        "--skip-known", action="store_true", help="pass over ids that are in the history already"
+    )
     prune = add("prune", _prune, "discard updates; the hub may be at work")
     _add_selection(prune)
     prune.add_argument(

@@ -1,4 +1,4 @@
-"""The stored updates as the commands use them: selection, figures, pruning, copies, free space."""
+"""The stored updates as the commands use them: selection, statistics, pruning, copies, free space."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class HistoryError(MercureError):
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
-    """An open log.
+class History:
+    """The history of a hub, opened for a command.
 
     :param engine: of its database.
     :param path: of its file.
@@ -74,8 +74,8 @@ class Log:
 
 
 @contextmanager
-def opened(url: str, *, create: bool = False) -> Iterator[Log]:
-    """Open a log for one command.
+def opened(url: str, *, create: bool = False) -> Iterator[History]:
+    """Open a history for one command.
 
     :param url: of the database (MERCURE_TRANSPORT_URL).
     :param create: make the file if it is missing, and bring its tables up to date.
@@ -101,7 +101,7 @@ def opened(url: str, *, create: bool = False) -> Iterator[Log]:
             if create:
                 with seats.turn_within(BOUND), engine.connect() as connection, writing(connection):
                     version = migrate(connection)
-            yield Log(engine, path, seats, version or 0)
+            yield History(engine, path, seats, version or 0)
     except BrokenPipeError:
         raise
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
@@ -169,7 +169,11 @@ EVERYTHING = Selection()
 
 
 def select(
-    log: Log, selection: Selection, columns: Sequence[sa.Column[Any]] = (), *, newest_first: bool = False
+    history: History,
+    selection: Selection,
+    columns: Sequence[sa.Column[Any]] = (),
+    *,
+    newest_first: bool = False,
 ) -> Iterator[Any]:
     """The rows of the updates that are meant, up to the newest one of now.
 
@@ -178,17 +182,17 @@ def select(
     wanted = [_UPDATE.c.sequence, _UPDATE.c.topics, *columns] if columns else _EXPORTED
     meant = selection.where()
     if not selection.topics and not selection.patterns:
-        meant += log.of_publishers
+        meant += history.of_publishers
     statement = sa.select(*wanted).where(*meant).limit(_PAGE)
     place = _UPDATE.c.sequence
-    reached, upto = 0, log.last_sequence()
+    reached, upto = 0, history.last_sequence()
     while True:
         if newest_first:
             page = statement.where(place <= upto).order_by(place.desc())
         else:
             page = statement.where(place > reached, place <= upto).order_by(place)
         count = 0
-        with log.engine.connect() as connection:
+        with history.engine.connect() as connection:
             for row in connection.execution_options(yield_per=_ROWS).execute(page):
                 count += 1
                 if newest_first:
@@ -205,13 +209,13 @@ _POSITION = schema.position
 _EXAMPLES = 20  # updates looked at to find the name of a topic of which only the hash is known
 
 
-def statistics(log: Log, top: int) -> dict[str, Any]:
-    """The figures of a log, in one consistent reading.
+def statistics(history: History, top: int) -> dict[str, Any]:
+    """The statistics of a history, in one consistent reading.
 
     :param top: topics with the most updates, as many as this.
     :returns: a JSON document; times in seconds since the epoch.
     """
-    with log.engine.connect() as connection, connection.begin():
+    with history.engine.connect() as connection, connection.begin():
         count, size, private, first, last = connection.execute(
             sa.select(
                 sa.func.count(),
@@ -219,13 +223,13 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
                 sa.func.count().filter(_UPDATE.c.private),
                 sa.func.min(_UPDATE.c.sequence),
                 sa.func.max(_UPDATE.c.sequence),
-            ).where(*log.of_publishers)
+            ).where(*history.of_publishers)
         ).one()
-        events, event_bytes, events_ever = _events(connection) if log.of_publishers else (0, 0, 0)
+        events, event_bytes, events_ever = _events(connection) if history.of_publishers else (0, 0, 0)
         return {
-            "database": str(log.path),
-            "version": log.version,
-            "hubs": log.seats.others(),
+            "database": str(history.path),
+            "version": history.version,
+            "hubs": history.seats.others(),
             "updates": count,
             "bytes": size,
             "private": private,
@@ -234,7 +238,7 @@ def statistics(log: Log, top: int) -> dict[str, Any]:
             "subscription_event_bytes": event_bytes,
             "oldest": _ends(connection, first),
             "newest": _ends(connection, last),
-            "sizes": sizes(connection, log.path),
+            "sizes": sizes(connection, history.path),
             "topics": [_topic(connection, hashed, found) for hashed, found in _most(connection, top)],
         }
 
@@ -287,8 +291,8 @@ _PAGES = 2000  # of a step of the copy
 _RETURNED = 1000  # free pages in one transaction
 
 
-def backup(log: Log, target: Path, progress: Progress) -> int:
-    """Copy the log as it is at one moment, and check the copy.
+def backup(history: History, target: Path, progress: Progress) -> int:
+    """Copy the history as it is at one moment, and check the copy.
 
     The copy reads in one transaction, so that no publication makes it begin anew, and gets its name only
     when it is whole.
@@ -303,16 +307,16 @@ def backup(log: Log, target: Path, progress: Progress) -> int:
         if os.path.lexists(path):
             raise HistoryError(f"{str(path)!r} is there already; name another path, or remove it")
     try:
-        mode = log.path.stat().st_mode & 0o660 | 0o600  # who is in a group that may read the log
+        mode = history.path.stat().st_mode & 0o660 | 0o600  # who is in a group that may read the database
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     except OSError as error:
         raise HistoryError(f"{str(target)!r} cannot be written: {error.strerror}") from None
     try:
-        _copy(log, part, progress)
+        _copy(history, part, progress)
         _give_name(part, target)
     except sqlite3.Error as error:
         raise HistoryError(
-            f"{str(log.path)!r} cannot be copied to {str(target)!r}: {reason(error)}"
+            f"{str(history.path)!r} cannot be copied to {str(target)!r}: {reason(error)}"
         ) from None
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
@@ -320,12 +324,12 @@ def backup(log: Log, target: Path, progress: Progress) -> int:
     return target.stat().st_size
 
 
-def _copy(log: Log, part: Path, progress: Progress) -> None:
+def _copy(history: History, part: Path, progress: Progress) -> None:
     def tell(_status: int, remaining: int, total: int) -> None:
         progress(100 * (total - remaining) // max(total, 1))
 
     with (
-        closing(sqlite3.connect(log.path, timeout=5, isolation_level=None)) as source,
+        closing(sqlite3.connect(history.path, timeout=5, isolation_level=None)) as source,
         closing(sqlite3.connect(part, isolation_level=None)) as copy,
     ):
         source.execute("BEGIN")
@@ -337,7 +341,7 @@ def _copy(log: Log, part: Path, progress: Progress) -> None:
         found = copy.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise HistoryError(
-                f"the copy is damaged, and with it probably {str(log.path)!r}: {found}; nothing was kept"
+                f"the copy is damaged, and with it probably {str(history.path)!r}: {found}; nothing was kept"
             )
 
 
@@ -357,35 +361,35 @@ def _give_name(part: Path, target: Path) -> None:
         os.close(folder)
 
 
-def vacuum(log: Log) -> tuple[int, int]:
+def vacuum(history: History) -> tuple[int, int]:
     """Write the file anew without its free pages. Publications wait meanwhile.
 
     :returns: bytes before and after.
     :raises HistoryError: there is not enough space on the disk.
     """
-    before = log.path.stat().st_size
-    free = shutil.disk_usage(log.path.absolute().parent).free
+    before = history.path.stat().st_size
+    free = shutil.disk_usage(history.path.absolute().parent).free
     if free < 2 * before:
         raise HistoryError(
             f"this needs up to {2 * before} bytes beside the database, and {free} are free; history prune "
             "gives back space without"
         )
-    with log.seats.turn_within(BOUND), log.engine.connect() as connection:
+    with history.seats.turn_within(BOUND), history.engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         driver.execute("VACUUM").close()
         _checkpoint(driver)
-    return before, log.path.stat().st_size
+    return before, history.path.stat().st_size
 
 
-def return_space(log: Log) -> None:
+def return_space(history: History) -> None:
     """Give free pages back to the file system, some at a time."""
-    with log.engine.connect() as connection:
+    with history.engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
         free = _free_pages(driver)
         while free:
-            with log.seats.turn_within(BOUND):
+            with history.seats.turn_within(BOUND):
                 driver.executescript(f"PRAGMA incremental_vacuum({_RETURNED})").close()
             left = _free_pages(driver)
             if left >= free:  # a file that was made without that possibility
@@ -420,7 +424,13 @@ _COLUMNS = (schema.update.c.published_at,)
 
 
 def prune(
-    log: Log, selection: Selection, keep: int, now: float, progress: Progress, *, only_count: bool = False
+    history: History,
+    selection: Selection,
+    keep: int,
+    now: float,
+    progress: Progress,
+    *,
+    only_count: bool = False,
 ) -> int:
     """Discard updates.
 
@@ -431,38 +441,38 @@ def prune(
     :param only_count: discard nothing.
     :returns: how many are gone.
     """
-    boundary = _boundary(log, selection, keep)
+    boundary = _boundary(history, selection, keep)
     gone = 0
     step: list[Any] = []
-    for row in select(log, selection, _COLUMNS):
+    for row in select(history, selection, _COLUMNS):
         if row.sequence > boundary:
             break
         step.append(row)
         if len(step) == retention.STEP:
-            gone += _discard(log, step, now, only_count=only_count)
+            gone += _discard(history, step, now, only_count=only_count)
             step = []
             progress(gone)
-    gone += _discard(log, step, now, only_count=only_count)
+    gone += _discard(history, step, now, only_count=only_count)
     if gone and not only_count:
-        return_space(log)
+        return_space(history)
     return gone
 
 
-def _boundary(log: Log, selection: Selection, keep: int) -> int:
+def _boundary(history: History, selection: Selection, keep: int) -> int:
     """The place of the newest update that goes, 0 if none does."""
-    for number, row in enumerate(select(log, selection, _COLUMNS, newest_first=True)):
+    for number, row in enumerate(select(history, selection, _COLUMNS, newest_first=True)):
         if number == keep:
             return int(row.sequence)
     return 0
 
 
-def _discard(log: Log, rows: list[Any], now: float, *, only_count: bool) -> int:
-    grace = GRACE if log.seats.others() else 0.0
+def _discard(history: History, rows: list[Any], now: float, *, only_count: bool) -> int:
+    grace = GRACE if history.seats.others() else 0.0
     old = [row for row in rows if not now - grace < row.published_at <= now]
     if old and not only_count:
-        with log.writing() as connection:
+        with history.writing() as connection:
             gone = retention.delete(connection, old)
-            if log.of_publishers:
+            if history.of_publishers:
                 retention.note_beginning(connection)
             return gone
     return len(old)

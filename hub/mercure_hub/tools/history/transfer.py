@@ -13,7 +13,7 @@ from mercure_hub.protocol.errors import shown
 from mercure_hub.protocol.topics import forbidden_character
 from mercure_hub.protocol.update import EARLIEST
 from mercure_hub.storage.sqlite import schema
-from mercure_hub.tools.history.store import KEYS, HistoryError, Log, Progress, Selection, select
+from mercure_hub.tools.history.store import KEYS, History, HistoryError, Progress, Selection, select
 
 _LONGEST = 256 << 20
 """Bytes of a line."""
@@ -39,7 +39,7 @@ def _line(row: Any) -> bytes:
 def _values(line: bytes, number: int) -> dict[str, Any]:
     """The values of a row without its sequence.
 
-    The rules for what is published do not all apply: the log also holds the hub's own events.
+    The rules for what is published do not all apply: the history also holds the hub's own events.
 
     :param line: as it is in the file.
     :param number: of the line, for the message.
@@ -118,13 +118,13 @@ _BATCH_BYTES = 4 << 20
 _CACHE = 64 << 10  # KiB of the index of topics in memory: rows go to random places in it
 
 
-def export(log: Log, selection: Selection, out: BinaryIO, progress: Progress) -> int:
+def export(history: History, selection: Selection, out: BinaryIO, progress: Progress) -> int:
     """Write updates, oldest first.
 
     :returns: how many.
     """
     count = 0
-    for row in select(log, selection):
+    for row in select(history, selection):
         out.write(_line(row))
         count += 1
         progress(count)
@@ -132,19 +132,21 @@ def export(log: Log, selection: Selection, out: BinaryIO, progress: Progress) ->
     return count
 
 
-def load(log: Log, lines: BinaryIO, progress: Progress, *, skip_known: bool = False) -> tuple[int, int]:
+def load(
+    history: History, lines: BinaryIO, progress: Progress, *, skip_known: bool = False
+) -> tuple[int, int]:
     """Append updates in the order of their lines, with their ids and times: all of them or none.
 
     A hub that starts meanwhile waits until this is done.
 
-    :param skip_known: pass over updates whose id is in the log already.
+    :param skip_known: pass over updates whose id is in the history already.
     :returns: how many were imported, and how many passed over.
     :raises HistoryError: a line cannot be used, an id is there already, or a hub is at work.
     """
-    with log.writing() as connection:
-        if log.seats.others():
+    with history.writing() as connection:
+        if history.seats.others():
             raise HistoryError(
-                "a hub is at work on this log and would send the updates to its subscribers as new ones; "
+                "a hub is at work on this history and would send the updates to its subscribers as new ones; "
                 "stop it before, or publish them"
             )
         position = schema.position
@@ -192,7 +194,7 @@ def _fresh(
     if there and not skip_known:
         number, row = next((number, row) for number, row in batch if row["id"] in there)
         raise HistoryError(
-            f"line {number} has the id {row['id']!r}, which is in the log already; nothing was imported. "
+            f"line {number} has the id {row['id']!r}, which is in the history already; nothing was imported. "
             "--skip-known passes over such lines"
         )
     return [row for _, row in batch if row["id"] not in there]
