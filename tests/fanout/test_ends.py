@@ -13,6 +13,7 @@ import pytest
 
 from mercure_hub.fanout import output
 from mercure_hub.fanout.encoding import Form
+from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact
@@ -103,3 +104,11 @@ def test_a_stream_ended_within_an_event_gets_no_end(
     assert end(bench, reader) == (first + second)[:room]
     other.read()
     assert other.received == first + second
+
+
+@pytest.mark.parametrize("reason", [Reason.TOKEN_EXPIRED, Reason.KEY_IS_GONE])
+def test_a_websocket_without_a_valid_token_is_told_to_get_another(bench: Bench, reason: Reason) -> None:
+    reader = connect(bench, Form.WEBSOCKET)
+    bench.engine.end(reader.subscriber, Ending(reason))
+    reader.read()
+    assert bytes(reader.received) == bytes([0x88, 2 + len(reason.text)]) + b"\x03\xf0" + reason.text.encode()

@@ -59,7 +59,7 @@ def test_a_stream_that_still_reads_history_ends_too_when_its_key_is_taken_away(f
         stream = subscribe_and_wait(hub, Authorization=f"Bearer {token}")
         key.write_text("the second secret, long enough for HS256", encoding="utf-8")
         hub.child.send_signal(signal.SIGHUP)
-        hub.wait_for_log("is not trusted any more")
+        hub.wait_for_log("is no longer trusted")
         received = 0
         with pytest.raises(EOFError):
             while True:

@@ -124,7 +124,7 @@ _URL, _KEYS, _WHO, _STORE, _STREAM, _WATCH, _LOG = (
     "Who may do what",
     "Storage",
     "Streams and limits",
-    "Health and figures",
+    "Health and metrics",
     "Log",
 )
 _LOCAL_ORIGINS = "http://localhost:* http://127.0.0.1:* http://[::1]:*"

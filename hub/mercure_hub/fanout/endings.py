@@ -17,10 +17,10 @@ class Reason(Enum):
 
     CLOSED_BY_CLIENT = "closed by the client", "client", GOING_AWAY
     TIME_IS_OVER = "its time is over", "time", GOING_AWAY
-    TOKEN_EXPIRED = "its time is over", "time", VIOLATION  # the code tells clients to get a new token
+    TOKEN_EXPIRED = "its time is over", "time", VIOLATION  # this code tells clients to get a new token
     HUB_STOPS = "the hub stops", "stop", GOING_AWAY
     HANDOVER = "another hub takes over", "handover", GOING_AWAY
-    KEY_IS_GONE = "the key of its token is not trusted any more", "key", GOING_AWAY
+    KEY_IS_GONE = "the key of its token is no longer trusted", "key", VIOLATION
     INCOMPLETE = "an update could not be sent", "incomplete", GOING_AWAY
     DISCARDED = "updates that it should still get were discarded", "incomplete", GOING_AWAY
     UNREADABLE = "the history could not be read", "incomplete", GOING_AWAY
