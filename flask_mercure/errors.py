@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 from mercure_hub import INSTALL
 
@@ -138,6 +140,10 @@ class SomeHubsFailed(PublishError):
                 isinstance(one, PublishError) and one.possibly_published for one in errors.values()
             ),
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Task queues pickle errors, and the default passes no keyword arguments.
+        return partial(type(self), published_ids=self.published_ids, errors=self.errors), (), self.__dict__
 
 
 @contextmanager
