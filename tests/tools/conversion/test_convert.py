@@ -73,7 +73,7 @@ def settings(conversion: Conversion) -> dict[str, str]:
 
 
 def left(conversion: Conversion) -> list[tuple[str, str]]:
-    return [(note.place, note.name) for note in conversion.notes if note.is_left]
+    return [(note.location, note.name) for note in conversion.notes if note.is_left]
 
 
 def test_a_caddyfile_is_converted() -> None:
@@ -93,11 +93,14 @@ def test_a_caddyfile_is_converted() -> None:
 def test_every_directive_is_a_setting_or_a_note() -> None:
     """Line by line: nothing vanishes."""
     conversion = convert({"Caddyfile": OLD})
-    places = {place for _, place in conversion.settings.values()} | {note.place for note in conversion.notes}
+    locations = {location for _, location in conversion.settings.values()}
+    locations |= {note.location for note in conversion.notes}
     said = [
         number for number, line in enumerate(OLD.splitlines(), 1) if line.strip(" {}") and "#" not in line
     ]
-    assert {f"Caddyfile:{number}" for number in said} - places == {"Caddyfile:8"}  # the word mercure itself
+    assert {f"Caddyfile:{number}" for number in said} - locations == {
+        "Caddyfile:8"
+    }  # the word mercure itself
 
 
 @pytest.mark.minutes

@@ -39,7 +39,7 @@ _POSITION, _UPDATE = schema.position, schema.update
 class Trimmer:
     """Discards what is too old: updates, and events of the hub.
 
-    Of each kind only the beginning goes, and the log takes note of how far that is: a reader could not tell
+    Of each kind only the beginning goes, and the database records how far that is: a reader could not tell
     that something is missing in the middle.
 
     :param retention: how much to keep.
@@ -47,7 +47,7 @@ class Trimmer:
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
-        self._first = 0  # the place before which there are no updates of publishers
+        self._first = 0  # the sequence before which there are no updates of publishers
 
     def step(self, connection: sa.Connection, now: float, grace: float, *, by_age: bool = True) -> int:
         """Discard one step, in a transaction that writes.
@@ -135,7 +135,7 @@ def _discard(connection: sa.Connection, gone: sa.Column[Any], rows: Sequence[Any
 def _times(stamps: Sequence[float], now: float) -> list[float]:
     """When updates were published: what a clock stamped that was ahead is as old as what came after it.
 
-    :param stamps: of the clock, in the order of the log.
+    :param stamps: of the clock, in the order of the sequences.
     """
     times = [now]
     for stamp in reversed(stamps):

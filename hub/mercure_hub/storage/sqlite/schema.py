@@ -19,7 +19,7 @@ _MAX_CACHED = 4096  # characters of topics that are remembered: an update may ha
 
 # One row. Its update opens each append, so that appends wait for one another and the order of the
 # sequence is the order of the commits. It counts the hub's own events among what was ever appended, and knows
-# up to which place retention has discarded updates of publishers, and events.
+# up to which sequence retention has discarded updates of publishers, and events.
 position = Table(
     "mercure_position",
     metadata,

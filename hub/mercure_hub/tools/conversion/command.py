@@ -26,7 +26,7 @@ from mercure_hub.tools.conversion.syntax import (
 
 _DESCRIPTION = """Print the settings of this hub for the Caddyfile of the Go hub, its environment, or both.
 
-The settings go to standard output. What needs a look goes to standard error, each line with its place. Exit
+The settings go to standard output. What needs a look goes to standard error, with its location. Exit
 status: 0 when everything became a setting or needs none, 1 when something is left, 2 when a file cannot be
 used. Nothing is written or changed."""
 _MOST_BYTES = 1_000_000
@@ -93,8 +93,8 @@ def convert(texts: Mapping[str, str]) -> Conversion:
 def _take_caddyfile(conversion: Conversion, lines: Sequence[Line], found: Mapping[str, Variable]) -> set[str]:
     """:returns: names of the variables that stood in it."""
 
-    def missing(name: str, place: str) -> None:
-        conversion.note(place, f"{{${name}}}", _NO_VALUE)
+    def missing(name: str, location: str) -> None:
+        conversion.note(location, f"{{${name}}}", _NO_VALUE)
 
     text = "\n".join(line.text for line in lines)
     used = {name for name in found if f"{{${name}}}" in text or f"{{${name}:" in text}
@@ -107,18 +107,18 @@ def _take_caddyfile(conversion: Conversion, lines: Sequence[Line], found: Mappin
         elif top.has_block:
             blocks += [(top, directive) for directive in _hubs(conversion, top)]
         else:
-            conversion.left(top.place, top.name, "stands outside of a site")
+            conversion.left(top.location, top.name, "stands outside of a site")
     for number, (top, directive) in enumerate(blocks):
         if number:
-            conversion.left(directive.place, "mercure", _SECOND)
+            conversion.left(directive.location, "mercure", _SECOND)
             continue
         Directives(conversion, found).take(directive.block)
-        conversion.addresses.append((top.name.rstrip(","), top.place, "site"))
+        conversion.addresses.append((top.name.rstrip(","), top.location, "site"))
         for other in top.arguments:
-            conversion.left(top.place, other, "is a further address; see MERCURE_ALLOWED_URLS")
+            conversion.left(top.location, other, "is a further address; see MERCURE_ALLOWED_URLS")
     if not blocks:
-        place = lines[0].place if lines else "the file"
-        raise CaddyfileError(f"{place}: this file has neither a mercure block nor lines NAME=VALUE")
+        location = lines[0].location if lines else "the file"
+        raise CaddyfileError(f"{location}: this file has neither a mercure block nor lines NAME=VALUE")
     return used
 
 
@@ -134,7 +134,10 @@ def _sites(tops: Sequence[Directive]) -> list[Directive]:
         while end < len(tops) and not tops[end].has_block and (end == number or words[-1].endswith(",")):
             words += tops[end].words  # further addresses stand behind a comma, on the next line too
             end += 1
-        return [*tops[:number], Directive(tuple(words) or ("",), top.place, list(tops[end:]), has_block=True)]
+        return [
+            *tops[:number],
+            Directive(tuple(words) or ("",), top.location, list(tops[end:]), has_block=True),
+        ]
     return list(tops)
 
 

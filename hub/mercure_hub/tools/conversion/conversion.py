@@ -19,19 +19,19 @@ _KEYS = ("publisher_jwt_key", "subscriber_jwt_key")
 class Note:
     """A remark on a line.
 
-    :param place: file and line.
+    :param location: file and line.
     :param name: directive or variable.
     :param text: what became of it; never a secret.
     :param is_left: nothing was made of it, and somebody has to look.
     """
 
-    place: str
+    location: str
     name: str
     text: str
     is_left: bool
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.name}: {self.text}"
+        return f"{self.location}: {self.name}: {self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Issuer:
     :param secrets: names of those that are secret.
     """
 
-    place: str
+    location: str
     keys: dict[str, str | bool | list[str]]
     secrets: frozenset[str]
 
@@ -58,9 +58,9 @@ class Conversion:
     ports: dict[str, str] = field(default_factory=dict)
     """That Caddy listens on, by scheme, where they are not the usual ones."""
     addresses: list[tuple[str, str, str]] = field(default_factory=list)
-    """Of sites, each with its place and source; what else says the public URL counts before them."""
+    """Of sites, each with its location and source; what else says the public URL counts before them."""
 
-    def put(self, name: str, value: str, place: str, source: str) -> None:
+    def put(self, name: str, value: str, location: str, source: str) -> None:
         """Take a setting over, if the hub takes its value.
 
         :param name: ours.
@@ -68,38 +68,38 @@ class Conversion:
         """
         row = ROWS.get(name)
         if row is None:
-            self.left(place, source, "this version of the hub has nothing like it")
+            self.left(location, source, "this version of the hub has nothing like it")
             return
         try:
             row.read(value)
         except ValueError as error:
             shown = "its value" if row.is_secret else repr(value)
-            self.left(place, source, f"{shown} {error}")
+            self.left(location, source, f"{shown} {error}")
             return
         before = self.settings.get(name)
         if before is not None and before[0] != value:
-            self.left(place, source, f"stands at {before[1]} with another value; that one was taken")
+            self.left(location, source, f"stands at {before[1]} with another value; that one was taken")
             return
-        self.settings.setdefault(name, (value, place))
+        self.settings.setdefault(name, (value, location))
 
-    def note(self, place: str, name: str, text: str) -> None:
+    def note(self, location: str, name: str, text: str) -> None:
         """Something is different here, or not needed."""
-        self.notes.append(Note(place, _shown(name), text, is_left=False))
+        self.notes.append(Note(location, _shown(name), text, is_left=False))
 
-    def left(self, place: str, name: str, text: str) -> None:
+    def left(self, location: str, name: str, text: str) -> None:
         """Nothing was made of it."""
-        self.notes.append(Note(place, _shown(name), text, is_left=True))
+        self.notes.append(Note(location, _shown(name), text, is_left=True))
 
     def check_keys(self) -> None:
         """Have the hub look at the keys, which it does when it starts."""
         for name in _KEYS:
             if name in self.settings:
-                value, place = self.settings[name]
+                value, location = self.settings[name]
                 algorithm = self.settings.get(name.replace("_key", "_alg"), ("", ""))[0]
                 try:
                     load_key(value, algorithm)
                 except KeyMaterialError as error:
-                    self.left(place, ROWS[name].variable, f"the hub will refuse this key: {error}")
+                    self.left(location, ROWS[name].variable, f"the hub will refuse this key: {error}")
 
     @property
     def is_complete(self) -> bool:
@@ -118,30 +118,30 @@ def environment(conversion: Conversion, *, with_secrets: bool) -> str:
     :param with_secrets: keys stand in it; else a line says where each is.
     """
     lines = []
-    for name, (value, place) in _sorted(conversion):
+    for name, (value, location) in _sorted(conversion):
         variable = ROWS[name].variable
         if ROWS[name].is_secret and not with_secrets:
-            lines.append(f"# {variable}: a secret, at {place}; --secrets prints it")
+            lines.append(f"# {variable}: a secret, at {location}; --secrets prints it")
         else:
             lines.append(f"{variable}={_quoted(value)}")
     for issuer in conversion.issuers:
-        lines.append(f"# {issuer.keys['identifier']}: an issuer, {issuer.place}; --toml prints it")
+        lines.append(f"# {issuer.keys['identifier']}: an issuer, {issuer.location}; --toml prints it")
     return "".join(line + "\n" for line in lines)
 
 
 def toml(conversion: Conversion, *, with_secrets: bool) -> str:
     """The settings as the file that ``--config`` names."""
     lines = []
-    for name, (value, place) in _sorted(conversion):
+    for name, (value, location) in _sorted(conversion):
         if ROWS[name].is_secret and not with_secrets:
-            lines.append(f"# {name}: a secret, at {place}; --secrets prints it")
+            lines.append(f"# {name}: a secret, at {location}; --secrets prints it")
         else:
             lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     for issuer in conversion.issuers:
         lines += ["", "[[issuer]]"]
         for key, content in issuer.keys.items():
             if key in issuer.secrets and not with_secrets:
-                lines.append(f"# {key}: a secret, at {issuer.place}; --secrets prints it")
+                lines.append(f"# {key}: a secret, at {issuer.location}; --secrets prints it")
             else:
                 lines.append(f"{key} = {json.dumps(content, ensure_ascii=False)}")
     return "".join(line + "\n" for line in lines)

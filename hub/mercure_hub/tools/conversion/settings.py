@@ -72,16 +72,16 @@ _PORTS: Mapping[str, str] = {"http": "80", "https": "443"}
 def take_option(conversion: Conversion, option: Directive) -> None:
     """One of the global options."""
     if option.name == "order" and "mercure" in option.arguments:
-        conversion.note(option.place, "order", "not needed without Caddy")
+        conversion.note(option.location, "order", "not needed without Caddy")
     elif option.name in ("http_port", "https_port") and len(option.arguments) == 1:
         conversion.ports[option.name.removesuffix("_port")] = option.arguments[0]
-        conversion.note(option.place, option.name, "counts for the address of the site")
+        conversion.note(option.location, option.name, "counts for the address of the site")
     elif option.name == "debug" and not option.arguments:
-        conversion.put("log_level", "debug", option.place, "debug")
+        conversion.put("log_level", "debug", option.location, "debug")
     elif option.name == "log":
         _take_log(conversion, option, "log_file")
     else:
-        conversion.left(option.place, option.name, OF_CADDY)
+        conversion.left(option.location, option.name, OF_CADDY)
 
 
 def take_beside(conversion: Conversion, directive: Directive) -> None:
@@ -90,61 +90,63 @@ def take_beside(conversion: Conversion, directive: Directive) -> None:
         _take_log(conversion, directive, "access_log")
     elif directive.name == "tls" and len(directive.arguments) == 2:
         for name, value in zip(("tls_cert", "tls_key"), directive.arguments, strict=True):
-            conversion.put(name, value, directive.place, "tls")
-        conversion.note(directive.place, "tls", "leave it out where a proxy in front has the certificate")
+            conversion.put(name, value, directive.location, "tls")
+        conversion.note(directive.location, "tls", "leave it out where a proxy in front has the certificate")
     else:
-        conversion.left(directive.place, directive.name, OF_CADDY)
+        conversion.left(directive.location, directive.name, OF_CADDY)
 
 
 def _take_log(conversion: Conversion, directive: Directive, name: str) -> None:
     """:param name: of the setting that is the file."""
     if not directive.block:
-        conversion.note(directive.place, "log", "not needed: the hub logs to standard error")
+        conversion.note(directive.location, "log", "not needed: the hub logs to standard error")
     for one in directive.block:
         try:
             _take_of_log(conversion, one, name)
         except ValueError as error:
-            conversion.left(one.place, f"log {one.name}", str(error))
+            conversion.left(one.location, f"log {one.name}", str(error))
 
 
 def _take_of_log(conversion: Conversion, one: Directive, name: str) -> None:
-    source, place, words = f"log {one.name}", one.place, one.arguments
+    source, location, words = f"log {one.name}", one.location, one.arguments
     if one.name == "output" and words[:1] == ("file",) and len(words) == 2:
-        conversion.put(name, words[1], place, source)
+        conversion.put(name, words[1], location, source)
         for roll in one.block:
             _take_roll(conversion, roll)
     elif one.name == "output" and words in (("stderr",), ("stdout",)):
-        conversion.note(place, source, "not needed: the hub logs to standard error")
+        conversion.note(location, source, "not needed: the hub logs to standard error")
     elif one.name == "output" and words == ("discard",):
-        conversion.left(place, source, "see MERCURE_LOG_LEVEL, where warning leaves requests out")
+        conversion.left(location, source, "see MERCURE_LOG_LEVEL, where warning leaves requests out")
     elif one.name == "level" and len(words) == 1 and words[0].lower() in _LEVELS:
-        conversion.put("log_level", _LEVELS[words[0].lower()], place, source)
+        conversion.put("log_level", _LEVELS[words[0].lower()], location, source)
     elif one.name == "format" and words[:1] == ("filter",):
         for inner in one.block:
             if inner.name == "wrap" and inner.arguments[:1] and inner.arguments[0] in _FORMATS:
-                conversion.put("log_format", _FORMATS[inner.arguments[0]], inner.place, source)
+                conversion.put("log_format", _FORMATS[inner.arguments[0]], inner.location, source)
             else:
-                conversion.note(inner.place, source, "not needed: this hub writes no token into its log")
+                conversion.note(inner.location, source, "not needed: this hub writes no token into its log")
     elif one.name == "format" and words[:1] and words[0] in _FORMATS:
-        conversion.put("log_format", _FORMATS[words[0]], place, source)
+        conversion.put("log_format", _FORMATS[words[0]], location, source)
     else:
-        conversion.left(place, source, "has no counterpart; see the settings of the log")
+        conversion.left(location, source, "has no counterpart; see the settings of the log")
 
 
 def _take_roll(conversion: Conversion, roll: Directive) -> None:
     value = roll.arguments[0] if len(roll.arguments) == 1 else ""
     if roll.name == "roll_size":
         # Caddy counts in MiB where no unit is given.
-        conversion.put("log_rotate", size(f"{value}MiB" if value.isdigit() else value), roll.place, roll.name)
+        conversion.put(
+            "log_rotate", size(f"{value}MiB" if value.isdigit() else value), roll.location, roll.name
+        )
     elif roll.name == "roll_keep":
-        conversion.put("log_keep", value, roll.place, roll.name)
+        conversion.put("log_keep", value, roll.location, roll.name)
     else:
         conversion.left(
-            roll.place, roll.name, "has no counterpart; see MERCURE_LOG_ROTATE and MERCURE_LOG_KEEP"
+            roll.location, roll.name, "has no counterpart; see MERCURE_LOG_ROTATE and MERCURE_LOG_KEEP"
         )
 
 
-def take_address(conversion: Conversion, address: str, place: str, source: str) -> None:
+def take_address(conversion: Conversion, address: str, location: str, source: str) -> None:
     """The address of a site: the public URL follows from it, unless something says that, and the port.
 
     The hub takes the port over where it can serve the site by itself: without TLS, or with the certificate of
@@ -164,18 +166,20 @@ def take_address(conversion: Conversion, address: str, place: str, source: str) 
         pass
     elif not host or "*" in host:
         conversion.left(
-            place, source, f"{address!r} names no host; set MERCURE_PUBLIC_URL, or leave it unset"
+            location, source, f"{address!r} names no host; set MERCURE_PUBLIC_URL, or leave it unset"
         )
     else:
         shown = "" if port == _PORTS[scheme] else f":{port}"
-        conversion.put("public_url", f"{scheme}://{host}{shown}{WELL_KNOWN}", place, source)
+        conversion.put("public_url", f"{scheme}://{host}{shown}{WELL_KNOWN}", location, source)
     if is_plain or "tls_cert" in conversion.settings:
         if "listen" not in conversion.settings:
-            conversion.put("listen", f":{port}", place, source)
-            conversion.note(place, source, "the hub listens there itself; behind a proxy set MERCURE_LISTEN")
+            conversion.put("listen", f":{port}", location, source)
+            conversion.note(
+                location, source, "the hub listens there itself; behind a proxy set MERCURE_LISTEN"
+            )
     else:
         conversion.note(
-            place,
+            location,
             source,
             f"the port and the certificate are the proxy's in front; see {DOCUMENTATION}/deployment.md",
         )
@@ -207,7 +211,7 @@ class Directives:
     def __init__(self, conversion: Conversion, variables: Mapping[str, Variable]) -> None:
         self._conversion = conversion
         self._variables = variables
-        self._verifiers: dict[str, tuple[str, str, str]] = {}  # name -> value, algorithm, place
+        self._verifiers: dict[str, tuple[str, str, str]] = {}  # name -> value, algorithm, location
 
     def take(self, block: Sequence[Directive]) -> None:
         """Go through the block."""
@@ -215,56 +219,56 @@ class Directives:
             try:
                 self._take(directive)
             except ValueError as error:
-                self._conversion.left(directive.place, directive.name, str(error))
+                self._conversion.left(directive.location, directive.name, str(error))
         self._take_verifiers()
         self._take_issuers([one for one in block if one.name == "issuer"])
 
     def _take(self, directive: Directive) -> None:  # noqa: PLR0912  one branch for each directive
-        name, place, put = directive.name, directive.place, self._conversion.put
+        name, location, put = directive.name, directive.location, self._conversion.put
         if name in _SWITCHES:
             if directive.arguments:
                 raise ValueError("has a value, and takes none")
-            put(name, "1", place, name)
+            put(name, "1", location, name)
         elif name in _LISTS:
             origins = self._values(directive)
-            put(name, " ".join(origins), place, name)
+            put(name, " ".join(origins), location, name)
             if any("*." in one for one in origins):
-                self._conversion.note(place, name, "the star in an origin stands for one label here")
+                self._conversion.note(location, name, "the star in an origin stands for one label here")
         elif name in _TIMES:
-            put(name, seconds(self._value(directive)), place, name)
+            put(name, seconds(self._value(directive)), location, name)
         elif name == "cookie_name":
-            put(name, self._value(directive), place, name)
+            put(name, self._value(directive), location, name)
         elif name == "max_request_body_size":
-            put(name, size(self._value(directive)), place, name)
+            put(name, size(self._value(directive)), location, name)
         elif name == "resource_identifier":
-            put("public_url", self._value(directive), place, name)
+            put("public_url", self._value(directive), location, name)
         elif name == "public_urls":
             urls = [_with_path(one) for one in self._values(directive)]
-            put("allowed_urls", " ".join(urls), place, name)
+            put("allowed_urls", " ".join(urls), location, name)
         elif name in ("debugger", "ui"):
-            put("debugger", "1", place, name)
+            put("debugger", "1", location, name)
         elif name in ("playground", "demo"):
             self._conversion.left(
-                place,
+                location,
                 name,
                 "mints a token for everything; for development see MERCURE_PLAYGROUND, or flask mercure hub",
             )
         elif name == "protocol_version_compatibility":
             self._conversion.note(
-                place,
+                location,
                 name,
                 "not needed: this hub speaks 1.0 and 0.x, and checks a token of 1.0 in full either way",
             )
         elif name == "transport":
             self._take_transport(directive)
         elif name == "transport_url":
-            transport_url(self._conversion, self._value(directive), place, name)
+            transport_url(self._conversion, self._value(directive), location, name)
         elif name in _VERIFIERS:
             self._take_verifier(directive)
         elif name in _NOT_NEEDED:
-            self._conversion.note(place, name, _NOT_NEEDED[name])
+            self._conversion.note(location, name, _NOT_NEEDED[name])
         elif name != "issuer":
-            self._conversion.left(place, name, "is no directive that this command knows")
+            self._conversion.left(location, name, "is no directive that this command knows")
 
     # -- values ----------------------------------------------------------------------------------
 
@@ -309,44 +313,44 @@ class Directives:
 
     def _take_transport(self, directive: Directive) -> None:
         kind = self._value(directive)
-        options = {one.name: (self._value(one), one.place) for one in directive.block}
-        _transport(self._conversion, kind, options, directive.place, "transport")
+        options = {one.name: (self._value(one), one.location) for one in directive.block}
+        _transport(self._conversion, kind, options, directive.location, "transport")
 
     # -- keys ------------------------------------------------------------------------------------
 
     def _take_verifier(self, directive: Directive) -> None:
         key, algorithm = self._key(directive)
-        self._verifiers[directive.name] = (key, algorithm, directive.place)
+        self._verifiers[directive.name] = (key, algorithm, directive.location)
 
     def _take_verifiers(self) -> None:
         """Directives from before issuers: one issuer, whose name nobody wrote down."""
         for role in ("publisher", "subscriber"):
             if f"{role}_jwt" in self._verifiers:
-                key, algorithm, place = self._verifiers[f"{role}_jwt"]
-                self._conversion.put(f"{role}_jwt_key", key, place, f"{role}_jwt")
-                self._put_algorithm(role, algorithm, place)
+                key, algorithm, location = self._verifiers[f"{role}_jwt"]
+                self._conversion.put(f"{role}_jwt_key", key, location, f"{role}_jwt")
+                self._put_algorithm(role, algorithm, location)
         if "publisher_jwt" in self._verifiers and not any(name.startswith("sub") for name in self._verifiers):
-            place = self._verifiers["publisher_jwt"][2]
-            self._conversion.note(place, "publisher_jwt", "its key verifies subscribers' tokens, too")
+            location = self._verifiers["publisher_jwt"][2]
+            self._conversion.note(location, "publisher_jwt", "its key verifies subscribers' tokens, too")
         sets = {name: one for name, one in self._verifiers.items() if name.endswith("_jwks_url")}
         if sets and len({value for value, _, _ in sets.values()}) > 1:
-            for name, (_, _, place) in sets.items():
-                self._conversion.left(place, name, _TWO_SETS)
+            for name, (_, _, location) in sets.items():
+                self._conversion.left(location, name, _TWO_SETS)
         elif sets:
-            name, (value, _, place) = next(iter(sets.items()))
-            self._put_key_set(value, place, name)
+            name, (value, _, location) = next(iter(sets.items()))
+            self._put_key_set(value, location, name)
 
-    def _put_algorithm(self, role: str, algorithm: str, place: str) -> None:
+    def _put_algorithm(self, role: str, algorithm: str, location: str) -> None:
         if algorithm:
-            self._conversion.put(f"{role}_jwt_alg", algorithm, place, f"{role}_jwt")
+            self._conversion.put(f"{role}_jwt_alg", algorithm, location, f"{role}_jwt")
 
-    def _put_key_set(self, value: str, place: str, source: str) -> None:
+    def _put_key_set(self, value: str, location: str, source: str) -> None:
         if value.startswith("file://"):
-            self._conversion.put("jwks_file", value.removeprefix("file://"), place, source)
+            self._conversion.put("jwks_file", value.removeprefix("file://"), location, source)
         elif "@" in value or "?" in value:
-            self._conversion.left(place, source, "may hold a secret; write MERCURE_JWKS_URI yourself")
+            self._conversion.left(location, source, "may hold a secret; write MERCURE_JWKS_URI yourself")
         else:
-            self._conversion.put("jwks_uri", value, place, source)
+            self._conversion.put("jwks_uri", value, location, source)
 
     def _take_issuers(self, directives: Sequence[Directive]) -> None:
         tables = [table for table in map(self._issuer, directives) if table is not None]
@@ -361,7 +365,7 @@ class Directives:
         try:
             keys: dict[str, str | bool | list[str]] = {"identifier": self._value(directive)}
         except ValueError as error:
-            left(directive.place, "issuer", str(error))
+            left(directive.location, "issuer", str(error))
             return None
         for one in directive.block:
             if one.name == "authorization_server":
@@ -371,15 +375,15 @@ class Directives:
                     try:
                         self._put_in_table(keys, one.name, verifier)
                     except ValueError as error:
-                        left(verifier.place, f"{one.name} {verifier.name}", str(error))
+                        left(verifier.location, f"{one.name} {verifier.name}", str(error))
             else:
-                left(one.place, f"issuer {one.name}", "is no directive that this command knows")
+                left(one.location, f"issuer {one.name}", "is no directive that this command knows")
         # Without roles, the key of one would be taken for the other, too.
         roles = {one.name for one in directive.block if one.name in ("publisher", "subscriber")}
         if len(roles) == 1:
             keys["roles"] = ["publish" if "publisher" in roles else "subscribe"]
         secrets = frozenset({"publisher_key", "subscriber_key"})
-        return Issuer(directive.place, keys, secrets)
+        return Issuer(directive.location, keys, secrets)
 
     def _put_in_table(self, keys: dict[str, str | bool | list[str]], role: str, verifier: Directive) -> None:
         found = self._values(verifier)
@@ -415,7 +419,7 @@ class Directives:
         }
         for key, value in table.keys.items():
             text = "1" if value is True else str(value)
-            self._conversion.put(names.get(key, key), text, table.place, f"issuer {key}")
+            self._conversion.put(names.get(key, key), text, table.location, f"issuer {key}")
 
 
 def _with_path(url: str) -> str:
@@ -423,28 +427,28 @@ def _with_path(url: str) -> str:
     return url if urlsplit(url).path.strip("/") else url.rstrip("/") + WELL_KNOWN
 
 
-def transport_url(conversion: Conversion, value: str, place: str, source: str) -> None:
+def transport_url(conversion: Conversion, value: str, location: str, source: str) -> None:
     """``bolt://mercure.db?size=100&cleanup_frequency=0.4``, the form before ``transport``.
 
     :raises ValueError: a value in it cannot be used.
     """
     parts = urlsplit(value)
-    options = {name: (text, place) for name, text in parse_qsl(parts.query, keep_blank_values=True)}
+    options = {name: (text, location) for name, text in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.scheme == "bolt":
-        options["path"] = (bolt_path(value), place)
-    _transport(conversion, parts.scheme, options, place, source)
+        options["path"] = (bolt_path(value), location)
+    _transport(conversion, parts.scheme, options, location, source)
 
 
 def _transport(
-    conversion: Conversion, kind: str, options: Mapping[str, tuple[str, str]], place: str, source: str
+    conversion: Conversion, kind: str, options: Mapping[str, tuple[str, str]], location: str, source: str
 ) -> None:
     if kind in ("local", "null"):
-        conversion.put("history_size", "1", place, source)
-        conversion.note(place, source, "this hub always keeps a history; here of one update")
+        conversion.put("history_size", "1", location, source)
+        conversion.note(location, source, "this hub always keeps a history; here of one update")
         return
     if kind != "bolt":
         word = kind if kind.isalnum() else "that"
-        conversion.left(place, source, f"{word} is another store; see MERCURE_TRANSPORT_URL")
+        conversion.left(location, source, f"{word} is another store; see MERCURE_TRANSPORT_URL")
         return
     takers: Mapping[str, Callable[[str], tuple[str, str] | None]] = {
         "path": lambda text: ("transport_url", database_beside(text)),
@@ -471,7 +475,7 @@ def _transport(
             conversion.note(where, f"{source} {name}", "not needed: the history is trimmed in the background")
         else:
             conversion.note(where, f"{source} {name}", "not needed: the database has one table")
-    conversion.note(place, source, "a Bolt file cannot be read here: the hub starts with an empty history")
+    conversion.note(location, source, "a Bolt file cannot be read here: the hub starts with an empty history")
 
 
 _SAME = ("publisher_jwt_key", "publisher_jwt_alg", "subscriber_jwt_key", "subscriber_jwt_alg")
@@ -543,35 +547,35 @@ def take_variables(
         try:
             _take_variable(conversion, variables, name, variable)
         except (ValueError, CaddyfileError) as error:
-            conversion.left(variable.place, name, str(error))
+            conversion.left(variable.location, name, str(error))
 
 
 def _take_variable(
     conversion: Conversion, variables: Mapping[str, Variable], name: str, variable: Variable
 ) -> None:
-    value, place = variable.value, variable.place
+    value, location = variable.value, variable.location
     short = name.removeprefix("MERCURE_")
     if not value:
-        conversion.note(place, name, "is empty")
+        conversion.note(location, name, "is empty")
     elif name == "SERVER_NAME":
-        conversion.addresses.append((value.split()[0].rstrip(","), place, name))
+        conversion.addresses.append((value.split()[0].rstrip(","), location, name))
     elif name == "MERCURE_EXTRA_DIRECTIVES":
-        lines = [Line(place, text) for text in value.splitlines()]
+        lines = [Line(location, text) for text in value.splitlines()]
         Directives(conversion, variables).take(parse(lines))
     elif name in ("MERCURE_TRANSPORT_URL", "TRANSPORT_URL"):
-        transport_url(conversion, value, place, name)
+        transport_url(conversion, value, location, name)
     elif name == "MERCURE_TRUSTED_ISSUERS":
-        conversion.put("issuer", value, place, name)
+        conversion.put("issuer", value, location, name)
     elif name == "MERCURE_PUBLIC_URL":
-        conversion.put("public_url", value, place, name)
+        conversion.put("public_url", value, location, name)
     elif name.startswith("MERCURE_") and short.lower() in _SAME:
-        conversion.put(short.lower(), value, place, name)
+        conversion.put(short.lower(), value, location, name)
     elif short in _OLD:
         ours, read = _OLD[short]
-        conversion.put(ours, read(value), place, name)
+        conversion.put(ours, read(value), location, name)
     elif name in _UNNEEDED or short in _UNNEEDED:
-        conversion.note(place, name, _UNNEEDED.get(name) or _UNNEEDED[short])
+        conversion.note(location, name, _UNNEEDED.get(name) or _UNNEEDED[short])
     elif name in _LEFT or (name.startswith("MERCURE_") and short in _LEFT):
-        conversion.left(place, name, _LEFT.get(name) or _LEFT[short])
+        conversion.left(location, name, _LEFT.get(name) or _LEFT[short])
     else:
-        conversion.left(place, name, "is no variable that this command knows")
+        conversion.left(location, name, "is no variable that this command knows")

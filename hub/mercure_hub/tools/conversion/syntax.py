@@ -14,17 +14,17 @@ _MOST_BLOCKS = 50
 
 
 class CaddyfileError(Exception):
-    """The text is no Caddyfile; the message has the place."""
+    """The text is no Caddyfile; the message has the location."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """A line, after the variables in it were replaced.
 
-    :param place: file and number, as it is shown to people.
+    :param location: file and number, as it is shown to people.
     """
 
-    place: str
+    location: str
     text: str
 
 
@@ -32,11 +32,11 @@ class Line:
 class Variable:
     """A value for ``{$NAME}``.
 
-    :param place: where it comes from.
+    :param location: where it comes from.
     """
 
     value: str
-    place: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Directive:
     """A line with its block.
 
     :param words: the name and the arguments.
-    :param place: file and number.
+    :param location: file and number.
     :param block: what stands between the braces, if there are any.
     """
 
     words: tuple[str, ...]
-    place: str
+    location: str
     block: list[Directive] = field(default_factory=list)
     has_block: bool = False
 
@@ -78,26 +78,26 @@ def substitute(
 ) -> list[Line]:
     """Put in the values of ``{$NAME}`` and ``{$NAME:default}``, which may have several lines.
 
-    :param missing: is told name and place of a variable without value and default.
+    :param missing: is told name and location of a variable without value and default.
     """
     found: list[Line] = []
     for line in lines:
         if line.text.lstrip().startswith("#"):
             continue
         whole = _VARIABLE.fullmatch(line.text.strip())
-        if whole and whole[1] in variables:  # of several lines, each has its own place
+        if whole and whole[1] in variables:  # of several lines, each has its own location
             variable = variables[whole[1]]
-            found += [Line(variable.place, part) for part in variable.value.splitlines()]
+            found += [Line(variable.location, part) for part in variable.value.splitlines()]
             continue
 
-        def value(match: re.Match[str], place: str = line.place) -> str:
+        def value(match: re.Match[str], location: str = line.location) -> str:
             if match[1] in variables:
                 return variables[match[1]].value
             if match[2] is None:
-                missing(match[1], place)
+                missing(match[1], location)
             return match[2] or ""
 
-        found.append(Line(line.place, _VARIABLE.sub(value, line.text)))
+        found.append(Line(line.location, _VARIABLE.sub(value, line.text)))
     return found
 
 
@@ -108,19 +108,19 @@ def parse(lines: Sequence[Line]) -> list[Directive]:
     """
     top: list[Directive] = []
     open_blocks: list[tuple[list[Directive], str]] = [(top, "")]
-    for place, words in _rows(lines):
+    for location, words in _rows(lines):
         if words == ["}"]:
             if len(open_blocks) == 1:
-                raise CaddyfileError(f"{place}: a brace closes what was never opened")
+                raise CaddyfileError(f"{location}: a brace closes what was never opened")
             open_blocks.pop()
             continue
         opens = words[-1] == "{"
-        directive = Directive(tuple(words[:-1] if opens else words), place, has_block=opens)
+        directive = Directive(tuple(words[:-1] if opens else words), location, has_block=opens)
         open_blocks[-1][0].append(directive)
         if opens:
-            open_blocks.append((directive.block, place))
+            open_blocks.append((directive.block, location))
             if len(open_blocks) > _MOST_BLOCKS:
-                raise CaddyfileError(f"{place}: more than {_MOST_BLOCKS} blocks in each other")
+                raise CaddyfileError(f"{location}: more than {_MOST_BLOCKS} blocks in each other")
     if len(open_blocks) > 1:
         raise CaddyfileError(f"{open_blocks[-1][1]}: the brace at its end is not closed")
     return top
@@ -130,7 +130,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
     """The words of each line; a quoted word and a heredoc may reach over several lines."""
     number = 0
     while number < len(lines):
-        place, words = lines[number].place, []
+        location, words = lines[number].location, []
         rest = lines[number].text
         while rest := rest.lstrip():
             if rest[0] == "#":
@@ -140,7 +140,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
                 while (end := _end(rest, quote)) < 0:
                     number += 1
                     if number == len(lines):
-                        raise CaddyfileError(f"{place}: a quoted text has no end")
+                        raise CaddyfileError(f"{location}: a quoted text has no end")
                     rest += "\n" + lines[number].text
                 word, rest = rest[:end], rest[end + 1 :]
                 words.append(word.replace('\\"', '"') if quote == '"' else word)
@@ -154,7 +154,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
                     taken.append(lines[number].text.strip())
                     number += 1
                 if number == len(lines):
-                    raise CaddyfileError(f"{place}: the text after <<{heredoc[1]} has no end")
+                    raise CaddyfileError(f"{location}: the text after <<{heredoc[1]} has no end")
                 words.append("\n".join(taken))
                 rest = lines[number].text.split(maxsplit=1)[1] if " " in lines[number].text.strip() else ""
                 continue
@@ -165,7 +165,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
             words.append(word)
         number += 1
         if words:
-            yield place, words
+            yield location, words
 
 
 def _end(text: str, quote: str) -> int:
@@ -187,7 +187,7 @@ _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*[=:]\s*(.
 
 
 class DotenvError(Exception):
-    """A line is no assignment; the message has its place and nothing of its value."""
+    """A line is no assignment; the message has its location and nothing of its value."""
 
 
 def is_environment(lines: Sequence[Line]) -> bool:
@@ -204,7 +204,7 @@ def is_environment(lines: Sequence[Line]) -> bool:
 def parse_environment(lines: Sequence[Line], left: Callable[[str, str, str], None]) -> dict[str, Variable]:
     """Read assignments; a quoted value may reach over several lines. The last one of a name counts.
 
-    :param left: is told place, name and reason of what a script makes of a variable, or does besides.
+    :param left: is told location, name and reason of what a script makes of a variable, or does besides.
     :raises DotenvError: a line is no assignment, or a quote has no end.
     """
     if lines[0].text.startswith("#!") or any(line.text.endswith("\\") for line in lines):
@@ -219,58 +219,58 @@ def parse_environment(lines: Sequence[Line], left: Callable[[str, str, str], Non
             continue
         match = _ASSIGNMENT.fullmatch(text)
         if match is None:
-            raise DotenvError(f"{line.place}: is not NAME=VALUE")
+            raise DotenvError(f"{line.location}: is not NAME=VALUE")
         value = match[2].strip()
         if value[:1] in ("'", '"'):
             quote, value = value[0], value[1:]
             while quote not in value:
                 if number == len(lines):
-                    raise DotenvError(f"{line.place}: the quote has no end")
+                    raise DotenvError(f"{line.location}: the quote has no end")
                 value += "\n" + lines[number].text
                 number += 1
             value = value[: value.index(quote)]
         else:
             value = re.sub(r"\s+#.*", "", value)
-        found[match[1]] = Variable(value, line.place)
+        found[match[1]] = Variable(value, line.location)
     return found
 
 
 def _parse_script(lines: Sequence[Line], left: Callable[[str, str, str], None]) -> dict[str, Variable]:
     """The variables that a shell's script sets, or gives to the command that it starts."""
     found: dict[str, Variable] = {}
-    for place, words in _commands(lines):
+    for location, words in _commands(lines):
         while words and words[0] in ("export", "env", "exec"):
             words.pop(0)
         while words and (match := _WORD.fullmatch(words[0])):
             words.pop(0)
             name, value = match.groups()
             if value.startswith("@") and not name.endswith("_KEY"):
-                left(place, name, f"its value is in the file {value[1:]!r}; write it out")
+                left(location, name, f"its value is in the file {value[1:]!r}; write it out")
             elif "$" in value or "`" in value:
-                left(place, name, "its value is made by the shell; write it out")
+                left(location, name, "its value is made by the shell; write it out")
             else:
-                found[name] = Variable(value, place)
+                found[name] = Variable(value, location)
         if words:
-            left(place, "a command", "is for the shell; look whether it passes settings on")
+            left(location, "a command", "is for the shell; look whether it passes settings on")
     return found
 
 
 def _commands(lines: Sequence[Line]) -> Iterator[tuple[str, list[str]]]:
-    """The words of each command, with the place where it begins; ``$(cat PATH)`` becomes ``@PATH``.
+    """The words of each command, with the location where it begins; ``$(cat PATH)`` becomes ``@PATH``.
 
     :raises DotenvError: a quote has no end.
     """
     number = 0
     while number < len(lines):
-        place, text = lines[number].place, lines[number].text
+        location, text = lines[number].location, lines[number].text
         number += 1
         while (words := _words(text)) is None:
             if number == len(lines):
-                raise DotenvError(f"{place}: the quote has no end")
+                raise DotenvError(f"{location}: the quote has no end")
             text = text[:-1] + lines[number].text if text.endswith("\\") else f"{text}\n{lines[number].text}"
             number += 1
         if words:
-            yield place, words
+            yield location, words
 
 
 def _words(text: str) -> list[str] | None:

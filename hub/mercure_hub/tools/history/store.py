@@ -68,7 +68,7 @@ class History:
         return [~schema.is_event] if self.version >= schema.KNOWS_EVENTS else []
 
     def last_sequence(self) -> int:
-        """The place of the newest update ever."""
+        """The sequence of the newest update ever."""
         with self.engine.connect() as connection:
             return connection.scalar(sa.select(schema.position.c.last_sequence)) or 0
 
@@ -184,13 +184,13 @@ def select(
     if not selection.topics and not selection.patterns:
         meant += history.of_publishers
     statement = sa.select(*wanted).where(*meant).limit(_PAGE)
-    place = _UPDATE.c.sequence
+    sequence = _UPDATE.c.sequence
     reached, upto = 0, history.last_sequence()
     while True:
         if newest_first:
-            page = statement.where(place <= upto).order_by(place.desc())
+            page = statement.where(sequence <= upto).order_by(sequence.desc())
         else:
-            page = statement.where(place > reached, place <= upto).order_by(place)
+            page = statement.where(sequence > reached, sequence <= upto).order_by(sequence)
         count = 0
         with history.engine.connect() as connection:
             for row in connection.execution_options(yield_per=_ROWS).execute(page):
@@ -459,7 +459,7 @@ def prune(
 
 
 def _boundary(history: History, selection: Selection, keep: int) -> int:
-    """The place of the newest update that goes, 0 if none does."""
+    """The sequence of the newest update that goes, 0 if none does."""
     for number, row in enumerate(select(history, selection, _COLUMNS, newest_first=True)):
         if number == keep:
             return int(row.sequence)

@@ -201,16 +201,16 @@ def _fresh(
 
 
 def _insert(connection: sa.Connection, rows: list[dict[str, Any]], last: int, events: int) -> None:
-    places = list(enumerate(rows, last + 1))
+    numbered = list(enumerate(rows, last + 1))
     connection.execute(
         sa.insert(schema.update),
-        [{"sequence": place, "events_before": events, **row} for place, row in places],
+        [{"sequence": sequence, "events_before": events, **row} for sequence, row in numbered],
     )
     connection.execute(
         sa.insert(schema.topic),
         [
-            {"topic_hash": hashed, "sequence": place}
-            for place, row in places
+            {"topic_hash": hashed, "sequence": sequence}
+            for sequence, row in numbered
             for hashed in {schema.topic_hash(topic) for topic in json.loads(row["topics"])}
         ],
     )
