@@ -364,6 +364,10 @@ def test_one_that_does_not_read_is_dropped_and_the_others_go_on(folder: Path) ->
 def test_the_end_of_the_hub(folder: Path) -> None:
     with process(folder) as (child, hub):
         with client(hub, {"match": "a"}) as connection:
+            hub.send("a", "first")
+            assert (
+                messages(connection)[0]["data"] == "first"
+            )  # from here on it reads no history, which ends at once
             hub.send("a", "last")
             child.send_signal(signal.SIGTERM)
             assert messages(connection)[0]["data"] == "last"
