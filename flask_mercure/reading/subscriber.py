@@ -17,6 +17,7 @@ from flask_mercure.client.connection import StreamedAnswer, describe
 from flask_mercure.client.session import USER_AGENT
 from flask_mercure.errors import HubUnreachable, MercureError, Refused
 from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.protocol.topics import forbidden_character
 from mercure_hub.protocol.update import EARLIEST
 
 _DEFAULT_RETRY = 2000
@@ -254,7 +255,8 @@ class Subscription(Iterator[Event]):
             "Cache-Control": "no-cache",
             # An empty one asks for the hub's position, to resume there if the connection is lost before the
             # first event.
-            "Last-Event-ID": cursor,
+            # An id that the spec forbids may have no form in HTTP; the gap that follows is told.
+            "Last-Event-ID": "" if forbidden_character(cursor) else cursor,
             "User-Agent": USER_AGENT,
         }
         return connection.get(
