@@ -114,10 +114,16 @@ def test_background_queue_logs_a_refused_update_once(
 
 
 def test_background_queue_gives_up_after_the_last_attempt() -> None:
-    sink = Sink(*[PublishError("500", status=500)] * MAX_ATTEMPTS)
-    with queue(sink, longest_delay=0.0) as waiting:
+    sink, both_wait = Sink(*[PublishError("500", status=500)] * MAX_ATTEMPTS), threading.Event()
+
+    def send(publication: Publication) -> None:
+        assert both_wait.wait(10)  # an update is given up only if the hub takes others
+        sink(publication)
+
+    with queue(send, longest_delay=0.0) as waiting:
         waiting.put(update("1"))
         waiting.put(update("2"))
+        both_wait.set()
         assert waiting.join(10)
         assert sink.sent == ["2"]
 
