@@ -271,10 +271,8 @@ class TokenFactory:
         :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
         :raises TokenError: the keys do not allow such a token.
         """
-        subscribe, publish = (
-            as_list(subscribe, "subscribe"),
-            as_list(publish, "publish"),
-        )  # iterators are read once
+        subscribe = as_list(subscribe, "subscribe")  # once: it may be an iterator
+        publish = as_list(publish, "publish")
         claims = self.claims(subscribe, publish, additional_claims, payload)
         key = self._key(subscribe=bool(subscribe), publish=bool(publish))
         headers = {"typ": TOKEN_TYPE} if self._protocol == "1.0" else {}
@@ -495,7 +493,7 @@ class _Held:
 
 
 class PublisherToken:
-    """The token with which the app itself publishes, on every topic, made anew shortly before its end.
+    """The token with which the app itself publishes, on every topic, replaced shortly before it expires.
 
     :param source: gives it.
     :param lifetime: seconds for which a token without ``exp`` is kept.

@@ -42,7 +42,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.from_mapping(NODE_MODULES=str(Path(app.root_path) / "node_modules"))
     app.config.from_prefixed_env()
     app.config.from_mapping(config or {})
-    app.extensions["things"] = []  # of one process; an app that is none has a database
+    app.extensions["things"] = []  # of one process; a real app has a database
     mercure.init_app(app)
     app.register_blueprint(pages)
     app.after_request(add_policy)

@@ -69,7 +69,7 @@ def orders_of(name: str) -> str:
 
 def login() -> Response:
     """Sign in: a token for the API in the answer, a token for the hub in a cookie."""
-    name = request.get_json()["name"]  # an app that is none asks for a password
+    name = request.get_json()["name"]  # a real app asks for a password
     response = jsonify(access_token=create_access_token(identity=name))
     return mercure.set_cookie(
         response, subscribe=[orders_of(name)], additional_claims={"sub": build_topic("/users/{}", name)}

@@ -344,7 +344,7 @@ def as_it_was(target: Any, connection: Connection) -> Any:
 
 
 def forget_stale_relations(target: Any) -> None:
-    """After a flush, have relations read anew whose foreign keys the app has changed by themselves.
+    """After a flush, reload relations whose foreign keys the app has changed directly.
 
     SQLAlchemy leaves ``book.author`` as it was when ``book.author_id`` is set; a topic with ``{author.id}``
     would be that of the wrong author.

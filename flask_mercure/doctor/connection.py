@@ -241,7 +241,7 @@ class HubClient:
 
         :param query: with its matchers, encoded.
         :param headers: with the token.
-        :returns: the stream, or the head of an answer that is none.
+        :returns: the stream, or the head of an answer that is not a stream.
         :raises Unreachable: there is no answer.
         """
         deadline = time.monotonic() + self.seconds

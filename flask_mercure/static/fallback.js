@@ -105,7 +105,7 @@ export class Fallback {
       if (this.until) sessionStorage.setItem(this.#key, String(this.until));
       else sessionStorage.removeItem(this.#key);
     } catch {
-      // the next page finds it out anew
+      // the next page finds out for itself
     }
   }
 }

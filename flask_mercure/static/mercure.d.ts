@@ -65,7 +65,7 @@ export interface StateDetail {
 }
 
 /**
- * Updates after `requested` may be missing: fetch what the page shows anew.
+ * Updates after `requested` may be missing: fetch again what the page shows.
  *
  * `start`: the hub does not have the update after which the page begins. `history`: nor the one at which the
  * connection was lost. `position`: the page did not know where it was when its stream opened, later than it should.
@@ -102,7 +102,7 @@ export class Mercure extends EventTarget {
   on(type: string, listener: (update: Update) => void): () => void;
   /** Subscribe to more topics. A listener gets their updates only, and needs `topicOf`. Returns what ends it. */
   subscribe(topics: Topics, listener?: (update: Update) => void): () => void;
-  /** Load the page anew after a gap, at the earliest 30 seconds after it did so before. */
+  /** Reload the page after a gap, at the earliest 30 seconds after the previous reload. */
   reload(): void;
   /** Tell that the cookie has changed. */
   renewed(): void;

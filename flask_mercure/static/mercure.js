@@ -10,7 +10,7 @@ import { Credentials } from "./stream.js";
 import { isSubset, readTopics, readUrl, topicFilter } from "./topics.js";
 import { TRANSPORTS } from "./transports.js";
 
-const LOADED_ANEW = 30_000; // milliseconds between two times that a page loads itself anew
+const LOADED_ANEW = 30_000; // milliseconds between two reloads of a page by itself
 const CONFIGURATION = 'script[type="application/json"][data-mercure]';
 
 /** An update. */
@@ -183,9 +183,9 @@ export class Mercure extends EventTarget {
   }
 
   /**
-   * Load the page anew, for updates that are missing.
+   * Reload the page, because updates are missing.
    *
-   * A page that was loaded anew less than 30 seconds ago waits until then: what did not help the first time
+   * A page that was reloaded less than 30 seconds ago waits until then: what did not help the first time
    * must not make it do so for ever.
    */
   reload() {

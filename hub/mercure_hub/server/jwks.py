@@ -97,7 +97,7 @@ class KeySource:
         self._name = f"the keys of {issuer.identifier!r} at {url}"
 
     def adopt(self, before: KeySource) -> None:
-        """Use the keys of the source that this one replaces until they are fetched anew."""
+        """Use the keys of the source that this one replaces until they are fetched again."""
         if before._remote == self._remote and before._keys:
             self._ends = before._ends
             self._set(before._keys)
@@ -221,7 +221,7 @@ class KeySources:
     def replace(self, issuers: Sequence[Issuer], fetch: Fetch) -> None:
         """Go on with other issuers after ``close``.
 
-        Keys that were fetched before stay in use until they are fetched anew: an issuer may be down now.
+        Keys that were fetched before stay in use until they are fetched again: an issuer may be down now.
 
         :param fetch: a new one, which reads the certificates that the system trusts now.
         """

@@ -327,7 +327,7 @@ def _wait_to_read(descriptor: int) -> bool:
 class Successor:
     """A hub that takes over the sockets of this one: an upgrade without a gap.
 
-    It is the same command, started anew, so it runs whatever is installed now. For a while both hubs work on
+    It is the same command, started again, so it runs whatever is installed now. For a while both hubs work on
     one history; no connection is refused, and clients of the old hub come back to the new one with their
     cursors.
 

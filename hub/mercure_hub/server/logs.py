@@ -55,7 +55,7 @@ class _File(WatchedFileHandler):
     _has_failed = False
 
     def reopenIfNeeded(self) -> None:  # noqa: N802 - overridden
-        """Open the file anew if it was renamed or removed."""
+        """Reopen the file if it was renamed or removed."""
         with contextlib.suppress(OSError):
             there = os.stat(self.baseFilename)  # noqa: PTH116 - once for each line
             if (there.st_dev, there.st_ino) == (self.dev, self.ino):
@@ -115,7 +115,7 @@ def name_worker(number: int) -> None:
 
 
 def reopen() -> None:
-    """Open files anew that were renamed, without waiting for the next line."""
+    """Reopen files that were renamed, without waiting for the next line."""
     for handler in _handlers():
         if isinstance(handler, _File):
             handler.acquire()  # other threads write as well

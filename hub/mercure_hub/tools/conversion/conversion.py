@@ -108,7 +108,7 @@ class Conversion:
 
 
 def _shown(name: str) -> str:
-    """A name; what is none may be a part of a secret."""
+    """A name; other text may be part of a secret."""
     return name if _NAME.fullmatch(name) else "a line"
 
 

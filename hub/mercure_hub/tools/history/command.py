@@ -162,7 +162,7 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     )
     prune.add_argument("--keep", type=_number, metavar="N", help="keep the newest N of those that are meant")
     prune.add_argument("--dry-run", action="store_true", help="only count them")
-    add("vacuum", _vacuum, "write the file anew without free pages; publications wait or fail meanwhile")
+    add("vacuum", _vacuum, "rewrite the file without free pages; publications wait or fail meanwhile")
     copy = add("backup", _backup, "copy the database while the hub is at work, and check the copy")
     copy.add_argument("path", type=Path, metavar="PATH", help="of the copy; nothing is overwritten")
 

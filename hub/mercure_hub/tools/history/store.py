@@ -294,7 +294,7 @@ _RETURNED = 1000  # free pages in one transaction
 def backup(history: History, target: Path, progress: Progress) -> int:
     """Copy the history as it is at one moment, and check the copy.
 
-    The copy reads in one transaction, so that no publication makes it begin anew, and gets its name only
+    The copy reads in one transaction, so that no publication makes it start over, and gets its name only
     when it is whole.
 
     :param target: path of the copy; nothing may be there.
@@ -362,7 +362,7 @@ def _give_name(part: Path, target: Path) -> None:
 
 
 def vacuum(history: History) -> tuple[int, int]:
-    """Write the file anew without its free pages. Publications wait meanwhile.
+    """Rewrite the file without its free pages. Publications wait meanwhile.
 
     :returns: bytes before and after.
     :raises HistoryError: there is not enough space on the disk.

@@ -43,7 +43,7 @@ def _values(line: bytes, number: int) -> dict[str, Any]:
 
     :param line: as it is in the file.
     :param number: of the line, for the message.
-    :raises HistoryError: it is none that an export writes.
+    :raises HistoryError: it is not a line that an export writes.
     """
     try:
         document = json.loads(line)
