@@ -28,7 +28,7 @@ HUB: dict[str, tuple[str, ...]] = {
     "storage": ("protocol",),
     "fanout": ("protocol",),
     "metrics": ("protocol",),
-    "config": ("protocol", "key_files"),
+    "config": ("protocol", "key_files", "storage"),
     "broker": ("protocol", "storage", "fanout", "metrics"),
     "endpoints": ("protocol", "fanout", "metrics", "config", "broker"),
     "server": ("protocol", "storage", "fanout", "metrics", "config", "broker", "endpoints"),

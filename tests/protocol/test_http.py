@@ -185,6 +185,8 @@ ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
     (errors.CrossSite("x"), 403, "insufficient_scope"),
     (errors.StorageError("x"), 503, None),
     (errors.StorageUnusable("x"), 503, None),
+    (errors.StorageAway("x"), 503, None),
+    (errors.StorageInDoubt("x"), 503, None),
     (errors.KeyMaterialError("x"), 500, None),
     (errors.PassphraseError("x"), 500, None),
     (errors.MercureError("x"), 500, None),

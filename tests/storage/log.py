@@ -22,6 +22,12 @@ def update(*topics: str, data: str = "", id: str = "") -> Update:
     return Update(topics or ("a",), data, id or "some-id")
 
 
+def leave_presence(path: Path) -> None:
+    """Leave a record of a process that has died."""
+    with beside(path) as database:
+        database.execute("INSERT INTO mercure_presence (key, seat, record) VALUES ('key', 77, 'record')")
+
+
 class Log:
     """The store under test, on SQLite.
 

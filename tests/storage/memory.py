@@ -6,16 +6,19 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
     Batch,
     Beginning,
     Entry,
-    InDoubt,
+    LeaseLost,
     Page,
     Position,
+    Presence,
+    Records,
     Resume,
     Resumed,
     Retention,
@@ -35,12 +38,22 @@ class MemoryEngine:
     last: int = 0
     stored: list[tuple[Entry, float]] = field(default_factory=list)
     batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # node: number and first sequence
-    presence: dict[str, tuple[int, str]] = field(default_factory=dict)  # key: node and record
+    presence: dict[str, tuple[int, Presence]] = field(default_factory=dict)  # with the node
     gone: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})  # by whether it is an event
     living: set[int] = field(default_factory=set)
     nodes: int = 0
     changed: threading.Condition = field(default_factory=threading.Condition)
     turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def records(self) -> dict[str, tuple[int, str | None]]:
+        """Who is connected: node and record by key."""
+        return {key: (node, one.record) for key, (node, one) in self.presence.items()}
+
+    def bury(self, node: int) -> None:
+        """Take a process for dead."""
+        with self.changed:
+            self.living.discard(node)
 
     def rewind(self, last: int) -> None:
         """Lose the newest updates, as at a failover to a replica that lacks them."""
@@ -75,7 +88,14 @@ class MemoryLink:
     def name(self) -> str:
         return "the memory"
 
+    @property
+    def is_relaxed(self) -> bool:
+        return True
+
     def open(self) -> None:
+        self._join()
+
+    def _join(self) -> None:
         with self.engine.changed:
             self._node = self.engine.nodes
             self.engine.nodes += 1
@@ -103,6 +123,8 @@ class MemoryLink:
             except ValueError as error:
                 raise Unstorable(str(error)) from None
         with engine.changed:
+            if self._node not in engine.living:
+                raise LeaseLost("the memory took this process for dead")
             number, first = engine.batches.get(self._node, (0, 0))
             if number == batch.number:
                 return first
@@ -113,7 +135,7 @@ class MemoryLink:
             for change in batch.presence:
                 engine.presence.pop(change.key, None)
                 if change.record is not None:
-                    engine.presence[change.key] = self._node, change.record
+                    engine.presence[change.key] = self._node, change
             engine.batches[self._node] = batch.number, first
             engine.changed.notify_all()
             return first
@@ -122,6 +144,13 @@ class MemoryLink:
         self._look()
         newest, first = self.engine.batches.get(self._node, (0, 0))
         return first if newest == number else None
+
+    def renew(self) -> bool:
+        self._look()
+        if self._node in self.engine.living:
+            return True
+        self._join()
+        return False
 
     def is_discard_due(self) -> bool:
         return self._kept.is_bounded or any(entry.is_event for entry, _ in self.engine.stored)
@@ -208,17 +237,30 @@ class MemoryLink:
         more = first + limit if len(some) == limit else None
         return TopicPage([topic for topic in some if topic in here], more)
 
-    def others(self) -> list[str]:
+    def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         self._look()
-        return [record for node, record in self.engine.presence.values() if node != self._node]
+        with self.engine.changed:
+            found = sorted(self.engine.presence.items())
+        some = [
+            (key, one.record)
+            for key, (node, one) in found
+            if node != self._node and value in (None, one.value) and (beyond is None or key > beyond)
+        ][:limit]
+        return Records(
+            [record for _, record in some if record is not None], some[-1][0] if len(some) == limit else None
+        )
 
-    def adopt(self) -> list[str]:
+    def adopt(self, limit: int) -> list[str]:
         engine = self.engine
         with engine.changed:
-            dead = {key: one for key, one in engine.presence.items() if one[0] not in engine.living}
-            for key, (_, record) in dead.items():
-                engine.presence[key] = self._node, record
-            return [record for _, record in dead.values()]
+            left = (
+                (key, one)
+                for key, (node, one) in sorted(engine.presence.items())
+                if node not in engine.living
+            )
+            dead = dict(islice(left, limit))
+            engine.presence.update({key: (self._node, one) for key, one in dead.items()})
+            return [one.record for one in dead.values() if one.record is not None]
 
     def size(self) -> Size:
         return Size(sum(not entry.is_event for entry, _ in self.engine.stored))
@@ -236,7 +278,7 @@ class MemoryLink:
 
     def _look(self) -> None:
         if self.is_away:
-            raise StorageError("the memory is away")
+            raise StorageAway("the memory is away")
 
 
 def fails(append: Callable[[], int]) -> int:
@@ -246,10 +288,10 @@ def fails(append: Callable[[], int]) -> int:
 
 def is_lost(append: Callable[[], int]) -> int:
     """An append whose connection breaks before the engine has it."""
-    raise InDoubt("the connection broke")
+    raise StorageInDoubt("the connection broke")
 
 
 def is_not_answered(append: Callable[[], int]) -> int:
     """An append whose connection breaks after the commit."""
     append()
-    raise InDoubt("the connection broke")
+    raise StorageInDoubt("the connection broke")

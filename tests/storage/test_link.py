@@ -57,8 +57,11 @@ class Node:
         with self.link.turn():
             return self.link.append(self.batch(*updates, presence=presence))
 
-    def announce(self, key: str, record: str | None) -> int:
-        return self.append(update(f"/subscriptions/{key}", data=key), presence=Presence(key, record))
+    def announce(self, key: str, record: str | None, value: str = "") -> int:
+        return self.append(update(f"/subscriptions/{key}", data=key), presence=Presence(key, record, value))
+
+    def others(self) -> list[str]:
+        return list(self.link.others(None, None, 100).records)
 
     def discard(self) -> None:
         with self.link.turn():
@@ -393,35 +396,81 @@ class TestDiscard:
         assert node.link.is_discard_due()
         node.discard()
         assert node.sequences() == [1]
-        assert node.link.others() == []
+        assert node.others() == []
 
 
 class TestPresence:
     def test_the_others_see_a_record_until_it_ends(self, cluster: Cluster) -> None:
         one, other = cluster.join(), cluster.join()
         one.announce("key", "record")
-        assert (one.link.others(), other.link.others()) == ([], ["record"])
+        assert (one.others(), other.others()) == ([], ["record"])
         one.announce("key", "another")
-        assert other.link.others() == ["another"]
+        assert other.others() == ["another"]
         one.announce("key", None)
-        assert other.link.others() == []
+        assert other.others() == []
 
     def test_changes_of_one_batch_are_made_in_order(self, cluster: Cluster) -> None:
         one, other = cluster.join(), cluster.join()
         changes = [Presence("a", "1"), Presence("b", "2"), Presence("a", None), Presence("b", "3")]
         with one.link.turn():
             one.link.append(Batch(1, [update() for _ in changes], [True] * len(changes), changes))
-        assert other.link.others() == ["3"]
+        assert other.others() == ["3"]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 100])
+    def test_they_come_in_pages(self, cluster: Cluster, limit: int) -> None:
+        one, other = cluster.join(), cluster.join()
+        for key in ("e", "b", "a", "d", "c"):
+            one.announce(key, f"of {key}", value="ab" if key in "ab" else "")
+        other.announce("aa", "its own", value="ab")
+        for value, expected in [(None, "abcde"), ("ab", "ab"), ("unknown", "")]:
+            records: list[str] = []
+            beyond, more = None, True
+            while more:
+                page = other.link.others(value, beyond, limit)
+                assert len(page.records) <= limit
+                records += page.records
+                beyond, more = page.beyond, page.beyond is not None
+            assert records == [f"of {key}" for key in expected]
+
+    def test_a_value_is_compared_as_it_is(self, cluster: Cluster) -> None:
+        one, other = cluster.join(), cluster.join()
+        values = ["a*", "a", "A", "a'b", "\N{SNOWMAN}", "x" * 512, "", "%"]
+        for number, value in enumerate(values):
+            one.announce(str(number), value or "empty", value=value)
+        for value in values:
+            assert list(other.link.others(value, None, 100).records) == [value or "empty"]
+
+    def test_adoption_goes_in_steps(self, cluster: Cluster) -> None:
+        dies, adopts = cluster.join(), cluster.join()
+        for key in "abcde":
+            dies.announce(key, key)
+        adopts.announce("own", "own")
+        dies.link.close(is_writer_left=False)
+        steps = [adopts.link.adopt(2) for _ in range(4)]
+        assert [len(step) for step in steps] == [2, 2, 1, 0]
+        assert sorted(record for step in steps for record in step) == list("abcde")
+
+    def test_what_a_dead_process_adopted_is_adopted_again(self, cluster: Cluster) -> None:
+        dies, adopts, other = (cluster.join() for _ in range(3))
+        dies.announce("key", "record")
+        dies.link.close(is_writer_left=False)
+        assert adopts.link.adopt(100) == ["record"]
+        adopts.link.close(is_writer_left=False)
+        assert other.link.adopt(100) == ["record"]
+
+    def test_a_lease_of_a_living_process_is_kept(self, cluster: Cluster, node: Node) -> None:
+        assert [node.link.renew(), node.link.renew()] == [True, True]
+        assert cluster.join().link.adopt(100) == []
 
     def test_one_process_adopts_what_a_dead_one_left(self, cluster: Cluster) -> None:
         dies, living, adopts = (cluster.join() for _ in range(3))
         dies.announce("of the dead", "dead")
         living.announce("of the living", "living")
-        assert adopts.link.adopt() == []
+        assert adopts.link.adopt(100) == []
         dies.link.close(is_writer_left=False)
-        assert adopts.link.adopt() == ["dead"]
-        assert living.link.adopt() == adopts.link.adopt() == []
-        assert living.link.others() == ["dead"]
+        assert adopts.link.adopt(100) == ["dead"]
+        assert living.link.adopt(100) == adopts.link.adopt(100) == []
+        assert living.others() == ["dead"]
 
     def test_a_process_that_starts_after_all_have_died_adopts_everything(self, cluster: Cluster) -> None:
         dies = cluster.join()
@@ -429,7 +478,7 @@ class TestPresence:
         dies.link.close(is_writer_left=False)
         after = cluster.join()
         after.announce("own", "own")
-        assert after.link.adopt() == ["record"]
+        assert after.link.adopt(100) == ["record"]
 
 
 def test_a_check_changes_nothing(node: Node) -> None:

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
-from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.sqlite.database import STEPS, make_engine, migrate, version_of, writing
 from mercure_hub.storage.sqlite.locks import Seats
 from tests.storage.log import Log, beside, update
@@ -54,7 +54,7 @@ log.close()
 def make_old(path: Path) -> None:
     with closing(sqlite3.connect(path)) as database:
         database.executescript(BEFORE)
-        database.execute("INSERT INTO mercure_topic VALUES (?, 7)", (schema.topic_hash("a"),))
+        database.execute("INSERT INTO mercure_topic VALUES (?, 7)", (topic_hash("a"),))
         database.commit()
 
 
@@ -81,7 +81,7 @@ def test_a_new_database_has_the_newest_version(path: Path) -> None:
     log = Log(path)
     log.open()
     log.close()
-    assert version(path) == max(STEPS) == 2
+    assert version(path) == max(STEPS) == 3
 
 
 def test_a_database_of_before_is_taken_over(path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_database_of_before_is_taken_over(path: Path) -> None:
         assert [one.sequence for one in log.store.read(0, 100, ["a"], 10).entries] == [7, 8]
     finally:
         log.close()
-    assert version(path) == 2
+    assert version(path) == 3
     assert tables(path) >= {"mercure_presence", "mercure_schema"}
 
 
@@ -107,7 +107,7 @@ def test_a_database_of_a_newer_hub_is_refused_and_stays_as_it_is(path: Path) -> 
     with beside(path) as database:
         database.execute("UPDATE mercure_schema SET version = 9")
     with pytest.raises(
-        StorageError, match="version 9, made by a newer mercure-hub; this one knows version 2"
+        StorageError, match="version 9, made by a newer mercure-hub; this one knows version 3"
     ):
         Log(path).open()
     assert version(path) == 9
@@ -127,17 +127,17 @@ def test_each_step_is_taken_once_and_in_order(path: Path) -> None:
     make_old(path)
     steps = {
         **STEPS,
-        3: step(["CREATE TABLE three (x)"]),
-        4: step(["INSERT INTO three VALUES (1)"]),
+        4: step(["CREATE TABLE three (x)"]),
+        5: step(["INSERT INTO three VALUES (1)"]),
     }
     engine = make_engine(sa.make_url(f"sqlite:///{path}"))
     with engine.connect() as connection:
         for _ in range(2):
             with writing(connection):
-                assert migrate(connection, steps) == 4
+                assert migrate(connection, steps) == 5
         assert connection.exec_driver_sql("SELECT count(*) FROM three").scalar() == 1
     engine.dispose()
-    assert version(path) == 4
+    assert version(path) == 5
 
 
 def test_a_step_that_fails_leaves_nothing_behind(path: Path) -> None:
@@ -184,7 +184,7 @@ def test_two_processes_that_start_at_once(path: Path) -> None:
         for child in children:
             child.kill()
             child.wait()
-    assert version(path) == 2
+    assert version(path) == 3
 
 
 def test_the_second_process_waits_for_the_first_ones_turn(path: Path) -> None:

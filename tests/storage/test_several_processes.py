@@ -19,7 +19,7 @@ from mercure_hub.storage.interface import Entry, Presence, Retention
 from mercure_hub.storage.sqlite.link import Appender, SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
 from mercure_hub.storage.store import Store
-from tests.storage.log import Log, beside, broken, until, update, waiting_for_locks
+from tests.storage.log import Log, beside, broken, leave_presence, until, update, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
@@ -257,9 +257,10 @@ class TestWhileAnotherProcessHasTheTurn:
         adopted = threading.Event()
 
         def adopt() -> None:
-            log.store.adopt()
+            log.store.adopt(1000)
             adopted.set()
 
+        leave_presence(log.path)
         adopts = threading.Thread(target=adopt)
         with another.turn():
             adopts.start()
@@ -290,7 +291,7 @@ def test_who_comes_while_others_write_without_a_pause_gets_in(tmp_path: Path) ->
         try:
             late = Log(path)
             late.open()
-            assert late.store.adopt() == []
+            assert late.store.adopt(1000) == []
         finally:
             opened.set()
             writes.join()
@@ -317,11 +318,11 @@ def test_presence_is_seen_by_the_others_and_ends_with_its_update(tmp_path: Path)
     with several(tmp_path / "hub.db", 2) as (first, second):
         first.store.append((update(id="came"),), 0, Presence("key", "record"))
         second.until(lambda: second.ids == ["came"])
-        assert second.store.others() == ["record"]
-        assert first.store.others() == []
+        assert second.store.others(None, None, 1000).records == ["record"]
+        assert first.store.others(None, None, 1000).records == []
         first.store.append((update(id="went"),), 1, Presence("key", None))
         second.until(lambda: second.ids == ["came", "went"])
-        assert second.store.others() == []
+        assert second.store.others(None, None, 1000).records == []
 
 
 def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
@@ -331,7 +332,7 @@ def test_presence_of_one_commit_is_in_order(tmp_path: Path) -> None:
             first.store.append((update(id="went"),), number, Presence(str(number), None))
         first.store.append((update(id="stays"),), 50, Presence("stays", "stays"))
         second.until(lambda: len(second.entries) == 101)
-        assert second.store.others() == ["stays"]
+        assert second.store.others(None, None, 1000).records == ["stays"]
 
 
 @contextmanager
@@ -368,7 +369,7 @@ def test_presence_that_could_not_be_written_is_written_later(
             log.append(update(id="next"))
             expected.append("next")
         deadline = time.monotonic() + PATIENCE
-        while other.store.others() != ["late"]:
+        while other.store.others(None, None, 1000).records != ["late"]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert [entry.update.id for entry in log.everything()] == expected
@@ -424,7 +425,7 @@ def test_presence_is_owed_whatever_failed_but_its_values(
         assert log.wait(1)[0].error is not None
         log.append(update(id="next"))
         assert [entry.update.id for entry in log.everything()] == ["came", "went", "next"]
-        assert other.store.others() == []
+        assert other.store.others(None, None, 1000).records == []
 
 
 def test_presence_that_can_never_be_written_is_not_tried_again(tmp_path: Path) -> None:
@@ -441,10 +442,10 @@ def test_the_dead_are_adopted_once_and_the_living_are_not(tmp_path: Path) -> Non
         dies.store.append((update(id="a"),), 0, Presence("of the dead", "dead"))
         first.store.append((update(id="b"),), 0, Presence("of the living", "living"))
         second.until(lambda: len(second.entries) == 2)
-        assert second.store.adopt() == []
+        assert second.store.adopt(1000) == []
         dies.close()
-        assert second.store.adopt() == ["dead"]
-        assert first.store.others() == ["dead"]
+        assert second.store.adopt(1000) == ["dead"]
+        assert first.store.others(None, None, 1000).records == ["dead"]
 
 
 def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
@@ -453,7 +454,7 @@ def test_after_a_crash_of_all_nothing_is_forgotten(tmp_path: Path) -> None:
         crashes.store.append((update(id="a"),), 0, Presence("key", "record"))
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 2) as (first, second):
-        assert [first.store.adopt(), second.store.adopt()] == [["record"], []]
+        assert [first.store.adopt(1000), second.store.adopt(1000)] == [["record"], []]
 
 
 def test_a_process_that_could_not_adopt_the_dead_before_spares_its_own(tmp_path: Path) -> None:
@@ -464,8 +465,8 @@ def test_a_process_that_could_not_adopt_the_dead_before_spares_its_own(tmp_path:
         crashes.until(lambda: len(crashes.entries) == 1)
     with several(path, 1) as (log,):
         with broken(path, ["mercure_presence"]), pytest.raises(StorageError):
-            log.store.adopt()
+            log.store.adopt(1000)
         log.store.append((update(id="b"),), 0, Presence("of the living", "living"))
         log.until(lambda: len(log.entries) == 1)
-        assert log.store.adopt() == ["dead"]
-        assert log.store.adopt() == []
+        assert log.store.adopt(1000) == ["dead"]
+        assert log.store.adopt(1000) == []

@@ -318,7 +318,7 @@ class TestDoubt:
         node.link.is_away = False
         node.wait_for("key: record")
         assert node.ids == ["key: record"]
-        assert node.link.engine.presence == {"key": (0, "record")}
+        assert node.link.engine.records == {"key": (0, "record")}
 
     def test_a_store_in_doubt_can_be_closed(self, engine: MemoryEngine) -> None:
         node = Node(engine)
@@ -339,7 +339,7 @@ class TestOwed:
             node.announce("a", "1")
             node.announce("b", "2")
         until(lambda: node.link.engine.presence)
-        assert node.link.engine.presence == {"a": (0, "1"), "b": (0, "2")}
+        assert node.link.engine.records == {"a": (0, "1"), "b": (0, "2")}
         node.publish("next")
         node.wait_for("a: 1", "b: 2", "next")
 

@@ -6,6 +6,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import gevent
@@ -19,6 +20,7 @@ from mercure_hub.protocol.subscription import Subscription, of_subscriber, resto
 from mercure_hub.storage.interface import Presence
 
 _BETWEEN_PAUSES = 100  # subscriptions
+_PAGE = 500  # records that are read, or adopted, at once
 
 _log = logging.getLogger("mercure_hub.subscriber")
 
@@ -62,7 +64,7 @@ class ActiveSubscriptions:
         identity = subscriber.identity
         for subscription in _subscriptions(subscriber):
             record = subscription.record(identity) if active else None
-            presence = Presence(subscription.path(identity), record)
+            presence = Presence(subscription.path(identity), record, subscription.matcher.value)
             self._dispatcher.announce(subscription.event(identity, active=active), presence)
 
     def matching(self, value: str | None) -> Iterator[Subscription]:
@@ -71,11 +73,16 @@ class ActiveSubscriptions:
         :param value: only those with this matcher; ``None``: all.
         :raises StorageError: those of other processes cannot be read.
         """
-        others = in_thread(lambda: _restored(self._storage.others(), value))
         subscribers = list(self._engine) if value is None else self._engine.listening_with(value)
         for subscriber in _with_pauses(subscribers):
             yield from _subscriptions(subscriber)
-        yield from _with_pauses(others)
+        beyond: str | None = None
+        while True:
+            page = in_thread(partial(self._storage.others, value, beyond, _PAGE))
+            yield from _restored(page.records, value)
+            if page.beyond is None:
+                return
+            beyond = page.beyond
 
     def end_of_dead_processes(self) -> None:
         """Publish the end of subscriptions whose process was killed; retries later if that fails."""
@@ -98,10 +105,13 @@ class ActiveSubscriptions:
             return
 
     def _adopt(self) -> None:
-        for record in in_thread(self._storage.adopt):
-            subscription, identity = restored(record)
-            presence = Presence(subscription.path(identity), None)
-            self._dispatcher.announce(subscription.event(identity, active=False), presence)
+        records: Sequence[str] = [""] * _PAGE
+        while len(records) == _PAGE:
+            records = in_thread(partial(self._storage.adopt, _PAGE))
+            for record in records:
+                subscription, identity = restored(record)
+                presence = Presence(subscription.path(identity), None, subscription.matcher.value)
+                self._dispatcher.announce(subscription.event(identity, active=False), presence)
 
     def close(self) -> None:
         """Stop retrying."""

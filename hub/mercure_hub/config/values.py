@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from mercure_hub.protocol.tokens.keys import ALGORITHMS
+from mercure_hub.storage.address import address_of
 
 if TYPE_CHECKING:  # it needs urlpattern; the extension reads the table of settings without it
     from mercure_hub.protocol.hub_url import Identity
@@ -22,7 +23,6 @@ Network = IPv4Network | IPv6Network
 _Word = TypeVar("_Word", bound=str)
 
 _MOST_WORKERS = 256
-_DATABASE = re.compile(r"([\w+]+)://([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
 _HOST = re.compile(r"|[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")  # empty: all addresses
 
 
@@ -154,21 +154,7 @@ def networks(value: str) -> tuple[Network, ...]:
 
 
 def database(value: str) -> str:
-    parsed = _DATABASE.fullmatch(value)
-    if parsed is None:
-        raise ValueError("is not a database URL such as sqlite:////var/lib/mercure/mercure.db")
-    driver, authority, path, query = parsed.groups()
-    if driver not in ("sqlite", "sqlite+pysqlite"):
-        raise ValueError(f"names {driver!r}; this version stores in sqlite:///PATH")
-    if authority:
-        raise ValueError("has a host; write three slashes for a relative path, four for an absolute one")
-    if unquote(path or "") in ("", ":memory:"):
-        raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
-    if query:
-        raise ValueError(
-            "has parameters after the path, which the hub does not take; MERCURE_HISTORY_SIZE and "
-            "MERCURE_HISTORY_MAX_AGE bound the history"
-        )
+    address_of(value)
     return value
 
 

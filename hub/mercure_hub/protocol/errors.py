@@ -20,6 +20,8 @@
     │   ├── InsufficientScope   403  error="insufficient_scope"
     │   └── CrossSite           403  a page of another site may not do this
     ├── StorageError            503
+    │   ├── StorageAway              the engine cannot be reached now
+    │   ├── StorageInDoubt           the update may be stored, or not
     │   └── StorageUnusable          needs an administrator; another start cannot help
     └── KeyMaterialError             a configured key cannot be used (never an HTTP answer)
         └── PassphraseError          its passphrase is missing, wrong or not needed
@@ -71,6 +73,8 @@ class Section(StrEnum):
     TOO_MANY = "too-many-connections"
     HEADER_TOO_LARGE = "header-too-large"
     STORAGE = "storage"
+    STORAGE_AWAY = "storage-away"
+    STORAGE_IN_DOUBT = "storage-in-doubt"
     DEFECT = "hub-failed"
 
 
@@ -282,6 +286,18 @@ class StorageError(MercureError):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+
+class StorageAway(StorageError):
+    """The engine cannot be reached, or works for nobody now; nothing was stored."""
+
+    section = Section.STORAGE_AWAY
+
+
+class StorageInDoubt(StorageError):
+    """The engine did not answer: the updates may be stored, or not."""
+
+    section = Section.STORAGE_IN_DOUBT
 
 
 class StorageUnusable(StorageError):

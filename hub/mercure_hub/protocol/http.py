@@ -15,6 +15,7 @@ from mercure_hub.protocol.errors import (
     MercureError,
     MethodNotAllowed,
     StorageError,
+    StorageInDoubt,
     TokenMissing,
     TooManyRequests,
     UpgradeRequired,
@@ -171,8 +172,10 @@ def error_answer(error: MercureError, resource_metadata: str | None = None) -> A
                 ]
             return _problem(error, error.status, error.title, error.detail, headers, field_name=error.field)
         case StorageError():
-            # The detail names the database: only for the log.
+            # The error's own detail names the database: only for the log.
             detail = "The history cannot be read or written now. The hub's log says why."
+            if isinstance(error, StorageInDoubt):
+                detail = "The history did not answer: what was published may be stored, or not."
             return _problem(error, 503, "Service Unavailable", detail, [("Retry-After", "5")])
         case _:
             return _problem(error, 500, "Internal Server Error", "The hub failed; its log says why.", [])

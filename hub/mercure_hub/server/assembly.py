@@ -33,8 +33,9 @@ from mercure_hub.server.listener import Listener
 from mercure_hub.server.logs import AccessLog
 from mercure_hub.server.sockets import listening_sockets, metrics_socket
 from mercure_hub.server.tls import tls_context
+from mercure_hub.storage.address import address_of
+from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.store import Store
 
@@ -170,10 +171,9 @@ def assemble(
 def _broker(
     settings: Settings, inherited: Inherited | None, limits: Limits, tally: Tally, own_bells: list[int]
 ) -> Broker:
-    link = SqliteLink(
-        settings.transport_url,
+    link = link_to(
+        address_of(settings.transport_url),
         Retention(settings.history_size, settings.history_max_age),
-        time.time,
         Doorbell(own_bells[0], ()) if inherited is None else inherited.doorbell,
         offset=None if inherited is None else inherited.clock_offset,
     )

@@ -16,7 +16,22 @@ MANY_TOPICS = 1000
 """With more topics than this ``read`` may leave out nothing: the caller has to look at the updates."""
 
 GRACE = 30.0
-"""Seconds for which an update is kept for the other processes, however small the history."""
+"""Seconds for which an update is kept for the other processes of a machine, however small the history."""
+
+SHARED_GRACE = 300.0
+"""The same where other machines read it."""
+
+LEASE = 15.0
+"""Seconds without ``Link.renew`` after which a process on another machine counts as dead."""
+
+MAX_LAG = 10.0
+"""Seconds without the newest updates after which a process is not ready for clients."""
+
+EVENTS_MAX_AGE = 86400.0
+"""Seconds for which events of the hub are kept at most."""
+
+EVENTS_BYTES = 32 << 20
+"""How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
 
 _OBJECTS = 400  # bytes of an entry beside its data
 
@@ -27,8 +42,11 @@ class Unstorable(StorageError):
     """An engine does not take these values. Trying again would fail again."""
 
 
-class InDoubt(StorageError):
-    """The engine did not answer an append, which may have been committed; ``Link.outcome`` tells."""
+class LeaseLost(StorageError):
+    """This process counted as dead; others end its subscriptions. Nothing was stored.
+
+    ``Link.renew`` gives it a new identity.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +117,25 @@ class Position:
 
     epoch: str
     last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a process is behind the history.
+
+    :param seconds: since it last had everything, beyond the time between two looks.
+    :param updates: that were left to read at the last look, for publishers or events.
+    :param is_away: that look has failed.
+    """
+
+    seconds: float
+    updates: int
+    is_away: bool
+
+    @property
+    def is_long(self) -> bool:
+        """Whether other processes should serve its clients."""
+        return self.seconds >= MAX_LAG
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +218,27 @@ class Presence:
 
     :param key: names the subscription among those of all processes.
     :param record: what the others have to know of it; ``None`` when it ends.
+    :param value: of its matcher, by which ``Link.others`` can be asked.
+    :param lease: how many leases this process had lost when it began or ended. Those of a lost one are ended
+        by others.
     """
 
     key: str
     record: str | None
+    value: str = ""
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Some of the records of subscriptions.
+
+    :param records: in the order of their keys.
+    :param beyond: what to ask with for more; ``None`` when these were the last ones.
+    """
+
+    records: Sequence[str]
+    beyond: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +275,8 @@ class Commit(Generic[Ticket]):
     :param error: why the tickets' updates were not stored, or may not have been.
     :param broken: why something is missing between the last entries and these, if it is.
     :param newest: sequence and id of the newest update, if what came before is not the history any more.
+    :param lease: how many leases this process has lost by now, if it is one more: its subscriptions have to
+        be announced anew.
     :param at: monotonic time of it in seconds; for one of another process, when it was read.
     """
 
@@ -229,24 +285,30 @@ class Commit(Generic[Ticket]):
     error: StorageError | None = None
     broken: Break | None = None
     newest: tuple[int, str | None] | None = None
+    lease: int | None = None
     at: float = field(default_factory=monotonic, compare=False)
 
 
 class Link(Protocol):
     """One process's connection to an engine that stores updates. Its methods block.
 
-    The writer thread calls ``turn``, ``append``, ``outcome``, ``is_discard_due`` and ``discard``; the
-    follower thread ``wait``; either of them ``after``, never both at once. All other methods may be called
-    from any thread at any time between ``open`` and ``close``. The threads are native ones: nothing is
+    The writer thread calls ``turn``, ``append``, ``outcome``, ``renew``, ``is_discard_due`` and ``discard``;
+    the follower thread ``wait``; either of them ``after``, never both at once. All other methods may be
+    called from any thread at any time between ``open`` and ``close``. The threads are native ones: nothing is
     monkey-patched.
 
     What an engine reports is raised as ``StorageError``, with a message that names the engine and no
-    credentials.
+    credentials. A connection that broke is made again by the next call that needs it. No call takes longer
+    than a few seconds when the engine does not answer: it raises ``StorageAway`` then.
     """
 
     @property
     def name(self) -> str:
         """The engine in words, without credentials."""
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether the engine may lose what it has acknowledged, as it was asked for; known after ``open``."""
 
     def open(self) -> None:
         """Connect, bring the schema up to date, and become visible to the other processes.
@@ -275,16 +337,28 @@ class Link(Protocol):
 
         :returns: the sequence of its first update; the others follow without gaps.
         :raises Unstorable: its values cannot be stored.
-        :raises InDoubt: it may have been stored.
+        :raises StorageInDoubt: it may have been stored; ``outcome`` tells.
+        :raises LeaseLost: this process has to renew its lease first; it was not stored.
+        :raises StorageAway: the engine cannot be reached; it was not stored.
         :raises StorageError: it was not stored.
         """
 
     def outcome(self, number: int) -> int | None:
-        """Look whether this process's last batch was stored.
+        """Look whether this process's last batch was stored, and if not, keep it from being stored.
+
+        An append that broke off may still be on its way to the engine.
 
         :param number: of the batch.
         :returns: the sequence of its first update; ``None``: it was not stored, and will not be.
         :raises StorageError: the engine cannot tell now.
+        """
+
+    def renew(self) -> bool:
+        """Tell the others that this process lives; at least three times in ``LEASE``.
+
+        :returns: false when it counted as dead: it has a new identity from now on, and nobody knows of its
+            subscriptions.
+        :raises StorageError: the engine cannot be told now.
         """
 
     def is_discard_due(self) -> bool:
@@ -357,13 +431,21 @@ class Link(Protocol):
         :param limit: topics to look at; those outside of this part of the history are not returned.
         """
 
-    def others(self) -> list[str]:
-        """The records of the subscriptions that other processes have."""
+    def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
+        """The subscriptions that other processes have.
 
-    def adopt(self) -> list[str]:
-        """Take over the subscriptions of dead processes; of several callers one gets each.
+        :param value: only those with this matcher, and maybe some of which that is not known; ``None``: all.
+        :param beyond: of the page before; ``None`` for the first one.
+        :param limit: records to return at most.
+        """
 
-        :returns: their records.
+    def adopt(self, limit: int) -> list[str]:
+        """Take over subscriptions of dead processes; of several callers one gets each.
+
+        What a process adopted and did not end before it died itself, others adopt from it.
+
+        :param limit: records to return at most.
+        :returns: their records; fewer than the limit: there are no more.
         """
 
     def size(self) -> Size:

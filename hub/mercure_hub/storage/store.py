@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import random
 import threading
 import time
 from collections import deque
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple
 
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import (
     GRACE,
@@ -27,10 +28,12 @@ from mercure_hub.storage.interface import (
     Break,
     Commit,
     Entry,
-    InDoubt,
+    Lag,
+    LeaseLost,
     Link,
     Page,
     Presence,
+    Records,
     Resume,
     Resumed,
     Size,
@@ -73,6 +76,27 @@ class _Wait(Generic[Ticket]):
         return None if waited < self.bound else self.explain(waited)
 
 
+class _Absence:
+    """The engine is away: attempts to reach it become rarer.
+
+    :param error: why it cannot be reached.
+    :param first: seconds until the next attempt.
+    :param last: seconds between two attempts at most.
+    """
+
+    def __init__(self, error: StorageAway, first: float, last: float) -> None:
+        self.error = error
+        self.since = time.monotonic()
+        self._pause, self._last = first, last
+        self.retry_at = self.since + first
+
+    def goes_on(self) -> None:
+        """Note that an attempt has failed."""
+        # Not all nodes at once: they have lost it at the same moment.
+        self._pause = min(2 * self._pause, self._last)
+        self.retry_at = time.monotonic() + self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
 class _Abandoned(BaseException):
     """The store was closed while its writer waited for the engine."""
 
@@ -100,8 +124,10 @@ class Store(Generic[Ticket]):
     mostly after five, cannot tell what became of its update."""
     doubt_timeout = 5.0
     """Seconds that a publication waits for the outcome of an append that was not answered."""
-    first_retry, last_retry = 0.1, 5.0
-    """Seconds between two questions for that outcome."""
+    first_retry, last_retry = 0.1, 2.0
+    """Seconds between two attempts while the engine is away or does not answer, at first and later."""
+    renew_interval = 5.0
+    """Seconds after which the lease of this process is renewed."""
     look_interval = 1.0
     """Seconds after which updates of other processes, and what is too old, are looked for unasked."""
     crowded_pause = 0.02
@@ -118,13 +144,18 @@ class Store(Generic[Ticket]):
         self._owed: dict[str, tuple[Sequence[Update], Presence]] = {}
         self._number = 0  # of the last batch
         self._failure: StorageError | None = None
-        self._is_closed = False
+        self._absence: _Absence | None = None
+        self._lease = 0  # how many this process has lost
+        self._renew_at = 0.0
+        self._closing = threading.Event()
         self._claim = threading.Lock()  # for the next one, and for taking something out of its batch
         self._wait: _Wait[Ticket] | None = None
-        self._order = threading.Lock()  # for the next five, and for the order of commits
+        self._order = threading.Lock()  # for the next six, and for the order of commits
         self._seen = 0  # the sequence up to which everything was delivered
         self._seen_id: str | None = None
         self._epoch = ""
+        self._current_at = time.monotonic()  # when nothing of others was left to read
+        self._behind = 0  # updates of others that were left at the last look
         self._is_link_suspect = False  # something has failed since the last look
         self._is_stuck = False  # others' updates cannot be read
         self._is_deaf = False  # the follower cannot wait for them, so it looks again and again
@@ -144,7 +175,7 @@ class Store(Generic[Ticket]):
         """
         self._wake, self._is_caller_crowded = wake, is_crowded
         self._link.open()
-        if self._is_closed:  # while this waited
+        if self._closing.is_set():  # while this waited
             self._link.close(is_writer_left=False)
             raise StorageError(f"{self._link.name} was closed")
         position = self._link.position()
@@ -195,10 +226,28 @@ class Store(Generic[Ticket]):
             _log.error("%s", failure)
         failure = self._failure = StorageError(str(failure))
         if wait.is_sent and taken:
-            self._deliver(Commit((), taken, StorageError(f"{failure}; the update may have been stored")))
+            self._deliver(Commit((), taken, StorageInDoubt(f"{failure}; the update may have been stored")))
             taken = []
         if taken or queued:
             self._deliver(Commit((), [*taken, *queued], failure))
+
+    @property
+    def absence(self) -> StorageAway | None:
+        """Why nothing can be stored now, if the engine is known to be away."""
+        absence = self._absence
+        return None if absence is None else absence.error
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether the engine may lose what it has acknowledged."""
+        return self._link.is_relaxed
+
+    def lag(self, now: float) -> Lag:
+        """How far this process is behind the history.
+
+        :param now: monotonic time in seconds.
+        """
+        return Lag(max(now - self._current_at - self.look_interval, 0.0), self._behind, self._is_stuck)
 
     def trust_clock(self) -> None:
         """Discard by the clock again, however it was set: somebody has looked after it."""
@@ -231,16 +280,16 @@ class Store(Generic[Ticket]):
         """Topics in a part of the history; see ``Link.topics``."""
         return self._link.topics(after, upto, beyond, limit)
 
-    def others(self) -> list[str]:
-        """The records of the subscriptions that other processes have."""
-        return self._link.others()
+    def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
+        """The subscriptions that other processes have; see ``Link.others``."""
+        return self._link.others(value, beyond, limit)
 
-    def adopt(self) -> list[str]:
-        """Take over the subscriptions of processes that died.
+    def adopt(self, limit: int) -> list[str]:
+        """Take over subscriptions of processes that died; see ``Link.adopt``.
 
         :returns: their records; each has to be ended with an update.
         """
-        return self._link.adopt()
+        return self._link.adopt(limit)
 
     def size(self) -> Size:
         """How much history there is."""
@@ -257,6 +306,8 @@ class Store(Generic[Ticket]):
         failure = None if wait is None else wait.failure(time.monotonic())
         if failure is not None:
             raise failure
+        if self.absence is not None:
+            raise self.absence
         is_after_failure = self._failure is not None
         self._link.check(by_writing=is_after_failure)
         if is_after_failure:
@@ -265,7 +316,7 @@ class Store(Generic[Ticket]):
     def catch_up(self) -> None:
         """Have everything collected that other processes have stored by now."""
         more = True
-        while more and not self._is_closed:
+        while more and not self._closing.is_set():
             with self._order:
                 more = self._try_to_read_on()
 
@@ -274,7 +325,7 @@ class Store(Generic[Ticket]):
 
         A writer that cannot go on in time is left behind: it ends with the process, or when it can.
         """
-        self._is_closed = True
+        self._closing.set()
         self._waiting.put(None)
         is_late = False
         while self._writer.is_alive() and not is_late:
@@ -293,22 +344,80 @@ class Store(Generic[Ticket]):
         while more:
             batch: list[_Waiting[Ticket]] = []
             try:
-                first = self._waiting.get(timeout=self.look_interval)
+                first = self._waiting.get(timeout=self._pause())
                 more = first is not None
                 if first is not None:
                     batch.append(first)
             except queue.Empty:
                 pass
             try:
+                if self._is_away():
+                    more = self._fill(batch) and more
+                    self._refuse(batch)
+                    continue
                 if batch or self._owed:
                     more = self._append(batch) and more
-                if self._link.is_discard_due():
-                    with self._turn([]):
-                        self._link.discard()
+                self._tend()
             except _Abandoned:
                 return
             except Exception as error:  # whatever it is: this thread must live on
                 self._fail([], error)
+
+    def _pause(self) -> float:
+        """Seconds for which the writer has nothing to do unasked."""
+        absence, now = self._absence, time.monotonic()
+        due = now + self.look_interval if absence is None else absence.retry_at
+        return max(min(due, self._renew_at) - now if absence is None else due - now, 0.0)
+
+    def _is_away(self) -> bool:
+        """Whether the engine is away; tries to reach it if that is due."""
+        absence = self._absence
+        if absence is None:
+            return False
+        if time.monotonic() < absence.retry_at and not self._closing.is_set():
+            return True
+        try:
+            self._renew()
+        except StorageError as error:
+            if not isinstance(error, StorageAway):
+                error = StorageAway(str(error))
+            absence.error = error
+            absence.goes_on()
+            return True
+        self._end_absence()
+        return False
+
+    def _end_absence(self) -> None:
+        absence, self._absence = self._absence, None
+        if absence is not None:
+            _log.info("%s is back after %.1f s", self._link.name, time.monotonic() - absence.since)
+
+    def _refuse(self, batch: list[_Waiting[Ticket]]) -> None:
+        """Answer publications while the engine is away."""
+        assert self._absence is not None
+        self._owe(batch)
+        if batch:
+            self._deliver(Commit((), [one.ticket for one in batch], self._absence.error))
+
+    def _tend(self) -> None:
+        """Do what has to be done now and then."""
+        if time.monotonic() >= self._renew_at:
+            self._renew()
+        if self._link.is_discard_due():
+            with self._turn([]):
+                self._link.discard()
+
+    def _renew(self) -> None:
+        is_kept = self._link.renew()
+        self._renew_at = time.monotonic() + self.renew_interval
+        if not is_kept:
+            self._lease += 1
+            self._owed.clear()
+            _log.warning(
+                "this process was not heard of for so long that others ended its subscriptions; "
+                "they are announced again"
+            )
+            self._deliver(Commit((), (), lease=self._lease))
 
     def _append(self, batch: list[_Waiting[Ticket]]) -> bool:
         """Append what waits: a batch, what is owed, and more that has come.
@@ -316,27 +425,50 @@ class Store(Generic[Ticket]):
         :returns: whether there will be more.
         """
         more = True
-        sent: Batch | None = None
         try:
             try:
-                with self._turn(batch):
-                    more = self._fill(batch)  # now, because more came while another process wrote
-                    if not batch and not self._owed:
-                        return more
-                    sent = self._batch_of(batch)
-                    first = self._link.append(sent)
-            except InDoubt as doubt:
-                assert sent is not None
-                first = self._outcome(sent, batch, doubt)
+                more, sent, first = self._send(batch)
+            except LeaseLost:
+                self._renew()
+                still, sent, first = self._send(batch)
+                more = more and still
         except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
             return more
+        if sent is None:
+            return more
         self._owed.clear()
         self._failure = None
+        self._end_absence()
         sequences = range(first, first + len(sent.updates))
         entries = list(map(Entry, sequences, sent.updates, sent.are_events))
         self._deliver_own(entries, [one.ticket for one in batch])
         return more
+
+    def _send(self, batch: list[_Waiting[Ticket]]) -> tuple[bool, Batch | None, int]:
+        """Append a batch.
+
+        :returns: whether there will be more, what was appended, if anything, and its first sequence.
+        """
+        more = True
+        sent: Batch | None = None
+        try:
+            with self._turn(batch):
+                more = self._fill(batch)  # now, because more came while another process wrote
+                self._drop_ended(batch)
+                if batch or self._owed:
+                    sent = self._batch_of(batch)
+                return more, sent, self._link.append(sent) if sent is not None else 0
+        except StorageInDoubt as doubt:
+            assert sent is not None
+            return more, sent, self._outcome(sent, batch, doubt)
+
+    def _drop_ended(self, batch: list[_Waiting[Ticket]]) -> None:
+        """Leave out the presence of leases that were lost: others have ended it."""
+        ended = [one for one in batch if one.presence is not None and one.presence.lease != self._lease]
+        if ended:
+            batch[:] = [one for one in batch if one not in ended]
+            self._deliver(Commit((), [one.ticket for one in ended]))
 
     @contextlib.contextmanager
     def _turn(self, batch: list[_Waiting[Ticket]]) -> Iterator[None]:
@@ -356,7 +488,7 @@ class Store(Generic[Ticket]):
     def _end_wait(self) -> None:
         with self._claim:
             wait, self._wait = self._wait, None
-        if self._is_closed and wait is not None and wait.failure(time.monotonic()) is not None:
+        if self._closing.is_set() and wait is not None and wait.failure(time.monotonic()) is not None:
             raise _Abandoned  # the link may be closed
 
     def _fill(self, batch: list[_Waiting[Ticket]]) -> bool:
@@ -392,7 +524,7 @@ class Store(Generic[Ticket]):
         self._number += 1
         return Batch(self._number, updates, are_events, presence)
 
-    def _outcome(self, sent: Batch, batch: list[_Waiting[Ticket]], doubt: InDoubt) -> int:
+    def _outcome(self, sent: Batch, batch: list[_Waiting[Ticket]], doubt: StorageInDoubt) -> int:
         """Ask whether an append was committed, until the engine knows.
 
         :param batch: of which ``expire`` takes something out while there is no answer.
@@ -408,9 +540,11 @@ class Store(Generic[Ticket]):
                 try:
                     first = self._link.outcome(sent.number)
                     break
-                except StorageError:
-                    if self._is_closed and wait.failure(time.monotonic()) is not None:
+                except StorageError as error:
+                    if self._closing.is_set() and wait.failure(time.monotonic()) is not None:
                         raise _Abandoned from None
+                    if isinstance(error, StorageAway):
+                        self._note_absence(error)
                 time.sleep(pause)
                 pause = min(2 * pause, self.last_retry)
         finally:
@@ -420,6 +554,10 @@ class Store(Generic[Ticket]):
             raise StorageError(str(doubt))
         return first
 
+    def _note_absence(self, error: StorageAway) -> None:
+        if self._absence is None:
+            self._absence = _Absence(error, self.first_retry, self.last_retry)
+
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None
         text = str(error)
@@ -428,6 +566,9 @@ class Store(Generic[Ticket]):
         # Not read again: a health check in another thread may clear it, which would acknowledge the batch.
         # A new one, because the frames of the old one refer to the updates.
         failure = self._failure = StorageError(text)
+        if isinstance(error, StorageAway):
+            failure = self._failure = StorageAway(text)
+            self._note_absence(failure)
         self._is_link_suspect = True
         # Whoever waits is told, and logs it. What is tried again and again is logged once.
         if not is_known and all(one.ticket is None for one in batch):
@@ -446,7 +587,7 @@ class Store(Generic[Ticket]):
         lives. The end of what was never announced is forgotten with its beginning.
         """
         for one in batch:
-            if one.presence is not None:
+            if one.presence is not None and one.presence.lease == self._lease:
                 before = self._owed.pop(one.presence.key, None)
                 if before is None or one.presence.record is not None:
                     self._owed[one.presence.key] = one.updates, one.presence
@@ -478,17 +619,20 @@ class Store(Generic[Ticket]):
 
     def _follow(self) -> None:
         """Deliver what other processes store; this runs in a thread of its own."""
-        while not self._is_closed:
+        pause = self.first_retry
+        while not self._closing.is_set():
             try:
                 self._link.wait(self._seen, self.look_interval)
                 self._is_deaf = False
             except Exception as error:  # whatever it is: this thread must live on
                 if not self._is_deaf:
                     self._suspect(error)
+                    pause = self.first_retry
                 self._is_deaf = True
-                time.sleep(self.first_retry)
+                self._closing.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+                pause = min(2 * pause, self.last_retry)
             more = True
-            while more and not self._is_closed:
+            while more and not self._closing.is_set():
                 if self._is_crowded():
                     time.sleep(self.crowded_pause)
                     continue
@@ -509,6 +653,9 @@ class Store(Generic[Ticket]):
                 self._look_for_break()
             more = self._read_on()
             self._is_stuck = False
+            self._behind = max(self._link.position().last - self._seen, 0) if more else 0
+            if not more:
+                self._current_at = time.monotonic()
             return more
         except Exception as error:  # whatever it is: its thread must live on
             self._suspect(error)

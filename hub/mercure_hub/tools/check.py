@@ -13,6 +13,7 @@ from mercure_hub.config.loading import Effective, load_effective
 from mercure_hub.config.settings import SettingError
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.server.tls import tls_context
+from mercure_hub.storage.address import EngineKind, address_of
 from mercure_hub.storage.sqlite.files import obstacle
 
 
@@ -31,7 +32,8 @@ def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]
     for one in effective:
         if one.setting.name in ("log_file", "access_log") and one.text:
             _check_log(one.setting.variable, one.text)
-    in_the_way = obstacle(make_url(settings.transport_url))
+    address = address_of(settings.transport_url)
+    in_the_way = obstacle(make_url(address.url)) if address.kind is EngineKind.SQLITE else None
     if in_the_way is not None:
         raise SettingError(f"MERCURE_TRANSPORT_URL: {in_the_way}")
     return [*_lines(effective), *_issuers(settings.issuers)]

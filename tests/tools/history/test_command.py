@@ -102,7 +102,7 @@ class TestStats:
 
     def test_stats_are_printed_as_json(self, run: Run, filled: Path) -> None:
         (found,) = run("stats", "--json").lines
-        assert (found["updates"], found["bytes"], found["version"], found["hubs"]) == (10, 30, 2, 0)
+        assert (found["updates"], found["bytes"], found["version"], found["hubs"]) == (10, 30, 3, 0)
         assert found["oldest"] == {"id": "id0", "published_at": 1_000_000.0}
         assert found["newest"] == {"id": "id9", "published_at": 1_000_009.0}
         assert {(one["topic"], one["updates"]) for one in found["topics"]} == {
@@ -521,7 +521,7 @@ class TestRefusals:
 
     def test_a_database_of_a_newer_version_is_refused(self, run: Run, filled: Path) -> None:
         with beside(filled) as database:
-            database.execute("UPDATE mercure_schema SET version = 3")
+            database.execute("UPDATE mercure_schema SET version = 99")
         for words in (["stats"], ["import"], ["backup", "x.db"]):
             done = run(*words, stdin=b"")
             assert (done.status, "made by a newer mercure-hub" in done.err) == (1, True)
@@ -536,7 +536,7 @@ class TestRefusals:
             (["prune", "--before", "9999-99-99"], "neither a time such as"),
             (["export", "--pattern", "(("], "--pattern: "),
             (["backup"], "required: PATH"),
-            (["stats", "--transport-url", "mysql://x/y"], "this version stores in sqlite"),
+            (["stats", "--transport-url", "mysql://x/y"], "updates are stored in sqlite"),
         ],
     )
     def test_arguments_that_cannot_be_used_are_refused(

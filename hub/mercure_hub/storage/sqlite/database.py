@@ -110,9 +110,20 @@ def _tell_events_apart(connection: sa.Connection) -> None:
     schema.events.create(connection)
 
 
+def _name_matchers(connection: sa.Connection) -> None:
+    """To version 3: subscriptions are found by the value of their matcher."""
+    if any(one["name"] == "value" for one in sa.inspect(connection).get_columns(schema.presence.name)):
+        return  # the first step has just made the table
+    column = sa.schema.CreateColumn(schema.presence.c.value).compile(connection)
+    connection.exec_driver_sql(f"ALTER TABLE {schema.presence.name} ADD COLUMN {column}")
+    for index in schema.presence.indexes:
+        index.create(connection)
+
+
 STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
     1: _add_missing_tables,
     schema.KNOWS_EVENTS: _tell_events_apart,
+    3: _name_matchers,
 }
 """What leads to a version from the one before."""
 

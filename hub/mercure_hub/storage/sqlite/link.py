@@ -8,19 +8,18 @@ cost.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import lru_cache
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
+from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
     GRACE,
     Batch,
@@ -28,6 +27,7 @@ from mercure_hub.storage.interface import (
     Entry,
     Page,
     Position,
+    Records,
     Resume,
     Resumed,
     Retention,
@@ -52,10 +52,10 @@ from mercure_hub.storage.sqlite.reading import Reader
 from mercure_hub.storage.sqlite.retention import ClockWatch, Trim, Trimmer, since_boot
 
 _ROWS = (64, 16, 4, 1)  # inserted by one statement
+_KEYS = 500  # named by one statement
 _LARGEST_NUMBER = 1 << 31  # of user_version, which nothing else uses
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 _ERRORS = (sqlite3.Error, SQLAlchemyError, OSError)
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 _log = logging.getLogger("mercure_hub.storage")
 
@@ -116,6 +116,11 @@ class SqliteLink:
     def name(self) -> str:
         """The database in words, without credentials."""
         return name_of(self._url)
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Never: each commit is synchronous."""
+        return False
 
     def open(self) -> None:
         """Check the file system, bring the tables up to date and take a seat."""
@@ -202,6 +207,10 @@ class SqliteLink:
         """Repeat what ``append`` returned: SQLite leaves nothing in doubt."""
         newest, first = self._newest_batch
         return first if newest == number else None
+
+    def renew(self) -> bool:
+        """The lock on the seat tells that this process lives."""
+        return True
 
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""
@@ -305,41 +314,60 @@ class SqliteLink:
         with self._read_errors():
             return self._reader.topics(after, upto, beyond, limit)
 
-    def others(self) -> list[str]:
+    def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         """The records with the seats of others."""
         table = schema.presence
+        wanted = sa.select(table.c.key, table.c.record).where(table.c.seat != self._opened.own)
+        if value is not None:
+            wanted = wanted.where(sa.or_(table.c.value == value, table.c.value.is_(None)))
+        if beyond is not None:
+            wanted = wanted.where(table.c.key > beyond)
         with self._reading() as connection:
-            records = connection.scalars(sa.select(table.c.record).where(table.c.seat != self._opened.own))
-            return list(records)
+            rows = connection.execute(wanted.order_by(table.c.key).limit(limit)).all()
+            return Records([row.record for row in rows], rows[-1].key if len(rows) == limit else None)
 
-    def adopt(self) -> list[str]:
-        """Make the rows of dead processes those of this one.
+    def adopt(self, limit: int) -> list[str]:
+        """Make rows of dead processes those of this one.
 
-        A row with this process's seat is of a dead one too, unless this process wrote it.
+        A row with this process's seat is of a dead one too, unless this process wrote or adopted it.
         """
-        table, seats = schema.presence, self._opened
+        table = schema.presence
         own = self._own  # None: all that have its seat
         try:
+            with self._engine.connect() as connection:
+                if not self._dead(connection):  # mostly; and to look needs no turn
+                    self._own = None
+                    return []
             with (
                 self._engine.connect() as connection,
-                seats.turn_within(self.turn_timeout),
+                self._opened.turn_within(self.turn_timeout),
                 self._same_files(connection),
                 writing(connection),
             ):
-                known = connection.scalars(sa.select(table.c.seat).distinct()).all()
-                dead = [
-                    seat
-                    for seat in known
-                    if (own is not None if seat == seats.own else not seats.is_taken(seat))
-                ]
-                of_the_dead = table.c.seat.in_(dead)
+                of_the_dead = table.c.seat.in_(self._dead(connection))
                 rows = connection.execute(sa.select(table.c.key, table.c.record).where(of_the_dead)).all()
-                if rows:
-                    connection.execute(sa.update(table).where(of_the_dead).values(seat=seats.own))
+                taken = [row for row in rows if own is None or row.key not in own][:limit]
+                keys = [row.key for row in taken]
+                for start in range(0, len(keys), _KEYS):
+                    some = table.c.key.in_(keys[start : start + _KEYS])
+                    connection.execute(sa.update(table).where(some).values(seat=self._opened.own))
         except _ERRORS as error:
             raise self._error("written", error) from None
-        self._own = None
-        return [row.record for row in rows if own is None or row.key not in own]
+        if len(taken) < limit:
+            self._own = None
+        elif own is not None:
+            own.update(keys)
+        return [row.record for row in taken]
+
+    def _dead(self, connection: sa.Connection) -> list[int]:
+        """The seats of dead processes that have rows, which may be the own one."""
+        seats = self._opened
+        known = connection.scalars(sa.select(schema.presence.c.seat).distinct()).all()
+        return [
+            seat
+            for seat in known
+            if (self._own is not None if seat == seats.own else not seats.is_taken(seat))
+        ]
 
     def size(self) -> Size:
         """Count by the first and the last sequence; the bytes are those of the database's pages."""
@@ -470,7 +498,7 @@ class Appender:
             sequence = first
             for update, is_event in zip(batch.updates, batch.are_events, strict=True):
                 topics = update.topics
-                encoded, data = _encoded(topics), update.data.encode()
+                encoded, data = encoded_topics(topics), update.data.encode()
                 if is_event:
                     event_bytes += len(data) + len(encoded.encode())
                 # fmt: off
@@ -481,16 +509,16 @@ class Appender:
                 # fmt: on
                 events += is_event
                 if len(topics) == 1:
-                    topic_rows.append((schema.topic_hash(topics[0]), sequence))
+                    topic_rows.append((topic_hash(topics[0]), sequence))
                 else:
-                    topic_rows += [(hashed, sequence) for hashed in set(map(schema.topic_hash, topics))]
+                    topic_rows += [(hashed, sequence) for hashed in set(map(topic_hash, topics))]
                 sequence += 1
             _insert(cursor, _INSERT_UPDATES, rows)
             _insert(cursor, _INSERT_TOPICS, topic_rows)
             for change in batch.presence:
                 cursor.execute("DELETE FROM mercure_presence WHERE key = ?", (change.key,))
                 if change.record is not None:
-                    cursor.execute(_INSERT_PRESENCE, (change.key, self._seat, change.record))
+                    cursor.execute(_INSERT_PRESENCE, (change.key, self._seat, change.record, change.value))
             cursor.execute("COMMIT")
         except BaseException:
             self.driver.rollback()
@@ -548,12 +576,3 @@ def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: Sequence[t
         while len(rows) - start >= size:
             cursor.execute(sql, [value for row in rows[start : start + size] for value in row])
             start += size
-
-
-def _encoded(topics: tuple[str, ...]) -> str:
-    return _single(topics) if len(topics) == 1 else _encode(topics)
-
-
-@lru_cache(maxsize=1024)  # most updates have one topic, and a topic has many updates
-def _single(topics: tuple[str]) -> str:
-    return _encode(topics)

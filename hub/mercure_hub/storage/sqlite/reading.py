@@ -6,11 +6,12 @@ import contextlib
 import heapq
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from mercure_hub.storage.encoding import bounded, decoded_topics, topic_hash
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
 from mercure_hub.storage.sqlite import schema
 
@@ -21,7 +22,6 @@ _WINDOW = 10_000  # sequences that are searched for many topics at once, to begi
 _BLOCK = 16  # sequences that one statement reads
 _ROWS = 10  # fetched at once: large updates must not all be in memory
 _NO_END = (1 << 63) - 1  # the largest sequence
-_MAX_PAGE = 256 << 10  # bytes in memory; one update may be more
 
 _FIND = "SELECT min(sequence) FROM mercure_update WHERE id = ?"
 _LAST = "SELECT last_sequence FROM mercure_position"
@@ -133,10 +133,12 @@ class Reader:
         """The entries of a page, and up to where they are all."""
         with self._cursor() as cursor:
             if topics is None or len(topics) > MANY_TOPICS:
-                return _bounded(_rows(cursor.execute(_OF_RANGE, (after, upto, limit))), upto, limit)
-            hashes = {schema.topic_hash(one) for one in topics}
+                return bounded(_entries(cursor.execute(_OF_RANGE, (after, upto, limit))), upto, limit)
+            hashes = {topic_hash(one) for one in topics}
             if len(hashes) == 1:
-                return _bounded(_rows(cursor.execute(_OF_TOPIC, (*hashes, after, upto, limit))), upto, limit)
+                return bounded(
+                    _entries(cursor.execute(_OF_TOPIC, (*hashes, after, upto, limit))), upto, limit
+                )
             if len(hashes) > _FEW:
                 sequences, upto = _in_windows(cursor, after, upto, hashes, limit)
             else:
@@ -145,7 +147,7 @@ class Reader:
                     cursor.execute(_SEQUENCES, (hashed, after, upto, limit))
                     by_topic.append([row[0] for row in cursor.fetchall()])
                 sequences, upto = _cut(list(dict.fromkeys(heapq.merge(*by_topic))), upto, limit)
-            return _bounded(_rows_of(cursor, sequences), upto, limit)
+            return bounded(_entries_at(cursor, sequences), upto, limit)
 
     def beginning(self, upto: int) -> Beginning:
         """Where the history begins; see ``Link.beginning``."""
@@ -169,8 +171,8 @@ class Reader:
             value
             for hashed, values in rows
             if values is not None
-            for value in schema.topics_of(values)
-            if schema.topic_hash(value) == hashed
+            for value in decoded_topics(values)
+            if topic_hash(value) == hashed
         ]
         return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
 
@@ -201,27 +203,15 @@ def _rows(cursor: Any) -> Iterator[Row]:
         yield from rows
 
 
-def _rows_of(cursor: Any, sequences: Sequence[int]) -> Iterator[Row]:
+def _entries(cursor: Any) -> Iterator[Entry]:
+    return map(schema.entry, _rows(cursor))
+
+
+def _entries_at(cursor: Any, sequences: Sequence[int]) -> Iterator[Entry]:
     for start in range(0, len(sequences), _BLOCK):
         some = list(sequences[start : start + _BLOCK])
         some += some[-1:] * (_BLOCK - len(some))  # as many as the statement has parameters
-        yield from _rows(cursor.execute(_OF_SEQUENCES, some))
-
-
-def _bounded(rows: Iterable[Row], upto: int, limit: int) -> tuple[list[Entry], int]:
-    """The entries of these rows, as much as may be in memory at once.
-
-    :param upto: what is reached when all of them are in it.
-    :returns: and what is reached.
-    """
-    entries: list[Entry] = []
-    weight = 0
-    for row in rows:
-        entries.append(schema.entry(row))
-        weight += entries[-1].weight
-        if weight >= _MAX_PAGE or len(entries) == limit:
-            return entries, entries[-1].sequence
-    return entries, upto
+        yield from _entries(cursor.execute(_OF_SEQUENCES, some))
 
 
 def _in_windows(

@@ -16,14 +16,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage.interface import GRACE, Retention
+from mercure_hub.storage.encoding import topic_hash
+from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, GRACE, Retention
 from mercure_hub.storage.sqlite import schema
 
 STEP = 1000  # as many as one batch brings, so that trimming keeps up
-EVENTS_MAX_AGE = 86400.0
-"""Seconds for which events of the hub are kept at most."""
-EVENTS_BYTES = 32 << 20
-"""How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
 TOLERANCE = 60.0
 """Seconds by which the clock may be set without being doubted."""
 
@@ -167,7 +164,7 @@ def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:
     connection.execute(
         _DELETE_TOPIC,
         [
-            {"hashed": schema.topic_hash(value), "at": row.sequence}
+            {"hashed": topic_hash(value), "at": row.sequence}
             for row in rows
             for value in json.loads(row.topics)
         ],

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage.encoding import decoded_topics
 from mercure_hub.storage.interface import Entry
 
 metadata = MetaData()
-
-_MAX_CACHED = 4096  # characters of topics that are remembered: an update may have 200,000
 
 # One row. Its update opens each append, so that appends wait for one another and the order of the
 # sequence is the order of the commits. It counts the hub's own events among what was ever appended, and knows
@@ -67,13 +63,16 @@ topic = Table(
 
 # Who is connected, where active subscriptions are on: a row comes with the update that tells of the
 # subscription and goes with the one that tells of its end. The seat is that of the process which has the
-# connection: what it leaves behind when it is killed can be told from what goes on.
+# connection: what it leaves behind when it is killed can be told from what goes on. The value is that of the
+# matcher; hubs of version 2 write none.
 presence = Table(
     "mercure_presence",
     metadata,
     Column("key", Text, primary_key=True),
     Column("seat", Integer, nullable=False),
     Column("record", Text, nullable=False),
+    Column("value", Text),
+    Index("mercure_presence_value", "value", "key"),
 )
 
 # One row: which of the steps in ``database.STEPS`` these tables have behind them.
@@ -83,12 +82,6 @@ version = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("version", Integer, nullable=False),
 )
-
-
-@lru_cache(maxsize=4096)
-def topic_hash(value: str) -> int:
-    """A stable hash of a topic as a signed 64-bit integer."""
-    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 ENTRY = ("sequence", "id", "topics", "data", "private", "type", "retry", "event_bytes")
@@ -101,15 +94,5 @@ def entry(row: Sequence[Any]) -> Entry:
     :param row: the columns in ``ENTRY``.
     """
     sequence, id_, topics, data, private, type_, retry, event_bytes = row
-    found = Update(topics_of(topics), data.decode(), id_, bool(private), type_, retry)
+    found = Update(decoded_topics(topics), data.decode(), id_, bool(private), type_, retry)
     return Entry(sequence, found, event_bytes is not None)
-
-
-def topics_of(encoded: str) -> tuple[str, ...]:
-    """The topics in a row of the table of updates."""
-    return _recent_topics(encoded) if len(encoded) <= _MAX_CACHED else tuple(json.loads(encoded))
-
-
-@lru_cache(maxsize=1024)  # many updates have the same
-def _recent_topics(encoded: str) -> tuple[str, ...]:
-    return tuple(json.loads(encoded))

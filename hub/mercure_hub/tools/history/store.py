@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import MercureError, StorageError
 from mercure_hub.protocol.matching.matcher import Matcher
+from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import GRACE
 from mercure_hub.storage.sqlite import retention, schema
 from mercure_hub.storage.sqlite.database import (
@@ -159,7 +160,7 @@ class Selection:
         if self.until is not None:
             found.append(_UPDATE.c.published_at < self.until)
         if self.topics and not self.patterns:
-            hashes = [schema.topic_hash(topic) for topic in self.topics]
+            hashes = [topic_hash(topic) for topic in self.topics]
             places = sa.select(_TOPIC.c.sequence).where(_TOPIC.c.topic_hash.in_(hashes))
             found.append(_UPDATE.c.sequence.in_(places))
         return found
@@ -283,7 +284,7 @@ def _topic(connection: sa.Connection, hashed: int, count: int) -> dict[str, Any]
         sa.select(_UPDATE.c.topics).where(_UPDATE.c.sequence.in_(of_topic)).limit(_EXAMPLES)
     )
     names = (name for topics in examples for name in json.loads(topics))
-    name = next((name for name in names if schema.topic_hash(name) == hashed), "?")
+    name = next((name for name in names if topic_hash(name) == hashed), "?")
     return {"topic": name, "updates": count, "bytes": size or 0}
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from mercure_hub.protocol.errors import shown
 from mercure_hub.protocol.topics import forbidden_character
 from mercure_hub.protocol.update import EARLIEST
+from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.sqlite import schema
 from mercure_hub.tools.history.store import KEYS, History, HistoryError, Progress, Selection, select
 
@@ -211,6 +212,6 @@ def _insert(connection: sa.Connection, rows: list[dict[str, Any]], last: int, ev
         [
             {"topic_hash": hashed, "sequence": sequence}
             for sequence, row in numbered
-            for hashed in {schema.topic_hash(topic) for topic in json.loads(row["topics"])}
+            for hashed in {topic_hash(topic) for topic in json.loads(row["topics"])}
         ],
     )

@@ -1,0 +1,134 @@
+"""The URL of an engine (MERCURE_TRANSPORT_URL), taken apart."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import parse_qsl, quote, unquote, urlencode
+
+from mercure_hub.protocol.errors import shown
+
+_URL = re.compile(r"([\w+]+)://([^/?]*)(?:/([^?#]*))?(?:\?([^#]*))?", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_RELAXED = "relaxed"
+_MOST_REPLICAS = 9
+
+
+class EngineKind(StrEnum):
+    """The engines that store updates."""
+
+    SQLITE = "SQLite"
+    POSTGRESQL = "PostgreSQL"
+    REDIS = "Redis"
+
+
+_SCHEMES = {
+    "sqlite": EngineKind.SQLITE,
+    "sqlite+pysqlite": EngineKind.SQLITE,
+    "postgresql": EngineKind.POSTGRESQL,
+    "postgres": EngineKind.POSTGRESQL,
+    "postgresql+psycopg": EngineKind.POSTGRESQL,
+    "redis": EngineKind.REDIS,
+    "rediss": EngineKind.REDIS,
+    "valkey": EngineKind.REDIS,
+    "valkeys": EngineKind.REDIS,
+    "redis+sentinel": EngineKind.REDIS,
+    "rediss+sentinel": EngineKind.REDIS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an engine is.
+
+    :param kind: which engine.
+    :param url: for its driver, without the parameters that are the hub's own.
+    :param shown: in words, without credentials.
+    :param name: prefix of the keys in Redis, so that several hubs can share a server.
+    :param replicas: of Redis, how many besides the primary have to have stored an update.
+    :param is_relaxed: the engine may lose what it has acknowledged.
+    """
+
+    kind: EngineKind
+    url: str
+    shown: str
+    name: str = "mercure"
+    replicas: int = 0
+    is_relaxed: bool = False
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several machines can be at work on it."""
+        return self.kind is not EngineKind.SQLITE
+
+
+def address_of(url: str) -> Address:
+    """Take the URL of an engine apart.
+
+    :param url: such as ``sqlite:////var/lib/mercure/mercure.db``, ``postgresql://user@host/database`` or
+        ``redis://host:6379/0``.
+    :raises ValueError: with what is wrong, as the end of a sentence that begins with the URL.
+    """
+    parsed = _URL.fullmatch(url)
+    if parsed is None:
+        raise ValueError(
+            "is not a database URL such as sqlite:////var/lib/mercure/mercure.db, "
+            "postgresql://user@host/mercure or redis://host:6379/0"
+        )
+    scheme, authority, path, query = (part or "" for part in parsed.groups())
+    kind = _SCHEMES.get(scheme)
+    if kind is None:
+        raise ValueError(
+            f"names {scheme!r}; updates are stored in sqlite:///PATH, postgresql://HOST/DATABASE or "
+            "redis://HOST:PORT/NUMBER"
+        )
+    if kind is EngineKind.SQLITE:
+        return _of_sqlite(url, authority, path, query)
+    given = parse_qsl(query, keep_blank_values=True)
+    is_relaxed = _is_relaxed(given)
+    own = {"durability"} if kind is EngineKind.POSTGRESQL else {"durability", "name", "replicas"}
+    rest = urlencode([one for one in given if one[0] not in own], quote_via=quote)
+    host = authority.rpartition("@")[2]
+    if kind is EngineKind.POSTGRESQL:
+        base = f"postgresql://{authority}/{path}"
+        where = ",".join([host or dict(given).get("host", ""), *_ports(given)]).strip(",") or "a local socket"
+        text = f"database {unquote(path) or 'of the user'!s} of PostgreSQL at {where}"
+        return Address(kind, f"{base}?{rest}" if rest else base, text, is_relaxed=is_relaxed)
+    base = f"{scheme.replace('valkey', 'redis')}://{authority}/{path}"
+    name = dict(given).get("name", "mercure")
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"has the name {shown(name)}, which is not up to 64 letters, digits, dots and dashes"
+        )
+    replicas = dict(given).get("replicas", "0")
+    if not (replicas.isascii() and replicas.isdigit() and int(replicas) <= _MOST_REPLICAS):
+        raise ValueError(f"has replicas={shown(replicas)}, which is not a number from 0 to {_MOST_REPLICAS}")
+    if not host:
+        raise ValueError("has no host; write redis://HOST:PORT/NUMBER")
+    text = f"the keys {name!r} in Redis at {host}"
+    return Address(kind, f"{base}?{rest}" if rest else base, text, name, int(replicas), is_relaxed)
+
+
+def _of_sqlite(url: str, authority: str, path: str, query: str) -> Address:
+    if authority:
+        raise ValueError("has a host; write three slashes for a relative path, four for an absolute one")
+    if unquote(path) in ("", ":memory:"):
+        raise ValueError("has no path; updates are stored in a file, such as sqlite:///mercure.db")
+    if query:
+        raise ValueError(
+            "has parameters after the path, which the hub does not take; MERCURE_HISTORY_SIZE and "
+            "MERCURE_HISTORY_MAX_AGE bound the history"
+        )
+    return Address(EngineKind.SQLITE, url, f"database {url}")
+
+
+def _is_relaxed(given: list[tuple[str, str]]) -> bool:
+    durability = dict(given).get("durability")
+    if durability not in (None, _RELAXED):
+        raise ValueError(f"has durability={shown(durability)}; the only value is {_RELAXED}")
+    return durability is not None
+
+
+def _ports(given: list[tuple[str, str]]) -> list[str]:
+    return [f"port {value}" for key, value in given if key == "port"]

@@ -1,0 +1,37 @@
+"""Makes the link to the engine that a URL names; each engine's driver is imported only where it is used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mercure_hub.protocol.errors import StorageUnusable
+from mercure_hub.storage.address import Address, EngineKind
+from mercure_hub.storage.interface import Link, Retention
+from mercure_hub.storage.sqlite.link import SqliteLink
+from mercure_hub.storage.sqlite.locks import Doorbell
+
+
+def link_to(
+    address: Address,
+    kept: Retention,
+    doorbell: Doorbell | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    offset: float | None = None,
+) -> Link:
+    """A link to an engine, not yet open.
+
+    :param kept: how much history to keep.
+    :param doorbell: of the processes of this machine that share a file of SQLite.
+    :param clock: of this machine, by which SQLite discards; the other engines have their own.
+    :param offset: see ``SqliteLink``.
+    :raises StorageUnusable: the driver of the engine is not installed.
+    """
+    match address.kind:
+        case EngineKind.SQLITE:
+            return SqliteLink(address.url, kept, clock, doorbell, offset=offset)
+        case EngineKind.POSTGRESQL:
+            raise StorageUnusable(f"{address.shown} cannot be used yet")
+        case EngineKind.REDIS:
+            raise StorageUnusable(f"{address.shown} cannot be used yet")
