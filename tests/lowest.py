@@ -9,7 +9,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("hub", "encryption", "outbox", "postgresql", "debug", "telemetry")
+EXTRAS = ("hub", "encryption", "outbox", "postgresql", "redis", "debug", "telemetry")
 """What applications install; tools of the tests may be newer than their lower bounds."""
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[\w+\])?>=([\w.]+)(?:;.*)?")

@@ -33,8 +33,10 @@ PACKAGES = {
         "libc6-dev": "/usr/include/stdio.h",
         "make": "make",
         "nodejs": "node",
+        "pgbouncer": "/usr/sbin/pgbouncer",
         "postgresql": "/usr/lib/postgresql/*/bin/postgres",
         "systemd": "systemd-analyze",
+        "valkey-server": "valkey-server",
     },
     "servers": {
         "apache2": "/usr/sbin/apache2",

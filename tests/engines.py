@@ -1,0 +1,271 @@
+"""Private servers of the engines that several machines share: PostgreSQL, Valkey and Redis.
+
+Each is in a folder of its own, on a free port of loopback, and can be killed, frozen and started again.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.needs import need
+
+_BINARIES = Path("/usr/lib/postgresql")
+_PATIENCE = 60.0
+_LOOK = 0.02
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+class EngineServer:
+    """A server of an engine in a folder of its own.
+
+    :param host: address that it listens on.
+    :param port: by default a free one, which it keeps when it is started again.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int | None = None) -> None:
+        self.host = host
+        self.port = port or _free_port(host)
+        self.folder = Path(tempfile.mkdtemp(prefix="mercure-engine-"))  # short, for the path of a socket
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        """What starts it."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether it takes requests."""
+        raise NotImplementedError
+
+    def url(self) -> str:
+        """``MERCURE_TRANSPORT_URL`` of a new, empty history."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it, and wait until it takes requests."""
+        entry = _somebody()
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                user=None if entry is None else entry.pw_uid,
+                group=None if entry is None else entry.pw_gid,
+                extra_groups=None if entry is None else (),
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                env=_ENVIRONMENT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _PATIENCE
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.folder / "log").read_text(errors="replace"))
+            time.sleep(_LOOK)  # it gives no other sign
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to all of its processes."""
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End it without a chance to write anything."""
+        assert self.process is not None
+        self.signal(signal.SIGKILL)
+        self.process.wait(_PATIENCE)
+
+    def stop(self) -> None:
+        """End it, and remove its folder."""
+        if self.process is not None and self.process.poll() is None:
+            self.signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PostgresqlServer(EngineServer):
+    """A PostgreSQL, durable as Debian's is.
+
+    :param settings: of ``postgresql.conf``.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
+        super().__init__(host, port)
+        self._settings = {"max_connections": "200", **(settings or {})}
+        # Debian does not have it on the path.
+        self._binaries = max(
+            _BINARIES.glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]), default=_BINARIES
+        ).parent
+
+    def start(self) -> None:
+        """Make the cluster if it is not there yet, and start it."""
+        if not (self.folder / "data").exists():
+            entry = _somebody()
+            if entry is not None:
+                os.chown(self.folder, entry.pw_uid, entry.pw_gid)
+            subprocess.run(
+                [
+                    *(self._binaries / "initdb", "-D", self.folder / "data", "-U", "hub", "--auth=trust"),
+                    *("--no-sync", "-E", "UTF8"),
+                ],
+                user=None if entry is None else entry.pw_uid,
+                group=None if entry is None else entry.pw_gid,
+                extra_groups=None if entry is None else (),
+                cwd=self.folder,
+                check=True,
+                capture_output=True,
+                timeout=_PATIENCE,
+                env=_ENVIRONMENT,
+            )
+        super().start()
+
+    def command(self) -> list[str]:
+        settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
+        return [
+            *(str(self._binaries / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)),
+            *("-p", str(self.port), "-c", f"listen_addresses={self.host}", *settings),
+        ]
+
+    def run(self, statement: str, database: str = "postgres") -> list[str]:
+        """Run SQL.
+
+        :returns: the rows, as ``psql`` prints them unaligned.
+        :raises subprocess.CalledProcessError: it fails.
+        """
+        done = subprocess.run(
+            [
+                *(
+                    self._binaries / "psql",
+                    "-X",
+                    "-A",
+                    "-t",
+                    "-h",
+                    self.folder,
+                    "-p",
+                    str(self.port),
+                    "-U",
+                    "hub",
+                ),
+                *("-d", database, "-c", statement),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=_PATIENCE,
+            env=_ENVIRONMENT,
+            text=True,
+        )
+        return done.stdout.splitlines()
+
+    def answers(self) -> bool:
+        try:
+            self.run("SELECT 1")
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    def url(self) -> str:
+        name = f"hub_{uuid.uuid4().hex[:12]}"
+        self.run(f"CREATE DATABASE {name}")
+        return f"postgresql://hub@{self.host}:{self.port}/{name}"
+
+
+class RedisServer(EngineServer):
+    """A Valkey or Redis that writes each command to the disk before it answers.
+
+    :param program: ``valkey-server`` or ``redis-server``.
+    :param settings: words of its command line.
+    """
+
+    def __init__(
+        self,
+        program: str = "valkey-server",
+        settings: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
+        super().__init__(host, port)
+        self._program = program
+        self._settings = settings
+        entry = _somebody()
+        if entry is not None:
+            os.chown(self.folder, entry.pw_uid, entry.pw_gid)
+
+    def command(self) -> list[str]:
+        return [
+            *(self._program, "--bind", self.host, "--port", str(self.port), "--dir", str(self.folder)),
+            *("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--protected-mode", "no"),
+            *self._settings,
+        ]
+
+    def answers(self) -> bool:
+        try:
+            with closing(socket.create_connection((self.host, self.port), 1)) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(100).startswith(b"+PONG")  # -LOADING while it reads its log
+        except OSError:
+            return False
+
+    def url(self) -> str:
+        return f"redis://{self.host}:{self.port}/0?name={uuid.uuid4().hex[:12]}"
+
+
+@contextmanager
+def running(server: EngineServer) -> Iterator[EngineServer]:
+    """The server runs for the length of a ``with`` block."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgresql_engine() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL for many tests, each of which takes a ``url()`` of its own."""
+    need("postgresql")
+    server = PostgresqlServer()
+    with running(server):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_engine() -> Iterator[RedisServer]:
+    """A Valkey for many tests, each of which takes a ``url()`` of its own."""
+    need("valkey-server")
+    server = RedisServer()
+    with running(server):
+        yield server
+
+
+def _somebody() -> pwd.struct_passwd | None:
+    """Who runs the servers, of which PostgreSQL refuses to run as root; ``None``: whoever runs this."""
+    if os.geteuid() != 0:
+        return None
+    users = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return users.get("postgres", users["nobody"])
+
+
+def _free_port(host: str) -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
