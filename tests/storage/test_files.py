@@ -10,7 +10,7 @@ import pytest
 
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.sqlite.files import FileSystem, Folder, find_mount
-from mercure_hub.tools.history.store import opened
+from mercure_hub.tools.history.sqlite import opened
 from tests.storage.log import Log
 
 
@@ -175,7 +175,7 @@ class TestStart:
         with pytest.raises(StorageUnusable, match=r"of type nfs4, mounted at .*put it on a local disk"):
             log.open()
         log.close()
-        with pytest.raises(StorageUnusable), opened(f"sqlite:///{log.path}", create=True):
+        with pytest.raises(StorageUnusable), opened(f"sqlite:///{log.path}", is_made=True):
             pass
         assert list(tmp_path.iterdir()) == []
 

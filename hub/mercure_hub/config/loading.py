@@ -162,10 +162,10 @@ def _effective(setting: Setting, settings: Settings, given: _Given) -> Effective
         return Effective(setting, setting.in_playground, ROWS["playground"].variable)
     if name == "subscriber_jwt_alg" and value and name not in given.sources:
         return Effective(setting, value, ROWS["publisher_jwt_alg"].variable)
-    return Effective(setting, _masked(given.texts[name].strip()), source)
+    return Effective(setting, masked(given.texts[name].strip()), source)
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
     """A value without passwords: the user's part of a URL, and its query."""
     return _QUERY.sub(r"\1***", _PASSWORD.sub("***", text))
 

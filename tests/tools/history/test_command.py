@@ -279,7 +279,7 @@ class TestImport:
             monkeypatch.setenv("MERCURE_TRANSPORT_URL", f"sqlite:///{tmp_path}/hub.db")
             done = run("import", stdin=line())
             assert done.status == 1
-            assert "a hub is at work on this history" in done.err
+            assert "a hub is at work on" in done.err
             hub.send("a", "after")
             assert stream.next().data == "after"
 
@@ -547,7 +547,7 @@ class TestRefusals:
         assert message in done.err
 
     def test_each_command_has_help(self, run: Run) -> None:
-        for name in ("stats", "export", "import", "prune", "vacuum", "backup"):
+        for name in ("stats", "export", "import", "copy", "prune", "vacuum", "backup"):
             done = run(name, "--help")
             assert done.status == 0
             assert done.out.startswith(f"usage: mercure-hub history {name}")
@@ -563,7 +563,7 @@ class TestRefusals:
     def test_a_write_lock_that_is_never_free_is_told(
         self, words: list[str], run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mercure_hub.tools.history.store.BOUND", 0.05)
+        monkeypatch.setattr("mercure_hub.tools.history.sqlite.BOUND", 0.05)
         with closing(Seats(f"{filled}-lock")) as seats, seats.turn():
             done = run(*words, stdin=line(id="new"))
         assert (done.status, "another process has held the lock on" in done.err) == (1, True)
@@ -584,3 +584,66 @@ class TestRefusals:
         filled.chmod(0o666)
         assert run("backup", tmp_path / "copy.db").status == 0
         assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) & 0o007 == 0
+
+
+class TestCopy:
+    def test_a_history_is_copied(self, run: Run, filled: Path, tmp_path: Path) -> None:
+        target = tmp_path / "copy.db"
+        (tmp_path / "url").write_text(f"sqlite:///{target}\n")
+        done = run("copy", f"sqlite:///{filled}", f"@{tmp_path}/url")
+        assert (done.status, done.err) == (0, "mercure-hub: 10 updates were copied\n")
+        assert ids(target) == ids(filled)
+        assert "0 more updates were copied" in run("copy", f"sqlite:///{filled}", f"sqlite:///{target}").err
+
+    def test_a_copy_beside_a_running_hub_asks_for_another(
+        self, run: Run, filled: Path, tmp_path: Path
+    ) -> None:
+        with closing(Seats(f"{filled}-lock")) as seats:
+            seats.take()
+            done = run("copy", f"sqlite:///{filled}", f"sqlite:///{tmp_path}/copy.db")
+            back = run("copy", f"sqlite:///{tmp_path}/copy.db", f"sqlite:///{filled}")
+        assert (done.status, "stop it, and run this again" in done.err) == (0, True)
+        assert (back.status, "a hub is at work on" in back.err) == (1, True)
+
+    @pytest.mark.parametrize(
+        ("words", "status", "message"),
+        [
+            (["sqlite:///a.db", "sqlite:///a.db"], 1, "both URLs are the same"),
+            (["sqlite:///nowhere.db", "sqlite:///b.db"], 1, "there is no database 'nowhere.db'"),
+            (["sqlite:///a.db"], 2, "required: TO"),
+            (["mysql://me:secret@x/y", "sqlite:///b.db"], 2, "'mysql://***@x/y' names 'mysql'"),
+            (["@nowhere", "sqlite:///b.db"], 2, "'nowhere' cannot be read"),
+        ],
+    )
+    def test_what_cannot_be_copied_is_told(
+        self,
+        words: list[str],
+        status: int,
+        message: str,
+        run: Run,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        done = run("copy", *words)
+        assert (done.status, message in done.err) == (status, True), done.err
+        assert "secret" not in done.err
+        assert list(tmp_path.glob("*.db")) == []
+
+
+class TestOtherEngines:
+    @pytest.mark.parametrize(
+        ("words", "url", "message"),
+        [
+            (["vacuum"], "postgresql://me:secret@db/x", "VACUUM FULL"),
+            (["vacuum"], "redis://:secret@db/0", "BGREWRITEAOF"),
+            (["backup", "x"], "postgresql://me:secret@db/x", "pg_dump"),
+            (["backup", "x"], "redis://:secret@db/0", "append-only files"),
+        ],
+    )
+    def test_what_only_a_file_needs_is_refused_with_the_right_tool(
+        self, words: list[str], url: str, message: str, run: Run
+    ) -> None:
+        done = run(*words, "--transport-url", url)
+        assert (done.status, message in done.err) == (1, True), done.err
+        assert "secret" not in done.err

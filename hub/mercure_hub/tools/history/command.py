@@ -10,18 +10,21 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mercure_hub.config.loading import load_some
+from mercure_hub.config.loading import load_some, masked
 from mercure_hub.config.settings import CONFIG, ROWS, SettingError
 from mercure_hub.protocol.errors import InvalidRequest, MercureError
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.matching.matcher import make
 from mercure_hub.protocol.topics import MatcherType
-from mercure_hub.tools.history import store, transfer
-from mercure_hub.tools.history.store import History, HistoryError, Progress, Selection, opened, statistics
+from mercure_hub.storage.address import EngineKind, address_of
+from mercure_hub.tools.history import copying, sqlite, transfer
+from mercure_hub.tools.history.engines import opened
+from mercure_hub.tools.history.history import HistoryError, Progress, Selection, prune
 
 _AGE = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -50,10 +53,10 @@ def main(words: Sequence[str], environment: Mapping[str, str], parser: argparse.
         return _say(str(error), 2)
     except InvalidRequest as error:
         return _say(f"--pattern: {error.detail}", 2)
+    given.url = settings["transport_url"]
     try:
-        with opened(settings["transport_url"], create=given.command == "import") as history:
-            run: Any = given.run
-            run(history, given, selection)
+        run: Any = given.run
+        run(given, selection)
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -64,12 +67,12 @@ def main(words: Sequence[str], environment: Mapping[str, str], parser: argparse.
     return 0
 
 
-def _stats(history: History, given: argparse.Namespace, _: Selection) -> None:
-    found = statistics(history, given.top)
+def _stats(given: argparse.Namespace, _: Selection) -> None:
+    with opened(given.url) as history:
+        found = history.statistics(given.top)
     if given.json:
         _print(json.dumps(found, ensure_ascii=False))
         return
-    sizes = found["sizes"]
     at_work = {0: "none", 1: "1 process"}.get(found["hubs"], f"{found['hubs']} processes")
     _print(f"database      {found['database']} (tables of version {found['version']})")
     _print(f"hub at work   {at_work}")
@@ -81,48 +84,94 @@ def _stats(history: History, given: argparse.Namespace, _: Selection) -> None:
     for name in ("oldest", "newest"):
         end = found[name]
         _print(f"{name}        {_moment(end['published_at'])}  {end['id']}" if end else f"{name}        none")
-    _print(f"file          {_size(sizes['file'])}, of it {_size(sizes['free'])} free pages")
-    _print(f"write-ahead   {_size(sizes['wal'])}")
+    for name, size in found["sizes"].items():
+        _print(f"{name:<14}{_size(size)}")
     if found["topics"]:
         _print(f"\n{'updates':>12}  {'data':>10}  topic")
     for topic in found["topics"]:
         _print(f"{topic['updates']:>12,}  {_size(topic['bytes']):>10}  {topic['topic']}")
 
 
-def _export(history: History, given: argparse.Namespace, selection: Selection) -> None:
-    with _output(given.to) as out, _progress("exported") as progress:
+def _export(given: argparse.Namespace, selection: Selection) -> None:
+    with opened(given.url) as history, _output(given.to) as out, _progress("exported") as progress:
         count = transfer.export(history, selection, out, progress)
     _say(f"{count:,} updates were exported")
 
 
-def _import(history: History, given: argparse.Namespace, _: Selection) -> None:
-    with _input(given.source) as lines, _progress("read") as progress:
+def _import(given: argparse.Namespace, _: Selection) -> None:
+    with (
+        opened(given.url, is_made=True) as history,
+        _input(given.source) as lines,
+        _progress("read") as progress,
+    ):
         count, skipped = transfer.load(history, lines, progress, skip_known=given.skip_known)
     known = f", {skipped:,} were there already" if skipped else ""
     _say(f"{count:,} updates were imported{known}")
 
 
-def _prune(history: History, given: argparse.Namespace, selection: Selection) -> None:
-    if selection.until is None and given.keep is None and not selection.topics and not selection.patterns:
+def _copy(given: argparse.Namespace, _: Selection) -> None:
+    if given.source == given.target:
+        raise HistoryError("both URLs are the same; name the one to copy from, then the one to copy to")
+    with (
+        opened(given.source) as source,
+        opened(given.target, is_made=True) as target,
+        _progress("copied") as progress,
+    ):
+        done = copying.copy(source, target, progress)
+    more = " more" if done.is_continued else ""
+    events = f", and {done.events:,} events of subscriptions" if done.events else ""
+    _say(f"{done.updates:,}{more} updates were copied{events}")
+    if done.is_behind:
+        _say("a hub is at work on the source: stop it, and run this again for what it has stored since")
+
+
+def _prune(given: argparse.Namespace, selection: Selection) -> None:
+    if selection.until is None and given.keep is None and not selection.names_topics:
         raise HistoryError("say which updates: --before, --keep, --topic or --pattern")
-    with _progress("discarded") as progress:
-        gone = store.prune(
-            history, selection, given.keep or 0, time.time(), progress, only_count=given.dry_run
-        )
+    with opened(given.url) as history, _progress("discarded") as progress:
+        gone = prune(history, selection, given.keep or 0, progress, only_count=given.dry_run)
     _say(f"{gone:,} updates {'would be' if given.dry_run else 'were'} discarded")
 
 
-def _vacuum(history: History, _given: argparse.Namespace, _: Selection) -> None:
-    if history.seats.others():
-        _say("a hub is at work: publications wait until this is done, or get 503 after three seconds")
-    before, after = store.vacuum(history)
+def _vacuum(given: argparse.Namespace, _: Selection) -> None:
+    with _opened_file(given, "vacuum") as history:
+        if history.hubs():
+            _say("a hub is at work: publications wait until this is done, or get 503 after three seconds")
+        before, after = sqlite.vacuum(history)
     _say(f"{_size(before)} before, {_size(after)} now")
 
 
-def _backup(history: History, given: argparse.Namespace, _: Selection) -> None:
-    with _progress("per cent copied") as progress:
-        size = store.backup(history, given.path, progress)
+def _backup(given: argparse.Namespace, _: Selection) -> None:
+    with _opened_file(given, "backup") as history, _progress("per cent copied") as progress:
+        size = sqlite.backup(history, given.path, progress)
     _say(f"{str(given.path)!r} is a whole copy, {_size(size)}")
+
+
+def _opened_file(given: argparse.Namespace, command: str) -> AbstractContextManager[sqlite.SqliteHistory]:
+    """Open a history for what only a file needs.
+
+    :raises HistoryError: it is in another engine; the message names the tool for that.
+    """
+    address = address_of(given.url)
+    tool = _TOOLS.get((command, address.kind))
+    if tool is not None:
+        raise HistoryError(f"{command} is for files of SQLite, and this is {address.shown}; {tool}")
+    return sqlite.opened(given.url)
+
+
+_TOOLS: Mapping[tuple[str, EngineKind], str] = {
+    ("vacuum", EngineKind.POSTGRESQL): "autovacuum does it there, and VACUUM FULL gives space back at once",
+    ("vacuum", EngineKind.REDIS): "memory is free at once there, and BGREWRITEAOF makes its file smaller",
+    ("backup", EngineKind.POSTGRESQL): "pg_dump makes a whole copy there, and history copy one in SQLite",
+    ("backup", EngineKind.REDIS): (
+        "copy its append-only files as its documentation says, or have a replica; history copy makes one in "
+        "SQLite"
+    ),
+}
+"""What does the same in other engines."""
+
+
+_COPY = "copy the history into another database or engine; run again, it copies what is new"
 
 
 def _declare(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +204,12 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--skip-known", action="store_true", help="pass over ids that are in the history already"
     )
+    copy = commands.add_parser("copy", help=_COPY, description=_COPY[0].upper() + _COPY[1:] + ".")
+    copy.set_defaults(run=_copy)
+    for name, dest, text in (("FROM", "source", "hubs may be at work there"), ("TO", "target", "no hub may")):
+        copy.add_argument(
+            dest, type=_url, metavar=name, help=f"URL of the history, or @PATH of a file with it; {text}"
+        )
     prune = add("prune", _prune, "discard updates; the hub may be at work")
     _add_selection(prune)
     prune.add_argument(
@@ -163,8 +218,8 @@ def _declare(parser: argparse.ArgumentParser) -> None:
     prune.add_argument("--keep", type=_number, metavar="N", help="keep the newest N of those that are meant")
     prune.add_argument("--dry-run", action="store_true", help="only count them")
     add("vacuum", _vacuum, "rewrite the file without free pages; publications wait or fail meanwhile")
-    copy = add("backup", _backup, "copy the database while the hub is at work, and check the copy")
-    copy.add_argument("path", type=Path, metavar="PATH", help="of the copy; nothing is overwritten")
+    backup = add("backup", _backup, "copy the database while the hub is at work, and check the copy")
+    backup.add_argument("path", type=Path, metavar="PATH", help="of the copy; nothing is overwritten")
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
@@ -193,6 +248,20 @@ def _selection(given: argparse.Namespace, settings: Mapping[str, Any]) -> Select
         getattr(given, "since", None),
         getattr(given, "until", None),
     )
+
+
+def _url(text: str) -> str:
+    """A URL, which may be in a file: the list of processes shows the words of a command."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from None
+    try:
+        address_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{masked(text)!r} {error}") from None
+    return text
 
 
 def _number(text: str) -> int:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, BinaryIO
-
-import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import shown
 from mercure_hub.protocol.topics import forbidden_character
-from mercure_hub.protocol.update import EARLIEST
-from mercure_hub.storage.encoding import topic_hash
-from mercure_hub.storage.sqlite import schema
-from mercure_hub.tools.history.store import KEYS, History, HistoryError, Progress, Selection, select
+from mercure_hub.protocol.update import EARLIEST, Update
+from mercure_hub.tools.history.history import (
+    History,
+    HistoryError,
+    Progress,
+    Row,
+    Selection,
+    Writer,
+    select,
+)
+
+KEYS = ("sequence", "id", "topics", "data", "private", "type", "retry", "published_at")
+"""What a line has."""
 
 _LONGEST = 256 << 20
 """Bytes of a line."""
@@ -22,23 +33,19 @@ _LONGEST = 256 << 20
 _MAX_RETRY = 2**53
 
 
-def _line(row: Any) -> bytes:
-    """A row of the table of updates as a line."""
-    document = {
-        "sequence": row.sequence,
-        "id": row.id,
-        "topics": json.loads(row.topics),
-        "data": row.data.decode(),
-        "private": bool(row.private),
-        "type": row.type,
-        "retry": row.retry,
-        "published_at": row.published_at,
-    }
+def _line(row: Row) -> bytes:
+    """An update as a line."""
+    update = row.update
+    values = (
+        *(row.sequence, update.id, update.topics, update.data),
+        *(update.private, update.type, update.retry, row.published_at),
+    )
+    document = dict(zip(KEYS, values, strict=True))
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _values(line: bytes, number: int) -> dict[str, Any]:
-    """The values of a row without its sequence.
+def _row(line: bytes, number: int) -> Row:
+    """An update without its sequence.
 
     The rules for what is published do not all apply: the history also holds the hub's own events.
 
@@ -79,15 +86,8 @@ def _values(line: bytes, number: int) -> dict[str, Any]:
         raise _wrong(
             number, f"has the published_at {shown(published_at)}, which is not a time in seconds since 1970"
         )
-    return {
-        "id": id_,
-        "topics": json.dumps(topics, ensure_ascii=False),
-        "data": data.encode(),
-        "private": private,
-        "type": type_,
-        "retry": retry,
-        "published_at": float(published_at),
-    }
+    update = Update(tuple(topics), data, id_, private, type_, retry)
+    return Row(0, update, float(published_at))
 
 
 def _check_text(number: int, key: str, value: object) -> None:
@@ -116,7 +116,7 @@ def _wrong(number: int, what: str) -> HistoryError:
 
 _BATCH = 500
 _BATCH_BYTES = 4 << 20
-_CACHE = 64 << 10  # KiB of the index of topics in memory: rows go to random places in it
+_Numbered = tuple[int, Row]
 
 
 def export(history: History, selection: Selection, out: BinaryIO, progress: Progress) -> int:
@@ -138,36 +138,48 @@ def load(
 ) -> tuple[int, int]:
     """Append updates in the order of their lines, with their ids and times: all of them or none.
 
-    A hub that starts meanwhile waits until this is done.
-
     :param skip_known: pass over updates whose id is in the history already.
     :returns: how many were imported, and how many passed over.
     :raises HistoryError: a line cannot be used, an id is there already, or a hub is at work.
     """
-    with history.writing() as connection:
-        if history.seats.others():
-            raise HistoryError(
-                "a hub is at work on this history and would send the updates to its subscribers as new ones; "
-                "stop it before, or publish them"
-            )
-        position = schema.position
-        first, events = connection.execute(sa.select(position.c.last_sequence, position.c.events)).one()
-        last, skipped = first, 0
-        connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE}")
-        for batch in _batches(lines):
-            fresh = _fresh(connection, batch, first, skip_known=skip_known)
+    with history.writing() as writer, _whole(lines, writer, skip_known=skip_known) as wanted:
+        marks, skipped = writer.marks, 0
+        first = last = marks.last
+        for batch in _batches(wanted):
+            fresh = _fresh(writer, batch, skip_known=skip_known)
             skipped += len(batch) - len(fresh)
-            if fresh:
-                _insert(connection, fresh, last, events)
-            last += len(fresh)
+            rows = [
+                replace(row, sequence=sequence, events_before=marks.events)
+                for sequence, row in enumerate(fresh, last + 1)
+            ]
+            last += len(rows)
+            if rows:
+                writer.store(rows, replace(marks, last=last))
             progress(last - first)
-        connection.execute(sa.update(schema.position).values(last_sequence=last))
     return last - first, skipped
 
 
-def _batches(lines: BinaryIO) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Values of rows with the numbers of their lines."""
-    batch: list[tuple[int, dict[str, Any]]] = []
+@contextlib.contextmanager
+def _whole(lines: BinaryIO, writer: Writer, *, skip_known: bool) -> Iterator[BinaryIO]:
+    """Lines that can be stored without a second thought.
+
+    An engine without transactions cannot take back what it has stored, so that they are all looked at first.
+    """
+    if writer.is_atomic:
+        yield lines
+        return
+    with tempfile.TemporaryFile() as copy:  # private updates are in it
+        shutil.copyfileobj(lines, copy)
+        copy.seek(0)
+        for batch in _batches(copy):
+            _fresh(writer, batch, skip_known=skip_known)
+        copy.seek(0)
+        yield copy
+
+
+def _batches(lines: BinaryIO) -> Iterator[list[_Numbered]]:
+    """Updates with the numbers of their lines."""
+    batch: list[_Numbered] = []
     size = number = 0
     while line := lines.readline(_LONGEST):
         number += 1
@@ -175,7 +187,7 @@ def _batches(lines: BinaryIO) -> Iterator[list[tuple[int, dict[str, Any]]]]:
             raise HistoryError(f"line {number} has more than {_LONGEST} bytes; nothing was imported")
         if not line.strip():
             continue
-        batch.append((number, _values(line, number)))
+        batch.append((number, _row(line, number)))
         size += len(line)
         if len(batch) >= _BATCH or size >= _BATCH_BYTES:
             yield batch
@@ -184,34 +196,12 @@ def _batches(lines: BinaryIO) -> Iterator[list[tuple[int, dict[str, Any]]]]:
         yield batch
 
 
-def _fresh(
-    connection: sa.Connection, batch: list[tuple[int, dict[str, Any]]], first: int, *, skip_known: bool
-) -> list[dict[str, Any]]:
-    table = schema.update
-    ids = {row["id"] for _, row in batch}
-    there = set(
-        connection.scalars(sa.select(table.c.id).where(table.c.id.in_(ids), table.c.sequence <= first))
-    )
+def _fresh(writer: Writer, batch: list[_Numbered], *, skip_known: bool) -> list[Row]:
+    there = writer.known({row.update.id for _, row in batch})
     if there and not skip_known:
-        number, row = next((number, row) for number, row in batch if row["id"] in there)
+        number, row = next((number, row) for number, row in batch if row.update.id in there)
         raise HistoryError(
-            f"line {number} has the id {row['id']!r}, which is in the history already; nothing was imported. "
-            "--skip-known passes over such lines"
+            f"line {number} has the id {row.update.id!r}, which is in the history already; nothing was "
+            "imported. --skip-known passes over such lines"
         )
-    return [row for _, row in batch if row["id"] not in there]
-
-
-def _insert(connection: sa.Connection, rows: list[dict[str, Any]], last: int, events: int) -> None:
-    numbered = list(enumerate(rows, last + 1))
-    connection.execute(
-        sa.insert(schema.update),
-        [{"sequence": sequence, "events_before": events, **row} for sequence, row in numbered],
-    )
-    connection.execute(
-        sa.insert(schema.topic),
-        [
-            {"topic_hash": hashed, "sequence": sequence}
-            for sequence, row in numbered
-            for hashed in {topic_hash(topic) for topic in json.loads(row["topics"])}
-        ],
-    )
+    return [row for _, row in batch if row.update.id not in there]

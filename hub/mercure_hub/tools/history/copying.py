@@ -1,0 +1,122 @@
+"""Copies a history from one engine to another, so that a hub goes on there as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mercure_hub.tools.history.history import (
+    EVERYTHING,
+    History,
+    HistoryError,
+    Marks,
+    Progress,
+    Row,
+    select,
+)
+
+BATCH = 1000
+_BATCH_CHARACTERS = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What was copied.
+
+    :param updates: of publishers.
+    :param events: of the hub.
+    :param is_continued: an earlier copy had brought the ones before.
+    :param is_behind: hubs at work on the source may have stored more meanwhile, or will.
+    """
+
+    updates: int
+    events: int
+    is_continued: bool
+    is_behind: bool
+
+
+def copy(source: History, target: History, progress: Progress) -> Copied:
+    """Copy what the target does not have yet, with ids, times, order and sequences.
+
+    Each batch brings the marks of the history with it: a copy that breaks off leaves a true beginning, and
+    the next one continues it.
+
+    :param source: hubs may be at work on it; up to the newest update of now is copied.
+    :param target: empty, or filled by earlier copies of the same source and nothing else.
+    :raises HistoryError: the target has something else, or a hub is at work on it.
+    """
+    with target.writing() as writer:
+        begin, goal = writer.marks, source.marks()
+        _check_beginning(source, goal, target, begin)
+        updates = events = 0
+        for batch in _batches(source, begin.last, goal.last):
+            newest = batch[-1]
+            marks = Marks(newest.sequence, newest.events_before + newest.is_event)
+            writer.store(batch, _with_beginning(marks, begin, source.marks()))
+            writer.commit()
+            events += sum(row.is_event for row in batch)
+            updates += sum(not row.is_event for row in batch)
+            progress(updates + events)
+        if writer.marks.last < goal.last or begin == Marks():
+            writer.store((), _with_beginning(goal, begin, source.marks()))
+            writer.commit()
+    is_behind = source.hubs() > 0 or source.marks().last > goal.last
+    return Copied(updates, events, begin.last > 0, is_behind)
+
+
+def _batches(source: History, after: int, upto: int) -> Iterator[Sequence[Row]]:
+    batch: list[Row] = []
+    characters = 0
+    for row in select(source, EVERYTHING, after=after, upto=upto):
+        batch.append(row)
+        characters += len(row.update.data)
+        if len(batch) >= BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _with_beginning(marks: Marks, begin: Marks, source: Marks) -> Marks:
+    """Marks of the target, with where its history begins.
+
+    What the source discarded before this copy began to read there is in the target. What it discarded after
+    that may be missing.
+
+    :param begin: the target's, before this copy.
+    :param source: looked up after what was read.
+    """
+
+    def gone(ours: int, theirs: int) -> int:
+        return min(theirs, marks.last) if theirs > begin.last or not begin.last else ours
+
+    return Marks(
+        marks.last,
+        marks.events,
+        gone(begin.updates_gone, source.updates_gone),
+        gone(begin.events_gone, source.events_gone),
+    )
+
+
+def _check_beginning(source: History, goal: Marks, target: History, begin: Marks) -> None:
+    """Refuse a target with another history.
+
+    What it has must be what the source has up to there: its newest update is compared in full, and between
+    that one and its end the source must have nothing.
+    """
+    newest = next(select(target, EVERYTHING, is_backward=True), None)
+    if newest is None and begin.last == 0:
+        return
+    place = 0 if newest is None else newest.sequence
+    there = next(select(source, EVERYTHING, after=max(place - 1, 0), upto=begin.last), None)
+    is_same = begin.last <= goal.last
+    if newest is None:
+        is_same = is_same and there is None
+    else:
+        is_same = is_same and there == newest
+        is_same = is_same and next(select(source, EVERYTHING, after=place, upto=begin.last), None) is None
+    if not is_same:
+        raise HistoryError(
+            f"{target.name} has a history that is not the beginning of the one in {source.name}: name a new "
+            "one, or empty it if it is only an earlier copy"
+        )
