@@ -5,6 +5,8 @@
 #              LAYER=minutes   hubs, processes of Python, databases
 #              LAYER=servers   Chromium, Apache, nginx, Caddy, supervisord, npm
 #              LAYER="seconds or minutes"   and what else pytest -m takes; PYTEST has more arguments for it
+#              ENGINE=postgresql, valkey or redis   what talks to hubs, with the hubs on that engine; with
+#              LAYER=every_engine only the set that CI runs there, in two minutes
 #              As root on Debian this first installs the packages that the layers need; not with TEST_SETUP=no.
 # make foreign  clients that others wrote, on a hub; docs/clients.md
 # make check   ruff and strict mypy
@@ -34,6 +36,8 @@ else ifneq ($(DEPENDENCIES),)
 endif
 
 FOREIGN := build/foreign
+TALK_TO_HUBS := tests/hub tests/server tests/test_together.py tests/flask_mercure/reading \
+	tests/flask_mercure/doctor tests/flask_mercure/publishing tests/examples/test_websocket.py
 
 .PHONY: help python demo test foreign check docs site chaos bench bench-quick bench-publish clean
 
@@ -46,7 +50,8 @@ demo: $(VENV)/hub.done
 test: python
 	@$(PYTHON) tests/packages.py "$(LAYER)"
 	@$(MAKE) --no-print-directory $(VENV)/test.done
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(LAYER),-m "$(LAYER)") $(PYTEST)
+	ENGINE=$(ENGINE) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+		$(if $(LAYER),-m "$(LAYER)") $(if $(ENGINE),$(TALK_TO_HUBS)) $(PYTEST)
 
 foreign: $(VENV)/foreign.done
 	@sh tests/foreign/install.sh $(FOREIGN)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from chaos import hosts
+from tests.chosen_engine import pytest_configure, pytest_itemcollected, pytest_unconfigure
+from tests.engines import postgresql_engine, valkey_engine
 from tests.hub.running import RunningHub, running_hub
 from tests.layers import (
     pytest_collection_modifyitems,
@@ -19,13 +21,18 @@ from tests.layers import (
 from tests.needs import need, pytest_runtest_makereport, pytest_sessionfinish
 
 __all__ = [
+    "postgresql_engine",
     "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_itemcollected",
     "pytest_runtest_call",
     "pytest_runtest_makereport",
     "pytest_runtest_protocol",
     "pytest_runtest_setup",
     "pytest_runtest_teardown",
     "pytest_sessionfinish",
+    "pytest_unconfigure",
+    "valkey_engine",
 ]
 
 

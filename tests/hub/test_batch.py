@@ -11,7 +11,7 @@ import pytest
 from tests.hub.running import HUB_PATH, Reply, RunningHub, running_hub
 from tests.storage.log import broken
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
 JSON = {"Content-Type": "application/json"}
 

@@ -20,9 +20,10 @@ from mercure_hub.config.loading import load_settings
 from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.server.lifecycle import Process
 from mercure_hub.storage.store import Store
+from tests.chosen_engine import transport_url
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def test_log_lines_as_json_in_a_file(folder: Path) -> None:
         env={
             "PATH": os.environ["PATH"],
             "MERCURE_PUBLISHER_JWT_KEY": SECRET,
-            "MERCURE_TRANSPORT_URL": f"sqlite:///{folder}/hub.db",
+            "MERCURE_TRANSPORT_URL": transport_url(folder),
         },
     )
     try:

@@ -10,7 +10,7 @@ import pytest
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 from tests.storage.log import broken
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

@@ -76,6 +76,7 @@ LITTLE_MEMORY = Limits(replay=ReplayLimits(memory=1 << 20))
 """Memory for the history of one client at a time."""
 
 
+@pytest.mark.sqlite("looks into its reader")
 def test_stalled_clients_keep_no_other_from_the_history(folder: Path, reads: Counter[int]) -> None:
     with running_hub(
         folder, limits=LITTLE_MEMORY, anonymous=1, dispatch_timeout=0, compression="zstd"

@@ -88,6 +88,7 @@ def test_an_update_that_was_answered_is_sent_before_its_stream_ends(
         assert stream.ended()
 
 
+@pytest.mark.sqlite("it has a lock file")
 class TestWhileSomebodyHoldsTheLock:
     """Any process that may read the lock file can lock it."""
 
@@ -148,9 +149,7 @@ class TestWhileSomebodyHoldsTheLock:
 
 @contextmanager
 def starting(folder: Path, workers: int) -> Iterator[subprocess.Popen[str]]:
-    environment = process_environment(
-        folder, MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/hub.db", MERCURE_WORKERS=str(workers)
-    )
+    environment = process_environment(folder, MERCURE_WORKERS=str(workers))
     command = [sys.executable, "-W", "error", "-m", "mercure_hub"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as child:
         try:

@@ -18,7 +18,7 @@ from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 from tests.storage.log import beside, broken, until
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
 API = HUB_PATH + "/subscriptions"
 ALL = {"match_urlpattern": "/.well-known/mercure/subscriptions/:type/:match/:subscriber"}
@@ -56,7 +56,7 @@ def test_events_tell_of_coming_and_going(folder: Path) -> None:
 def test_a_hub_that_cannot_end_the_subscriptions_of_a_dead_one_starts_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: object) -> list[str]:
+    def refuse(*_: object) -> list[str]:
         raise StorageError("the disk is full")
 
     monkeypatch.setattr(Store, "adopt", refuse)
@@ -66,6 +66,7 @@ def test_a_hub_that_cannot_end_the_subscriptions_of_a_dead_one_starts_all_the_sa
         assert stream.take(1) == ["hello"]
 
 
+@pytest.mark.sqlite("copies its file")
 def test_subscriptions_of_the_dead_end_as_soon_as_that_can_be_stored(folder: Path) -> None:
     def listed() -> list[str]:
         return [one["match"] for one in hub.get(path=API, token=hub.token()).json()["subscriptions"]]

@@ -33,7 +33,7 @@ from tests.hub.websocket import (
     raw,
 )
 
-pytestmark = pytest.mark.minutes
+pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
 API = HUB_PATH + "/subscriptions"
 

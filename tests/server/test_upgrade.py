@@ -27,6 +27,7 @@ def other_key(hub: RunningHub, secret: str) -> RunningHub:
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.every_engine
 def test_keys_are_reloaded(folder: Path, count: int) -> None:
     key = folder / "key"
     key.write_text("the first secret, long enough for HS256", encoding="utf-8")
@@ -70,6 +71,7 @@ def test_a_stream_that_still_reads_history_ends_too_when_its_key_is_taken_away(f
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.every_engine
 def test_streams_go_on_after_a_reload_that_keeps_their_key(folder: Path, count: int) -> None:
     with workers(folder, count) as hub:
         stream = hub.subscribe({"match": "t"}, hub.token())
@@ -167,6 +169,7 @@ def test_settings_that_need_a_restart_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.every_engine
 def test_another_hub_takes_over_and_nobody_notices(folder: Path, count: int) -> None:
     with workers(folder, count, MERCURE_DRAIN="1", MERCURE_SUBSCRIPTIONS="1") as hub:
         old = hub.child.pid
@@ -235,6 +238,7 @@ def pid_of_listener(port: int) -> int:
     return min(found)
 
 
+@pytest.mark.every_engine
 def test_a_successor_that_cannot_start_changes_nothing(folder: Path) -> None:
     config = folder / "hub.toml"
     config.write_text("heartbeat = 30\n", encoding="utf-8")

@@ -22,6 +22,7 @@ import pytest
 from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.server import workers as parent
+from tests.chosen_engine import transport_url
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 from tests.storage.log import until as until_true
 from tests.storage.log import waiting_for_locks
@@ -120,6 +121,7 @@ def many(hub: RunningHub, topic: str = "t", count: int = ENOUGH) -> list[Stream]
     return [hub.subscribe({"match": topic}) for _ in range(count)]
 
 
+@pytest.mark.every_engine
 def test_each_update_reaches_the_subscribers_of_all_workers_in_one_order(folder: Path) -> None:
     with workers(folder, 3) as hub:
         streams = many(hub)
@@ -144,6 +146,7 @@ def test_subscribers_are_spread_over_the_workers(folder: Path) -> None:
     assert all(share >= 60 for share in shares)
 
 
+@pytest.mark.every_engine
 def test_history_comes_from_any_worker(folder: Path) -> None:
     with workers(folder) as hub:
         ids = [hub.send("t", str(number)) for number in range(10)]
@@ -152,6 +155,7 @@ def test_history_comes_from_any_worker(folder: Path) -> None:
             assert hub.subscribe({"match": "t", "last_event_id": "earliest"}).take(10) == list("0123456789")
 
 
+@pytest.mark.every_engine
 def test_a_worker_that_is_killed_is_replaced_and_its_subscribers_lose_nothing(folder: Path) -> None:
     with workers(folder) as hub:
         last = hub.send("t", "before")
@@ -223,6 +227,7 @@ def test_connections_that_come_while_a_worker_is_replaced_wait(folder: Path) -> 
                 assert sock.recv(12) == b"HTTP/1.1 200"
 
 
+@pytest.mark.every_engine
 def test_the_api_lists_the_subscriptions_of_all_workers(folder: Path) -> None:
     with workers(folder, MERCURE_SUBSCRIPTIONS="1") as hub:
         watcher = hub.subscribe(PRESENCE, hub.token())
@@ -236,6 +241,7 @@ def test_the_api_lists_the_subscriptions_of_all_workers(folder: Path) -> None:
             assert hub.get(path=f"{API}/exact/t/{one}", token=hub.token()).json()["subscriber"] == one
 
 
+@pytest.mark.every_engine
 def test_the_end_of_subscriptions_is_announced_when_their_worker_was_killed(folder: Path) -> None:
     with workers(folder, MERCURE_SUBSCRIPTIONS="1") as hub:
         start = hub.send("start")
@@ -292,6 +298,7 @@ def test_connection_limits_count_all_workers(folder: Path, setting: str) -> None
             assert hub.get({"match": "t"}).status == 429
 
 
+@pytest.mark.every_engine
 def test_workers_end_with_their_parent(folder: Path) -> None:
     with workers(folder) as hub:
         streams = many(hub)
@@ -349,11 +356,13 @@ def refusal(folder: Path, **variables: str) -> str:
 
 
 def test_a_port_in_use_is_reported(folder: Path) -> None:
+    other = folder / "other"
+    other.mkdir()
     with workers(folder) as hub:
         said = refusal(
             folder,
             MERCURE_LISTEN=f"127.0.0.1:{hub.port}",
-            MERCURE_TRANSPORT_URL=f"sqlite:///{folder}/other.db",
+            MERCURE_TRANSPORT_URL=transport_url(other),
             MERCURE_WORKERS="2",
         )
     assert "MERCURE_LISTEN: cannot listen on 127.0.0.1" in said
@@ -451,6 +460,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     assert killed == [child.pid]  # told to give way
 
 
+@pytest.mark.sqlite("it has a lock file")
 def test_a_worker_that_is_starting_does_not_delay_signals_to_the_others(folder: Path) -> None:
     """Nor does its end, or a signal that comes before it can act on it."""
     with workers(folder) as hub, (folder / "hub.db-lock").open("ab+") as lock:
