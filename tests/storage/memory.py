@@ -37,7 +37,7 @@ class MemoryEngine:
     epoch: str = "first"
     last: int = 0
     stored: list[tuple[Entry, float]] = field(default_factory=list)
-    batches: dict[int, tuple[int, int]] = field(default_factory=dict)  # node: number and first sequence
+    batches: dict[int, tuple[int, int | None]] = field(default_factory=dict)  # node: number, first sequence
     presence: dict[str, tuple[int, Presence]] = field(default_factory=dict)  # with the node
     gone: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})  # by whether it is an event
     living: set[int] = field(default_factory=set)
@@ -79,6 +79,8 @@ class MemoryLink:
         """What the next appends do; each gets the real one."""
         self.is_away = False
         """Whether everything but appends fails."""
+        self.renewals: list[Callable[[], None]] = []
+        """What the next renewals do before anything else."""
         self._kept = kept or Retention()
         self._clock = clock
         self._node = -1
@@ -125,9 +127,9 @@ class MemoryLink:
         with engine.changed:
             if self._node not in engine.living:
                 raise LeaseLost("the memory took this process for dead")
-            number, first = engine.batches.get(self._node, (0, 0))
-            if number == batch.number:
-                return first
+            number, stored = engine.batches.get(self._node, (0, 0))
+            if number >= batch.number:
+                return stored or 0
             first = engine.last + 1
             for update, is_event in zip(batch.updates, batch.are_events, strict=True):
                 engine.last += 1
@@ -142,10 +144,16 @@ class MemoryLink:
 
     def outcome(self, number: int) -> int | None:
         self._look()
-        newest, first = self.engine.batches.get(self._node, (0, 0))
-        return first if newest == number else None
+        with self.engine.changed:
+            newest, first = self.engine.batches.get(self._node, (0, None))
+            if newest < number:
+                first = None
+                self.engine.batches[self._node] = number, None
+            return first
 
     def renew(self) -> bool:
+        if self.renewals:
+            self.renewals.pop(0)()
         self._look()
         if self._node in self.engine.living:
             return True
@@ -284,6 +292,11 @@ class MemoryLink:
 def fails(append: Callable[[], int]) -> int:
     """An append that fails before the commit."""
     raise StorageError("the memory is full")
+
+
+def goes_away(append: Callable[[], int]) -> int:
+    """An append for which the engine cannot be reached."""
+    raise StorageAway("the memory is away")
 
 
 def is_lost(append: Callable[[], int]) -> int:

@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import NoReturn
 
 import pytest
 
-from mercure_hub.protocol.errors import StorageError
-from mercure_hub.storage.interface import Break, Commit, Presence, Retention
+from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
+from mercure_hub.storage.interface import Break, Commit, Position, Presence, Retention
 from mercure_hub.storage.store import Store
 from tests.storage.log import until, update
-from tests.storage.memory import MemoryEngine, MemoryLink, fails, is_lost, is_not_answered
+from tests.storage.memory import MemoryEngine, MemoryLink, fails, goes_away, is_lost, is_not_answered
 
 PATIENCE = 30.0
 
@@ -39,7 +40,8 @@ class Node:
         self.store.append([update(id=one, data=one) for one in ids], ticket, presence)
 
     def announce(self, key: str, record: str | None) -> None:
-        self.publish(f"{key}: {record}", ticket=None, presence=Presence(key, record))
+        presence = Presence(key, record, lease=self.store.lease)
+        self.publish(f"{key}: {record}", ticket=None, presence=presence)
 
     @property
     def ids(self) -> list[str]:
@@ -53,6 +55,12 @@ class Node:
     def answers(self) -> dict[int | None, str]:
         """What each ticket was answered; empty: it is stored."""
         return {ticket: str(one.error or "") for one in self.commits for ticket in one.tickets}
+
+    @property
+    def errors(self) -> list[tuple[int, type[StorageError]]]:
+        """The kind of error that each ticket but 0 was answered, in order."""
+        answered = [(ticket, one.error) for one in self.commits for ticket in one.tickets if ticket]
+        return [(ticket, type(error)) for ticket, error in answered if error is not None]
 
     @property
     def breaks(self) -> list[Break]:
@@ -205,7 +213,8 @@ class TestFailure:
         node.link.appends = [breaks]
         node.publish("lost", ticket=1)
         node.answered(1)
-        assert node.answers[1] == f"the memory cannot be written: {str(error) or type(error).__name__}"
+        reason = f"the memory cannot be written: {str(error) or type(error).__name__}"
+        assert node.answers[1] == f"{reason}; it was not stored"
         node.publish("next", ticket=2)
         node.wait_for("next")
 
@@ -237,13 +246,65 @@ class TestFailure:
         self, join: Callable[..., Node], caplog: pytest.LogCaptureFixture
     ) -> None:
         writer, reader = join(), join()
-        reader.link.is_away = True
+        reader.store.renew_interval = 60.0
+        reader.link.after = self.breaks  # type: ignore[method-assign,assignment]
         writer.publish("x")
         until(lambda: caplog.messages)
         time.sleep(0.1)
-        assert caplog.messages == ["the updates of other processes have to wait: the memory is away"]
-        reader.link.is_away = False
-        reader.wait_for("x")
+        assert caplog.messages == ["the updates of other processes have to wait: the disk is broken"]
+        with caplog.at_level(logging.INFO, "mercure_hub.storage"):
+            del reader.link.after
+            reader.wait_for("x")
+        assert caplog.messages[1:] == ["the updates of other processes are read again"]
+
+    @staticmethod
+    def breaks(*_: object) -> None:
+        raise StorageError("the disk is broken")
+
+    def test_a_publication_that_cannot_be_stored_takes_no_presence_with_it(self, node: Node) -> None:
+        with node.link.engine.turn:
+            node.announce("key", "record")
+            node.store.append([update(data="\ud800")], 1)
+        node.answered(1)
+        node.wait_for("key: record")
+        assert node.link.engine.records == {"key": (0, "record")}
+
+    def test_the_last_batch_may_fail(self, engine: MemoryEngine) -> None:
+        node = Node(engine)
+        node.open()
+        with engine.turn:
+            node.publish("x", ticket=1)
+            until(lambda: node.store._wait)
+            node.link.appends = [fails]
+            closing = threading.Thread(target=node.store.close)
+            closing.start()
+            until(node.store._waiting.qsize)
+        closing.join(PATIENCE)
+        assert not closing.is_alive()
+        assert node.answers == {1: "the memory is full"}
+
+    def test_a_turn_that_fails_while_publications_expire_answers_each_once(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expires, expired = threading.Event(), threading.Event()
+
+        def breaks() -> NoReturn:
+            expires.set()
+            assert node.store._claim.acquire(timeout=PATIENCE)  # as ``expire`` does
+            expired.set()
+            node.store._claim.release()
+            raise StorageError("no lock")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(node.link, "turn", breaks)
+            node.publish("x", ticket=1)
+            assert expires.wait(PATIENCE)
+            node.expire()
+            assert expired.wait(PATIENCE)
+            node.answered(1)
+        node.publish("next", ticket=2)
+        node.answered(2)
+        assert [ticket for one in node.commits for ticket in one.tickets] == [1, 2]
 
     def test_a_wait_that_fails_ends_no_follower_and_is_logged_once(
         self, join: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -280,7 +341,8 @@ class TestDoubt:
         node.link.appends = [is_lost]
         node.publish("x", ticket=1)
         node.answered(1)
-        assert node.answers[1] == "the connection broke"
+        assert node.answers[1] == "the connection broke; it was not stored"
+        assert node.errors == [(1, StorageError)]
         node.publish("y", ticket=2)
         node.wait_for("y")
         assert node.sequences == [1]
@@ -297,19 +359,53 @@ class TestDoubt:
 
     def test_nobody_waits_long_for_the_outcome(self, node: Node) -> None:
         self.in_doubt(node, is_not_answered)
+        until(lambda: node.store.absence)
         node.expire(2)
-        assert node.answers == {}
-        with pytest.raises(StorageError):
+        assert node.errors == [(2, StorageAway)]  # it was not sent
+        with pytest.raises(StorageAway):
             node.store.check()
         node.expire()
-        node.answered(1, 2)
+        assert node.errors == [(2, StorageAway), (1, StorageInDoubt)]
         assert node.answers[1] == "the connection broke; the update may have been stored"
-        assert node.answers[2] == "the connection broke"
         node.link.is_away = False
         node.wait_for("x", "key: record")
         node.publish("next", ticket=3)
         node.wait_for("x", "key: record", "next")
         assert node.sequences == [1, 2, 3]
+
+    def test_a_late_append_stores_nothing_after_its_outcome_was_told(self, node: Node) -> None:
+        late: list[Callable[[], int]] = []
+
+        def is_late(append: Callable[[], int]) -> int:
+            late.append(append)
+            raise StorageInDoubt("no answer")
+
+        node.link.appends = [is_late]
+        node.publish("x", ticket=1)
+        node.answered(1)
+        late[0]()
+        node.publish("y", ticket=2)
+        node.wait_for("y")
+        assert node.sequences == [1]
+        assert node.store.doubts == 1
+
+    @pytest.mark.parametrize(
+        ("how", "expected"), [(is_lost, ["z"]), (is_not_answered, ["x", "key: record", "key: None", "z"])]
+    )
+    def test_an_end_that_is_queued_behind_a_beginning_in_doubt_stays_behind_it(
+        self, node: Node, how: Callable[[Callable[[], int]], int], expected: list[str]
+    ) -> None:
+        self.in_doubt(node, how)
+        node.announce("key", None)
+        until(lambda: node.store.absence)
+        for _ in range(3):
+            node.expire()
+        node.link.is_away = False
+        until(lambda: node.store.absence is None)
+        node.publish("z", ticket=3)
+        node.wait_for("z")
+        assert node.ids == expected
+        assert node.link.engine.records == {}
 
     def test_presence_of_a_batch_that_was_not_committed_is_written_later(self, node: Node) -> None:
         self.in_doubt(node, is_lost)
@@ -365,6 +461,252 @@ class TestOwed:
         node.announce("key", "record")
         node.wait_for("key: record")
         assert caplog.messages == ["the memory is full"]
+
+    def test_more_than_one_batch_can_be_owed(self, node: Node, engine: MemoryEngine) -> None:
+        node.store.max_batch = 10
+        node.link.appends = [fails] * 3
+        with engine.turn:
+            for number in range(35):
+                node.announce(str(number), "here")
+        until(lambda: len(engine.presence) == 35)
+        until(lambda: len(node.ids) == 35)
+        assert sorted(node.ids) == sorted(f"{number}: here" for number in range(35))
+        assert not node.store._owed
+
+    def test_a_change_waits_for_an_earlier_one_that_is_owed(self, node: Node, engine: MemoryEngine) -> None:
+        node.store.max_batch = 2
+        node.link.is_away = True
+        node.link.appends = [goes_away]
+        node.announce("first", "here")
+        until(lambda: node.store.absence)
+        for key in "abc":
+            node.announce(key, "here")
+        until(lambda: len(node.store._owed) == 4)
+        node.announce("c", None)
+        node.announce("first", None)
+        node.publish("x", ticket=1)
+        node.answered(1)
+        node.link.is_away = False
+        node.wait_for("a: here", "b: here")
+        assert engine.records == {"a": (0, "here"), "b": (0, "here")}
+
+
+class TestAbsence:
+    """An engine that cannot be reached."""
+
+    def away(self, node: Node) -> None:
+        """Let the engine go away while somebody publishes."""
+        node.link.is_away = True
+        node.link.appends = [goes_away]
+        node.publish("lost", ticket=1)
+        node.answered(1)
+
+    def test_publications_are_refused_at_once(self, node: Node, engine: MemoryEngine) -> None:
+        self.away(node)
+        for ticket in range(2, 50):
+            node.publish("refused", ticket=ticket)
+        node.answered(*range(2, 50))
+        assert {kind for _, kind in node.errors} == {StorageAway}
+        assert engine.stored == []
+        absence = node.store.absence
+        assert str(absence) == "the memory is away"
+        assert node.store.absence is not absence  # each that is raised keeps frames alive
+        with pytest.raises(StorageAway, match="the memory is away"):
+            node.store.check()
+
+    def test_it_ends_when_the_engine_is_back(
+        self, node: Node, engine: MemoryEngine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "mercure_hub.storage")
+        self.away(node)
+        node.announce("key", "record")
+        time.sleep(0.1)
+        assert node.store.lag(time.monotonic()).is_away
+        node.link.is_away = False
+        until(lambda: node.store.absence is None)
+        node.store.check()
+        node.publish("next", ticket=2)
+        node.wait_for("next")
+        assert engine.records == {"key": (0, "record")}
+        until(lambda: not node.store.lag(time.monotonic()).is_away)
+        assert caplog.messages[0] == "the memory is away; publications are refused until it answers"
+        assert caplog.messages[1].startswith("the memory is back after ")
+        assert len(caplog.messages) == 2
+        assert node.store.absences == 1
+
+    def test_the_caller_is_woken_when_it_ends(self, node: Node) -> None:
+        self.away(node)
+        woken = threading.Event()
+        node.store._wake = woken.set
+        node.link.is_away = False
+        assert woken.wait(PATIENCE)
+        assert node.store.absence is None
+        node.store._wake = node._collect
+
+    def test_an_idle_writer_learns_of_it_from_the_follower(
+        self, node: Node, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        node.store.renew_interval = 60.0
+        node.store._renew_at = time.monotonic() + 60.0
+        node.link.is_away = True
+        until(lambda: node.store.absence)
+        assert caplog.messages == ["the memory is away; publications are refused until it answers"]
+        node.link.is_away = False
+        until(lambda: node.store.absence is None)
+
+    def test_attempts_become_rarer(self, node: Node) -> None:
+        node.store.last_retry = 0.04
+        self.away(node)
+        attempts: list[float] = []
+        node.link.renewals = [lambda: attempts.append(time.monotonic())] * 12
+        until(lambda: len(attempts) == 12)
+        assert attempts[-1] - attempts[3] >= 8 * 0.02
+
+    def test_any_error_of_an_attempt_is_another_failure(self, node: Node) -> None:
+        def breaks() -> None:
+            raise ZeroDivisionError("a defect")
+
+        self.away(node)
+        node.link.renewals = [breaks] * 3
+        for ticket in range(2, 20):
+            node.publish("refused", ticket=ticket)
+            time.sleep(0.005)
+        node.answered(*range(2, 20))
+        assert {kind for _, kind in node.errors} == {StorageAway}
+        node.link.is_away = False
+        until(lambda: node.store.absence is None)
+
+    def test_a_store_can_be_closed_meanwhile(self, engine: MemoryEngine) -> None:
+        node = Node(engine)
+        node.open()
+        self.away(node)
+        for ticket in range(2, 3000):
+            node.publish("refused", ticket=ticket)
+        node.store.close()
+        assert not node.store._writer.is_alive()
+        assert set(node.answers) == set(range(1, 3000))
+        node.link.is_away = False
+
+    def test_an_error_of_a_renewal_makes_no_writer_spin(self, node: Node) -> None:
+        attempts: list[float] = []
+
+        def breaks() -> None:
+            attempts.append(time.monotonic())
+            raise StorageError("read only")
+
+        node.store.look_interval = 0.05
+        node.link.renewals = [breaks] * 4
+        node.store._renew_at = 0.0
+        until(lambda: len(attempts) == 4)
+        assert attempts[3] - attempts[1] >= 0.08
+        node.publish("x", ticket=1)
+        node.wait_for("x")
+
+
+class TestLease:
+    def test_a_process_that_counted_as_dead_announces_itself_anew(
+        self, join: Callable[..., Node], engine: MemoryEngine, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        node, other = join(), join()
+        node.announce("old", "record")
+        node.wait_for("old: record")
+        engine.bury(0)
+        assert other.store.adopt(10) == ["record"]
+        with engine.turn:
+            node.announce("late", "record")  # with the lease that it has lost
+            node.publish("x", ticket=1)
+        node.answered(1)
+        assert node.answers[1] == ""
+        until(lambda: node.ids[-1:] == ["x"])
+        assert [one.lease for one in node.commits if one.lease is not None] == [1]
+        assert node.ids == ["old: record", "x"]
+        assert "this process was not heard of for so long" in caplog.text
+        node.announce("new", "record")
+        node.wait_for("new: record")
+        assert engine.records == {"old": (1, "record"), "new": (2, "record")}
+        tickets = [ticket for one in node.commits for ticket in one.tickets]
+        assert tickets.count(None) == 3  # also those that were dropped
+
+    def test_it_is_told_when_nothing_is_written_too(self, node: Node, engine: MemoryEngine) -> None:
+        until(lambda: node.store._renew_at)
+        engine.bury(0)
+        node.store._renew_at = 0.0
+        until(lambda: [one.lease for one in node.commits if one.lease is not None] == [1])
+        assert engine.living == {1}
+
+    def test_what_is_owed_is_ended_by_others(self, node: Node, engine: MemoryEngine) -> None:
+        node.link.is_away = True
+        node.link.appends = [goes_away]
+        node.announce("owed", "record")
+        until(lambda: node.store.absence)
+        engine.bury(0)
+        node.link.is_away = False
+        until(lambda: node.store.lease == 1)
+        node.publish("x", ticket=1)
+        node.wait_for("x")
+        assert node.ids == ["x"]
+
+    def test_a_lease_that_cannot_be_renewed_now_fails_the_batch(
+        self, node: Node, engine: MemoryEngine
+    ) -> None:
+        until(lambda: node.store._renew_at)
+        engine.bury(0)
+        node.link.is_away = True
+        node.publish("x", ticket=1)
+        node.answered(1)
+        assert node.errors == [(1, StorageAway)]
+        node.link.is_away = False
+        until(lambda: node.store.lease == 1)
+        node.publish("y", ticket=2)
+        node.wait_for("y")
+
+
+class TestLag:
+    def test_a_process_that_has_everything_is_not_behind(self, node: Node) -> None:
+        node.publish("x")
+        node.wait_for("x")
+        lag = node.store.lag(time.monotonic())
+        assert (lag.updates, lag.is_away, lag.is_long) == (0, False, False)
+
+    def test_it_grows_while_the_engine_is_away(self, node: Node) -> None:
+        node.link.is_away = True
+        until(lambda: node.store.lag(time.monotonic()).is_away)
+        lag = node.store.lag(time.monotonic() + 11)
+        assert lag.is_away
+        assert lag.is_long
+        node.link.is_away = False
+        until(lambda: not node.store.lag(time.monotonic() + 0.5).seconds > 0.5)
+
+    def test_it_counts_what_is_left_to_read(self, join: Callable[..., Node]) -> None:
+        writer, reader = join(), join()
+        reader.is_crowded = True
+        reader.publish("first")
+        reader.wait_for("first")
+        reader.store.max_read = 2
+        for number in range(7):
+            writer.publish(str(number))
+        writer.wait_for("6")
+        with reader.store._order:
+            assert reader.store._try_to_read_on()
+        assert reader.store.lag(time.monotonic()).updates == 5
+        reader.is_crowded = False
+        reader.wait_for("6")
+        until(lambda: not reader.store.lag(time.monotonic()).updates)
+
+    def test_a_busy_process_whose_own_updates_follow_each_other_is_not_behind(self, node: Node) -> None:
+        node.is_crowded = True
+        node.publish("x")
+        node.wait_for("x")
+        before = node.store._current_at
+        node.publish("y")
+        node.wait_for("y")
+        until(lambda: node.store._current_at > before)
+
+    def test_a_follower_that_has_died_is_told(self, node: Node) -> None:
+        follower, node.store._follower = node.store._follower, threading.Thread()
+        with pytest.raises(StorageError, match="the follower of the memory has stopped"):
+            node.store.check()
+        node.store._follower = follower
 
 
 class TestExpiry:
@@ -487,6 +829,31 @@ class TestBreak:
         node.answered(2)
         until(lambda: node.breaks)
         assert node.breaks == [Break.REWOUND]
+
+    def test_a_break_that_no_failure_told_is_noticed(self, node: Node, engine: MemoryEngine) -> None:
+        for number in range(5):
+            node.publish(str(number))
+        node.wait_for("4")
+        engine.rewind(2)
+        node.store._compare_at = 0.0
+        until(lambda: node.breaks)
+        assert node.breaks == [Break.REWOUND]
+
+    def test_a_failure_while_a_break_is_looked_for_counts_again(
+        self, node: Node, engine: MemoryEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node.publish("x")
+        node.wait_for("x")
+        position = node.link.position
+
+        def fails_meanwhile() -> Position:
+            node.store._is_link_suspect = True
+            return position()
+
+        with node.store._order, monkeypatch.context() as patched:
+            patched.setattr(node.link, "position", fails_meanwhile)
+            node.store._look_for_break()
+            assert node.store._is_link_suspect
 
     def test_another_history_is_told(self, node: Node, engine: MemoryEngine) -> None:
         node.publish("x")

@@ -17,12 +17,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, NamedTuple
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import (
-    GRACE,
     Batch,
     Beginning,
     Break,
@@ -76,25 +76,39 @@ class _Wait(Generic[Ticket]):
         return None if waited < self.bound else self.explain(waited)
 
 
+class _Pauses:
+    """Pauses between attempts, which become longer.
+
+    :param first: seconds.
+    :param last: seconds at most.
+    """
+
+    def __init__(self, first: float, last: float) -> None:
+        self._next, self._last = first, last
+
+    def next(self) -> float:
+        """Seconds until the next attempt."""
+        pause, self._next = self._next, min(2 * self._next, self._last)
+        # Not all processes at once: they have lost the engine at the same moment.
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
 class _Absence:
     """The engine is away: attempts to reach it become rarer.
 
-    :param error: why it cannot be reached.
-    :param first: seconds until the next attempt.
-    :param last: seconds between two attempts at most.
+    :param detail: why it cannot be reached.
+    :param pauses: between the attempts.
     """
 
-    def __init__(self, error: StorageAway, first: float, last: float) -> None:
-        self.error = error
+    def __init__(self, detail: str, pauses: _Pauses) -> None:
         self.since = time.monotonic()
-        self._pause, self._last = first, last
-        self.retry_at = self.since + first
+        self._pauses = pauses
+        self.goes_on(detail)
 
-    def goes_on(self) -> None:
+    def goes_on(self, detail: str) -> None:
         """Note that an attempt has failed."""
-        # Not all nodes at once: they have lost it at the same moment.
-        self._pause = min(2 * self._pause, self._last)
-        self.retry_at = time.monotonic() + self._pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self.detail = detail
+        self.retry_at = time.monotonic() + self._pauses.next()
 
 
 class _Abandoned(BaseException):
@@ -104,9 +118,13 @@ class _Abandoned(BaseException):
 class Store(Generic[Ticket]):
     """Stores updates, and collects those of all processes.
 
-    ``append``, ``collect``, ``expire`` and ``trust_clock`` never block; all else may.
+    ``append``, ``collect``, ``expire``, ``absence``, ``lag`` and ``trust_clock`` never block; all else may.
 
     :param link: to the engine, not yet open.
+
+    ``on_append``, which can be replaced, is called in the writer's thread with the seconds that an append
+    took, and its number of updates. ``absences`` counts how often the engine went away, ``doubts`` the
+    appends that it did not answer, ``lease`` the leases that this process has lost.
     """
 
     max_batch = 1000
@@ -142,22 +160,26 @@ class Store(Generic[Ticket]):
         self._writer = threading.Thread(target=self._write, name="mercure-store-writer", daemon=True)
         self._follower = threading.Thread(target=self._follow, name="mercure-store-follower", daemon=True)
         self._owed: dict[str, tuple[Sequence[Update], Presence]] = {}
+        self.on_append: Callable[[float, int], None] = lambda _seconds, _updates: None
+        self.absences = self.doubts = self.lease = 0
         self._number = 0  # of the last batch
         self._failure: StorageError | None = None
         self._absence: _Absence | None = None
-        self._lease = 0  # how many this process has lost
         self._renew_at = 0.0
+        self._is_ending = False  # the writer has taken the last that was queued
         self._closing = threading.Event()
         self._claim = threading.Lock()  # for the next one, and for taking something out of its batch
         self._wait: _Wait[Ticket] | None = None
-        self._order = threading.Lock()  # for the next six, and for the order of commits
+        self._order = threading.Lock()  # for the next five, and for the order of commits
         self._seen = 0  # the sequence up to which everything was delivered
         self._seen_id: str | None = None
         self._epoch = ""
+        self._compare_at = 0.0  # when to look for a break although nothing has failed
+        self._is_link_suspect = False  # something has failed since the last look
         self._current_at = time.monotonic()  # when nothing of others was left to read
         self._behind = 0  # updates of others that were left at the last look
-        self._is_link_suspect = False  # something has failed since the last look
-        self._is_stuck = False  # others' updates cannot be read
+        self._stuck_since: float | None = None  # when others' updates could not be read any more
+        self._is_stuck_told = False
         self._is_deaf = False  # the follower cannot wait for them, so it looks again and again
 
     # -- for the event loop ----------------------------------------------------------------------
@@ -181,6 +203,8 @@ class Store(Generic[Ticket]):
         position = self._link.position()
         self._epoch, self._seen = position.epoch, position.last
         self._seen_id = self._link.id_at(position.last)
+        self._current_at = time.monotonic()
+        self._compare_at = self._current_at + self.renew_interval
         self._writer.start()
         self._follower.start()
         return self._seen, self._seen_id
@@ -210,32 +234,46 @@ class Store(Generic[Ticket]):
         """
         with self._claim:
             wait = self._wait
-            failure = None if wait is None else wait.failure(now)
-            if wait is None or failure is None:
+            if wait is None:
                 return
-            taken = [one.ticket for one in wait.batch if one.presence is None]
-            wait.batch[:] = [one for one in wait.batch if one.presence is not None]
-            queued: list[Ticket] = []
-            for _ in range(self._waiting.qsize()):
-                one = self._waiting.get_nowait()
-                if one is None or one.presence is not None:
-                    self._waiting.put(one)
-                else:
-                    queued.append(one.ticket)
-        if self._failure is None and not taken and not queued:
-            _log.error("%s", failure)
-        failure = self._failure = StorageError(str(failure))
+            failure = wait.failure(now)
+            refusal: StorageError | None = failure
+            if wait.is_sent:  # what is queued was not sent
+                refusal = self.absence or (None if failure is None else StorageAway(str(failure)))
+            if refusal is None:
+                return
+            taken: list[Ticket] = []
+            if failure is not None:
+                taken = [one.ticket for one in wait.batch if one.presence is None]
+                wait.batch[:] = [one for one in wait.batch if one.presence is not None]
+            queued = self._take_publications()
+        if failure is not None:
+            if self._failure is None and not taken and not queued:
+                _log.error("%s", failure)
+            self._failure = StorageError(str(failure))
         if wait.is_sent and taken:
             self._deliver(Commit((), taken, StorageInDoubt(f"{failure}; the update may have been stored")))
             taken = []
         if taken or queued:
-            self._deliver(Commit((), [*taken, *queued], failure))
+            self._deliver(Commit((), [*taken, *queued], refusal))
+
+    def _take_publications(self) -> list[Ticket]:
+        """Take publications out of the queue; the rest of it stays in order."""
+        taken: list[Ticket] = []
+        for _ in range(self._waiting.qsize()):
+            one = self._waiting.get_nowait()
+            if one is None or one.presence is not None:
+                self._waiting.put(one)
+            else:
+                taken.append(one.ticket)
+        return taken
 
     @property
     def absence(self) -> StorageAway | None:
         """Why nothing can be stored now, if the engine is known to be away."""
         absence = self._absence
-        return None if absence is None else absence.error
+        # Always a new one: each time that an error is raised, it keeps more frames alive.
+        return None if absence is None else StorageAway(absence.detail)
 
     @property
     def is_relaxed(self) -> bool:
@@ -247,7 +285,8 @@ class Store(Generic[Ticket]):
 
         :param now: monotonic time in seconds.
         """
-        return Lag(max(now - self._current_at - self.look_interval, 0.0), self._behind, self._is_stuck)
+        is_away = self._absence is not None or self._stuck_since is not None
+        return Lag(max(now - self._current_at - self.look_interval, 0.0), self._behind, is_away)
 
     def trust_clock(self) -> None:
         """Discard by the clock again, however it was set: somebody has looked after it."""
@@ -302,12 +341,15 @@ class Store(Generic[Ticket]):
         """
         if not self._writer.is_alive():
             raise StorageError(f"the writer of {self._link.name} has stopped")
+        if not self._follower.is_alive():
+            raise StorageError(f"the follower of {self._link.name} has stopped")
+        absence = self.absence
+        if absence is not None:
+            raise absence
         wait = self._wait
         failure = None if wait is None else wait.failure(time.monotonic())
         if failure is not None:
             raise failure
-        if self.absence is not None:
-            raise self.absence
         is_after_failure = self._failure is not None
         self._link.check(by_writing=is_after_failure)
         if is_after_failure:
@@ -340,64 +382,77 @@ class Store(Generic[Ticket]):
     # -- the writer's thread ---------------------------------------------------------------------
 
     def _write(self) -> None:
-        more = True
-        while more:
-            batch: list[_Waiting[Ticket]] = []
-            try:
-                first = self._waiting.get(timeout=self._pause())
-                more = first is not None
-                if first is not None:
-                    batch.append(first)
-            except queue.Empty:
-                pass
+        while not self._is_ending:
+            batch = self._first()
             try:
                 if self._is_away():
-                    more = self._fill(batch) and more
+                    self._fill(batch)
                     self._refuse(batch)
                     continue
                 if batch or self._owed:
-                    more = self._append(batch) and more
+                    self._append(batch)
                 self._tend()
             except _Abandoned:
                 return
             except Exception as error:  # whatever it is: this thread must live on
                 self._fail([], error)
 
+    def _first(self) -> list[_Waiting[Ticket]]:
+        """Wait for something to write, until something else is due."""
+        try:
+            first = self._waiting.get(timeout=self._pause())
+        except queue.Empty:
+            return []
+        if first is None:
+            self._is_ending = True
+            return []
+        return [first]
+
     def _pause(self) -> float:
         """Seconds for which the writer has nothing to do unasked."""
         absence, now = self._absence, time.monotonic()
-        due = now + self.look_interval if absence is None else absence.retry_at
-        return max(min(due, self._renew_at) - now if absence is None else due - now, 0.0)
+        if absence is not None:
+            return max(absence.retry_at - now, 0.0)
+        if self._owed and self._failure is None:  # there is more than fitted into one batch
+            return 0.0
+        return max(min(now + self.look_interval, self._renew_at) - now, 0.0)
 
     def _is_away(self) -> bool:
         """Whether the engine is away; tries to reach it if that is due."""
         absence = self._absence
         if absence is None:
             return False
-        if time.monotonic() < absence.retry_at and not self._closing.is_set():
+        if time.monotonic() < absence.retry_at:
             return True
         try:
             self._renew()
-        except StorageError as error:
-            if not isinstance(error, StorageAway):
-                error = StorageAway(str(error))
-            absence.error = error
-            absence.goes_on()
+        except Exception as error:  # whatever it is: who waits has to be answered
+            absence.goes_on(self._reason(error))
             return True
         self._end_absence()
         return False
 
+    def _note_absence(self, detail: str) -> None:
+        absence = self._absence
+        if absence is None:
+            self._absence = _Absence(detail, _Pauses(self.first_retry, self.last_retry))
+            self.absences += 1
+            _log.error("%s; publications are refused until it answers", detail)
+        else:
+            absence.goes_on(detail)
+
     def _end_absence(self) -> None:
         absence, self._absence = self._absence, None
         if absence is not None:
+            self._failure = None  # something was written
             _log.info("%s is back after %.1f s", self._link.name, time.monotonic() - absence.since)
+            self._wake()
 
     def _refuse(self, batch: list[_Waiting[Ticket]]) -> None:
         """Answer publications while the engine is away."""
-        assert self._absence is not None
         self._owe(batch)
         if batch:
-            self._deliver(Commit((), [one.ticket for one in batch], self._absence.error))
+            self._deliver(Commit((), [one.ticket for one in batch], self.absence))
 
     def _tend(self) -> None:
         """Do what has to be done now and then."""
@@ -408,67 +463,83 @@ class Store(Generic[Ticket]):
                 self._link.discard()
 
     def _renew(self) -> None:
+        self._renew_at = time.monotonic() + self.look_interval  # if this fails
         is_kept = self._link.renew()
         self._renew_at = time.monotonic() + self.renew_interval
         if not is_kept:
-            self._lease += 1
+            self.lease += 1
             self._owed.clear()
             _log.warning(
                 "this process was not heard of for so long that others ended its subscriptions; "
                 "they are announced again"
             )
-            self._deliver(Commit((), (), lease=self._lease))
+            self._deliver(Commit((), (), lease=self.lease))
 
-    def _append(self, batch: list[_Waiting[Ticket]]) -> bool:
-        """Append what waits: a batch, what is owed, and more that has come.
-
-        :returns: whether there will be more.
-        """
-        more = True
+    def _append(self, batch: list[_Waiting[Ticket]]) -> None:
+        """Append what waits: a batch, what is owed, and more that has come."""
         try:
             try:
-                more, sent, first = self._send(batch)
+                sent, first = self._send(batch)
             except LeaseLost:
                 self._renew()
-                still, sent, first = self._send(batch)
-                more = more and still
+                sent, first = self._send(batch)
         except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
-            return more
+            return
         if sent is None:
-            return more
-        self._owed.clear()
+            return
+        for change in sent.presence:
+            self._owed.pop(change.key, None)
         self._failure = None
         self._end_absence()
         sequences = range(first, first + len(sent.updates))
         entries = list(map(Entry, sequences, sent.updates, sent.are_events))
         self._deliver_own(entries, [one.ticket for one in batch])
-        return more
 
-    def _send(self, batch: list[_Waiting[Ticket]]) -> tuple[bool, Batch | None, int]:
+    def _send(self, batch: list[_Waiting[Ticket]]) -> tuple[Batch | None, int]:
         """Append a batch.
 
-        :returns: whether there will be more, what was appended, if anything, and its first sequence.
+        :returns: what was appended, if anything, and its first sequence.
         """
-        more = True
-        sent: Batch | None = None
-        try:
-            with self._turn(batch):
-                more = self._fill(batch)  # now, because more came while another process wrote
-                self._drop_ended(batch)
-                if batch or self._owed:
-                    sent = self._batch_of(batch)
-                return more, sent, self._link.append(sent) if sent is not None else 0
-        except StorageInDoubt as doubt:
-            assert sent is not None
-            return more, sent, self._outcome(sent, batch, doubt)
+        with self._turn(batch):
+            self._fill(batch)  # now, because more came while another process wrote
+            self._drop_ended(batch)
+            self._queue_behind_owed(batch)
+            if not (batch or self._owed):
+                return None, 0
+            sent = self._batch_of(batch)
+            began = time.monotonic()
+            try:
+                first = self._link.append(sent)
+            except StorageInDoubt as error:
+                doubt = error
+            except StorageError:
+                raise
+            except Exception as error:  # a defect, so nobody knows how far it came
+                doubt = StorageInDoubt(self._reason(error))
+            else:
+                self.on_append(time.monotonic() - began, len(sent.updates))
+                return sent, first
+        return sent, self._outcome(sent, batch, doubt, began)
 
     def _drop_ended(self, batch: list[_Waiting[Ticket]]) -> None:
         """Leave out the presence of leases that were lost: others have ended it."""
-        ended = [one for one in batch if one.presence is not None and one.presence.lease != self._lease]
-        if ended:
-            batch[:] = [one for one in batch if one not in ended]
-            self._deliver(Commit((), [one.ticket for one in ended]))
+        self._take_out(batch, lambda presence: presence.lease != self.lease)
+
+    def _queue_behind_owed(self, batch: list[_Waiting[Ticket]]) -> None:
+        """Have changes of presence wait for earlier ones, of which not all may fit into one batch."""
+        if self._owed:
+            self._owe(self._take_out(batch, lambda _: True))
+
+    def _take_out(
+        self, batch: list[_Waiting[Ticket]], which: Callable[[Presence], bool]
+    ) -> list[_Waiting[Ticket]]:
+        """Take some changes of presence out of a batch, and answer them."""
+        taken = [one for one in batch if one.presence is not None and which(one.presence)]
+        if taken:
+            batch[:] = [one for one in batch if one.presence is None or not which(one.presence)]
+            self._deliver(Commit((), [one.ticket for one in taken]))
+        return taken
 
     @contextlib.contextmanager
     def _turn(self, batch: list[_Waiting[Ticket]]) -> Iterator[None]:
@@ -483,7 +554,8 @@ class Store(Generic[Ticket]):
                 self._end_wait()
                 yield
         finally:
-            self._wait = None
+            with self._claim:
+                self._wait = None
 
     def _end_wait(self) -> None:
         with self._claim:
@@ -491,32 +563,30 @@ class Store(Generic[Ticket]):
         if self._closing.is_set() and wait is not None and wait.failure(time.monotonic()) is not None:
             raise _Abandoned  # the link may be closed
 
-    def _fill(self, batch: list[_Waiting[Ticket]]) -> bool:
-        """Add whatever waits, up to a limit.
-
-        :returns: whether there will be more.
-        """
+    def _fill(self, batch: list[_Waiting[Ticket]]) -> None:
+        """Add whatever waits, up to a limit."""
         count = sum(len(one.updates) for one in batch)
         characters = sum(_characters(one.updates) for one in batch)
         while count < self.max_batch and characters < self.max_batch_characters:
             try:
                 one = self._waiting.get_nowait()
             except queue.Empty:
-                break
+                return
             if one is None:
-                return False
+                self._is_ending = True
+                return
             batch.append(one)
             count += len(one.updates)
             characters += _characters(one.updates)
-        return True
 
     def _batch_of(self, batch: Sequence[_Waiting[Ticket]]) -> Batch:
-        """What is owed, and a batch."""
+        """What is owed, or as much of it as fits, and a batch."""
         updates: list[Update] = []
         are_events: list[bool] = []
         presence: list[Presence] = []
         everything = [(one.updates, one.presence) for one in batch]
-        for some, change in [*self._owed.values(), *everything] if self._owed else everything:
+        owed = islice(self._owed.values(), self.max_batch)
+        for some, change in [*owed, *everything] if self._owed else everything:
             updates += some
             are_events += [change is not None] * len(some)
             if change is not None:
@@ -524,15 +594,20 @@ class Store(Generic[Ticket]):
         self._number += 1
         return Batch(self._number, updates, are_events, presence)
 
-    def _outcome(self, sent: Batch, batch: list[_Waiting[Ticket]], doubt: StorageInDoubt) -> int:
+    def _outcome(
+        self, sent: Batch, batch: list[_Waiting[Ticket]], doubt: StorageInDoubt, began: float
+    ) -> int:
         """Ask whether an append was committed, until the engine knows.
 
         :param batch: of which ``expire`` takes something out while there is no answer.
+        :param began: monotonic time of the append.
         :returns: the sequence of its first update.
         :raises StorageError: it was not.
         """
-        pause = self.first_retry
-        wait = _Wait(time.monotonic(), self.doubt_timeout, batch, lambda _: doubt, is_sent=True)
+        self.doubts += 1
+        self._is_link_suspect = True
+        pauses = _Pauses(self.first_retry, self.last_retry)
+        wait = _Wait(began, self.doubt_timeout, batch, lambda _: StorageInDoubt(str(doubt)), is_sent=True)
         with self._claim:
             self._wait = wait
         try:
@@ -540,45 +615,48 @@ class Store(Generic[Ticket]):
                 try:
                     first = self._link.outcome(sent.number)
                     break
-                except StorageError as error:
+                except Exception as error:  # whatever it is: nobody knows more than before
                     if self._closing.is_set() and wait.failure(time.monotonic()) is not None:
                         raise _Abandoned from None
-                    if isinstance(error, StorageAway):
-                        self._note_absence(error)
-                time.sleep(pause)
-                pause = min(2 * pause, self.last_retry)
+                    self._note_absence(self._reason(error))
+                if self._closing.wait(pauses.next()):
+                    time.sleep(self.first_retry)
         finally:
             with self._claim:
                 self._wait = None
+        self._end_absence()
         if first is None:
-            raise StorageError(str(doubt))
+            raise StorageError(f"{doubt}; it was not stored")
         return first
-
-    def _note_absence(self, error: StorageAway) -> None:
-        if self._absence is None:
-            self._absence = _Absence(error, self.first_retry, self.last_retry)
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
         is_known = self._failure is not None
-        text = str(error)
-        if not isinstance(error, StorageError):
-            text = f"{self._link.name} cannot be written: {text or type(error).__name__}"
+        text = self._reason(error)
         # Not read again: a health check in another thread may clear it, which would acknowledge the batch.
         # A new one, because the frames of the old one refer to the updates.
         failure = self._failure = StorageError(text)
         if isinstance(error, StorageAway):
             failure = self._failure = StorageAway(text)
-            self._note_absence(failure)
-        self._is_link_suspect = True
-        # Whoever waits is told, and logs it. What is tried again and again is logged once.
-        if not is_known and all(one.ticket is None for one in batch):
+            self._note_absence(text)
+        elif not is_known and all(one.ticket is None for one in batch):
+            # Whoever waits is told, and logs it. What is tried again and again is logged once.
             _log.error("%s", failure)
-        if isinstance(error, Unstorable):
-            self._owed.clear()
-        else:
+        self._is_link_suspect = True
+        if not isinstance(error, Unstorable):
             self._owe(batch)
+        elif any(one.presence is None for one in batch):
+            self._owe(batch)  # it may be the publications that cannot be stored: without them next time
+        else:
+            for key in list(islice(self._owed, self.max_batch)):
+                del self._owed[key]
         if batch:
             self._deliver(Commit((), [one.ticket for one in batch], failure))
+
+    def _reason(self, error: Exception) -> str:
+        text = str(error)
+        if isinstance(error, StorageError):
+            return text
+        return f"{self._link.name} cannot be written: {text or type(error).__name__}"
 
     def _owe(self, batch: Sequence[_Waiting[Ticket]]) -> None:
         """Keep changes of presence for the next batch.
@@ -587,7 +665,7 @@ class Store(Generic[Ticket]):
         lives. The end of what was never announced is forgotten with its beginning.
         """
         for one in batch:
-            if one.presence is not None and one.presence.lease == self._lease:
+            if one.presence is not None and one.presence.lease == self.lease:
                 before = self._owed.pop(one.presence.key, None)
                 if before is None or one.presence.record is not None:
                     self._owed[one.presence.key] = one.updates, one.presence
@@ -614,12 +692,14 @@ class Store(Generic[Ticket]):
                 self._advance(fresh)
             self._deliver(Commit(fresh, tickets))
             is_behind = last > self._seen
+            if fresh:
+                self._current_at = time.monotonic()
         if is_behind:
             self._link.interrupt()
 
     def _follow(self) -> None:
         """Deliver what other processes store; this runs in a thread of its own."""
-        pause = self.first_retry
+        pauses = _Pauses(self.first_retry, self.last_retry)
         while not self._closing.is_set():
             try:
                 self._link.wait(self._seen, self.look_interval)
@@ -627,10 +707,9 @@ class Store(Generic[Ticket]):
             except Exception as error:  # whatever it is: this thread must live on
                 if not self._is_deaf:
                     self._suspect(error)
-                    pause = self.first_retry
+                    pauses = _Pauses(self.first_retry, self.last_retry)
                 self._is_deaf = True
-                self._closing.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-                pause = min(2 * pause, self.last_retry)
+                self._closing.wait(pauses.next())
             more = True
             while more and not self._closing.is_set():
                 if self._is_crowded():
@@ -649,17 +728,19 @@ class Store(Generic[Ticket]):
         :returns: whether there may be more at once.
         """
         try:
-            if self._is_link_suspect:
+            if self._is_link_suspect or time.monotonic() >= self._compare_at:
                 self._look_for_break()
             more = self._read_on()
-            self._is_stuck = False
             self._behind = max(self._link.position().last - self._seen, 0) if more else 0
-            if not more:
-                self._current_at = time.monotonic()
-            return more
         except Exception as error:  # whatever it is: its thread must live on
             self._suspect(error)
             return False
+        if self._is_stuck_told:
+            _log.info("the updates of other processes are read again")
+        self._stuck_since, self._is_stuck_told = None, False
+        if not more:
+            self._current_at = time.monotonic()
+        return more
 
     def _read_on(self) -> bool:
         entries = self._link.after(self._seen, self.max_read, self.max_read_characters)
@@ -669,11 +750,10 @@ class Store(Generic[Ticket]):
         if entries[0].sequence > self._seen + 1:
             broken = Break.TRIMMED
             _log.error(
-                "updates %d to %d were discarded before this process could send them: it stood still for "
-                "more than %d s, or the clock was set",
+                "updates %d to %d were discarded before this process could send them: it stood still or was "
+                "cut off for too long, or the clock was set",
                 self._seen + 1,
                 entries[0].sequence - 1,
-                GRACE,
             )
         self._advance(entries)
         self._deliver(Commit(entries, (), broken=broken))
@@ -683,7 +763,8 @@ class Store(Generic[Ticket]):
         )
 
     def _look_for_break(self) -> None:
-        """After a failure, look whether the engine still has the history of which a part was delivered."""
+        """Look whether the engine still has the history of which a part was delivered."""
+        self._is_link_suspect = False  # first: what fails from now on counts again
         position = self._link.position()
         broken = None
         if position.epoch != self._epoch:
@@ -695,7 +776,7 @@ class Store(Generic[Ticket]):
             self._epoch, self._seen = position.epoch, position.last
             self._seen_id = self._link.id_at(position.last)
             self._deliver(Commit((), (), broken=broken, newest=(self._seen, self._seen_id)))
-        self._is_link_suspect = False
+        self._compare_at = time.monotonic() + self.renew_interval
 
     def _advance(self, entries: Sequence[Entry]) -> None:
         if entries:
@@ -703,9 +784,15 @@ class Store(Generic[Ticket]):
 
     def _suspect(self, error: Exception) -> None:
         self._is_link_suspect = True
-        if not self._is_stuck:  # what is tried again and again is logged once
+        now = time.monotonic()
+        if self._stuck_since is None:
+            self._stuck_since = now
+        if isinstance(error, StorageAway):
+            self._renew_at = 0.0  # the writer looks too, and logs it if it finds the same
+        is_elsewhere = isinstance(error, StorageAway) and now < self._stuck_since + 2 * self.look_interval
+        if not (self._is_stuck_told or is_elsewhere or self._absence is not None):
+            self._is_stuck_told = True  # what is tried again and again is logged once
             _log.error("the updates of other processes have to wait: %s", error)
-        self._is_stuck = True
 
 
 def _characters(updates: Sequence[Update]) -> int:
