@@ -12,6 +12,7 @@ from typing import Protocol
 import pytest
 
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage.address import address_of
 from mercure_hub.storage.interface import (
     Batch,
     Entry,
@@ -22,6 +23,7 @@ from mercure_hub.storage.interface import (
     Retention,
     Unstorable,
 )
+from mercure_hub.storage.postgresql.link import PostgresqlLink
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from tests.storage.log import update
@@ -121,13 +123,40 @@ class MemoryCluster:
         link.open()
         return Node(link)
 
+    def close(self) -> None:
+        pass
 
-@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.minutes), "memory"])
+
+class PostgresqlCluster:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.now = self._begin = 1_000_000.0
+        self._links: list[PostgresqlLink] = []
+
+    def join(self, kept: Retention | None = None) -> Node:
+        address = address_of(self._url)
+        link = PostgresqlLink(address, kept or Retention(), ahead=lambda: self.now - self._begin)
+        link.open()
+        self._links.append(link)
+        return Node(link)
+
+    def close(self) -> None:
+        for link in self._links:
+            link.close(is_writer_left=False)
+
+
+@pytest.fixture(
+    params=["memory", *[pytest.param(name, marks=pytest.mark.minutes) for name in ("sqlite", "postgresql")]]
+)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    if request.param == "memory":
-        yield MemoryCluster()
-        return
-    found = SqliteCluster(tmp_path / "mercure.db")
+    found: SqliteCluster | MemoryCluster | PostgresqlCluster
+    match request.param:
+        case "memory":
+            found = MemoryCluster()
+        case "sqlite":
+            found = SqliteCluster(tmp_path / "mercure.db")
+        case _:
+            found = PostgresqlCluster(request.getfixturevalue("postgresql_engine").url())
     yield found
     found.close()
 

@@ -32,6 +32,18 @@ def link_to(
         case EngineKind.SQLITE:
             return SqliteLink(address.url, kept, clock, doorbell, offset=offset)
         case EngineKind.POSTGRESQL:
-            raise StorageUnusable(f"{address.shown} cannot be used yet")
+            return _to_postgresql(address, kept)
         case EngineKind.REDIS:
             raise StorageUnusable(f"{address.shown} cannot be used yet")
+
+
+def _to_postgresql(address: Address, kept: Retention) -> Link:
+    try:
+        from mercure_hub.storage.postgresql.link import PostgresqlLink
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
+        raise StorageUnusable(
+            f'{address.shown} needs psycopg: pip install "flask-mercure[hub,postgresql]"'
+        ) from None
+    return PostgresqlLink(address, kept)

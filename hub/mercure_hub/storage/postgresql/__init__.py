@@ -1,0 +1,1 @@
+"""The link to a PostgreSQL database, which several machines share."""

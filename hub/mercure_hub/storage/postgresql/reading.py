@@ -1,0 +1,296 @@
+"""Reads parts of the history: cost follows what is wanted, not what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import psycopg
+
+from mercure_hub.protocol.errors import StorageAway
+from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, topic_hash
+from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
+from mercure_hub.storage.postgresql.connection import DEADLINE, Connection, Connector, Rows, bigints, texts
+from mercure_hub.storage.postgresql.schema import ENTRY, entry
+
+_FEW = 128  # topics that are looked up one by one: more than one request can name
+_WINDOW = 10_000  # sequences that are searched for many topics at once, to begin with
+_OBJECTS = 400  # bytes of an entry beside its data, as in Entry.weight
+
+_FIND = """
+    SELECT (
+        SELECT u.sequence FROM mercure_update u WHERE u.id_hash = w.hash AND u.id = w.id
+        ORDER BY u.id_hash, u.sequence LIMIT 1
+    ) FROM unnest(%(hashes)s, %(ids)s) WITH ORDINALITY w(hash, id, number) ORDER BY w.number
+"""
+_BEGINNING = """
+    SELECT updates_gone, events_gone, (SELECT min(sequence) FROM mercure_update) FROM mercure_discarded
+"""
+
+
+def _bounded(rows: str, objects: int) -> str:
+    """A statement that returns rows until a size is reached; data is not read only to leave it out."""
+    size = f"octet_length(u.data) + {objects}"
+    return f"""
+        SELECT {ENTRY} FROM (
+            SELECT u.*, sum({size}) OVER (ORDER BY u.sequence) - ({size}) AS size_before FROM ({rows}) u
+        ) u WHERE u.size_before < %(size)s ORDER BY u.sequence
+    """  # noqa: S608 - constants
+
+
+_RANGE = """
+    SELECT * FROM mercure_update WHERE sequence > %(after)s AND sequence <= %(upto)s
+    ORDER BY sequence LIMIT %(limit)s
+"""
+_OF_RANGE = _bounded(_RANGE, _OBJECTS)
+_OF_TOPICS = _bounded(
+    """
+    SELECT u.* FROM (
+        SELECT DISTINCT t.sequence FROM unnest(%(hashes)s) h CROSS JOIN LATERAL (
+            SELECT t.sequence FROM mercure_topic t
+            WHERE t.topic_hash = h AND t.sequence > %(after)s AND t.sequence <= %(upto)s
+            ORDER BY t.topic_hash, t.sequence LIMIT %(limit)s
+        ) t ORDER BY t.sequence LIMIT %(limit)s
+    ) t JOIN mercure_update u ON u.sequence = t.sequence
+    """,
+    _OBJECTS,
+)
+_SEQUENCES_OF_MANY = """
+    SELECT DISTINCT sequence FROM mercure_topic
+    WHERE topic_hash = ANY(%(hashes)s) AND sequence > %(after)s AND sequence <= %(upto)s
+    ORDER BY sequence LIMIT %(limit)s
+"""
+_OF_SEQUENCES = _bounded("SELECT * FROM mercure_update WHERE sequence = ANY(%(sequences)s)", _OBJECTS)
+FOLLOWING = _bounded(_RANGE, 0)
+"""As ``_OF_RANGE``, with a size that counts data only."""
+
+# Skips through the index of topics from one to the next: each costs one look-up, however many updates it has.
+_TOPICS = """
+    WITH RECURSIVE distinct_topic(topic_hash, number) AS (
+        SELECT min(topic_hash), 1 FROM mercure_topic WHERE topic_hash > %(beyond)s
+        UNION ALL
+        SELECT (SELECT min(topic_hash) FROM mercure_topic t WHERE t.topic_hash > d.topic_hash), d.number + 1
+        FROM distinct_topic d WHERE d.topic_hash IS NOT NULL AND d.number < %(limit)s
+    )
+    SELECT d.topic_hash, u.topics FROM distinct_topic d LEFT JOIN LATERAL (
+        SELECT u.topics FROM mercure_update u WHERE u.sequence = (
+            SELECT min(t.sequence) FROM mercure_topic t
+            WHERE t.topic_hash = d.topic_hash AND t.sequence > %(after)s AND t.sequence <= %(upto)s
+        )
+    ) u ON true
+    WHERE d.topic_hash IS NOT NULL ORDER BY d.number
+"""
+
+
+class Reader:
+    """Finds and reads updates over a few connections.
+
+    :param connector: makes them.
+    :param connections: how many to use at most.
+    """
+
+    def __init__(self, connector: Connector, connections: int) -> None:
+        self._connector = connector
+        self._idle: deque[Connection] = deque()
+        self._free = threading.Semaphore(connections)
+
+    @contextlib.contextmanager
+    def connection(self, participle: str = "read") -> Iterator[Connection]:
+        """A connection for one use.
+
+        :param participle: what cannot be done when it fails.
+        :raises StorageError: it fails.
+        """
+        if not self._free.acquire(timeout=DEADLINE):
+            raise StorageAway(f"{self._connector.shown} cannot be {participle}: all connections are in use")
+        try:
+            connection = self._take()
+            try:
+                yield connection
+            except psycopg.Error as error:
+                connection.close()
+                raise self._connector.failure(participle, error) from None
+            except BaseException:
+                connection.close()
+                raise
+            self._idle.append(connection)
+        finally:
+            self._free.release()
+
+    def _take(self) -> Connection:
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                if not connection.is_stale():
+                    return connection
+                connection.close()
+        return self._connector.connect()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
+        """Where subscribers go on: two round trips for all of them; see ``Link.resume``."""
+        if not wanted:
+            return []
+        with self.connection() as connection:
+            afters = _find(connection, [one.event_id for one in wanted])
+            questions: list[tuple[str, Any]] = []
+            pages: dict[int, int] = {}  # number of the subscriber, and of its question
+            alone: list[int] = []
+            for number, (one, after) in enumerate(zip(wanted, afters, strict=True)):
+                missed = 0 if after is None else one.upto - after
+                if after is None or missed <= 0 or (one.topics is None and missed > one.limit):
+                    continue
+                question = _page_question(after, one.upto, one.topics, one.limit)
+                if question is None:
+                    alone.append(number)
+                else:
+                    pages[number] = len(questions)
+                    questions.append(question)
+            questions.append((_BEGINNING, None))  # last: what is discarded meanwhile must not be missed
+            answers = connection.ask_all(questions)
+            gone = answers[-1]
+            resumed = []
+            for number, (one, after) in enumerate(zip(wanted, afters, strict=True)):
+                beginning = _beginning(gone, one.upto)
+                page = None
+                if number in pages:
+                    page = _page(answers[pages[number]], one.upto, one.limit, beginning)
+                resumed.append(Resumed(after, page, beginning))
+        for number in alone:
+            one, after = wanted[number], afters[number]
+            assert after is not None
+            page = self.page(after, one.upto, one.topics, one.limit)
+            resumed[number] = Resumed(after, page, page.beginning)
+        return resumed
+
+    def page(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
+        """Updates in their order; see ``Link.read``."""
+        with self.connection() as connection:
+            question = _page_question(after, upto, topics, limit)
+            if question is None:
+                assert topics is not None
+                sequences, upto = _in_windows(connection, after, upto, topics, limit)
+                question = _OF_SEQUENCES, {"sequences": bigints(sequences), "size": MAX_PAGE}
+            rows, gone = connection.ask_all([question, (_BEGINNING, None)])
+        return _page(rows, upto, limit, _beginning(gone, upto))
+
+    def beginning(self, upto: int) -> Beginning:
+        """Where the history begins; see ``Link.beginning``."""
+        with self.connection() as connection:
+            return _beginning(connection.ask(_BEGINNING), upto)
+
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        """Topics of updates in a part of the history; see ``Link.topics``."""
+        before_all = -(1 << 63)
+        bounds = {"after": after, "upto": upto, "limit": limit}
+        bounds["beyond"] = before_all if beyond is None else beyond
+        with self.connection() as connection:
+            rows = connection.ask(_TOPICS, bounds)
+        topics = [
+            value
+            for hashed, values in rows
+            if values is not None
+            for value in decoded_topics(values)
+            if topic_hash(value) == hashed
+        ]
+        return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
+
+
+def following(connection: Connection, sequence: int, limit: int, size: int) -> list[Entry]:
+    """The entries after a sequence; see ``Link.after``."""
+    entries: list[Entry] = []
+    is_cut = True
+    while is_cut and len(entries) < limit and size > 0:
+        values = {"after": sequence, "upto": _NO_END, "limit": limit - len(entries), "size": size}
+        rows = connection.ask(FOLLOWING, values)
+        some = [entry(row) for row in rows]
+        entries += some
+        # The server counts bytes, the caller characters, which may be fewer.
+        is_cut = sum(len(row[3]) for row in rows) >= size
+        size -= sum(len(one.update.data) for one in some)
+        sequence = entries[-1].sequence if entries else sequence
+    return entries
+
+
+_NO_END = (1 << 63) - 1  # the largest sequence
+
+
+def is_storable(text: str) -> bool:
+    """Whether the database can hold a text at all."""
+    return "\0" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
+
+
+def _find(connection: Connection, ids: Sequence[str]) -> list[int | None]:
+    """Sequences of the earliest updates with ids (spec, Reconciliation)."""
+    known = [number for number, one in enumerate(ids) if is_storable(one)]
+    some = [ids[number] for number in known]
+    rows: Rows = []
+    if some:
+        rows = connection.ask(
+            _FIND, {"hashes": bigints([topic_hash(one) for one in some]), "ids": texts(some)}
+        )
+    found: list[int | None] = [None] * len(ids)
+    for number, (sequence,) in zip(known, rows, strict=True):
+        found[number] = sequence
+    return found
+
+
+def _page_question(
+    after: int, upto: int, topics: Collection[str] | None, limit: int
+) -> tuple[str, dict[str, Any]] | None:
+    """What one statement asks for a page; ``None``: it takes several."""
+    values: dict[str, Any] = {"after": after, "upto": upto, "limit": limit, "size": MAX_PAGE}
+    if topics is None or len(topics) > MANY_TOPICS:
+        return _OF_RANGE, values
+    hashes = {topic_hash(one) for one in topics}
+    if len(hashes) > _FEW:
+        return None
+    return _OF_TOPICS, {**values, "hashes": bigints(list(hashes))}
+
+
+def _page(rows: Rows, upto: int, limit: int, beginning: Beginning) -> Page:
+    entries = [entry(row) for row in rows]
+    size = sum(len(row[3]) + _OBJECTS for row in rows)
+    is_whole = len(rows) < limit and size < MAX_PAGE
+    return Page(entries, upto if is_whole or not entries else entries[-1].sequence, beginning)
+
+
+def _beginning(rows: Rows, upto: int) -> Beginning:
+    updates_gone, events_gone, oldest = rows[0]
+    # What went without a note of retention, as after ``history prune``, may have been of both kinds.
+    all_gone = upto if oldest is None else oldest - 1
+    if max(updates_gone, events_gone) < all_gone:
+        updates_gone = events_gone = all_gone
+    return Beginning(updates_gone + 1, events_gone + 1)
+
+
+def _in_windows(
+    connection: Connection, after: int, upto: int, topics: Collection[str], limit: int
+) -> tuple[list[int], int]:
+    """The sequences of many topics, with few statements.
+
+    One over the whole history would sort all sequences of all topics for each page.
+
+    :returns: the sequences, and up to where they are all.
+    """
+    hashes = bigints(list({topic_hash(one) for one in topics}))
+    sequences: list[int] = []
+    window = _WINDOW
+    while after < upto and len(sequences) < limit:
+        end = min(after + window, upto)
+        wanted = limit - len(sequences)
+        values = {"hashes": hashes, "after": after, "upto": end, "limit": wanted}
+        some = [row[0] for row in connection.ask(_SEQUENCES_OF_MANY, values)]
+        sequences += some
+        after = some[-1] if len(some) == wanted else end
+        window *= 2
+    return sequences, after
