@@ -39,7 +39,7 @@ def link_to(
 
 def _to_postgresql(address: Address, kept: Retention) -> Link:
     try:
-        from mercure_hub.storage.postgresql.link import PostgresqlLink
+        from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
     except ModuleNotFoundError as error:
         if error.name != "psycopg":
             raise

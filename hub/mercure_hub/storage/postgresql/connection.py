@@ -26,7 +26,7 @@ from mercure_hub.protocol.errors import StorageAway, StorageError, StorageUnusab
 DEADLINE = 4.0
 """Seconds after which a call gives up."""
 STATEMENT_TIMEOUT = 3.0
-"""Seconds after which the server gives up a statement: sooner, because it stores nothing then, and says so."""
+"""Seconds after which the server gives up a statement; sooner, so that it can say that nothing was stored."""
 
 _DEFAULTS = {
     "fallback_application_name": "mercure-hub",

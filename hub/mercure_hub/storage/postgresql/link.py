@@ -1,7 +1,7 @@
 """The link to a PostgreSQL database that several machines share.
 
-A statement is a round trip, and each append is one statement: the row of the position is the turn to write, and
-nobody holds it across a round trip. psycopg runs it without SQLAlchemy, which would double its cost.
+Each append is one statement in one round trip: the row of the position is the turn to write, and nobody holds
+it across a round trip. psycopg runs it without SQLAlchemy, which would double its cost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import select
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +19,7 @@ import psycopg
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
 from mercure_hub.storage.address import Address
-from mercure_hub.storage.encoding import encoded_topics, topic_hash
+from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import (
     LEASE,
     Batch,
@@ -29,7 +28,6 @@ from mercure_hub.storage.interface import (
     LeaseLost,
     Page,
     Position,
-    Presence,
     Records,
     Resume,
     Resumed,
@@ -38,16 +36,13 @@ from mercure_hub.storage.interface import (
     TopicPage,
     Unstorable,
 )
-from mercure_hub.storage.postgresql import retention
+from mercure_hub.storage.postgresql import retention, statements
+from mercure_hub.storage.postgresql.appending import append_of
 from mercure_hub.storage.postgresql.connection import (
     Connection,
     Connector,
-    bigints,
-    blobs,
-    bools,
     is_answer,
     is_away,
-    texts,
 )
 from mercure_hub.storage.postgresql.reading import Reader, following, is_storable
 from mercure_hub.storage.postgresql.retention import Trimmer
@@ -108,8 +103,8 @@ class PostgresqlLink:
             writer = self._writer = self._connector.connect()
             self._check_server(writer)
             migrate(writer)
-            ((self._incarnation,),) = writer.ask(_INCARNATION)
-            ((self._has_events,),) = writer.ask(_HAS_EVENTS)
+            ((self._incarnation,),) = writer.ask(statements.INCARNATION)
+            ((self._has_events,),) = writer.ask(statements.HAS_EVENTS)
             self._register(writer)
             self._ear = self._listening()
             self._is_open = True
@@ -133,7 +128,7 @@ class PostgresqlLink:
             raise StorageUnusable(
                 f"{self.name} is PostgreSQL {version // 10000}; the hub needs 13 at least: upgrade the server"
             )
-        ((encoding, fsync, commit),) = connection.ask(_SETTINGS)
+        ((encoding, fsync, commit),) = connection.ask(statements.SETTINGS)
         if encoding != "UTF8":
             raise StorageUnusable(
                 f"{self.name} has the encoding {encoding}; make one with CREATE DATABASE ... ENCODING 'UTF8' "
@@ -143,15 +138,15 @@ class PostgresqlLink:
             return
         if fsync != "on":
             raise StorageUnusable(
-                f"{self.name} has fsync={fsync}: a crash would lose updates that were acknowledged; set fsync=on, "
-                "or accept that with durability=relaxed in the URL"
+                f"{self.name} has fsync={fsync}: a crash would lose updates that were acknowledged; set "
+                "fsync=on, or accept that with durability=relaxed in the URL"
             )
         if commit in ("off", "local"):
             self._connector.settings["synchronous_commit"] = "on"
             connection.ask("SELECT set_config('synchronous_commit', 'on', false)")
 
     def _register(self, connection: Connection) -> None:
-        connection.ask(_REGISTER, {"node": self._node, "expires": self._ahead() + LEASE})
+        connection.ask(statements.REGISTER, {"node": self._node, "expires": self._ahead() + LEASE})
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -166,7 +161,7 @@ class PostgresqlLink:
     def append(self, batch: Batch) -> int:
         """Store a batch with one statement."""
         try:
-            statement, values = _append_of(batch)
+            statement, values = append_of(batch)
         except (ValueError, TypeError, OverflowError) as error:
             raise Unstorable(f"{self.name} cannot be written: {error}") from None
         values.update(node=self._node, incarnation=self._incarnation, known=self._known, ahead=self._ahead())
@@ -199,7 +194,7 @@ class PostgresqlLink:
         :returns: the first sequence of the batch, if it was stored before.
         """
         with self._writing_errors() as connection:
-            rows = connection.ask(_STATE, {"node": self._node})
+            rows = connection.ask(statements.STATE, {"node": self._node})
         newest, first, incarnation, last = rows[0] if rows else (None, None, None, None)
         if newest is None:
             raise LeaseLost(f"{self.name} took this process for dead")
@@ -216,15 +211,15 @@ class PostgresqlLink:
         """Claim the number, so that an append that is still on its way finds it taken."""
         values = {"node": self._node, "number": number}
         with self._writing_errors() as connection:
-            connection.ask(_CLAIM, values)  # waits for an append that has begun
-            rows = connection.ask(_OUTCOME, values)
+            connection.ask(statements.CLAIM, values)  # waits for an append that has begun
+            rows = connection.ask(statements.OUTCOME, values)
         return None if not rows else rows[0][0]
 
     def renew(self) -> bool:
         """Extend the lease, or register under a new identity."""
         with self._writing_errors() as connection:
             values = {"node": self._node, "expires": self._ahead() + LEASE}
-            if connection.ask(_RENEW, values):
+            if connection.ask(statements.RENEW, values):
                 return True
             self._node = uuid4()
             self._register(connection)
@@ -339,19 +334,19 @@ class PostgresqlLink:
     def position(self) -> Position:
         """The newest sequence, and the epoch."""
         with self._reader.connection() as connection:
-            ((epoch, last),) = connection.ask(_POSITION)
+            ((epoch, last),) = connection.ask(statements.POSITION)
             return Position(epoch, last)
 
     def id_at(self, sequence: int) -> str | None:
         """The id of one update."""
         with self._reader.connection() as connection:
-            rows = connection.ask(_ID_AT, {"sequence": sequence})
+            rows = connection.ask(statements.ID_AT, {"sequence": sequence})
             return rows[0][0] if rows else None
 
     def newest_update(self) -> str | None:
         """The id of the newest update of a publisher."""
         with self._reader.connection() as connection:
-            rows = connection.ask(_NEWEST_UPDATE)
+            rows = connection.ask(statements.NEWEST_UPDATE)
             return rows[0][0] if rows else None
 
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
@@ -375,9 +370,9 @@ class PostgresqlLink:
         values: dict[str, Any] = {"node": self._node, "beyond": beyond or "", "limit": limit}
         if any(one is not None and not is_storable(one) for one in (value, beyond)):
             return Records([], None)
-        statement = _OTHERS
+        statement = statements.OTHERS
         if value is not None:
-            statement = _OTHERS_OF_VALUE
+            statement = statements.OTHERS_OF_VALUE
             values.update(value=value, hash=topic_hash(value))
         with self._reader.connection() as connection:
             rows = connection.ask(statement, values)
@@ -387,30 +382,33 @@ class PostgresqlLink:
         """Bury the nodes whose leases have expired, and take their records."""
         values = {"node": self._node, "ahead": self._ahead(), "limit": limit}
         with self._reader.connection("written") as connection:
-            ((has_expired,),) = connection.ask(_HAS_EXPIRED, values)
+            ((has_expired,),) = connection.ask(statements.HAS_EXPIRED, values)
             if not has_expired:
                 return []
-            connection.ask(_BURY, values)
-            connection.ask(_FORGET, values)
-            return [record for (record,) in connection.ask(_ADOPT, values)]
+            connection.ask(statements.BURY, values)
+            connection.ask(statements.FORGET, values)
+            return [record for (record,) in connection.ask(statements.ADOPT, values)]
 
     def size(self) -> Size:
         """Count by the first and the last sequence; the bytes are those of the tables' files."""
         with self._reader.connection() as connection:
-            ((updates, size),) = connection.ask(_SIZE)
+            ((updates, size),) = connection.ask(statements.SIZE)
             return Size(updates, size)
 
     def check(self, *, by_writing: bool) -> None:
         """Read, or write the own row as it is."""
         with self._reader.connection("written" if by_writing else "read") as connection:
-            connection.ask(_TOUCH if by_writing else _POSITION, {"node": self._node} if by_writing else None)
+            connection.ask(
+                statements.TOUCH if by_writing else statements.POSITION,
+                {"node": self._node} if by_writing else None,
+            )
 
     def close(self, *, is_writer_left: bool) -> None:
         """Let the lease expire, and close the connections."""
         if self._is_open:
             self._is_open = False
             with contextlib.suppress(StorageError), self._reader.connection("written") as connection:
-                connection.ask(_LEAVE, {"node": self._node})
+                connection.ask(statements.LEAVE, {"node": self._node})
         self._disconnect(is_writer_left=is_writer_left)
         if self._bell >= 0:
             os.close(self._bell)
@@ -433,181 +431,3 @@ def _is_rung(ear: Connection, own: int) -> bool:
     while (notification := ear.pgconn.notifies()) is not None:
         is_rung = is_rung or notification.be_pid != own
     return is_rung
-
-
-_INCARNATION = "SELECT pg_postmaster_start_time()"
-_HAS_EVENTS = "SELECT EXISTS (SELECT FROM mercure_update WHERE event_bytes IS NOT NULL)"
-_SETTINGS = """
-    SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit')
-"""
-_NOW = "clock_timestamp() + make_interval(secs => %(ahead)s)"
-_EXPIRES = "clock_timestamp() + make_interval(secs => %(expires)s)"
-_REGISTER = f"INSERT INTO mercure_node VALUES (%(node)s, 0, NULL, {_EXPIRES}, false)"
-_RENEW = f"UPDATE mercure_node SET expires = {_EXPIRES} WHERE id = %(node)s AND NOT dead RETURNING 1"
-_LEAVE = "UPDATE mercure_node SET expires = '-infinity' WHERE id = %(node)s"
-_TOUCH = "UPDATE mercure_node SET number = number WHERE id = %(node)s"
-_STATE = """
-    SELECT n.number, n.first, pg_postmaster_start_time(), p.last_sequence FROM mercure_position p
-    LEFT JOIN mercure_node n ON n.id = %(node)s AND NOT n.dead
-"""
-_CLAIM = (
-    "UPDATE mercure_node SET number = %(number)s, first = NULL WHERE id = %(node)s AND number < %(number)s"
-)
-_OUTCOME = "SELECT first FROM mercure_node WHERE id = %(node)s AND number = %(number)s"
-_POSITION = "SELECT epoch, last_sequence FROM mercure_position"
-_ID_AT = "SELECT id FROM mercure_update WHERE sequence = %(sequence)s"
-_NEWEST_UPDATE = """
-    SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
-"""
-_OF_OTHERS = """
-    SELECT key, record FROM mercure_presence
-    WHERE node <> %(node)s AND left(key, 256) >= left(%(beyond)s, 256) AND key > %(beyond)s
-"""
-_IN_ORDER = "ORDER BY left(key, 256), key LIMIT %(limit)s"
-_OTHERS = f"{_OF_OTHERS} {_IN_ORDER}"
-_OTHERS_OF_VALUE = f"{_OF_OTHERS} AND value_hash = %(hash)s AND value = %(value)s {_IN_ORDER}"
-
-_HAS_EXPIRED = f"SELECT EXISTS (SELECT FROM mercure_node WHERE dead OR expires < {_NOW})"
-# A node that appends at this moment is alive.
-_BURY = f"""
-    UPDATE mercure_node SET dead = true WHERE id IN (
-        SELECT id FROM mercure_node WHERE NOT dead AND expires < {_NOW} FOR UPDATE SKIP LOCKED
-    )
-"""
-# Their numbers are kept for a day: they may still ask what became of a batch.
-_FORGET = f"""
-    DELETE FROM mercure_node n WHERE dead AND expires < {_NOW} - interval '1 day'
-    AND NOT EXISTS (SELECT FROM mercure_presence p WHERE p.node = n.id)
-"""
-_ADOPT = """
-    WITH own AS (
-        SELECT id FROM mercure_node WHERE id = %(node)s AND NOT dead FOR SHARE
-    ), left_over AS (
-        SELECT p.key_hash FROM mercure_presence p
-        WHERE p.node IN (SELECT id FROM mercure_node WHERE dead) LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-    )
-    UPDATE mercure_presence p SET node = own.id FROM own, left_over
-    WHERE p.key_hash = left_over.key_hash RETURNING p.record
-"""
-# An update or an event: the number of events before it is the same.
-_SIZE = """
-    SELECT coalesce(p.last_sequence - p.events - (f.sequence - f.events_before) + 1, 0), (
-        SELECT sum(pg_total_relation_size(name))::bigint
-        FROM unnest(ARRAY['mercure_update', 'mercure_topic', 'mercure_presence']::regclass[]) name
-    ) FROM mercure_position p CROSS JOIN mercure_discarded d LEFT JOIN LATERAL (
-        SELECT u.sequence, u.events_before FROM mercure_update u
-        WHERE u.sequence > d.updates_gone ORDER BY u.sequence LIMIT 1
-    ) f ON true
-"""
-
-# The locks are taken in one order everywhere: of the own node, of the position, of the rows of presence. Both
-# conditions on the node are looked at again when the lock had to be waited for (READ COMMITTED), so whoever
-# claimed the number first wins. The others follow from the position, whose lock is the turn to write: it is
-# freed when the commit is durable.
-_APPEND = """
-    WITH node AS (
-        SELECT id FROM mercure_node WHERE id = %(node)s AND number < %(number)s AND NOT dead
-        AND pg_postmaster_start_time() = %(incarnation)s FOR UPDATE
-    ), place AS (
-        UPDATE mercure_position p SET last_sequence = p.last_sequence + %(count)s,
-            events = p.events + %(events)s, event_bytes = p.event_bytes + %(bytes)s
-        FROM node WHERE p.last_sequence >= %(known)s
-        RETURNING p.last_sequence - %(count)s AS last, p.events - %(events)s AS events,
-            p.event_bytes - %(bytes)s AS event_bytes,
-            extract(epoch FROM clock_timestamp())::double precision + %(ahead)s AS now
-    ), claimed AS (
-        UPDATE mercure_node n SET number = %(number)s, first = place.last + 1 FROM place
-        WHERE n.id = %(node)s
-    ), stored AS (
-        INSERT INTO mercure_update
-        SELECT place.last + u.number, u.id_hash, u.id, u.topics, u.data, u.private, u.type, u.retry, place.now,
-            place.events + u.events_before, place.event_bytes + u.event_bytes
-        FROM place, unnest(
-            %(id_hashes)s, %(ids)s, %(topics)s, %(data)s, %(private)s, %(types)s, %(retries)s,
-            %(events_before)s, %(bytes_before)s
-        ) WITH ORDINALITY
-        u(id_hash, id, topics, data, private, type, retry, events_before, event_bytes, number)
-    ), indexed AS (
-        INSERT INTO mercure_topic SELECT t.hash, place.last + t.number
-        FROM place, unnest(%(hashes)s, %(numbers)s) t(hash, number)
-    )
-"""
-_RESULT = f" SELECT place.last + 1, pg_notify('{CHANNEL}', '') FROM place"
-_PRESENCE = """, ended AS (
-        DELETE FROM mercure_presence USING place WHERE key_hash = ANY(%(ended)s)
-    ), begun AS (
-        INSERT INTO mercure_presence
-        SELECT b.key_hash, b.key, %(node)s, b.record, b.value_hash, b.value FROM place, unnest(
-            %(begun)s, %(keys)s, %(records)s, %(value_hashes)s, %(values)s
-        ) b(key_hash, key, record, value_hash, value)
-        ON CONFLICT (key_hash) DO UPDATE SET node = excluded.node, record = excluded.record,
-            value_hash = excluded.value_hash, value = excluded.value
-    )
-"""
-_APPEND_UPDATES = _APPEND + _RESULT
-_APPEND_PRESENCE = _APPEND + _PRESENCE + _RESULT
-
-
-def _append_of(batch: Batch) -> tuple[str, dict[str, Any]]:
-    """The statement that stores a batch, and its values.
-
-    :raises ValueError: they cannot be stored.
-    """
-    updates = batch.updates
-    encoded = [encoded_topics(one.topics) for one in updates]
-    data = [one.data.encode() for one in updates]
-    hashes: list[int] = []
-    numbers: list[int] = []
-    for number, one in enumerate(updates, 1):
-        for hashed in {topic_hash(topic) for topic in one.topics}:
-            hashes.append(hashed)
-            numbers.append(number)
-    events, size = 0, 0
-    events_before: list[int] = []
-    event_bytes: list[int | None] = []
-    for is_event, topics, content in zip(batch.are_events, encoded, data, strict=True):
-        events_before.append(events)
-        if is_event:
-            events += 1
-            size += len(content) + len(topics.encode())
-        event_bytes.append(size if is_event else None)
-    values: dict[str, Any] = {
-        "number": batch.number,
-        "count": len(updates),
-        "events": events,
-        "bytes": size,
-        "id_hashes": bigints([topic_hash(one.id) for one in updates]),
-        "ids": texts([one.id for one in updates]),
-        "topics": texts(encoded),
-        "data": blobs(data),
-        "private": bools([one.private for one in updates]),
-        "types": texts([one.type for one in updates]),
-        "retries": bigints([one.retry for one in updates]),
-        "events_before": bigints(events_before),
-        "bytes_before": bigints(event_bytes),
-        "hashes": bigints(hashes),
-        "numbers": bigints(numbers),
-    }
-    if not batch.presence:
-        return _APPEND_UPDATES, values
-    values.update(_presence_of(batch.presence))
-    return _APPEND_PRESENCE, values
-
-
-def _presence_of(changes: Sequence[Presence]) -> dict[str, Any]:
-    """The values of presence in the statement: the last change of each key counts."""
-    last = {one.key: one for one in changes}
-    ended = [one for one in last.values() if one.record is None]
-    begun = [one for one in last.values() if one.record is not None]
-    return {
-        "ended": blobs([_key_hash(one.key) for one in ended]),
-        "begun": blobs([_key_hash(one.key) for one in begun]),
-        "keys": texts([one.key for one in begun]),
-        "records": texts([one.record for one in begun]),
-        "value_hashes": bigints([topic_hash(one.value) for one in begun]),
-        "values": texts([one.value for one in begun]),
-    }
-
-
-def _key_hash(key: str) -> bytes:
-    return blake2b(key.encode(), digest_size=16).digest()

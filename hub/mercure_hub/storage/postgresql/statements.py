@@ -1,0 +1,69 @@
+# ruff: noqa: S608 - put together of constants
+"""The statements of the link, beside those that read the history."""
+
+from __future__ import annotations
+
+INCARNATION = "SELECT pg_postmaster_start_time()"
+HAS_EVENTS = "SELECT EXISTS (SELECT FROM mercure_update WHERE event_bytes IS NOT NULL)"
+SETTINGS = """
+    SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit')
+"""
+_NOW = "clock_timestamp() + make_interval(secs => %(ahead)s)"
+_EXPIRES = "clock_timestamp() + make_interval(secs => %(expires)s)"
+REGISTER = f"INSERT INTO mercure_node VALUES (%(node)s, 0, NULL, {_EXPIRES}, false)"
+RENEW = f"UPDATE mercure_node SET expires = {_EXPIRES} WHERE id = %(node)s AND NOT dead RETURNING 1"
+LEAVE = "UPDATE mercure_node SET expires = '-infinity' WHERE id = %(node)s"
+TOUCH = "UPDATE mercure_node SET number = number WHERE id = %(node)s"
+STATE = """
+    SELECT n.number, n.first, pg_postmaster_start_time(), p.last_sequence FROM mercure_position p
+    LEFT JOIN mercure_node n ON n.id = %(node)s AND NOT n.dead
+"""
+CLAIM = (
+    "UPDATE mercure_node SET number = %(number)s, first = NULL WHERE id = %(node)s AND number < %(number)s"
+)
+OUTCOME = "SELECT first FROM mercure_node WHERE id = %(node)s AND number = %(number)s"
+POSITION = "SELECT epoch, last_sequence FROM mercure_position"
+ID_AT = "SELECT id FROM mercure_update WHERE sequence = %(sequence)s"
+NEWEST_UPDATE = """
+    SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
+"""
+_OF_OTHERS = """
+    SELECT key, record FROM mercure_presence
+    WHERE node <> %(node)s AND left(key, 256) >= left(%(beyond)s, 256) AND key > %(beyond)s
+"""
+_IN_ORDER = "ORDER BY left(key, 256), key LIMIT %(limit)s"
+OTHERS = f"{_OF_OTHERS} {_IN_ORDER}"
+OTHERS_OF_VALUE = f"{_OF_OTHERS} AND value_hash = %(hash)s AND value = %(value)s {_IN_ORDER}"
+
+HAS_EXPIRED = f"SELECT EXISTS (SELECT FROM mercure_node WHERE dead OR expires < {_NOW})"
+# A node that appends at this moment is alive.
+BURY = f"""
+    UPDATE mercure_node SET dead = true WHERE id IN (
+        SELECT id FROM mercure_node WHERE NOT dead AND expires < {_NOW} FOR UPDATE SKIP LOCKED
+    )
+"""
+# Their numbers are kept for a day: they may still ask what became of a batch.
+FORGET = f"""
+    DELETE FROM mercure_node n WHERE dead AND expires < {_NOW} - interval '1 day'
+    AND NOT EXISTS (SELECT FROM mercure_presence p WHERE p.node = n.id)
+"""
+ADOPT = """
+    WITH own AS (
+        SELECT id FROM mercure_node WHERE id = %(node)s AND NOT dead FOR SHARE
+    ), left_over AS (
+        SELECT p.key_hash FROM mercure_presence p
+        WHERE p.node IN (SELECT id FROM mercure_node WHERE dead) LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+    )
+    UPDATE mercure_presence p SET node = own.id FROM own, left_over
+    WHERE p.key_hash = left_over.key_hash RETURNING p.record
+"""
+# An update or an event: the number of events before it is the same.
+SIZE = """
+    SELECT coalesce(p.last_sequence - p.events - (f.sequence - f.events_before) + 1, 0), (
+        SELECT sum(pg_total_relation_size(name))::bigint
+        FROM unnest(ARRAY['mercure_update', 'mercure_topic', 'mercure_presence']::regclass[]) name
+    ) FROM mercure_position p CROSS JOIN mercure_discarded d LEFT JOIN LATERAL (
+        SELECT u.sequence, u.events_before FROM mercure_update u
+        WHERE u.sequence > d.updates_gone ORDER BY u.sequence LIMIT 1
+    ) f ON true
+"""
