@@ -12,7 +12,7 @@
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
 # make site    the documentation as a site, build/site/index.html
-# make chaos   real hubs under faults, for ten minutes; options in SEEDS, MINUTES, WORKERS, ENGINE and CHAOS,
+# make chaos   real hubs under faults, for ten minutes; options in SEEDS, MINUTES, WORKERS, ENGINE, NODES and CHAOS,
 #              make chaos CHAOS=--help
 # make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
 # make bench-quick     the same, smaller, in two minutes
@@ -75,7 +75,8 @@ site: $(VENV)/docs.done
 
 chaos: $(VENV)/test.done
 	$(BIN)/python -m chaos $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES)) \
-		$(if $(WORKERS),--workers $(WORKERS)) $(if $(ENGINE),--engine $(ENGINE)) $(CHAOS)
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(ENGINE),--engine $(ENGINE)) \
+		$(if $(NODES),--nodes $(NODES)) $(CHAOS)
 
 bench: $(VENV)/hub.done
 	$(MAKE) -C bench

@@ -19,6 +19,7 @@ from chaos.keys import PUBLIC_URL, Keys
 from chaos.network import Network
 from chaos.plan import Manner, PublisherPlan, Route, SubscriberPlan
 from chaos.record import (
+    ANY,
     Deed,
     Effect,
     End,
@@ -48,6 +49,8 @@ _SLOW_READ = 8192
 _SLOW_PAUSES = (0.004, 0.01, 0.025)  # seconds between two reads
 _SLOW_BUFFER = 4096
 _LIFETIME = 3600.0
+_PATIENT = 3.0
+"""Seconds for an answer of which the time counts."""
 _IN_DOUBT = "in-doubt"
 """Part of the problem type that says that an update may be stored."""
 
@@ -57,14 +60,16 @@ class Scene:
     """What all actors share.
 
     :param origin: monotonic time of the start.
-    :param skew: seconds that the hub's wall clock is ahead.
+    :param skews: seconds that the wall clock of each hub is ahead.
+    :param nodes: how many hubs there are.
     """
 
     record: Record
     network: Network
     keys: Keys
     origin: float = field(default_factory=time.monotonic)
-    skew: float = 0.0
+    skews: dict[int, float] = field(default_factory=dict)
+    nodes: int = 1
     numbers: itertools.count[int] = field(default_factory=itertools.count)
     publishing: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,9 +78,9 @@ class Scene:
         """Seconds since the start."""
         return time.monotonic() - self.origin
 
-    def hub_time(self) -> float:
-        """What the hub's wall clock shows."""
-        return time.time() + self.skew
+    def hub_time(self, node: int = 0) -> float:
+        """What a hub's wall clock shows."""
+        return time.time() + self.skews.get(node, 0.0)
 
     def update(self, topics: tuple[str, ...], *, private: bool) -> Update:
         """A new update."""
@@ -99,9 +104,11 @@ class Publisher:
         self._plan = plan
         self._chance = chance
         self._kept: Connection | None = None
+        self._socket: socket.socket | None = None
         self._left = 0
         self._cuts = 0
         self._padding = "x" * plan.padding
+        self._node = plan.node if plan.route is not Route.PROXY or scene.nodes == 1 else ANY
 
     async def run(self) -> None:
         """Publish while the scene wants it."""
@@ -129,7 +136,7 @@ class Publisher:
         """Publish in one request; what becomes of it goes into the record."""
         scene = self._scene
         key = scene.keys.current
-        publication = Publication(self._plan.name, updates, scene.now(), True, key)
+        publication = Publication(self._plan.name, updates, scene.now(), True, key, node=self._node)
         scene.record.publications.append(publication)
         try:
             connection = await self._connection(publication)
@@ -143,6 +150,7 @@ class Publisher:
             async with asyncio.timeout(PATIENCE):
                 answer = await connection.request("POST", HUB_PATH, *self._request(updates, key))
         except (Closed, TimeoutError, asyncio.CancelledError) as error:
+            publication.node = self._served_by()
             publication.outcome = self._failure(error)
             publication.detail = str(error)
             publication.done = scene.now()
@@ -151,6 +159,7 @@ class Publisher:
                 raise
             return publication
         publication.done = scene.now()
+        publication.node = self._served_by()
         _judge(publication, answer)
         self._left -= 1
         if self._left <= 0 or not connection.is_reusable:
@@ -165,11 +174,18 @@ class Publisher:
             return Outcome.CUT
         return Outcome.SILENT if isinstance(error, TimeoutError) else Outcome.UNANSWERED
 
+    def _served_by(self) -> int:
+        if self._socket is None:
+            return self._node
+        return self._scene.network.node_of(self._socket, self._plan.route, self._plan.node)
+
     async def _connection(self, publication: Publication) -> Connection:
         if self._kept is None:
-            self._cuts = self._scene.network.cuts(self._plan.route)
-            self._kept = Connection(await self._scene.network.connect(self._plan.route))
-            self._left = self._plan.keeps
+            network, plan = self._scene.network, self._plan
+            self._cuts = network.cuts(plan.route)
+            self._socket = await network.connect(plan.route, node=plan.node)
+            self._kept = Connection(self._socket)
+            self._left = plan.keeps
         else:
             publication.is_fresh = False
         return self._kept
@@ -182,7 +198,7 @@ class Publisher:
 
     def _request(self, updates: tuple[Update, ...], key: int) -> tuple[dict[str, str], bytes]:
         token = self._scene.keys.token(
-            key, self._scene.hub_time(), _LIFETIME, publish=True, old=self._plan.old
+            key, self._scene.hub_time(self._node), _LIFETIME, publish=True, old=self._plan.old
         )
         headers = {"Authorization": f"Bearer {token}"}
         if len(updates) == 1:
@@ -227,6 +243,7 @@ class Subscriber:
         self._chance = chance
         self._cursor: str | None = None
         self._count = 0
+        self._node = plan.node if plan.route is not Route.PROXY or scene.nodes == 1 else ANY
 
     async def run(self) -> None:
         """Read until the run is over."""
@@ -254,11 +271,13 @@ class Subscriber:
             is_prompt=plan.manner not in (Manner.SLOW, Manner.STALLS),
             is_websocket=plan.websocket,
             is_silent_when_cut=plan.route is Route.HOST,
+            node=self._node,
         )
         scene.record.sessions.append(session)
         cuts = scene.network.cuts(plan.route)
         try:
-            sock = await scene.network.connect(plan.route, _SLOW_BUFFER if plan.manner is Manner.SLOW else 0)
+            buffer = _SLOW_BUFFER if plan.manner is Manner.SLOW else 0
+            sock = await scene.network.connect(plan.route, buffer, plan.node)
         except OSError:
             self._end(session, End.NETWORK)
             return session
@@ -310,7 +329,7 @@ class Subscriber:
             "Authorization": "Bearer "
             + scene.keys.token(
                 session.key,
-                scene.hub_time(),
+                scene.hub_time(self._node),
                 lifetime,
                 subscribe=plan.grants,
                 session=session.name,
@@ -327,6 +346,9 @@ class Subscriber:
         else:
             await self._read_stream(session, sock, target, headers)
 
+    def _note_node(self, session: Session, sock: socket.socket) -> None:
+        session.node = self._scene.network.node_of(sock, self._plan.route, self._plan.node)
+
     async def _read_stream(
         self, session: Session, sock: socket.socket, target: str, headers: dict[str, str]
     ) -> None:
@@ -335,6 +357,7 @@ class Subscriber:
         pause = self._chance.choice(_SLOW_PAUSES)
         try:
             answer = await connection.open(target, headers)
+            self._note_node(session, sock)
             self._note_head(session, answer.status, answer.headers.get("mercure-last-event-id"))
             events = Events()
             while answer.status == 200:
@@ -353,6 +376,7 @@ class Subscriber:
     ) -> None:
         try:
             opened = await WebSocket.open(sock, target, headers)
+            self._note_node(session, sock)
             if isinstance(opened, int):
                 self._note_head(session, opened, None)
                 return
@@ -383,7 +407,7 @@ class Subscriber:
         session.arrivals += [now] * len(events)
 
 
-async def try_keys(scene: Scene) -> None:
+async def try_keys(scene: Scene, node: int = 0) -> None:
     """Try each key that there was, to publish and to subscribe, on connections of their own.
 
     To publish, one token of each key is presented again and again, which the hub remembers. Beside them come
@@ -391,28 +415,29 @@ async def try_keys(scene: Scene) -> None:
     """
     remembered: dict[int, str] = {}
     for role in itertools.cycle(("publish", "subscribe")):
-        await scene.pause(_TRIAL)
+        await scene.pause(_TRIAL * scene.nodes)
         if scene.over.is_set():
             return
         if not scene.publishing.is_set():
             continue
-        now, current = scene.hub_time(), scene.keys.current
+        now, current = scene.hub_time(node), scene.keys.current
         for key in range(max(current - 1, 0), current + 1):
             if key not in remembered:
                 remembered[key] = scene.keys.token(key, now, _LIFETIME, publish=True)
             fresh = scene.keys.token(key, now, 60.0, subscribe=(ALL,))
             at = scene.now()
-            status = await _try(scene, role, remembered[key] if role == "publish" else fresh)
-            scene.record.trials.append(Trial(at, key, role, status))
+            status = await _try(scene, role, remembered[key] if role == "publish" else fresh, node)
+            scene.record.trials.append(Trial(at, key, role, status, node=node))
         for flaw, lifetime, audience in _FLAWS:
             token = scene.keys.token(
                 current, now, lifetime, publish=True, subscribe=(ALL,), audience=audience
             )
             at = scene.now()
-            scene.record.trials.append(Trial(at, current, role, await _try(scene, role, token), flaw))
+            status = await _try(scene, role, token, node)
+            scene.record.trials.append(Trial(at, current, role, status, flaw, node))
 
 
-async def _try(scene: Scene, role: str, token: str) -> int:
+async def _try(scene: Scene, role: str, token: str, node: int) -> int:
     """Publish or subscribe with a token.
 
     :returns: the status of the answer.
@@ -421,9 +446,10 @@ async def _try(scene: Scene, role: str, token: str) -> int:
     if role == "publish":
         # Without data, so that a trial leaves no doubt about what it brought into the log.
         headers["Content-Type"] = "application/x-www-form-urlencoded"
-        return await _status(scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode())
+        body = urlencode({"topic": CANARY}).encode()
+        return await _status(scene, "POST", HUB_PATH, headers, body, node=node)
     target = f"{HUB_PATH}?{urlencode({'match': CANARY})}"
-    return await _status(scene, "GET", target, headers, only_head=True)
+    return await _status(scene, "GET", target, headers, only_head=True, node=node)
 
 
 async def pester(scene: Scene, chance: random.Random) -> None:
@@ -436,7 +462,7 @@ async def pester(scene: Scene, chance: random.Random) -> None:
     while not scene.over.is_set():
         await scene.pause(chance.uniform(0.1, 0.5))
         with contextlib.suppress(OSError):
-            sock = await scene.network.connect(Route.DIRECT)
+            sock = await scene.network.connect(Route.DIRECT, node=chance.randrange(scene.nodes))
             with contextlib.closing(sock):
                 match chance.randrange(4):
                     case 0:
@@ -459,44 +485,52 @@ async def watch_machine(scene: Scene) -> None:
         begin = scene.now()
         await asyncio.sleep(_TURN)
         late = scene.now() - begin - _TURN
-        if late > _BUSY:
+        if late > _BUSY / 4:
+            effect = Effect.STALLS if late > _BUSY else Effect.BUSY
             words = f"the machine is busy: the checker itself got no time for {late:.1f} s"
-            scene.record.deeds.append(Deed("BUSY", begin, scene.now(), Effect.STALLS, words))
+            scene.record.deeds.append(Deed("BUSY", begin, scene.now(), effect | Effect.BUSY, words))
 
 
-async def watch_health(scene: Scene) -> None:
-    """Look at what the hub says of itself."""
+async def watch_health(scene: Scene, node: int = 0) -> None:
+    """Look at what a hub says of itself."""
+    scene.network.are_ready += [True] * (node + 1 - len(scene.network.are_ready))
     for path in itertools.cycle(("/healthz", "/readyz", "/metrics")):
         await scene.pause(_LOOK / 3)
         if scene.over.is_set():
             return
-        answer = await _ask(scene, "GET", path, {})
+        answer = await _ask(
+            scene, "GET", path, {}, patience=_PATIENT if scene.nodes > 1 else PATIENCE, node=node
+        )
         works, incomplete = None, 0
         if answer is not None and path == "/metrics" and answer.status == 200:
             works = b"\nmercure_storage_works 1" in answer.body
             counted = _INCOMPLETE.search(answer.body)
             incomplete = int(counted[1]) if counted else 0
         status = 0 if answer is None else answer.status
-        scene.record.looks.append(Look(scene.now(), path, status, works, incomplete))
+        if path == "/readyz":
+            scene.network.are_ready[node] = status == 200
+        scene.record.looks.append(Look(scene.now(), path, status, works, incomplete, node))
 
 
 async def watch_presence(scene: Scene) -> None:
-    """Ask who is connected."""
-    while True:
+    """Ask one hub after the other who is connected."""
+    for node in itertools.cycle(range(scene.nodes)):
         await scene.pause(_LISTING)
         if scene.over.is_set():
             return
-        await list_presence(scene)
+        await list_presence(scene, node)
 
 
-async def list_presence(scene: Scene) -> None:
+async def list_presence(scene: Scene, node: int = 0) -> None:
     """Ask once who is connected: in both generations, since each sees the subscriptions of its own."""
     at = scene.now()
     status = 200
     sessions: set[str] = set()
+    now = scene.hub_time(node)
     for old in (False, True):
-        token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, subscribe=(ALL,), old=old)
-        answer = await _ask(scene, "GET", f"{HUB_PATH}/subscriptions", {"Authorization": f"Bearer {token}"})
+        token = scene.keys.token(scene.keys.current, now, 60.0, subscribe=(ALL,), old=old)
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = await _ask(scene, "GET", f"{HUB_PATH}/subscriptions", headers, node=node)
         if answer is None or answer.status != 200:
             status = 0 if answer is None else answer.status
             continue
@@ -504,10 +538,10 @@ async def list_presence(scene: Scene) -> None:
         sessions |= {(one.get("payload") or {}).get("session", "") for one in found}
     if scene.over.is_set():
         return  # those who were there have left meanwhile
-    scene.record.listings.append(Listing(at, status, tuple(sorted(sessions))))
+    scene.record.listings.append(Listing(at, status, tuple(sorted(sessions)), node))
 
 
-async def read_everything(scene: Scene, upto: str, seconds: float) -> list[tuple[str, int]]:
+async def read_everything(scene: Scene, upto: str, seconds: float, node: int = 0) -> list[tuple[str, int]]:
     """Read the whole history as one who may see all.
 
     A hub that discards may overtake the reader. It ends the stream then, and the reader begins again.
@@ -520,15 +554,15 @@ async def read_everything(scene: Scene, upto: str, seconds: float) -> list[tuple
     async with asyncio.timeout(seconds):
         while True:
             try:
-                return await _read_to(scene, upto)
+                return await _read_to(scene, upto, node)
             except Closed:
                 if not discards:
                     raise
 
 
-async def _read_to(scene: Scene, upto: str) -> list[tuple[str, int]]:
+async def _read_to(scene: Scene, upto: str, node: int) -> list[tuple[str, int]]:
     token = scene.keys.token(scene.keys.current, scene.hub_time(), 600.0, subscribe=(ALL,))
-    connection = Connection(await scene.network.connect(Route.DIRECT))
+    connection = Connection(await scene.network.connect(Route.DIRECT, node=node))
     found: list[tuple[str, int]] = []
     try:
         target = f"{HUB_PATH}?match=*&last_event_id=earliest"
@@ -546,19 +580,19 @@ async def _read_to(scene: Scene, upto: str) -> list[tuple[str, int]]:
     return found
 
 
-async def is_working(scene: Scene) -> bool:
-    """Whether an update is accepted and health is well, each on a connection of its own."""
-    token = scene.keys.token(scene.keys.current, scene.hub_time(), 60.0, publish=True)
+async def is_working(scene: Scene, node: int = 0) -> bool:
+    """Whether a hub accepts an update and is ready, each on a connection of its own."""
+    token = scene.keys.token(scene.keys.current, scene.hub_time(node), 60.0, publish=True)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/x-www-form-urlencoded"}
-    status = await _status(
-        scene, "POST", HUB_PATH, headers, urlencode({"topic": CANARY}).encode(), patience=3.0
-    )
-    return status == 200 and await _status(scene, "GET", "/readyz", {}, patience=3.0) == 200
+    body = urlencode({"topic": CANARY}).encode()
+    if await _status(scene, "POST", HUB_PATH, headers, body, patience=_PATIENT, node=node) != 200:
+        return False
+    return await _status(scene, "GET", "/readyz", {}, patience=_PATIENT, node=node) == 200
 
 
-async def publish_last(scene: Scene, topics: Sequence[str]) -> list[Publication]:
+async def publish_last(scene: Scene, topics: Sequence[str], node: int = 0) -> list[Publication]:
     """Publish one more update on each of some topics."""
-    plan = PublisherPlan("last", tuple(topics), 0.0, 1, 0.0, 0, 100, Route.DIRECT, old=False)
+    plan = PublisherPlan("last", tuple(topics), 0.0, 1, 0.0, 0, 100, Route.DIRECT, old=False, node=node)
     publisher = Publisher(scene, plan, random.Random(0))  # noqa: S311 - nothing is drawn
     sent = []
     for topic in topics:
@@ -576,8 +610,11 @@ async def _status(
     *,
     only_head: bool = False,
     patience: float = PATIENCE,
+    node: int = 0,
 ) -> int:
-    answer = await _ask(scene, method, target, headers, body, only_head=only_head, patience=patience)
+    answer = await _ask(
+        scene, method, target, headers, body, only_head=only_head, patience=patience, node=node
+    )
     return 0 if answer is None else answer.status
 
 
@@ -590,11 +627,12 @@ async def _ask(
     *,
     only_head: bool = False,
     patience: float = PATIENCE,
+    node: int = 0,
 ) -> Answer | None:
     """One request on a connection of its own; ``None`` when there is no answer."""
     try:
         async with asyncio.timeout(patience):
-            connection = Connection(await scene.network.connect(Route.DIRECT))
+            connection = Connection(await scene.network.connect(Route.DIRECT, node=node))
             try:
                 if only_head:
                     return await connection.open(target, headers)

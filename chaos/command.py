@@ -19,13 +19,21 @@ from chaos.injection.library import build
 from chaos.invariants import Invariant, violations
 from chaos.known import KNOWN, tolerated
 from chaos.node import ROOT, sweep
-from chaos.plan import ENGINES, SQLITE, Kind, draw
+from chaos.plan import ENGINE_FAULTS, ENGINES, NODES, SQLITE, Kind, Plan, draw
+from chaos.record import Outcome
 from chaos.run import Place, run
 from chaos.story import story, summary
 
 _BUILD = ROOT / "build" / "chaos"
 _LONGEST = 300.0  # seconds of one seed, whatever happens
 _VERDICT = "verdict.json"
+_COUNTED = (
+    ("lost", {Invariant.LOST, Invariant.GAP, Invariant.STUCK}),
+    ("doubled", {Invariant.DOUBLED, Invariant.REPEATED}),
+    ("out of order", {Invariant.REORDERED, Invariant.TORN, Invariant.DISAGREE, Invariant.GAPPED}),
+)
+"""What the last line counts, with the rules that it violates."""
+_NUMBERS = ("events", "updates", "acknowledged", "deliveries", *(name for name, _ in _COUNTED))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :returns: exit status: 0 when all is as expected, 1 when a rule was broken or a known defect did not show
         itself, 2 when the checker failed.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.engine == SQLITE and (needs := ENGINE_FAULTS & set(options.kind or ())):
+        names = ", ".join(sorted(map(_name, needs)))
+        parser.error(f"{names}: needs an engine that nodes share, --engine {' or '.join(ENGINES[1:])}")
     if options.explain:
         _explain()
         return 0
@@ -58,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--workers", type=int, default=0, help="worker processes of each hub; default: drawn")
     parser.add_argument("--engine", choices=ENGINES, default=SQLITE, help="store of the hubs")
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=NODES,
+        help=f"hubs on an engine that they share; on SQLite there is one; default: {NODES}",
+    )
     parser.add_argument(
         "--kind",
         action="append",
@@ -101,7 +119,7 @@ def _kind(name: str) -> Kind:
 
 
 def _run_one(options: argparse.Namespace) -> int:
-    plan = draw(options.one, workers=options.workers, engine=options.engine, kinds=options.kind)
+    plan = _plan(options, options.one, options.kind or ())
     for number in sorted(options.without, reverse=True):
         plan = plan.without(plan.faults[number])
     folder = _folder(options.one, options.without)
@@ -115,11 +133,24 @@ def _run_one(options: argparse.Namespace) -> int:
                 "rules": sorted({violation.invariant.name for violation in found}),
                 "summary": summary(found),
                 "updates": len(record.log),
+                "events": len(record.deeds),
+                "acknowledged": sum(
+                    len(one.updates) for one in record.publications if one.outcome is Outcome.STORED
+                ),
+                **{
+                    name: sum(violation.invariant in rules for violation in found) for name, rules in _COUNTED
+                },
                 "deliveries": sum(len(session.received) for session in record.sessions),
             }
         )
     )
     return 1 if found else 0
+
+
+def _plan(options: argparse.Namespace, seed: int, kinds: Sequence[Kind]) -> Plan:
+    return draw(
+        seed, workers=options.workers, engine=options.engine, nodes=options.nodes, kinds=kinds or None
+    )
 
 
 def _folder(seed: int, without: Sequence[int]) -> Path:
@@ -145,8 +176,7 @@ class _Task:
 @dataclass
 class _Tally:
     seeds: int = 0
-    updates: int = 0
-    deliveries: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_NUMBERS, 0))
     failed: list[str] = field(default_factory=list)
     known: int = 0
 
@@ -157,7 +187,7 @@ def _run_all(options: argparse.Namespace) -> int:
     tasks = _tasks(options)
     if options.list:
         for task in itertools.islice(tasks, 1000 if options.seeds else 40):
-            _say("\n".join(draw(task.seed, workers=options.workers, kinds=task.kinds or None).words()))
+            _say("\n".join(_plan(options, task.seed, task.kinds).words()))
         return 0
     tally = _Tally()
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -198,7 +228,7 @@ def _in_child(options: argparse.Namespace, task: _Task, without: Sequence[int] =
     :returns: exit status and what it printed.
     """
     command = [sys.executable, "-m", "chaos", "--one", str(task.seed), "--workers", str(options.workers)]
-    command += ["--engine", options.engine, "--hub", str(options.hub)]
+    command += ["--engine", options.engine, "--nodes", str(options.nodes), "--hub", str(options.hub)]
     for kind in task.kinds:
         command += ["--kind", kind.name]
     for number in without:
@@ -226,8 +256,8 @@ def _report(options: argparse.Namespace, task: _Task, status: int, printed: str,
         tally.failed.append(f"{task.seed} (the checker failed)")
         return
     found = json.loads(verdict.read_text())
-    tally.updates += found["updates"]
-    tally.deliveries += found["deliveries"]
+    for name in _NUMBERS:
+        tally.counts[name] += found[name]
     rules = {Invariant[name] for name in found["rules"]}
     unexpected = rules - tolerated() - task.expected
     line = (
@@ -251,7 +281,7 @@ def _report(options: argparse.Namespace, task: _Task, status: int, printed: str,
 
 def _shrink(options: argparse.Namespace, task: _Task, rules: set[Invariant]) -> None:
     """Run a seed again without each of its faults, and tell which ones the failure does not need."""
-    plan = draw(task.seed, workers=options.workers, engine=options.engine, kinds=task.kinds or None)
+    plan = _plan(options, task.seed, task.kinds)
     without: list[int] = []
     for number in range(len(plan.faults)):
         tried = [*without, number]
@@ -265,10 +295,8 @@ def _shrink(options: argparse.Namespace, task: _Task, rules: set[Invariant]) -> 
 
 def _conclude(tally: _Tally, seconds: float) -> int:
     known = f", {tally.known} broke rules as known" if tally.known else ""
-    _say(
-        f"{tally.seeds} seeds in {seconds / 60:.1f} minutes, {tally.updates} updates, "
-        f"{tally.deliveries} deliveries{known}; {len(tally.failed)} failed"
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in tally.counts.items())
+    _say(f"{tally.seeds} seeds in {seconds / 60:.1f} minutes, {counts}{known}; {len(tally.failed)} failed")
     for failed in tally.failed:
         _say(f"  seed {failed}")
     if tally.failed:

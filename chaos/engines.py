@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import psycopg
+import redis
 
 from chaos.client import number_of
+from chaos.plan import POSTGRESQL
 from chaos.record import Entry
+from tests.engines import EngineServer, PostgresqlServer, RedisServer
 
 _BUSY = 10.0  # seconds
+_LOOK = 0.05
 
 
 class Ruined(Exception):
@@ -24,12 +34,6 @@ class Ruined(Exception):
 
 class Engine(Protocol):
     """A store."""
-
-    folder: Path
-
-    @property
-    def url(self) -> str:
-        """The value of ``MERCURE_TRANSPORT_URL``."""
 
     def shadow(self) -> None:
         """Have the store keep a copy of each update from now on, beside the history of the hub."""
@@ -89,6 +93,310 @@ class Sqlite:
             rows = connection.execute(f"{' UNION '.join(selects)} ORDER BY sequence").fetchall()
             oldest = connection.execute("SELECT min(sequence) FROM mercure_update").fetchone()[0]
         return [_entry(*row) for row in rows], oldest or 0
+
+
+class Shared:
+    """A server that nodes share. Its methods block.
+
+    :param server: not started yet.
+    """
+
+    def __init__(self, server: EngineServer) -> None:
+        self.server = server
+        self._replica: EngineServer | None = None
+        self._old: list[EngineServer] = []
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens now."""
+        return self.server.host, self.server.port
+
+    def url_by(self, host: str, port: int) -> str:
+        """The value of ``MERCURE_TRANSPORT_URL`` for a node that reaches it by some wire."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        """Start it."""
+        self.server.start()
+
+    def close(self) -> None:
+        """End it and remove what it left."""
+        for server in filter(None, (self.server, self._replica, *self._old)):
+            server.stop()
+
+    def shadow(self) -> None:
+        """Have a copy of each update kept from now on, beside the history of the hubs."""
+        raise NotImplementedError
+
+    def log(self) -> tuple[list[Entry], int]:
+        """As for any engine."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self.server.kill()
+
+    def start(self) -> None:
+        """Start it again."""
+        self.server.start()
+
+    def halt(self) -> None:
+        """Stop it in order."""
+        assert self.server.process is not None
+        self.server.process.send_signal(signal.SIGINT)
+        self.server.process.wait(_BUSY)
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self.server.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.server.signal(signal.SIGCONT)
+
+    def disconnect(self) -> None:
+        """End all connections of nodes."""
+        raise NotImplementedError
+
+    def make_replica(self) -> None:
+        """Start a replica, and wait until it has everything."""
+        raise NotImplementedError
+
+    def leave_behind(self) -> None:
+        """Have the replica get no more updates."""
+        raise NotImplementedError
+
+    def fail_over(self) -> None:
+        """The replica takes over; the old server is gone for good."""
+        raise NotImplementedError
+
+    def _replace(self) -> None:
+        assert self._replica is not None
+        self._old.append(self.server)
+        self.server, self._replica = self._replica, None
+
+
+class Postgresql(Shared):
+    """A PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__(PostgresqlServer({"wal_sender_timeout": "2s", "shared_buffers": "32MB"}))
+        self._database = ""
+
+    def open(self) -> None:
+        super().open()
+        self._database = self.server.url().rpartition("/")[2]
+
+    def url_by(self, host: str, port: int) -> str:
+        return f"postgresql://hub@{host}:{port}/{self._database}"
+
+    def shadow(self) -> None:
+        with self._connected() as connection:
+            connection.execute(
+                """
+                CREATE TABLE IF NOT EXISTS chaos_shadow
+                    (sequence bigint PRIMARY KEY, id text, topics text, data bytea, private boolean);
+                CREATE OR REPLACE FUNCTION chaos_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    INSERT INTO chaos_shadow
+                    VALUES (new.sequence, new.id, new.topics, substr(new.data, 1, 2000), new.private);
+                    RETURN NULL;
+                END $$;
+                DROP TRIGGER IF EXISTS chaos_keep ON mercure_update;
+                CREATE TRIGGER chaos_keep AFTER INSERT ON mercure_update
+                    FOR EACH ROW EXECUTE FUNCTION chaos_keep();
+                """
+            )
+
+    def log(self) -> tuple[list[Entry], int]:
+        try:
+            with self._connected() as connection:
+                rows = connection.execute(
+                    """
+                    SELECT sequence, id, topics, substr(data, 1, 2000), private FROM mercure_update
+                    UNION SELECT * FROM chaos_shadow ORDER BY sequence
+                    """
+                ).fetchall()
+                (oldest,) = connection.execute("SELECT min(sequence) FROM mercure_update").fetchone() or (0,)
+        except psycopg.Error as error:
+            raise Ruined(str(error)) from None
+        return [_entry(*row) for row in rows], oldest or 0
+
+    def disconnect(self) -> None:
+        with self._connected() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+
+    def make_replica(self) -> None:
+        assert isinstance(self.server, PostgresqlServer)
+        self._replica = replica = _Standby(self.server)
+        replica.start()
+        assert replica.process is not None
+
+    def leave_behind(self) -> None:
+        assert isinstance(self._replica, PostgresqlServer)
+        self._replica.run("ALTER SYSTEM SET primary_conninfo = ''")
+        self._replica.run("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + _BUSY
+        while self._replica.run("SELECT 1 FROM pg_stat_wal_receiver") and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+
+    def fail_over(self) -> None:
+        assert isinstance(self._replica, PostgresqlServer)
+        if self._replica.run("SELECT 1 FROM pg_stat_wal_receiver"):
+            self.halt()  # which sends everything first
+        else:
+            self.kill()
+        self._replica.run("SELECT pg_promote()")
+        self._replace()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[Any]]:
+        host, port = self.address
+        with psycopg.connect(
+            host=host, port=port, user="hub", dbname=self._database, autocommit=True, connect_timeout=10
+        ) as connection:
+            yield connection
+
+
+class _Standby(PostgresqlServer):
+    """A server that copies another one."""
+
+    def __init__(self, primary: PostgresqlServer) -> None:
+        super().__init__({"hot_standby": "on", "shared_buffers": "32MB"})
+        self._primary = primary
+
+    def make_data(self) -> None:
+        primary = self._primary
+        self.run_tool(
+            *("pg_basebackup", "-D", str(self.folder / "data"), "-R", "-X", "stream", "--no-sync"),
+            *("-c", "fast", "-h", primary.host, "-p", str(primary.port), "-U", "hub"),
+        )
+
+
+class Valkey(Shared):
+    """A Valkey. It runs no program of ours, so the shadow is a reader that is always close behind."""
+
+    def __init__(self) -> None:
+        super().__init__(RedisServer())
+        self._name = ""
+        self._kept: dict[int, Entry] = {}
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._reader = threading.Thread(target=self._follow, name="chaos shadow", daemon=True)
+
+    def open(self) -> None:
+        super().open()
+        self._name = self.server.url().rpartition("=")[2]
+
+    def close(self) -> None:
+        self._over.set()
+        if self._reader.is_alive():
+            self._reader.join()
+        super().close()
+
+    def url_by(self, host: str, port: int) -> str:
+        return f"redis://{host}:{port}/0?name={self._name}"
+
+    @property
+    def _key(self) -> str:
+        return f"{{{self._name}}}:log"
+
+    def shadow(self) -> None:
+        self._reader.start()
+
+    def _follow(self) -> None:
+        while not self._over.wait(_LOOK):
+            with contextlib.suppress(redis.RedisError, OSError), self._lock:
+                self._read_on()
+
+    def _read_on(self) -> None:
+        with self._client() as client:
+            newest = client.xrevrange(self._key, count=1)
+            last = _sequence(newest[0][0]) if newest else 0
+            for sequence in [sequence for sequence in self._kept if sequence > last]:
+                del self._kept[sequence]  # a replica that lacks them has taken over
+            after = max(self._kept, default=0)
+            while rows := client.xrange(self._key, f"(0-{after}", "+", 1000):
+                self._keep(rows)
+                after = _sequence(rows[-1][0])
+
+    def log(self) -> tuple[list[Entry], int]:
+        try:
+            with self._lock:
+                self._read_on()
+                with self._client() as client:  # once more from the beginning: what was replaced
+                    rows = client.xrange(self._key)
+                    self._keep(rows)
+        except (redis.RedisError, OSError) as error:
+            raise Ruined(str(error)) from None
+        return [self._kept[one] for one in sorted(self._kept)], _sequence(rows[0][0]) if rows else 0
+
+    def _keep(self, rows: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        for id_, fields in rows:
+            sequence = _sequence(id_)
+            self._kept[sequence] = _entry(
+                sequence,
+                fields[b"id"].decode(),
+                fields[b"topics"].decode(),
+                fields[b"data"][:2000],
+                int(fields.get(b"private", b"0") or 0),
+            )
+
+    def disconnect(self) -> None:
+        with self._client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def make_replica(self) -> None:
+        host, port = self.address
+        self._replica = RedisServer(settings=("--replicaof", host, str(port)))
+        self._replica.start()
+        deadline = time.monotonic() + _BUSY
+        with self._client(self._replica) as client:
+            while client.info("replication").get("master_link_status") != "up":
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the replica does not follow")
+                time.sleep(_LOOK)
+
+    def leave_behind(self) -> None:
+        with self._client(self._replica) as client:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+    def fail_over(self) -> None:
+        with self._client(self._replica) as replica:
+            if replica.info("replication")["role"] == "slave":
+                with self._client() as client:
+                    client.execute_command("CLIENT", "PAUSE", "5000", "WRITE")
+                    sent = client.info("replication")["master_repl_offset"]
+                deadline = time.monotonic() + _BUSY
+                while replica.info("replication")["slave_repl_offset"] < sent:
+                    if time.monotonic() > deadline:
+                        raise RuntimeError("the replica does not follow")
+                    time.sleep(_LOOK)
+            self.kill()
+            replica.execute_command("REPLICAOF", "NO", "ONE")
+        with self._lock:
+            self._replace()
+
+    @contextlib.contextmanager
+    def _client(self, server: EngineServer | None = None) -> Iterator[Any]:
+        server = server or self.server
+        client: Any = redis.Redis(
+            server.host, server.port, socket_timeout=_BUSY, socket_connect_timeout=_BUSY
+        )
+        with contextlib.closing(client):
+            yield client
+
+
+def shared(engine: str) -> Shared:
+    """The engine of a plan."""
+    return Postgresql() if engine == POSTGRESQL else Valkey()
+
+
+def _sequence(id_: bytes) -> int:
+    return int(id_.partition(b"-")[2])
 
 
 def _entry(sequence: int, id_: str, topics: str, data: bytes | None, private: int) -> Entry:

@@ -1,4 +1,4 @@
-"""Carries the faults of a plan out, on a hub that runs, and notes what was done and when it was over."""
+"""Carries the faults of a plan out, on hubs that run, and notes what was done and when it was over."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import os
 import resource
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.actors import Scene
-from chaos.engines import Sqlite
-from chaos.hosts import Host
+from chaos.engines import Shared, Sqlite
+from chaos.hosts import Host, Switch
 from chaos.injection.control import Active, Injection
 from chaos.injection.faults import Call, File
 from chaos.node import Node
 from chaos.plan import FaultPlan, Kind, Route
-from chaos.record import Deed, Effect, Rotation
+from chaos.record import ANY, Deed, Effect, Rotation
+from chaos.wire import Way, Wire
 
 _AFTER_RELOAD = 0.3  # seconds
+_SUCCESSION = 10.0
 _MIB = 1 << 20
 _SUDDEN = 0.5  # share of the restarts after another damage that are a crash
 _LOG = File.DATABASE | File.WAL
@@ -35,21 +37,46 @@ CLOCKS = (-3600.0, 90.0, 3600.0, 86400.0)
 class Stage:
     """What faults act on.
 
-    :param host: another host, if namespaces can be had.
+    :param injections: for each node, what injects faults into it.
+    :param host: another host for clients, if namespaces can be had.
+    :param wires: for each node, its wire to an engine that nodes share.
+    :param switch: where the cables of their hosts are plugged in, if they have hosts of their own.
     """
 
     scene: Scene
-    node: Node
-    engine: Sqlite
-    injection: Injection
-    host: Host | None
+    nodes: list[Node]
+    engine: Sqlite | Shared
+    injections: list[Injection]
+    host: Host | None = None
+    wires: list[Wire] = field(default_factory=list)
+    switch: Switch | None = None
     operator: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Whoever stops and starts the hub: one at a time."""
+    """Whoever stops and starts a hub: one at a time."""
 
-    def deed(self, fault: FaultPlan, effect: Effect, words: str = "") -> Deed:
-        """Note a fault that begins now."""
+    @property
+    def shared(self) -> Shared:
+        """The engine that nodes share."""
+        assert isinstance(self.engine, Shared)
+        return self.engine
+
+    @property
+    def sqlite(self) -> Sqlite:
+        """The database file."""
+        assert isinstance(self.engine, Sqlite)
+        return self.engine
+
+    def deed(self, fault: FaultPlan, effect: Effect, words: str = "", node: int | None = None) -> Deed:
+        """Note a fault that begins now.
+
+        :param node: that it befalls, by default that of the plan; ``ANY`` for all.
+        """
         now = self.scene.now()
-        deed = Deed(fault.kind.name, now, float("inf"), effect, words or fault.kind.value)
+        if node is None:
+            node = fault.node
+        words = words or fault.kind.value
+        if self.wires and node != ANY:
+            words += f" (node {node})"
+        deed = Deed(fault.kind.name, now, float("inf"), effect, words, node=node)
         self.scene.record.deeds.append(deed)
         return deed
 
@@ -68,7 +95,7 @@ async def carry_out(stage: Stage, fault: FaultPlan) -> None:
 
 
 async def _signals(stage: Stage, fault: FaultPlan) -> Deed:
-    node = stage.node
+    node = stage.nodes[fault.node]
     while (
         not node.is_serving and not stage.scene.over.is_set()
     ):  # systemd, too, keeps a signal back until then
@@ -112,28 +139,30 @@ async def _signals(stage: Stage, fault: FaultPlan) -> Deed:
 async def _terminate(stage: Stage, fault: FaultPlan) -> Deed:
     async with stage.operator:
         deed = stage.deed(fault, Effect.STOPS)
-        await stage.node.terminate()
-        await stage.node.start()
+        await stage.nodes[fault.node].terminate()
+        await stage.nodes[fault.node].start()
     return deed
 
 
 async def _rotate(stage: Stage, fault: FaultPlan) -> Deed:
-    deed = stage.deed(fault, Effect.NONE)
+    deed = stage.deed(fault, Effect.NONE, node=ANY)
     key = stage.scene.keys.rotate()
     deed.words = f"key {key} takes the place of key {key - 1}, SIGHUP"
     stage.scene.record.rotations.append(Rotation(stage.scene.now(), key))
-    stage.node.tell(signal.SIGHUP, [stage.node.main])
+    for node in stage.nodes:
+        node.tell(signal.SIGHUP, [node.main])
     await stage.scene.pause(_AFTER_RELOAD)
     return deed
 
 
 async def _stop(stage: Stage, fault: FaultPlan) -> Deed:
-    node = stage.node
+    node = stage.nodes[fault.node]
     workers = node.workers()
     pids = {
         Kind.STOP_MAIN: [node.main],
         Kind.STOP_WORKER: workers[int(fault.draw * len(workers)) :][:1],
         Kind.STOP_LONG: node.processes(),
+        Kind.TRIM_PAST: node.processes(),
     }[fault.kind]
     deed = stage.deed(fault, Effect.STALLS, f"{fault.kind.value} after {fault.length:.1f} s")
     node.tell(signal.SIGSTOP, pids)
@@ -167,18 +196,18 @@ def _injected(effect: Effect, start: Callable[[Stage, FaultPlan], Active]) -> Ca
 async def _clock(stage: Stage, fault: FaultPlan) -> Deed:
     seconds = CLOCKS[int(fault.draw * len(CLOCKS))]
     deed = stage.deed(fault, Effect.CLOCK, f"the hub's clock jumps by {seconds:+.0f} s, and back")
-    with stage.injection.clock_jump(seconds):
-        stage.scene.skew = seconds
+    with stage.injections[fault.node].clock_jump(seconds):
+        stage.scene.skews[fault.node] = seconds
         try:
             await stage.scene.pause(fault.length)
         finally:
-            stage.scene.skew = 0.0
+            del stage.scene.skews[fault.node]
     return deed
 
 
 async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
     """Damage a file; some seconds later the hub crashes, or an operator stops it, and it starts anew."""
-    engine = stage.engine
+    engine, node = stage.sqlite, stage.nodes[0]
     # SQLite that ends in order copies what it can: only a crash shows what was lost with a write-ahead log.
     is_crash = fault.kind in (Kind.REMOVE_WAL, Kind.TRUNCATE_WAL, Kind.REPLACE_WAL) or fault.draw < _SUDDEN
     how = "kill -9" if is_crash else "SIGTERM"
@@ -206,11 +235,11 @@ async def _damage(stage: Stage, fault: FaultPlan) -> Deed:
     await stage.scene.pause(fault.length)
     deed.words = f"{deed.words} at {stage.scene.now():.2f} s"
     async with stage.operator:
-        await (stage.node.kill() if how == "kill -9" else stage.node.terminate())
+        await (node.kill() if how == "kill -9" else node.terminate())
         if fault.kind is Kind.REMOVE_DATABASE:
             engine.wal.unlink(missing_ok=True)  # of a database that is gone: SQLite must not find it
             Path(f"{engine.database}-shm").unlink(missing_ok=True)
-        await stage.node.start()
+        await node.start()
     stage.scene.record.damaged = damaged
     return deed
 
@@ -227,7 +256,7 @@ def _replace_by_a_copy(path: Path) -> None:
 async def _descriptors(stage: Stage, fault: FaultPlan) -> Deed:
     deed = stage.deed(fault, Effect.STARVES)
     before = {}
-    for pid in stage.node.processes():
+    for pid in stage.nodes[0].processes():
         with contextlib.suppress(OSError):
             used = max(int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()) + 1
             before[pid] = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -242,7 +271,7 @@ async def _memory(stage: Stage, fault: FaultPlan) -> Deed:
     before = {}
     more = int(1 + 24 * fault.draw) * _MIB
     deed.words = f"only {more // _MIB} MiB more of memory for each process"
-    for pid in stage.node.processes():
+    for pid in stage.nodes[0].processes():
         with contextlib.suppress(OSError):
             pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
             before[pid] = resource.prlimit(pid, resource.RLIMIT_AS)
@@ -293,6 +322,134 @@ async def _half_open(stage: Stage, fault: FaultPlan) -> Deed:
     return deed
 
 
+# -- the engine that nodes share --------------------------------------------------------------------
+
+
+async def _cut(stage: Stage, fault: FaultPlan) -> Deed:
+    """Lose the network between nodes and the engine, at the switch, or else in the wires."""
+    is_all = fault.kind is Kind.CUT_ALL
+    nodes = stage.nodes if is_all else [stage.nodes[fault.node]]
+    deed = stage.deed(fault, Effect.AWAY, node=ANY if is_all else fault.node)
+    await asyncio.to_thread(_set_cables, stage, nodes, out=True)
+    try:
+        await stage.scene.pause(fault.length)
+    finally:
+        await asyncio.to_thread(_set_cables, stage, nodes, out=False)
+    return deed
+
+
+def _set_cables(stage: Stage, nodes: Sequence[Node], *, out: bool) -> None:
+    for node in nodes:
+        if stage.switch is None or node.host is None:
+            stage.wires[node.number].hold(tuple(Way) if out else ())
+        elif out:
+            stage.switch.cut(node.host)
+        else:
+            stage.switch.mend(node.host)
+
+
+async def _one_way(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.AWAY)
+    wire = stage.wires[fault.node]
+    wire.hold((Way.UP,) if fault.kind is Kind.MUTE else (Way.DOWN,))
+    try:
+        await stage.scene.pause(fault.length)
+    finally:
+        wire.hold(())
+    return deed
+
+
+async def _delay(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.FAR)
+    wire = stage.wires[fault.node]
+    wire.delay({Kind.DELAY_1: 0.001, Kind.DELAY_50: 0.05, Kind.DELAY_500: 0.5}[fault.kind])
+    try:
+        await stage.scene.pause(fault.length)
+    finally:
+        wire.delay(0.0)
+    return deed
+
+
+async def _wire_reset(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.AWAY)
+    stage.wires[fault.node].reset()
+    return deed
+
+
+async def _disconnect(stage: Stage, fault: FaultPlan) -> Deed:
+    deed = stage.deed(fault, Effect.AWAY, node=ANY)
+    await asyncio.to_thread(stage.shared.disconnect)
+    return deed
+
+
+async def _engine_stop(stage: Stage, fault: FaultPlan) -> Deed:
+    async with stage.operator:
+        deed = stage.deed(fault, Effect.AWAY, node=ANY)
+        stage.shared.freeze()
+        try:
+            await stage.scene.pause(fault.length)
+        finally:
+            stage.shared.thaw()
+    return deed
+
+
+async def _engine_restart(stage: Stage, fault: FaultPlan) -> Deed:
+    """The engine ends, and starts again after a while."""
+    async with stage.operator:
+        deed = stage.deed(fault, Effect.AWAY, node=ANY)
+        if fault.kind is Kind.ENGINE_RESTART:
+            await asyncio.to_thread(stage.shared.halt)
+        else:
+            await asyncio.to_thread(stage.shared.kill)
+        if fault.kind is Kind.KILL_BOTH:
+            killed = stage.deed(fault, Effect.KILLS)
+            stage.nodes[fault.node].tell(signal.SIGKILL, stage.nodes[fault.node].processes())
+            killed.end = stage.scene.now()
+        await stage.scene.pause(fault.length)
+        await asyncio.to_thread(stage.shared.start)
+    return deed
+
+
+async def _fail_over(stage: Stage, fault: FaultPlan) -> Deed:
+    """A replica takes over, and the address of the engine with it."""
+    async with stage.operator:
+        await asyncio.to_thread(stage.shared.make_replica)
+        is_behind = fault.kind is Kind.FAIL_BEHIND
+        deed = stage.deed(fault, Effect.AWAY | (Effect.REPLACES if is_behind else Effect.NONE), node=ANY)
+        if is_behind:
+            await asyncio.to_thread(stage.shared.leave_behind)
+            await stage.scene.pause(fault.length)
+        await asyncio.to_thread(stage.shared.fail_over)
+        for wire in stage.wires:
+            wire.lead_to(stage.shared.address)
+        if is_behind:
+            stage.scene.record.damaged = stage.scene.now()
+    return deed
+
+
+async def _roll(stage: Stage, fault: FaultPlan) -> Deed:
+    """Stop and start one node after the other, or have each followed by another one."""
+    async with stage.operator:
+        for node in stage.nodes:
+            deed = stage.deed(fault, Effect.STOPS, node=node.number)
+            if fault.kind is Kind.ROLL:
+                await node.terminate()
+                await node.start()
+            else:
+                before = node.main
+                node.tell(signal.SIGUSR2, [before])
+                await _followed(stage, node, before)
+            deed.end = stage.scene.now()
+    return deed
+
+
+async def _followed(stage: Stage, node: Node, main: int) -> None:
+    """Wait until another process is the main one."""
+    deadline = stage.scene.now() + _SUCCESSION
+    while node.main == main and stage.scene.now() < deadline:
+        await stage.scene.pause(_AFTER_RELOAD)
+
+
 _WAYS: dict[Kind, Callable[[Stage, FaultPlan], Awaitable[Deed]]] = {
     Kind.TERMINATE: _terminate,
     Kind.ROTATE: _rotate,
@@ -300,29 +457,29 @@ _WAYS: dict[Kind, Callable[[Stage, FaultPlan], Awaitable[Deed]]] = {
     Kind.STOP_WORKER: _stop,
     Kind.STOP_LONG: _stop,
     Kind.SYNC_FAILS: _injected(
-        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.SYNC, errno.EIO, files=_LOG)
+        Effect.REFUSES, lambda stage, _: stage.injections[0].fail(Call.SYNC, errno.EIO, files=_LOG)
     ),
     Kind.SYNC_SLOW: _injected(
-        Effect.STALLS, lambda stage, _: stage.injection.slow(Call.SYNC, 2.0, files=_LOG)
+        Effect.STALLS, lambda stage, _: stage.injections[0].slow(Call.SYNC, 2.0, files=_LOG)
     ),
     Kind.WRITE_FAILS: _injected(
-        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.WRITE, errno.EIO, files=_LOG)
+        Effect.REFUSES, lambda stage, _: stage.injections[0].fail(Call.WRITE, errno.EIO, files=_LOG)
     ),
     Kind.WRITE_SHORT: _injected(
-        Effect.REFUSES, lambda stage, _: stage.injection.short(Call.WRITE, files=_LOG, probability=0.1)
+        Effect.REFUSES, lambda stage, _: stage.injections[0].short(Call.WRITE, files=_LOG, probability=0.1)
     ),
     Kind.READ_FAILS: _injected(
-        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.READ, errno.EIO, files=_LOG)
+        Effect.REFUSES, lambda stage, _: stage.injections[0].fail(Call.READ, errno.EIO, files=_LOG)
     ),
     Kind.OPEN_FAILS: _injected(
-        Effect.REFUSES | Effect.STARVES, lambda stage, _: stage.injection.fail(Call.OPEN, errno.EMFILE)
+        Effect.REFUSES | Effect.STARVES, lambda stage, _: stage.injections[0].fail(Call.OPEN, errno.EMFILE)
     ),
-    Kind.LOCK_SLOW: _injected(Effect.STALLS, lambda stage, _: stage.injection.slow(Call.LOCK, 0.1)),
+    Kind.LOCK_SLOW: _injected(Effect.STALLS, lambda stage, _: stage.injections[0].slow(Call.LOCK, 0.1)),
     Kind.LOCK_FAILS: _injected(
-        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.LOCK, errno.ENOLCK, files=File.LOCK)
+        Effect.REFUSES, lambda stage, _: stage.injections[0].fail(Call.LOCK, errno.ENOLCK, files=File.LOCK)
     ),
-    Kind.DISK_FULL: _injected(Effect.REFUSES, lambda stage, _: stage.injection.disk_full()),
-    Kind.THREADS: _injected(Effect.STARVES, lambda stage, _: stage.injection.no_threads()),
+    Kind.DISK_FULL: _injected(Effect.REFUSES, lambda stage, _: stage.injections[0].disk_full()),
+    Kind.THREADS: _injected(Effect.STARVES, lambda stage, _: stage.injections[0].no_threads()),
     Kind.REMOVE_DATABASE: _damage,
     Kind.REPLACE_DATABASE: _damage,
     Kind.REMOVE_WAL: _damage,
@@ -331,16 +488,36 @@ _WAYS: dict[Kind, Callable[[Stage, FaultPlan], Awaitable[Deed]]] = {
     Kind.REPLACE_WAL: _damage,
     Kind.REPLACE_LOCK: _damage,
     Kind.READ_SLOW: _injected(
-        Effect.STALLS, lambda stage, _: stage.injection.slow(Call.READ, 0.05, files=_LOG)
+        Effect.STALLS, lambda stage, _: stage.injections[0].slow(Call.READ, 0.05, files=_LOG)
     ),
     Kind.TRUNCATE_FAILS: _injected(
-        Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.TRUNCATE, errno.EIO, files=_LOG)
+        Effect.REFUSES, lambda stage, _: stage.injections[0].fail(Call.TRUNCATE, errno.EIO, files=_LOG)
     ),
-    Kind.MAP_FAILS: _injected(Effect.REFUSES, lambda stage, _: stage.injection.fail(Call.MAP, errno.ENOMEM)),
+    Kind.MAP_FAILS: _injected(
+        Effect.REFUSES, lambda stage, _: stage.injections[0].fail(Call.MAP, errno.ENOMEM)
+    ),
     Kind.DESCRIPTORS: _descriptors,
     Kind.MEMORY: _memory,
     Kind.CLOCK: _clock,
     Kind.STORM: _storm,
     Kind.PROXY_STALLS: _proxy_stalls,
     Kind.HALF_OPEN: _half_open,
+    Kind.CUT_NODE: _cut,
+    Kind.CUT_ALL: _cut,
+    Kind.MUTE: _one_way,
+    Kind.DEAF: _one_way,
+    Kind.DELAY_1: _delay,
+    Kind.DELAY_50: _delay,
+    Kind.DELAY_500: _delay,
+    Kind.WIRE_RESET: _wire_reset,
+    Kind.DISCONNECT: _disconnect,
+    Kind.ENGINE_STOP: _engine_stop,
+    Kind.ENGINE_KILL: _engine_restart,
+    Kind.ENGINE_RESTART: _engine_restart,
+    Kind.KILL_BOTH: _engine_restart,
+    Kind.TRIM_PAST: _stop,
+    Kind.FAIL_OVER: _fail_over,
+    Kind.FAIL_BEHIND: _fail_over,
+    Kind.ROLL: _roll,
+    Kind.ROLL_OVER: _roll,
 }

@@ -1,4 +1,4 @@
-"""Another host on this machine: a network namespace, and a cable to it that can be pulled out.
+"""Other hosts on this machine: network namespaces, and cables to them that can be pulled out.
 
 Needs root and iproute2.
 """
@@ -18,21 +18,24 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-_NETWORK = ipaddress.IPv4Network("198.18.0.0/15")  # for tests between networks: nobody routes it
+_NETWORK = ipaddress.IPv4Network("198.18.0.0/16")  # for tests between networks: nobody routes it
+_SWITCHED = ipaddress.IPv4Network("198.19.0.0/16")
 _OUR_NAME = re.compile(r"chaos-(\d+)-\d+")
-_OUR_LINK = re.compile(r"ch(\d+)n\d+h")
+_OUR_LINK = re.compile(r"ch(\d+)n\d+[hbs]")
 _LOCK = Path("/run/chaos-hosts.lock")
 _CLONE_NEWNET = 0x40000000
 _TIMEOUT = 10.0
 
 _numbers = itertools.count()
+
+T = TypeVar("T")
 
 
 class HostError(Exception):
@@ -53,6 +56,7 @@ class Host:
         # Names of links have 15 characters at most, and the number of the process, too: a link stays when
         # its namespace has lost its name, as long as there are sockets in it.
         self._here, self._there = f"ch{pid}n{number}h", f"ch{pid}n{number}c"
+        self.port_here, self._port_there = f"ch{pid}n{number}b", f"ch{pid}n{number}p"
         self.hub_address = ""
         self.client_address = ""
         self._inside: ThreadPoolExecutor | None = None
@@ -77,9 +81,31 @@ class Host:
 
     def make_socket(self) -> socket.socket:
         """A TCP socket of that host, not connected yet, that any thread here may use."""
+        return self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+
+    def inside(self, do: Callable[[], T]) -> T:
+        """Call a function in a thread of that host; a process that it starts is on that host, too.
+
+        :returns: what the function returns.
+        """
         if self._inside is None:
             raise HostError(f"the host {self.name} is not up")
-        return self._inside.submit(socket.socket, socket.AF_INET, socket.SOCK_STREAM).result()
+        return self._inside.submit(do).result()
+
+    def plug(self, here: str, there: ipaddress.IPv4Interface) -> None:
+        """Connect it to a switch by a second cable.
+
+        :param here: name of the switch.
+        :param there: address of the host at that cable.
+        """
+        _ip(
+            *("link", "add", self.port_here, "type", "veth"),
+            *("peer", "name", self._port_there, "netns", self.name),
+        )
+        _ip("link", "set", self.port_here, "master", here)
+        _ip("link", "set", self.port_here, "up")
+        _ip("-n", self.name, "address", "add", str(there), "dev", self._port_there)
+        _ip("-n", self.name, "link", "set", self._port_there, "up")
 
     def connect(self, port: int, timeout: float | None = _TIMEOUT) -> socket.socket:
         """A TCP connection from that host to this one.
@@ -131,9 +157,59 @@ class Host:
             self._inside.shutdown()  # its thread keeps the namespace
             self._inside = None
         # The link first: with sockets in it, the namespace would keep it beyond its own name.
-        for command in (("link", "delete", self._here), ("netns", "delete", self.name)):
+        for command in (
+            ("link", "delete", self._here),
+            ("link", "delete", self.port_here),
+            ("netns", "delete", self.name),
+        ):
             with contextlib.suppress(HostError):
                 _ip(*command)
+
+
+class Switch:
+    """A network that several hosts share with this one; as a context manager it is taken down again.
+
+    A cable is pulled out at the switch. So the host keeps its route: what it sends is lost without an error,
+    and all others go on.
+
+    :raises HostError: on entering, when there can be none.
+    """
+
+    def __init__(self) -> None:
+        self.name = f"ch{os.getpid()}n{next(_numbers)}s"
+        self.address = ""
+        self._free: Iterator[ipaddress.IPv4Interface] = iter(())
+
+    def __enter__(self) -> Self:
+        _check()
+        with _alone():
+            _remove_leftovers()
+            network = _free_network()
+            self._free = (ipaddress.IPv4Interface(f"{one}/24") for one in network.hosts())
+            here = next(self._free)
+            _ip("link", "add", self.name, "type", "bridge")
+            _ip("address", "add", str(here), "dev", self.name)
+            _ip("link", "set", self.name, "up")
+        self.address = str(here.ip)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(HostError):
+            _ip("link", "delete", self.name)
+
+    def plug(self, host: Host) -> None:
+        """Connect a host."""
+        host.plug(self.name, next(self._free))
+
+    def cut(self, host: Host) -> None:
+        """Pull a host's cable out: whatever is sent is lost, and neither side is told."""
+        _ip("link", "set", host.port_here, "down")
+
+    def mend(self, host: Host) -> None:
+        """Put the cable in again."""
+        _ip("link", "set", host.port_here, "up")
 
 
 def is_available() -> bool:
@@ -182,9 +258,26 @@ def _free_pair() -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:
     raise HostError(f"all addresses of {_NETWORK} are taken")
 
 
+def _free_network() -> ipaddress.IPv4Network:
+    """A network for a switch, that no link here has."""
+    taken = {
+        ipaddress.IPv4Network((address["local"], 24), strict=False)
+        for link in json.loads(_ip("-json", "-4", "address", "show"))
+        for address in link.get("addr_info", ())
+    }
+    for network in _SWITCHED.subnets(new_prefix=24):
+        if network not in taken:
+            return network
+    raise HostError(f"all addresses of {_SWITCHED} are taken")
+
+
 def _remove_leftovers() -> None:
     """Remove what runs left that were killed."""
-    links = json.loads(_ip("-json", "link", "show", "type", "veth").strip() or "[]")
+    links = [
+        link
+        for kind in ("veth", "bridge")
+        for link in json.loads(_ip("-json", "link", "show", "type", kind).strip() or "[]")
+    ]
     names = json.loads(_ip("-json", "netns", "list").strip() or "[]")
     dead = [
         *(("link", name) for name in _of_the_dead(_OUR_LINK, [link.get("ifname", "") for link in links])),

@@ -7,13 +7,17 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from chaos.plan import LEASE
 from chaos.record import (
+    ANY,
     EARLIEST,
     Effect,
     End,
     Entry,
     Listing,
+    Look,
     Outcome,
     Publication,
     Record,
@@ -24,6 +28,12 @@ from chaos.topics import ALL
 BOUND = 10.0
 """Seconds within which anything has to be noticed, answered or repaired."""
 
+SOON = 5.0
+"""The same for what nodes on one engine have to do after a fault."""
+
+_TOLERANCE = 2.0  # seconds, for clients that look once in a while on a busy machine
+_PROMPT = 1.0  # seconds of a publication that the troubles of others must not delay
+_ADOPTED = LEASE + SOON  # seconds after which the subscriptions of a dead node are ended
 _CLOCKS = 1.5  # seconds by which two looks at clocks may differ
 _FEW = 5  # publications that make a judgement over a span of time
 _MORE_MEMORY = 48 << 20  # bytes for each process
@@ -66,6 +76,11 @@ class Invariant(enum.Enum):
     CRASHED = "a process ended that nobody had told to"
     RUINED = "the log cannot be read any more"
     REPLAY = "a replay from the beginning differs from the log"
+    DELAYED = "the trouble of one node delayed a publication to another one"
+    GAPPED = "the sequences of the log have a gap"
+    READY = "a node that cannot reach its engine says that it is ready"
+    HELD = "a stream went on after the log had lost what it had delivered"
+    DISAGREE = "two nodes replay the log differently"
     LEFTOVER = "memory, descriptors, threads, files or CPU did not return to where they were"
 
 
@@ -102,6 +117,7 @@ def violations(record: Record) -> list[Violation]:
         *judge.keys(),
         *judge.health(),
         *judge.presence(),
+        *judge.nodes(),
         *judge.recovery(),
     ]
     return sorted(found, key=lambda violation: violation.at)
@@ -148,7 +164,7 @@ class _Judge:
             case Outcome.REFUSED if is_stored:
                 words = f"{what} got {one.status} after {one.done - one.sent:.2f} s, and is in the log"
                 yield Violation(Invariant.PHANTOM, one.done, words, numbers)
-            case Outcome.UNANSWERED if not self._died(one.sent, one.done):
+            case Outcome.UNANSWERED if not self._died(one.sent, one.done, one.node):
                 if is_stored:
                     words = f"{what} was sent at {one.sent:.2f} s; the connection ended without an answer"
                     yield Violation(Invariant.UNTOLD, one.done, words, numbers)
@@ -158,7 +174,7 @@ class _Judge:
         took = one.done - one.sent
         if one.outcome not in (Outcome.UNSENT, Outcome.CUT) and took > BOUND:
             excuse = Effect.STALLS | Effect.STARVES | Effect.CUTS | Effect.KILLS
-            if not self._lately(excuse, one.sent, one.done):
+            if not self._lately(excuse, one.sent, one.done, one.node):
                 yield Violation(Invariant.SLOW, one.done, f"{what} took {took:.1f} s", numbers)
 
     def _acknowledged(
@@ -179,22 +195,27 @@ class _Judge:
             entries and entries[0].sequence == first + index for index, entries in enumerate(stored)
         )
 
-    def _died(self, begin: float, end: float) -> bool:
-        """Whether a process may have died without a word in a span of time."""
-        return self.record.during(Effect.KILLS | Effect.STARVES, begin, end) or any(
-            begin - 1 <= death.at <= end + 1 for death in self.record.deaths
+    def _died(self, begin: float, end: float, node: int) -> bool:
+        """Whether a process of a node may have died without a word in a span of time."""
+        return self.record.during(Effect.KILLS | Effect.STARVES, begin, end, node) or any(
+            begin - 1 <= death.at <= end + 1 for death in self.record.deaths if node in (ANY, death.node)
         )
 
     def _may_close(self, one: Publication) -> bool:
         """Whether a connection may have ended before its request was read: HTTP allows it, if it was kept."""
-        is_down = any(not death.is_restarted and death.at < one.done for death in self.record.deaths)
-        if is_down or self._lately(Effect.STOPS | Effect.KILLS | Effect.STARVES, one.sent, one.done):
+        is_down = any(
+            not death.is_restarted and death.at < one.done
+            for death in self.record.deaths
+            if one.node in (ANY, death.node)
+        )
+        ends = Effect.STOPS | Effect.KILLS | Effect.STARVES
+        if is_down or self._lately(ends, one.sent, one.done, one.node):
             return True  # the proxy accepts while there is no hub behind it
-        return not one.is_fresh and not self.record.during(Effect.STALLS, one.sent, one.done)
+        return not one.is_fresh and not self.record.during(Effect.STALLS, one.sent, one.done, one.node)
 
-    def _lately(self, effect: Effect, begin: float, end: float) -> bool:
+    def _lately(self, effect: Effect, begin: float, end: float, node: int = ANY) -> bool:
         """Whether a fault touches a span of time, or was over only just before it."""
-        return self.record.during(effect, begin - BOUND, end)
+        return self.record.during(effect, begin - BOUND, end, node)
 
     def order(self) -> Iterator[Violation]:
         """What was answered before another publication was sent comes before it in the log."""
@@ -277,7 +298,7 @@ class _Judge:
     def _discards(self, before: float, *, events: bool) -> bool:
         """Whether the hub may have discarded updates, or its own events, which are kept for a day."""
         if events:
-            return self.record.during(Effect.CLOCK, 0.0, before)
+            return not self.record.is_shared and self.record.during(Effect.CLOCK, 0.0, before)
         return bool(self.record.history_size or self.record.history_age)
 
     def _beginning(self, session: Session, wanted: list[int]) -> int | Violation | None:
@@ -378,7 +399,7 @@ class _Judge:
             return  # what it reads now may have been sent long ago
         excuse = Effect.STALLS | Effect.STARVES | Effect.CLOCK
         end = session.arrivals[-1] if session.arrivals else 0.0
-        if end > session.expires + _CLOCKS and not self._lately(excuse, session.expires, end):
+        if end > session.expires + _CLOCKS and not self._lately(excuse, session.expires, end, session.node):
             words = (
                 f"{session.name} got updates until {end:.2f} s; its token expired at {session.expires:.2f} s"
             )
@@ -389,7 +410,9 @@ class _Judge:
                 continue
             begin = max(publication.done, session.head)
             if when - begin > BOUND and publication.done > session.head:
-                if not self._lately(excuse | Effect.CUTS, begin, when):
+                if not self._lately(
+                    excuse | Effect.CUTS | Effect.AWAY | Effect.FAR, begin, when, session.node
+                ):
                     words = f"{session.name} got update {number} {when - begin:.1f} s after its answer"
                     yield Violation(Invariant.LATE, when, words, (number,), session.name)
                 return
@@ -405,7 +428,7 @@ class _Judge:
         """A stream is ended for an update that it would lack only where one can be lacking."""
         excuse = Effect.STALLS | Effect.STARVES | Effect.REPLACES | Effect.CLOCK | Effect.REFUSES
         for look in self.record.looks:
-            if look.incomplete and not self.record.during(excuse, 0.0, look.at):
+            if look.incomplete and not self.record.during(excuse, 0.0, look.at, look.node):
                 words = f"{look.incomplete} streams were ended by {look.at:.2f} s"
                 yield Violation(Invariant.CUT, look.at, words)
                 return
@@ -415,7 +438,7 @@ class _Judge:
     def keys(self) -> Iterator[Violation]:
         since = {0: 0.0, **{one.key: one.at for one in self.record.rotations}}
         for trial in self.record.trials:
-            if self._lately(Effect.STALLS | Effect.CLOCK, trial.at, trial.at):
+            if self._lately(Effect.STALLS | Effect.CLOCK, trial.at, trial.at, trial.node):
                 continue
             replaced = since.get(trial.key + 1, float("inf"))
             is_open = 200 <= trial.status < 300
@@ -441,7 +464,8 @@ class _Judge:
                 session.status == 200
                 and session.is_prompt
                 and session.head < replaced < end < float("inf")
-                and end - replaced > BOUND + self.record.spent(Effect.STALLS, replaced, end)
+                and end - replaced
+                > BOUND + self.record.spent(Effect.STALLS | Effect.AWAY, replaced, end, session.node)
             ):
                 words = (
                     f"{session.name} is open at {end:.2f} s with a token of key {session.key}, which was "
@@ -452,11 +476,16 @@ class _Judge:
     # -- health ------------------------------------------------------------------------------------
 
     def health(self) -> Iterator[Violation]:
+        for node in sorted({look.node for look in self.record.looks}):
+            yield from self._health(node)
+
+    def _health(self, node: int) -> Iterator[Violation]:
         done = sorted(
             (
                 one
                 for one in self.record.publications
-                if one.outcome in (Outcome.STORED, Outcome.REFUSED, Outcome.IN_DOUBT)
+                if one.node == node
+                and one.outcome in (Outcome.STORED, Outcome.REFUSED, Outcome.IN_DOUBT)
                 and (one.status == 200 or one.status >= 500)
             ),
             key=lambda one: one.done,
@@ -469,14 +498,16 @@ class _Judge:
         for span in spans:
             begin, end = span[0].done, span[-1].done
             if len(span) >= _FEW and end - begin > BOUND:
-                yield from self._disagreement(begin, end, works=span[0].status == 200)
+                yield from self._disagreement(begin, end, node, works=span[0].status == 200)
 
-    def _disagreement(self, begin: float, end: float, *, works: bool) -> Iterator[Violation]:
+    def _disagreement(self, begin: float, end: float, node: int, *, works: bool) -> Iterator[Violation]:
         for look in self.record.looks:
-            if not begin + BOUND <= look.at <= end or look.status == 0:
+            if look.node != node or not begin + BOUND <= look.at <= end or look.status == 0:
                 continue
+            if self.record.is_shared and look.path == "/healthz":
+                continue  # it tells of the process alone
             said = look.status == 200 if look.works is None else look.works
-            if said == works or (works and self._lately(Effect.STOPS, look.at, look.at)):
+            if said == works or (works and self._lately(Effect.STOPS, look.at, look.at, node)):
                 continue
             every = "accepted" if works else "refused"
             what = f"{look.path} said {'yes' if said else 'no'}"
@@ -500,48 +531,172 @@ class _Judge:
             yield from self._events()
 
     def _listing(self, listing: Listing) -> Iterator[Violation]:
-        troubles = ~Effect.NONE & ~Effect.CUTS & ~Effect.CLOCK
-        if listing.status != 200 or self._lately(troubles, listing.at, listing.at):
+        troubles = ~Effect.NONE & ~Effect.CUTS & ~Effect.CLOCK & ~Effect.BUSY
+        if listing.status != 200 or self._lately(troubles, listing.at, listing.at, listing.node):
             return
         listed = set(listing.sessions)
         for session in self.record.sessions:
             if session.status != 200 or not _is_named(session):
                 continue
-            bound = BOUND
-            if session.is_silent_when_cut and session.end is End.NETWORK:
-                bound = max(BOUND, 3 * self.record.heartbeat + 5)
-            if session.name in listed and session.ended < listing.at - bound:
+            if session.name in listed and listing.at > self._leaves(session, listing):
                 words = f"{session.name} ended at {session.ended:.2f} s and is listed at {listing.at:.2f} s"
-                yield Violation(Invariant.GHOST, listing.at, words, (), session.name)
+                yield Violation(Invariant.GHOST, listing.at, words + _by(listing), (), session.name)
             if (
                 session.is_prompt  # a slow one is listed when it has read its history
                 and session.name not in listed
                 and session.head < listing.at - BOUND
                 and session.ended > listing.at + 1
+                and not self._lately(troubles, listing.at, listing.at, session.node)
             ):
                 words = (
                     f"{session.name} is open since {session.head:.2f} s and not listed at {listing.at:.2f} s"
                 )
-                yield Violation(Invariant.ABSENT, listing.at, words, (), session.name)
+                yield Violation(Invariant.ABSENT, listing.at, words + _by(listing), (), session.name)
+
+    def _leaves(self, session: Session, listing: Listing) -> float:
+        """When a session that has ended must not be listed any more."""
+        bound = BOUND
+        if session.is_silent_when_cut and session.end is End.NETWORK:
+            bound = max(BOUND, 3 * self.record.heartbeat + 5)
+        if not self.record.is_shared:
+            return session.ended + bound
+        troubles = Effect.KILLS | Effect.STOPS | Effect.STALLS | Effect.AWAY | Effect.FAR
+        over = [
+            min(deed.end, listing.at)
+            for deed in self.record.deeds
+            if deed.effect & troubles and deed.befalls(session.node) and deed.end > session.ended - LEASE
+        ]
+        died = [death.at for death in self.record.deaths if session.node in (ANY, death.node)]
+        return max(session.ended + bound, *(at + _ADOPTED + _TOLERANCE for at in (*over, *died)), 0.0)
 
     def _events(self) -> Iterator[Violation]:
         begins: dict[str, int] = defaultdict(int)
         ends: dict[str, int] = defaultdict(int)
+        paths: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         for entry in self.log:
             if entry.session:
                 (begins if entry.is_active else ends)[entry.session] += 1
+                paths[entry.session][entry.topics[0]].append(entry.is_active)
         settled = self.record.settled
         for session in self.record.sessions:
             count = len(session.matchers)
             if not _is_named(session) or session.status != 200 or session.head > settled - BOUND:
                 continue
-            is_over = session.ended < settled - BOUND and not (
+            is_over = session.ended < settled - self._dealt_with(session) and not (
                 session.is_silent_when_cut and session.end is End.NETWORK
             )
             begun, ended = begins[session.name], ends[session.name]
-            if begun not in (0, count) or ended > count or (is_over and begun != ended):
+            if self.record.is_shared:
+                # A node that lost its lease announces its sessions again, with other identities.
+                said = [
+                    active
+                    for active in paths[session.name].values()
+                    if active[:2] != [True, False][: len(active)]
+                ]
+                is_wrong = bool(said) or (is_over and begun != ended)
+            else:
+                is_wrong = begun not in (0, count) or ended > count or (is_over and begun != ended)
+            if is_wrong:
                 words = f"{session.name}: {begun} beginnings and {ended} ends for {count} matchers"
                 yield Violation(Invariant.UNENDED, min(session.ended, settled), words, (), session.name)
+
+    def _dealt_with(self, session: Session) -> float:
+        """Seconds after which the end of a session is in the log."""
+        troubles = Effect.KILLS | Effect.STOPS | Effect.STALLS | Effect.AWAY | Effect.FAR
+        is_troubled = self.record.during(troubles, session.ended - LEASE, float("inf"), session.node) or any(
+            death.at > session.ended - LEASE for death in self.record.deaths
+        )
+        return _ADOPTED + _TOLERANCE if self.record.is_shared and is_troubled else BOUND
+
+    # -- nodes -------------------------------------------------------------------------------------
+
+    def nodes(self) -> Iterator[Violation]:
+        """What holds where several nodes share an engine."""
+        if not self.record.is_shared:
+            return
+        for one in self.record.publications:
+            if one.outcome is Outcome.STORED and one.node != ANY:
+                yield from self._delayed(one)
+        for look in self.record.looks:
+            since = self._away_since(look)
+            if look.path == "/readyz" and look.status == 200 and look.at - since > BOUND + _TOLERANCE:
+                words = (
+                    f"node {look.node} does not reach its engine since {since:.2f} s, and is ready at "
+                    f"{look.at:.2f} s"
+                )
+                yield Violation(Invariant.READY, look.at, words)
+        if self.record.damaged:
+            yield from self._held()
+        yield from self._one_order()
+
+    def _one_order(self) -> Iterator[Violation]:
+        """Sequences without gaps, and the same for all nodes."""
+        record = self.record
+        for before, after in pairwise(entry.sequence for entry in self.log):
+            if after != before + 1:
+                words = f"the log goes on with {after} after {before}"
+                yield Violation(Invariant.GAPPED, record.finished, words)
+                break
+        if record.replayed is None or record.history_size:  # what is discarded meanwhile differs
+            return
+        for number, replayed in enumerate(record.elsewhere, 1):
+            if replayed is not None and list(replayed) != list(record.replayed):
+                words = f"node 0 replays {len(record.replayed)} updates, node {number} {len(replayed)}"
+                words += " in another order" * (len(replayed) == len(record.replayed))
+                yield Violation(Invariant.DISAGREE, record.finished, words)
+
+    def _delayed(self, one: Publication) -> Iterator[Violation]:
+        took = one.done - one.sent
+        troubles = ~Effect.NONE & ~Effect.CLOCK
+        if (
+            took > _PROMPT + self.record.spent(Effect.BUSY, one.sent, one.done)
+            and not self.record.during(troubles, one.sent - SOON, one.done + _PROMPT, one.node)
+            and self._others_are_troubled(one)
+        ):
+            numbers = tuple(update.number for update in one.updates)
+            words = f"{_updates(numbers)} of {one.publisher} took {took:.1f} s on node {one.node}"
+            yield Violation(Invariant.DELAYED, one.done, words, numbers)
+
+    def _others_are_troubled(self, one: Publication) -> bool:
+        return any(
+            deed.happened
+            and deed.node not in (ANY, one.node)
+            and deed.begin <= one.done
+            and one.sent <= deed.end
+            for deed in self.record.deeds
+        )
+
+    def _away_since(self, look: Look) -> float:
+        """Since when a node has not reached its engine, at the time of a look at its health."""
+        return min(
+            (
+                deed.begin
+                for deed in self.record.deeds
+                if deed.effect & Effect.AWAY and deed.befalls(look.node) and deed.begin < look.at < deed.end
+            ),
+            default=look.at,
+        )
+
+    def _held(self) -> Iterator[Violation]:
+        """Streams that got what was lost are ended, so that their clients learn of it."""
+        for session in self.record.sessions:
+            lost = next(
+                (
+                    when
+                    for (id_, _), when in zip(session.received, session.arrivals, strict=True)
+                    if id_ not in self.place
+                ),
+                None,
+            )
+            if lost is None or self._died(session.opened, self.record.damaged + BOUND, session.node):
+                continue
+            end = min(session.ended, self.record.settled)
+            if end > self.record.damaged + BOUND + _TOLERANCE:
+                words = (
+                    f"{session.name} had got what the log lost by {self.record.damaged:.2f} s, and was open "
+                    f"until {end:.2f} s"
+                )
+                yield Violation(Invariant.HELD, end, words, (), session.name)
 
     # -- recovery ----------------------------------------------------------------------------------
 
@@ -554,12 +709,11 @@ class _Judge:
             excuse = Effect.STARVES
             if death.is_restarted and not death.served:
                 excuse |= Effect.REFUSES | Effect.REPLACES
-            if not self._lately(excuse, death.at, death.at):
+            if not self._lately(excuse, death.at, death.at, death.node):
                 again = "" if death.is_restarted else ", and is not started again"
                 words = f"a {death.what} ended with status {death.code}{again}"
                 yield Violation(Invariant.CRASHED, death.at, words)
-        is_busy = record.during(Effect.STALLS, record.calm, record.calm + BOUND)
-        if record.recovered > record.calm + (3 * BOUND if is_busy else BOUND):
+        if record.recovered > record.calm + self._patience():
             words = f"the faults were over at {record.calm:.2f} s; it works " + (
                 f"again at {record.recovered:.2f} s" if record.recovered < float("inf") else "not any more"
             )
@@ -568,6 +722,16 @@ class _Judge:
             return
         yield from self._replay()
         yield from self._leftovers()
+
+    def _patience(self) -> float:
+        """Seconds that a recovery may take."""
+        record = self.record
+        if record.during(Effect.STALLS, record.calm, record.calm + BOUND):
+            return 3 * BOUND
+        starts = Effect.KILLS | Effect.STOPS | Effect.STALLS
+        if record.is_shared and not record.during(starts, record.calm - BOUND, record.calm):
+            return SOON + _TOLERANCE
+        return BOUND
 
     def _replay(self) -> Iterator[Violation]:
         """The replay is what the log still held: all of it, or the end of it where the hub discards."""
@@ -635,6 +799,10 @@ class _Judge:
 def _is_named(session: Session) -> bool:
     """Whether the hub shows the name of a session: the token's payload goes with matchers that it covers."""
     return all(ALL in session.grants or one in session.grants for one in session.matchers)
+
+
+def _by(listing: Listing) -> str:
+    return f" by node {listing.node}"
 
 
 def _updates(numbers: tuple[int, ...]) -> str:

@@ -1,14 +1,16 @@
-"""The ways from clients to a hub: direct, through a proxy that can cut, from a host whose link can break."""
+"""The ways from clients to hubs: direct, through a proxy that can cut, from a host whose link can break."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import Awaitable, Callable
 
 from chaos.hosts import Host
 from chaos.plan import Route
+from chaos.record import ANY
 
 _CONNECT = 15.0  # seconds
 _READ = 65536
@@ -16,12 +18,12 @@ _ETHERNET = 1460  # bytes of a segment
 
 
 class Proxy:
-    """A TCP proxy in front of a hub.
+    """A TCP proxy in front of hubs.
 
-    :param upstream: opens a connection to the hub.
+    :param upstream: opens a connection to a hub for a client, which it knows by its address.
     """
 
-    def __init__(self, upstream: Callable[[], Awaitable[socket.socket]]) -> None:
+    def __init__(self, upstream: Callable[[tuple[str, int]], Awaitable[socket.socket]]) -> None:
         self._upstream = upstream
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +66,8 @@ class Proxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            upstream_reader, upstream_writer = await asyncio.open_connection(sock=await self._upstream())
+            upstream = await self._upstream(writer.get_extra_info("peername"))
+            upstream_reader, upstream_writer = await asyncio.open_connection(sock=upstream)
         except OSError:
             writer.transport.abort()
             return
@@ -89,16 +92,20 @@ class Proxy:
 
 
 class Network:
-    """How clients reach a hub.
+    """How clients reach the hubs.
 
-    :param address: of the hub, known later than this.
+    :param addresses: of the hubs, known later than this.
     """
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.address = address
-        self.proxy = Proxy(self._direct)
+    def __init__(self, *addresses: tuple[str, int]) -> None:
+        self.addresses = list(addresses)
+        self.proxy = Proxy(self._balanced)
         self.host: Host | None = None
+        self.are_ready: list[bool] = []
+        """For each hub, whether it was ready at the last look: the proxy prefers those that were."""
         self._cuts = {Route.PROXY: 0, Route.HOST: 0}
+        self._turn = itertools.count()
+        self._nodes: dict[tuple[str, int], int] = {}  # by the address of a client at the proxy
 
     def note_cut(self, route: Route) -> None:
         """Take note that connections on a route do not carry anything any more."""
@@ -108,22 +115,48 @@ class Network:
         """How often a route was cut: a client that sees it change lost its connection to the network."""
         return self._cuts.get(route, 0)
 
-    async def connect(self, route: Route, receive_buffer: int = 0) -> socket.socket:
-        """Open a connection to the hub.
+    async def connect(self, route: Route, receive_buffer: int = 0, node: int = 0) -> socket.socket:
+        """Open a connection to a hub.
 
         :param receive_buffer: bytes of the socket of a client that is to feel slow; 0: as the system has it.
+        :param node: the hub, unless the proxy chooses it.
         :raises OSError: there is none to be had.
         """
         async with asyncio.timeout(_CONNECT):  # its TimeoutError is an OSError
             if route is Route.HOST and self.host is not None:
                 sock = await asyncio.to_thread(self.host.make_socket)
-                return await _connected(sock, (self.host.hub_address, self.address[1]))
+                return await _connected(sock, (self.host.hub_address, self.addresses[node][1]))
             if route is Route.PROXY:
                 return await _open(self.proxy.address, receive_buffer)
-            return await _open(self.address, receive_buffer)
+            return await _open(self.addresses[node], receive_buffer)
 
-    async def _direct(self) -> socket.socket:
-        return await _open(self.address, 0)
+    def node_of(self, sock: socket.socket, route: Route, node: int) -> int:
+        """The hub at the other end of a connection; ``ANY``: the proxy has found none.
+
+        :param node: that was asked for.
+        """
+        if route is not Route.PROXY:
+            return node
+        try:
+            return self._nodes.get(sock.getsockname(), ANY)
+        except OSError:
+            return ANY
+
+    async def _balanced(self, client: tuple[str, int]) -> socket.socket:
+        """Connect to one hub after the other: of those that are ready, or of all, or of those that accept."""
+        self._nodes.pop(client, None)
+        first = next(self._turn)
+        nodes = [(first + number) % len(self.addresses) for number in range(len(self.addresses))]
+        nodes.sort(key=lambda node: node < len(self.are_ready) and not self.are_ready[node])
+        for node in nodes:
+            try:
+                sock = await _open(self.addresses[node], 0)
+            except OSError as error:
+                failure = error
+                continue
+            self._nodes[client] = node
+            return sock
+        raise failure
 
 
 async def _open(address: tuple[str, int], receive_buffer: int) -> socket.socket:

@@ -7,15 +7,18 @@ import contextlib
 import ctypes
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos.hosts import Host
 from chaos.record import Death, Load
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,11 +65,26 @@ class Node:
     :param folder: for its log.
     :param environment: of the hub, without what every process needs.
     :param now: seconds since the run began.
+    :param number: among the nodes of a run.
+    :param host: on which it runs; by default on this one.
+    :param command: what starts the hub, after the interpreter.
     """
 
     def __init__(
-        self, name: str, root: Path, folder: Path, environment: Mapping[str, str], now: Callable[[], float]
+        self,
+        name: str,
+        root: Path,
+        folder: Path,
+        environment: Mapping[str, str],
+        now: Callable[[], float],
+        *,
+        number: int = 0,
+        host: Host | None = None,
+        command: Sequence[str] = ("-m", "mercure_hub"),
     ) -> None:
+        self.number = number
+        self.host = host
+        self._command = command
         self.name = f"{os.getpid()}-{name}"
         self.folder = folder
         self.deaths: list[Death] = []
@@ -82,21 +100,24 @@ class Node:
             "PYTHONUNBUFFERED": "1",
             **environment,
             "MERCURE_LISTEN": f"{environment.get('MERCURE_LISTEN', '127.0.0.1')}:{self.port}",
-            "NOTIFY_SOCKET": f"@chaos-{self.name}",  # abstract: paths may be too long
             _MARK: self.name,
         }
+        # Short: the path of a socket has 107 characters at most. An abstract one is not seen on another host.
+        self._aside = Path(tempfile.mkdtemp(prefix="chaos-"))
+        self._environment["NOTIFY_SOCKET"] = str(self._aside / "notify")
         self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._notices.bind(f"\0chaos-{self.name}")
+        self._notices.bind(self._environment["NOTIFY_SOCKET"])
         self._output = (folder / "hub.log").open("ab")
         self._wanted = False
         self._told: set[int] = set()
+        self._groups: set[int] = set()  # of its processes; successors are in that of the first one
         self._supervisor: asyncio.Task[None] | None = None
         ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # so that successors are ours to wait for
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens, for clients on this host."""
-        return "127.0.0.1", self.port
+        return "127.0.0.1" if self.host is None else self.host.client_address, self.port
 
     async def start(self) -> bool:
         """Start it, wait until it serves, and keep it running from then on.
@@ -133,11 +154,12 @@ class Node:
         if self._supervisor is not None:
             self._supervisor.cancel()
         deadline = time.monotonic() + _REAP
-        while _has_children() and time.monotonic() < deadline:
-            _buried()  # else the supervisor of another run in this process would wonder about them
+        while self._groups and time.monotonic() < deadline:
+            self._buried()
             await asyncio.sleep(_LOOK)
         self._notices.close()
         self._output.close()
+        shutil.rmtree(self._aside, ignore_errors=True)
 
     def tell(self, number: signal.Signals, pids: list[int]) -> None:
         """Send a signal; those that it ends did not die by themselves."""
@@ -194,8 +216,14 @@ class Node:
     def _launch(self) -> None:
         self._read_notices()  # what was said by those before
         self.is_serving = False
-        started = subprocess.Popen(
-            [sys.executable, "-m", "mercure_hub"],
+        started = self._popen() if self.host is None else self.host.inside(self._popen)
+        started.returncode = 0  # the supervisor waits for it, among all that end
+        self.main = started.pid
+        self._groups.add(started.pid)
+
+    def _popen(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, *self._command],
             cwd=self._root / "hub",
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -203,8 +231,6 @@ class Node:
             stderr=self._output,
             start_new_session=True,
         )
-        started.returncode = 0  # the supervisor waits for it, among all that end
-        self.main = started.pid
 
     def _read_notices(self) -> None:
         """Take note of what it says: that it serves, that a successor is the main process now."""
@@ -220,7 +246,7 @@ class Node:
         while True:
             await asyncio.sleep(_LOOK)
             self._read_notices()
-            ended = _buried()
+            ended = self._buried()
             if self.main not in ended:
                 self._note_deaths(ended)
                 continue
@@ -233,7 +259,7 @@ class Node:
             served, self.is_serving = self.is_serving, False
             is_again = self._wanted and code not in self._unit.final and code not in _CLEAN
             if self._wanted and self.main not in self._told:
-                self.deaths.append(Death(self._now(), "main process", code, is_again, served))
+                self.deaths.append(Death(self._now(), "main process", code, is_again, served, self.number))
             await self._clear_away()
             if is_again:
                 await asyncio.sleep(self._unit.pause)
@@ -245,7 +271,22 @@ class Node:
     def _note_deaths(self, ended: Mapping[int, int]) -> None:
         for pid, code in ended.items():
             if code != 0 and pid not in self._told:
-                self.deaths.append(Death(self._now(), "worker or successor", code, is_restarted=True))
+                death = Death(self._now(), "worker or successor", code, True, True, self.number)
+                self.deaths.append(death)
+
+    def _buried(self) -> dict[int, int]:
+        """Its processes that ended since the last look, with their exit status."""
+        ended = {}
+        for group in tuple(self._groups):
+            try:
+                while True:
+                    pid, status = os.waitpid(-group, os.WNOHANG)
+                    if not pid:
+                        break
+                    ended[pid] = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:
+                self._groups.discard(group)
+        return ended
 
     async def _clear_away(self) -> None:
         """End what is left of the group: a stop of the unit would."""
@@ -276,26 +317,6 @@ def sweep(pid: int) -> None:
             with contextlib.suppress(OSError):
                 if any(one.startswith(mark) for one in (entry / "environ").read_bytes().split(b"\0")):
                     os.kill(int(entry.name), signal.SIGKILL)
-
-
-def _buried() -> dict[int, int]:
-    """The processes that ended since the last look, with their exit status."""
-    ended = {}
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                break
-            ended[pid] = os.waitstatus_to_exitcode(status)
-    return ended
-
-
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _exists(pid: int) -> bool:

@@ -1,7 +1,8 @@
 """What a seed draws: a hub, its publishers and subscribers, and the faults. Values; nothing is started here.
 
 The first fault and the second one walk through the table ``DECK`` with the number of the seed, at different
-strides: so any run of consecutive seeds meets all kinds, and each pair differs. All else is random.
+strides: so any run of consecutive seeds meets all kinds, and each pair differs. All else is random. Several
+nodes on one engine have a table of their own, ``SHARED_DECK``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from dataclasses import dataclass, replace
 from chaos.topics import ALL, ROOMS, TOPICS, Form, Matcher
 
 SQLITE = "sqlite"
-ENGINES = (SQLITE,)
+POSTGRESQL = "postgresql"
+VALKEY = "valkey"
+ENGINES = (SQLITE, POSTGRESQL, VALKEY)
+
+NODES = 3
+"""Nodes on an engine that they share, unless another number is named."""
+
+LEASE = 15.0
+"""Seconds after which a node that is not heard of counts as dead."""
 
 LEAST = 17.0
 """Seconds of faults: long enough to see that a key which was taken away stays away."""
@@ -63,6 +72,24 @@ class Kind(enum.Enum):
     MAP_FAILS = "files cannot be mapped"
     REPLACE_WAL = "the write-ahead log is replaced by a copy"
     REPLACE_LOCK = "the lock file is replaced"
+    CUT_NODE = "a node loses the network to the engine, and nobody is told"
+    CUT_ALL = "all nodes lose the network to the engine, and nobody is told"
+    MUTE = "nothing that a node sends reaches the engine"
+    DEAF = "nothing that the engine sends reaches a node"
+    DELAY_1 = "all that a node and the engine send is 1 ms late"
+    DELAY_50 = "all that a node and the engine send is 50 ms late"
+    DELAY_500 = "all that a node and the engine send is 500 ms late"
+    WIRE_RESET = "all connections of a node to the engine are reset"
+    DISCONNECT = "the engine ends all connections"
+    ENGINE_STOP = "SIGSTOP of the engine, then SIGCONT"
+    ENGINE_KILL = "kill -9 of the engine, then a new start"
+    ENGINE_RESTART = "the engine is stopped and started"
+    TRIM_PAST = "SIGSTOP of a node until the engine has discarded what it has not read, then SIGCONT"
+    FAIL_OVER = "a replica that has everything takes over"
+    FAIL_BEHIND = "a replica without the newest updates takes over"
+    ROLL = "all nodes are stopped and started, one after the other"
+    ROLL_OVER = "SIGUSR2 to all nodes, one after the other"
+    KILL_BOTH = "kill -9 of a node and of the engine at once, then new starts"
 
 
 NEEDS_WORKERS = frozenset(
@@ -74,6 +101,9 @@ NEEDS_WORKERS = frozenset(
         Kind.STOP_WORKER,
     }
 )
+ENGINE_FAULTS = frozenset(list(Kind)[list(Kind).index(Kind.CUT_NODE) :])
+"""Faults that need an engine which nodes share."""
+FAILOVERS = frozenset({Kind.FAIL_OVER, Kind.FAIL_BEHIND})
 REPLACES = frozenset(
     {
         Kind.REMOVE_DATABASE,
@@ -114,10 +144,38 @@ _LENGTHS = {
     Kind.MAP_FAILS: (3.0, 6.0),
     Kind.REPLACE_WAL: (2.0, 4.0),
     Kind.REPLACE_LOCK: (2.0, 4.0),
+    Kind.CUT_NODE: (4.0, 24.0),
+    Kind.CUT_ALL: (4.0, 20.0),
+    Kind.MUTE: (3.0, 18.0),
+    Kind.DEAF: (3.0, 18.0),
+    Kind.DELAY_1: (5.0, 10.0),
+    Kind.DELAY_50: (5.0, 10.0),
+    Kind.DELAY_500: (5.0, 10.0),
+    Kind.ENGINE_STOP: (1.0, 20.0),
+    Kind.ENGINE_KILL: (0.0, 6.0),
+    Kind.ENGINE_RESTART: (0.0, 6.0),
+    Kind.TRIM_PAST: (6.0, 12.0),
+    Kind.FAIL_BEHIND: (1.0, 4.0),
+    Kind.KILL_BOTH: (0.0, 3.0),
 }
 NAMED = (Kind.READ_SLOW, Kind.TRUNCATE_FAILS, Kind.MAP_FAILS, Kind.REPLACE_WAL, Kind.REPLACE_LOCK)
 """Faults that only a name brings about: a kind that is added to the others gives every seed another plan."""
-DECK = tuple(kind for kind in Kind if kind not in NAMED)
+DECK = tuple(kind for kind in Kind if kind not in NAMED and kind not in ENGINE_FAULTS)
+SHARED_DECK = (
+    *(Kind.CUT_NODE, Kind.ENGINE_KILL, Kind.KILL_HUB, Kind.DISCONNECT, Kind.DEAF, Kind.FAIL_BEHIND),
+    *(Kind.STOP_LONG, Kind.CUT_ALL, Kind.ROLL, Kind.DELAY_50, Kind.MUTE, Kind.TRIM_PAST, Kind.ENGINE_STOP),
+    *(Kind.HAND_OVER, Kind.WIRE_RESET, Kind.FAIL_OVER, Kind.STORM, Kind.DELAY_500, Kind.KILL_BOTH),
+    *(Kind.ENGINE_RESTART, Kind.CLOCK, Kind.TERMINATE, Kind.ROLL_OVER, Kind.PROXY_STALLS, Kind.DELAY_1),
+)
+"""Faults of several nodes on one engine."""
+_LEASES = frozenset(
+    {
+        *(Kind.KILL_HUB, Kind.KILL_BOTH, Kind.STOP_LONG, Kind.CUT_NODE, Kind.CUT_ALL, Kind.MUTE, Kind.DEAF),
+        *(Kind.ENGINE_STOP, Kind.TRIM_PAST, Kind.ENGINE_KILL, Kind.ENGINE_RESTART, Kind.FAIL_BEHIND),
+    }
+)
+"""Faults after which leases may expire: a run goes on until that has been dealt with."""
+_ADOPTED = LEASE + 6.0
 
 
 class Route(enum.Enum):
@@ -165,6 +223,7 @@ class PublisherPlan:
     :param private: share of private updates.
     :param padding: bytes in each update beyond the necessary.
     :param keeps: requests on one connection; 1: each has its own.
+    :param node: that it publishes to, unless a proxy chooses.
     """
 
     name: str
@@ -176,6 +235,7 @@ class PublisherPlan:
     keeps: int
     route: Route
     old: bool
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +249,7 @@ class SubscriberPlan:
     route: Route
     websocket: bool
     old: bool
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +258,14 @@ class FaultPlan:
 
     :param at: seconds after the start.
     :param draw: a number in [0, 1) for whatever else it has to choose.
+    :param node: that it befalls, where it does not befall all.
     """
 
     kind: Kind
     at: float
     length: float
     draw: float
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +279,14 @@ class Plan:
     subscribers: tuple[SubscriberPlan, ...]
     faults: tuple[FaultPlan, ...]
     seconds: float
+    nodes: int = 1
+    grace: float | None = None
+    """Seconds for which the engine keeps what other nodes may not have read; ``None``: as the hub has it."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether nodes share an engine over a network."""
+        return self.engine != SQLITE
 
     def without(self, fault: FaultPlan) -> Plan:
         """The same plan with one fault less."""
@@ -229,14 +300,16 @@ class Plan:
             f"updates of the last {hub.history_age} s" if hub.history_age else "",
         ]
         kept = " and ".join(filter(None, history)) or "all updates"
+        nodes = f"{self.nodes} nodes of " if self.is_shared else ""
         lines = [
-            f"seed {self.seed}: {hub.workers} worker{'s' * (hub.workers > 1)} on {self.engine}, "
+            f"seed {self.seed}: {nodes}{hub.workers} worker{'s' * (hub.workers > 1)} on {self.engine}, "
             f"keeps {kept}, presence {'on' if hub.presence else 'off'}, {len(self.publishers)} publishers, "
             f"{len(self.subscribers)} subscribers",
         ]
         for fault in self.faults:
             length = f" for {fault.length:.1f} s" if fault.length else ""
-            lines.append(f"  at {fault.at:4.1f} s{length}: {fault.kind.value}")
+            node = f" (node {fault.node})" if self.is_shared else ""
+            lines.append(f"  at {fault.at:4.1f} s{length}: {fault.kind.value}{node}")
         return lines
 
 
@@ -245,20 +318,26 @@ def draw(
     *,
     workers: int = 0,
     engine: str = SQLITE,
+    nodes: int = NODES,
     kinds: Sequence[Kind] | None = None,
     least: float = LEAST,
 ) -> Plan:
     """Draw a plan; the same arguments give the same one.
 
     :param seed: a number from 0.
-    :param workers: of the hub; 0: drawn.
+    :param workers: of each hub; 0: drawn.
+    :param nodes: on an engine that they share; there is one on SQLite.
     :param kinds: the faults, named; ``None``: drawn.
     :param least: seconds that it takes at least.
     """
     chance = random.Random(seed)  # noqa: S311 - it has to be the same again
+    is_shared = engine != SQLITE
     if kinds is None:
-        kinds = [DECK[seed % len(DECK)], DECK[(seed * 11 + 5) % len(DECK)]]
+        deck = SHARED_DECK if is_shared else DECK
+        kinds = [deck[seed % len(deck)], deck[(seed * 11 + 5) % len(deck)]]
         kinds += [Kind.ROTATE] * (chance.random() < 0.6)
+    if is_shared:
+        kinds = _once_over(kinds)
     faults = _faults(chance, kinds)
     hub = _hub(chance, kinds, workers)
     publishers = tuple(_publisher(chance, number) for number in range(chance.randint(4, 6)))
@@ -269,7 +348,50 @@ def draw(
             for number, one in enumerate(subscribers)
         )
     seconds = max([least, *(fault.at + fault.length + 1.0 for fault in faults)])
-    return Plan(seed, engine, hub, publishers, subscribers, faults, seconds)
+    plan = Plan(seed, engine, hub, publishers, subscribers, faults, seconds)
+    return _shared(plan, nodes, workers) if is_shared else plan
+
+
+def _once_over(kinds: Sequence[Kind]) -> list[Kind]:
+    """Only one replica can take over: in place of another one, something else."""
+    found: list[Kind] = []
+    for kind in kinds:
+        is_again = kind in FAILOVERS and FAILOVERS & set(found)
+        found.append(Kind.KILL_HUB if is_again else kind)
+    return found
+
+
+def _shared(plan: Plan, nodes: int, workers: int) -> Plan:
+    """The same for several nodes."""
+    chance = random.Random(f"{plan.seed} nodes")  # noqa: S311 - it has to be the same again
+    kinds = {fault.kind for fault in plan.faults}
+    hub = replace(
+        plan.hub,
+        workers=workers or 1,
+        presence=Kind.FAIL_BEHIND not in kinds and chance.random() < 0.75,
+        history_age=0,
+    )
+    if Kind.TRIM_PAST in kinds:
+        hub = replace(hub, history_size=60)
+    elif FAILOVERS & kinds:  # what a replica lacks is read from the log, and that must be there
+        hub = replace(hub, history_size=0)
+    faults = tuple(replace(fault, node=chance.randrange(nodes)) for fault in plan.faults)
+    ends = [
+        fault.at + fault.length + (_ADOPTED if hub.presence and fault.kind in _LEASES else 1.0)
+        for fault in faults
+    ]
+    return replace(
+        plan,
+        hub=hub,
+        publishers=tuple(
+            replace(one, node=chance.randrange(nodes), pause=max(one.pause, 0.02)) for one in plan.publishers
+        ),
+        subscribers=tuple(replace(one, node=chance.randrange(nodes)) for one in plan.subscribers),
+        faults=faults,
+        seconds=max([plan.seconds, *ends]),
+        nodes=nodes,
+        grace=(2.0 if Kind.TRIM_PAST in kinds else 15.0) if hub.history_size else None,
+    )
 
 
 def _faults(chance: random.Random, kinds: Sequence[Kind]) -> tuple[FaultPlan, ...]:

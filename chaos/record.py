@@ -12,6 +12,9 @@ _EVENTS = "/.well-known/mercure/subscriptions/"
 
 EARLIEST = "earliest"
 
+ANY = -1
+"""Some node: which one is not known, or does not matter."""
+
 
 class Outcome(enum.Enum):
     """What became of a publication, as its publisher knows it."""
@@ -51,6 +54,7 @@ class Publication:
     :param ids: what the hub answered.
     :param is_fresh: on a connection of its own; else a kept one carried it.
     :param key: generation of the key that signed the token.
+    :param node: that got it; ``ANY`` if none is known.
     """
 
     publisher: str
@@ -63,6 +67,7 @@ class Publication:
     status: int = 0
     ids: tuple[str, ...] = ()
     detail: str = ""
+    node: int = 0
 
 
 class End(enum.Enum):
@@ -87,6 +92,7 @@ class Session:
     :param is_prompt: reads all that comes at once, so that a delay is the hub's.
     :param received: pairs of event id and number of the update (-1: an event of the hub).
     :param arrivals: when each came.
+    :param node: that served it; ``ANY`` if none is known.
     """
 
     subscriber: str
@@ -108,6 +114,7 @@ class Session:
     ended: float = float("inf")
     end: End = End.OPEN
     stalls: list[tuple[float, float]] = field(default_factory=list)
+    node: int = 0
 
     def allows(self, entry: Entry) -> bool:
         """Whether the hub should send it an update of the log."""
@@ -157,6 +164,7 @@ class Trial:
     role: str
     status: int
     flaw: str = ""
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,7 @@ class Look:
     status: int
     works: bool | None = None
     incomplete: int = 0
+    node: int = 0
 
 
 class Effect(enum.Flag):
@@ -195,6 +204,12 @@ class Effect(enum.Flag):
     """The wall clock of the hub is wrong."""
     REPLACES = enum.auto()
     """The log itself is damaged."""
+    AWAY = enum.auto()
+    """The engine does not answer: publications are refused, streams are late."""
+    FAR = enum.auto()
+    """The engine answers late."""
+    BUSY = enum.auto()
+    """The machine is too busy for a judgement over a second."""
 
 
 @dataclass(slots=True)
@@ -203,6 +218,7 @@ class Deed:
 
     :param words: what was done, for the story.
     :param happened: false when it had nothing to act on.
+    :param node: that it befell; ``ANY``: all of them.
     """
 
     name: str
@@ -211,6 +227,11 @@ class Deed:
     effect: Effect
     words: str
     happened: bool = True
+    node: int = ANY
+
+    def befalls(self, node: int) -> bool:
+        """Whether it may have an effect on a node."""
+        return self.happened and (ANY in (node, self.node) or node == self.node)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +255,7 @@ class Death:
     code: int
     is_restarted: bool
     served: bool = True
+    node: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +282,7 @@ class Listing:
     at: float
     status: int
     sessions: tuple[str, ...]
+    node: int = 0
 
 
 @dataclass
@@ -283,6 +306,10 @@ class Record:
     log: Sequence[Entry] = ()
     replayed: Sequence[tuple[str, int]] | None = None
     """What a reader who may see all got at the end, from the beginning."""
+    elsewhere: Sequence[Sequence[tuple[str, int]] | None] = ()
+    """The same from the other nodes."""
+    is_shared: bool = False
+    """Several nodes are at work on an engine that does not discard by their clocks."""
     ruin: str = ""
     """Why the log cannot be read."""
     oldest: int = 0
@@ -299,17 +326,23 @@ class Record:
     """When every open stream had been given time for its last update."""
     finished: float = 0.0
 
-    def spent(self, effect: Effect, begin: float, end: float) -> float:
-        """Seconds of a span of time in which faults with one of some effects were at work, each counted."""
+    def spent(self, effect: Effect, begin: float, end: float, node: int = ANY) -> float:
+        """Seconds of a span of time in which faults with one of some effects were at work, each counted.
+
+        :param node: leave out what befell others only.
+        """
         return sum(
             max(0.0, min(deed.end, end) - max(deed.begin, begin))
             for deed in self.deeds
-            if deed.happened and deed.effect & effect
+            if deed.effect & effect and deed.befalls(node)
         )
 
-    def during(self, effect: Effect, begin: float, end: float) -> bool:
-        """Whether a fault with one of some effects touches a span of time."""
+    def during(self, effect: Effect, begin: float, end: float, node: int = ANY) -> bool:
+        """Whether a fault with one of some effects touches a span of time.
+
+        :param node: leave out what befell others only.
+        """
         return any(
-            deed.happened and deed.effect & effect and deed.begin <= end and begin <= deed.end
+            deed.effect & effect and deed.befalls(node) and deed.begin <= end and begin <= deed.end
             for deed in self.deeds
         )

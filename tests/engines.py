@@ -122,21 +122,31 @@ class PostgresqlServer(EngineServer):
             entry = _somebody()
             if entry is not None:
                 os.chown(self.folder, entry.pw_uid, entry.pw_gid)
-            subprocess.run(
-                [
-                    *(self._binaries / "initdb", "-D", self.folder / "data", "-U", "hub", "--auth=trust"),
-                    *("--no-sync", "-E", "UTF8"),
-                ],
-                user=None if entry is None else entry.pw_uid,
-                group=None if entry is None else entry.pw_gid,
-                extra_groups=None if entry is None else (),
-                cwd=self.folder,
-                check=True,
-                capture_output=True,
-                timeout=_PATIENCE,
-                env=_ENVIRONMENT,
-            )
+            self.make_data()
         super().start()
+
+    def make_data(self) -> None:
+        """Make the folder with its data."""
+        data = str(self.folder / "data")
+        self.run_tool("initdb", "-D", data, "-U", "hub", "--auth=trust", "--no-sync", "-E", "UTF8")
+
+    def run_tool(self, name: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL as the one who runs the server.
+
+        :raises subprocess.CalledProcessError: it fails.
+        """
+        entry = _somebody()
+        subprocess.run(
+            [self._binaries / name, *arguments],
+            user=None if entry is None else entry.pw_uid,
+            group=None if entry is None else entry.pw_gid,
+            extra_groups=None if entry is None else (),
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            timeout=_PATIENCE,
+            env=_ENVIRONMENT,
+        )
 
     def command(self) -> list[str]:
         settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]

@@ -30,7 +30,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Make]
             folder = tmp_path / "-".join(["seed", str(task.seed), *(f"without{one}" for one in without)])
             folder.mkdir(exist_ok=True)
             (folder / "story.txt").write_text(f"the story of {task.seed}")
-            verdict = {"rules": rules, "summary": ", ".join(rules), "updates": 1, "deliveries": 2}
+            verdict = {
+                **dict.fromkeys(command._NUMBERS, 2),
+                "rules": rules,
+                "summary": ", ".join(rules),
+            }
             (folder / "verdict.json").write_text(json.dumps(verdict))
             return (1 if rules else 0), ""
 
@@ -48,7 +52,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Make]
 
 def test_seeds_that_break_no_rule_pass(make: Callable[..., Make], capsys: pytest.CaptureFixture[str]) -> None:
     assert make({})(["--seeds", "0-2,7"]) == 0
-    assert "4 seeds in" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 seeds in" in printed
+    assert "8 acknowledged" in printed
+    assert "8 lost, 8 doubled, 8 out of order; 0 failed" in printed
 
 
 def test_a_broken_rule_fails_the_run_and_its_story_is_told(
@@ -97,3 +104,12 @@ def test_a_fault_that_does_not_exist_is_named(
     with pytest.raises(SystemExit):
         make({})(["--kind", "earthquake"])
     assert "'earthquake' is no fault; there are kill-hub, " in capsys.readouterr().err
+
+
+def test_a_fault_of_an_engine_needs_one_that_nodes_share(
+    make: Callable[..., Make], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        make({})(["--kind", "fail-over"])
+    assert "fail-over: needs an engine that nodes share" in capsys.readouterr().err
+    assert make({})(["--kind", "fail-over", "--engine", "valkey", "--seeds", "1"]) == 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from chaos import hosts
-from chaos.hosts import Host, HostError
+from chaos.hosts import Host, HostError, Switch
 from tests.hub.running import HUB_PATH, TIMEOUT, read_reply, running_hub
 
 pytestmark = [pytest.mark.minutes, pytest.mark.usefixtures("other_hosts")]
@@ -206,3 +206,45 @@ def test_a_subscriber_on_another_host(host: Host, folder: Path) -> None:
         while b"into the dark" not in received:
             received += sock.recv(4096)
             assert time.monotonic() - started < TIMEOUT
+
+
+def test_a_cable_at_a_switch_is_lost_without_a_word_and_the_others_go_on() -> None:
+    with Switch() as switch, Host() as first, Host() as second:
+        for host in (first, second):
+            switch.plug(host)
+        with socket.create_server((switch.address, 0)) as listening:
+            listening.settimeout(TIMEOUT)
+            ends = []
+            for host in (first, second):
+                there = host.make_socket()
+                there.settimeout(TIMEOUT)
+                there.connect(listening.getsockname())
+                ends.append((there, listening.accept()[0]))
+            switch.cut(first)
+            late = first.make_socket()
+            late.settimeout(0.3)
+            with pytest.raises(TimeoutError):  # not refused: nothing tells that the network is gone
+                late.connect(listening.getsockname())
+            late.close()
+            ends[0][0].sendall(b"lost")
+            ends[0][1].settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                ends[0][1].recv(10)
+            ends[1][0].sendall(b"there")
+            ends[1][1].settimeout(TIMEOUT)
+            assert ends[1][1].recv(10) == b"there"
+            switch.mend(first)
+            ends[0][1].settimeout(TIMEOUT)
+            assert ends[0][1].recv(10) == b"lost"
+            for pair_ in ends:
+                for end in pair_:
+                    end.close()
+    assert left() == []
+
+
+def test_a_process_can_be_started_on_a_host(host: Host) -> None:
+    child = host.inside(
+        lambda: subprocess.run(["ip", "-4", "-o", "address"], check=True, capture_output=True, text=True)
+    )
+    assert host.client_address in child.stdout
+    assert host.hub_address not in child.stdout

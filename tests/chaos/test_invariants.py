@@ -161,6 +161,38 @@ def listed(*names: str, **changes: object) -> Record:
     )
 
 
+def shared(**changes: object) -> Record:
+    """The run of five updates on two nodes, of which node 1 was in trouble from 2 s to 4 s."""
+    trouble = replace(deed(Effect.AWAY, 2.0, 4.0), node=1)
+    return replace(record(deeds=[trouble]), is_shared=True, **changes)  # type: ignore[arg-type]
+
+
+def adopted(*names: str, at: float, **changes: object) -> Record:
+    """A list of node 0, after node 1 was killed at 6 s; the session was on node 1."""
+    seen = listed(**changes)
+    killed = replace(deed(Effect.KILLS, 6.0, 6.1), node=1)
+    return replace(
+        seen,
+        sessions=[replace(seen.sessions[0], node=1, end=End.HUB)],
+        listings=[Listing(at, 200, names)],
+        deeds=[killed],
+        is_shared=True,
+    )
+
+
+def announced(*events: tuple[str, bool], **changes: object) -> Record:
+    """A session that ended at 6.5 s, with events for subscriptions of it."""
+    log = [
+        *(entry(n) for n in range(1, 6)),
+        *(
+            Entry(6 + number, f"e-{number}", (path,), True, -1, "s.1", active)
+            for number, (path, active) in enumerate(events)
+        ),
+    ]
+    seen = replace(listed(ended=6.5, end=End.HUB), log=log, settled=60.0, is_shared=True)
+    return replace(seen, replayed=[(one.id, one.number) for one in log], listings=[], **changes)  # type: ignore[arg-type]
+
+
 BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
     "an acknowledged update is missing": (
         Invariant.LOST,
@@ -322,6 +354,49 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
         Invariant.LEFTOVER,
         lambda: record(before=Load(1.0, 1, 0, 20, 3, (), 10), after=Load(7.0, 1, 0, 60, 3, (), 10)),
     ),
+    "the trouble of another node delays": (
+        Invariant.DELAYED,
+        lambda: changed(shared(), 2, done=4.0),
+    ),
+    "a node without its engine is ready": (
+        Invariant.READY,
+        lambda: shared(
+            deeds=[replace(deed(Effect.AWAY, 2.0, 20.0), node=1)],
+            looks=[Look(15.0, "/readyz", 200, node=1)],
+        ),
+    ),
+    "a stream goes on after its updates were lost": (
+        Invariant.HELD,
+        lambda: shared(
+            damaged=4.0,
+            deeds=[deed(Effect.REPLACES | Effect.AWAY, 3.0, 4.0)],
+            sessions=[session(1, 2, 77)],
+            settled=30.0,
+        ),
+    ),
+    "two nodes replay differently": (
+        Invariant.DISAGREE,
+        lambda: shared(elsewhere=[[(f"id-{n}", n) for n in (1, 3, 2, 4, 5)]]),
+    ),
+    "a sequence is left out": (
+        Invariant.GAPPED,
+        lambda: shared(
+            log=[*(entry(n) for n in range(1, 5)), replace(entry(6, number=5), id="id-5")],
+        ),
+    ),
+    "a dead node's subscriptions are listed after its lease": (
+        Invariant.GHOST,
+        lambda: adopted("s.1", at=30.0, ended=6.1),
+    ),
+    "a subscription is ended twice": (
+        Invariant.UNENDED,
+        lambda: announced(("/a", True), ("/a", False), ("/a", False)),
+    ),
+    "a subscription that is announced again is not ended": (
+        Invariant.UNENDED,
+        lambda: announced(("/a", True), ("/a", False), ("/b", True)),
+    ),
+    "a node recovers too slowly": (Invariant.DOWN, lambda: shared(calm=10.0, recovered=18.0)),
 }
 
 
@@ -394,6 +469,30 @@ ALLOWED: dict[str, Callable[[], Record]] = {
     ),
     "a token without a name": lambda: replace(
         listed(), sessions=[replace(session(1, 2, 3, 4, 5), grants=())]
+    ),
+    "a publication to a node in trouble takes long": lambda: replace(
+        shared(), publications=[replace(one, node=1) for one in changed(shared(), 2, done=4.0).publications]
+    ),
+    "the machine is busy while another node is in trouble": lambda: changed(
+        shared(
+            deeds=[replace(deed(Effect.AWAY, 2.0, 4.0), node=1), deed(Effect.BUSY, 3.0, 3.3)],
+        ),
+        2,
+        done=4.0,
+    ),
+    "a node becomes unready in time": lambda: shared(
+        deeds=[replace(deed(Effect.AWAY, 2.0, 20.0), node=1)],
+        looks=[Look(11.0, "/readyz", 200, node=1), Look(15.0, "/readyz", 200, node=0)],
+    ),
+    "a stream is ended after its updates were lost": lambda: shared(
+        damaged=4.0,
+        deeds=[deed(Effect.REPLACES | Effect.AWAY, 3.0, 4.0)],
+        sessions=[replace(session(1, 2, 77), ended=6.0, end=End.HUB)],
+        settled=30.0,
+    ),
+    "a dead node's subscriptions are listed until its lease ends": lambda: adopted("s.1", at=25.0, ended=6.1),
+    "a node announces a subscription again": lambda: announced(
+        ("/a", True), ("/b", True), ("/a", False), ("/b", False)
     ),
 }
 

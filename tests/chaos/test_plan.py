@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from chaos.plan import DECK, LEAST, NEEDS_WORKERS, REPLACES, Kind, draw
+from chaos.plan import (
+    DECK,
+    ENGINE_FAULTS,
+    FAILOVERS,
+    LEAST,
+    NEEDS_WORKERS,
+    POSTGRESQL,
+    REPLACES,
+    SHARED_DECK,
+    VALKEY,
+    Kind,
+    draw,
+)
 from chaos.topics import ALL, TOPICS, Form, Matcher
 
 
@@ -69,3 +81,47 @@ def test_a_plan_in_words_names_its_seed_and_each_fault() -> None:
 def test_the_model_of_matchers(matcher: Matcher, selected: set[str]) -> None:
     assert {topic for topic in TOPICS if matcher.matches(topic)} == selected
     assert matcher.matches("/.well-known/mercure/subscriptions/exact/x/y") == (matcher is ALL)
+
+
+def test_consecutive_seeds_meet_each_fault_of_nodes() -> None:
+    drawn = {fault.kind for seed in range(len(SHARED_DECK)) for fault in draw(seed, engine=POSTGRESQL).faults}
+    assert drawn >= set(SHARED_DECK) > ENGINE_FAULTS
+
+
+def test_both_engines_draw_the_same_for_a_seed() -> None:
+    plan = draw(5, engine=POSTGRESQL)
+    other = draw(5, engine=VALKEY)
+    assert (plan.faults, plan.hub, plan.publishers) == (other.faults, other.hub, other.publishers)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+def test_faults_and_clients_are_spread_over_the_nodes(nodes: int) -> None:
+    plans = [draw(seed, engine=VALKEY, nodes=nodes) for seed in range(20)]
+    for drawn in (
+        {fault.node for plan in plans for fault in plan.faults},
+        {one.node for plan in plans for one in plan.publishers},
+        {one.node for plan in plans for one in plan.subscribers},
+    ):
+        assert drawn == set(range(nodes))
+    assert {one.node for seed in range(20) for one in draw(seed, nodes=nodes).publishers} == {0}
+
+
+def test_one_replica_takes_over_at_most() -> None:
+    for seed in range(200):
+        kinds = [fault.kind for fault in draw(seed, engine=VALKEY).faults]
+        assert sum(kind in FAILOVERS for kind in kinds) <= 1
+
+
+def test_updates_are_discarded_past_a_node_that_stands_still() -> None:
+    plan = draw(3, engine=VALKEY, kinds=[Kind.TRIM_PAST])
+    [fault] = plan.faults
+    assert plan.hub.history_size > 0
+    assert plan.grace is not None
+    assert plan.grace < fault.length
+
+
+def test_a_run_goes_on_until_leases_have_expired() -> None:
+    for seed in range(20):
+        plan = draw(seed, engine=VALKEY, kinds=[Kind.KILL_HUB])
+        if plan.hub.presence:
+            assert plan.seconds > plan.faults[0].at + 20
