@@ -335,15 +335,11 @@ class Valkey(Shared):
         return [self._kept[one] for one in sorted(self._kept)], _sequence(rows[0][0]) if rows else 0
 
     def _keep(self, rows: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        for id_, fields in rows:
-            sequence = _sequence(id_)
-            self._kept[sequence] = _entry(
-                sequence,
-                fields[b"id"].decode(),
-                fields[b"topics"].decode(),
-                fields[b"data"][:2000],
-                int(fields.get(b"private", b"0") or 0),
-            )
+        for place, fields in rows:
+            sequence = _sequence(place)
+            is_private = bool(json.loads(fields[b"m"])[0]) if fields[b"m"] else False
+            id_, topics = fields[b"i"].decode(), fields[b"t"].decode()
+            self._kept[sequence] = _entry(sequence, id_, topics, fields[b"d"][:2000], is_private)
 
     def disconnect(self) -> None:
         with self._client() as client:
