@@ -24,6 +24,7 @@ from mercure_hub.storage.interface import (
     Unstorable,
 )
 from mercure_hub.storage.postgresql.link import PostgresqlLink
+from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from tests.storage.log import update
@@ -127,15 +128,22 @@ class MemoryCluster:
         pass
 
 
-class PostgresqlCluster:
-    def __init__(self, url: str) -> None:
+class SharedCluster:
+    """On an engine for several machines.
+
+    :param engine: makes the links.
+    :param url: of an empty history.
+    """
+
+    def __init__(self, engine: type[PostgresqlLink | RedisLink], url: str) -> None:
+        self._engine = engine
         self._url = url
         self.now = self._begin = 1_000_000.0
-        self._links: list[PostgresqlLink] = []
+        self._links: list[Link] = []
 
     def join(self, kept: Retention | None = None) -> Node:
         address = address_of(self._url)
-        link = PostgresqlLink(address, kept or Retention(), ahead=lambda: self.now - self._begin)
+        link = self._engine(address, kept or Retention(), ahead=lambda: self.now - self._begin)
         link.open()
         self._links.append(link)
         return Node(link)
@@ -146,17 +154,22 @@ class PostgresqlCluster:
 
 
 @pytest.fixture(
-    params=["memory", *[pytest.param(name, marks=pytest.mark.minutes) for name in ("sqlite", "postgresql")]]
+    params=[
+        "memory",
+        *[pytest.param(name, marks=pytest.mark.minutes) for name in ("sqlite", "postgresql", "valkey")],
+    ]
 )
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    found: SqliteCluster | MemoryCluster | PostgresqlCluster
+    found: SqliteCluster | MemoryCluster | SharedCluster
     match request.param:
         case "memory":
             found = MemoryCluster()
         case "sqlite":
             found = SqliteCluster(tmp_path / "mercure.db")
+        case "postgresql":
+            found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").url())
         case _:
-            found = PostgresqlCluster(request.getfixturevalue("postgresql_engine").url())
+            found = SharedCluster(RedisLink, request.getfixturevalue("valkey_engine").url())
     yield found
     found.close()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from mercure_hub import INSTALL
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.address import Address, EngineKind
 from mercure_hub.storage.interface import Link, Retention
@@ -34,16 +36,27 @@ def link_to(
         case EngineKind.POSTGRESQL:
             return _to_postgresql(address, kept)
         case EngineKind.REDIS:
-            raise StorageUnusable(f"{address.shown} cannot be used yet")
+            return _to_redis(address, kept)
 
 
 def _to_postgresql(address: Address, kept: Retention) -> Link:
-    try:
+    with _driver(address, "postgresql"):
         from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
-    except ModuleNotFoundError as error:
-        if error.name != "psycopg":
-            raise
-        raise StorageUnusable(
-            f'{address.shown} needs psycopg: pip install "flask-mercure[hub,postgresql]"'
-        ) from None
     return PostgresqlLink(address, kept)
+
+
+def _to_redis(address: Address, kept: Retention) -> Link:
+    with _driver(address, "redis"):
+        from mercure_hub.storage.redis.link import RedisLink  # noqa: PLC0415 - needs redis
+    return RedisLink(address, kept)
+
+
+@contextlib.contextmanager
+def _driver(address: Address, extra: str) -> Iterator[None]:
+    """Import what needs a driver."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StorageUnusable(
+            f"{address.shown} cannot be used: {error.name} is not installed; {INSTALL.format(f'hub,{extra}')}"
+        ) from None

@@ -1,0 +1,632 @@
+"""The link to a server of Redis or Valkey that several machines share.
+
+A batch is one call of a script. It tells the other nodes by a message (PUBLISH), which carries the sequence
+only: so a node reads back nothing of its own. Messages can get lost; the pump looks each second anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any
+
+from redis.connection import Connection
+from redis.exceptions import BusyLoadingError, RedisError
+
+from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
+from mercure_hub.protocol.update import Update
+from mercure_hub.storage.address import Address
+from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, encoded_topics, topic_hash
+from mercure_hub.storage.interface import (
+    MANY_TOPICS,
+    Batch,
+    Beginning,
+    Entry,
+    LeaseLost,
+    Page,
+    Position,
+    Records,
+    Resume,
+    Resumed,
+    Retention,
+    Size,
+    TopicPage,
+    Unstorable,
+)
+from mercure_hub.storage.redis import scripts
+from mercure_hub.storage.redis.connection import Broken, Line, Lines, Server, exchange
+from mercure_hub.storage.redis.scripts import SCHEMA, Argument, Command
+
+_READERS = 3  # connections for other threads
+_STEP = 256  # updates that one step of retention discards: more than a batch brings, mostly
+_AT_ONCE = 256  # updates that are read by their sequences, or sequences in all
+_END = (1 << 63) - 1  # above any sequence
+_OVERHEAD = 400  # bytes of an entry beside its data, as in ``Entry.weight``
+_REPLICA_TIMEOUT = 2000  # milliseconds
+_ERRORS = (RedisError, OSError)
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class RedisLink:
+    """Implements ``Link`` for Redis and Valkey.
+
+    :param address: of the engine.
+    :param kept: how much history to keep.
+    :param ahead: by how many seconds to take the server's clock for later than it is; for tests.
+    """
+
+    discard_interval = 1.0
+    """Seconds between two looks for what is too old."""
+
+    def __init__(
+        self, address: Address, kept: Retention, *, ahead: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._address = address
+        self._kept = kept
+        self._ahead = ahead
+        self._server = Server(address)
+        self._prefix = f"{{{address.name}}}:".encode()
+        self._node = _identity()
+        self._writer = Line(self._server)
+        self._follower = Line(self._server)
+        self._readers = Lines(self._server, _READERS)
+        self._bell = _Bell(self._server, self._key("bell"))
+        self._epoch: bytes | None = None  # that the caller knows
+        self._is_adoption_known = True
+        self._has_events = False
+        self._discard_at = 0.0
+        self._turn = contextlib.nullcontext()
+
+    @property
+    def name(self) -> str:
+        """The keys and the server, without credentials."""
+        return self._server.name
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether the URL asks for it."""
+        return self._server.is_relaxed
+
+    def open(self) -> None:
+        """Connect, make the state if it is not there, and take a lease."""
+        try:
+            self.renew()
+            self.position()
+            self._has_events = bool(self._ask(("EXISTS", self._key("events"))))
+        except StorageError:
+            self.close(is_writer_left=False)
+            raise
+
+    def _key(self, name: str) -> bytes:
+        return self._prefix + name.encode()
+
+    def _call(self, script: scripts.Script, *arguments: Argument) -> Command:
+        return script.call(self._prefix, *arguments)
+
+    def _ask(self, command: Command) -> Any:
+        with self._errors("read"):
+            return self._readers.ask(command)[0]
+
+    @property
+    def _milliseconds(self) -> int:
+        return int(self._ahead() * 1000)
+
+    @contextlib.contextmanager
+    def _errors(self, participle: str) -> Iterator[None]:
+        try:
+            yield
+        except _ERRORS as error:
+            raise self._server.failure(participle, error) from None
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Nothing: the server orders appends."""
+        return self._turn
+
+    def why_waiting(self, seconds: float) -> StorageError:
+        """Nobody waits for a turn, so this is about the server."""
+        return StorageAway(f"{self.name} did not answer for {seconds:.0f} s")
+
+    def append(self, batch: Batch) -> int:
+        """Store a batch by one call of a script."""
+        try:
+            arguments = _arguments(batch)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Unstorable(f"{self.name} cannot be written: {error}") from None
+        call = self._call(
+            scripts.APPEND, self._node, batch.number, self._milliseconds, len(batch.updates), *arguments
+        )
+        try:
+            first, *acknowledged = self._writer.replies(call, *self._await_replicas())
+        except BusyLoadingError as error:
+            raise self._server.failure("written", error) from None
+        except Broken as error:
+            raise StorageInDoubt(str(self._server.failure("written", error))) from None
+        if isinstance(first, RedisError):
+            raise self._server.failure("written", first)
+        if first == -1:
+            raise LeaseLost(f"{self.name}: the lease of this process has ended")
+        if first == 0:
+            raise StorageError(f"{self.name} cannot be written: batch {batch.number} was given up before")
+        if batch.presence:
+            self._has_events = True
+        lacking = self._lacking(acknowledged)
+        if lacking is not None:
+            raise StorageInDoubt(lacking)
+        return int(first)
+
+    def outcome(self, number: int) -> int | None:
+        """Look at the number of the node's last batch, and claim this one if that is below it."""
+        with self._errors("read"):
+            call = self._call(scripts.OUTCOME, self._node, number)
+            first, *acknowledged = self._writer.replies(call, *self._await_replicas())
+            if isinstance(first, RedisError):
+                raise first
+        lacking = self._lacking(acknowledged) if first else None
+        if lacking is not None:
+            raise StorageError(lacking)
+        return int(first) or None
+
+    def _await_replicas(self) -> list[Command]:
+        """The command that waits until replicas have what was written before it over the same connection."""
+        count = self._address.replicas
+        if not count:
+            return []
+        if self.is_relaxed:
+            return [("WAIT", count, _REPLICA_TIMEOUT)]
+        return [("WAITAOF", 1, count, _REPLICA_TIMEOUT)]
+
+    def _lacking(self, acknowledged: Sequence[Any]) -> str | None:
+        """Why an append must not be acknowledged, though the primary has it.
+
+        :param acknowledged: the reply to ``_await_replicas``.
+        """
+        if not acknowledged:
+            return None
+        (reply,) = acknowledged
+        if isinstance(reply, RedisError):
+            return str(self._server.failure("written", reply))
+        local, replicas = (1, reply) if self.is_relaxed else reply
+        if local and replicas >= self._address.replicas:
+            return None
+        where = f"{replicas} of {self._address.replicas} replicas" if local else "no disk"
+        return f"{self.name} cannot be written: {where} acknowledged within {_REPLICA_TIMEOUT // 1000} s"
+
+    def renew(self) -> bool:
+        """Set the lease to end later; a dead node becomes another one."""
+        fresh = _identity()
+        call = self._call(scripts.RENEW, self._node, fresh, self._milliseconds, uuid.uuid4().hex)
+        with self._errors("written"):
+            is_kept, schema = self._writer.ask(call)[0]
+        if int(schema) != SCHEMA:
+            raise StorageUnusable(
+                f"{self.name} cannot be used: they have version {int(schema)}, this hub knows {SCHEMA}; "
+                "install the newer flask-mercure that has made them"
+            )
+        if not is_kept:
+            self._node = fresh
+            self._is_adoption_known = True
+        return bool(is_kept)
+
+    def is_discard_due(self) -> bool:
+        """Whether a second has passed since there was nothing more to discard."""
+        return (self._kept.is_bounded or self._has_events) and time.monotonic() >= self._discard_at
+
+    def discard(self) -> None:
+        """Discard one step, unless another node is about it."""
+        self._discard_at = time.monotonic() + self.discard_interval
+        call = self._call(
+            scripts.DISCARD,
+            self._node,
+            self._milliseconds,
+            self._kept.size,
+            int(self._kept.max_age * 1000),
+            _STEP,
+        )
+        with self._errors("written"):
+            if self._writer.ask(call)[0]:
+                self._discard_at = 0.0
+
+    def trust_clock(self) -> None:
+        """Nothing: the clock is the server's."""
+
+    # -- following -------------------------------------------------------------------------------
+
+    def wait(self, after: int, timeout: float) -> None:
+        """Wait for a message of another node."""
+        with self._errors("read"):
+            self._bell.wait(self._node, after, timeout)
+
+    def interrupt(self) -> None:
+        """Wake the thread that waits, without the server."""
+        self._bell.interrupt()
+
+    def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
+        """Read over a connection of its own; notice if somebody has deleted or replaced the keys."""
+        entries: list[Entry] = []
+        epoch = ("HGET", self._key("state"), "epoch")
+        is_full = True
+        while is_full and len(entries) < limit and size > 0:
+            wanted = limit - len(entries)
+            page = self._call(scripts.PAGE, sequence, _END, wanted, size, 0)
+            with self._errors("read"):
+                known, flat = self._follower.ask(epoch, page)
+            if known != self._epoch:
+                raise StorageAway(f"{self.name} were deleted or replaced")
+            some = _entries(flat)
+            entries += some
+            size -= sum(len(entry.update.data) for entry in some)
+            # The server counts bytes: of characters there may be fewer.
+            is_full = sum(len(data) for data in flat[3::5]) >= size > 0
+            if some:
+                sequence = some[-1].sequence
+                self._has_events = self._has_events or any(entry.is_event for entry in some)
+        return entries
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def position(self) -> Position:
+        """The newest sequence, and the epoch, which the first node has made."""
+        epoch, last = self._ask(("HMGET", self._key("state"), "epoch", "last"))
+        if epoch is None:
+            raise StorageAway(f"{self.name} were deleted")
+        self._epoch = epoch
+        return Position(epoch.decode(), int(last))
+
+    def id_at(self, sequence: int) -> str | None:
+        """The id of one update."""
+        for index in ("updates", "events"):
+            rows = self._ask(("XRANGE", self._key(index), f"0-{sequence}", f"0-{sequence}"))
+            if rows:
+                return str(rows[0][1][1].decode())
+        return None
+
+    def newest_update(self) -> str | None:
+        """The id of the newest update of a publisher."""
+        rows = self._ask(("XREVRANGE", self._key("updates"), "+", "-", "COUNT", 1))
+        return rows[0][1][1].decode() if rows else None
+
+    def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
+        """Look up where subscribers go on, all of them in three round trips."""
+        ids = [_bytes(one.event_id) for one in wanted]
+        known = [one for one in ids if one is not None]
+        found = self._ask(("HMGET", self._key("ids"), *known)) if known else []
+        sequences = dict(zip(known, found, strict=True))
+        afters = [None if one is None or sequences[one] is None else int(sequences[one]) for one in ids]
+        parts: list[_Part | None] = []
+        for one, after in zip(wanted, afters, strict=True):
+            missed = 0 if after is None else one.upto - after
+            if after is None or missed <= 0 or (one.topics is None and missed > one.limit):
+                parts.append(None)
+            else:
+                parts.append(_Part(after, one.upto, one.topics, one.limit))
+        pages, beginning = self._read([part for part in parts if part is not None])
+        in_order = iter(pages)
+        return [
+            Resumed(after, None if part is None else next(in_order), beginning)
+            for after, part in zip(afters, parts, strict=True)
+        ]
+
+    def beginning(self, upto: int) -> Beginning:  # noqa: ARG002 - retention always notes it
+        """Where the history begins, as retention noted it."""
+        return _beginning(self._ask(self._gone))
+
+    @property
+    def _gone(self) -> Command:
+        return "HMGET", self._key("state"), "updates_gone", "events_gone"
+
+    def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
+        """Read a part of the history."""
+        pages, _ = self._read([_Part(after, upto, topics, limit)])
+        return pages[0]
+
+    def _read(self, parts: Sequence[_Part]) -> tuple[list[Page], Beginning]:
+        """Read parts of the history in two round trips.
+
+        :returns: and where it begins, looked up last.
+        """
+        with self._errors("read"), self._readers.line() as line:
+            *replies, gone = line.ask(
+                *[command for part in parts for command in part.commands(self._prefix)], self._gone
+            )
+            for part in parts:
+                count = part.count
+                part.take(replies[:count])
+                del replies[:count]
+            lookups = [part for part in parts if part.sequences]
+            if lookups:
+                *replies, gone = line.ask(*[part.lookup(self._prefix) for part in lookups], self._gone)
+                for part, flat in zip(lookups, replies, strict=True):
+                    part.entries = _entries(flat)
+        beginning = _beginning(gone)
+        return [part.page(beginning) for part in parts], beginning
+
+    def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+        """Topics in a part of the history, in the order of their hashes."""
+        low = b"-" if beyond is None else b"(" + _hash(beyond) + b"\xff"
+        with self._errors("read"), self._readers.line() as line:
+            (members,) = line.ask(("ZRANGEBYLEX", self._key("topics"), low, b"+", "LIMIT", 0, limit))
+            found = line.ask(
+                *[
+                    (*("ZRANGEBYSCORE", self._key("t:") + one[:8], f"({after}", upto), "LIMIT", 0, 1)
+                    for one in members
+                ]
+            )
+        topics = [one[8:].decode() for one, there in zip(members, found, strict=True) if there]
+        more = int.from_bytes(members[-1][:8], "big", signed=True) if len(members) == limit else None
+        return TopicPage(topics, more)
+
+    def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
+        """The records of other nodes."""
+        try:
+            hashed = b"" if value is None else _hash(topic_hash(value))
+        except UnicodeEncodeError:
+            return Records((), None)
+        is_first = beyond is None
+        call = self._call(
+            scripts.OTHERS, self._node, hashed, "" if is_first else "1", (beyond or "").encode(), limit
+        )
+        last, *records = self._ask(call)
+        return Records([one.decode() for one in records], last.decode() if last else None)
+
+    def adopt(self, limit: int) -> list[str]:
+        """Count nodes without a lease as dead, and take over what they left."""
+        is_known, self._is_adoption_known = self._is_adoption_known, False
+        node = self._node
+        call = self._call(scripts.ADOPT, node, self._milliseconds, limit, "1" if is_known else "")
+        with self._errors("written"), self._readers.line() as line:
+            records = line.ask(call)[0]
+        self._is_adoption_known = True
+        return [one.decode() for one in records]
+
+    def size(self) -> Size:
+        """The number of updates; the bytes of the largest keys, from some samples."""
+        keys = [self._key(name) for name in ("log", "updates", "events", "ids")]
+        with self._errors("read"), self._readers.line() as line:
+            count, *sizes = line.replies(
+                ("XLEN", self._key("updates")), *[("MEMORY", "USAGE", key) for key in keys]
+            )
+            if isinstance(count, RedisError):
+                raise count
+        if any(isinstance(one, RedisError) for one in sizes):  # the server does not tell everybody
+            return Size(count)
+        return Size(count, sum(one or 0 for one in sizes))
+
+    def check(self, *, by_writing: bool) -> None:
+        """Read, or write a number that nobody reads."""
+        if not by_writing:
+            self.position()
+            return
+        with self._errors("written"):
+            self._readers.ask(self._call(scripts.CHECK))
+
+    def close(self, *, is_writer_left: bool) -> None:
+        """Let the lease end, and disconnect."""
+        if self._writer.is_open and not is_writer_left:
+            with contextlib.suppress(StorageError, *_ERRORS):
+                self._writer.ask(("ZADD", self._key("leases"), "XX", 0, self._node))
+        if not is_writer_left:
+            self._writer.close()
+        self._follower.close()
+        self._readers.close()
+        self._bell.close()
+
+
+class _Bell:
+    """Tells what other nodes have stored.
+
+    :param server: to subscribe at.
+    :param channel: on which each append tells its node and its last sequence.
+    """
+
+    def __init__(self, server: Server, channel: bytes) -> None:
+        self._server = server
+        self._channel = channel
+        self._connection: Connection | None = None
+        self._interrupt = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def wait(self, node: str, after: int, timeout: float) -> None:
+        """Return when another node has told of a sequence, or when it is interrupted."""
+        connection = self._connection
+        if connection is None:
+            self._subscribe()
+            return  # for what came before
+        own = node.encode()
+        deadline = time.monotonic() + timeout
+        try:
+            while True:
+                while connection.can_read(0):
+                    teller, _, last = connection.read_response()[2].partition(b" ")
+                    if teller != own and int(last) > after:
+                        return
+                left = deadline - time.monotonic()
+                if left <= 0 or self._is_interrupted(connection, left):
+                    return
+        except BaseException:
+            self._disconnect()
+            raise
+
+    def _subscribe(self) -> None:
+        connection = self._server.connect()
+        (reply,) = exchange(connection, [("SUBSCRIBE", self._channel)])
+        if isinstance(reply, RedisError):
+            connection.disconnect()
+            raise reply
+        self._connection = connection
+
+    def _is_interrupted(self, connection: Connection, timeout: float) -> bool:
+        """Wait for either of them."""
+        waiting = select.poll()
+        waiting.register(self._interrupt, select.POLLIN)
+        sock: Any = connection._sock  # the driver cannot wait for something else at the same time
+        waiting.register(sock, select.POLLIN)
+        ready = [fd for fd, _ in waiting.poll(timeout * 1000)]
+        if self._interrupt not in ready:
+            return False
+        os.eventfd_read(self._interrupt)
+        return True
+
+    def interrupt(self) -> None:
+        """Have ``wait`` return."""
+        if self._interrupt >= 0:
+            os.eventfd_write(self._interrupt, 1)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError):
+                connection.disconnect()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._disconnect()
+        if self._interrupt >= 0:
+            os.close(self._interrupt)
+            self._interrupt = -1
+
+
+class _Part:
+    """A part of the history that is being read."""
+
+    def __init__(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> None:
+        self.entries: list[Entry] = []
+        self.sequences: list[int] = []
+        """To be looked up."""
+        self._after, self._upto, self._limit = after, upto, limit
+        self._reached = upto
+        self._hashes: list[bytes] | None = None
+        if topics is not None and len(topics) <= MANY_TOPICS:
+            hashes = (None if _bytes(one) is None else topic_hash(one) for one in topics)
+            self._hashes = [_hash(one) for one in sorted({one for one in hashes if one is not None})]
+            self._limit = min(limit, _AT_ONCE)
+            self._each = max(min(self._limit, 4 * self._limit // max(len(self._hashes), 1)), 16)
+
+    @property
+    def count(self) -> int:
+        """How many commands read it first."""
+        return 1 if self._hashes is None else len(self._hashes)
+
+    def commands(self, prefix: bytes) -> list[Command]:
+        """Commands that read it, or the sequences of its topics."""
+        if self._hashes is None:
+            arguments = self._after, self._upto, self._limit, MAX_PAGE, _OVERHEAD
+            return [scripts.PAGE.call(prefix, *arguments)]
+        bounds = f"({self._after}", self._upto, "LIMIT", 0, self._each
+        return [("ZRANGEBYSCORE", prefix + b"t:" + one, *bounds) for one in self._hashes]
+
+    def take(self, replies: Sequence[Any]) -> None:
+        """Take the replies to the commands."""
+        if self._hashes is None:
+            self.entries = _entries(replies[0])
+            return
+        by_topic = [list(map(int, reply)) for reply in replies]
+        # Of a topic with more than that, what comes later is not known yet.
+        self._reached = min([some[-1] for some in by_topic if len(some) == self._each], default=self._upto)
+        sequences = sorted({one for some in by_topic for one in some if one <= self._reached})
+        if len(sequences) > self._limit:
+            del sequences[self._limit :]
+            self._reached = sequences[-1]
+        self.sequences = sequences
+
+    def lookup(self, prefix: bytes) -> Command:
+        """The command that reads the sequences."""
+        return scripts.ENTRIES.call(prefix, MAX_PAGE, _OVERHEAD, *self.sequences)
+
+    def page(self, beginning: Beginning) -> Page:
+        """What was read."""
+        weight = sum(_OVERHEAD + len(entry.update.data.encode()) for entry in self.entries)
+        if self.entries and (
+            weight >= MAX_PAGE or (self._hashes is None and len(self.entries) == self._limit)
+        ):
+            return Page(self.entries, self.entries[-1].sequence, beginning)
+        return Page(self.entries, self._reached, beginning)
+
+
+def _identity() -> str:
+    return uuid.uuid4().hex
+
+
+def _bytes(text: str) -> bytes | None:
+    """As it would be stored; ``None``: it could not be."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return None
+
+
+def _hash(value: int) -> bytes:
+    """A hash as it is in keys."""
+    return value.to_bytes(8, "big", signed=True)
+
+
+@lru_cache(maxsize=4096)  # most updates have one topic, and a topic has many updates
+def _single_hash(topic: str) -> bytes:
+    return _hash(topic_hash(topic))
+
+
+def _arguments(batch: Batch) -> list[bytes]:
+    """The updates and the presence of a batch, for ``scripts.APPEND``.
+
+    :raises ValueError: a text cannot be encoded.
+    """
+    arguments: list[bytes] = []
+    for update, is_event in zip(batch.updates, batch.are_events, strict=True):
+        topics = encoded_topics(update.topics).encode()
+        data = update.data.encode()
+        arguments += (
+            update.id.encode(),
+            topics,
+            b"".join(map(_single_hash, update.topics)),
+            data,
+            _encoded_rest(update.private, update.type, update.retry, is_event),
+            b"%d" % (len(data) + len(topics)) if is_event else b"",
+        )
+    for change in batch.presence:
+        arguments += (
+            change.key.encode(),
+            b"" if change.record is None else b"1",
+            _hash(topic_hash(change.value)),
+            (change.record or "").encode(),
+        )
+    return arguments
+
+
+@lru_cache(maxsize=1024)
+def _encoded_rest(private: bool, type_: str | None, retry: int | None, is_event: bool) -> bytes:
+    if not private and type_ is None and retry is None and not is_event:
+        return b""
+    return _encode([private, type_, retry, is_event]).encode()
+
+
+@lru_cache(maxsize=1024)
+def _decoded_rest(encoded: bytes) -> tuple[bool, str | None, int | None, bool]:
+    private, type_, retry, is_event = json.loads(encoded)
+    return private, type_, retry, is_event
+
+
+def _entries(flat: Sequence[bytes]) -> list[Entry]:
+    """The entries that ``scripts.PAGE`` and ``scripts.ENTRIES`` return."""
+    columns: Iterable[tuple[bytes, ...]] = zip(*[iter(flat)] * 5, strict=True)
+    entries: list[Entry] = []
+    for sequence, id_, topics, data, rest in columns:
+        texts = decoded_topics(topics.decode()), data.decode(), id_.decode()
+        if rest:
+            private, type_, retry, is_event = _decoded_rest(rest)
+            entries.append(Entry(int(sequence), Update(*texts, private, type_, retry), is_event))
+        else:
+            entries.append(Entry(int(sequence), Update(*texts)))
+    return entries
+
+
+def _beginning(gone: Sequence[bytes | None]) -> Beginning:
+    updates, events = (int(one or 0) for one in gone)
+    return Beginning(updates + 1, events + 1)

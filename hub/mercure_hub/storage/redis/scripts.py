@@ -1,0 +1,418 @@
+"""The scripts that run in the server, and the keys on which they work.
+
+A script runs alone: it is atomic, and everybody waits for it. So each does a bounded amount of work.
+
+All keys begin with the name of the hub in braces, so that they are in one slot of a Redis Cluster, and a
+pattern of an ACL can name them:
+
+* ``state``: a hash with the epoch, the version of this schema, the last sequence, the bytes of all events
+  ever, and the sequences up to which updates and events were discarded.
+* ``log``: a stream; the entry ``0-7`` has the sequence 7, with its id (``i``), topics as JSON (``t``), data
+  (``d``) and what few have (``m``).
+* ``updates``, ``events``: streams with the same entries, updates of publishers and events of the hub apart,
+  for retention: id, hashes of the topics (``h``), milliseconds since 1970 (``a``), of events the bytes up to
+  here (``b``). What is discarded can be found without its data.
+* ``ids``: a hash from an id to the earliest sequence; ``i:ID``: a sorted set with the later ones.
+* ``t:HASH``: a sorted set with the sequences of a topic; ``topics``: one with hash and topic.
+* ``nodes``: a hash from a node to the number and the first sequence of its last batch, with an ``x`` once the
+  node counts as dead; ``leases``: a sorted set of the living with the time at which their leases end;
+  ``dead``: the same of the dead; ``left``: a set of the dead that have left presence.
+* ``presence``: a hash from a key to its node, the hash of its value, and its record; ``keys`` and ``values``:
+  sorted sets with the keys, and with hash and key; ``n:NODE``: a set with the keys of a node; ``a:NODE``: a
+  set with those that it adopted last.
+
+Times are those of the server.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, LEASE, SHARED_GRACE
+
+Argument = str | bytes | int | float
+Command = tuple[Argument, ...]
+
+SCHEMA = 1
+"""The version of the keys. ``state`` has that of the newest hub, and the least that a hub has to know."""
+
+DAY = 86_400_000  # milliseconds
+
+
+class Script:
+    """A script of the server.
+
+    :param flags: what it may do, as the server has to know before it runs it.
+    :param text: in Lua; ``p`` is the prefix of all keys, and ``now`` takes milliseconds to add.
+    """
+
+    def __init__(self, flags: str, text: str) -> None:
+        self.text = f"#!lua flags={flags}\n{_HEAD}{text}" if flags else f"#!lua\n{_HEAD}{text}"
+        self._sha = sha1(self.text.encode()).hexdigest()  # noqa: S324 - the server's name of it
+
+    def call(self, prefix: bytes, *arguments: Argument) -> Command:
+        """The command that runs it."""
+        return "EVALSHA", self._sha, 1, prefix, *arguments
+
+
+_HEAD = """
+local p, call, sub = KEYS[1], redis.call, string.sub
+local function now(ahead)
+    local time = call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000) + ahead
+end
+"""
+
+APPEND = Script(
+    "",
+    """
+    local node, number, at, count = ARGV[1], tonumber(ARGV[2]), now(ARGV[3]), tonumber(ARGV[4])
+    local row = call('HGET', p .. 'nodes', node)
+    if not row or sub(row, -1) == 'x' then
+        return -1
+    end
+    local known, first = string.match(row, '^(%d+) (%d+)')
+    if tonumber(known) >= number then
+        return tonumber(first)
+    end
+    local state, log, ids, topics = p .. 'state', p .. 'log', p .. 'ids', p .. 'topics'
+    local updates, events = p .. 'updates', p .. 'events'
+    local before = call('HMGET', state, 'last', 'event_bytes')
+    local last, bytes = tonumber(before[1]), tonumber(before[2])
+    first = last + 1
+    local k = 5
+    for _ = 1, count do
+        local id, encoded, hashes, data, size = ARGV[k], ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 5]
+        last = last + 1
+        local place = '0-' .. last
+        call('XADD', log, place, 'i', id, 't', encoded, 'd', data, 'm', ARGV[k + 4])
+        if size == '' then
+            call('XADD', updates, place, 'i', id, 'h', hashes, 'a', at)
+        else
+            bytes = bytes + size
+            call('XADD', events, place, 'i', id, 'h', hashes, 'a', at, 'b', bytes)
+        end
+        if call('HSETNX', ids, id, last) == 0 then
+            call('ZADD', p .. 'i:' .. id, last, last)
+        end
+        for h = 1, #hashes, 8 do
+            local hash = sub(hashes, h, h + 7)
+            local topic = p .. 't:' .. hash
+            if call('ZADD', topic, last, last) == 1 and call('ZCARD', topic) == 1 then
+                call('ZADD', topics, 0, hash .. cjson.decode(encoded)[(h + 7) / 8])
+            end
+        end
+        k = k + 6
+    end
+    for change = k, #ARGV, 4 do
+        local key, hash, record = ARGV[change], ARGV[change + 2], ARGV[change + 3]
+        local old = call('HGET', p .. 'presence', key)
+        if old then
+            call('SREM', p .. 'n:' .. sub(old, 1, 32), key)
+            call('ZREM', p .. 'values', sub(old, 33, 40) .. key)
+        end
+        if ARGV[change + 1] == '' then
+            call('HDEL', p .. 'presence', key)
+            call('ZREM', p .. 'keys', key)
+        else
+            call('HSET', p .. 'presence', key, node .. hash .. record)
+            call('ZADD', p .. 'keys', 0, key)
+            call('ZADD', p .. 'values', 0, hash .. key)
+            call('SADD', p .. 'n:' .. node, key)
+        end
+    end
+    call('HSET', state, 'last', last, 'event_bytes', bytes)
+    call('HSET', p .. 'nodes', node, number .. ' ' .. first)
+    call('PUBLISH', p .. 'bell', node .. ' ' .. last)
+    return first
+    """,
+)
+"""Stores a batch.
+
+Returns its first sequence; 0: ``OUTCOME`` was asked before; -1: the node counts as dead.
+"""
+
+OUTCOME = Script(
+    "allow-oom",
+    """
+    local node, number = ARGV[1], tonumber(ARGV[2])
+    local row = call('HGET', p .. 'nodes', node)
+    if not row then
+        return 0
+    end
+    local known, first, dead = string.match(row, '^(%d+) (%d+)(.*)$')
+    if tonumber(known) < number then
+        known, first = number, 0
+    end
+    -- Written even if it is the same, so that a replica can acknowledge it together with the batch.
+    call('HSET', p .. 'nodes', node, known .. ' ' .. first .. dead)
+    return tonumber(known) == number and tonumber(first) or 0
+    """,
+)
+"""Returns the first sequence of a batch; 0: it was not stored, and will not be."""
+
+RENEW = Script(
+    "allow-oom",
+    f"""
+    local node, at, state = ARGV[1], now(ARGV[3]), p .. 'state'
+    if call('HSETNX', state, 'epoch', ARGV[4]) == 1 then
+        call('HSET', state, 'schema', {SCHEMA}, 'least', {SCHEMA}, 'last', 0, 'event_bytes', 0)
+        call('HSET', state, 'updates_gone', 0, 'events_gone', 0)
+    end
+    local schema = call('HMGET', state, 'schema', 'least')
+    if tonumber(schema[2]) > {SCHEMA} then
+        return {{0, schema[1]}}
+    end
+    local row = call('HGET', p .. 'nodes', node)
+    local is_kept = row and sub(row, -1) ~= 'x'
+    if not is_kept then
+        node = ARGV[2]
+        call('HSET', p .. 'nodes', node, '0 0')
+    end
+    call('ZADD', p .. 'leases', at + {int(LEASE * 1000)}, node)
+    return {{is_kept and 1 or 0, '{SCHEMA}'}}
+    """,
+)
+"""Renews the lease of a node; a dead one gets another identity.
+
+Returns whether it was kept, and the version that a hub has to know.
+"""
+
+ADOPT = Script(
+    "allow-oom",
+    f"""
+    local node, at, limit = ARGV[1], now(ARGV[2]), tonumber(ARGV[3])
+    local nodes, dead, presence = p .. 'nodes', p .. 'dead', p .. 'presence'
+    local row = call('HGET', nodes, node)
+    if not row or sub(row, -1) == 'x' then
+        return {{}}
+    end
+    local expired = call('ZRANGEBYSCORE', p .. 'leases', '-inf', '(' .. at, 'WITHSCORES', 'LIMIT', 0, 100)
+    for k = 1, #expired, 2 do
+        local one = expired[k]
+        if one ~= node then
+            call('ZREM', p .. 'leases', one)
+            call('ZADD', dead, expired[k + 1], one)
+            call('HSET', nodes, one, call('HGET', nodes, one) .. ' x')
+            call('DEL', p .. 'a:' .. one)
+            if call('EXISTS', p .. 'n:' .. one) == 1 then
+                call('SADD', p .. 'left', one)
+            end
+        end
+    end
+    for _, one in ipairs(call('ZRANGEBYSCORE', dead, '-inf', at - {DAY}, 'LIMIT', 0, 100)) do
+        call('ZREM', dead, one)
+        call('HDEL', nodes, one)
+    end
+    local adopted, records = p .. 'a:' .. node, {{}}
+    if ARGV[4] == '' then
+        for _, key in ipairs(call('SMEMBERS', adopted)) do
+            local value = call('HGET', presence, key)
+            if value and sub(value, 1, 32) == node then
+                records[#records + 1] = sub(value, 41)
+            end
+        end
+        return records
+    end
+    call('DEL', adopted)
+    while #records < limit do
+        local one = call('SRANDMEMBER', p .. 'left')
+        if not one then
+            break
+        end
+        for _, key in ipairs(call('SPOP', p .. 'n:' .. one, limit - #records)) do
+            local value = call('HGET', presence, key)
+            call('HSET', presence, key, node .. sub(value, 33))
+            call('SADD', p .. 'n:' .. node, key)
+            call('SADD', adopted, key)
+            records[#records + 1] = sub(value, 41)
+        end
+        if call('EXISTS', p .. 'n:' .. one) == 0 then
+            call('SREM', p .. 'left', one)
+        end
+    end
+    return records
+    """,
+)
+"""Counts nodes without a lease as dead, and gives their presence to a living one.
+
+Returns the records; if the answer to the last call was lost, those of that call.
+"""
+
+OTHERS = Script(
+    "no-writes",
+    """
+    local node, hash, beyond, limit = ARGV[1], ARGV[2], ARGV[4], tonumber(ARGV[5])
+    local index = hash == '' and p .. 'keys' or p .. 'values'
+    local low = ARGV[3] == '' and '[' or '('
+    local keys = call('ZRANGEBYLEX', index, low .. hash .. beyond, '(' .. hash .. '\\255', 'LIMIT', 0, limit)
+    local found = {''}
+    if #keys == limit then
+        found[1] = sub(keys[limit], #hash + 1)
+    end
+    for _, key in ipairs(keys) do
+        local value = call('HGET', p .. 'presence', sub(key, #hash + 1))
+        if value and sub(value, 1, 32) ~= node then
+            found[#found + 1] = sub(value, 41)
+        end
+    end
+    return found
+    """,
+)
+"""Returns a key to go on after, or nothing, and the records of other nodes."""
+
+PAGE = Script(
+    "no-writes",
+    """
+    local after, upto, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+    local size, overhead = tonumber(ARGV[4]), tonumber(ARGV[5])
+    local flat, count, weight, step = {}, 0, 0, 8
+    while count < limit do
+        local ask = math.min(step, limit - count)
+        local some = call('XRANGE', p .. 'log', '(0-' .. after, '0-' .. upto, 'COUNT', ask)
+        for _, entry in ipairs(some) do
+            local place, fields = #flat, entry[2]
+            after = sub(entry[1], 3)
+            flat[place + 1] = after
+            flat[place + 2] = fields[2]
+            flat[place + 3] = fields[4]
+            flat[place + 4] = fields[6]
+            flat[place + 5] = fields[8]
+            weight = weight + overhead + #fields[6]
+            if weight >= size then
+                return flat
+            end
+        end
+        count = count + #some
+        if #some < ask then
+            break
+        end
+    end
+    return flat
+    """,
+)
+"""Returns entries of a part of the log: sequence, id, topics, data and the rest of each.
+
+It looks at few at once, because each may have megabytes of data.
+"""
+
+ENTRIES = Script(
+    "no-writes",
+    """
+    local size, overhead, flat, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, 0
+    for k = 3, #ARGV do
+        local place = '0-' .. ARGV[k]
+        local entry = call('XRANGE', p .. 'log', place, place)[1]
+        if entry then
+            local place, fields = #flat, entry[2]
+            flat[place + 1] = ARGV[k]
+            flat[place + 2] = fields[2]
+            flat[place + 3] = fields[4]
+            flat[place + 4] = fields[6]
+            flat[place + 5] = fields[8]
+            weight = weight + overhead + #fields[6]
+            if weight >= size then
+                return flat
+            end
+        end
+    end
+    return flat
+    """,
+)
+"""The same for given sequences."""
+
+DISCARD = Script(
+    "allow-oom",
+    f"""
+    local node, at = ARGV[1], now(ARGV[2])
+    local size, age, step = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+    local state, ids, topics = p .. 'state', p .. 'ids', p .. 'topics'
+    local turn = call('HMGET', state, 'discards', 'discards_until')
+    if turn[1] and turn[1] ~= node and tonumber(turn[2]) > at then
+        return 0
+    end
+    local shared = at - {int(SHARED_GRACE * 1000)}
+    local others = call('ZCARD', p .. 'leases') - (call('ZSCORE', p .. 'leases', node) and 1 or 0)
+    local is_shared = others > 0 or call('ZCOUNT', p .. 'dead', shared, '+inf') > 0
+    local newest = is_shared and shared or at
+    local function forget(sequence, id, hashes)
+        if call('HGET', ids, id) == sequence then
+            local later = call('ZPOPMIN', p .. 'i:' .. id)
+            if later[1] then
+                call('HSET', ids, id, later[1])
+            else
+                call('HDEL', ids, id)
+            end
+        else
+            call('ZREM', p .. 'i:' .. id, sequence)
+        end
+        for h = 1, #hashes, 8 do
+            local hash = sub(hashes, h, h + 7)
+            local topic = p .. 't:' .. hash
+            call('ZREM', topic, sequence)
+            if call('ZCARD', topic) == 0 then
+                call('ZREMRANGEBYLEX', topics, '[' .. hash, '(' .. hash .. '\\255')
+            end
+        end
+    end
+    local function discard(stream, gone, is_too_old)
+        local entries = call('XRANGE', stream, '-', '+', 'COUNT', step)
+        -- What a clock stamped that was ahead is as old as what came after it.
+        local times, later = {{}}, at
+        for k = #entries, 1, -1 do
+            local stamp = tonumber(entries[k][2][6])
+            if stamp <= at then
+                later = stamp
+            end
+            times[k] = later
+        end
+        local places, work = {{}}, 0
+        for k, entry in ipairs(entries) do
+            if times[k] > newest or work > step * 4 or not is_too_old(k, times[k], entry[2]) then
+                break
+            end
+            places[k] = entry[1]
+            forget(sub(entry[1], 3), entry[2][2], entry[2][4])
+            work = work + 3 + #entry[2][4] / 8
+        end
+        if #places > 0 then
+            call('XDEL', p .. 'log', unpack(places))
+            call('XDEL', stream, unpack(places))
+            call('HSET', state, gone, sub(places[#places], 3))
+            call('HSET', state, 'discards', node, 'discards_until', at + 3000)
+        end
+        return (#places == step or work > step * 4) and 1 or 0
+    end
+    local more = 0
+    if size > 0 or age > 0 then
+        local surplus = size > 0 and call('XLEN', p .. 'updates') - size or 0
+        local oldest = age > 0 and at - age or 0
+        more = discard(p .. 'updates', 'updates_gone', function(k, time)
+            return k <= surplus or time < oldest
+        end)
+    end
+    local bytes = tonumber(call('HGET', state, 'event_bytes'))
+    local oldest = at - {int(EVENTS_MAX_AGE * 1000)}
+    if age > 0 then
+        oldest = math.max(oldest, at - age)
+    end
+    local more_events = discard(p .. 'events', 'events_gone', function(_, time, fields)
+        return bytes - fields[8] >= {EVENTS_BYTES} or time < oldest
+    end)
+    return math.max(more, more_events)
+    """,
+)
+"""Discards one step of what is too old. Returns 1 if there is more."""
+
+CHECK = Script(
+    "",
+    """
+    if call('EXISTS', p .. 'state') == 1 then
+        call('HINCRBY', p .. 'state', 'checks', 1)
+    end
+    return 1
+    """,
+)
+"""Writes something that changes nothing."""
+
+SCRIPTS = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, DISCARD, CHECK)
