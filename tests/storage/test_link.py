@@ -13,6 +13,7 @@ import pytest
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.interface import (
     Batch,
     Entry,
@@ -27,6 +28,7 @@ from mercure_hub.storage.postgresql.link import PostgresqlLink
 from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
+from tests.storage.fed import Machine
 from tests.storage.log import update
 from tests.storage.memory import MemoryEngine, MemoryLink
 
@@ -153,19 +155,49 @@ class SharedCluster:
             link.close(is_writer_left=False)
 
 
+class FedCluster:
+    """Processes of one machine with a feeder.
+
+    :param bounds: of what they find in its copy.
+    """
+
+    def __init__(self, folder: Path, bounds: Bounds) -> None:
+        self.now = 1_000_000.0
+        self._engine = MemoryEngine()
+        self._machine = Machine(folder, self._link(None), bounds)
+
+    def _link(self, kept: Retention | None) -> MemoryLink:
+        return MemoryLink(self._engine, kept, lambda: self.now)
+
+    def join(self, kept: Retention | None = None) -> Node:
+        link = self._machine.link_to(self._link(kept))
+        link.open()
+        return Node(link)
+
+    def close(self) -> None:
+        self._machine.close()
+
+
 @pytest.fixture(
     params=[
         "memory",
-        *[pytest.param(name, marks=pytest.mark.minutes) for name in ("sqlite", "postgresql", "valkey")],
+        *[
+            pytest.param(name, marks=pytest.mark.minutes)
+            for name in ("sqlite", "fed", "fed with little", "postgresql", "valkey")
+        ],
     ]
 )
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    found: SqliteCluster | MemoryCluster | SharedCluster
+    found: SqliteCluster | MemoryCluster | FedCluster | SharedCluster
     match request.param:
         case "memory":
             found = MemoryCluster()
         case "sqlite":
             found = SqliteCluster(tmp_path / "mercure.db")
+        case "fed":
+            found = FedCluster(tmp_path, Bounds())
+        case "fed with little":
+            found = FedCluster(tmp_path, Bounds(updates=2, step=1))
         case "postgresql":
             found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").url())
         case _:

@@ -120,6 +120,20 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """Up to where a history was read.
+
+    :param epoch: of the history.
+    :param last: sequence of the last update that was read.
+    :param event_id: its id; ``None``: it was not there any more.
+    """
+
+    epoch: str
+    last: int
+    event_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lag:
     """How far a process is behind the history.
 
@@ -461,4 +475,23 @@ class Link(Protocol):
         """Disconnect.
 
         :param is_writer_left: a thread still waits for ``turn``, and ends with the process.
+        """
+
+
+class Copy(Protocol):
+    """What a ``Link`` has besides if it reads from a copy of the history, which another process keeps.
+
+    Such a link gives ``position`` and ``after`` of the copy. Its own appends arrive there a little later.
+    """
+
+    def began_anew(self) -> bool:
+        """Whether the copy was begun anew since the last call, maybe from another history.
+
+        Until this was asked, ``after`` returns nothing.
+        """
+
+    def lag(self, now: float) -> Lag:
+        """How far the copy is behind the history; never blocks.
+
+        :param now: monotonic time in seconds.
         """

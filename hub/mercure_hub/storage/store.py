@@ -27,6 +27,7 @@ from mercure_hub.storage.interface import (
     Beginning,
     Break,
     Commit,
+    Copy,
     Entry,
     Lag,
     LeaseLost,
@@ -36,6 +37,7 @@ from mercure_hub.storage.interface import (
     Records,
     Resume,
     Resumed,
+    Seen,
     Size,
     Ticket,
     TopicPage,
@@ -121,6 +123,8 @@ class Store(Generic[Ticket]):
     ``append``, ``collect``, ``expire``, ``absence``, ``lag`` and ``trust_clock`` never block; all else may.
 
     :param link: to the engine, not yet open.
+    :param copy: of the history, if the link reads from one. All updates are delivered when they are in it,
+        also those of this process.
 
     ``on_append``, which can be replaced, is called in the writer's thread with the seconds that an append
     took, and its number of updates. ``absences`` counts how often the engine went away, ``doubts`` the
@@ -150,9 +154,12 @@ class Store(Generic[Ticket]):
     """Seconds after which updates of other processes, and what is too old, are looked for unasked."""
     crowded_pause = 0.02
     """Seconds between two looks at whether the caller is still crowded."""
+    copy_timeout = 2.0
+    """Seconds that ``catch_up`` waits for updates of this process to be in the copy of the history."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, copy: Copy | None = None) -> None:
         self._link = link
+        self._copy = copy
         self._waiting: queue.SimpleQueue[_Waiting[Ticket] | None] = queue.SimpleQueue()
         self._commits: deque[Commit[Ticket]] = deque()
         self._wake: Callable[[], None] = lambda: None
@@ -170,9 +177,10 @@ class Store(Generic[Ticket]):
         self._closing = threading.Event()
         self._claim = threading.Lock()  # for the next one, and for taking something out of its batch
         self._wait: _Wait[Ticket] | None = None
-        self._order = threading.Lock()  # for the next five, and for the order of commits
+        self._order = threading.Lock()  # for the next ones, and for the order of commits
         self._seen = 0  # the sequence up to which everything was delivered
         self._seen_id: str | None = None
+        self._stored = 0  # the sequence of this process's newest update
         self._epoch = ""
         self._compare_at = 0.0  # when to look for a break although nothing has failed
         self._is_link_suspect = False  # something has failed since the last look
@@ -185,14 +193,18 @@ class Store(Generic[Ticket]):
     # -- for the event loop ----------------------------------------------------------------------
 
     def open(
-        self, wake: Callable[[], None], is_crowded: Callable[[], bool] = lambda: False
+        self,
+        wake: Callable[[], None],
+        is_crowded: Callable[[], bool] = lambda: False,
+        since: Seen | None = None,
     ) -> tuple[int, str | None]:
         """Open the link and begin to write and to follow.
 
         :param wake: called, from any thread, when ``collect`` has something to return.
         :param is_crowded: whether the caller has collected more than it can deal with at the moment: then the
             updates of other processes stay in the engine. Asked from any thread.
-        :returns: as ``newest``; all that comes after it is collected.
+        :param since: where to begin; by default where the history ends.
+        :returns: sequence and id of the update before the first that is collected; as ``newest``.
         :raises StorageError: the link cannot be opened.
         """
         self._wake, self._is_caller_crowded = wake, is_crowded
@@ -200,9 +212,14 @@ class Store(Generic[Ticket]):
         if self._closing.is_set():  # while this waited
             self._link.close(is_writer_left=False)
             raise StorageError(f"{self._link.name} was closed")
-        position = self._link.position()
-        self._epoch, self._seen = position.epoch, position.last
-        self._seen_id = self._link.id_at(position.last)
+        if self._copy is not None:
+            self._copy.began_anew()  # first: what it has now is where this begins
+        if since is None:
+            position = self._link.position()
+            since = Seen(position.epoch, position.last, self._link.id_at(position.last))
+        else:
+            self._is_link_suspect = True  # until it is known to be the same history
+        self._epoch, self._seen, self._seen_id = since.epoch, since.last, since.event_id
         self._current_at = time.monotonic()
         self._compare_at = self._current_at + self.renew_interval
         self._writer.start()
@@ -286,7 +303,16 @@ class Store(Generic[Ticket]):
         :param now: monotonic time in seconds.
         """
         is_away = self._absence is not None or self._stuck_since is not None
-        return Lag(max(now - self._current_at - self.look_interval, 0.0), self._behind, is_away)
+        seconds = max(now - self._current_at - self.look_interval, 0.0)
+        if self._copy is None:
+            return Lag(seconds, self._behind, is_away)
+        copy = self._copy.lag(now)
+        return Lag(max(seconds, copy.seconds), self._behind + copy.updates, is_away or copy.is_away)
+
+    @property
+    def epoch(self) -> str:
+        """Of the history that is followed."""
+        return self._epoch
 
     def trust_clock(self) -> None:
         """Discard by the clock again, however it was set: somebody has looked after it."""
@@ -356,11 +382,16 @@ class Store(Generic[Ticket]):
             self._failure = None
 
     def catch_up(self) -> None:
-        """Have everything collected that other processes have stored by now."""
+        """Have everything collected that is stored by now; from a copy, at least what this process stored."""
+        deadline = time.monotonic() + self.copy_timeout
         more = True
         while more and not self._closing.is_set():
             with self._order:
                 more = self._try_to_read_on()
+                is_behind = self._copy is not None and self._seen < self._stored
+            if is_behind and not more and time.monotonic() < deadline:
+                self._closing.wait(self.crowded_pause)
+                more = True
 
     def close(self) -> None:
         """Store what is queued, and disconnect.
@@ -683,6 +714,10 @@ class Store(Generic[Ticket]):
         :param entries: with consecutive sequences.
         """
         first, last = entries[0].sequence, entries[-1].sequence
+        self._stored = last
+        if self._copy is not None:
+            self._deliver(Commit((), tickets))
+            return
         with self._order:
             if first != self._seen + 1 or self._is_link_suspect:
                 self._try_to_read_on()
@@ -728,6 +763,8 @@ class Store(Generic[Ticket]):
         :returns: whether there may be more at once.
         """
         try:
+            if self._copy is not None and self._copy.began_anew():
+                self._is_link_suspect = True
             if self._is_link_suspect or time.monotonic() >= self._compare_at:
                 self._look_for_break()
             more = self._read_on()
