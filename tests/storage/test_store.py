@@ -789,7 +789,7 @@ class TestBreak:
         engine.rewind(2)
         until(lambda: node.store._is_link_suspect)
         node.link.is_away = False
-        until(lambda: node.breaks)
+        until(lambda: node.breaks and node.store.absence is None)
         node.publish("new")
         node.wait_for("new")
         assert node.breaks == [Break.REWOUND]
@@ -813,6 +813,7 @@ class TestBreak:
         node.link.is_away = False
         until(lambda: node.breaks)
         assert node.breaks == [Break.REWOUND]
+        until(lambda: node.store.absence is None)
         node.publish("5")
         node.wait_for("5")
         assert node.sequences[-1] == 5
