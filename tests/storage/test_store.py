@@ -811,7 +811,7 @@ class TestBreak:
         other.wait_for("another 4")
         until(lambda: node.store._is_link_suspect)
         node.link.is_away = False
-        until(lambda: node.breaks)
+        until(lambda: node.breaks and node.store.absence is None)
         assert node.breaks == [Break.REWOUND]
         until(lambda: node.store.absence is None)
         node.publish("5")
@@ -863,7 +863,7 @@ class TestBreak:
         engine.epoch = "second"
         until(lambda: node.store._is_link_suspect)
         node.link.is_away = False
-        until(lambda: node.breaks)
+        until(lambda: node.breaks and node.store.absence is None)
         node.publish("y")
         node.wait_for("y")
         assert node.breaks == [Break.REPLACED]
@@ -875,7 +875,7 @@ class TestBreak:
             node.link.is_away = True
             until(lambda: node.store._is_link_suspect)
             node.link.is_away = False
-            until(lambda: not node.store._is_link_suspect)
+            until(lambda: not node.store._is_link_suspect and node.store.absence is None)
         node.publish("y")
         node.wait_for("x", "y")
         assert node.breaks == []

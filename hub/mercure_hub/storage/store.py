@@ -555,21 +555,21 @@ class Store(Generic[Ticket]):
 
     def _drop_ended(self, batch: list[_Waiting[Ticket]]) -> None:
         """Leave out the presence of leases that were lost: others have ended it."""
-        self._take_out(batch, lambda presence: presence.lease != self.lease)
+        self._take_out(batch, lambda presence: presence.lease != self.lease, None)
 
     def _queue_behind_owed(self, batch: list[_Waiting[Ticket]]) -> None:
         """Have changes of presence wait for earlier ones, of which not all may fit into one batch."""
         if self._owed:
-            self._owe(self._take_out(batch, lambda _: True))
+            self._owe(self._take_out(batch, lambda _: True, self._failure))
 
     def _take_out(
-        self, batch: list[_Waiting[Ticket]], which: Callable[[Presence], bool]
+        self, batch: list[_Waiting[Ticket]], which: Callable[[Presence], bool], error: StorageError | None
     ) -> list[_Waiting[Ticket]]:
         """Take some changes of presence out of a batch, and answer them."""
         taken = [one for one in batch if one.presence is not None and which(one.presence)]
         if taken:
             batch[:] = [one for one in batch if one.presence is None or not which(one.presence)]
-            self._deliver(Commit((), [one.ticket for one in taken]))
+            self._deliver(Commit((), [one.ticket for one in taken], error))
         return taken
 
     @contextlib.contextmanager
