@@ -13,7 +13,7 @@ from gevent.hub import Waiter
 from mercure_hub.broker.dispatch import Dispatcher, Storage, unbroken_runs
 from mercure_hub.fanout.engine import Engine
 from mercure_hub.metrics.tally import Board
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.protocol.update import EARLIEST, Update
 from mercure_hub.storage.interface import Break, Commit, Entry, Presence
 
@@ -24,6 +24,7 @@ class FakeStorage:
     """Notes what is appended; ``commits`` are what it returns next."""
 
     def __init__(self) -> None:
+        self.absence: StorageAway | None = None
         self.appended: list[Appended] = []
         self.commits: list[Commit[Waiter | None]] = []
 
@@ -58,23 +59,21 @@ class World:
     def __init__(self) -> None:
         self.storage = FakeStorage()
         self.engine = FakeEngine()
-        self.gaps = self.breaks = 0
+        self.gaps = 0
+        self.leases: list[int] = []
         self.dispatcher = Dispatcher(
             cast(Storage, self.storage),
             cast(Engine, self.engine),
             lambda: 0.0,
             Board(1).of(0),
             self.note_gap,
-            on_break=self.note_break,
+            on_lease=self.leases.append,
             max_characters=1000,
         )
         self.dispatcher.start(0, None, None)
 
     def note_gap(self) -> None:
         self.gaps += 1
-
-    def note_break(self) -> None:
-        self.breaks += 1
 
     def commit(
         self,
@@ -134,6 +133,38 @@ def test_a_publisher_gets_the_error_of_its_commit(world: World) -> None:
     assert world.engine.sent == []
 
 
+def test_publications_that_share_an_error_raise_one_each(world: World) -> None:
+    def publish(number: int) -> StorageError:
+        with pytest.raises(StorageInDoubt, match="no answer") as caught:
+            world.dispatcher.publish((update(number),))
+        return caught.value
+
+    greenlets = [gevent.spawn(publish, number) for number in range(3)]
+    world.commit(error=StorageInDoubt("no answer"))
+    assert len({id(one.get(timeout=5)) for one in greenlets}) == 3  # a raised error keeps frames alive
+
+
+def test_nothing_is_queued_while_the_engine_is_away(world: World) -> None:
+    world.storage.absence = StorageAway("no route")
+    with pytest.raises(StorageAway, match="no route"):
+        world.dispatcher.publish((update(1),))
+    turns()
+    assert world.storage.appended == []
+
+
+def test_a_lost_lease_is_told(world: World) -> None:
+    world.storage.commits.append(Commit((), (), lease=3))
+    world.dispatcher.take_commits()
+    assert world.leases == [3]
+
+
+def test_a_stream_that_comes_while_others_are_ended_begins_behind_the_gap(world: World) -> None:
+    seen: list[int] = []
+    world.dispatcher._on_gap = lambda: seen.append(world.engine.dispatched)
+    world.commit(entry(1), entry(5))
+    assert seen == [4]
+
+
 def test_updates_of_other_processes_are_dispatched_too(world: World) -> None:
     world.commit(entry(1), entry(2))
     assert world.engine.sent == [[1, 2]]
@@ -156,11 +187,11 @@ def test_a_missing_update_is_a_gap_and_the_rest_is_dispatched(world: World) -> N
 def test_a_history_that_lost_updates_goes_on_where_it_ends_now(world: World, broken: Break) -> None:
     world.commit(entry(1), entry(2))
     world.commit(broken=broken, newest=(1, "urn:1"))
-    assert (world.breaks, world.gaps, world.engine.dispatched) == (1, 0, 1)
+    assert (world.gaps, world.engine.dispatched, world.dispatcher.generation) == (1, 1, 1)
     assert (world.dispatcher.last_event_id, world.dispatcher.last_update_id) == ("urn:1", "urn:1")
     world.commit(entry(2))
     assert world.engine.sent == [[1, 2], [2]]
-    assert (world.breaks, world.gaps) == (1, 0)
+    assert (world.gaps, world.dispatcher.generation) == (1, 1)
 
 
 def test_what_the_history_lost_is_not_dispatched(world: World) -> None:
@@ -170,7 +201,7 @@ def test_what_the_history_lost_is_not_dispatched(world: World) -> None:
     assert not world.dispatcher.is_crowded()
     world.commit(entry(1))
     assert world.engine.sent == [[1]]
-    assert (world.breaks, world.gaps) == (1, 0)
+    assert (world.gaps, world.dispatcher.generation) == (1, 1)
     assert world.dispatcher.last_event_id == "urn:1"
 
 
@@ -185,8 +216,8 @@ def test_a_break_while_updates_are_sent_counts_after_them(world: World) -> None:
     turns()
     turns()
     assert world.engine.sent == [[5], [2]]
-    assert (world.breaks, world.engine.dispatched) == (1, 2)
-    assert world.gaps == 1  # before 5
+    assert world.engine.dispatched == 2
+    assert world.gaps == 2  # before 5, and the break
 
 
 def test_a_defect_of_the_engine_is_a_gap_and_later_updates_are_dispatched(

@@ -13,7 +13,7 @@ from gevent.threadpool import ThreadPool
 
 from mercure_hub.broker import threads
 from mercure_hub.broker.threads import Lookups, in_thread, reserve_threads
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageAway, StorageError
 
 
 @pytest.fixture
@@ -162,3 +162,60 @@ def test_a_runtime_error_of_a_function_is_raised_unchanged(do: Callable[..., obj
 
     with pytest.raises(RuntimeError, match="a defect"):
         do(fail)
+
+
+def test_joint_calls_that_wait_together_are_one_call(begun: list[int]) -> None:
+    lookups = Lookups()
+    calls: list[list[int]] = []
+
+    def squares(numbers: Sequence[int]) -> list[int]:
+        calls.append(list(numbers))
+        return [number * number for number in numbers]
+
+    greenlets = [gevent.spawn(lookups.run_jointly, squares, number) for number in range(20)]
+    greenlets.append(gevent.spawn(lookups.run, lambda: -1))
+    gevent.joinall(greenlets, timeout=20, raise_error=True)
+    results = [greenlet.value for greenlet in greenlets]
+    assert results.pop() == -1
+    assert results == [number * number for number in range(20)]
+    assert [len(numbers) for numbers in calls] == [16, 4]
+    assert begun == [16, 5]
+
+
+def test_one_argument_that_fails_spoils_no_other() -> None:
+    lookups = Lookups()
+
+    def inverses(numbers: Sequence[int]) -> list[float]:
+        return [1 / number for number in numbers]
+
+    def outcome(number: int) -> float | str:
+        try:
+            return lookups.run_jointly(inverses, number)
+        except ZeroDivisionError:
+            return "no"
+
+    greenlets = [gevent.spawn(outcome, number) for number in (1, 2, 0, 4)]
+    gevent.joinall(greenlets, timeout=20, raise_error=True)
+    assert [greenlet.value for greenlet in greenlets] == [1, 0.5, "no", 0.25]
+
+
+def test_an_engine_that_is_away_is_asked_once() -> None:
+    lookups = Lookups()
+    asked: list[object] = []
+
+    def resume(numbers: Sequence[int]) -> list[int]:
+        asked.append(numbers)
+        raise StorageAway("no route")
+
+    def read() -> int:
+        return resume([0])[0]
+
+    def outcome(attempt: Callable[[], int]) -> StorageAway:
+        with pytest.raises(StorageAway, match="no route") as caught:
+            attempt()
+        return caught.value
+
+    ways = [lambda: lookups.run_jointly(resume, 1), lambda: lookups.run(read)] * 4
+    greenlets = [gevent.spawn(outcome, way) for way in ways]
+    gevent.joinall(greenlets, timeout=20, raise_error=True)
+    assert len(asked) == 1

@@ -17,6 +17,7 @@ from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.monitoring import ready
 from mercure_hub.protocol import errors
 from mercure_hub.protocol.errors import REFUSALS, Section, StorageError
+from mercure_hub.storage.interface import Lag
 from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, SECRET, RunningHub, read_reply, running_hub
 from tests.hub.websocket import client, messages
@@ -87,7 +88,8 @@ def test_a_hub_without_its_storage_lives_and_is_not_ready(
 
 
 def test_a_hub_that_ends_is_not_ready() -> None:
-    broker = SimpleNamespace(is_draining=False, check=lambda: None)
+    lag = Lag(0.0, 0, False)
+    broker = SimpleNamespace(is_draining=False, check=lambda: None, lag=lambda: lag, is_relaxed=False)
     hub = cast(Hub, SimpleNamespace(broker=broker))
     assert ready(hub).status == 200
     broker.is_draining = True

@@ -82,7 +82,7 @@ def test_subscriptions_of_the_dead_end_as_soon_as_that_can_be_stored(folder: Pat
     with ExitStack() as stack:
         broke = stack.enter_context(ExitStack())
         broke.enter_context(broken(crashed / "hub.db", ["mercure_presence"]))
-        limits = Limits(adoption_retry=0.05)
+        limits = Limits(adoption_interval=0.05)
         hub = stack.enter_context(running_hub(crashed, limits=limits, anonymous=1, subscriptions=1))
         watcher = hub.subscribe(ALL, hub.token())
         assert "of the dead" in listed()

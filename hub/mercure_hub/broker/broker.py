@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import gevent
@@ -13,20 +15,35 @@ from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.presence import ActiveSubscriptions
 from mercure_hub.broker.replay import Outlet, ReplayLimits, Replays, Start
 from mercure_hub.broker.threads import in_thread, reserve_threads
+from mercure_hub.broker.waiting import WaitingRoom, Watch
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.quota import Quota
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.metrics.catalogue import CONNECTED, ENDED, SUBSCRIBERS
+from mercure_hub.metrics.catalogue import (
+    ABSENCES,
+    APPEND,
+    BATCH,
+    BEHIND,
+    CONNECTED,
+    DOUBTS,
+    ENDED,
+    ENGINE_STATE,
+    LOOKED,
+    SUBSCRIBERS,
+    Family,
+)
 from mercure_hub.metrics.tally import Board, Tally
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.subscription import Subscription
 from mercure_hub.protocol.update import Update
-from mercure_hub.storage.interface import Size
+from mercure_hub.storage.interface import Lag, Size
 
 _TICK = 1.0  # seconds
 _ENDS_BETWEEN_PAUSES = 100
+_ENDS_PER_SECOND = 500  # at most, while that is quick enough
+_LOOK = 0.02  # seconds between two looks at whether the next stream has to end
 
 _log = logging.getLogger("mercure_hub.subscriber")
 
@@ -41,9 +58,12 @@ class Broker:
     :param subscriptions: publish subscription events.
     :param tally: counts what happens.
     :param replay_limits: page size and memory of replays.
-    :param adoption_retry: seconds until the subscriptions of dead processes are looked for again.
+    :param adoption_interval: seconds between two looks for subscriptions of dead processes.
+    :param spread: seconds over which streams end that lack updates, so that their clients do not come back
+        all at once.
+    :param patience: seconds for which a subscriber with a cursor waits for an engine that is away.
 
-    ``is_draining`` is set when the hub stops or hands over: new connections are not welcome any more.
+    ``is_draining`` is true when the hub stops or hands over: new connections are not welcome any more.
     """
 
     def __init__(
@@ -56,7 +76,9 @@ class Broker:
         subscriptions: bool,
         tally: Tally | None = None,
         replay_limits: ReplayLimits | None = None,
-        adoption_retry: float = 5.0,
+        adoption_interval: float = 5.0,
+        spread: float = 10.0,
+        patience: float = 30.0,
     ) -> None:
         self.tally = Board(1).of(0) if tally is None else tally
         self.is_draining = False
@@ -65,8 +87,9 @@ class Broker:
         self.engine = Engine(limits, clock, self._gone)
         self._storage = storage
         self._dispatcher = Dispatcher(
-            storage, self.engine, clock, self.tally, self._end_incomplete, on_break=self._end_all
+            storage, self.engine, clock, self.tally, self._end_incomplete, on_lease=self._begin_lease
         )
+        self._room = WaitingRoom(storage, clock, patience)
         self._replays = Replays(
             storage,
             self._dispatcher,
@@ -80,8 +103,12 @@ class Broker:
             self._dispatcher,
             self.engine,
             are_announced=subscriptions,
-            retry_after=adoption_retry,
+            interval=adoption_interval,
         )
+        self._spread = spread
+        self._silenced: list[Subscriber] = []
+        self._ending: gevent.Greenlet | None = None
+        self._counted = Counter[Family]()
         self._ticking: gevent.Greenlet | None = None
         self._watchers: list[object] = []
 
@@ -93,9 +120,14 @@ class Broker:
         reserve_threads()
         loop = gevent.get_hub().loop
         wake = loop.async_()
-        wake.start(self._dispatcher.take_commits)
+        wake.start(self._wake)
+        self._storage.on_append = self._note_append
         newest = in_thread(partial(self._storage.open, wake.send, self._dispatcher.is_crowded))
-        self._dispatcher.start(*newest, self._storage.newest_update())
+        self._dispatcher.start(*newest, in_thread(self._storage.newest_update))
+        if self._storage.is_relaxed:
+            _log.warning(
+                "%s may lose updates that it has acknowledged: its durability is relaxed", self._storage.name
+            )
         sockets = loop.io(self.engine.fileno(), 1)
         sockets.start(self.engine.poll)
         self._watchers = [wake, sockets]
@@ -104,10 +136,12 @@ class Broker:
 
     def close(self) -> None:
         """End all streams, write what is queued, close the history."""
+        self.welcome_nobody()
+        for greenlet in (self._ticking, self._ending):
+            if greenlet is not None:
+                greenlet.kill()
         for subscriber in self.engine:
             self.engine.end(subscriber, Ending(Reason.HUB_STOPS))
-        if self._ticking is not None:
-            self._ticking.kill()
         self._active.close()
         self._dispatcher.close()
         self._storage.close()
@@ -115,6 +149,15 @@ class Broker:
             watcher.stop()  # type: ignore[attr-defined]
             watcher.close()  # type: ignore[attr-defined]
         self.engine.close()
+
+    def welcome_nobody(self) -> None:
+        """Tell those who ask that the hub stops or hands over; who waits for the engine is refused."""
+        self.is_draining = True
+        self._room.close()
+
+    def _wake(self) -> None:
+        self._dispatcher.take_commits()
+        self._room.look()
 
     def drain(self, timeout: float) -> None:
         """Wait until every update that was accepted is committed and written to its subscribers.
@@ -144,6 +187,7 @@ class Broker:
     def publish(self, updates: Sequence[Update]) -> None:
         """Store updates in one transaction and have them sent in order; returns once they are durable.
 
+        :raises StorageInDoubt: they may be stored, and then all receive them.
         :raises StorageError: they could not be stored; nobody receives any of them.
         """
         self._dispatcher.publish(updates)
@@ -156,6 +200,15 @@ class Broker:
     def check(self) -> None:
         """Raise ``StorageError`` when updates cannot be stored now."""
         in_thread(self._storage.check)
+
+    def lag(self) -> Lag:
+        """How far this process is behind the history."""
+        return self._storage.lag(self.clock())
+
+    @property
+    def is_relaxed(self) -> bool:
+        """Whether the engine may lose what it has acknowledged."""
+        return self._storage.is_relaxed
 
     def size(self) -> Size:
         """How much history there is.
@@ -180,13 +233,23 @@ class Broker:
         return self._active.new_subscriber_id()
 
     def locate(
-        self, cursor: str | None, matchers: tuple[Matcher, ...], *, takes_events: bool = False
+        self,
+        cursor: str | None,
+        matchers: tuple[Matcher, ...],
+        *,
+        takes_events: bool = False,
+        watch: Watch = lambda _: nullcontext(),
     ) -> Start:
         """Find the update after which a subscriber wants to resume; see ``Replays.locate``.
 
+        While the engine is away, a subscriber with a cursor waits.
+
+        :param watch: tells when its client leaves.
+        :raises StorageAway: the engine is away for too long.
         :raises StorageError: the history cannot be read.
         """
-        return self._replays.locate(cursor, matchers, takes_events=takes_events)
+        locate = partial(self._replays.locate, cursor, matchers, takes_events=takes_events)
+        return self._room.run(locate, watch) if cursor else locate()
 
     def enter(self, subscriber: Subscriber) -> None:
         """Register a subscriber whose stream begins, so that it can be ended from now on.
@@ -237,35 +300,58 @@ class Broker:
         """All subscribers, with those that still read history."""
         return [*self._replays, *self.engine]
 
-    def subscriptions(self, value: str | None = None) -> Iterator[Subscription]:
+    def subscriptions(
+        self, value: str | None = None, subscriber: str | None = None
+    ) -> Iterator[Subscription]:
         """The subscriptions that are active now in all processes; see ``ActiveSubscriptions.matching``.
 
         :param value: only those with this matcher.
+        :param subscriber: only those of the subscriber with this id.
         :raises StorageError: those of other processes cannot be read.
         """
-        return self._active.matching(value)
+        return self._active.matching(value, subscriber)
 
     def _gone(self, subscriber: Subscriber, ending: Ending) -> None:
         self.quota.leave(subscriber)
         self._active.announce(subscriber, active=False)
         self._note_end(subscriber, ending)
 
-    def _end_all(self) -> None:
-        """End all streams, also those that read a history that is not there any more."""
-        self._end_each(self.everyone())
+    def _begin_lease(self, lease: int) -> None:
+        self._active.begin_lease(lease)
 
     def _end_incomplete(self) -> None:
-        """End all streams that may lack an update: their clients come back and resume."""
-        self._end_each(self.engine.everyone())
+        """End all streams that may lack an update: their clients come back and resume.
 
-    def _end_each(self, subscribers: Sequence[Subscriber]) -> None:
-        for number, subscriber in enumerate(subscribers, 1):
+        None of them gets an update from now on. Those that read history end at once, the others one after the
+        other.
+        """
+        for number, subscriber in enumerate(self.everyone(), 1):
             try:
-                self.end(subscriber, Ending(Reason.INCOMPLETE))
+                if subscriber in self._replays:
+                    self._replays.end(subscriber, Ending(Reason.INCOMPLETE))
+                else:
+                    self.engine.silence(subscriber)
+                    self._silenced.append(subscriber)
             except Exception:  # whatever it is: the others have to end, and later updates have to be sent
                 _log.exception("a stream could not be ended; this is a defect of the hub")
             if number % _ENDS_BETWEEN_PAUSES == 0:
                 gevent.sleep(0)
+        if self._silenced and (self._ending is None or self._ending.ready()):
+            self._ending = gevent.spawn(self._end_silenced)
+
+    def _end_silenced(self) -> None:
+        while self._silenced:
+            some, self._silenced = self._silenced, []
+            began, seconds = self.clock(), min(self._spread, len(some) / _ENDS_PER_SECOND)
+            for number, subscriber in enumerate(some):
+                while self.clock() < began + seconds * number / len(some):
+                    gevent.sleep(_LOOK)
+                try:
+                    self.engine.end(subscriber, Ending(Reason.INCOMPLETE))
+                except Exception:
+                    _log.exception("a stream could not be ended; this is a defect of the hub")
+                if number % _ENDS_BETWEEN_PAUSES == 0:
+                    gevent.sleep(0)
 
     # -- metrics ---------------------------------------------------------------------------------
 
@@ -288,3 +374,20 @@ class Broker:
         self.tally.put(CONNECTED, len(self.engine) - websockets, "sse")
         self.tally.put(CONNECTED, websockets, "websocket")
         self._dispatcher.sample()
+        self._sample_storage()
+
+    def _sample_storage(self) -> None:
+        lag = self.lag()
+        state = "away" if self._storage.absence is not None else "lagging" if lag.is_long else "up"
+        for one in ENGINE_STATE.values:
+            self.tally.put(ENGINE_STATE, float(one == state), one)
+        self.tally.put(BEHIND, lag.updates)
+        self.tally.put(LOOKED, lag.seconds)
+        for family, number in ((ABSENCES, self._storage.absences), (DOUBTS, self._storage.doubts)):
+            self.tally.add(family, number - self._counted[family])
+            self._counted[family] = number
+
+    def _note_append(self, seconds: float, updates: int) -> None:
+        """Called in the storage's thread; nobody else writes these metrics."""
+        self.tally.observe(APPEND, seconds)
+        self.tally.observe(BATCH, updates)

@@ -18,7 +18,7 @@ from gevent.event import Event
 from gevent.hub import Waiter
 
 from mercure_hub.fanout.engine import Engine
-from mercure_hub.metrics.catalogue import DELIVERIES, DELIVERY, FAILED, QUEUE, UPDATES
+from mercure_hub.metrics.catalogue import BREAKS, DELIVERIES, DELIVERY, FAILED, LEASES_LOST, QUEUE, UPDATES
 from mercure_hub.metrics.tally import Tally
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import EARLIEST, Update
@@ -27,6 +27,7 @@ from mercure_hub.storage.store import Store
 
 _MAX_BACKLOG = 5_000  # committed updates that are not dispatched yet, before publishers have to wait
 _MAX_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
+_MAX_UNANSWERED = 2_000  # publications and announcements that wait for the storage, before more are made
 _LOOK = 0.005  # seconds between two looks at whether everything is dispatched
 
 _log = logging.getLogger("mercure_hub.subscriber")
@@ -41,13 +42,14 @@ class Dispatcher:
     :param engine: sends updates to subscribers.
     :param clock: monotonic time in seconds.
     :param tally: counts what happens.
-    :param on_gap: called when updates could not be sent to all subscribers.
-    :param on_break: called when the storage lost updates, or has another history.
+    :param on_gap: called when streams lack updates, because these could not be sent or read, or because the
+        storage lost updates or has another history.
+    :param on_lease: called when this process counted as dead, with the number of leases that it has lost.
     :param max_characters: size of the updates that may wait for dispatch before publishers have to wait.
 
-    ``last_event_id`` is the id of the last update that the engine was given, or that was stored before the
-    start; ``last_update_id`` is the same without subscription events. ``is_dispatching`` is true while the
-    engine has updates that it has not sent to everyone yet.
+    ``generation`` changes with each gap. ``last_event_id`` is the id of the last update that the engine was
+    given, or that was stored before the start; ``last_update_id`` is the same without subscription events.
+    ``is_dispatching`` is true while the engine has updates that it has not sent to everyone yet.
     """
 
     def __init__(
@@ -58,17 +60,18 @@ class Dispatcher:
         tally: Tally,
         on_gap: Callable[[], None],
         *,
-        on_break: Callable[[], None],
+        on_lease: Callable[[int], None] = lambda _: None,
         max_characters: int = _MAX_CHARACTERS,
     ) -> None:
         self.last_event_id = self.last_update_id = EARLIEST
         self.is_dispatching = False
+        self.generation = 0
         self._storage = storage
         self._engine = engine
         self._clock = clock
         self._tally = tally
         self._on_gap = on_gap
-        self._on_break = on_break
+        self._on_lease = on_lease
         self._max_characters = max_characters
         self._queued: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._unanswered = 0  # publications that are queued or being committed
@@ -96,20 +99,31 @@ class Dispatcher:
     def publish(self, updates: Sequence[Update]) -> None:
         """Store updates in one transaction and have them sent in order; returns once they are durable.
 
+        :raises StorageAway: the engine is known to be away.
+        :raises StorageInDoubt: they may be stored, and then all receive them.
         :raises StorageError: they could not be stored; nobody receives any of them.
         """
         self._has_room.wait()
+        absence = self._storage.absence
+        if absence is not None:
+            self._tally.add(FAILED, len(updates))
+            raise absence
         waiter = Waiter()
         self._queue(updates, waiter, None)
         error: StorageError | None = waiter.get()
         if error is not None:
             self._tally.add(FAILED, len(updates))
-            raise error
+            raise type(error)(error.detail)  # a new one for each: a raised one keeps frames alive
         self._tally.add(UPDATES, len(updates))
 
     def announce(self, event: Update, presence: Presence) -> None:
         """Store a subscription event, and who is connected, without waiting for either."""
         self._queue((event,), None, presence)
+
+    def wait_for_answers(self) -> None:
+        """Wait while many updates are unanswered: who announces thousands must not fill the memory."""
+        while self._unanswered > _MAX_UNANSWERED:
+            gevent.sleep(_LOOK)
 
     def _queue(self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None) -> None:
         self._unanswered += 1
@@ -131,6 +145,11 @@ class Dispatcher:
         """Answer publishers whose updates are committed, and dispatch what is new in the history."""
         for commit in self._storage.collect():
             self._unanswered -= len(commit.tickets)
+            if commit.broken is not None:
+                self._tally.add(BREAKS, 1, commit.broken.label)
+            if commit.lease is not None:
+                self._tally.add(LEASES_LOST)
+                self._on_lease(commit.lease)
             if commit.newest is not None:
                 self._forget_backlog()
                 self._newest = commit.newest
@@ -161,9 +180,8 @@ class Dispatcher:
         while self._backlog or self._newest is not None:
             if self._newest is not None:
                 (sequence, newest_id), self._newest = self._newest, None
-                self._engine.dispatched = sequence  # first: who comes from now on reads the history as it is
                 self.last_event_id = self.last_update_id = newest_id or EARLIEST
-                self._on_break()
+                self._note_gap(sequence)
                 continue
             entries = list(self._backlog)
             self._backlog.clear()
@@ -189,13 +207,18 @@ class Dispatcher:
         try:
             for run in unbroken_runs(entries, self._engine.dispatched):
                 if run[0].sequence != self._engine.dispatched + 1:
-                    self._on_gap()  # the storage has logged why
+                    self._note_gap(run[0].sequence - 1)  # the storage has logged why
                 for _ in self._engine.dispatch(run):
                     gevent.sleep(0)
         except Exception:
             _log.exception("updates were not sent to all; this is a defect of the hub")
-            self._engine.dispatched = entries[-1].sequence
-            self._on_gap()
+            self._note_gap(entries[-1].sequence)
+
+    def _note_gap(self, sequence: int) -> None:
+        """Go on after a sequence; streams that are there by now lack something before it."""
+        self._engine.dispatched = sequence  # first: who comes from now on reads the history as it is
+        self.generation += 1
+        self._on_gap()
 
     def _let_publishers_in(self) -> None:
         if not self.is_crowded():

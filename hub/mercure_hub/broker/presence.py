@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -15,7 +16,8 @@ from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.threads import in_thread
 from mercure_hub.fanout.engine import Engine
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageAway, StorageError
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.subscription import Subscription, of_subscriber, restored
 from mercure_hub.storage.interface import Presence
 
@@ -34,7 +36,7 @@ class ActiveSubscriptions:
     :param dispatcher: publishes subscription events.
     :param engine: has the subscribers of this process.
     :param are_announced: publish subscription events (MERCURE_SUBSCRIPTIONS).
-    :param retry_after: seconds until subscriptions of dead processes are looked for again after a failure.
+    :param interval: seconds between two looks for subscriptions of dead processes.
     """
 
     def __init__(
@@ -44,14 +46,18 @@ class ActiveSubscriptions:
         engine: Engine,
         *,
         are_announced: bool,
-        retry_after: float,
+        interval: float,
     ) -> None:
         self._storage = storage
         self._dispatcher = dispatcher
         self._engine = engine
         self._are_announced = are_announced
-        self._retry_after = retry_after
-        self._retrying: gevent.Greenlet | None = None
+        self._interval = interval
+        self._lease = 0
+        self._unknown: dict[Subscriber, None] = {}  # whom nobody knows since the lease was lost
+        self._is_failing = False
+        self._adopting: gevent.Greenlet | None = None
+        self._announcing: gevent.Greenlet | None = None
 
     def new_subscriber_id(self) -> str:
         """A random identifier for a connection; empty when nobody can ask for it."""
@@ -61,71 +67,127 @@ class ActiveSubscriptions:
         """Publish that the subscriptions of a subscriber begin or end."""
         if not self._are_announced:
             return
-        identity = subscriber.identity
+        if subscriber in self._unknown:  # others end them, by the id that they have had
+            del self._unknown[subscriber]
+            return
         for subscription in _subscriptions(subscriber):
-            record = subscription.record(identity) if active else None
-            presence = Presence(subscription.path(identity), record, subscription.matcher.value)
-            self._dispatcher.announce(subscription.event(identity, active=active), presence)
+            self._publish(subscription, subscriber.identity, active=active)
 
-    def matching(self, value: str | None) -> Iterator[Subscription]:
+    def _publish(self, subscription: Subscription, identity: Identity, *, active: bool) -> None:
+        record = subscription.record(identity) if active else None
+        presence = Presence(subscription.path(identity), record, subscription.matcher.value, self._lease)
+        self._dispatcher.announce(subscription.event(identity, active=active), presence)
+
+    # -- when this process counted as dead -------------------------------------------------------
+
+    def begin_lease(self, lease: int) -> None:
+        """Announce all subscriptions again, because other processes end them.
+
+        They get other ids: so it does not matter what comes first, their ends or their new beginnings.
+
+        :param lease: how many this process has lost.
+        """
+        self._lease = lease
+        if not self._are_announced:
+            return
+        self._unknown = dict.fromkeys(self._engine)
+        if self._announcing is None or self._announcing.ready():
+            self._announcing = gevent.spawn(self._announce_again)
+
+    def _announce_again(self) -> None:
+        number = 0
+        while self._unknown:
+            subscriber, _ = self._unknown.popitem()
+            subscriber.id = self.new_subscriber_id()
+            self.announce(subscriber, active=True)
+            number += 1
+            if number % _BETWEEN_PAUSES == 0:
+                gevent.sleep(0)
+                self._dispatcher.wait_for_answers()
+
+    # -- the list --------------------------------------------------------------------------------
+
+    def matching(self, value: str | None, subscriber: str | None = None) -> Iterator[Subscription]:
         """The subscriptions that are active now, in all processes; with pauses, because there may be many.
 
         :param value: only those with this matcher; ``None``: all.
+        :param subscriber: only those of the subscriber with this id; ``None``: all.
         :raises StorageError: those of other processes cannot be read.
         """
-        subscribers = list(self._engine) if value is None else self._engine.listening_with(value)
-        for subscriber in _with_pauses(subscribers):
-            yield from _subscriptions(subscriber)
+        absence = self._storage.absence
+        if absence is not None:
+            raise absence
+        own = list(self._engine) if value is None else self._engine.listening_with(value)
+        if subscriber is not None:
+            own = [one for one in own if one.id == subscriber]
+        # What an adopter has not ended yet may be of a connection that is here.
+        listed = {one.id for one in own}
+        for one in _with_pauses(own):
+            yield from _subscriptions(one)
         beyond: str | None = None
         while True:
             page = in_thread(partial(self._storage.others, value, beyond, _PAGE))
-            yield from _restored(page.records, value)
+            found = _restored(page.records, [one for one in (value, subscriber) if one is not None])
+            yield from (one for one in found if one.subscriber not in listed)
             if page.beyond is None:
                 return
             beyond = page.beyond
 
+    # -- processes that died ---------------------------------------------------------------------
+
     def end_of_dead_processes(self) -> None:
-        """Publish the end of subscriptions whose process was killed; retries later if that fails."""
+        """Publish the end of subscriptions whose process was killed, now and from now on."""
         if not self._are_announced:
             return
+        self._try_to_adopt()
+        self._adopting = gevent.spawn(self._keep_adopting)
+
+    def _keep_adopting(self) -> None:
+        while True:
+            # Not all processes at once: one of them gets all.
+            gevent.sleep(self._interval * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            if self._storage.absence is None:
+                self._try_to_adopt()
+
+    def _try_to_adopt(self) -> None:
         try:
             self._adopt()
         except StorageError as error:  # a full disk, for example; streams can go on
-            _log.error("subscriptions of processes that died are still listed: %s", error)
-            self._retrying = gevent.spawn(self._retry)
-
-    def _retry(self) -> None:
-        while True:
-            gevent.sleep(self._retry_after)
-            try:
-                self._adopt()
-            except StorageError:
-                continue
-            _log.info("subscriptions of processes that died are no longer listed")
-            return
+            if not (self._is_failing or isinstance(error, StorageAway)):
+                _log.error("subscriptions of processes that died are still listed: %s", error)
+                self._is_failing = True
+        except Exception:
+            _log.exception(
+                "subscriptions of processes that died are still listed; this is a defect of the hub"
+            )
+        else:
+            if self._is_failing:
+                _log.info("subscriptions of processes that died are no longer listed")
+            self._is_failing = False
 
     def _adopt(self) -> None:
         records: Sequence[str] = [""] * _PAGE
         while len(records) == _PAGE:
             records = in_thread(partial(self._storage.adopt, _PAGE))
             for record in records:
-                subscription, identity = restored(record)
-                presence = Presence(subscription.path(identity), None, subscription.matcher.value)
-                self._dispatcher.announce(subscription.event(identity, active=False), presence)
+                self._publish(*restored(record), active=False)
+            self._dispatcher.wait_for_answers()
 
     def close(self) -> None:
-        """Stop retrying."""
-        if self._retrying is not None:
-            self._retrying.kill()
+        """Look for nothing more, and announce nothing again."""
+        for greenlet in (self._adopting, self._announcing):
+            if greenlet is not None:
+                greenlet.kill()
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
     return of_subscriber(subscriber.matchers, subscriber.id, subscriber.grant.payload_for)
 
 
-def _restored(records: Sequence[str], value: str | None) -> list[Subscription]:
-    if value is not None:
-        encoded = json.dumps(value)  # as in the record; parsing every record takes forty times as long
+def _restored(records: Sequence[str], values: Sequence[str]) -> list[Subscription]:
+    """The subscriptions in records that have some values somewhere."""
+    # As in the record; parsing every record takes forty times as long.
+    for encoded in map(json.dumps, values):
         records = [record for record in records if encoded in record]
     return [restored(record)[0] for record in records]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -25,7 +25,7 @@ from mercure_hub.fanout.subscriber import State, Subscriber
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.update import EARLIEST, Update
-from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Page, Resume
+from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Page, Resume, Resumed
 
 _READING = 1 << 20  # bytes that a page takes while it is read and encoded
 _SMALL_PAGE = 32 << 10  # bytes of history that may be in memory before the replay begins
@@ -59,6 +59,7 @@ class Start:
     :param page: the first page after it, if that has been read already; ``take_page`` removes it.
     :param takes_events: the subscriber may get subscription events.
     :param then: where the history began when the subscriber was told that updates may be missing, if it was.
+    :param generation: of the dispatcher at that time.
     """
 
     after: int | None = None
@@ -66,6 +67,7 @@ class Start:
     page: Page | None = None
     takes_events: bool = False
     then: Beginning | None = None
+    generation: int = 0
 
     def take_page(self) -> Page | None:
         """The first page; forgotten here, so that its memory can be freed."""
@@ -147,32 +149,29 @@ class Replays:
         dispatcher = self._dispatcher
         if not cursor:  # an empty cursor also starts now, and the answer says where that is
             here = dispatcher.last_event_id if takes_events else dispatcher.last_update_id
-            return Start(None, None if cursor is None else here)
-        from_the_beginning = Start(0, EARLIEST, takes_events=takes_events)
+            return Start(None, None if cursor is None else here, generation=dispatcher.generation)
         if cursor == EARLIEST:
-            return from_the_beginning
+            return Start(0, EARLIEST, takes_events=takes_events, generation=dispatcher.generation)
         topics = _exact_topics(matchers)
-        upto = self._engine.dispatched
+        while True:
+            generation, upto = dispatcher.generation, self._engine.dispatched
+            # Nothing follows the newest update, even if the history is empty: after a quiet night no
+            # subscriber has missed anything. An id that publishers can use twice proves nothing.
+            newest = {dispatcher.last_event_id} | (set() if takes_events else {dispatcher.last_update_id})
+            is_newest = cursor in newest and cursor.startswith(_UNIQUE) and not dispatcher.is_dispatching
+            wanted = Resume(cursor, upto, topics, self._page)
+            resumed = self._lookups.run_jointly(self._resume, wanted)
+            if dispatcher.generation == generation:  # else this is a sequence of a history that is lost
+                return _start(wanted, resumed, generation, takes_events=takes_events, is_newest=is_newest)
 
-        # Nothing follows the newest update, even if the history is empty: after a quiet night no subscriber
-        # has missed anything. An id that publishers can use twice proves nothing.
-        newest = {dispatcher.last_event_id} | (set() if takes_events else {dispatcher.last_update_id})
-        is_newest = cursor in newest and cursor.startswith(_UNIQUE) and not dispatcher.is_dispatching
-
-        def look() -> Start:
-            (resumed,) = self._storage.resume([Resume(cursor, upto, topics, self._page)])
-            after, page = resumed.after, resumed.page
-            if after is None:
-                if is_newest:
-                    return Start(upto, cursor, takes_events=takes_events)
-                return from_the_beginning
-            if after < upto and resumed.beginning.lacks(after, events=takes_events):
-                return from_the_beginning
-            if page is not None and page.weight > _SMALL_PAGE:
-                page = None  # thousands may come back at once, each with a page
-            return Start(after, cursor, page, takes_events)
-
-        return self._lookups.run(look)
+    def _resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
+        """Look up where subscribers go on, in a thread."""
+        found = self._storage.resume(wanted)
+        # Thousands may come back at once, each with a page.
+        return [
+            replace(one, page=None) if one.page is not None and one.page.weight > _SMALL_PAGE else one
+            for one in found
+        ]
 
     # -- streams that read history ---------------------------------------------------------------
 
@@ -209,6 +208,8 @@ class Replays:
         :raises Exception: what the outlet raises.
         """
         after = start.after
+        if start.generation != self._dispatcher.generation:
+            self._reading[subscriber] = Ending(Reason.INCOMPLETE)
         if after is None:
             return not self._is_over(subscriber)
         if not self._wait_until_dispatched(subscriber, after):
@@ -365,6 +366,18 @@ class Replays:
                 return frozenset(selected) if len(selected) <= seen // 2 else None
             beyond = page.beyond
         return None
+
+
+def _start(
+    wanted: Resume, resumed: Resumed, generation: int, *, takes_events: bool, is_newest: bool
+) -> Start:
+    """Where a subscription begins, after its cursor was looked up."""
+    after, page, cursor = resumed.after, resumed.page, wanted.event_id
+    if after is None and is_newest:
+        after = wanted.upto
+    elif after is None or (after < wanted.upto and resumed.beginning.lacks(after, events=takes_events)):
+        after, page, cursor = 0, None, EARLIEST
+    return Start(after, cursor, page, takes_events, generation=generation)
 
 
 def _is_for(subscriber: Subscriber, wanted: Scope, update: Update) -> bool:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from mercure_hub import __version__
 from mercure_hub.endpoints.hub import Hub
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageAway, StorageError
 from mercure_hub.protocol.http import Answer, text_answer
 
 HEALTH, LIVE, READY, METRICS = "/healthz", "/livez", "/readyz", "/metrics"
 
+_AWAY = "the database cannot be reached, and nothing can be published"
+
 
 def health(hub: Hub) -> Answer:
-    """200 when the storage works.
+    """200 when the storage works, and when it is an engine of other machines that is away.
 
-    :raises StorageError: it does not; the answer is 503.
+    Supervisors restart what this fails for, and a restart brings no engine back: it would end the streams.
+
+    :raises StorageError: the storage does not work; the answer is 503.
     """
-    hub.broker.check()
-    return text_answer(200, "ok\n")
+    try:
+        hub.broker.check()
+    except StorageAway:
+        return text_answer(200, f"ok, but {_AWAY}\n")
+    return text_answer(200, _well(hub))
+
+
+def _well(hub: Hub) -> str:
+    return "ok, relaxed durability\n" if hub.broker.is_relaxed else "ok\n"
 
 
 def live() -> Answer:
@@ -25,13 +36,22 @@ def live() -> Answer:
 
 
 def ready(hub: Hub) -> Answer:
-    """200 when new connections are welcome: the storage works, and the hub is not about to stop.
+    """200 when new connections are welcome: the storage works, updates of others come in time, and the hub is
+    not about to stop.
 
     :raises StorageError: the storage does not work; the answer is 503.
     """
     if hub.broker.is_draining:
         return text_answer(503, "the hub ends\n")
-    return health(hub)
+    lag = hub.broker.lag()
+    try:
+        hub.broker.check()
+    except StorageAway:
+        return text_answer(503, f"{_AWAY}\n")
+    if lag.is_long:
+        late = f"{lag.updates} are left to read" if lag.updates else "they cannot be read"
+        return text_answer(503, f"updates of other hubs come late: {late}, for {lag.seconds:.0f} s\n")
+    return text_answer(200, _well(hub))
 
 
 def metrics(hub: Hub) -> Answer:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from mercure_hub.protocol.errors import ContentTooLarge, InvalidRequest, UnsupportedMedia
@@ -24,6 +25,8 @@ _PROXY_FIELDS = frozenset(
 )
 _PROXY_PREFIXES = ("x-forwarded-", "x-original-", "x-envoy-", "x-amzn-", "cf-", "fastly-")
 
+Watch = Callable[[Callable[[], None]], AbstractContextManager[object]]
+
 
 @dataclass(slots=True)
 class Request:
@@ -37,6 +40,7 @@ class Request:
     :param peer: the client's address, behind trusted proxies.
     :param identity: the hub's public URL for this client.
     :param may_switch: the connection can switch to another protocol after this request.
+    :param watch: calls a function if the client leaves, as long as it is entered.
     """
 
     method: str
@@ -47,6 +51,7 @@ class Request:
     peer: str
     identity: Identity
     may_switch: bool = False
+    watch: Watch = lambda _: nullcontext()
     _query: Pairs | None = field(default=None, init=False)
 
     def header(self, name: str) -> str | None:

@@ -77,7 +77,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     takes_events = grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers)
     slot = hub.broker.quota.enter(request.peer, grant.fingerprint)
     try:
-        start = hub.broker.locate(wanted, matchers, takes_events=takes_events)
+        start = hub.broker.locate(wanted, matchers, takes_events=takes_events, watch=request.watch)
         hub.gatekeeper.check_again(grant)
     except BaseException:
         slot.release()

@@ -34,7 +34,7 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
         raise NotFound("There is no such subscription now.")
     found = (
         one.document(request.identity)
-        for one in hub.broker.subscriptions(selection.value)
+        for one in hub.broker.subscriptions(selection.value, selection.subscriber)
         if selection.holds(one)
     )
     content_type = "application/ld+json" if grant.is_old else "application/json"

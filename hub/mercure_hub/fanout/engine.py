@@ -103,6 +103,7 @@ class Engine:
         )
         self._sockets = Sockets(self._output, clock, self.end, self.drop, heartbeat=limits.heartbeat)
         self._held: dict[Subscriber, None] = {}
+        self._silent: set[Subscriber] = set()
 
     def __len__(self) -> int:
         return len(self._sockets)
@@ -116,12 +117,14 @@ class Engine:
 
     def listening_with(self, value: str) -> list[Subscriber]:
         """The connected subscribers that have a matcher with this value, whatever its type."""
-        return [one for one in self._receivers.listening_with(value) if one.is_connected]
+        silent = [one for one in self._silent if any(matcher.value == value for matcher in one.matchers)]
+        return [one for one in self._receivers.listening_with(value) if one.is_connected] + silent
 
     @property
     def websockets(self) -> int:
         """How many of the subscribers have a WebSocket."""
-        return self._receivers.count(Form.WEBSOCKET)
+        silent = sum(one.form is Form.WEBSOCKET for one in self._silent)
+        return self._receivers.count(Form.WEBSOCKET) + silent
 
     @property
     def compresses(self) -> bool:
@@ -165,6 +168,12 @@ class Engine:
             return
         self._output.flush(subscriber, self._clock())
 
+    def silence(self, subscriber: Subscriber) -> None:
+        """Send a connected subscriber no more updates, only heartbeats, until it is ended."""
+        if subscriber.is_connected and subscriber not in self._silent:
+            self._receivers.remove(subscriber)
+            self._silent.add(subscriber)
+
     def end(self, subscriber: Subscriber, ending: Ending) -> None:
         """End a subscriber's stream in order: with a last chunk or a close frame, if nothing is queued."""
         is_told = False
@@ -185,7 +194,10 @@ class Engine:
             self.release(subscriber)
         if not subscriber.is_connected:
             return
-        self._receivers.remove(subscriber)
+        if subscriber in self._silent:
+            self._silent.remove(subscriber)
+        else:
+            self._receivers.remove(subscriber)
         self._output.forget(subscriber)
         self._sockets.close(subscriber, linger=linger)
         subscriber.state = State.GONE

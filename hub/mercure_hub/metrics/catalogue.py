@@ -104,6 +104,50 @@ REFUSED = Family(
     (*REFUSALS, OTHER),
 )
 ANSWERS = Family("mercure_http_answers", Kind.COUNTER, "Answers of HTTP.", "status", _STATUSES)
+ENGINE_STATE = Family(
+    "mercure_storage_state",
+    Kind.GAUGE,
+    "1 for the state of the engine as the process sees it: it works; updates come late; it is away.",
+    "state",
+    ("up", "lagging", "away"),
+)
+BEHIND = Family(
+    "mercure_storage_behind_updates",
+    Kind.GAUGE,
+    "Updates of other processes that were left to read at the last look.",
+)
+LOOKED = Family(
+    "mercure_storage_behind_seconds",
+    Kind.GAUGE,
+    "Time since the process had all updates, beyond that between two looks.",
+)
+APPEND = Family(
+    "mercure_storage_append_seconds",
+    Kind.HISTOGRAM,
+    "Time in which the engine stored a batch of updates.",
+    buckets=_SECONDS,
+)
+BATCH = Family(
+    "mercure_storage_batch_updates",
+    Kind.HISTOGRAM,
+    "Updates in a batch.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
+DOUBTS = Family(
+    "mercure_storage_doubts", Kind.COUNTER, "Batches whose storing the engine did not answer at first."
+)
+ABSENCES = Family("mercure_storage_absences", Kind.COUNTER, "Times that the engine could not be reached.")
+BREAKS = Family(
+    "mercure_storage_breaks",
+    Kind.COUNTER,
+    "Times that all streams had to end, by reason: updates were discarded before they were read; the engine "
+    "lost its newest updates; it has another history.",
+    "kind",
+    ("trimmed", "rewound", "replaced", OTHER),
+)
+LEASES_LOST = Family(
+    "mercure_storage_leases_lost", Kind.COUNTER, "Times that other hubs took this process for dead."
+)
 CPU = Family("mercure_process_cpu_seconds", Kind.COUNTER, "Processor time.")
 STARTS = Family("mercure_process_starts", Kind.COUNTER, "Starts of the process.")
 MEMORY = Family("mercure_process_resident_memory_bytes", Kind.GAUGE, "Memory that the process has.")
@@ -117,6 +161,7 @@ SEEN = Family(
 
 CATALOGUE: Sequence[Family] = (
     *(CONNECTED, SUBSCRIBERS, ENDED, UPDATES, FAILED, DELIVERIES, PUBLISH, DELIVERY, QUEUE, REFUSED, ANSWERS),
+    *(ENGINE_STATE, BEHIND, LOOKED, APPEND, BATCH, DOUBTS, ABSENCES, BREAKS, LEASES_LOST),
     *(CPU, STARTS, MEMORY, DESCRIPTORS, MOST_DESCRIPTORS, SEEN),
 )
 

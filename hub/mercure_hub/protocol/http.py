@@ -14,6 +14,7 @@ from mercure_hub.protocol.errors import (
     InvalidRequest,
     MercureError,
     MethodNotAllowed,
+    StorageAway,
     StorageError,
     StorageInDoubt,
     TokenMissing,
@@ -173,10 +174,16 @@ def error_answer(error: MercureError, resource_metadata: str | None = None) -> A
             return _problem(error, error.status, error.title, error.detail, headers, field_name=error.field)
         case StorageError():
             # The error's own detail names the database: only for the log.
-            detail = "The history cannot be read or written now. The hub's log says why."
-            if isinstance(error, StorageInDoubt):
-                detail = "The history did not answer: what was published may be stored, or not."
-            return _problem(error, 503, "Service Unavailable", detail, [("Retry-After", "5")])
+            detail, seconds = "The history cannot be read or written now. The hub's log says why.", "5"
+            if isinstance(error, StorageAway):
+                detail = "The database cannot be reached now. Nothing was stored; try again."
+                seconds = "2"
+            elif isinstance(error, StorageInDoubt):
+                detail = (
+                    "The database did not answer: what was published may be stored, or not. "
+                    "Publish it again with the same id."
+                )
+            return _problem(error, 503, "Service Unavailable", detail, [("Retry-After", seconds)])
         case _:
             return _problem(error, 500, "Internal Server Error", "The hub failed; its log says why.", [])
 

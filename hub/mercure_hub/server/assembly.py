@@ -52,7 +52,8 @@ class Limits:
     """Limits of a process that are no settings; tests pass smaller ones.
 
     :param replay: page size and memory of replays.
-    :param adoption_retry: seconds until the subscriptions of dead processes are looked for again.
+    :param adoption_interval: seconds between two looks for subscriptions of dead processes.
+    :param patience: seconds for which a subscriber with a cursor waits for an engine that is away.
     :param requests: how long clients may take for a request.
     :param open_requests: bytes that connections waiting for their clients may take; ``None``: 256 MiB, and
         more if large request bodies are allowed.
@@ -61,7 +62,8 @@ class Limits:
     """
 
     replay: ReplayLimits = field(default_factory=ReplayLimits)
-    adoption_retry: float = 5.0
+    adoption_interval: float = 5.0
+    patience: float = 30.0
     requests: RequestTimes = field(default_factory=RequestTimes)
     open_requests: int | None = None
     sampling: float = 1.0
@@ -198,7 +200,9 @@ def _broker(
         subscriptions=settings.subscriptions,
         tally=tally,
         replay_limits=limits.replay,
-        adoption_retry=limits.adoption_retry,
+        adoption_interval=limits.adoption_interval,
+        spread=settings.drain,
+        patience=limits.patience,
     )
     if settings.debugger:
         broker.engine.unread = Unread().tell

@@ -8,7 +8,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import gevent
@@ -134,6 +134,22 @@ class Channel:
         """
         return is_ready(self._fd, self._awaits, seconds)
 
+    @contextlib.contextmanager
+    def watched(self, on_end: Callable[[], None]) -> Iterator[None]:
+        """Call a function when the other side ends the connection, unless it sends something before."""
+        watcher = gevent.get_hub().loop.io(self._fd, READ)
+
+        def look() -> None:
+            watcher.stop()
+            if _has_ended(self._fd):
+                on_end()
+
+        watcher.start(look)
+        try:
+            yield
+        finally:
+            watcher.close()
+
     def unsent(self) -> int:
         """How many bytes the other side has not acknowledged."""
         return unsent(self._fd)
@@ -195,6 +211,13 @@ def is_ready(descriptor: int, events: int, timeout: float) -> bool:
     finally:
         watcher.close()
         timer.close()
+
+
+def _has_ended(descriptor: int) -> bool:
+    """Whether the other side sends no more."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _is_ready_now(descriptor: int, events: int) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,6 +25,7 @@ from mercure_hub.protocol.errors import (
     InvalidRequest,
     MercureError,
     RequestTimeout,
+    StorageAway,
     StorageError,
     reference,
 )
@@ -295,7 +296,15 @@ class ClientConnection:
             )
             may_switch = message.takes_chunks and not (message.is_followed or message.body)
             request = Request(
-                message.method, path, query, message.headers, message.body, peer, identity, may_switch
+                message.method,
+                path,
+                query,
+                message.headers,
+                message.body,
+                peer,
+                identity,
+                may_switch,
+                self._watched,
             )
             result = site.route(site.hub, request)
         except MercureError as error:
@@ -309,6 +318,16 @@ class ClientConnection:
         finally:
             if isinstance(result, Stream):
                 result.slot.release()
+
+    @contextlib.contextmanager
+    def _watched(self, on_end: Callable[[], None]) -> Iterator[None]:
+        """Call a function if the client leaves, or has to leave because too many wait."""
+        self._site.open_requests.begin(self)
+        try:
+            with self._channel.watched(on_end):
+                yield
+        finally:
+            self._site.open_requests.finish(self)
 
     def _deliver(
         self,
@@ -383,7 +402,7 @@ class ClientConnection:
             outlet = Outlet(self._channel, self._site.replay_timeout, broker.clock)
             is_complete = broker.replay(subscriber, stream.start, outlet)
         except StorageError as error:
-            _log.error("a replay was cut: %s", error)
+            _log.log(_level(error), "a replay was cut: %s", error)
             ending = Ending(Reason.UNREADABLE)
         except Timeout:
             ending = took_nothing(self._site.replay_timeout)
@@ -430,4 +449,10 @@ def _note(tally: Tally, error: MercureError, peer: str, method: str) -> None:
         where = reference(error.explained)
         _log.info("%s from %s refused with %d: %s, see %s", method, peer, error.status, error.cause, where)
     elif isinstance(error, StorageError):
-        _log.error("%s from %s failed: %s, see %s", method, peer, error.detail, reference(error.section))
+        where = reference(error.section)
+        _log.log(_level(error), "%s from %s failed: %s, see %s", method, peer, error.detail, where)
+
+
+def _level(error: StorageError) -> int:
+    """That the engine is away is logged once, and not with each request."""
+    return logging.DEBUG if isinstance(error, StorageAway) else logging.ERROR

@@ -162,7 +162,7 @@ class Process:
         if self._successor is not None:
             self._successor.abandon()
         broker = self._parts.broker
-        broker.is_draining = True
+        broker.welcome_nobody()
         for listener in self._parts.listeners:
             listener.stop()
         gevent.killall(self._greenlets)
@@ -246,7 +246,7 @@ class Process:
     def _leave(self) -> None:
         _log.info("another hub accepts connections; the streams here end within %g s", self._settings.drain)
         broker, listener = self._parts.broker, self._parts.listeners[0]
-        broker.is_draining = True
+        broker.welcome_nobody()
         if self._rotating is not None:  # the other hub rotates now
             self._rotating.kill()
         listener.stop()

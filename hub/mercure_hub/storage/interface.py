@@ -272,11 +272,18 @@ class Batch:
 
 
 class Break(Enum):
-    """Why the entries of a commit do not follow the last ones."""
+    """Why the entries of a commit do not follow the last ones.
 
-    TRIMMED = "updates were discarded before this process read them"
-    REWOUND = "the storage lost its newest updates, as when a replica without them took over"
-    REPLACED = "the storage has another history, as one from a backup"
+    ``text`` is for people, ``label`` is its value in the metrics.
+    """
+
+    TRIMMED = "updates were discarded before this process read them", "trimmed"
+    REWOUND = "the storage lost its newest updates, as when a replica without them took over", "rewound"
+    REPLACED = "the storage has another history, as one from a backup", "replaced"
+
+    def __init__(self, text: str, label: str) -> None:
+        self.text = text
+        self.label = label
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,6 +293,11 @@ class Store(Generic[Ticket]):
         return None if absence is None else StorageAway(absence.detail)
 
     @property
+    def name(self) -> str:
+        """The engine in words, without credentials."""
+        return self._link.name
+
+    @property
     def is_relaxed(self) -> bool:
         """Whether the engine may lose what it has acknowledged."""
         return self._link.is_relaxed
@@ -809,7 +814,7 @@ class Store(Generic[Ticket]):
         elif position.last < self._seen or self._link.id_at(self._seen) not in (None, self._seen_id):
             broken = Break.REWOUND
         if broken is not None:
-            _log.error("%s: %s; streams end, so that their clients resume", self._link.name, broken.value)
+            _log.error("%s: %s; streams end, so that their clients resume", self._link.name, broken.text)
             self._epoch, self._seen = position.epoch, position.last
             self._seen_id = self._link.id_at(position.last)
             self._deliver(Commit((), (), broken=broken, newest=(self._seen, self._seen_id)))
