@@ -11,6 +11,7 @@ from mercure_hub.protocol.errors import shown
 
 _URL = re.compile(r"([\w+]+)://([^/?]*)(?:/([^?#]*))?(?:\?([^#]*))?", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_LOCAL = re.compile(r"(localhost|127[0-9.]+|\[::1\]|::1)(:[0-9]*)?|/.*")  # a socket is a path
 _RELAXED = "relaxed"
 _MOST_REPLICAS = 9
 
@@ -62,6 +63,19 @@ class Address:
         """Whether several machines can be at work on it."""
         return self.kind is not EngineKind.SQLITE
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, as far as the URL tells."""
+        if not self.is_shared:
+            return True
+        if "+sentinel" in self.url:
+            return False
+        _, authority, _, query = (part or "" for part in _matched(self.url).groups())
+        hosts = authority.rpartition("@")[2].split(",")
+        given = [value for key, value in parse_qsl(query) if key in ("host", "hostaddr")]
+        hosts += [host for value in given for host in value.split(",")]
+        return all(_LOCAL.fullmatch(unquote(host)) for host in hosts if host)
+
 
 def address_of(url: str) -> Address:
     """Take the URL of an engine apart.
@@ -70,13 +84,7 @@ def address_of(url: str) -> Address:
         ``redis://host:6379/0``.
     :raises ValueError: with what is wrong, as the end of a sentence that begins with the URL.
     """
-    parsed = _URL.fullmatch(url)
-    if parsed is None:
-        raise ValueError(
-            "is not a database URL such as sqlite:////var/lib/mercure/mercure.db, "
-            "postgresql://user@host/mercure or redis://host:6379/0"
-        )
-    scheme, authority, path, query = (part or "" for part in parsed.groups())
+    scheme, authority, path, query = (part or "" for part in _matched(url).groups())
     kind = _SCHEMES.get(scheme)
     if kind is None:
         raise ValueError(
@@ -108,6 +116,16 @@ def address_of(url: str) -> Address:
         raise ValueError("has no host; write redis://HOST:PORT/NUMBER")
     text = f"the keys {name!r} in Redis at {host}"
     return Address(kind, f"{base}?{rest}" if rest else base, text, name, int(replicas), is_relaxed)
+
+
+def _matched(url: str) -> re.Match[str]:
+    parsed = _URL.fullmatch(url)
+    if parsed is None:
+        raise ValueError(
+            "is not a database URL such as sqlite:////var/lib/mercure/mercure.db, "
+            "postgresql://user@host/mercure or redis://host:6379/0"
+        )
+    return parsed
 
 
 def _of_sqlite(url: str, authority: str, path: str, query: str) -> Address:

@@ -30,7 +30,12 @@ def test_docs_have_what_is_printed(path: str) -> None:
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_placeholder_is_left_in_the_files(piece: str) -> None:
-    for layout in (Layout(), Layout(authority="/x.pem", user="shop", state="/srv/state", port=4000)):
+    for layout in (
+        Layout(),
+        Layout(authority="/x.pem", user="shop", state="/srv/state", port=4000),
+        Layout(transport_url="postgresql://db/x", hubs=("a:1", "b:2")),
+        Layout(transport_url="valkey://127.0.0.1/0", authority="/x.pem", hubs=("[::1]:1",)),
+    ):
         text = render(piece, layout)
         assert not re.search(r"@[A-Z_]+@|@if |@end@", text)
         assert text.endswith("\n")
@@ -93,6 +98,11 @@ def test_the_settings_of_the_hub_count_and_flags_win(
         {"authority": "/a\tb"},
         {"certificate": "'"},
         {"streams": 0},
+        {"hubs": ("a:1; evil",)},
+        {"hubs": ("a",)},
+        {"transport_url": "postgresql://db/x\nMERCURE_ANONYMOUS=1"},
+        {"transport_url": "postgresql://db/'x"},
+        {"transport_url": "mysql://db/x"},
     ],
 )
 def test_no_value_changes_the_form_of_a_file(wrong: dict[str, object]) -> None:
@@ -108,6 +118,63 @@ def test_the_command_refuses_in_words(capsys: pytest.CaptureFixture[str]) -> Non
         main(["install"])
     with pytest.raises(SystemExit):
         main(["install", "--print", "windows"])
+
+
+ENGINES = [
+    ("postgresql://m:secret@localhost/x", "network.target postgresql.service", True),
+    ("postgresql:///x?host=/run/postgresql", "network.target postgresql.service", True),
+    ("postgresql://m@db1,db2/x", "network-online.target", False),
+    ("redis://127.0.0.1:6379/0", "network.target valkey-server.service redis-server.service", True),
+    ("redis+sentinel://127.0.0.1:26379/main", "network-online.target", False),
+]
+
+
+@pytest.mark.parametrize(("url", "after", "is_local"), ENGINES)
+def test_a_hub_with_an_engine_has_no_file(
+    url: str, after: str, is_local: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on this machine starts first; the URL, which may hold a password, is in hub.env only."""
+    monkeypatch.setenv("MERCURE_TRANSPORT_URL", url)
+    printed = {}
+    for piece in PIECES:
+        assert main(["install", "--print", piece]) == 0
+        printed[piece] = capsys.readouterr().out
+    unit = printed["systemd"]
+    assert f"\nAfter={after}\n" in unit
+    assert f"\nWants={after.removeprefix('network.target ')}\n" in unit
+    for piece in ("systemd", "supervisor", "docker", "compose"):
+        assert "/var/lib/mercure/mercure.db" not in printed[piece]
+    assert "StateDirectory" not in unit
+    assert "ReadWritePaths" not in unit
+    assert "WorkingDirectory" not in unit
+    assert f"MERCURE_TRANSPORT_URL={url}" in printed["environment"].replace("'", "")
+    assert [piece for piece, text in printed.items() if "secret@" in text and piece != "environment"] == []
+
+
+@pytest.mark.minutes
+def test_a_url_is_quoted_for_the_shell_that_reads_it(tmp_path: Path) -> None:
+    url = "postgresql://m:p$a`b@db/x?a=b&c=d"
+    file = tmp_path / "hub.env"
+    file.write_text(render("environment", Layout(transport_url=url)))
+    done = subprocess.run(
+        ["sh", "-c", f'. {file}; printf %s "$MERCURE_TRANSPORT_URL"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == url
+
+
+def test_several_hubs_are_behind_one_proxy(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--listen", "10.0.0.11:3000", "--hub", "10.0.0.12:3000", "--hub", "10.0.0.13:3000"]
+    assert main(["install", "--print", "nginx-hubs", *flags]) == 0
+    assert capsys.readouterr().out.count("    server 10.0.0.1") == 3
+    assert main(["install", "--print", "nginx", *flags]) == 0
+    assert "proxy_pass http://mercure-hubs;" in capsys.readouterr().out
+    assert main(["install", "--print", "apache", *flags]) == 0
+    assert capsys.readouterr().out.count("    BalancerMember ") == 3
+    assert main(["install", "--print", "caddy", *flags]) == 0
+    assert "reverse_proxy http://10.0.0.11:3000 http://10.0.0.12:3000 http://10.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -150,7 +217,19 @@ def test_the_dockerfile_matches_the_page(hub: RunningHub) -> None:
     """There is no engine here; what can be tried of it is."""
     text = render("docker", Layout(port=hub.port)).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and line[0] not in "# "]
-    known = {"FROM", "COPY", "RUN", "USER", "WORKDIR", "VOLUME", "ENV", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT"}
+    known = {
+        "FROM",
+        "ARG",
+        "COPY",
+        "RUN",
+        "USER",
+        "WORKDIR",
+        "VOLUME",
+        "ENV",
+        "EXPOSE",
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+    }
     assert {line.split()[0] for line in lines} == known
     assert set(re.findall(r"MERCURE_[A-Z_]+", text)) <= {setting.variable for setting in TABLE}
     (check,) = re.findall(r'"-c", "([^"]+)"', text)

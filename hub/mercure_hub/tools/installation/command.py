@@ -60,6 +60,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--settings": f"folder of hub.env; by default {usual.settings}",
         "--public-url": f"the hub's URL as clients know it; by default {usual.public_url}",
         "--listen": "where the proxy reaches the hub, ADDRESS:PORT; by default 127.0.0.1:3000",
+        "--transport-url": "the engine that several hubs share; by default SQLite, in the state folder",
         "--hub-ca": "the hub speaks HTTPS, and this file has what signed its certificate",
         "--app": f"folder of the application; by default {usual.application}",
         "--upstream": f"where gunicorn or uWSGI serves it; by default {usual.upstream}",
@@ -67,6 +68,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "--certificate-key": f"its private key; by default {usual.certificate_key}",
     }.items():
         parser.add_argument(flag, help=text)
+    parser.add_argument(
+        "--hub", action="append", metavar="ADDRESS:PORT", help="another hub behind the proxy; repeatable"
+    )
     parser.add_argument(
         "--streams", type=int, help=f"subscribers at the same time; by default {usual.streams}"
     )
@@ -76,10 +80,9 @@ def _settings(environment: Mapping[str, str]) -> dict[str, str]:
     """The settings of the hub that a layout takes up, as text."""
     path = environment.get("MERCURE_CONFIG")
     file = tomllib.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-    found: dict[str, str] = {
-        name: str(file[name]) for name in ("listen", "public_url", "tls_cert") if name in file
-    }
-    for name in ("listen", "public_url", "tls_cert"):
+    names = ("listen", "public_url", "tls_cert", "transport_url")
+    found: dict[str, str] = {name: str(file[name]) for name in names if name in file}
+    for name in names:
         if environment.get(f"MERCURE_{name.upper()}"):
             found[name] = environment[f"MERCURE_{name.upper()}"]
     return found
@@ -91,6 +94,8 @@ def _layout(options: argparse.Namespace, settings: Mapping[str, str]) -> Layout:
         "user": options.user,
         "state": options.state,
         "settings": options.settings,
+        "hubs": None if options.hub is None else tuple(options.hub),
+        "transport_url": options.transport_url or settings.get("transport_url"),
         "public_url": options.public_url or settings.get("public_url"),
         "authority": options.hub_ca or settings.get("tls_cert"),
         "streams": options.streams,
