@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -75,9 +75,12 @@ class EngineServer:
             time.sleep(_LOOK)  # it gives no other sign
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all of its processes."""
+        """Send a signal to all of its processes; those of PostgreSQL have process groups of their own."""
         assert self.process is not None
-        os.killpg(self.process.pid, number)
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in (self.process.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """End it without a chance to write anything."""

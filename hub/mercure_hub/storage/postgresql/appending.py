@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - put together of constants
 """The statement that stores a batch, and its values."""
 
 from __future__ import annotations
@@ -9,20 +10,20 @@ from typing import Any
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import Batch, Presence
 from mercure_hub.storage.postgresql.connection import bigints, blobs, bools, texts
-from mercure_hub.storage.postgresql.schema import CHANNEL
+from mercure_hub.storage.postgresql.schema import CHANNEL, INCARNATION
 
 # The locks are taken in one order everywhere: of the own node, of the position, of the rows of presence. Both
 # conditions on the node are looked at again when the lock had to be waited for (READ COMMITTED), so whoever
 # claimed the number first wins. The others follow from the position, whose lock is the turn to write: it is
 # freed when the commit is durable.
-_APPEND = """
+_APPEND = f"""
     WITH node AS (
         SELECT id FROM mercure_node WHERE id = %(node)s AND number < %(number)s AND NOT dead
-        AND pg_postmaster_start_time() = %(incarnation)s FOR UPDATE
+        AND {INCARNATION} = %(incarnation)s FOR UPDATE
     ), place AS (
         UPDATE mercure_position p SET last_sequence = p.last_sequence + %(count)s,
             events = p.events + %(events)s, event_bytes = p.event_bytes + %(bytes)s
-        FROM node WHERE p.last_sequence >= %(known)s
+        FROM node WHERE p.id = 1 AND p.last_sequence >= %(known)s
         RETURNING p.last_sequence - %(count)s AS last, p.events - %(events)s AS events,
             p.event_bytes - %(bytes)s AS event_bytes,
             extract(epoch FROM clock_timestamp())::double precision + %(ahead)s AS now
@@ -43,7 +44,6 @@ _APPEND = """
         FROM place, unnest(%(hashes)s, %(numbers)s) t(hash, number)
     )
 """
-_RESULT = f" SELECT place.last + 1, pg_notify('{CHANNEL}', '') FROM place"  # noqa: S608 - a constant
 _PRESENCE = """, ended AS (
         DELETE FROM mercure_presence USING place WHERE key_hash = ANY(%(ended)s)
     ), begun AS (
@@ -55,13 +55,18 @@ _PRESENCE = """, ended AS (
             value_hash = excluded.value_hash, value = excluded.value
     )
 """
-_APPEND_UPDATES = _APPEND + _RESULT
-_APPEND_PRESENCE = _APPEND + _PRESENCE + _RESULT
+_RESULT = f"""
+    SELECT place.last + 1, pg_notify('{CHANNEL}', '') FROM place
+"""
+_RESULT_IN_SYNC = f"""
+    SELECT place.last + 1, pg_notify('{CHANNEL}', ''), set_config('synchronous_commit', 'on', true) FROM place
+"""
 
 
-def append_of(batch: Batch) -> tuple[str, dict[str, Any]]:
+def append_of(batch: Batch, *, in_sync: bool = False) -> tuple[str, dict[str, Any]]:
     """The statement that stores a batch, and its values.
 
+    :param in_sync: the commit has to be synchronous, and the session's may not be.
     :raises ValueError: they cannot be stored.
     """
     updates = batch.updates
@@ -99,10 +104,11 @@ def append_of(batch: Batch) -> tuple[str, dict[str, Any]]:
         "hashes": bigints(hashes),
         "numbers": bigints(numbers),
     }
+    result = _RESULT_IN_SYNC if in_sync else _RESULT
     if not batch.presence:
-        return _APPEND_UPDATES, values
+        return _APPEND + result, values
     values.update(_presence_of(batch.presence))
-    return _APPEND_PRESENCE, values
+    return _APPEND + _PRESENCE + result, values
 
 
 def _presence_of(changes: Sequence[Presence]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import psycopg
 from psycopg import waiting
@@ -39,6 +39,7 @@ _DEFAULTS = {
     "client_encoding": "UTF8",
 }
 _MAX_REASON = 400  # characters
+_CHECKS_CLIENTS = 140000  # PostgreSQL 14
 _EVENTS = {
     waiting.Wait.R: select.POLLIN,
     waiting.Wait.W: select.POLLOUT,
@@ -119,11 +120,19 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return True
         return bool(poller.poll(0)) or self.pgconn.status != ConnStatus.OK  # an end can be read again
 
+    def heard(self) -> list[int]:
+        """The sessions whose notifications have arrived since the last call."""
+        self.pgconn.consume_input()
+        sessions = []
+        while (notification := self.pgconn.notifies()) is not None:
+            sessions.append(notification.be_pid)
+        return sessions
+
 
 class Connector:
     """Makes connections.
 
-    :param url: of the database, as libpq takes it.
+    :param url: of the database, as libpq takes it; ``host`` and ``port`` may be there several times.
     :param shown: the database in words.
     """
 
@@ -131,15 +140,16 @@ class Connector:
         self.shown = shown
         self._url = url
         self._secrets: list[str] = []
-        self.settings: dict[str, str] = {
+        self.settings = {
             "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
             # The tables grow from nothing to millions of rows, and a plan is made once.
             "enable_seqscan": "off",
             "jit": "off",
         }
         """Of each session."""
-        self.is_pooled = False
-        """Whether a pooler gives each statement another session."""
+        self.has_sessions = False
+        """Whether each connection is known to have a session of its own. A pooler may give each transaction
+        another one, which others use too: then nothing is set, prepared or listened to."""
 
     def connect(self) -> Connection:
         """Make a connection.
@@ -150,41 +160,48 @@ class Connector:
         connection: Connection | None = None
         try:
             connection = Connection.connect(
-                "",
-                **self._parameters(),
-                autocommit=True,
-                prepare_threshold=None if self.is_pooled else 0,
-                context=_ADAPTERS,
+                "", **self._parameters(), autocommit=True, prepare_threshold=None, context=_ADAPTERS
             )
-            if not self.is_pooled:
-                # Not as an option of the connection: a pooler may refuse those.
-                names = ", ".join(f"set_config('{name}', %({name})s, false)" for name in self.settings)
-                connection.ask(f"SELECT {names}", self.settings)
+            self.configure(connection)
         except psycopg.Error as error:
             if connection is not None:
                 connection.close()
-            is_refused = error.pgconn is not None and error.pgconn.needs_password
-            kind = StorageUnusable if is_refused else StorageAway
+            is_password_missing = error.pgconn is not None and error.pgconn.needs_password
+            kind = StorageUnusable if is_password_missing else StorageAway
             raise kind(f"{self.shown} cannot be reached: {self.reason(error)}") from None
         return connection
 
+    def configure(self, connection: Connection) -> None:
+        """Set what is set for each session, once it is known that there are sessions."""
+        if not self.has_sessions:
+            return
+        settings = dict(self.settings)
+        if connection.info.server_version >= _CHECKS_CLIENTS:
+            # A statement that waits for a lock ends with its client.
+            settings["client_connection_check_interval"] = "1s"
+        names = ", ".join(f"set_config('{name}', %({name})s, false)" for name in settings)
+        connection.ask(f"SELECT {names}", settings)
+        connection.prepare_threshold = 0
+
     def _parameters(self) -> dict[str, Any]:
+        base, _, query = self._url.partition("?")
+        given = parse_qsl(query, keep_blank_values=True)
+        # Of a parameter that is there twice libpq takes the last one.
+        hosts = {key: ",".join(value for name, value in given if name == key) for key in ("host", "port")}
+        rest = [one for one in given if one[0] not in hosts]
         try:
-            given = conninfo_to_dict(self._url)
+            parameters = conninfo_to_dict(f"{base}?{urlencode(rest, quote_via=quote)}" if rest else base)
         except psycopg.Error as error:
             raise StorageUnusable(f"the URL of {self.shown} cannot be read: {self.reason(error)}") from None
-        parameters = {**_DEFAULTS, **given}
-        self._secrets = [str(given[key]) for key in ("password", "sslpassword") if given.get(key)]
-        return parameters
+        self._secrets = [str(parameters[key]) for key in ("password", "sslpassword") if key in parameters]
+        return {**_DEFAULTS, **parameters, **{key: value for key, value in hosts.items() if value}}
 
     def failure(self, participle: str, error: Exception) -> StorageError:
         """What an error means for a call that stored nothing.
 
         :param participle: what cannot be done.
         """
-        kind: type[StorageError] = StorageError
-        if is_away(error):
-            kind = StorageAway
+        kind = StorageAway if is_away(error) else StorageError
         return kind(f"{self.shown} cannot be {participle}: {self.reason(error)}")
 
     def reason(self, error: Exception) -> str:

@@ -7,6 +7,7 @@ it across a round trip. psycopg runs it without SQLAlchemy, which would double i
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import time
@@ -48,10 +49,12 @@ from mercure_hub.storage.postgresql.reading import Reader, following, is_storabl
 from mercure_hub.storage.postgresql.retention import Trimmer
 from mercure_hub.storage.postgresql.schema import CHANNEL, migrate
 
-_OLDEST_SERVER = 130000  # PostgreSQL 13
-_LISTEN_PATIENCE = 1.0  # seconds
+_NOT_IN_SYNC = ("off", "local")
 _OF_VALUES = ("22", "54")  # classes of errors: data exceptions, limits of the program
 _LOOKUPS = 4  # connections for reading at once
+_IS_ANOTHER = "was restarted, or another server has taken over"
+
+_log = logging.getLogger("mercure_hub.storage")
 
 
 class PostgresqlLink:
@@ -62,8 +65,12 @@ class PostgresqlLink:
     :param ahead: seconds by which the server's clock counts as fast, for tests.
     """
 
+    oldest_server = 130000
+    """The oldest version that is known to do: PostgreSQL 13."""
     discard_interval = 1.0
     """Seconds between two looks for what is too old."""
+    listen_patience = 1.0
+    """Seconds after which NOTIFY counts as not arriving."""
     poll_interval = 0.05
     """Seconds after which ``wait`` returns where NOTIFY does not arrive."""
 
@@ -79,13 +86,17 @@ class PostgresqlLink:
         self._discarded_at = float("-inf")  # monotonic time
         self._has_events = False
         self._node = uuid4()
-        self._incarnation: object = None  # of the server: when it was started
+        # Of the server that was written to, and of that which was read: each sees for itself when it changes.
+        self._written: float | None = None
+        self._read: float | None = None
         self._known = 0  # the newest sequence that was stored or read
         self._writer: Connection | None = None
         self._follower: Connection | None = None
         self._ear: Connection | None = None
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_open = False
+        self._names_server = False
+        self._needs_sync = False  # the server's commits are not synchronous by default
 
     @property
     def name(self) -> str:
@@ -99,22 +110,26 @@ class PostgresqlLink:
 
     def open(self) -> None:
         """Check the server, bring the tables up to date, register, and find out whether NOTIFY arrives."""
+        writer = self._writer = self._connector.connect()
         try:
-            writer = self._writer = self._connector.connect()
             self._check_server(writer)
+            self._find_sessions(writer)
             migrate(writer)
-            ((self._incarnation,),) = writer.ask(statements.INCARNATION)
-            ((self._has_events,),) = writer.ask(statements.HAS_EVENTS)
+            ((self._written, self._has_events),) = writer.ask(statements.START)
+            self._read = self._written
+            ((self._names_server,),) = writer.ask(statements.MAY_NAME_SERVER)
             self._register(writer)
-            self._ear = self._listening()
+            if self._connector.has_sessions:
+                self._ear = self._listening(CHANNEL)
             self._is_open = True
         except psycopg.Error as error:
-            self._disconnect()
             failure = self._connector.failure("opened", error)
-            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            role = writer.info.user
+            self._disconnect()
+            if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName)):
                 raise StorageUnusable(
                     f"{failure}; the role needs the rights to create tables in the schema, and to use them: "
-                    "GRANT CREATE, USAGE ON SCHEMA public TO the role, or make it the owner of the database"
+                    f"GRANT CREATE, USAGE ON SCHEMA public TO {role}, or make it the owner"
                 ) from None
             raise failure from None
         except StorageError:
@@ -124,9 +139,10 @@ class PostgresqlLink:
     def _check_server(self, connection: Connection) -> None:
         """Refuse a server that is too old, or that loses what it has acknowledged."""
         version = connection.info.server_version
-        if version < _OLDEST_SERVER:
+        if version < self.oldest_server:
             raise StorageUnusable(
-                f"{self.name} is PostgreSQL {version // 10000}; the hub needs 13 at least: upgrade the server"
+                f"{self.name} is PostgreSQL {version // 10000}; the hub needs {self.oldest_server // 10000} "
+                "at least: upgrade the server"
             )
         ((encoding, fsync, commit),) = connection.ask(statements.SETTINGS)
         if encoding != "UTF8":
@@ -141,9 +157,36 @@ class PostgresqlLink:
                 f"{self.name} has fsync={fsync}: a crash would lose updates that were acknowledged; set "
                 "fsync=on, or accept that with durability=relaxed in the URL"
             )
-        if commit in ("off", "local"):
+        if commit in _NOT_IN_SYNC:
+            self._needs_sync = True
             self._connector.settings["synchronous_commit"] = "on"
-            connection.ask("SELECT set_config('synchronous_commit', 'on', false)")
+
+    def _find_sessions(self, writer: Connection) -> None:
+        """Find out whether NOTIFY arrives, which it does not behind a pooler of transactions."""
+        channel = f"{CHANNEL}_{self._node.hex}"  # not the usual one: it may stay with a session of others
+        ear = self._listening(channel)
+        try:
+            writer.ask("SELECT pg_notify(%(channel)s, '')", {"channel": channel})
+            end = time.monotonic() + self.listen_patience
+            is_heard = False
+            while not is_heard and (left := end - time.monotonic()) > 0:
+                poller = select.poll()
+                poller.register(ear.pgconn.socket, select.POLLIN)
+                poller.poll(left * 1000)
+                is_heard = bool(ear.heard())
+        finally:
+            ear.close()
+        self._connector.has_sessions = is_heard
+        if is_heard:
+            self._connector.configure(writer)
+        else:
+            _log.warning(
+                "%s: NOTIFY does not arrive, as behind a pooler of transactions (PgBouncer); new updates are "
+                "looked for %d times a second instead, and no statements are prepared: connect to the server "
+                "itself, or with pool_mode=session",
+                self.name,
+                1 / self.poll_interval,
+            )
 
     def _register(self, connection: Connection) -> None:
         connection.ask(statements.REGISTER, {"node": self._node, "expires": self._ahead() + LEASE})
@@ -161,10 +204,12 @@ class PostgresqlLink:
     def append(self, batch: Batch) -> int:
         """Store a batch with one statement."""
         try:
-            statement, values = append_of(batch)
+            statement, values = append_of(
+                batch, in_sync=self._needs_sync and not self._connector.has_sessions
+            )
         except (ValueError, TypeError, OverflowError) as error:
             raise Unstorable(f"{self.name} cannot be written: {error}") from None
-        values.update(node=self._node, incarnation=self._incarnation, known=self._known, ahead=self._ahead())
+        values.update(node=self._node, incarnation=self._written, known=self._known, ahead=self._ahead())
         connection = self._writing()
         try:
             rows = connection.ask(statement, values)
@@ -202,9 +247,9 @@ class PostgresqlLink:
             if newest == number and first is not None:
                 return int(first)
             raise StorageError(f"{self.name} was told not to store this batch")
-        if incarnation != self._incarnation or last < self._known:
-            self._incarnation, self._known = incarnation, last
-            raise StorageAway(f"{self.name} is on another server, or was restarted or replaced")
+        if incarnation != self._written or last < self._known:
+            self._written, self._known = incarnation, last
+            raise StorageAway(f"{self.name} {_IS_ANOTHER}")
         raise StorageError(f"{self.name} has not stored a batch")
 
     def outcome(self, number: int) -> int | None:
@@ -249,8 +294,11 @@ class PostgresqlLink:
         """The connection of the writer's thread."""
         connection = self._writer
         if connection is None or connection.is_stale():
+            self._writer = None
             if connection is not None:
                 connection.close()
+                if self.is_relaxed:  # a server that has just recovered from a crash may have lost updates
+                    raise StorageAway(f"{self.name} cannot be written: the connection was lost")
             connection = self._writer = self._connector.connect()
         return connection
 
@@ -268,7 +316,7 @@ class PostgresqlLink:
 
     def wait(self, after: int, timeout: float) -> None:  # noqa: ARG002 - NOTIFY comes for everything
         """Wait for NOTIFY from another process."""
-        if self._connector.is_pooled:
+        if not self._connector.has_sessions:
             poller = select.poll()
             poller.register(self._bell, select.POLLIN)
             poller.poll(min(timeout, self.poll_interval) * 1000)
@@ -276,19 +324,18 @@ class PostgresqlLink:
             return
         ear = self._ear
         if ear is None or ear.closed:
-            self._ear = self._listening()
+            self._ear = self._listening(CHANNEL)
             return  # what was stored meanwhile rang nobody
         end = time.monotonic() + timeout
+        poller = select.poll()
+        poller.register(ear.pgconn.socket, select.POLLIN)
+        poller.register(self._bell, select.POLLIN)
         try:
-            while not _is_rung(ear, self._own_session()):
-                poller = select.poll()
-                poller.register(ear.pgconn.socket, select.POLLIN)
-                poller.register(self._bell, select.POLLIN)
+            while set(ear.heard()) <= {self._own_session()}:
                 found = dict(poller.poll(max(end - time.monotonic(), 0.0) * 1000))
                 if self._bell in found or not found:
                     self._silence()
                     return
-                ear.pgconn.consume_input()
         except psycopg.Error as error:
             ear.close()
             raise StorageAway(f"{self.name} cannot be listened to: {self._connector.reason(error)}") from None
@@ -302,10 +349,10 @@ class PostgresqlLink:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
 
-    def _listening(self) -> Connection:
+    def _listening(self, channel: str) -> Connection:
         connection = self._connector.connect()
         try:
-            connection.ask(f"LISTEN {CHANNEL}")
+            connection.ask(f"LISTEN {channel}")
         except psycopg.Error as error:
             connection.close()
             raise self._connector.failure("listened to", error) from None
@@ -321,20 +368,27 @@ class PostgresqlLink:
         if connection is None or connection.closed:
             connection = self._follower = self._connector.connect()
         try:
-            entries = following(connection, sequence, limit, size)
+            entries, incarnation = following(connection, sequence, limit, size)
         except psycopg.Error as error:
             connection.close()
             raise self._connector.failure("read", error) from None
         if entries:
+            if incarnation != self._read:
+                self._read = incarnation
+                raise StorageAway(f"{self.name} {_IS_ANOTHER}")
             self._known = max(self._known, entries[-1].sequence)
         return entries
 
     # -- reading ---------------------------------------------------------------------------------
 
+    @property
+    def _position(self) -> str:
+        return statements.POSITION_WITH_SERVER if self._names_server else statements.POSITION
+
     def position(self) -> Position:
         """The newest sequence, and the epoch."""
         with self._reader.connection() as connection:
-            ((epoch, last),) = connection.ask(statements.POSITION)
+            ((epoch, last),) = connection.ask(self._position)
             return Position(epoch, last)
 
     def id_at(self, sequence: int) -> str | None:
@@ -420,14 +474,3 @@ class PostgresqlLink:
                 connection.close()
         self._follower = self._ear = None
         self._reader.close()
-
-
-def _is_rung(ear: Connection, own: int) -> bool:
-    """Whether another session has notified.
-
-    :param own: the session whose notifications do not count.
-    """
-    is_rung = False
-    while (notification := ear.pgconn.notifies()) is not None:
-        is_rung = is_rung or notification.be_pid != own
-    return is_rung

@@ -14,7 +14,7 @@ from mercure_hub.protocol.errors import StorageAway
 from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, topic_hash
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
 from mercure_hub.storage.postgresql.connection import DEADLINE, Connection, Connector, Rows, bigints, texts
-from mercure_hub.storage.postgresql.schema import ENTRY, entry
+from mercure_hub.storage.postgresql.schema import ENTRY, INCARNATION, entry
 
 _FEW = 128  # topics that are looked up one by one: more than one request can name
 _WINDOW = 10_000  # sequences that are searched for many topics at once, to begin with
@@ -31,11 +31,15 @@ _BEGINNING = """
 """
 
 
-def _bounded(rows: str, objects: int) -> str:
-    """A statement that returns rows until a size is reached; data is not read only to leave it out."""
+def _bounded(rows: str, objects: int, more: str = "") -> str:
+    """A statement that returns rows until a size is reached; data is not read only to leave it out.
+
+    :param objects: bytes of an entry beside its data.
+    :param more: further columns.
+    """
     size = f"octet_length(u.data) + {objects}"
     return f"""
-        SELECT {ENTRY} FROM (
+        SELECT {ENTRY} {more} FROM (
             SELECT u.*, sum({size}) OVER (ORDER BY u.sequence) - ({size}) AS size_before FROM ({rows}) u
         ) u WHERE u.size_before < %(size)s ORDER BY u.sequence
     """  # noqa: S608 - constants
@@ -64,8 +68,7 @@ _SEQUENCES_OF_MANY = """
     ORDER BY sequence LIMIT %(limit)s
 """
 _OF_SEQUENCES = _bounded("SELECT * FROM mercure_update WHERE sequence = ANY(%(sequences)s)", _OBJECTS)
-FOLLOWING = _bounded(_RANGE, 0)
-"""As ``_OF_RANGE``, with a size that counts data only."""
+_FOLLOWING = _bounded(_RANGE, 0, f", {INCARNATION}")
 
 # Skips through the index of topics from one to the next: each costs one look-up, however many updates it has.
 _TOPICS = """
@@ -205,20 +208,27 @@ class Reader:
         return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
 
 
-def following(connection: Connection, sequence: int, limit: int, size: int) -> list[Entry]:
-    """The entries after a sequence; see ``Link.after``."""
+def following(
+    connection: Connection, sequence: int, limit: int, size: int
+) -> tuple[list[Entry], float | None]:
+    """The entries after a sequence; see ``Link.after``.
+
+    :returns: and the incarnation of the server that has them, if there are any.
+    """
     entries: list[Entry] = []
+    incarnation: float | None = None
     is_cut = True
     while is_cut and len(entries) < limit and size > 0:
         values = {"after": sequence, "upto": _NO_END, "limit": limit - len(entries), "size": size}
-        rows = connection.ask(FOLLOWING, values)
+        rows = connection.ask(_FOLLOWING, values)
         some = [entry(row) for row in rows]
         entries += some
         # The server counts bytes, the caller characters, which may be fewer.
         is_cut = sum(len(row[3]) for row in rows) >= size
         size -= sum(len(one.update.data) for one in some)
-        sequence = entries[-1].sequence if entries else sequence
-    return entries
+        if rows:
+            sequence, incarnation = rows[-1][0], rows[-1][-1]
+    return entries, incarnation
 
 
 _NO_END = (1 << 63) - 1  # the largest sequence

@@ -50,7 +50,7 @@ CREATE TABLE mercure_schema (
 CREATE TABLE mercure_position (
     id integer PRIMARY KEY CHECK (id = 1), epoch text NOT NULL,
     last_sequence bigint NOT NULL, events bigint NOT NULL, event_bytes bigint NOT NULL
-) WITH (fillfactor = 10, autovacuum_vacuum_threshold = 1000000);
+) WITH (fillfactor = 10);
 INSERT INTO mercure_position VALUES (1, gen_random_uuid()::text, 0, 0, 0);
 CREATE TABLE mercure_discarded (
     id integer PRIMARY KEY CHECK (id = 1), updates_gone bigint NOT NULL, events_gone bigint NOT NULL
@@ -85,8 +85,14 @@ STEPS: Mapping[int, str] = {1: _FIRST}
 OLDEST = 1
 """The version that a hub has to know to use the tables of the newest one."""
 
+INCARNATION = "date_part('epoch', pg_postmaster_start_time())"
+"""When the server was started: another one may have another history."""
+
 ENTRY = "u.sequence, u.id, u.topics, u.data, u.private, u.type, u.retry, u.event_bytes IS NOT NULL"
 """The columns that ``entry`` takes."""
+
+
+_HAS_TABLES = "SELECT oid FROM pg_class WHERE relname = 'mercure_schema' AND pg_table_is_visible(oid)"
 
 
 def entry(row: Sequence[Any]) -> Entry:
@@ -135,7 +141,8 @@ def migrate(connection: Connection, steps: Mapping[int, str] = STEPS, oldest: in
 
 def _usable_version(connection: Connection, newest: int) -> int:
     """The version of the tables; 0: there are none yet."""
-    if not connection.ask("SELECT 1 WHERE to_regclass('mercure_schema') IS NOT NULL"):
+    # Not to_regclass(): within a transaction it does not see what others have made since the last look.
+    if not connection.ask(_HAS_TABLES):
         return 0
     rows = connection.ask("SELECT version, oldest FROM mercure_schema")
     if not rows:

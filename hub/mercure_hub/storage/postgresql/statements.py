@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-INCARNATION = "SELECT pg_postmaster_start_time()"
-HAS_EVENTS = "SELECT EXISTS (SELECT FROM mercure_update WHERE event_bytes IS NOT NULL)"
+from mercure_hub.storage.postgresql.schema import INCARNATION
+
+START = f"SELECT {INCARNATION}, EXISTS (SELECT FROM mercure_update WHERE event_bytes IS NOT NULL)"
 SETTINGS = """
     SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit')
 """
@@ -14,8 +15,8 @@ REGISTER = f"INSERT INTO mercure_node VALUES (%(node)s, 0, NULL, {_EXPIRES}, fal
 RENEW = f"UPDATE mercure_node SET expires = {_EXPIRES} WHERE id = %(node)s AND NOT dead RETURNING 1"
 LEAVE = "UPDATE mercure_node SET expires = '-infinity' WHERE id = %(node)s"
 TOUCH = "UPDATE mercure_node SET number = number WHERE id = %(node)s"
-STATE = """
-    SELECT n.number, n.first, pg_postmaster_start_time(), p.last_sequence FROM mercure_position p
+STATE = f"""
+    SELECT n.number, n.first, {INCARNATION}, p.last_sequence FROM mercure_position p
     LEFT JOIN mercure_node n ON n.id = %(node)s AND NOT n.dead
 """
 CLAIM = (
@@ -23,6 +24,11 @@ CLAIM = (
 )
 OUTCOME = "SELECT first FROM mercure_node WHERE id = %(node)s AND number = %(number)s"
 POSITION = "SELECT epoch, last_sequence FROM mercure_position"
+# A dump that is restored on another server is another history from then on.
+POSITION_WITH_SERVER = """
+    SELECT epoch || '/' || system_identifier, last_sequence FROM mercure_position, pg_control_system()
+"""
+MAY_NAME_SERVER = "SELECT has_function_privilege('pg_control_system()', 'execute')"
 ID_AT = "SELECT id FROM mercure_update WHERE sequence = %(sequence)s"
 NEWEST_UPDATE = """
     SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
