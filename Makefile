@@ -1,5 +1,6 @@
 # make help    this text
 # make demo    the chat, with the hub and the app, on one printed address
+# make demo-cluster    the same on two hubs that share one log, behind nginx; ENGINE=valkey instead of PostgreSQL
 # make test    all tests, in minutes; one layer of them with
 #              LAYER=seconds   what is pure: no process, no network
 #              LAYER=minutes   hubs, processes of Python, databases
@@ -39,13 +40,18 @@ FOREIGN := build/foreign
 TALK_TO_HUBS := tests/hub tests/server tests/test_together.py tests/flask_mercure/reading \
 	tests/flask_mercure/doctor tests/flask_mercure/publishing tests/examples/test_websocket.py
 
-.PHONY: help python demo test foreign check docs site chaos bench bench-quick bench-publish clean
+.PHONY: help python demo demo-cluster test foreign check docs site chaos bench bench-quick bench-publish clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
 demo: $(VENV)/hub.done
 	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
+
+demo-cluster: python
+	@$(PYTHON) tests/packages.py --only nginx $(if $(filter valkey,$(ENGINE)),valkey-server,postgresql)
+	@$(MAKE) --no-print-directory $(VENV)/cluster.done
+	@exec $(BIN)/python -m examples.cluster.demo $(if $(ENGINE),--engine $(ENGINE)) $(DEMO)
 
 test: python
 	@$(PYTHON) tests/packages.py "$(LAYER)"
@@ -102,8 +108,12 @@ $(VENV)/hub.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 	@touch $@
 
 $(VENV)/test.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
-	$(INSTALL) -e '.[hub,test,check,docs]'
-	@touch $@ $(VENV)/hub.done $(VENV)/docs.done
+	$(INSTALL) -e '.[hub,postgresql,redis,test,check,docs]'
+	@touch $@ $(VENV)/hub.done $(VENV)/docs.done $(VENV)/cluster.done
+
+$(VENV)/cluster.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
+	$(INSTALL) -e '.[hub,postgresql,redis]'
+	@touch $@ $(VENV)/hub.done
 
 $(VENV)/foreign.done: setup.cfg pyproject.toml | $(VENV)/bin/pip
 	$(INSTALL) -e '.[hub,test,foreign]'

@@ -1,7 +1,7 @@
 """Debian's packages that the tests need: which are missing, and how they are installed.
 
-``python3 tests/packages.py [LAYER]`` runs before there is a virtual environment, so this module imports
-nothing but the standard library.
+``python3 tests/packages.py [LAYER]``, or ``--only PACKAGE...``, runs before there is a virtual environment:
+this module imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -76,18 +76,18 @@ def command(packages: Iterable[str]) -> str:
     return f"{as_root}apt-get install -y {' '.join(packages)}"
 
 
-def install(layer: str = "") -> list[str]:
+def install(packages: Iterable[str]) -> list[str]:
     """As root on Debian, install what is missing, unless ``TEST_SETUP=no``. Services are not started.
 
-    :param layer: what ``pytest -m`` takes; empty for all layers.
+    :param packages: names from the list.
     :returns: the packages that are still missing, whatever the reason.
     """
-    lacking = missing(needed(layer))
+    lacking = missing(packages)
     may_install = os.geteuid() == 0 and os.environ.get("TEST_SETUP") != "no"
     if not lacking or not may_install or shutil.which("apt-get") is None:
         return lacking
     print(  # noqa: T201
-        "The tests need packages of the system, which are now installed; this takes minutes, no service is "
+        "Packages of the system are missing, which are now installed; this takes minutes, no service is "
         f"started, and TEST_SETUP=no leaves them out:\n  {' '.join(lacking)}",
         flush=True,
     )
@@ -146,5 +146,6 @@ def _no_services() -> Iterator[None]:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the policy goes away then, too
-    left = install(*sys.argv[1:])
+    only = sys.argv[2:] if sys.argv[1:2] == ["--only"] else None
+    left = install(needed("".join(sys.argv[1:])) if only is None else only)
     sys.exit(bool(left and os.environ.get("CI")))

@@ -85,7 +85,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.minutes
 def test_root_is_told_first_and_no_service_starts(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert install() == []
+    assert install(needed("")) == []
     said = capsys.readouterr().out
     assert "supervisor" in said and "nginx" not in said
     update, installed, policy = notes.read_text().splitlines()
@@ -96,17 +96,17 @@ def test_root_is_told_first_and_no_service_starts(notes: Path, capsys: pytest.Ca
 
 @pytest.mark.minutes
 def test_installed_packages_are_not_installed_again(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    install()
+    install(needed(""))
     notes.unlink()
     capsys.readouterr()
-    assert install() == []
+    assert install(needed("")) == []
     assert not notes.exists() and capsys.readouterr().out == ""
 
 
 @pytest.mark.minutes
 def test_the_machines_policy_on_services_stays(notes: Path) -> None:
     packages.POLICY.write_text("exit 77\n")
-    install()
+    install(needed(""))
     assert notes.read_text().splitlines()[-1] == "policy 77"
     assert packages.POLICY.read_text() == "exit 77\n"
 
@@ -114,7 +114,7 @@ def test_the_machines_policy_on_services_stays(notes: Path) -> None:
 @pytest.mark.minutes
 def test_setup_goes_on_without_a_network(notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (notes.parent / "apt-get").write_text("#!/bin/sh\necho 'E: no network' >&2; exit 100\n")
-    assert install() == ["supervisor"]
+    assert install(needed("")) == ["supervisor"]
     assert capsys.readouterr().out.endswith("E: no network\nStill missing: supervisor\n")
     assert not packages.POLICY.exists()
 
@@ -127,7 +127,7 @@ def test_setup_installs_nothing_where_it_must_not(
         monkeypatch.setenv("TEST_SETUP", "no")
     if wanted == "another user":
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    install("seconds" if wanted == "a layer that needs nothing" else "")
+    install(needed("seconds" if wanted == "a layer that needs nothing" else ""))
     assert not notes.exists()
 
 

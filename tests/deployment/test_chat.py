@@ -23,7 +23,7 @@ from tests.deployment.nginx import running_nginx
 from tests.deployment.site import ROOT, make_sources, readable_folder, running_apache
 from tests.deployment.supervision import Supervised, supervised_hub
 from tests.examples.browser import leave
-from tests.examples.test_chat import Window
+from tests.examples.chat_window import Window
 from tests.needs import need
 
 pytestmark = pytest.mark.servers

@@ -1,0 +1,1 @@
+"""Two hubs on one log, behind one proxy."""
