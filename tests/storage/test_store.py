@@ -549,7 +549,7 @@ class TestAbsence:
         node.store.renew_interval = 60.0
         node.store._renew_at = time.monotonic() + 60.0
         node.link.is_away = True
-        until(lambda: node.store.absence)
+        until(lambda: caplog.messages)
         assert caplog.messages == ["the memory is away; publications are refused until it answers"]
         node.link.is_away = False
         until(lambda: node.store.absence is None)

@@ -181,7 +181,7 @@ class Settings:
         workers,
         "1",
         "NUMBER",
-        "Processes that share the port and the database. One for each core is enough.",
+        "Processes that share the port and the history. One for each core is enough.",
     )
     publisher_jwt_key: Key | None = _key(
         "Key that verifies publishers' tokens. Required, unless there is a JWK set or an [[issuer]] table. "
@@ -280,7 +280,12 @@ class Settings:
         "anonymous subscribers, active subscriptions, pages of localhost, and no key needed.",
     )
     transport_url: str = _setting(
-        _STORE, database, "sqlite:///mercure.db", "URL", "Database that holds the updates."
+        _STORE,
+        database,
+        "sqlite:///mercure.db",
+        "URL",
+        "What holds the updates: sqlite:///PATH, or for several machines postgresql://USER@HOST/DATABASE or "
+        "redis://HOST:PORT/NUMBER.",
     )
     history_size: int = _setting(
         _STORE, count, "0", "NUMBER", "Updates to keep, 0 = all. Events of subscriptions do not count."
