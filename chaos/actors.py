@@ -49,6 +49,7 @@ _SLOW_READ = 8192
 _SLOW_PAUSES = (0.004, 0.01, 0.025)  # seconds between two reads
 _SLOW_BUFFER = 4096
 _LIFETIME = 3600.0
+_LAST = 2000  # more events than one read from a socket can bring
 _PATIENT = 3.0
 """Seconds for an answer of which the time counts."""
 _IN_DOUBT = "in-doubt"
@@ -570,14 +571,15 @@ async def _read_to(scene: Scene, upto: str, node: int) -> list[tuple[str, int]]:
         if answer.status != 200:
             raise Closed(f"status {answer.status}")
         events = Events()
-        while not found or found[-1][0] != upto:
+        while not any(id_ == upto for id_, _ in found[-_LAST:]):
             part = await connection.data()
             if not part:
                 raise Closed("the stream ended")
             found += events.feed(part)
     finally:
         connection.close()
-    return found
+    # What dead nodes left is ended meanwhile, and comes after it.
+    return found[: next(index for index, (id_, _) in enumerate(found) if id_ == upto) + 1]
 
 
 async def is_working(scene: Scene, node: int = 0) -> bool:

@@ -619,7 +619,7 @@ class _Judge:
                 yield from self._delayed(one)
         for look in self.record.looks:
             since = self._away_since(look)
-            if look.path == "/readyz" and look.status == 200 and look.at - since > BOUND + _TOLERANCE:
+            if look.path == "/readyz" and look.status == 200 and look.at - since > BOUND + 2 * _TOLERANCE:
                 words = (
                     f"node {look.node} does not reach its engine since {since:.2f} s, and is ready at "
                     f"{look.at:.2f} s"

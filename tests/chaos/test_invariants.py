@@ -362,7 +362,7 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
         Invariant.READY,
         lambda: shared(
             deeds=[replace(deed(Effect.AWAY, 2.0, 20.0), node=1)],
-            looks=[Look(15.0, "/readyz", 200, node=1)],
+            looks=[Look(17.0, "/readyz", 200, node=1)],
         ),
     ),
     "a stream goes on after its updates were lost": (
