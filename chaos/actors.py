@@ -10,7 +10,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
@@ -44,6 +44,7 @@ _INCOMPLETE = re.compile(rb'^mercure_subscribers_ended_total{reason="incomplete"
 _LOOK = 0.5
 _LISTING = 1.0
 _TURN = 0.1
+_PROBE = 0.25
 _BUSY = 1.0
 _SLOW_READ = 8192
 _SLOW_PAUSES = (0.004, 0.01, 0.025)  # seconds between two reads
@@ -490,6 +491,22 @@ async def watch_machine(scene: Scene) -> None:
             effect = Effect.STALLS if late > _BUSY else Effect.BUSY
             words = f"the machine is busy: the checker itself got no time for {late:.1f} s"
             scene.record.deeds.append(Deed("BUSY", begin, scene.now(), effect | Effect.BUSY, words))
+
+
+async def watch_engine(scene: Scene, probe: Callable[[], None]) -> None:
+    """Note when an engine that nodes share is slow by itself, as when other programs use the disk.
+
+    :param probe: writes something; blocks.
+    """
+    while not scene.over.is_set():
+        await scene.pause(_PROBE)
+        begin = scene.now()
+        with contextlib.suppress(Exception):  # what is done to it is told elsewhere
+            await asyncio.to_thread(probe)
+        took = scene.now() - begin
+        if took > _BUSY / 4:
+            words = f"the engine took {took:.1f} s for a write of the checker's"
+            scene.record.deeds.append(Deed("SLOW", begin, scene.now(), Effect.BUSY, words))
 
 
 async def watch_health(scene: Scene, node: int = 0) -> None:

@@ -10,9 +10,8 @@ import contextlib
 import json
 import signal
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from tests.engines import EngineServer, PostgresqlServer, RedisServer
 
 _BUSY = 10.0  # seconds
 _LOOK = 0.05
+_NEVER_REWRITTEN = ("--auto-aof-rewrite-percentage", "0")
 
 
 class Ruined(Exception):
@@ -158,6 +158,13 @@ class Shared:
         """End all connections of nodes."""
         raise NotImplementedError
 
+    def probe(self) -> None:
+        """Write something, to see how long that takes.
+
+        :raises Exception: it cannot.
+        """
+        raise NotImplementedError
+
     def make_replica(self) -> None:
         """Start a replica, and wait until it has everything."""
         raise NotImplementedError
@@ -222,6 +229,11 @@ class Postgresql(Shared):
             raise Ruined(str(error)) from None
         return [_entry(*row) for row in rows], oldest or 0
 
+    def probe(self) -> None:
+        with self._connected() as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS chaos_probe (at timestamptz)")
+            connection.execute("INSERT INTO chaos_probe VALUES (now())")
+
     def disconnect(self) -> None:
         with self._connected() as connection:
             connection.execute(
@@ -277,69 +289,46 @@ class _Standby(PostgresqlServer):
 
 
 class Valkey(Shared):
-    """A Valkey. It runs no program of ours, so the shadow is a reader that is always close behind."""
+    """A Valkey. Its append-only file, which is never rewritten here, is the shadow: nothing leaves it."""
 
     def __init__(self) -> None:
-        super().__init__(RedisServer())
+        super().__init__(RedisServer(settings=_NEVER_REWRITTEN))
         self._name = ""
-        self._kept: dict[int, Entry] = {}
-        self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._reader = threading.Thread(target=self._follow, name="chaos shadow", daemon=True)
 
     def open(self) -> None:
         super().open()
         self._name = self.server.url().rpartition("=")[2]
 
-    def close(self) -> None:
-        self._over.set()
-        if self._reader.is_alive():
-            self._reader.join()
-        super().close()
-
     def url_by(self, host: str, port: int) -> str:
         return f"redis://{host}:{port}/0?name={self._name}"
 
     @property
-    def _key(self) -> str:
-        return f"{{{self._name}}}:log"
+    def _key(self) -> bytes:
+        return f"{{{self._name}}}:log".encode()
 
     def shadow(self) -> None:
-        self._reader.start()
-
-    def _follow(self) -> None:
-        while not self._over.wait(_LOOK):
-            with contextlib.suppress(redis.RedisError, OSError), self._lock:
-                self._read_on()
-
-    def _read_on(self) -> None:
-        with self._client() as client:
-            newest = client.xrevrange(self._key, count=1)
-            last = _sequence(newest[0][0]) if newest else 0
-            for sequence in [sequence for sequence in self._kept if sequence > last]:
-                del self._kept[sequence]  # a replica that lacks them has taken over
-            after = max(self._kept, default=0)
-            while rows := client.xrange(self._key, f"(0-{after}", "+", 1000):
-                self._keep(rows)
-                after = _sequence(rows[-1][0])
+        """There is one already."""
 
     def log(self) -> tuple[list[Entry], int]:
         try:
-            with self._lock:
-                self._read_on()
-                with self._client() as client:  # once more from the beginning: what was replaced
-                    rows = client.xrange(self._key)
-                    self._keep(rows)
+            with self._client() as client:
+                rows = client.xrange(self._key)
         except (redis.RedisError, OSError) as error:
             raise Ruined(str(error)) from None
-        return [self._kept[one] for one in sorted(self._kept)], _sequence(rows[0][0]) if rows else 0
+        kept = {entry.sequence: entry for entry in map(_of_stream, self._added())}
+        kept |= {entry.sequence: entry for entry in (_of_stream((id_, fields)) for id_, fields in rows)}
+        return [kept[one] for one in sorted(kept)], _sequence(rows[0][0]) if rows else 0
 
-    def _keep(self, rows: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        for place, fields in rows:
-            sequence = _sequence(place)
-            is_private = bool(json.loads(fields[b"m"])[0]) if fields[b"m"] else False
-            id_, topics = fields[b"i"].decode(), fields[b"t"].decode()
-            self._kept[sequence] = _entry(sequence, id_, topics, fields[b"d"][:2000], is_private)
+    def _added(self) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+        """Whatever was added to the log, as the server's file has it."""
+        for path in sorted(self.server.folder.glob("appendonlydir/*.incr.aof")):
+            for name, *words in _commands(path.read_bytes()):
+                if name.upper() == b"XADD" and words[0] == self._key:
+                    yield words[1], dict(zip(words[2::2], words[3::2], strict=True))
+
+    def probe(self) -> None:
+        with self._client() as client:
+            client.set("chaos", time.time())
 
     def disconnect(self) -> None:
         with self._client() as client:
@@ -347,7 +336,7 @@ class Valkey(Shared):
 
     def make_replica(self) -> None:
         host, port = self.address
-        self._replica = RedisServer(settings=("--replicaof", host, str(port)))
+        self._replica = RedisServer(settings=(*_NEVER_REWRITTEN, "--replicaof", host, str(port)))
         self._replica.start()
         deadline = time.monotonic() + _BUSY
         with self._client(self._replica) as client:
@@ -373,8 +362,7 @@ class Valkey(Shared):
                     time.sleep(_LOOK)
             self.kill()
             replica.execute_command("REPLICAOF", "NO", "ONE")
-        with self._lock:
-            self._replace()
+        self._replace()
 
     @contextlib.contextmanager
     def _client(self, server: EngineServer | None = None) -> Iterator[Any]:
@@ -389,6 +377,34 @@ class Valkey(Shared):
 def shared(engine: str) -> Shared:
     """The engine of a plan."""
     return Postgresql() if engine == POSTGRESQL else Valkey()
+
+
+def _of_stream(row: tuple[bytes, dict[bytes, bytes]]) -> Entry:
+    place, fields = row
+    is_private = bool(json.loads(fields[b"m"])[0]) if fields[b"m"] else False
+    id_, topics = fields[b"i"].decode(), fields[b"t"].decode()
+    return _entry(_sequence(place), id_, topics, fields[b"d"][:2000], is_private)
+
+
+def _commands(file: bytes) -> Iterator[list[bytes]]:
+    """The commands in an append-only file; the last one may be cut off, and does not count then."""
+    at = 0
+    while at < len(file):
+        end = file.find(b"\r\n", at)
+        if end < 0 or file[at : at + 1] != b"*":
+            return
+        count, at = int(file[at + 1 : end]), end + 2
+        words = []
+        for _ in range(count):
+            end = file.find(b"\r\n", at)
+            if end < 0:
+                return
+            size, at = int(file[at + 1 : end]), end + 2
+            words.append(file[at : at + size])
+            at += size + 2
+        if at > len(file):
+            return
+        yield words
 
 
 def _sequence(id_: bytes) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from chaos import actors
 from chaos.actors import Publisher, Scene, Subscriber
 from chaos.client import Closed
-from chaos.engines import Ruined, Sqlite, shared
+from chaos.engines import Ruined, Shared, Sqlite, shared
 from chaos.faults import Stage, carry_out
 from chaos.hosts import Host, Switch, is_available
 from chaos.injection.control import Injection
@@ -139,6 +139,8 @@ async def _play(plan: Plan, stage: Stage) -> None:
     begun = [*_publishers(plan, scene), *_subscribers(plan, scene), actors.watch_machine(scene)]
     for number in range(scene.nodes):
         begun += [actors.try_keys(scene, number), actors.watch_health(scene, number)]
+    if isinstance(stage.engine, Shared):
+        begun.append(actors.watch_engine(scene, stage.engine.probe))
     begun.append(actors.pester(scene, random.Random(f"{plan.seed} pester")))  # noqa: S311
     if plan.hub.presence:
         begun.append(actors.watch_presence(scene))
