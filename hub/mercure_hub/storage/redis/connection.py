@@ -18,6 +18,7 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
@@ -55,6 +56,9 @@ class Server:
         self._is_known = False  # a connection was made
         self.is_relaxed = address.is_relaxed
         """Whether it may lose what it has acknowledged, as it was asked for."""
+        self.generation = 0
+        """Grows when something has failed: older connections may lead to a server that is not the primary any
+        more, or to nobody."""
         self._sentinel: Sentinel | None = None
         self._master = ""
         url = address.url
@@ -66,9 +70,15 @@ class Server:
             raise StorageUnusable(f"{self.name} cannot be used: {error}") from None
         self._class: type[Connection] = options.pop("connection_class", Connection)
         given: dict[str, Any] = {"socket_timeout": _TIMEOUT, "socket_connect_timeout": _TIMEOUT}
-        if issubclass(self._class, SSLConnection):
-            given["ssl_check_hostname"] = True
+        if issubclass(self._class, SSLConnection):  # older drivers do not by default
+            given["ssl_check_hostname"] = options.get("ssl_cert_reqs") != "none"
         self._options = given | options | _fixed()
+        try:
+            self._class(**self._options)
+        except (TypeError, ValueError) as error:
+            raise StorageUnusable(
+                f"{self.name} cannot be used: the URL has a parameter that the driver does not take: {error}"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -149,13 +159,16 @@ class Server:
         information = _information(infos)
         if information.get("role") != "master":
             raise StorageAway(f"{self.name} cannot be used: this server is a replica now")
-        reason = _too_old(information) or _forgets(information)
-        if reason is None and not self.is_relaxed:
-            reason = _may_lose(information, configured)
+        values = configured if isinstance(configured, list) and configured else None
+        reason = obstacle(information, None if values is None else values[1].decode(), self.is_relaxed)
         if reason is None:
             return
         kind = StorageAway if self._is_known else StorageUnusable
         raise kind(f"{self.name} cannot be used: {reason}")
+
+    def doubt(self) -> None:
+        """Have all connections made again, each before it is used next."""
+        self.generation += 1
 
     def failure(self, participle: str, error: Exception) -> StorageError:
         """What to raise for an error of the driver, when nothing was stored."""
@@ -166,6 +179,11 @@ class Server:
             return StorageError(
                 f"{self.name} cannot be {participle}: the server has reached its maxmemory; raise it, or "
                 "keep a shorter history (MERCURE_HISTORY_SIZE, MERCURE_HISTORY_MAX_AGE)"
+            )
+        if isinstance(error, MovedError):
+            return StorageError(
+                f"{self.name} cannot be {participle}: this server is one of a Cluster, and they belong to "
+                f"{error.host}:{error.port}; name that one in MERCURE_TRANSPORT_URL"
             )
         is_away = isinstance(error, (*_AWAY, OSError)) or _code(error) in _AWAY_CODES
         kind = StorageAway if is_away else StorageError
@@ -181,6 +199,7 @@ class Line:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._connection: Connection | None = None
+        self._generation = 0
 
     @property
     def is_open(self) -> bool:
@@ -214,23 +233,20 @@ class Line:
             replies = exchange(connection, commands)
             if any(isinstance(reply, NoScriptError) for reply in replies):  # somebody has flushed them
                 exchange(connection, _loads())
-                replies = [
-                    exchange(connection, [command])[0] if isinstance(reply, NoScriptError) else reply
-                    for command, reply in zip(commands, replies, strict=True)
-                ]
+                replies = exchange(connection, commands)
         except BaseException:
             self.close()
+            self._server.doubt()
             raise
         if any(isinstance(reply, ReadOnlyError) for reply in replies):
-            self.close()  # it is a replica now; the primary is elsewhere
+            self._server.doubt()  # it is a replica now; the primary is elsewhere
         return replies
 
     def _connected(self) -> Connection:
         connection = self._connection
-        if connection is not None and _is_stale(connection):
+        if connection is None or self._generation != self._server.generation or _is_stale(connection):
             self.close()
-            connection = None
-        if connection is None:
+            self._generation = self._server.generation
             connection = self._connection = self._server.connect()
         return connection
 
@@ -334,37 +350,35 @@ def _information(replies: Sequence[bytes]) -> dict[str, str]:
     return dict(line.partition(":")[::2] for line in lines if not line.startswith("#"))
 
 
-def _too_old(information: Mapping[str, str]) -> str | None:
+def obstacle(information: Mapping[str, str], appendfsync: str | None, is_relaxed: bool) -> str | None:
+    """Why a server cannot be trusted with a history, if so.
+
+    :param information: what INFO says.
+    :param appendfsync: the setting; ``None``: the server does not tell.
+    :param is_relaxed: it may lose what it has acknowledged.
+    """
     program = "valkey" if "valkey_version" in information else "redis"
     version = information.get(f"{program}_version", "0")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     oldest = _OLDEST[program]
-    if numbers >= oldest:
-        return None
-    return f"it is {program.title()} {version}, and the hub needs {program.title()} {oldest[0]} or later"
-
-
-def _forgets(information: Mapping[str, str]) -> str | None:
-    """Why parts of a history may vanish, which no setting of the hub allows."""
+    if numbers < oldest:
+        return f"it is {program.title()} {version}, and the hub needs {program.title()} {oldest[0]} or later"
     policy = information.get("maxmemory_policy", "noeviction")
-    # Those that begin with volatile- evict keys with an expiry, of which the hub has none.
-    if not policy.startswith("allkeys-"):
-        return None
-    return f"its maxmemory-policy is {policy}, by which it deletes any keys; set it to noeviction"
+    # Those that begin with volatile- delete keys with an expiry, of which the hub has none.
+    if policy.startswith("allkeys-"):
+        return f"its maxmemory-policy is {policy}, by which it deletes any keys; set it to noeviction"
+    return None if is_relaxed else _leak(information, appendfsync)
 
 
-def _may_lose(information: Mapping[str, str], configured: object) -> str | None:
+def _leak(information: Mapping[str, str], appendfsync: str | None) -> str | None:
+    """Why a server may lose what it has acknowledged."""
     relaxed = "or add durability=relaxed to MERCURE_TRANSPORT_URL if updates may be lost"
     if information.get("aof_enabled") != "1":
         return f"it has appendonly no; set appendonly yes and appendfsync always, {relaxed}"
-    if isinstance(configured, RedisError) or not configured:
-        return (
-            f"it does not say whether it has appendfsync always (CONFIG GET is refused); allow it, {relaxed}"
-        )
-    assert isinstance(configured, list)
-    value = configured[1].decode(errors="replace")
-    if value != "always":
-        return f"it has appendfsync {value}; set it to always, {relaxed}"
+    if appendfsync is None:
+        return f"it refuses to tell whether it has appendfsync always; allow CONFIG GET, {relaxed}"
+    if appendfsync != "always":
+        return f"it has appendfsync {appendfsync}; set it to always, {relaxed}"
     return None
 
 

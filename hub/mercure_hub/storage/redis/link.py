@@ -80,7 +80,8 @@ class RedisLink:
         self._readers = Lines(self._server, _READERS)
         self._bell = _Bell(self._server, self._key("bell"))
         self._epoch: bytes | None = None  # that the caller knows
-        self._is_adoption_known = True
+        self._adoptions = 0  # calls
+        self._known_adoption = 0  # the last one whose answer was received
         self._has_events = False
         self._discard_at = 0.0
         self._turn = contextlib.nullcontext()
@@ -214,7 +215,6 @@ class RedisLink:
             )
         if not is_kept:
             self._node = fresh
-            self._is_adoption_known = True
         return bool(is_kept)
 
     def is_discard_due(self) -> bool:
@@ -380,12 +380,11 @@ class RedisLink:
 
     def adopt(self, limit: int) -> list[str]:
         """Count nodes without a lease as dead, and take over what they left."""
-        is_known, self._is_adoption_known = self._is_adoption_known, False
-        node = self._node
-        call = self._call(scripts.ADOPT, node, self._milliseconds, limit, "1" if is_known else "")
+        self._adoptions = number = self._adoptions + 1
+        call = self._call(scripts.ADOPT, self._node, self._milliseconds, limit, number, self._known_adoption)
         with self._errors("written"), self._readers.line() as line:
             records = line.ask(call)[0]
-        self._is_adoption_known = True
+        self._known_adoption = number
         return [one.decode() for one in records]
 
     def size(self) -> Size:
@@ -432,12 +431,14 @@ class _Bell:
         self._server = server
         self._channel = channel
         self._connection: Connection | None = None
+        self._generation = 0
         self._interrupt = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def wait(self, node: str, after: int, timeout: float) -> None:
         """Return when another node has told of a sequence, or when it is interrupted."""
         connection = self._connection
-        if connection is None:
+        if connection is None or self._generation != self._server.generation:
+            self._disconnect()
             self._subscribe()
             return  # for what came before
         own = node.encode()
@@ -453,9 +454,11 @@ class _Bell:
                     return
         except BaseException:
             self._disconnect()
+            self._server.doubt()
             raise
 
     def _subscribe(self) -> None:
+        self._generation = self._server.generation
         connection = self._server.connect()
         (reply,) = exchange(connection, [("SUBSCRIBE", self._channel)])
         if isinstance(reply, RedisError):

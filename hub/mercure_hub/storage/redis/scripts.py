@@ -18,8 +18,8 @@ pattern of an ACL can name them:
   node counts as dead; ``leases``: a sorted set of the living with the time at which their leases end;
   ``dead``: the same of the dead; ``left``: a set of the dead that have left presence.
 * ``presence``: a hash from a key to its node, the hash of its value, and its record; ``keys`` and ``values``:
-  sorted sets with the keys, and with hash and key; ``n:NODE``: a set with the keys of a node; ``a:NODE``: a
-  set with those that it adopted last.
+  sorted sets with the keys, and with hash and key; ``n:NODE``: a set with the keys of a node.
+* ``adoptions``: a hash from a node to the number of its last adoption; ``a:NODE``: a set with its keys.
 
 Times are those of the server.
 """
@@ -182,11 +182,14 @@ ADOPT = Script(
     "allow-oom",
     f"""
     local node, at, limit = ARGV[1], now(ARGV[2]), tonumber(ARGV[3])
+    local number, wanted = tonumber(ARGV[4]), tonumber(ARGV[5])
     local nodes, dead, presence = p .. 'nodes', p .. 'dead', p .. 'presence'
     local row = call('HGET', nodes, node)
-    if not row or sub(row, -1) == 'x' then
+    local before = tonumber(call('HGET', p .. 'adoptions', node) or '0')
+    if not row or sub(row, -1) == 'x' or number <= before then
         return {{}}
     end
+    call('HSET', p .. 'adoptions', node, number)
     local expired = call('ZRANGEBYSCORE', p .. 'leases', '-inf', '(' .. at, 'WITHSCORES', 'LIMIT', 0, 100)
     for k = 1, #expired, 2 do
         local one = expired[k]
@@ -194,6 +197,7 @@ ADOPT = Script(
             call('ZREM', p .. 'leases', one)
             call('ZADD', dead, expired[k + 1], one)
             call('HSET', nodes, one, call('HGET', nodes, one) .. ' x')
+            call('HDEL', p .. 'adoptions', one)
             call('DEL', p .. 'a:' .. one)
             if call('EXISTS', p .. 'n:' .. one) == 1 then
                 call('SADD', p .. 'left', one)
@@ -205,7 +209,7 @@ ADOPT = Script(
         call('HDEL', nodes, one)
     end
     local adopted, records = p .. 'a:' .. node, {{}}
-    if ARGV[4] == '' then
+    if before > wanted then
         for _, key in ipairs(call('SMEMBERS', adopted)) do
             local value = call('HGET', presence, key)
             if value and sub(value, 1, 32) == node then
@@ -236,7 +240,8 @@ ADOPT = Script(
 )
 """Counts nodes without a lease as dead, and gives their presence to a living one.
 
-Returns the records; if the answer to the last call was lost, those of that call.
+A call has a number, and tells that of the last one whose answer was received. If the answer to a later one
+was lost, its records are returned again; and one that comes too late does nothing.
 """
 
 OTHERS = Script(
