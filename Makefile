@@ -84,11 +84,11 @@ chaos: $(VENV)/test.done
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(ENGINE),--engine $(ENGINE)) \
 		$(if $(NODES),--nodes $(NODES)) $(CHAOS)
 
-bench: $(VENV)/hub.done
+bench: $(VENV)/test.done
 	$(MAKE) -C bench
 	$(BIN)/python -m bench.run $(BENCH)
 
-bench-quick: $(VENV)/hub.done
+bench-quick: $(VENV)/test.done
 	$(MAKE) -C bench
 	$(BIN)/python -m bench.run --quick $(BENCH)
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from bench.engines import Engines
 from bench.generator import Result, at, sseload
 from bench.hubs import Contestant, Hubs, Running
 from bench.tokens import Matcher, write_header
@@ -22,11 +23,13 @@ class Bench:
     """The surroundings of a measurement.
 
     :param folder: for files of the run.
+    :param engines: servers of PostgreSQL and Valkey.
     """
 
     hubs: Hubs
     size: Size
     folder: Path
+    engines: Engines
 
     def pick(self, full: T, quick: T, smoke: T) -> T:
         """The value for this size."""

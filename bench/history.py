@@ -11,6 +11,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage.address import address_of
+from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.interface import Batch, Retention
 from mercure_hub.storage.sqlite.link import Appender, SqliteLink
 
@@ -24,6 +26,7 @@ RARE_PATTERN = "https://example.com/rare/:id"
 
 EVENTS = 10
 _BATCH = 10_000
+_SHARED_BATCH = 1000  # as many as a hub appends at once
 _OTHERS = 1000  # topics of all the other updates
 
 
@@ -37,6 +40,21 @@ class History:
 
     url: str
     behind: str
+
+
+def fill(url: str, size: int) -> History:
+    """Fill a new history on an engine that several machines share."""
+    link = link_to(address_of(url), Retention())
+    link.open()
+    try:
+        updates = _updates(size)
+        for number, batch in enumerate(iter(lambda: list(islice(updates, _SHARED_BATCH)), []), 1):
+            with link.turn():
+                link.append(Batch(number, batch, [False] * len(batch), ()))
+            link.renew()
+    finally:
+        link.close(is_writer_left=False)
+    return History(url, _id(size - EVENTS))
 
 
 def filled(folder: Path, size: int) -> History:

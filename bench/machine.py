@@ -10,7 +10,18 @@ from pathlib import Path
 
 from bench.hubs import HERE, nginx
 
-_PACKAGES = ("gevent", "greenlet", "httptools", "sqlalchemy", "urlpattern", "google-re2", "pyjwt")
+_POSTGRES = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))[-1:]]
+_PACKAGES = (
+    "gevent",
+    "greenlet",
+    "httptools",
+    "sqlalchemy",
+    "urlpattern",
+    "google-re2",
+    "pyjwt",
+    "psycopg",
+    "redis",
+)
 
 
 def describe() -> dict[str, str]:
@@ -24,6 +35,8 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "revision": _output("git", "-C", str(HERE), "describe", "--always", "--dirty"),
         "nchan": _nchan(),
+        "postgresql": _output(*_POSTGRES, "--version"),
+        "valkey": _output("valkey-server", "--version"),
         **{name: _version(name) for name in _PACKAGES},
     }
 

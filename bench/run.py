@@ -20,10 +20,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from bench import machine, report
 from bench.context import Bench, Size
+from bench.engines import Engines
 from bench.generator import SSELOAD, Fault
 from bench.hubs import Contestant, GivenHub, Hubs, Nchan, OurHub, Refused, nchan_is_missing
 from bench.model import Row, Skipped, measure
@@ -58,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hubs = _hubs(options, folder)
         except ValueError as error:
             return _refuse(str(error))
-        bench = Bench(hubs, size, folder)
-        for subject in subjects:
-            begun = time.monotonic()
-            rows.append(_row(bench, subject, runs))
-            _tell(f"{subject.name} took {time.monotonic() - begun:.0f} s", end=True)
+        with closing(Engines(folder)) as engines:
+            bench = Bench(hubs, size, folder, engines)
+            for subject in subjects:
+                begun = time.monotonic()
+                rows.append(_row(bench, subject, runs))
+                _tell(f"{subject.name} took {time.monotonic() - begun:.0f} s", end=True)
     command = shlex.join(["python", "-m", "bench.run", *_without_secrets(words)])
     outcome = report.Outcome(command, started, size, runs, machine_before, rows, hubs.absent)
     report.write(outcome, options.out)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.context import Bench
 from bench.model import Case
-from bench.rows import fanout, idle, matchers, matching, publishing, replay, workers
+from bench.rows import engines, fanout, idle, matchers, matching, publishing, replay, workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,10 @@ class Subject:
     build: Callable[[Bench], Sequence[Case]]
     notes: Sequence[str] = ()
 
+
+_STORAGE = (
+    "the hub's store without HTTP; PostgreSQL and Valkey are as durable as SQLite with `synchronous=FULL`"
+)
 
 SUBJECTS = (
     Subject("fanout", "Fan-out", fanout.fanout),
@@ -48,9 +52,18 @@ SUBJECTS = (
     Subject("storm", "Reconnecting all at once", replay.storm),
     Subject("scan", "Replay from earliest by pattern", replay.scan),
     Subject("workers", "Two processes", workers.workers),
+    Subject("appends", "Storage alone: one node", engines.appends, [_STORAGE]),
+    Subject("arrivals", "Storage alone: another node reads", engines.arrivals, [_STORAGE]),
+    Subject("nodes", "Storage alone: several nodes", engines.nodes, [_STORAGE]),
+    Subject("resumes", "Storage alone: reconnecting", engines.resumes),
+    Subject("readers", "A hub that follows an engine", engines.readers),
+    Subject("hubs", "Publishing, by engine", engines.hubs),
 )  # fmt: skip
 
-GROUPS = {"cliffs": ("bodies", "topics", "tokens", "matchers", "storm", "scan")}
+GROUPS = {
+    "cliffs": ("bodies", "topics", "tokens", "matchers", "storm", "scan"),
+    "engines": ("appends", "arrivals", "nodes", "resumes", "readers", "hubs"),
+}
 
 
 def chosen(words: str) -> list[Subject]:

@@ -12,16 +12,18 @@ import pytest
 
 from bench import generator, hubs, run
 from bench.context import Bench
+from bench.engines import Engines
 from bench.generator import Fault
 from bench.history import EVENTS, NEWEST, RARE, filled
 from bench.hubs import OurHub, Refused
 from bench.report import read
-from bench.rows import SUBJECTS, chosen
+from bench.rows import GROUPS, SUBJECTS, chosen
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
 from mercure_hub.storage.interface import Resume, Retention
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.store import Store
+from tests.needs import need
 
 pytestmark = pytest.mark.minutes
 
@@ -145,7 +147,9 @@ def test_names_of_cases_are_unique_and_targets_are_there(
     for subject in SUBJECTS:
         if subject.name == "workers":
             continue
-        bench = Bench(hubs.Hubs(OurHub(tmp_path)), sizes, tmp_path)  # type: ignore[arg-type]
+        if subject.name in GROUPS["engines"]:
+            need("postgresql", "valkey-server")
+        bench = Bench(hubs.Hubs(OurHub(tmp_path)), sizes, tmp_path, Engines(tmp_path))  # type: ignore[arg-type]
         cases = subject.build(bench)
         titles = [(case.name, figure.title) for case in cases for figure in case.figures]
         assert len(set(titles)) == len(titles), subject.name
