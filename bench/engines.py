@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -115,18 +114,14 @@ def _start(name: str, stack: ExitStack) -> EngineServer:
 
 def _empty(server: EngineServer) -> None:
     """Delete all histories: what an earlier run has left is no load of the next one."""
-    from tests.engines import PostgresqlServer  # noqa: PLC0415
+    from tests.engines import PostgresqlServer, RedisServer  # noqa: PLC0415
 
     if isinstance(server, PostgresqlServer):
         for name in server.run("SELECT datname FROM pg_database WHERE datname LIKE 'hub\\_%'"):
             server.run(f"DROP DATABASE {name} WITH (FORCE)")
         server.run("CHECKPOINT")
-        return
-    with socket.create_connection((server.host, server.port), 30) as connection:
-        connection.sendall(b"FLUSHALL\r\n")
-        answer = connection.recv(100)
-    if answer != b"+OK\r\n":
-        raise Skipped(f"FLUSHALL was answered with {answer!r}")
+    elif isinstance(server, RedisServer):
+        server.run("FLUSHALL")
 
 
 def _cpu(parent: int) -> float:

@@ -7,18 +7,21 @@ A test that is about SQLite has the mark ``sqlite`` with a reason, and is skippe
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mercure_hub.storage.address import Address, address_of
+from mercure_hub.storage.interface import EVENTS_MAX_AGE, Link, Retention
 from tests.engines import EngineServer, PostgresqlServer, RedisServer
 from tests.needs import need
+from tests.storage.log import beside, broken
 
 ENGINES = ("sqlite", "postgresql", "valkey", "redis")
 NAME = os.environ.get("ENGINE") or ENGINES[0]
 IS_SQLITE = NAME == "sqlite"
-NETWORK_LEASE = 15.0
-"""Seconds that a killed hub's subscriptions stay, where other machines may have them."""
 
 _servers: list[EngineServer] = []
 _urls: dict[Path, str] = {}
@@ -31,6 +34,60 @@ def transport_url(folder: Path) -> str:
     if folder not in _urls:
         _urls[folder] = _server().url()
     return _urls[folder]
+
+
+def place_of(folder: Path) -> str:
+    """What a message names that says where a history is."""
+    return str(folder) if IS_SQLITE else f"127.0.0.1:{_server().port}"
+
+
+def discard_all(folder: Path) -> None:
+    """Discard the history of a folder, as retention does when everything has become too old."""
+    if IS_SQLITE:
+        with beside(folder / "hub.db") as database:
+            database.execute("DELETE FROM mercure_update")
+        return
+    link = _link_of_the_future(address_of(transport_url(folder)))
+    link.open()
+    try:
+        with link.turn():
+            link.discard()
+    finally:
+        link.close(is_writer_left=False)
+
+
+@contextmanager
+def refusing(folder: Path) -> Iterator[None]:
+    """An engine that refuses to be written for the length of a ``with`` block, as one without space does."""
+    server = None if IS_SQLITE else _server()
+    if isinstance(server, PostgresqlServer):
+        name = transport_url(folder).rpartition("/")[2]
+        server.run(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN RAISE EXCEPTION 'no space left on device'; END $$; "
+            "CREATE TRIGGER refuse BEFORE UPDATE ON mercure_position EXECUTE FUNCTION refuse()",
+            name,
+        )
+        yield
+        server.run("DROP TRIGGER refuse ON mercure_position; DROP FUNCTION refuse", name)
+    elif isinstance(server, RedisServer):
+        server.run("CONFIG", "SET", "maxmemory", "1")
+        yield
+        server.run("CONFIG", "SET", "maxmemory", "0")
+    else:
+        with broken(folder / "hub.db"):
+            yield
+
+
+def _link_of_the_future(address: Address) -> Link:
+    kept = Retention(max_age=1.0)
+    if NAME == "postgresql":
+        from mercure_hub.storage.postgresql.link import PostgresqlLink
+
+        return PostgresqlLink(address, kept, ahead=lambda: 2 * EVENTS_MAX_AGE)
+    from mercure_hub.storage.redis.link import RedisLink
+
+    return RedisLink(address, kept, ahead=lambda: 2 * EVENTS_MAX_AGE)
 
 
 def _server() -> EngineServer:

@@ -229,11 +229,18 @@ class RedisServer(EngineServer):
             *self._settings,
         ]
 
+    def run(self, *words: str) -> str:
+        """Run a command whose reply is one line.
+
+        :raises OSError: it cannot be reached.
+        """
+        with closing(socket.create_connection((self.host, self.port), 1)) as connection:
+            connection.sendall(" ".join(words).encode() + b"\r\n")
+            return connection.recv(1000).decode().rstrip()
+
     def answers(self) -> bool:
         try:
-            with closing(socket.create_connection((self.host, self.port), 1)) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(100).startswith(b"+PONG")  # -LOADING while it reads its log
+            return self.run("PING") == "+PONG"  # -LOADING while it reads its log
         except OSError:
             return False
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.chosen_engine import refusing
 from tests.hub.running import HUB_PATH, Reply, RunningHub, running_hub
-from tests.storage.log import broken
 
 pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
@@ -125,7 +125,7 @@ def test_a_batch_in_the_old_generation(hub: RunningHub) -> None:
 def test_a_failed_transaction_stores_nothing(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         stream = hub.subscribe({"match": "t"})
-        with broken(folder / "hub.db"):
+        with refusing(folder):
             assert send(hub, [{"topic": "t", "data": "lost"}] * 3).status == 503
         assert send(hub, [{"topic": "t", "data": "kept"}] * 2).status == 200
         assert stream.take(2) == ["kept", "kept"]

@@ -56,6 +56,7 @@ def resumed(hub: RunningHub, cursor: str) -> list[str]:
     return stream.take(1)
 
 
+@pytest.mark.sqlite("changes its file")
 def test_updates_of_another_process_that_were_discarded_before_they_were_sent_end_all_streams(
     folder: Path,
 ) -> None:
@@ -80,6 +81,7 @@ def test_updates_of_another_process_that_were_discarded_before_they_were_sent_en
         assert again.take(1) == ["ninth"]
 
 
+@pytest.mark.sqlite("changes its file")
 def test_a_history_that_lost_its_newest_updates_ends_all_streams_once(folder: Path) -> None:
     with running_hub(folder, anonymous=1) as hub:
         stream = hub.subscribe({"match": "t"})

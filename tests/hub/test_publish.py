@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.chosen_engine import place_of, refusing
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
-from tests.storage.log import broken
 
 pytestmark = [pytest.mark.minutes, pytest.mark.every_engine]
 
@@ -190,14 +190,15 @@ def test_other_methods_are_refused(hub: RunningHub, method: str) -> None:
 def test_a_storage_that_fails_is_told_without_its_place_and_logged_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    place = place_of(folder)
     with running_hub(folder) as hub:
         hub.send("t", "before")
-        with broken(folder / "hub.db"):
+        with refusing(folder):
             for _ in range(3):
                 caplog.clear()
                 reply = hub.publish({"topic": "t", "data": "lost"})
                 assert reply.status == 503
-                assert str(folder) not in reply.text
+                assert place not in reply.text
                 (line,) = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
-                assert str(folder) in line
-            assert str(folder) not in hub.get(path="/healthz").text
+                assert place in line
+            assert place not in hub.get(path="/healthz").text

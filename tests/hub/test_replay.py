@@ -14,6 +14,7 @@ from mercure_hub.fanout.engine import Engine, Logged
 from mercure_hub.server.assembly import Limits
 from mercure_hub.storage.interface import Page
 from mercure_hub.storage.sqlite.reading import Reader
+from tests.chosen_engine import discard_all
 from tests.hub.running import RunningHub, running_hub
 from tests.storage.log import beside
 
@@ -387,8 +388,7 @@ def test_nothing_is_missing_after_the_newest_update_though_it_was_discarded(fold
     """A quiet hub with a bound on age has an empty log: that alone is no gap."""
     with running_hub(folder, anonymous=1) as hub:
         older, newest = hub.send("t", "1"), hub.send("t", "2")
-        with beside(folder / "hub.db") as database:
-            database.execute("DELETE FROM mercure_update")
+        discard_all(folder)
         stream = hub.subscribe({"match": "t", "last_event_id": newest})
         assert stream.reply.headers["mercure-last-event-id"] == newest
         behind = hub.subscribe({"match": "t", "last_event_id": older})
@@ -401,8 +401,7 @@ def test_an_id_that_is_used_again_does_not_prove_that_nothing_is_missing(folder:
     with running_hub(folder, anonymous=1) as hub:
         for data in ("1", "2"):
             hub.send("t", data, id="same")
-        with beside(folder / "hub.db") as database:
-            database.execute("DELETE FROM mercure_update")
+        discard_all(folder)
         stream = hub.subscribe({"match": "t", "last_event_id": "same"})
         assert stream.reply.headers["mercure-last-event-id"] == "earliest"
 

@@ -268,6 +268,7 @@ def test_those_who_come_and_go_push_out_no_updates(folder: Path, trim_always: No
         assert hub.subscribe({"match": "t", "last_event_id": "earliest"}).take(20) == expected
 
 
+@pytest.mark.sqlite("where other machines read it, the history keeps the last five minutes")
 class TestWhenEventsWereDiscarded:
     """All but the newest, since they are large for what the hub keeps of them."""
 

@@ -14,10 +14,10 @@ from flask_mercure import Mercure
 from flask_mercure.extension import state_of
 from flask_mercure.reading.position import KEY, Position
 from flask_mercure.reading.subscriber import Gap
+from tests.chosen_engine import discard_all
 from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, Silent, make_app
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
-from tests.storage.log import beside
 
 pytestmark = pytest.mark.minutes
 
@@ -50,8 +50,7 @@ def test_position_of_a_hub_without_updates_or_history(folder: Path) -> None:
     with running_hub(folder) as hub, app_on(hub, mercure):
         assert mercure.last_event_id() == "earliest"
         newest = mercure.publish("a", "1")
-        with beside(folder / "hub.db") as database:
-            database.execute("DELETE FROM mercure_update")
+        discard_all(folder)
         gaps: list[Gap] = []
         assert mercure.last_event_id() == newest
         with mercure.subscribe("a", newest, on_gap=gaps.append) as events:
