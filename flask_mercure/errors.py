@@ -86,9 +86,11 @@ class PublishError(MercureError):
     :param reason: what the hub said: the detail of its problem document (RFC 9457), or the error code of
         its challenge (RFC 6750).
     :param possibly_published: whether the update may have been published, because the request went out and
-        no answer came back. Publish again only if this is false, or if getting the update twice does no harm.
+        no answer came back, or the hub's database did not answer the hub. Publish again only if this is
+        false, or with an id by which subscribers recognise a repeat.
     :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
     :param from_hub: whether the answer looks like a hub's, rather than a proxy's, such as an HTML page.
+    :param is_storage_away: whether the hub said that its database cannot be reached for any update.
 
     ``published`` has the ids of those updates of a batch that were published, in order: a hub without batches
     gets one update after the other. With a hub of this project it is empty.
@@ -103,6 +105,7 @@ class PublishError(MercureError):
         possibly_published: bool = False,
         retry_after: float | None = None,
         from_hub: bool = True,
+        is_storage_away: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -110,6 +113,7 @@ class PublishError(MercureError):
         self.possibly_published = possibly_published
         self.retry_after = retry_after
         self.from_hub = from_hub
+        self.is_storage_away = is_storage_away
         self.published: tuple[str, ...] = ()
 
 

@@ -19,9 +19,11 @@ from flask_mercure.client.connection import describe, has_timed_out
 from flask_mercure.client.session import Reply
 from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import HubUnreachable, PublishError
+from mercure_hub.protocol.errors import Section, problem_type
 from mercure_hub.protocol.topics import forbidden_character
 
 _MAX_ID = 2048
+_AWAY, _IN_DOUBT = problem_type(Section.STORAGE_AWAY), problem_type(Section.STORAGE_IN_DOUBT)
 
 
 class _Headers(Protocol):
@@ -115,13 +117,16 @@ def _check_status(reply: Reply, configuration: Configuration) -> None:
     status = reply.status_code
     if status != HTTPStatus.OK:
         from_hub = is_of_a_hub(reply.headers, reply.body)
+        problem = _problem(reply).get("type")
         raise PublishError(
             _refusal(reply, configuration) + ("" if from_hub else _BY_A_PROXY.get(status, "")),
             status=status,
             reason=reason(reply, reply.body),
-            possibly_published=status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT),
+            possibly_published=status in (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+            or problem == _IN_DOUBT,
             retry_after=retry_after(reply),
             from_hub=from_hub,
+            is_storage_away=problem in (_AWAY, _IN_DOUBT),
         )
 
 
@@ -173,12 +178,8 @@ def reason(response: _HasHeaders, body: bytes) -> str | None:
     media_type = _media_type(response.headers)
     said: object = None
     if media_type in ("application/problem+json", "application/json"):
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            document = None
-        if isinstance(document, dict):
-            said = document.get("detail") or document.get("title")
+        document = _object(body)
+        said = document.get("detail") or document.get("title")
     code = _ERROR_CODE.search(response.headers.get("WWW-Authenticate", ""))
     if code is not None:
         said = f"{code[1]}: {said}" if isinstance(said, str) else code[1]
@@ -187,6 +188,19 @@ def reason(response: _HasHeaders, body: bytes) -> str | None:
     if not isinstance(said, str) or not said.strip():
         return None
     return "".join(character if character.isprintable() else " " for character in said[:300]).strip()
+
+
+def _problem(reply: Reply) -> dict[str, object]:
+    """The problem document in an answer (RFC 9457); empty if there is none."""
+    return _object(reply.body) if _media_type(reply.headers) == "application/problem+json" else {}
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def retry_after(response: _HasHeaders) -> float | None:

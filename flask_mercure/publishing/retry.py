@@ -73,6 +73,8 @@ def verdict(error: MercureError) -> Verdict:
             return Verdict.REFUSED
         case TokenUnavailable():  # the source of the app's tokens may be down itself
             return Verdict.UNREACHABLE
+        case PublishError(is_storage_away=True):
+            return Verdict.UNREACHABLE
         case PublishError(status=None):
             return Verdict.UNCLEAR if error.possibly_published else Verdict.UNREACHABLE
         case PublishError(status=int(status)):

@@ -35,6 +35,9 @@ from flask_mercure import (
     TokenError,
 )
 from flask_mercure.extension import state_of
+from flask_mercure.publishing.retry import Verdict, verdict
+from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
+from mercure_hub.protocol.http import error_answer
 from mercure_hub.protocol.update import PublicationLimits, from_form
 from tests.flask_mercure.fake_hub import (
     PATH,
@@ -391,6 +394,24 @@ def test_a_proxy_may_have_lost_the_answer(
     with pytest.raises(PublishError) as caught:
         publish("a")
     assert caught.value.possibly_published is possibly
+
+
+@pytest.mark.parametrize(
+    ("error", "possibly", "retry_after"),
+    [(StorageAway("no route"), False, 2), (StorageInDoubt("no answer"), True, 5)],
+)
+def test_a_hub_whose_database_is_away_says_what_became_of_the_update(
+    hub: FakeHub, publish: Publish, error: StorageError, possibly: bool, retry_after: int
+) -> None:
+    answer = error_answer(error)
+    headers = dict(answer.headers)
+    hub.answers = [Answer(answer.body, answer.status, headers.pop("Content-Type"), headers)]
+    with pytest.raises(PublishError, match="The database") as caught:
+        publish("a")
+    assert caught.value.possibly_published is possibly
+    assert caught.value.retry_after == retry_after
+    assert caught.value.is_storage_away
+    assert verdict(caught.value) is Verdict.UNREACHABLE
 
 
 def test_a_publication_that_gets_no_answer_in_time() -> None:

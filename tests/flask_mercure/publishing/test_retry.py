@@ -20,6 +20,7 @@ from flask_mercure.publishing.retry import LONGEST_DELAY, Health, Verdict, delay
     [
         (HubUnreachable("no connection"), Verdict.UNREACHABLE),
         (HubUnreachable("no answer", possibly_published=True), Verdict.UNCLEAR),
+        (PublishError("no database", status=503, is_storage_away=True), Verdict.UNREACHABLE),
         (InvalidArgument("a lone surrogate"), Verdict.REFUSED),
         (TokenError("no key"), Verdict.MISCONFIGURED),
         (TokenUnavailable("the provider raised OSError"), Verdict.UNREACHABLE),
