@@ -69,8 +69,8 @@ class PostgresqlLink:
     """The oldest version that is known to do: PostgreSQL 13."""
     discard_interval = 1.0
     """Seconds between two looks for what is too old."""
-    listen_patience = 1.0
-    """Seconds after which NOTIFY counts as not arriving."""
+    listen_patience = 3.0
+    """Seconds after which NOTIFY counts as not arriving: a busy machine may take one."""
     poll_interval = 0.05
     """Seconds after which ``wait`` returns where NOTIFY does not arrive."""
 
