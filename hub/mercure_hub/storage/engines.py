@@ -40,20 +40,24 @@ def link_to(
 
 
 def _to_postgresql(address: Address, kept: Retention) -> Link:
-    with _driver(address, "postgresql"):
+    with driver(address, "postgresql"):
         from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
     return PostgresqlLink(address, kept)
 
 
 def _to_redis(address: Address, kept: Retention) -> Link:
-    with _driver(address, "redis"):
+    with driver(address, "redis"):
         from mercure_hub.storage.redis.link import RedisLink  # noqa: PLC0415 - needs redis
     return RedisLink(address, kept)
 
 
 @contextlib.contextmanager
-def _driver(address: Address, extra: str) -> Iterator[None]:
-    """Import what needs a driver."""
+def driver(address: Address, extra: str) -> Iterator[None]:
+    """Import what needs the driver of an engine.
+
+    :param extra: that has it.
+    :raises StorageUnusable: it is not installed.
+    """
     try:
         yield
     except ModuleNotFoundError as error:

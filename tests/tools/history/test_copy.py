@@ -29,7 +29,7 @@ from mercure_hub.tools.history.history import (
 from tests.storage.log import update
 
 _PATIENCE = 30.0
-ENGINES = ("sqlite",)
+ENGINES = ("sqlite", "postgresql")
 
 
 class Hub:

@@ -114,7 +114,7 @@ def migrate(connection: Connection, steps: Mapping[int, str] = STEPS, oldest: in
     :raises StorageUnusable: they are of a newer one that this program cannot use.
     """
     newest = max(steps)
-    version = _usable_version(connection, newest)
+    version = usable_version(connection, newest)
     if version >= newest:
         return
     usual = connection.deadline
@@ -123,7 +123,7 @@ def migrate(connection: Connection, steps: Mapping[int, str] = STEPS, oldest: in
         with connection.transaction():
             connection.ask("SELECT set_config('statement_timeout', '0', true)")
             connection.ask(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-            version = _usable_version(connection, newest)
+            version = usable_version(connection, newest)
             if version >= newest:
                 return
             for number in range(version + 1, newest + 1):
@@ -139,7 +139,7 @@ def migrate(connection: Connection, steps: Mapping[int, str] = STEPS, oldest: in
         _log.info("the tables of the database were brought from version %d to %d", version, newest)
 
 
-def _usable_version(connection: Connection, newest: int) -> int:
+def usable_version(connection: Connection, newest: int) -> int:
     """The version of the tables; 0: there are none yet."""
     # Not to_regclass(): within a transaction it does not see what others have made since the last look.
     if not connection.ask(_HAS_TABLES):

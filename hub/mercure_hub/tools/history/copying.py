@@ -17,6 +17,7 @@ from mercure_hub.tools.history.history import (
 
 BATCH = 1000
 _BATCH_CHARACTERS = 4 << 20
+_ROUNDING = 0.002  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,15 @@ def _with_beginning(marks: Marks, begin: Marks, source: Marks) -> Marks:
     )
 
 
+def _is_same(one: Row | None, other: Row) -> bool:
+    """Whether they are one update; engines round times to milliseconds, or not."""
+    return (
+        one is not None
+        and (one.sequence, one.update, one.is_event) == (other.sequence, other.update, other.is_event)
+        and abs(one.published_at - other.published_at) < _ROUNDING
+    )
+
+
 def _check_beginning(source: History, goal: Marks, target: History, begin: Marks) -> None:
     """Refuse a target with another history.
 
@@ -113,7 +123,7 @@ def _check_beginning(source: History, goal: Marks, target: History, begin: Marks
     if newest is None:
         is_same = is_same and there is None
     else:
-        is_same = is_same and there == newest
+        is_same = is_same and _is_same(there, newest)
         is_same = is_same and next(select(source, EVERYTHING, after=place, upto=begin.last), None) is None
     if not is_same:
         raise HistoryError(

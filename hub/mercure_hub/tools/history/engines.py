@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.address import EngineKind, address_of
+from mercure_hub.storage.engines import driver
 from mercure_hub.tools.history import sqlite
 from mercure_hub.tools.history.history import History
 
@@ -22,5 +23,9 @@ def opened(url: str, *, is_made: bool = False) -> AbstractContextManager[History
     match address.kind:
         case EngineKind.SQLITE:
             return sqlite.opened(url, is_made=is_made)
-        case EngineKind.POSTGRESQL | EngineKind.REDIS:
+        case EngineKind.POSTGRESQL:
+            with driver(address, "postgresql"):
+                from mercure_hub.tools.history import postgresql  # noqa: PLC0415 - needs psycopg
+            return postgresql.opened(address, is_made=is_made)
+        case EngineKind.REDIS:
             raise StorageUnusable(f"{address.shown} cannot be used yet")
