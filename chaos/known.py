@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chaos.invariants import Invariant
-from chaos.plan import Kind
+from chaos.plan import SQLITE, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,19 @@ class Known:
 
     :param seed: shows it, with these faults; without any: with those that it draws.
     :param rules: it breaks at least one of them.
+    :param engine: on which it does.
     """
 
     words: str
     seed: int
     kinds: tuple[Kind, ...]
     rules: frozenset[Invariant]
+    engine: str = SQLITE
 
 
 KNOWN: tuple[Known, ...] = ()
 
 
-def tolerated() -> frozenset[Invariant]:
-    """The rules that any seed may break until the known defects are mended."""
-    return frozenset(rule for known in KNOWN for rule in known.rules)
+def tolerated(engine: str) -> frozenset[Invariant]:
+    """The rules that any seed on an engine may break until the known defects are mended."""
+    return frozenset(rule for known in KNOWN if known.engine == engine for rule in known.rules)

@@ -43,7 +43,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Make]
         monkeypatch.setattr(command, "build", lambda _: None)
         monkeypatch.setattr(command, "KNOWN", known)
         monkeypatch.setattr(
-            command, "tolerated", lambda: frozenset(rule for one in known for rule in one.rules)
+            command,
+            "tolerated",
+            lambda engine: frozenset(rule for one in known if one.engine == engine for rule in one.rules),
         )
         return command.main
 
@@ -70,6 +72,12 @@ def test_a_broken_rule_fails_the_run_and_its_story_is_told(
 def test_a_known_defect_is_expected(make: Callable[..., Make]) -> None:
     main = make({5: [Invariant.LOST], 2: [Invariant.LOST]}, (DEFECT,))
     assert main(["--known", "--seeds", "0-2"]) == 0
+
+
+def test_a_known_defect_of_one_engine_is_none_of_another(make: Callable[..., Make]) -> None:
+    main = make({5: [Invariant.LOST], 2: [Invariant.LOST]}, (DEFECT,))
+    assert main(["--known", "--engine", "valkey", "--seeds", "0-1"]) == 0
+    assert main(["--known", "--engine", "valkey", "--seeds", "2"]) == 1
 
 
 def test_a_known_defect_that_does_not_show_fails_the_run(
