@@ -76,6 +76,10 @@ class Scene:
     publishing: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def begin(self) -> None:
+        """Count from now on, when all hubs have started."""
+        self.origin = time.monotonic()
+
     def now(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.origin

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,8 @@ class Stage:
     switch: Switch | None = None
     operator: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Whoever stops and starts a hub: one at a time."""
+    lost: Counter[tuple[int, Way | None]] = field(default_factory=Counter)
+    """How many faults that are at work have cut a node's cable, or a way of its wire."""
 
     @property
     def shared(self) -> Shared:
@@ -330,33 +333,35 @@ async def _cut(stage: Stage, fault: FaultPlan) -> Deed:
     is_all = fault.kind is Kind.CUT_ALL
     nodes = stage.nodes if is_all else [stage.nodes[fault.node]]
     deed = stage.deed(fault, Effect.AWAY, node=ANY if is_all else fault.node)
-    await asyncio.to_thread(_set_cables, stage, nodes, out=True)
+    ways = tuple(Way) if stage.switch is None else (None,)
+    await asyncio.to_thread(_lose, stage, nodes, ways, 1)
     try:
         await stage.scene.pause(fault.length)
     finally:
-        await asyncio.to_thread(_set_cables, stage, nodes, out=False)
+        await asyncio.to_thread(_lose, stage, nodes, ways, -1)
     return deed
-
-
-def _set_cables(stage: Stage, nodes: Sequence[Node], *, out: bool) -> None:
-    for node in nodes:
-        if stage.switch is None or node.host is None:
-            stage.wires[node.number].hold(tuple(Way) if out else ())
-        elif out:
-            stage.switch.cut(node.host)
-        else:
-            stage.switch.mend(node.host)
 
 
 async def _one_way(stage: Stage, fault: FaultPlan) -> Deed:
     deed = stage.deed(fault, Effect.AWAY)
-    wire = stage.wires[fault.node]
-    wire.hold((Way.UP,) if fault.kind is Kind.MUTE else (Way.DOWN,))
+    ways = (Way.UP if fault.kind is Kind.MUTE else Way.DOWN,)
+    _lose(stage, [stage.nodes[fault.node]], ways, 1)
     try:
         await stage.scene.pause(fault.length)
     finally:
-        wire.hold(())
+        _lose(stage, [stage.nodes[fault.node]], ways, -1)
     return deed
+
+
+def _lose(stage: Stage, nodes: Sequence[Node], ways: Sequence[Way | None], count: int) -> None:
+    """Begin or end to lose what goes some ways, ``None`` being the cable; what two faults lose, both mend."""
+    for node in nodes:
+        for way in ways:
+            stage.lost[node.number, way] += count
+        if None not in ways:
+            stage.wires[node.number].hold([way for way in Way if stage.lost[node.number, way]])
+        elif stage.switch is not None and node.host is not None:
+            (stage.switch.cut if stage.lost[node.number, None] else stage.switch.mend)(node.host)
 
 
 async def _delay(stage: Stage, fault: FaultPlan) -> Deed:

@@ -7,7 +7,7 @@ import contextlib
 import random
 import shutil
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos import actors
@@ -136,6 +136,9 @@ async def _several_nodes(plan: Plan, place: Place, scene: Scene, stack: contextl
 
 async def _play(plan: Plan, stage: Stage) -> None:
     scene, record = stage.scene, stage.scene.record
+    scene.begin()
+    for node in stage.nodes:
+        node.deaths[:] = [replace(death, at=0.0) for death in node.deaths]
     begun = [*_publishers(plan, scene), *_subscribers(plan, scene), actors.watch_machine(scene)]
     for number in range(scene.nodes):
         begun += [actors.try_keys(scene, number), actors.watch_health(scene, number)]

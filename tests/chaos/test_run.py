@@ -11,7 +11,7 @@ import pytest
 from chaos.injection.library import build
 from chaos.invariants import Invariant, violations
 from chaos.node import ROOT, Unit
-from chaos.plan import Kind, Manner, Plan, draw
+from chaos.plan import POSTGRESQL, VALKEY, Kind, Manner, Plan, draw
 from chaos.record import End, Outcome, Record
 from chaos.run import Place, run
 from chaos.topics import ALL
@@ -36,6 +36,21 @@ def test_a_sound_hub_breaks_no_rule_and_all_took_part(tmp_path: Path) -> None:
     assert all(deed.happened for deed in seen.deeds)
     assert seen.trials
     assert {look.path for look in seen.looks} == {"/healthz", "/readyz", "/metrics"}
+
+
+@pytest.mark.parametrize(("engine", "server"), [(POSTGRESQL, "postgresql"), (VALKEY, "valkey-server")])
+def test_nodes_on_one_engine_break_no_rule_and_all_took_part(
+    engine: str, server: str, tmp_path: Path
+) -> None:
+    need(server)
+    plan = draw(4, engine=engine, nodes=2, kinds=[Kind.WIRE_RESET, Kind.DISCONNECT], least=8.0)
+    seen = played(plan, ROOT, tmp_path)
+    assert violations(seen) == []
+    assert {one.node for one in seen.publications if one.outcome is Outcome.STORED} >= {0, 1}
+    assert {one.node for one in seen.sessions if one.received} >= {0, 1}
+    assert {look.node for look in seen.looks} == {0, 1}
+    assert len(seen.log) > 20
+    assert [list(one or ()) for one in seen.elsewhere] == [list(seen.replayed or ())]
 
 
 def test_a_hub_that_shows_private_updates_to_all_is_caught(tmp_path: Path) -> None:
