@@ -507,7 +507,9 @@ class _Judge:
             if self.record.is_shared and look.path == "/healthz":
                 continue  # it tells of the process alone
             said = look.status == 200 if look.works is None else look.works
-            if said == works or (works and self._lately(Effect.STOPS, look.at, look.at, node)):
+            # One that stood still, or was cut off, has to catch up first.
+            excuse = Effect.STOPS | Effect.STALLS | Effect.AWAY
+            if said == works or (works and self._lately(excuse, look.at, look.at, node)):
                 continue
             every = "accepted" if works else "refused"
             what = f"{look.path} said {'yes' if said else 'no'}"

@@ -367,7 +367,7 @@ def _shared(plan: Plan, nodes: int, workers: int) -> Plan:
     kinds = {fault.kind for fault in plan.faults}
     hub = replace(
         plan.hub,
-        workers=workers or 1,
+        workers=workers or chance.choice((1, 1, 2)),
         presence=Kind.FAIL_BEHIND not in kinds and chance.random() < 0.75,
         history_age=0,
     )
