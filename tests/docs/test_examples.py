@@ -11,14 +11,19 @@ import subprocess
 import textwrap
 from pathlib import Path
 
+import psycopg
 import pytest
 from flask import Flask
 
 from flask_mercure import Mercure
 from mercure_hub.cli import main
 from mercure_hub.config.loading import load_settings
+from mercure_hub.storage.address import address_of
+from mercure_hub.storage.engines import link_to
+from mercure_hub.storage.interface import Retention
 from tests.docs.markdown import ROOT, Block, blocks
 from tests.docs.stage import app_on, stage
+from tests.engines import PostgresqlServer
 from tests.hub.running import SECRET, RunningHub
 from tests.needs import need
 
@@ -27,7 +32,7 @@ pytestmark = pytest.mark.minutes
 pytest_plugins = ["pytester"]
 
 # What a block is: its language, or a mark before it. Unmarked Python runs.
-LANGUAGES = {"", "python", "html", "js", "json", "toml", "sh", "http", "caddyfile"}
+LANGUAGES = {"", "python", "html", "js", "json", "toml", "sh", "http", "caddyfile", "sql"}
 MARKS = {
     "",
     "pytest",  # runs in a project that has an app
@@ -177,6 +182,21 @@ def test_toml_is_a_configuration_of_the_hub(block: Block, hub: RunningHub, tmp_p
     with stage(hub, tmp_path, ""):  # writes the files
         (tmp_path / "hub.toml").write_text(there(block.code, tmp_path))
     load_settings({"MERCURE_CONFIG": str(tmp_path / "hub.toml")}, {})
+
+
+@every("sql")
+def test_postgresql_takes_each_statement(block: Block, postgresql_engine: PostgresqlServer) -> None:
+    url = postgresql_engine.url()
+    link = link_to(address_of(url), Retention())
+    link.open()
+    link.close(is_writer_left=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        try:
+            for statement in block.code.split(";\n"):
+                connection.execute(statement.encode())
+        finally:
+            connection.execute("DROP DATABASE IF EXISTS mercure")
+            connection.execute("DROP ROLE IF EXISTS mercure")
 
 
 @every("caddyfile")
