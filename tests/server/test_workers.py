@@ -403,6 +403,7 @@ def test_a_worker_that_cannot_start_ends_the_hub_only_if_no_other_one_serves(
 
     hub = object.__new__(parent.Workers)
     dead = parent._Worker(0)
+    hub._feeder = hub._feed = None
     hub._workers = [dead, *(parent._Worker(1 + number, pid=1) for number in range(others))]
     tries = 20
     if others:
@@ -424,6 +425,7 @@ def test_a_hub_goes_on_while_the_system_has_no_room_for_another_process(
 
     hub = object.__new__(parent.Workers)
     dead = parent._Worker(0)
+    hub._feeder = hub._feed = None
     hub._workers = [dead, parent._Worker(1, pid=1)]
     monkeypatch.setattr(os, "fork", fail)
     before = set(Path("/proc/self/fd").iterdir())
@@ -451,6 +453,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     child = subprocess.Popen([sys.executable, "-c", ""])
     reports, tells = os.pipe()
     os.close(tells)
+    hub._feeder = hub._feed = None
     hub._workers = [parent._Worker(0, pid=child.pid, reports=reports)]
     monkeypatch.setattr(parent, "Successor", Successor)
     monkeypatch.setattr(parent, "_signal", lambda pids, _: killed.extend(pids))

@@ -61,13 +61,6 @@ class Machine:
         self._thread.join()
         os.close(self._life)
 
-    def forget(self) -> None:
-        """Have the feeder forget its copy."""
-        self.stop_working()
-        assert self.feeder is not None
-        self.feeder.begin_anew()
-        self.work()
-
     def link_to(self, engine: Link) -> SettledLink:
         """The link of one more worker, not yet open.
 

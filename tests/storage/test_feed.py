@@ -238,8 +238,9 @@ class TestFeeder:
         worker = site.work()
         site.store("1", "2")
         until(lambda: worker.ids == ["1", "2"])
-        site.machine.forget()
-        assert site.machine.state.base == 2
+        assert site.machine.feeder is not None
+        site.machine.feeder.forget()
+        until(lambda: site.machine.state.base == 2)
         site.store("3")
         until(lambda: worker.ids == ["1", "2", "3"])
         assert worker.breaks == []

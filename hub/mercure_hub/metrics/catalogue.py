@@ -159,10 +159,13 @@ SEEN = Family(
     "When the process wrote its gauges last; it does so each second, unless it hangs.",
 )
 
+OF_PROCESSES = (CPU, STARTS, MEMORY, DESCRIPTORS, MOST_DESCRIPTORS, SEEN)
+"""What processes have that serve no clients."""
+
 CATALOGUE: Sequence[Family] = (
     *(CONNECTED, SUBSCRIBERS, ENDED, UPDATES, FAILED, DELIVERIES, PUBLISH, DELIVERY, QUEUE, REFUSED, ANSWERS),
     *(ENGINE_STATE, BEHIND, LOOKED, APPEND, BATCH, DOUBTS, ABSENCES, BREAKS, LEASES_LOST),
-    *(CPU, STARTS, MEMORY, DESCRIPTORS, MOST_DESCRIPTORS, SEEN),
+    *OF_PROCESSES,
 )
 
 STORAGE_WORKS = "mercure_storage_works"

@@ -21,6 +21,7 @@ from mercure_hub.metrics.catalogue import (
     HISTORY_BYTES,
     HISTORY_UPDATES,
     INFO,
+    OF_PROCESSES,
     STORAGE_WORKS,
     Family,
     Kind,
@@ -83,13 +84,19 @@ def _of_all(family: Family, board: Board) -> Metric:
     if family.kind is Kind.HISTOGRAM:
         metric = HistogramMetricFamily(family.name, family.text, labels=labels)
         bounds = [*map(str, family.buckets), "+Inf"]
-        for worker in range(board.workers):
+        for worker, name in _processes(family, board):
             *counts, total = board.numbers(family, worker)
-            metric.add_metric([str(worker)], list(zip(bounds, accumulate(counts), strict=True)), total)
+            metric.add_metric([name], list(zip(bounds, accumulate(counts), strict=True)), total)
         return metric
     kind = CounterMetricFamily if family.kind is Kind.COUNTER else GaugeMetricFamily
     metric = kind(family.name, family.text, labels=labels)
-    for worker in range(board.workers):
+    for worker, name in _processes(family, board):
         for value, number in zip(family.values, board.numbers(family, worker), strict=True):
-            metric.add_metric([str(worker), value][: len(labels)], number)
+            metric.add_metric([name, value][: len(labels)], number)
     return metric
+
+
+def _processes(family: Family, board: Board) -> list[tuple[int, str]]:
+    """Number and name of those that have a metric."""
+    processes = list(enumerate(board.names))
+    return processes if family in OF_PROCESSES else processes[: board.workers]

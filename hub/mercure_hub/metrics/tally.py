@@ -10,6 +10,7 @@ import mmap
 import resource
 import time
 from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 
 from mercure_hub.metrics.catalogue import (
@@ -49,16 +50,18 @@ class Board:
     """The metrics of all workers.
 
     :param workers: how many there are.
+    :param others: names of processes beside them, which serve no clients.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, others: Sequence[str] = ()) -> None:
         self.workers = workers
-        self._numbers = _floats(mmap.mmap(-1, workers * _CELLS * _CELL_SIZE))
+        self.names = [*map(str, range(workers)), *others]
+        self._numbers = _floats(mmap.mmap(-1, len(self.names) * _CELLS * _CELL_SIZE))
 
     def of(self, worker: int) -> Tally:
         """The part of one worker; its gauges are set to 0.
 
-        :param worker: its number, from 0.
+        :param worker: its number, from 0; the other processes come after the workers.
         """
         numbers = self._part(worker)
         for family in CATALOGUE:

@@ -27,6 +27,7 @@ from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.update import PublicationLimits
 from mercure_hub.server.connection import ClientConnection, OpenRequests, RequestTimes, Site
+from mercure_hub.server.feeder import Feed
 from mercure_hub.server.http import Addressing
 from mercure_hub.server.jwks import Fetcher, KeySources, KeyTimes
 from mercure_hub.server.listener import Listener
@@ -35,6 +36,7 @@ from mercure_hub.server.sockets import listening_sockets, metrics_socket
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.engines import link_to
+from mercure_hub.storage.feed.link import FedLink
 from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.store import Store
@@ -74,6 +76,7 @@ class Limits:
 class Inherited:
     """What a worker inherits from its parent.
 
+    :param number: its own, from 0.
     :param listening: its socket, bound to the same port as those of its siblings.
     :param doorbell: wakes the processes that read the history.
     :param siblings: the counts of their connections.
@@ -81,8 +84,10 @@ class Inherited:
     :param metrics: the common socket for monitoring, if there is one.
     :param tally: counts what happens in this process.
     :param clock_offset: wall clock minus time since boot, in seconds, at a moment when the clock was right.
+    :param feed: what the workers read instead of the engine, if they do.
     """
 
+    number: int
     listening: socket.socket
     doorbell: Doorbell
     siblings: Siblings
@@ -90,6 +95,7 @@ class Inherited:
     metrics: socket.socket | None
     tally: Tally
     clock_offset: float
+    feed: Feed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +179,17 @@ def assemble(
 def _broker(
     settings: Settings, inherited: Inherited | None, limits: Limits, tally: Tally, own_bells: list[int]
 ) -> Broker:
+    feed = None if inherited is None else inherited.feed
+    doorbell = Doorbell(own_bells[0], ()) if inherited is None else inherited.doorbell
     link = link_to(
         address_of(settings.transport_url),
         Retention(settings.history_size, settings.history_max_age),
-        Doorbell(own_bells[0], ()) if inherited is None else inherited.doorbell,
+        doorbell,
         offset=None if inherited is None else inherited.clock_offset,
+        follows=feed is None,
     )
-    storage: Store[Waiter | None] = Store(link)
+    fed = None if feed is None else FedLink(link, feed.path, feed.state, doorbell)
+    storage: Store[Waiter | None] = Store(link) if fed is None else Store(fed, fed)
     broker = Broker(
         storage,
         EngineLimits(

@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 from mercure_hub.config.settings import Settings
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
-_TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s [{number}] %(message)s"
+_TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s [{name}] %(message)s"
 _ALL = "mercure_hub"
 _REQUESTS = "mercure_hub.access"
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("mercure_hub.server")
 
 
 class _JsonFormatter(logging.Formatter):
-    worker: int | None = None
+    worker: int | str | None = None
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -105,13 +105,16 @@ def configure(level: str, style: str, path: str, access_path: str = "") -> None:
         requests.addHandler(access_handler)
 
 
-def name_worker(number: int) -> None:
-    """Name the worker in each line that this process writes."""
+def name_worker(name: int | str) -> None:
+    """Name the worker in each line that this process writes.
+
+    :param name: its number, or what it does instead of serving.
+    """
     for handler in _handlers():
         if isinstance(handler.formatter, _JsonFormatter):
-            handler.formatter.worker = number
+            handler.formatter.worker = name
         else:
-            handler.setFormatter(logging.Formatter(_TEXT_OF_WORKER.format(number=number)))
+            handler.setFormatter(logging.Formatter(_TEXT_OF_WORKER.format(name=name)))
 
 
 def reopen() -> None:

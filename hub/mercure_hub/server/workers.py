@@ -3,6 +3,8 @@
 The parent serves no client. It creates the listening sockets, one for each worker: the kernel spreads
 connections over them, and those that arrive while a worker is replaced wait in its socket. Workers share
 a doorbell and the counts for connection limits; everything else they share is in the history.
+
+With an engine that several machines share, one more process, the feeder, reads it for all workers.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from mercure_hub.metrics.tally import Board
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.server import logs
 from mercure_hub.server.assembly import Inherited
+from mercure_hub.server.feeder import Feed, feed_workers
 from mercure_hub.server.lifecycle import (
     HANDLED,
     SUCCESSOR_START,
@@ -34,6 +37,8 @@ from mercure_hub.server.lifecycle import (
     tune_interpreter,
 )
 from mercure_hub.server.sockets import listening_sockets, metrics_socket, url_of
+from mercure_hub.storage.address import address_of
+from mercure_hub.storage.engines import load_driver
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.sqlite.retention import since_boot
 
@@ -42,6 +47,7 @@ _WATCHED = (*HANDLED, signal.SIGCHLD)
 _READY = b"ready"
 _START = 60.0  # seconds for a worker to start
 _END = 20.0  # seconds for the workers to stop, before they are killed
+_FEEDER_END = 5.0  # the same for the feeder
 _LOOK = 0.1  # seconds between two looks at pending signals
 _TRIES = 5  # failed starts in a row before the hub gives up
 _LONGEST_PAUSE = 5.0
@@ -75,7 +81,8 @@ def serve(settings: Settings, announce: Callable[[str], None], reread: Callable[
 class _Worker:
     """A child process.
 
-    :param number: from 0.
+    :param number: from 0; the feeder comes after the workers.
+    :param role: in words, if it is no worker.
     :param pid: 0 without a process.
     :param failures: failed starts since one succeeded.
     :param started: monotonic time at which it began to serve.
@@ -86,6 +93,7 @@ class _Worker:
     """
 
     number: int
+    role: str = ""
     pid: int = 0
     failures: int = 0
     started: float = 0.0
@@ -93,6 +101,11 @@ class _Worker:
     reports: int | None = None
     report: bytes = b""
     deadline: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Which process it is, in words."""
+        return self.role or f"worker {self.number}"
 
     @property
     def is_starting(self) -> bool:
@@ -122,6 +135,7 @@ class Workers:
     :param settings: checked settings.
     :param reread: returns the current settings, for a reload.
     :raises SettingError: an address cannot be used.
+    :raises StorageError: the driver of the engine is not installed.
     """
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
@@ -130,12 +144,16 @@ class Workers:
         self._reread = reread
         self._metrics = metrics_socket(settings)
         self._listening = listening_sockets(settings, count)
-        self._board = Board(count)
+        address = address_of(settings.transport_url)
+        load_driver(address)
+        self._board = Board(count, ("feeder",) if address.is_shared else ())
         self._bells = bells(count)
+        self._feed = Feed.make(self._bells, os.environ) if address.is_shared else None
         self._connections = SharedCounts(count)
         self._clock_offset = time.time() - since_boot()  # also for workers that replace others
         self._life = os.pipe()  # its writing end stays open as long as this process lives
         self._workers = [_Worker(number) for number in range(count)]
+        self._feeder = _Worker(count, "the feeder") if self._feed else None
 
     def run(self, announce: Callable[[str], None]) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -157,13 +175,13 @@ class Workers:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _start_all(self) -> bool:
-        """Start the workers one after the other, because the first one creates the tables.
+        """Start the processes one after the other, because the first one creates the tables.
 
         :returns: false when the hub is told to stop meanwhile.
         :raises SettingError: a worker cannot start.
         :raises StorageError: a worker cannot open the history.
         """
-        for worker in self._workers:
+        for worker in self._processes:
             self._start(worker)
             while worker.is_starting:
                 number = self._next_signal(_START, (*_STOP, signal.SIGHUP))
@@ -177,7 +195,7 @@ class Workers:
     def _watch(self) -> None:
         rotation = logs.rotation_of(self._settings, time.time())
         while True:
-            due = [worker.due - time.monotonic() for worker in self._workers if not worker.pid]
+            due = [worker.due - time.monotonic() for worker in self._processes if not worker.pid]
             number = self._next_signal(min([*due, 3600.0 if rotation is None else logs.ROTATION_INTERVAL]))
             if number in _STOP:
                 return
@@ -188,7 +206,7 @@ class Workers:
             if rotation is not None:
                 rotation.check(time.time())
             self._note_deaths()
-            for worker in self._workers:
+            for worker in self._processes:
                 if worker.is_starting:
                     self._attempt(self._check_start, worker)
                 elif not worker.pid and time.monotonic() >= worker.due:
@@ -201,7 +219,7 @@ class Workers:
         :param numbers: of the signals to wait for.
         :returns: the signal, or ``None``.
         """
-        reports = [worker.reports for worker in self._workers if worker.reports is not None]
+        reports = [worker.reports for worker in self._processes if worker.reports is not None]
         if reports:
             # A blocked signal does not end select(), so it is called for short times.
             select.select(reports, [], [], max(min(timeout, _LOOK), 0.0))
@@ -217,7 +235,12 @@ class Workers:
             self._clock_offset = time.time() - since_boot()
         except SettingError as error:
             _log.error("nothing was reloaded: %s", error)
-        _signal(self._pids, signal.SIGHUP)
+        _signal([worker.pid for worker in self._processes if worker.pid], signal.SIGHUP)
+
+    @property
+    def _processes(self) -> list[_Worker]:
+        """The workers, after the feeder."""
+        return self._workers if self._feeder is None else [self._feeder, *self._workers]
 
     @property
     def _sockets(self) -> list[socket.socket]:
@@ -225,6 +248,7 @@ class Workers:
 
     @property
     def _pids(self) -> list[int]:
+        """Of the workers."""
         return [worker.pid for worker in self._workers if worker.pid]
 
     def _is_succeeded(self) -> bool:
@@ -249,16 +273,15 @@ class Workers:
         return True
 
     def _note_deaths(self) -> None:
-        """Note workers that ended, and when to replace them."""
-        for worker in self._workers:
+        """Note processes that ended, and when to replace them."""
+        for worker in self._processes:
             if not worker.serves:
                 continue
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
-                _log.error("worker %d (process %d) %s; it is replaced", worker.number, pid, _end(status))
+                _log.error("%s (process %d) %s; it is replaced", worker.name, pid, _end(status))
                 # Now: its clients go to the other workers before it is replaced.
-                self._connections.clear(worker.number)
-                worker.forget()
+                self._forget(worker)
                 worker.due = time.monotonic()
                 if worker.due - worker.started < _SHORT_LIFE:  # whatever the cause, it may happen again
                     worker.due += _SHORT_LIFE
@@ -279,7 +302,12 @@ class Workers:
             pause = min(0.2 * 2**worker.failures, _LONGEST_PAUSE)
             worker.due = time.monotonic() + pause
             # Without a traceback: the error says what to do.
-            _log.error("worker %d could not start: %s; again in %.1f s", worker.number, error, pause)
+            _log.error("%s could not start: %s; again in %.1f s", worker.name, error, pause)
+
+    def _forget(self, worker: _Worker) -> None:
+        if worker is not self._feeder:
+            self._connections.clear(worker.number)
+        worker.forget()
 
     def _start(self, worker: _Worker) -> None:
         """Fork a worker, which reports later how its start went.
@@ -295,7 +323,7 @@ class Workers:
             raise
         if pid == 0:
             os.close(reports)
-            os._exit(self._work(worker.number, tells))
+            os._exit(self._live(worker, tells))
         os.close(tells)
         worker.pid, worker.reports, worker.report = pid, reports, b""
         worker.deadline = time.monotonic() + _START
@@ -323,46 +351,69 @@ class Workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)
         _, status = os.waitpid(worker.pid, 0)
-        self._connections.clear(worker.number)
-        worker.forget()
+        self._forget(worker)
         kind, _, text = worker.report.decode().partition(":")
-        text = text or f"worker {worker.number} {_end(status)} while it started"
+        text = text or f"{worker.name} {_end(status)} while it started"
         raise _REASONS.get(kind, StorageError)(text)
 
-    def _work(self, number: int, tells: int) -> int:
-        """The life of a worker, in the child.
+    def _live(self, worker: _Worker, tells: int) -> int:
+        """The life of a process, in the child.
 
         :returns: exit status.
         """
         try:
             os.close(self._life[1])
-            for other, listening in enumerate(self._listening):
-                if other != number:
-                    listening.close()
-            logs.name_worker(number)
-            others = [fd for other, fd in enumerate(self._bells) if other != number]
-            inherited = Inherited(
-                self._listening[number],
-                Doorbell(self._bells[number], others),
-                self._connections.of(number),
-                self._life[0],
-                self._metrics,
-                self._board.of(number),
-                self._clock_offset,
-            )
+            if self._feed is not None:
+                os.close(self._feed.life[1])
             try:
-                process = Process(self._settings, inherited)
-                tune_interpreter()
-                process.run(lambda _: _tell(tells, _READY), self._reread)
+                if worker is self._feeder:
+                    self._feed_workers(tells)
+                else:
+                    self._work(worker.number, tells)
             except (SettingError, StorageError) as error:
                 _tell(tells, f"{type(error).__name__}:{error}".encode())
                 return 2
         except BaseException:
-            _log.exception("a worker failed; this is a defect of the hub")
+            _log.exception("%s failed; this is a defect of the hub", worker.name)
             return 1
         finally:
             logging.shutdown()
         return 0
+
+    def _work(self, number: int, tells: int) -> None:
+        for other, listening in enumerate(self._listening):
+            if other != number:
+                listening.close()
+        logs.name_worker(number)
+        # A fed worker tells nobody of its updates: they come back from the feeder.
+        others = [fd for other, fd in enumerate(self._bells) if other != number and self._feed is None]
+        inherited = Inherited(
+            number,
+            self._listening[number],
+            Doorbell(self._bells[number], others),
+            self._connections.of(number),
+            self._life[0],
+            self._metrics,
+            self._board.of(number),
+            self._clock_offset,
+            self._feed,
+        )
+        process = Process(self._settings, inherited)
+        tune_interpreter()
+        process.run(lambda _: _tell(tells, _READY), self._reread)
+
+    def _feed_workers(self, tells: int) -> None:
+        assert self._feed is not None
+        for listening in self._sockets:
+            listening.close()
+        logs.name_worker("feeder")
+        tune_interpreter()
+        feed_workers(
+            self._settings,
+            self._feed,
+            self._board.of(len(self._workers)),
+            lambda: _tell(tells, _READY),
+        )
 
     def _stop(self) -> None:
         """Stop the workers, and kill those that do not stop in time."""
@@ -386,8 +437,26 @@ class Workers:
                 break
             if left:
                 signal.sigtimedwait([signal.SIGCHLD], min(remaining, 1.0))
+        self._stop_feeder()
         for fd in (*self._life, *self._bells):
             os.close(fd)
+
+    def _stop_feeder(self) -> None:
+        """Wait for the end of the feeder, after the workers, and remove what they shared."""
+        if self._feeder is None or self._feed is None:
+            return
+        os.close(self._feed.life[1])
+        pid, is_starting = self._feeder.pid, self._feeder.is_starting
+        self._feeder.stop_reporting()
+        deadline = time.monotonic() + (0.0 if is_starting else _FEEDER_END)
+        while pid and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                _signal([pid], signal.SIGKILL)
+                os.waitpid(pid, 0)
+                break
+            signal.sigtimedwait([signal.SIGCHLD], min(remaining, 1.0))
+        self._feed.remove()
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 
 from mercure_hub import INSTALL
 from mercure_hub.protocol.errors import StorageUnusable
@@ -21,6 +22,7 @@ def link_to(
     *,
     clock: Callable[[], float] = time.time,
     offset: float | None = None,
+    follows: bool = True,
 ) -> Link:
     """A link to an engine, not yet open.
 
@@ -28,21 +30,36 @@ def link_to(
     :param doorbell: of the processes of this machine that share a file of SQLite.
     :param clock: of this machine, by which SQLite discards; the other engines have their own.
     :param offset: see ``SqliteLink``.
+    :param follows: whether its ``wait`` will be called.
     :raises StorageUnusable: the driver of the engine is not installed.
     """
     match address.kind:
         case EngineKind.SQLITE:
             return SqliteLink(address.url, kept, clock, doorbell, offset=offset)
         case EngineKind.POSTGRESQL:
-            return _to_postgresql(address, kept)
+            return _to_postgresql(address, kept, follows=follows)
         case EngineKind.REDIS:
             return _to_redis(address, kept)
 
 
-def _to_postgresql(address: Address, kept: Retention) -> Link:
+def load_driver(address: Address) -> None:
+    """Import what a link needs: before processes are forked, so that they share its memory.
+
+    :raises StorageUnusable: it is not installed.
+    """
+    match address.kind:
+        case EngineKind.POSTGRESQL:
+            with driver(address, "postgresql"):
+                import_module("mercure_hub.storage.postgresql.link")
+        case EngineKind.REDIS:
+            with driver(address, "redis"):
+                import_module("mercure_hub.storage.redis.link")
+
+
+def _to_postgresql(address: Address, kept: Retention, *, follows: bool) -> Link:
     with driver(address, "postgresql"):
         from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
-    return PostgresqlLink(address, kept)
+    return PostgresqlLink(address, kept, follows=follows)
 
 
 def _to_redis(address: Address, kept: Retention) -> Link:

@@ -6,7 +6,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mercure_hub.protocol.errors import StorageError
@@ -29,6 +29,8 @@ class Feeder:
     :param state: of the copy.
     :param workers: eventfds that wake them.
     :param bounds: how much the copy holds.
+
+    ``each_second``, which can be replaced, is called then.
     """
 
     look_interval = 1.0
@@ -51,6 +53,8 @@ class Feeder:
         (self._bell,) = bells(1)
         self._doorbell = Doorbell(self._bell, workers)
         self._looked_at = 0.0
+        self._is_outdated = False
+        self.each_second: Callable[[], None] = lambda: None
 
     def open(self) -> None:
         """Go on where the copy ends, or begin one where the history ends.
@@ -91,16 +95,24 @@ class Feeder:
         for commit in self._store.collect():
             self._take(commit)
         self._note_lag()
+        if self._is_outdated:
+            self._is_outdated = False
+            seen = self._copy.seen()
+            assert seen is not None
+            self._begin_anew(seen.last, seen.event_id)
         now = time.monotonic()
         if now - self._looked_at >= self.look_interval:
             self._looked_at = now
+            self.each_second()
             self._discard()
 
-    def begin_anew(self) -> None:
-        """Forget the copy, and with it what was discarded from the history on demand."""
-        seen = self._copy.seen()
-        if seen is not None:
-            self._begin_anew(seen.last, seen.event_id)
+    def forget(self) -> None:
+        """Have the copy begun anew, without what was discarded from the history on demand.
+
+        To be called from any thread.
+        """
+        self._is_outdated = True
+        self._doorbell.ring_own()
 
     def close(self) -> None:
         """Follow no more."""

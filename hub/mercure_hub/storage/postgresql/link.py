@@ -62,6 +62,7 @@ class PostgresqlLink:
 
     :param address: of the database.
     :param kept: how much history to keep.
+    :param follows: whether ``wait`` will be called.
     :param ahead: seconds by which the server's clock counts as fast, for tests.
     """
 
@@ -75,10 +76,16 @@ class PostgresqlLink:
     """Seconds after which ``wait`` returns where NOTIFY does not arrive."""
 
     def __init__(
-        self, address: Address, kept: Retention, *, ahead: Callable[[], float] = lambda: 0.0
+        self,
+        address: Address,
+        kept: Retention,
+        *,
+        follows: bool = True,
+        ahead: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._address = address
         self._kept = kept
+        self._follows = follows
         self._ahead = ahead
         self._connector = Connector(address.url, address.shown)
         self._reader = Reader(self._connector, _LOOKUPS)
@@ -119,7 +126,7 @@ class PostgresqlLink:
             self._read = self._written
             ((self._names_server,),) = writer.ask(statements.MAY_NAME_SERVER)
             self._register(writer)
-            if self._connector.has_sessions:
+            if self._follows and self._connector.has_sessions:
                 self._ear = self._listening(CHANNEL)
             self._is_open = True
         except psycopg.Error as error:
