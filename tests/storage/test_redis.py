@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -206,7 +207,10 @@ class TestOpen:
         assert servers.link(url).position().last == 0
 
     def test_one_server_of_a_cluster_has_everything(self, servers: Servers) -> None:
-        server = servers.server("--cluster-enabled", "yes")
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = servers.server("--cluster-enabled", "yes", "--cluster-port", str(port))
         with pytest.raises(StorageError):
             servers.link(server.url())
         servers.client(server).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

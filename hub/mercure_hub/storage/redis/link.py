@@ -257,16 +257,17 @@ class RedisLink:
         is_full = True
         while is_full and len(entries) < limit and size > 0:
             wanted = limit - len(entries)
-            page = self._call(scripts.PAGE, sequence, _END, wanted, size, 0)
+            page = self._call(scripts.PAGE, size, 0, sequence, _END, wanted)
             with self._errors("read"):
-                known, flat = self._follower.ask(epoch, page)
+                known, parts = self._follower.ask(epoch, page)
             if known != self._epoch:
                 raise StorageAway(f"{self.name} were deleted or replaced")
-            some = _entries(flat)
+            some = _entries(parts)
             entries += some
-            size -= sum(len(entry.update.data) for entry in some)
+            characters = sum(len(entry.update.data) for entry in some)
             # The server counts bytes: of characters there may be fewer.
-            is_full = sum(len(data) for data in flat[3::5]) >= size > 0
+            is_full = len(some) < wanted and len(parts[1]) >= size > characters
+            size -= characters
             if some:
                 sequence = some[-1].sequence
                 self._has_events = self._has_events or any(entry.is_event for entry in some)
@@ -345,8 +346,8 @@ class RedisLink:
             lookups = [part for part in parts if part.sequences]
             if lookups:
                 *replies, gone = line.ask(*[part.lookup(self._prefix) for part in lookups], self._gone)
-                for part, flat in zip(lookups, replies, strict=True):
-                    part.entries = _entries(flat)
+                for part, reply in zip(lookups, replies, strict=True):
+                    part.entries = _entries(reply)
         beginning = _beginning(gone)
         return [part.page(beginning) for part in parts], beginning
 
@@ -521,7 +522,7 @@ class _Part:
     def commands(self, prefix: bytes) -> list[Command]:
         """Commands that read it, or the sequences of its topics."""
         if self._hashes is None:
-            arguments = self._after, self._upto, self._limit, MAX_PAGE, _OVERHEAD
+            arguments = MAX_PAGE, _OVERHEAD, self._after, self._upto, self._limit
             return [scripts.PAGE.call(prefix, *arguments)]
         bounds = f"({self._after}", self._upto, "LIMIT", 0, self._each
         return [("ZRANGEBYSCORE", prefix + b"t:" + one, *bounds) for one in self._hashes]
@@ -616,10 +617,16 @@ def _decoded_rest(encoded: bytes) -> tuple[bool, str | None, int | None, bool]:
     return private, type_, retry, is_event
 
 
-def _entries(flat: Sequence[bytes]) -> list[Entry]:
+def _entries(reply: Sequence[bytes]) -> list[Entry]:
     """The entries that ``scripts.PAGE`` and ``scripts.ENTRIES`` return."""
-    columns: Iterable[tuple[bytes, ...]] = zip(*[iter(flat)] * 5, strict=True)
+    lengths, joined = reply
+    parts: list[bytes] = []
+    end = 0
+    for length in map(int, lengths.split()):
+        begin, end = end, end + length
+        parts.append(joined[begin:end])
     entries: list[Entry] = []
+    columns: Iterable[tuple[bytes, ...]] = zip(*[iter(parts)] * 5, strict=True)
     for sequence, id_, topics, data, rest in columns:
         texts = decoded_topics(topics.decode()), data.decode(), id_.decode()
         if rest:

@@ -266,62 +266,65 @@ OTHERS = Script(
 )
 """Returns a key to go on after, or nothing, and the records of other nodes."""
 
+_COLLECT = """
+    local lengths, parts, weight = {}, {}, 0
+    local size, overhead = tonumber(ARGV[1]), tonumber(ARGV[2])
+    local function collect(entry)
+        local sequence, fields, k = sub(entry[1], 3), entry[2], #parts
+        parts[k + 1], lengths[k + 1] = sequence, #sequence
+        for field = 1, 4 do
+            local part = fields[2 * field]
+            parts[k + 1 + field], lengths[k + 1 + field] = part, #part
+        end
+        weight = weight + overhead + #fields[6]
+        return weight >= size
+    end
+    local function collected()
+        return {table.concat(lengths, ' '), table.concat(parts)}
+    end
+"""
+
 PAGE = Script(
     "no-writes",
-    """
-    local after, upto, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-    local size, overhead = tonumber(ARGV[4]), tonumber(ARGV[5])
-    local flat, count, weight, step = {}, 0, 0, 8
+    _COLLECT
+    + """
+    local after, upto, limit = ARGV[3], ARGV[4], tonumber(ARGV[5])
+    local count = 0
     while count < limit do
-        local ask = math.min(step, limit - count)
+        local ask = math.min(8, limit - count)
         local some = call('XRANGE', p .. 'log', '(0-' .. after, '0-' .. upto, 'COUNT', ask)
         for _, entry in ipairs(some) do
-            local place, fields = #flat, entry[2]
-            after = sub(entry[1], 3)
-            flat[place + 1] = after
-            flat[place + 2] = fields[2]
-            flat[place + 3] = fields[4]
-            flat[place + 4] = fields[6]
-            flat[place + 5] = fields[8]
-            weight = weight + overhead + #fields[6]
-            if weight >= size then
-                return flat
+            if collect(entry) then
+                return collected()
             end
         end
         count = count + #some
         if #some < ask then
             break
         end
+        after = sub(some[ask][1], 3)
     end
-    return flat
+    return collected()
     """,
 )
 """Returns entries of a part of the log: sequence, id, topics, data and the rest of each.
 
-It looks at few at once, because each may have megabytes of data.
+It looks at few at once, because each may have megabytes of data. It returns two strings, the lengths of all
+that and all that in one: the driver is slow with many.
 """
 
 ENTRIES = Script(
     "no-writes",
-    """
-    local size, overhead, flat, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), {}, 0
+    _COLLECT
+    + """
     for k = 3, #ARGV do
         local place = '0-' .. ARGV[k]
         local entry = call('XRANGE', p .. 'log', place, place)[1]
-        if entry then
-            local place, fields = #flat, entry[2]
-            flat[place + 1] = ARGV[k]
-            flat[place + 2] = fields[2]
-            flat[place + 3] = fields[4]
-            flat[place + 4] = fields[6]
-            flat[place + 5] = fields[8]
-            weight = weight + overhead + #fields[6]
-            if weight >= size then
-                return flat
-            end
+        if entry and collect(entry) then
+            break
         end
     end
-    return flat
+    return collected()
     """,
 )
 """The same for given sequences."""
