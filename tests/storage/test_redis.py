@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from redis import Redis
@@ -25,7 +30,6 @@ from mercure_hub.storage.interface import (
     Resume,
     Retention,
 )
-from mercure_hub.storage.redis.connection import obstacle
 from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.storage.store import Store
 from tests.engines import RedisServer, running
@@ -35,13 +39,7 @@ from tests.storage.log import update
 pytestmark = pytest.mark.minutes
 
 PATIENCE = 30.0
-ACL = """
-    ~{NAME}:* &{NAME}:* -@all
-    +info +config|get +client|setinfo +script|load +evalsha +select +time +memory|usage +wait +waitaof
-    +publish +subscribe +exists +del +hget +hset +hsetnx +hmget +hdel +hincrby
-    +xadd +xdel +xlen +xrange +xrevrange +sadd +srem +spop +srandmember +smembers
-    +zadd +zrem +zcard +zcount +zscore +zpopmin +zrangebyscore +zrangebylex +zremrangebylex
-"""
+PAGE = Path(__file__).parents[2] / "docs/redis.md"
 
 
 @pytest.fixture
@@ -104,55 +102,19 @@ def ids(link: RedisLink) -> list[str]:
     return [entry.update.id for entry in link.after(0, 1 << 20, 1 << 30)]
 
 
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait for what gives no sign."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-GOOD = {"redis_version": "7.0.0", "maxmemory_policy": "noeviction", "aof_enabled": "1"}
-
-
-class TestObstacles:
-    @pytest.mark.parametrize(
-        ("changes", "appendfsync", "said"),
-        [
-            ({}, "always", None),
-            ({"redis_version": "6.2.14"}, "always", "it is Redis 6.2.14, and the hub needs Redis 7 or later"),
-            ({"redis_version": "10.1"}, "always", None),
-            ({"redis_version": ""}, "always", "needs Redis 7"),
-            (
-                {"redis_version": "7.2.4", "valkey_version": "7.2.8"},
-                "always",
-                "the hub needs Valkey 8 or later",
-            ),
-            ({"redis_version": "7.2.4", "valkey_version": "8.1.1"}, "always", None),
-            ({"maxmemory_policy": "allkeys-lru"}, "always", "maxmemory-policy is allkeys-lru"),
-            ({"maxmemory_policy": "volatile-lru"}, "always", None),
-            ({"aof_enabled": "0"}, "always", "appendonly no"),
-            ({}, "everysec", "appendfsync everysec"),
-            ({}, None, "refuses to tell"),
-        ],
-    )
-    def test_a_server_that_loses_updates_is_refused(
-        self, changes: dict[str, str], appendfsync: str | None, said: str | None
-    ) -> None:
-        found = obstacle(GOOD | changes, appendfsync, is_relaxed=False)
-        assert found is None if said is None else said in (found or "")
-
-    @pytest.mark.parametrize(
-        ("changes", "is_refused"),
-        [
-            ({}, False),
-            ({"aof_enabled": "0"}, False),
-            ({"redis_version": "6.2.14"}, True),
-            ({"maxmemory_policy": "allkeys-lru"}, True),
-        ],
-    )
-    def test_only_durability_can_be_relaxed(self, changes: dict[str, str], is_refused: bool) -> None:
-        assert (obstacle(GOOD | changes, None, is_relaxed=True) is not None) is is_refused
 
 
 class TestOpen:
@@ -206,11 +168,36 @@ class TestOpen:
         client.hset(key, "least", 1)
         assert servers.link(url).position().last == 0
 
+    def test_tls_needs_a_certificate_that_is_trusted(self, servers: Servers, cleanup: ExitStack) -> None:
+        folder = Path(cleanup.enter_context(TemporaryDirectory(prefix="mercure-tls-")))
+        folder.chmod(0o755)  # another user runs the server
+        subprocess.run(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=engine "
+            "-addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem && chmod 644 key.pem",
+            shell=True,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+        certificate, port = str(folder / "cert.pem"), str(free_port())
+        server = servers.server(
+            *("--tls-port", port, "--tls-cert-file", certificate, "--tls-ca-cert-file", certificate),
+            *("--tls-key-file", str(folder / "key.pem"), "--tls-auth-clients", "no"),
+        )
+        url = f"rediss://{server.host}:{port}/0?name=x"
+        with pytest.raises(StorageAway, match="certificate"):
+            servers.link(url)
+        url += f"&ssl_ca_certs={quote(certificate, safe='')}"
+        with pytest.raises(StorageAway, match="certificate"):  # of another host
+            servers.link(url.replace("127.0.0.1", "localhost"))
+        reads, writes = servers.link(url), servers.link(url)
+        reads.wait(0, 0)
+        writes.append(batch(1, *[str(n) for n in range(2000)]))
+        reads.wait(0, PATIENCE)
+        assert len(ids(reads)) == 2000
+
     def test_one_server_of_a_cluster_has_everything(self, servers: Servers) -> None:
-        with closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = servers.server("--cluster-enabled", "yes", "--cluster-port", str(port))
+        server = servers.server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
         with pytest.raises(StorageError):
             servers.link(server.url())
         servers.client(server).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -227,10 +214,9 @@ class TestAcl:
         client = servers.client(server)
         url = server.url()
         name = address_of(url).name
-        client.execute_command(
-            "ACL", "SETUSER", "hub", "on", ">secret", *ACL.replace("{NAME}", f"{{{name}}}").split()
-        )
-        url = url.replace("//", "//hub:secret@")
+        (rule,) = re.findall(r"^ +user mercure (on .*)$", PAGE.read_text(), re.MULTILINE)
+        client.execute_command("ACL", "SETUSER", "mercure", *rule.replace("{mercure}", f"{{{name}}}").split())
+        url = url.replace("//", "//mercure:secret@")
         one, other = servers.link(url, Retention(size=1)), servers.link(url)
         change = Presence("key", "record", "value")
         one.append(Batch(1, [update(id="x"), update(id="x"), update()], [False, False, True], [change]))

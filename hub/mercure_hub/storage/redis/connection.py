@@ -37,6 +37,7 @@ from mercure_hub.storage.redis.scripts import SCRIPTS, Command
 _TIMEOUT = 3.0  # seconds without an answer after which the server counts as away
 _OLDEST = {"redis": (7, 0), "valkey": (8, 0)}
 _KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}
+_SETTINGS = {"appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
 _AWAY_CODES = frozenset({"BUSY", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN"})
 _AWAY = (BusyLoadingError, ClusterDownError, ConnectionError, MasterDownError, ReadOnlyError, TimeoutError)
 _SENTINEL_PORT = 26379
@@ -105,8 +106,12 @@ class Server:
             if f"sentinel_{key}" in options
         }
         is_encrypted = parts.scheme.startswith("rediss")
+        try:
+            sentinels = [host_and_port(one) for one in hosts.split(",")]
+        except ValueError as error:
+            raise StorageUnusable(f"{self.name} cannot be used: {error}") from None
         self._sentinel = Sentinel(
-            [_host_and_port(one) for one in hosts.split(",")],
+            sentinels,
             sentinel_kwargs={
                 "socket_timeout": _TIMEOUT / 3,  # there are several
                 "socket_connect_timeout": _TIMEOUT / 3,
@@ -151,7 +156,7 @@ class Server:
         commands: list[Command] = [
             ("INFO", one) for one in ("server", "memory", "persistence", "replication")
         ]
-        commands += [("CONFIG", "GET", "appendfsync"), *_loads()]
+        commands += [("CONFIG", "GET", *_SETTINGS), *_loads()]
         *infos, configured = exchange(connection, commands)[:5]
         for reply in infos:
             if isinstance(reply, RedisError):
@@ -159,8 +164,7 @@ class Server:
         information = _information(infos)
         if information.get("role") != "master":
             raise StorageAway(f"{self.name} cannot be used: this server is a replica now")
-        values = configured if isinstance(configured, list) and configured else None
-        reason = obstacle(information, None if values is None else values[1].decode(), self.is_relaxed)
+        reason = obstacle(information, _settings(configured), self.is_relaxed)
         if reason is None:
             return
         kind = StorageAway if self._is_known else StorageUnusable
@@ -349,11 +353,10 @@ def _fixed() -> dict[str, Any]:
     }
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not port:
-        host, port = host or text, str(_SENTINEL_PORT)
-    return host.strip("[]"), int(port)
+def host_and_port(text: str) -> tuple[str, int]:
+    """Take an address such as ``host:26379``, ``host`` or ``[::1]:26379`` apart."""
+    parts = urlsplit(f"//{text}")
+    return parts.hostname or "", parts.port or _SENTINEL_PORT
 
 
 def _information(replies: Sequence[bytes]) -> dict[str, str]:
@@ -361,11 +364,19 @@ def _information(replies: Sequence[bytes]) -> dict[str, str]:
     return dict(line.partition(":")[::2] for line in lines if not line.startswith("#"))
 
 
-def obstacle(information: Mapping[str, str], appendfsync: str | None, is_relaxed: bool) -> str | None:
+def _settings(reply: Any) -> dict[str, str]:
+    """What a server says to CONFIG GET; nothing if it refuses."""
+    if not isinstance(reply, list):
+        return {}
+    words = [one.decode(errors="replace") for one in reply]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def obstacle(information: Mapping[str, str], settings: Mapping[str, str], is_relaxed: bool) -> str | None:
     """Why a server cannot be trusted with a history, if so.
 
     :param information: what INFO says.
-    :param appendfsync: the setting; ``None``: the server does not tell.
+    :param settings: what CONFIG GET says; empty if the server does not tell.
     :param is_relaxed: it may lose what it has acknowledged.
     """
     program = "valkey" if "valkey_version" in information else "redis"
@@ -378,18 +389,20 @@ def obstacle(information: Mapping[str, str], appendfsync: str | None, is_relaxed
     # Those that begin with volatile- delete keys with an expiry, of which the hub has none.
     if policy.startswith("allkeys-"):
         return f"its maxmemory-policy is {policy}, by which it deletes any keys; set it to noeviction"
-    return None if is_relaxed else _leak(information, appendfsync)
+    return None if is_relaxed else _leak(information, settings)
 
 
-def _leak(information: Mapping[str, str], appendfsync: str | None) -> str | None:
+def _leak(information: Mapping[str, str], settings: Mapping[str, str]) -> str | None:
     """Why a server may lose what it has acknowledged."""
     relaxed = "or add durability=relaxed to MERCURE_TRANSPORT_URL if updates may be lost"
     if information.get("aof_enabled") != "1":
         return f"it has appendonly no; set appendonly yes and appendfsync always, {relaxed}"
-    if appendfsync is None:
-        return f"it refuses to tell whether it has appendfsync always; allow CONFIG GET, {relaxed}"
-    if appendfsync != "always":
-        return f"it has appendfsync {appendfsync}; set it to always, {relaxed}"
+    for name, value in _SETTINGS.items():
+        found = settings.get(name)
+        if found is None:
+            return f"it refuses to tell whether it has {name} {value}; allow CONFIG GET, {relaxed}"
+        if found != value:
+            return f"it has {name} {found}; set it to {value}, {relaxed}"
     return None
 
 
