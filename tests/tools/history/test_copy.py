@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,7 @@ from mercure_hub.tools.history.history import (
 from tests.storage.log import update
 
 _PATIENCE = 30.0
-ENGINES = ("sqlite", "postgresql")
+ENGINES = ("sqlite", "postgresql", "valkey")
 
 
 class Hub:
@@ -86,8 +87,10 @@ def fill(url: str) -> None:
 
 
 def everything(url: str) -> tuple[list[Row], Marks]:
+    """What is there; Redis has times in milliseconds."""
     with opened(url) as history:
-        return list(select(history, EVERYTHING)), history.marks()
+        rows = list(select(history, EVERYTHING))
+        return [replace(row, published_at=round(row.published_at, 3)) for row in rows], history.marks()
 
 
 def copied(source: str, target: str) -> tuple[int, int, bool, bool]:

@@ -16,7 +16,7 @@ __all__ = ["new_url"]
 pytestmark = pytest.mark.minutes
 
 
-@pytest.fixture(params=["postgresql"])
+@pytest.fixture(params=["postgresql", "valkey"])
 def url(
     request: pytest.FixtureRequest,
     new_url: NewUrl,

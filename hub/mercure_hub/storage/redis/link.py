@@ -591,7 +591,7 @@ def _arguments(batch: Batch) -> list[bytes]:
             topics,
             b"".join(map(_single_hash, update.topics)),
             data,
-            _encoded_rest(update.private, update.type, update.retry, is_event),
+            encoded_rest(update.private, update.type, update.retry, is_event),
             b"%d" % (len(data) + len(topics)) if is_event else b"",
         )
     for change in batch.presence:
@@ -605,14 +605,16 @@ def _arguments(batch: Batch) -> list[bytes]:
 
 
 @lru_cache(maxsize=1024)
-def _encoded_rest(private: bool, type_: str | None, retry: int | None, is_event: bool) -> bytes:
+def encoded_rest(private: bool, type_: str | None, retry: int | None, is_event: bool) -> bytes:
+    """What few updates have, as it is stored."""
     if not private and type_ is None and retry is None and not is_event:
         return b""
     return _encode([private, type_, retry, is_event]).encode()
 
 
 @lru_cache(maxsize=1024)
-def _decoded_rest(encoded: bytes) -> tuple[bool, str | None, int | None, bool]:
+def decoded_rest(encoded: bytes) -> tuple[bool, str | None, int | None, bool]:
+    """What few updates have, from what is stored."""
     private, type_, retry, is_event = json.loads(encoded)
     return private, type_, retry, is_event
 
@@ -630,7 +632,7 @@ def _entries(reply: Sequence[bytes]) -> list[Entry]:
     for sequence, id_, topics, data, rest in columns:
         texts = decoded_topics(topics.decode()), data.decode(), id_.decode()
         if rest:
-            private, type_, retry, is_event = _decoded_rest(rest)
+            private, type_, retry, is_event = decoded_rest(rest)
             entries.append(Entry(int(sequence), Update(*texts, private, type_, retry), is_event))
         else:
             entries.append(Entry(int(sequence), Update(*texts)))

@@ -6,7 +6,8 @@ All keys begin with the name of the hub in braces, so that they are in one slot 
 pattern of an ACL can name them:
 
 * ``state``: a hash with the epoch, the version of this schema, the last sequence, the bytes of all events
-  ever, and the sequences up to which updates and events were discarded.
+  ever, and the sequences up to which updates and events were discarded; after a copy also how many events are
+  not counted by the stream of events (``events_base``).
 * ``log``: a stream; the entry ``0-7`` has the sequence 7, with its id (``i``), topics as JSON (``t``), data
   (``d``) and what few have (``m``).
 * ``updates``, ``events``: streams with the same entries, updates of publishers and events of the hub apart,
@@ -62,6 +63,38 @@ local function now(ahead)
     return time[1] * 1000 + math.floor(time[2] / 1000) + ahead
 end
 """
+
+MAKE = f"""
+    if call('HSETNX', state, 'epoch', epoch) == 1 then
+        call('HSET', state, 'schema', {SCHEMA}, 'least', {SCHEMA}, 'last', 0, 'event_bytes', 0)
+        call('HSET', state, 'updates_gone', 0, 'events_gone', 0)
+    end
+"""
+"""The part of a script that makes the ``state`` if it is not there."""
+
+FORGET = """
+    local function forget(sequence, id, hashes)
+        if call('HGET', ids, id) == sequence then
+            local later = call('ZPOPMIN', p .. 'i:' .. id)
+            if later[1] then
+                call('HSET', ids, id, later[1])
+            else
+                call('HDEL', ids, id)
+            end
+        else
+            call('ZREM', p .. 'i:' .. id, sequence)
+        end
+        for h = 1, #hashes, 8 do
+            local hash = sub(hashes, h, h + 7)
+            local topic = p .. 't:' .. hash
+            call('ZREM', topic, sequence)
+            if call('ZCARD', topic) == 0 then
+                call('ZREMRANGEBYLEX', topics, '[' .. hash, '(' .. hash .. '\\255')
+            end
+        end
+    end
+"""
+"""The part of a script with a function that removes an update from ``ids`` and ``topics``."""
 
 APPEND = Script(
     "",
@@ -154,11 +187,8 @@ OUTCOME = Script(
 RENEW = Script(
     "allow-oom",
     f"""
-    local node, at, state = ARGV[1], now(ARGV[3]), p .. 'state'
-    if call('HSETNX', state, 'epoch', ARGV[4]) == 1 then
-        call('HSET', state, 'schema', {SCHEMA}, 'least', {SCHEMA}, 'last', 0, 'event_bytes', 0)
-        call('HSET', state, 'updates_gone', 0, 'events_gone', 0)
-    end
+    local node, at, state, epoch = ARGV[1], now(ARGV[3]), p .. 'state', ARGV[4]
+    {MAKE}
     local schema = call('HMGET', state, 'schema', 'least')
     if tonumber(schema[2]) > {SCHEMA} then
         return {{0, schema[1]}}
@@ -343,26 +373,7 @@ DISCARD = Script(
     local others = call('ZCARD', p .. 'leases') - (call('ZSCORE', p .. 'leases', node) and 1 or 0)
     local is_shared = others > 0 or call('ZCOUNT', p .. 'dead', shared, '+inf') > 0
     local newest = is_shared and shared or at
-    local function forget(sequence, id, hashes)
-        if call('HGET', ids, id) == sequence then
-            local later = call('ZPOPMIN', p .. 'i:' .. id)
-            if later[1] then
-                call('HSET', ids, id, later[1])
-            else
-                call('HDEL', ids, id)
-            end
-        else
-            call('ZREM', p .. 'i:' .. id, sequence)
-        end
-        for h = 1, #hashes, 8 do
-            local hash = sub(hashes, h, h + 7)
-            local topic = p .. 't:' .. hash
-            call('ZREM', topic, sequence)
-            if call('ZCARD', topic) == 0 then
-                call('ZREMRANGEBYLEX', topics, '[' .. hash, '(' .. hash .. '\\255')
-            end
-        end
-    end
+    {FORGET}
     local function discard(stream, gone, is_too_old)
         local entries = call('XRANGE', stream, '-', '+', 'COUNT', step)
         -- What a clock stamped that was ahead is as old as what came after it.

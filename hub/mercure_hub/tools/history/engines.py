@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
-from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.address import EngineKind, address_of
 from mercure_hub.storage.engines import driver
 from mercure_hub.tools.history import sqlite
@@ -28,4 +27,6 @@ def opened(url: str, *, is_made: bool = False) -> AbstractContextManager[History
                 from mercure_hub.tools.history import postgresql  # noqa: PLC0415 - needs psycopg
             return postgresql.opened(address, is_made=is_made)
         case EngineKind.REDIS:
-            raise StorageUnusable(f"{address.shown} cannot be used yet")
+            with driver(address, "redis"):
+                from mercure_hub.tools.history import redis  # noqa: PLC0415 - needs redis
+            return redis.opened(address, is_made=is_made)
