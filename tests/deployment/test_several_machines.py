@@ -1,4 +1,4 @@
-"""Two hubs on one log behind a real nginx and a real Apache, configured as docs/several-machines.md says."""
+"""Two hubs on one log behind a real nginx, Apache and Caddy, configured as docs/several-machines.md says."""
 
 from __future__ import annotations
 
@@ -60,6 +60,16 @@ Group www-data
 {location}
 </VirtualHost>
 """
+_CADDY = """
+{{
+    admin off
+    auto_https off
+    grace_period 1s
+}}
+http://127.0.0.1:{port} {{
+    {block}
+}}
+"""
 
 
 @dataclass
@@ -85,6 +95,7 @@ class Site:
             "MERCURE_PUBLISHER_JWT_KEY": SECRET,
             "MERCURE_ANONYMOUS": "1",
             "MERCURE_HEARTBEAT": "1",
+            "MERCURE_METRICS": "1",
         }
         with (self.folder / f"hub-{port}").open("ab") as output:
             self.hubs[port] = hub = subprocess.Popen(
@@ -104,8 +115,8 @@ class Site:
     def close(self) -> None:
         """End the streams and the hubs."""
         self.front.close()
-        for hub in self.hubs.values():
-            end(hub)
+        for port in self.hubs:
+            self.kill(port)
 
     def subscribe(self, last: str = "") -> Stream:
         """Subscribe through the proxy."""
@@ -116,14 +127,11 @@ class Site:
         return self.front.publish({"topic": "a", "data": data})
 
     def streams(self, port: int) -> int:
-        """Connections that the proxy has with a hub."""
-        shown = subprocess.run(
-            ["ss", "-Htn", "state", "established", f"dport = :{port}"],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return len(shown.stdout.splitlines())
+        """How many streams a hub has."""
+        page = RunningHub(port).get(path="/metrics").text
+        found = re.search(r'^mercure_subscribers_connected{.*"sse".*} (\d+)', page, re.MULTILINE)
+        assert found, page
+        return int(found[1])
 
 
 def _shown(beginning: str) -> str:
@@ -177,19 +185,30 @@ def _apache(site: Site) -> list[str | Path]:
     return ["/usr/sbin/apache2", "-d", site.folder, "-f", site.folder / "proxy.conf", "-DFOREGROUND"]
 
 
-@pytest.fixture(params=["nginx", "apache2"])
+def _caddy(site: Site) -> list[str | Path]:
+    block = fill_in(_shown("reverse_proxy"), _addresses(site.ports))
+    (site.folder / "proxy.conf").write_text(_CADDY.format(port=site.front.port, block=block))
+    return ["/usr/bin/caddy", "run", "--adapter", "caddyfile", "--config", site.folder / "proxy.conf"]
+
+
+_PROXIES = {"nginx": _nginx, "apache2": _apache, "caddy": _caddy}
+
+
+@pytest.fixture(params=_PROXIES)
 def site(request: pytest.FixtureRequest, postgresql_engine: PostgresqlServer) -> Iterator[Site]:
     """Two hubs on a PostgreSQL, and a proxy that gives up a silent stream after four seconds."""
-    need(request.param, "iproute2")
+    need(request.param)
     with readable_folder() as folder, ExitStack() as stack:
         port, *ports = free_ports(3)
         site = Site(folder, postgresql_engine.url(), (ports[0], ports[1]), RunningHub(port))
         stack.callback(site.close)
         for one in site.ports:
             site.start(one)
-        command = (_nginx if request.param == "nginx" else _apache)(site)
+        command = _PROXIES[request.param](site)
         with (folder / "output").open("wb") as output:
-            proxy = subprocess.Popen(command, stdout=output, stderr=output)
+            proxy = subprocess.Popen(
+                command, env={"HOME": str(folder), "PATH": os.environ["PATH"]}, stdout=output, stderr=output
+            )
         stack.callback(end, proxy)
         wait_until(lambda: is_listening(port) or proxy.poll() is not None, "the proxy does not listen")
         assert proxy.poll() is None, (folder / "output").read_text()
@@ -222,6 +241,7 @@ def test_streams_move_to_the_other_hub_and_miss_nothing(site: Site) -> None:
         expected.append(f"after {port}")
 
 
+@pytest.mark.parametrize("site", ["nginx", "apache2"], indirect=True)
 def test_a_stream_of_a_hub_that_hangs_is_given_up(site: Site) -> None:
     streams = [site.subscribe(), site.subscribe()]
     assert {site.streams(port) for port in site.ports} == {1}
