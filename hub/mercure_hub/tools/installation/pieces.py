@@ -170,12 +170,14 @@ class Layout:
             "HUB": BALANCED if self.hubs else listen,
             "HUBS": " ".join(f"{scheme}://{one}" for one in (listen, *self.hubs)),
             "UPSTREAM_NAME": BALANCED,
-            "SERVERS_OF_NGINX": "\n".join(
-                f"    server {one} max_fails=1 fail_timeout=2s;" for one in (listen, *self.hubs)
+            "SERVERS_OF_NGINX": "\n".join(f"    server {one};" for one in (listen, *self.hubs)),
+            "SPARE_SERVERS_OF_NGINX": "\n".join(
+                f"    server {one} backup max_fails=0;" for one in (listen, *self.hubs)
             ),
             "MEMBERS_OF_APACHE": "\n".join(
-                f'    BalancerMember "{scheme}://{one}" timeout=3600 connectiontimeout=2 retry=2 '
-                "disablereuse=on flushpackets=on upgrade=websocket"
+                f'    BalancerMember "{scheme}://{one}" timeout=90 connectiontimeout=2 retry=5 '
+                "disablereuse=on flushpackets=on upgrade=websocket "
+                "hcmethod=GET hcuri=/livez hcinterval=5 hcpasses=1 hcfails=1"
                 for one in (listen, *self.hubs)
             ),
             "TRANSPORT_URL": _quoted(self.transport_url),
