@@ -33,7 +33,7 @@ from mercure_hub.storage.interface import (
     Unstorable,
 )
 from mercure_hub.storage.postgresql import retention, schema
-from mercure_hub.storage.postgresql.connection import DEADLINE, Connector
+from mercure_hub.storage.postgresql.connection import DEADLINE, Connector, is_away
 from mercure_hub.storage.postgresql.link import PostgresqlLink
 from mercure_hub.storage.store import Store
 from tests.engines import PostgresqlServer, running
@@ -857,6 +857,23 @@ class TestReplacedHistory:
 
             until(publish)
             assert [entry.sequence for one in commits for entry in one.entries] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (psycopg.errors.DiskFull(), False),
+        (psycopg.errors.UniqueViolation(), False),
+        (psycopg.errors.TooManyConnections(), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.errors.ReadOnlySqlTransaction(), True),
+        (psycopg.OperationalError("the connection is lost"), True),
+        (ValueError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_after_which_the_server_counts_as_away(error: Exception, expected: bool) -> None:
+    assert is_away(error) is expected
 
 
 def _sessions(link: PostgresqlLink, condition: str) -> int:

@@ -230,10 +230,11 @@ def is_answer(error: psycopg.Error) -> bool:
     return error.sqlstate is not None and error.diag.severity_nonlocalized == "ERROR"
 
 
-# Connection exceptions, insufficient resources (as a full disk), operator intervention and system errors
-# (PostgreSQL documentation, appendix A).
-_AWAY_CLASSES = ("08", "53", "57", "58")
-_AWAY_STATES = ("25006", "55P03")  # a standby, as after a failover; a lock that did not come in time
+# Connection exceptions and operator intervention (PostgreSQL documentation, appendix A). A full disk is not
+# among them: the server answers, and only what needs space fails.
+_AWAY_CLASSES = ("08", "57")
+# Too many connections; a standby, as after a failover; a lock that did not come in time.
+_AWAY_STATES = ("53300", "25006", "55P03")
 
 
 class _Array(bytes):
