@@ -166,7 +166,8 @@ class Broker:
         """
         with gevent.Timeout(timeout, False):
             try:
-                in_thread(self._storage.catch_up)
+                if self._storage.absence is None:
+                    in_thread(self._storage.catch_up)
             except StorageError as error:
                 _log.error("updates of other processes may not be sent before the end: %s", error)
             gevent.sleep(0)  # so that what was read then is taken over

@@ -23,6 +23,7 @@ from mercure_hub.storage.interface import Presence
 
 _BETWEEN_PAUSES = 100  # subscriptions
 _PAGE = 500  # records that are read, or adopted, at once
+_RETRY = 5.0  # seconds until an adoption that failed is tried again
 
 _log = logging.getLogger("mercure_hub.subscriber")
 
@@ -144,8 +145,9 @@ class ActiveSubscriptions:
 
     def _keep_adopting(self) -> None:
         while True:
+            pause = min(self._interval, _RETRY) if self._is_failing else self._interval
             # Not all processes at once: one of them gets all.
-            gevent.sleep(self._interval * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            gevent.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             if self._storage.absence is None:
                 self._try_to_adopt()
 

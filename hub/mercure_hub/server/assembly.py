@@ -54,7 +54,8 @@ class Limits:
     """Limits of a process that are no settings; tests pass smaller ones.
 
     :param replay: page size and memory of replays.
-    :param adoption_interval: seconds between two looks for subscriptions of dead processes.
+    :param adoption_interval: seconds between two looks for subscriptions of dead processes; ``None``: 5, and
+        60 with SQLite, where the successor of a dead worker looks at its start.
     :param patience: seconds for which a subscriber with a cursor waits for an engine that is away.
     :param requests: how long clients may take for a request.
     :param open_requests: bytes that connections waiting for their clients may take; ``None``: 256 MiB, and
@@ -64,7 +65,7 @@ class Limits:
     """
 
     replay: ReplayLimits = field(default_factory=ReplayLimits)
-    adoption_interval: float = 5.0
+    adoption_interval: float | None = None
     patience: float = 30.0
     requests: RequestTimes = field(default_factory=RequestTimes)
     open_requests: int | None = None
@@ -181,8 +182,9 @@ def _broker(
 ) -> Broker:
     feed = None if inherited is None else inherited.feed
     doorbell = Doorbell(own_bells[0], ()) if inherited is None else inherited.doorbell
+    address = address_of(settings.transport_url)
     link = link_to(
-        address_of(settings.transport_url),
+        address,
         Retention(settings.history_size, settings.history_max_age),
         doorbell,
         offset=None if inherited is None else inherited.clock_offset,
@@ -210,7 +212,7 @@ def _broker(
         subscriptions=settings.subscriptions,
         tally=tally,
         replay_limits=limits.replay,
-        adoption_interval=limits.adoption_interval,
+        adoption_interval=limits.adoption_interval or (5.0 if address.is_shared else 60.0),
         spread=settings.drain,
         patience=limits.patience,
     )

@@ -405,6 +405,8 @@ class Store(Generic[Ticket]):
         """
         self._closing.set()
         self._waiting.put(None)
+        if self._follower.is_alive():
+            self._link.interrupt()  # it ends while the writer does
         is_late = False
         while self._writer.is_alive() and not is_late:
             self._writer.join(self.look_interval / 2)
@@ -427,7 +429,8 @@ class Store(Generic[Ticket]):
                     continue
                 if batch or self._owed:
                     self._append(batch)
-                self._tend()
+                if not self._closing.is_set():
+                    self._tend()
             except _Abandoned:
                 return
             except Exception as error:  # whatever it is: this thread must live on
@@ -458,7 +461,7 @@ class Store(Generic[Ticket]):
         absence = self._absence
         if absence is None:
             return False
-        if time.monotonic() < absence.retry_at:
+        if time.monotonic() < absence.retry_at or self._closing.is_set():
             return True
         try:
             self._renew()
@@ -647,16 +650,15 @@ class Store(Generic[Ticket]):
         with self._claim:
             self._wait = wait
         try:
-            while True:
+            while not self._closing.is_set():
                 try:
                     first = self._link.outcome(sent.number)
                     break
                 except Exception as error:  # whatever it is: nobody knows more than before
-                    if self._closing.is_set() and wait.failure(time.monotonic()) is not None:
-                        raise _Abandoned from None
                     self._note_absence(self._reason(error))
-                if self._closing.wait(pauses.next()):
-                    time.sleep(self.first_retry)
+                self._closing.wait(pauses.next())
+            else:
+                raise _Abandoned  # nobody waits for the answer any more, and others end the subscriptions
         finally:
             with self._claim:
                 self._wait = None
