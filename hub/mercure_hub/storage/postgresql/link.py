@@ -466,10 +466,11 @@ class PostgresqlLink:
 
     def close(self, *, is_writer_left: bool) -> None:
         """Let the lease expire, and close the connections."""
-        if self._is_open:
-            self._is_open = False
+        is_away = self._writer is None or self._writer.closed  # then the attempt would take seconds
+        if self._is_open and not is_away:
             with contextlib.suppress(StorageError), self._reader.connection("written") as connection:
                 connection.ask(statements.LEAVE, {"node": self._node})
+        self._is_open = False
         self._disconnect(is_writer_left=is_writer_left)
         if self._bell >= 0:
             os.close(self._bell)
