@@ -39,6 +39,8 @@ def ready(hub: Hub) -> Answer:
     """200 when new connections are welcome: the storage works, updates of others come in time, and the hub is
     not about to stop.
 
+    An engine may be away for ten seconds: it is for all hubs, and a balancer would send nobody anywhere.
+
     :raises StorageError: the storage does not work; the answer is 503.
     """
     if hub.broker.is_draining:
@@ -47,7 +49,8 @@ def ready(hub: Hub) -> Answer:
     try:
         hub.broker.check()
     except StorageAway:
-        return text_answer(503, f"{_AWAY}\n")
+        seconds = f"{_AWAY}, for {lag.seconds:.0f} s\n"
+        return text_answer(503, seconds) if lag.is_long else text_answer(200, f"ok, but {seconds}")
     if lag.is_long:
         late = f"{lag.updates} are left to read" if lag.updates else "they cannot be read"
         return text_answer(503, f"updates of other hubs come late: {late}, for {lag.seconds:.0f} s\n")

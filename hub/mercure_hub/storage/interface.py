@@ -137,7 +137,8 @@ class Seen:
 class Lag:
     """How far a process is behind the history.
 
-    :param seconds: since it last had everything, beyond the time between two looks.
+    :param seconds: since it last had everything, beyond the time between two looks; or since the engine went
+        away.
     :param updates: that were left to read at the last look, for publishers or events.
     :param is_away: that look has failed.
     """

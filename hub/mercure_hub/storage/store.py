@@ -307,8 +307,11 @@ class Store(Generic[Ticket]):
 
         :param now: monotonic time in seconds.
         """
-        is_away = self._absence is not None or self._stuck_since is not None
+        absence = self._absence
+        is_away = absence is not None or self._stuck_since is not None
         seconds = max(now - self._current_at - self.look_interval, 0.0)
+        if absence is not None:
+            seconds = max(seconds, now - absence.since)
         if self._copy is None:
             return Lag(seconds, self._behind, is_away)
         copy = self._copy.lag(now)
