@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,17 +36,18 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "revision": _output("git", "-C", str(HERE), "describe", "--always", "--dirty"),
         "nchan": _nchan(),
-        "postgresql": _output(*_POSTGRES, "--version"),
-        "valkey": _output("valkey-server", "--version"),
+        "PostgreSQL": _engine(*_POSTGRES),
+        "Valkey": _engine("valkey-server"),
         **{name: _version(name) for name in _PACKAGES},
     }
 
 
 def sentence(machine: dict[str, str]) -> str:
     """The machine in a line for people."""
+    servers = [f", {name} {machine[name]}" for name in ("PostgreSQL", "Valkey") if name in machine]
     return (
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory']}, {machine['kernel']}, "
-        f"Python {machine['python']}, gevent {machine['gevent']}; revision {machine['revision']}; "
+        f"Python {machine['python']}, gevent {machine['gevent']}{''.join(servers)}; revision {machine['revision']}; "
         f"load before the run {machine['load'].split()[0]}"
     )
 
@@ -68,6 +70,12 @@ def _nchan() -> str:
     server = _output(nginx(), "-v") if nginx() else ""
     module = _output("dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan")
     return f"{server.rpartition(' ')[2]}, nchan {module}" if module else "absent"
+
+
+def _engine(*program: str) -> str:
+    """The version of a server."""
+    found = re.search(r"\d+(\.\d+)+", _output(*program, "--version")) if program else None
+    return found[0] if found else "absent"
 
 
 def _output(*command: str) -> str:

@@ -2,16 +2,19 @@
 
     python -m bench.publish build/bench/results.json
 
-writes docs/performance/ and the table in docs/performance.md.
+writes docs/performance/ and the table in docs/performance.md. The rows about engines have a table and a file of their
+own; a run of only one kind leaves the other as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench import report
+from bench.rows import GROUPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -26,8 +29,18 @@ def main() -> int:
     if outcome.size != "full":
         sys.stderr.write(f"{options.results} is of {outcome.size} size; only a full run is published\n")
         return 2
-    report.write(outcome, options.docs / "performance")
-    report.refresh(options.docs / "performance.md", report.markdown(outcome, pictures="performance"))
+    engines = [row for row in outcome.rows if row.name in GROUPS["engines"]]
+    others = [row for row in outcome.rows if row not in engines]
+    for rows, file, name in (
+        (others, "results.json", "table"),
+        (engines, "engines.json", "table of engines"),
+    ):
+        if rows:
+            part = replace(outcome, rows=rows)
+            report.write(part, options.docs / "performance", file)
+            report.refresh(
+                options.docs / "performance.md", report.markdown(part, pictures="performance"), name
+            )
     return 0
 
 

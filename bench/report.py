@@ -14,7 +14,8 @@ from bench.model import FLOOR, HUB, Line, Row, Target, number
 LIMIT = 0.85
 """Share of a core from which on the load generator is the limit."""
 
-_BEGIN, _END = "<!-- table: written by bench/publish.py -->", "<!-- end of the table -->"
+_BEGIN = "<!-- {}: written by bench/publish.py -->"
+_END = "<!-- end of the {} -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,13 @@ class Outcome:
     absent: Sequence[str] = ()
 
 
-def write(outcome: Outcome, folder: Path) -> None:
-    """Write ``results.json`` and a picture for each row."""
+def write(outcome: Outcome, folder: Path, name: str = "results.json") -> None:
+    """Write the results as JSON, and a picture for each row.
+
+    :param name: of the file with the results.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(_lines(asdict(outcome)))
+    (folder / name).write_text(_lines(asdict(outcome)))
     for row in outcome.rows:
         if row.lines:
             (folder / f"{row.name}.svg").write_text(plot.svg(row))
@@ -125,14 +129,16 @@ def _limits(row: Row) -> list[str]:
     ]
 
 
-def refresh(page: Path, table: str) -> None:
-    """Put a table between the two marks of a page.
+def refresh(page: Path, table: str, name: str = "table") -> None:
+    """Put a table between its two marks on a page.
 
+    :param name: that the marks have.
     :raises ValueError: the page does not have them.
     """
     text = page.read_text()
-    before, begin, rest = text.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    first, last = _BEGIN.format(name), _END.format(name)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{page} has no {_BEGIN} and {_END} to put the table between")
-    page.write_text(f"{before}{_BEGIN}\n\n{table}\n{_END}{after}")
+        raise ValueError(f"{page} has no {first} and {last} to put the table between")
+    page.write_text(f"{before}{first}\n\n{table}\n{last}{after}")

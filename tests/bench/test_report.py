@@ -92,6 +92,20 @@ def test_a_measurement_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert page.read_text() == once
 
 
+def test_engines_have_a_table_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of one kind of rows leaves the other's table and file alone."""
+    page = tmp_path / "performance.md"
+    page.write_text(PAGE.read_text())
+    report.write(replace(OUTCOME, rows=[replace(FANOUT, name="appends")]), tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path / "out/results.json"), "--docs", str(tmp_path)])
+    assert publish.main() == 0
+    names = sorted(path.name for path in (tmp_path / "performance").iterdir())
+    assert names == ["appends.svg", "engines.json"]
+    before, _, after = page.read_text().partition("<!-- table of engines: written by bench/publish.py -->")
+    assert before == PAGE.read_text().partition("<!-- table of engines")[0]
+    assert "Example 9000" in after
+
+
 def test_only_a_full_run_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,9 +124,7 @@ def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
 
 def test_the_published_results_are_those_of_the_page() -> None:
     """Nobody has edited a number by hand."""
-    published = PAGE.parent / "performance/results.json"
-    if not published.exists():
-        pytest.skip("nothing is published")
-    table = report.markdown(report.read(published), pictures="performance")
-    assert table in PAGE.read_text()
-    assert "Bearer" not in json.dumps(json.loads(published.read_text()))
+    for published in (PAGE.parent / "performance").glob("*.json"):
+        table = report.markdown(report.read(published), pictures="performance")
+        assert table in PAGE.read_text()
+        assert "Bearer" not in json.dumps(json.loads(published.read_text()))

@@ -17,7 +17,7 @@ from bench.generator import Fault
 from bench.history import EVENTS, NEWEST, RARE, filled
 from bench.hubs import OurHub, Refused
 from bench.report import read
-from bench.rows import GROUPS, SUBJECTS, chosen
+from bench.rows import GROUPS, SUBJECTS, chosen, engines
 from bench.rows.workers import smallest_share
 from bench.tokens import Mint, write_header
 from mercure_hub.storage.interface import Resume, Retention
@@ -157,6 +157,23 @@ def test_names_of_cases_are_unique_and_targets_are_there(
             for figure in case.figures:
                 if figure.target is not None and figure.target.case:
                     assert (figure.target.case, figure.title) in titles, (subject.name, case.name)
+
+
+def test_a_short_run_on_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sseload: Path) -> None:
+    """Two nodes on each engine, and on SQLite; an update that one of them lacks fails the run."""
+    need("postgresql", "valkey-server")
+    monkeypatch.setattr(run, "SSELOAD", sseload)
+    assert run.main(["--smoke", "--only", "arrivals,resumes", "--out", str(tmp_path)]) == 0
+    rows = read(tmp_path / "results.json").rows
+    assert [row.name for row in rows] == ["arrivals", "resumes"]
+    assert all(row.lines and not row.failed for row in rows)
+    assert {name for row in rows for line in row.lines for name in line.values} == {"hub", "SQLite"}
+
+
+def test_a_node_that_fails_is_a_fault(tmp_path: Path) -> None:
+    nowhere = f"sqlite:///{tmp_path}/nowhere/hub.db"
+    with pytest.raises(Fault, match="a node ended and said: .*nowhere"), engines._started(nowhere, [[]]):
+        pass
 
 
 def test_a_short_run(
