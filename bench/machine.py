@@ -44,11 +44,11 @@ def describe() -> dict[str, str]:
 
 def sentence(machine: dict[str, str]) -> str:
     """The machine in a line for people."""
-    servers = [f", {name} {machine[name]}" for name in ("PostgreSQL", "Valkey") if name in machine]
+    servers = "".join(f", {name} {machine[name]}" for name in ("PostgreSQL", "Valkey") if name in machine)
     return (
         f"{machine['cores']} cores of {machine['processor']}, {machine['memory']}, {machine['kernel']}, "
-        f"Python {machine['python']}, gevent {machine['gevent']}{''.join(servers)}; revision {machine['revision']}; "
-        f"load before the run {machine['load'].split()[0]}"
+        f"Python {machine['python']}, gevent {machine['gevent']}{servers}; "
+        f"revision {machine['revision']}; load before the run {machine['load'].split()[0]}"
     )
 
 

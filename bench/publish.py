@@ -2,8 +2,8 @@
 
     python -m bench.publish build/bench/results.json
 
-writes docs/performance/ and the table in docs/performance.md. The rows about engines have a table and a file of their
-own; a run of only one kind leaves the other as it is.
+writes docs/performance/ and the table in docs/performance.md. The rows about engines have a table and a file
+of their own; a run of only one kind leaves the other as it is.
 """
 
 from __future__ import annotations
@@ -31,10 +31,8 @@ def main() -> int:
         return 2
     engines = [row for row in outcome.rows if row.name in GROUPS["engines"]]
     others = [row for row in outcome.rows if row not in engines]
-    for rows, file, name in (
-        (others, "results.json", "table"),
-        (engines, "engines.json", "table of engines"),
-    ):
+    parts = (others, "results.json", "table"), (engines, "engines.json", "table of engines")
+    for rows, file, name in parts:
         if rows:
             part = replace(outcome, rows=rows)
             report.write(part, options.docs / "performance", file)

@@ -39,7 +39,7 @@ def test_rows_can_be_chosen() -> None:
         "scan",
     ]
     assert len(chosen("")) == len(SUBJECTS) == len({subject.name for subject in SUBJECTS})
-    with pytest.raises(ValueError, match="'speed' is no row; there are bodies, burst"):
+    with pytest.raises(ValueError, match="'speed' is no row; there are appends, arrivals, bodies"):
         chosen("fanout,speed")
 
 
@@ -172,7 +172,7 @@ def test_a_short_run_on_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_node_that_fails_is_a_fault(tmp_path: Path) -> None:
     nowhere = f"sqlite:///{tmp_path}/nowhere/hub.db"
-    with pytest.raises(Fault, match="a node ended and said: .*nowhere"), engines._started(nowhere, [[]]):
+    with pytest.raises(Fault, match=r"a node ended and said: .*nowhere"), engines._started(nowhere, [[]]):
         pass
 
 

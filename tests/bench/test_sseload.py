@@ -208,7 +208,7 @@ def test_children_of_the_hub_are_counted(sseload: Path) -> None:
             with faulty_hub(correct) as hub:
                 options = ("-a", hub.address, "-n", 1, "-hold", 0.3, "-pid", process.pid)
                 result = run(sseload, "connect", *options)
-            assert result["idle_hub_cpu_s"] > 0.02
+            assert result["idle_hub_cpu_s"] > 0.002  # the parent sleeps
             assert len(result["sockets_connected"]) == 2
         finally:
             for child in children(process.pid):
