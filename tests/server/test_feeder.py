@@ -1,0 +1,211 @@
+"""Several workers on an engine that machines share: one process reads it for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mercure_hub.config.settings import SettingError
+from mercure_hub.server.feeder import Feed
+from tests.engines import EngineServer, PostgresqlServer, RedisServer, running
+from tests.hub.running import HUB_PATH, Stream
+from tests.needs import need
+from tests.server.test_workers import Workers, workers
+from tests.storage.log import until
+
+pytestmark = pytest.mark.minutes
+
+API = HUB_PATH + "/subscriptions"
+ENOUGH = 24
+
+
+@pytest.fixture(scope="module", params=["postgresql", "valkey"])
+def engine(request: pytest.FixtureRequest) -> Iterator[EngineServer]:
+    """One that can be killed."""
+    need("valkey-server" if request.param == "valkey" else "postgresql")
+    with running(RedisServer() if request.param == "valkey" else PostgresqlServer()) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def fed(engine: EngineServer, folder: Path, count: int = 3, **variables: str) -> Iterator[Workers]:
+    """A hub of several workers and a feeder."""
+    shared = {"MERCURE_TRANSPORT_URL": engine.url(), "XDG_RUNTIME_DIR": str(folder), **variables}
+    with workers(folder, count, **shared) as hub:
+        yield hub
+    assert list(folder.glob("*mercure-feed-*")) == []
+
+
+def feeder_of(hub: Workers) -> int:
+    """It is started before the workers."""
+    return min(hub.pids)
+
+
+def everywhere(hub: Workers) -> list[Stream]:
+    """Streams on all workers."""
+    return [hub.subscribe({"match": "t"}) for _ in range(ENOUGH)]
+
+
+def test_each_update_reaches_all_workers_in_one_order(engine: EngineServer, folder: Path) -> None:
+    with fed(engine, folder) as hub:
+        streams = everywhere(hub)
+        publishers = [
+            threading.Thread(target=lambda name=name: [hub.send("t", f"{name}{i}") for i in range(40)])
+            for name in "abc"
+        ]
+        for publisher in publishers:
+            publisher.start()
+        for publisher in publishers:
+            publisher.join()
+        received = [stream.take(120) for stream in streams]
+    assert all(one == received[0] for one in received)
+    assert sorted(received[0]) == sorted(f"{name}{i}" for name in "abc" for i in range(40))
+
+
+def test_hubs_on_two_machines_have_one_history(engine: EngineServer, folder: Path) -> None:
+    url = engine.url()
+    folders = [folder / name for name in "ab"]
+    for one in folders:
+        one.mkdir()
+    with (
+        fed(engine, folders[0], 2, MERCURE_TRANSPORT_URL=url) as one,
+        fed(engine, folders[1], 2, MERCURE_TRANSPORT_URL=url) as other,
+    ):
+        streams = [*everywhere(one), *everywhere(other)]
+        ids = [hub.send("t", str(number)) for number, hub in enumerate([one, other] * 20)]
+        for stream in streams:
+            assert stream.take(40) == [str(number) for number in range(40)]
+        for hub in (one, other):
+            for position in (0, 20, 38):
+                stream = hub.subscribe({"match": "t"}, last_event_id=ids[position])
+                assert stream.take(39 - position) == [str(n) for n in range(position + 1, 40)]
+
+
+def test_a_killed_feeder_is_replaced_and_streams_go_on(engine: EngineServer, folder: Path) -> None:
+    with fed(engine, folder) as hub:
+        streams = everywhere(hub)
+        sent = [hub.send("t", str(number)) for number in range(10)]
+        for _ in range(3):
+            os.kill(feeder_of(hub), signal.SIGKILL)
+            sent += [hub.send("t", str(len(sent))) for _ in range(10)]
+            hub.wait_for_log("the feeder (process")
+        for stream in streams:
+            assert stream.take(len(sent)) == [str(number) for number in range(len(sent))]
+        stream = hub.subscribe({"match": "t"}, last_event_id=sent[0])
+        assert stream.take(len(sent) - 1) == [str(number) for number in range(1, len(sent))]
+
+
+def test_streams_go_on_when_the_engine_was_killed(engine: EngineServer, folder: Path) -> None:
+    with fed(engine, folder, 2) as hub:
+        streams = everywhere(hub)
+        hub.send("t", "before")
+        engine.kill()
+        until(lambda: hub.get(path="/readyz").status == 503)
+        engine.start()
+        until(lambda: hub.publish({"topic": "t", "data": "after"}).status == 200)
+        for stream in streams:
+            assert stream.take(2) == ["before", "after"]
+        until(lambda: hub.get(path="/readyz").status == 200)
+
+
+def test_workers_whose_feeder_stands_still_are_not_ready(engine: EngineServer, folder: Path) -> None:
+    with fed(engine, folder, 2) as hub:
+        feeder = feeder_of(hub)
+        os.kill(feeder, signal.SIGSTOP)
+        try:
+            until(lambda: all(hub.get(path="/readyz").status == 503 for _ in range(ENOUGH)))
+            hub.send("t", "while it stands still")
+        finally:
+            os.kill(feeder, signal.SIGCONT)
+        until(lambda: all(hub.get(path="/readyz").status == 200 for _ in range(ENOUGH)))
+
+
+def test_subscriptions_of_a_killed_worker_end(engine: EngineServer, folder: Path) -> None:
+    with fed(engine, folder, MERCURE_SUBSCRIPTIONS="1") as hub:
+        token = hub.token()
+        streams = [hub.subscribe({"match": "t"}, token) for _ in range(ENOUGH)]
+        until(lambda: len(hub.get(path=API, token=token).json()["subscriptions"]) == ENOUGH)
+        victim = max(hub.pids)
+        lost = hub.count(victim)
+        assert 0 < lost < ENOUGH
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(hub.get(path=API, token=token).json()["subscriptions"]) == ENOUGH - lost)
+        assert len(streams) == ENOUGH
+
+
+def test_a_reload_begins_the_copy_anew_and_streams_go_on(engine: EngineServer, folder: Path) -> None:
+    with fed(engine, folder, 2) as hub:
+        streams = everywhere(hub)
+        first = hub.send("t", "0")
+        hub.send("t", "1")
+        for stream in streams:
+            assert stream.take(2) == ["0", "1"]
+        hub.child.send_signal(signal.SIGHUP)
+        hub.wait_for_log("were reloaded")
+        for number in range(2, 10):
+            hub.send("t", str(number))
+        for stream in [*streams, hub.subscribe({"match": "t"}, last_event_id=first)]:
+            assert stream.take(8 + (stream not in streams))[-8:] == [str(number) for number in range(2, 10)]
+
+
+def test_the_engine_has_one_reader(folder: Path) -> None:
+    need("postgresql")
+    with running(PostgresqlServer()) as server:
+        assert isinstance(server, PostgresqlServer)
+        with fed(server, folder, 8) as hub:
+            streams = everywhere(hub)
+            hub.send("t", "x")
+            for stream in streams:
+                assert stream.take(1) == ["x"]
+            statement = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
+            assert server.run(statement) == ["1"]
+
+
+class TestFolder:
+    def make(self, folder: Path, **environment: str) -> Feed:
+        return Feed.make([], {"XDG_RUNTIME_DIR": str(folder), **environment})
+
+    def remove(self, feed: Feed) -> None:
+        os.close(feed.life[1])
+        feed.remove()
+
+    def test_only_its_owner_may_read_it(self, tmp_path: Path) -> None:
+        feed = self.make(tmp_path)
+        assert feed.folder.parent == tmp_path
+        assert feed.folder.stat().st_mode & 0o777 == 0o700
+        self.remove(feed)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_that_of_the_service_comes_first(self, tmp_path: Path) -> None:
+        (tmp_path / "run").mkdir()
+        feed = self.make(tmp_path, RUNTIME_DIRECTORY=f"{tmp_path}/run:/elsewhere")
+        assert feed.folder.parent == tmp_path / "run"
+        self.remove(feed)
+
+    def test_what_a_killed_hub_left_is_removed(self, tmp_path: Path) -> None:
+        left = tmp_path / "mercure-feed-left"
+        left.mkdir()
+        (left / "copy.db").touch()
+        feed = self.make(tmp_path)
+        assert list(tmp_path.iterdir()) == [feed.folder]
+        self.remove(feed)
+
+    def test_what_a_living_hub_uses_stays(self, tmp_path: Path) -> None:
+        first, second = self.make(tmp_path), self.make(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([first.folder, second.folder])
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(os.open(first.folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for feed in (first, second):
+            self.remove(feed)
+
+    def test_one_that_cannot_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+        with pytest.raises(SettingError, match="the workers have no folder"):
+            Feed.make([], {})
