@@ -10,7 +10,7 @@ from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.feed.feeder import Feeder
 from mercure_hub.storage.feed.link import FedLink
 from mercure_hub.storage.feed.state import FeedState
-from mercure_hub.storage.interface import Batch, Link
+from mercure_hub.storage.interface import Batch, Link, SharedLink
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from tests.storage.log import until
 
@@ -61,15 +61,15 @@ class Machine:
         self._thread.join()
         os.close(self._life)
 
-    def link_to(self, engine: Link) -> SettledLink:
+    def link_to(self, engine: SharedLink, number: int | None = None) -> SettledLink:
         """The link of one more worker, not yet open.
 
         :param engine: its own link to it.
+        :param number: by default one of its own.
         """
+        number = self._links if number is None else number
         self._links += 1
-        return SettledLink(
-            engine, self.path, self.state, Doorbell(self.bells[self._links % WORKERS], ()), self
-        )
+        return SettledLink(engine, number, self, Doorbell(self.bells[number], ()))
 
     def close(self) -> None:
         self.stop()
@@ -80,10 +80,8 @@ class Machine:
 class SettledLink(FedLink):
     """Waits for the copy after all that it changes, and may discard."""
 
-    def __init__(
-        self, engine: Link, path: Path, state: FeedState, doorbell: Doorbell, machine: Machine
-    ) -> None:
-        super().__init__(engine, path, state, doorbell)
+    def __init__(self, engine: SharedLink, number: int, machine: Machine, doorbell: Doorbell) -> None:
+        super().__init__(engine, number, machine.path, machine.state, doorbell)
         self._machine = machine
         self.settles = True
 

@@ -91,6 +91,10 @@ class MemoryLink:
         return "the memory"
 
     @property
+    def node(self) -> str:
+        return str(self._node)
+
+    @property
     def is_relaxed(self) -> bool:
         return True
 
@@ -159,6 +163,10 @@ class MemoryLink:
             return True
         self._join()
         return False
+
+    def end_lease(self, node: str) -> None:
+        self._look()
+        self.engine.bury(int(node))
 
     def is_discard_due(self) -> bool:
         return self._kept.is_bounded or any(entry.is_event for entry, _ in self.engine.stored)

@@ -12,7 +12,7 @@ import pytest
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.feed.database import Bounds
-from mercure_hub.storage.interface import Batch, Break, Commit, Resume
+from mercure_hub.storage.interface import Batch, Break, Commit, Presence, Resume
 from mercure_hub.storage.store import Store
 from tests.storage.fed import Machine, SettledLink
 from tests.storage.log import until, update
@@ -69,12 +69,12 @@ class Site:
         self.elsewhere.open()
         self._numbers = 0
 
-    def work(self, engine: MemoryLink | None = None) -> Worker:
+    def work(self, engine: MemoryLink | None = None, number: int | None = None) -> Worker:
         """Start a worker.
 
         :param engine: its link to it.
         """
-        self.workers.append(Worker(self.machine.link_to(engine or MemoryLink(self.engine))))
+        self.workers.append(Worker(self.machine.link_to(engine or MemoryLink(self.engine), number)))
         return self.workers[-1]
 
     def store(self, *ids: str) -> None:
@@ -385,3 +385,25 @@ class TestReading:
         worker.is_crowded = False
         until(lambda: worker.ids == [str(number) for number in range(20)])
         assert worker.breaks == []
+
+
+class TestPresence:
+    def announce(self, worker: Worker, key: str) -> None:
+        worker.tickets += 1
+        worker.store.append([update(id=key)], worker.tickets, Presence(key, f"of {key}"))
+        until(lambda: key in worker.ids)
+
+    def test_a_worker_adopts_at_once_what_the_one_before_it_left(self, site: Site) -> None:
+        self.announce(site.work(number=0), "dies")
+        other = site.work(number=1)
+        self.announce(other, "lives")
+        assert other.store.adopt(10) == []
+        assert site.work(number=0).store.adopt(10) == ["of dies"]
+
+    def test_a_worker_with_a_new_lease_is_found_under_its_new_name(self, site: Site) -> None:
+        engine = MemoryLink(site.engine)
+        worker = site.work(engine, number=0)
+        before = engine.node
+        site.engine.bury(int(before))
+        assert not worker.link.renew()
+        assert site.machine.state.node_of(0) == engine.node != before

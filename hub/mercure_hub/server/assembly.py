@@ -35,7 +35,7 @@ from mercure_hub.server.logs import AccessLog
 from mercure_hub.server.sockets import listening_sockets, metrics_socket
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.address import address_of
-from mercure_hub.storage.engines import link_to
+from mercure_hub.storage.engines import link_to, shared_link_to
 from mercure_hub.storage.feed.link import FedLink
 from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.sqlite.locks import Doorbell, bells
@@ -177,23 +177,24 @@ def assemble(
     return Parts(listening, tls, broker, tally, verifier, key_sources, tuple(listeners), tuple(own_bells))
 
 
+def _store(settings: Settings, inherited: Inherited | None, own_bells: list[int]) -> Store[Waiter | None]:
+    address = address_of(settings.transport_url)
+    kept = Retention(settings.history_size, settings.history_max_age)
+    if inherited is None:
+        return Store(link_to(address, kept, Doorbell(own_bells[0], ())))
+    feed = inherited.feed
+    if feed is None:
+        return Store(link_to(address, kept, inherited.doorbell, offset=inherited.clock_offset))
+    engine = shared_link_to(address, kept, follows=False)
+    fed = FedLink(engine, inherited.number, feed.path, feed.state, inherited.doorbell)
+    return Store(fed, fed)
+
+
 def _broker(
     settings: Settings, inherited: Inherited | None, limits: Limits, tally: Tally, own_bells: list[int]
 ) -> Broker:
-    feed = None if inherited is None else inherited.feed
-    doorbell = Doorbell(own_bells[0], ()) if inherited is None else inherited.doorbell
-    address = address_of(settings.transport_url)
-    link = link_to(
-        address,
-        Retention(settings.history_size, settings.history_max_age),
-        doorbell,
-        offset=None if inherited is None else inherited.clock_offset,
-        follows=feed is None,
-    )
-    fed = None if feed is None else FedLink(link, feed.path, feed.state, doorbell)
-    storage: Store[Waiter | None] = Store(link) if fed is None else Store(fed, fed)
     broker = Broker(
-        storage,
+        _store(settings, inherited, own_bells),
         EngineLimits(
             settings.heartbeat,
             settings.dispatch_timeout,
@@ -212,7 +213,8 @@ def _broker(
         subscriptions=settings.subscriptions,
         tally=tally,
         replay_limits=limits.replay,
-        adoption_interval=limits.adoption_interval or (5.0 if address.is_shared else 60.0),
+        adoption_interval=limits.adoption_interval
+        or (5.0 if address_of(settings.transport_url).is_shared else 60.0),
         spread=settings.drain,
         patience=limits.patience,
     )

@@ -10,7 +10,7 @@ from importlib import import_module
 from mercure_hub import INSTALL
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.address import Address, EngineKind
-from mercure_hub.storage.interface import Link, Retention
+from mercure_hub.storage.interface import Link, Retention, SharedLink
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.locks import Doorbell
 
@@ -22,7 +22,6 @@ def link_to(
     *,
     clock: Callable[[], float] = time.time,
     offset: float | None = None,
-    follows: bool = True,
 ) -> Link:
     """A link to an engine, not yet open.
 
@@ -30,16 +29,27 @@ def link_to(
     :param doorbell: of the processes of this machine that share a file of SQLite.
     :param clock: of this machine, by which SQLite discards; the other engines have their own.
     :param offset: see ``SqliteLink``.
+    :raises StorageUnusable: the driver of the engine is not installed.
+    """
+    if address.is_shared:
+        return shared_link_to(address, kept)
+    return SqliteLink(address.url, kept, clock, doorbell, offset=offset)
+
+
+def shared_link_to(address: Address, kept: Retention, *, follows: bool = True) -> SharedLink:
+    """A link to an engine that several machines share, not yet open.
+
+    :param kept: how much history to keep.
     :param follows: whether its ``wait`` will be called.
     :raises StorageUnusable: the driver of the engine is not installed.
     """
-    match address.kind:
-        case EngineKind.SQLITE:
-            return SqliteLink(address.url, kept, clock, doorbell, offset=offset)
-        case EngineKind.POSTGRESQL:
-            return _to_postgresql(address, kept, follows=follows)
-        case EngineKind.REDIS:
-            return _to_redis(address, kept)
+    if address.kind is EngineKind.POSTGRESQL:
+        with driver(address, "postgresql"):
+            from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
+        return PostgresqlLink(address, kept, follows=follows)
+    with driver(address, "redis"):
+        from mercure_hub.storage.redis.link import RedisLink  # noqa: PLC0415 - needs redis
+    return RedisLink(address, kept)
 
 
 def load_driver(address: Address) -> None:
@@ -54,18 +64,6 @@ def load_driver(address: Address) -> None:
         case EngineKind.REDIS:
             with driver(address, "redis"):
                 import_module("mercure_hub.storage.redis.link")
-
-
-def _to_postgresql(address: Address, kept: Retention, *, follows: bool) -> Link:
-    with driver(address, "postgresql"):
-        from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
-    return PostgresqlLink(address, kept, follows=follows)
-
-
-def _to_redis(address: Address, kept: Retention) -> Link:
-    with driver(address, "redis"):
-        from mercure_hub.storage.redis.link import RedisLink  # noqa: PLC0415 - needs redis
-    return RedisLink(address, kept)
 
 
 @contextlib.contextmanager

@@ -486,6 +486,21 @@ class Link(Protocol):
         """
 
 
+class SharedLink(Link, Protocol):
+    """A ``Link`` to an engine that several machines share."""
+
+    @property
+    def node(self) -> str:
+        """The name under which the others know this process; another one after a lost lease."""
+
+    def end_lease(self, node: str) -> None:
+        """Have ``adopt`` take a process for dead that is known to have died.
+
+        :param node: its name.
+        :raises StorageError: the engine cannot be told now.
+        """
+
+
 class Copy(Protocol):
     """What a ``Link`` has besides if it reads from a copy of the history, which another process keeps.
 

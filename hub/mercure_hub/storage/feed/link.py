@@ -6,6 +6,7 @@ it is not known to be missing: the engine is asked.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -23,12 +24,12 @@ from mercure_hub.storage.interface import (
     Beginning,
     Entry,
     Lag,
-    Link,
     Page,
     Position,
     Records,
     Resume,
     Resumed,
+    SharedLink,
     Size,
     TopicPage,
 )
@@ -44,6 +45,7 @@ class FedLink:
     """Implements ``Link`` and ``Copy``.
 
     :param engine: link to the engine, not yet open; its ``wait`` is never called.
+    :param number: of the worker.
     :param path: of the copy.
     :param state: of the copy.
     :param doorbell: is rung by the feeder.
@@ -54,8 +56,11 @@ class FedLink:
     interval = 1.0
     """Seconds after which the feeder says anew how far it is behind."""
 
-    def __init__(self, engine: Link, path: Path, state: FeedState, doorbell: Doorbell) -> None:
+    def __init__(
+        self, engine: SharedLink, number: int, path: Path, state: FeedState, doorbell: Doorbell
+    ) -> None:
         self._engine = engine
+        self._number = number
         self._state = state
         self._doorbell = doorbell
         self._generation = 0  # of the copy that is followed
@@ -75,8 +80,13 @@ class FedLink:
         return self._engine.is_relaxed
 
     def open(self) -> None:
-        """Open the engine."""
+        """Open the engine, and end the lease of the worker before this one, which is dead."""
         self._engine.open()
+        before = self._state.node_of(self._number)
+        self._state.name_node(self._number, self._engine.node)
+        if before:
+            with contextlib.suppress(StorageError):  # it ends by itself, but later
+                self._engine.end_lease(before)
         self.began_anew()
 
     # -- writing: to the engine ------------------------------------------------------------------
@@ -99,7 +109,10 @@ class FedLink:
 
     def renew(self) -> bool:
         """Renew the lease of this process in the engine."""
-        return self._engine.renew()
+        is_kept = self._engine.renew()
+        if not is_kept:
+            self._state.name_node(self._number, self._engine.node)
+        return is_kept
 
     def is_discard_due(self) -> bool:
         """Never: the feeder discards."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 
@@ -109,6 +109,11 @@ class PostgresqlLink:
     def name(self) -> str:
         """The database in words, without credentials."""
         return self._address.shown
+
+    @property
+    def node(self) -> str:
+        """A random UUID."""
+        return str(self._node)
 
     @property
     def is_relaxed(self) -> bool:
@@ -276,6 +281,11 @@ class PostgresqlLink:
             self._node = uuid4()
             self._register(connection)
             return False
+
+    def end_lease(self, node: str) -> None:
+        """Let it be expired."""
+        with self._reader.connection("written") as connection:
+            connection.ask(statements.LEAVE, {"node": UUID(node)})
 
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""

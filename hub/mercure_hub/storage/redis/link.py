@@ -92,6 +92,11 @@ class RedisLink:
         return self._server.name
 
     @property
+    def node(self) -> str:
+        """A random name."""
+        return self._node
+
+    @property
     def is_relaxed(self) -> bool:
         """Whether the URL asks for it."""
         return self._server.is_relaxed
@@ -216,6 +221,10 @@ class RedisLink:
         if not is_kept:
             self._node = fresh
         return bool(is_kept)
+
+    def end_lease(self, node: str) -> None:
+        """Let it be expired."""
+        self._ask(("ZADD", self._key("leases"), "XX", 0, node))
 
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""
