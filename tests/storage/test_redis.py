@@ -301,6 +301,37 @@ class TestAway:
         client.execute_command("REPLICAOF", "NO", "ONE")
         assert link.append(batch(1, "x")) == 1
 
+    def test_calls_do_not_queue_for_long(self, servers: Servers) -> None:
+        server = servers.server()
+        link = servers.link(server.url())
+        server.signal(signal.SIGSTOP)
+        failed: list[float] = []
+        begin = time.monotonic()
+
+        def ask() -> None:
+            with pytest.raises(StorageAway):
+                link.position()
+            failed.append(time.monotonic() - begin)
+
+        threads = [threading.Thread(target=ask) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.signal(signal.SIGCONT)
+        assert max(failed) < 20  # ten times three seconds if all waited for their turn
+        assert link.position().last == 0
+
+    def test_a_primary_without_the_replicas_that_it_has_to_have_is_away(self, servers: Servers) -> None:
+        server = servers.server()
+        link = servers.link(server.url())
+        servers.client(server).config_set("min-replicas-to-write", 1)
+        with pytest.raises(StorageAway):
+            link.append(batch(1, "x"))
+        servers.client(server).config_set("min-replicas-to-write", 0)
+        assert link.outcome(1) is None
+        assert ids(link) == []
+
     def test_a_full_server_stores_nothing_and_can_be_cleared(self, servers: Servers) -> None:
         server = servers.server()
         kept = Retention(size=1)
@@ -537,6 +568,33 @@ class TestPresence:
         assert not one.renew()
         assert one.renew()
         assert list(one.others(None, None, 9).records) == ["record"]
+
+    def test_leases_that_ended_while_the_server_was_away_can_be_renewed(self, servers: Servers) -> None:
+        url = servers.server().url()
+        now = 0.0
+        one, other, dies = (servers.link(url, ahead=lambda: now) for _ in range(3))
+        for link in (one, dies):
+            link.append(Batch(1, [update()], [True], [Presence(f"of {link is one}", f"{link is one}")]))
+        now = 60.0
+        assert other.adopt(9) == []
+        assert other.renew()
+        assert other.adopt(9) == []
+        now = 65.0
+        assert one.renew()
+        assert other.adopt(9) == []
+        now = 73.0
+        assert other.adopt(9) == ["False"]
+        assert one.renew()
+
+    def test_who_leaves_while_leases_go_on_is_adopted_at_once(self, servers: Servers) -> None:
+        url = servers.server().url()
+        now = 0.0
+        leaves, other = (servers.link(url, ahead=lambda: now) for _ in range(2))
+        leaves.append(Batch(1, [update()], [True], [Presence("key", "record")]))
+        now = 60.0
+        other.renew()
+        leaves.close(is_writer_left=False)
+        assert other.adopt(9) == ["record"]
 
 
 class TestDiscard:

@@ -276,16 +276,21 @@ class Lines:
 
     @contextlib.contextmanager
     def line(self) -> Iterator[Line]:
-        """One that nobody uses."""
-        with self._free:
-            try:
-                line = self._idle.pop()
-            except IndexError:
-                line = Line(self._server)
-            try:
-                yield line
-            finally:
-                self._idle.append(line)
+        """One that nobody uses.
+
+        :raises StorageAway: there is none for some seconds, because others get no answer.
+        """
+        if not self._free.acquire(timeout=_TIMEOUT):
+            raise StorageAway(f"{self._server.name} did not answer for {_TIMEOUT:.0f} s")
+        try:
+            line = self._idle.pop()
+        except IndexError:
+            line = Line(self._server)
+        try:
+            yield line
+        finally:
+            self._idle.append(line)
+            self._free.release()
 
     def ask(self, *commands: Command) -> list[Any]:
         """See ``Line.ask``."""

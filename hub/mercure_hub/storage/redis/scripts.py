@@ -6,8 +6,8 @@ All keys begin with the name of the hub in braces, so that they are in one slot 
 pattern of an ACL can name them:
 
 * ``state``: a hash with the epoch, the version of this schema, the last sequence, the bytes of all events
-  ever, and the sequences up to which updates and events were discarded; after a copy also how many events are
-  not counted by the stream of events (``events_base``).
+  ever, the sequences up to which updates and events were discarded, and when leases went on that had ended;
+  after a copy also how many events are not counted by the stream of events (``events_base``).
 * ``log``: a stream; the entry ``0-7`` has the sequence 7, with its id (``i``), topics as JSON (``t``), data
   (``d``) and what few have (``m``).
 * ``updates``, ``events``: streams with the same entries, updates of publishers and events of the hub apart,
@@ -38,6 +38,9 @@ SCHEMA = 1
 """The version of the keys. ``state`` has that of the newest hub, and the least that a hub has to know."""
 
 DAY = 86_400_000  # milliseconds
+# After the server was away, the leases of all nodes have ended, and most of the nodes live: a node that finds
+# its own one ended gives the others this time, in milliseconds, to renew theirs.
+_RESUMES = 7000
 
 
 class Script:
@@ -198,6 +201,8 @@ RENEW = Script(
     if not is_kept then
         node = ARGV[2]
         call('HSET', p .. 'nodes', node, '0 0')
+    elseif tonumber(call('ZSCORE', p .. 'leases', node) or '0') < at then
+        call('HSET', state, 'resumed', at)
     end
     call('ZADD', p .. 'leases', at + {int(LEASE * 1000)}, node)
     return {{is_kept and 1 or 0, '{SCHEMA}'}}
@@ -220,7 +225,14 @@ ADOPT = Script(
         return {{}}
     end
     call('HSET', p .. 'adoptions', node, number)
-    local expired = call('ZRANGEBYSCORE', p .. 'leases', '-inf', '(' .. at, 'WITHSCORES', 'LIMIT', 0, 100)
+    local ended = at
+    if tonumber(call('ZSCORE', p .. 'leases', node) or '0') < at then
+        call('HSET', p .. 'state', 'resumed', at)
+    end
+    if at - tonumber(call('HGET', p .. 'state', 'resumed') or '0') < {_RESUMES} then
+        ended = 1  -- only nodes that have left
+    end
+    local expired = call('ZRANGEBYSCORE', p .. 'leases', '-inf', '(' .. ended, 'WITHSCORES', 'LIMIT', 0, 100)
     for k = 1, #expired, 2 do
         local one = expired[k]
         if one ~= node then
