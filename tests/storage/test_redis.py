@@ -32,6 +32,8 @@ from mercure_hub.storage.interface import (
 )
 from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.storage.store import Store
+from mercure_hub.tools.history.engines import opened
+from mercure_hub.tools.history.history import HistoryError, Selection
 from tests.engines import RedisServer, running
 from tests.needs import need
 from tests.storage.log import update
@@ -236,6 +238,12 @@ class TestAcl:
         late.discard()
         assert [entry.sequence for entry in late.after(0, 9, 1 << 20)] == [2, 3, 4]
         assert late.outcome(1) is None
+        with opened(url) as history:
+            history.statistics(9)
+            rows = list(history.page(0, 9, Selection()))
+            assert history.delete(rows[:1]) == 1
+            with pytest.raises(HistoryError, match="a hub is at work"), history.writing():
+                pass
         assert client.execute_command("ACL", "LOG") == []
 
     def test_a_server_that_does_not_tell_its_settings_counts_as_relaxed(self, servers: Servers) -> None:

@@ -238,7 +238,7 @@ ADOPT = Script(
         if one ~= node then
             call('ZREM', p .. 'leases', one)
             call('ZADD', dead, expired[k + 1], one)
-            call('HSET', nodes, one, call('HGET', nodes, one) .. ' x')
+            call('HSET', nodes, one, (call('HGET', nodes, one) or '0 0') .. ' x')
             call('HDEL', p .. 'adoptions', one)
             call('DEL', p .. 'a:' .. one)
             if call('EXISTS', p .. 'n:' .. one) == 1 then
