@@ -502,7 +502,8 @@ class _Judge:
 
     def _disagreement(self, begin: float, end: float, node: int, *, works: bool) -> Iterator[Violation]:
         for look in self.record.looks:
-            if look.node != node or not begin + BOUND <= look.at <= end or look.status == 0:
+            last = end if works else end - _CLOCKS  # else it may work again, and nobody has published yet
+            if look.node != node or not begin + BOUND <= look.at <= last or look.status == 0:
                 continue
             if self.record.is_shared and look.path == "/healthz":
                 continue  # it tells of the process alone
