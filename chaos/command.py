@@ -133,7 +133,7 @@ def _run_one(options: argparse.Namespace) -> int:
                 "rules": sorted({violation.invariant.name for violation in found}),
                 "summary": summary(found),
                 "updates": len(record.log),
-                "events": len(record.deeds),
+                "events": sum(deed.happened and deed.name in Kind.__members__ for deed in record.deeds),
                 "acknowledged": sum(
                     len(one.updates) for one in record.publications if one.outcome is Outcome.STORED
                 ),
