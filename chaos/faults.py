@@ -382,8 +382,9 @@ async def _wire_reset(stage: Stage, fault: FaultPlan) -> Deed:
 
 
 async def _disconnect(stage: Stage, fault: FaultPlan) -> Deed:
-    deed = stage.deed(fault, Effect.AWAY, node=ANY)
-    await asyncio.to_thread(stage.shared.disconnect)
+    async with stage.operator:  # when it runs
+        deed = stage.deed(fault, Effect.AWAY, node=ANY)
+        await asyncio.to_thread(stage.shared.disconnect)
     return deed
 
 

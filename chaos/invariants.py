@@ -711,7 +711,7 @@ class _Judge:
             # A store that cannot be opened may let a start fail, as long as there is another one.
             excuse = Effect.STARVES
             if death.is_restarted and not death.served:
-                excuse |= Effect.REFUSES | Effect.REPLACES
+                excuse |= Effect.REFUSES | Effect.REPLACES | Effect.AWAY
             if not self._lately(excuse, death.at, death.at, death.node):
                 again = "" if death.is_restarted else ", and is not started again"
                 words = f"a {death.what} ended with status {death.code}{again}"

@@ -463,6 +463,9 @@ ALLOWED: dict[str, Callable[[], Record]] = {
     "a start fails while the store cannot be opened": lambda: record(
         deaths=[Death(3.0, "main process", 1, True, served=False)], deeds=[deed(Effect.REFUSES, 2.0, 3.5)]
     ),
+    "a node cannot start while its engine is away": lambda: record(
+        deaths=[Death(3.0, "main process", 1, True, served=False)], deeds=[deed(Effect.AWAY, 2.0, 3.5)]
+    ),
     "health follows after a while": lambda: refused_run(looks=[Look(9.0, "/healthz", 200)]),
     "a peer that vanished is listed for some heartbeats": lambda: listed(
         "s.1", ended=6.5, end=End.NETWORK, is_silent_when_cut=True
