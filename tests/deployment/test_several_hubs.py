@@ -268,6 +268,23 @@ def test_a_stream_of_a_hub_that_hangs_is_given_up(site: Site) -> None:
         site.hubs[site.ports[0]].send_signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("site", ["apache2", "caddy"], indirect=True)
+def test_a_hub_that_hangs_is_left_out(site: Site) -> None:
+    frozen = site.ports[0]
+    site.hubs[frozen].send_signal(signal.SIGSTOP)
+    try:
+
+        def is_left_out() -> bool:
+            try:
+                return all(site.publish("hello").status == 200 for _ in range(4))
+            except TimeoutError:
+                return False
+
+        wait_until(is_left_out, "requests go to the hub that hangs")
+    finally:
+        site.hubs[frozen].send_signal(signal.SIGCONT)
+
+
 def _is_closed(stream: Stream) -> bool:
     """Whether it is at its end; drops what has arrived."""
     stream.sock.setblocking(False)

@@ -81,8 +81,13 @@ class Hubs(Window):
     def look(self, demo: Demo) -> None:
         """Open it."""
         self.driver.get(f"{demo.url}/hubs/")
-        for hub in ("1", "2"):
-            self.wait_for(f"hub {hub}", lambda hub=hub: self.text(hub, ".condition"), "ready")  # type: ignore[misc]
+        self.wait_hubs("ready")
+
+    def wait_hubs(self, condition: str) -> None:
+        """Wait until both hubs are in a state."""
+        self.wait_for(
+            "hubs", lambda: [self.text(hub, ".condition") for hub in ("1", "2")], [condition, condition]
+        )
 
     def text(self, part: str, selector: str) -> str:
         """What the tile of a part says."""
@@ -145,7 +150,9 @@ def test_the_engine_is_killed_under_the_chat(demo: Demo, windows: Callable[[int]
     ada.send("before")
     ada.wait_texts("before")
     watcher.press("engine", "kill", "down")
+    watcher.wait_hubs("not ready")
     watcher.press("engine", "start", "ready")
+    watcher.wait_hubs("ready")
     received = watcher.number("received")
     watcher.wait("more numbers", lambda: watcher.number("received") > received)
     assert watcher.number("lost") == 0
