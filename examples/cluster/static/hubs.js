@@ -46,10 +46,15 @@ page.direct.forEach((url, index) => {
   });
 });
 
-function show(tile, { running, ready = running, people = null }) {
-  const [lamp, text] = !running ? ["down", "down"] : ready ? ["live", "ready"] : ["pending", "not ready"];
-  $(".lamp", tile).dataset.state = lamp;
-  $(".condition", tile).textContent = text;
+function condition({ running, ready = true, people }) {
+  if (!running) return ["down", "down"];
+  if (!ready) return ["pending", "not ready"];
+  return people === null ? ["pending", "without the engine"] : ["live", "ready"];
+}
+
+function show(tile, part) {
+  const { running, people = null } = part;
+  [$(".lamp", tile).dataset.state, $(".condition", tile).textContent] = condition(part);
   for (const button of tile.querySelectorAll("button")) {
     button.hidden = (button.dataset.act === "kill") !== running;
   }
