@@ -164,8 +164,8 @@ class TestRefusals:
         assert line.startswith("publisher_key in hub.toml: there is no such setting; known are listen,")
 
     def test_a_password_in_the_database_url_is_not_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
-        line = self.refused(capsys, MERCURE_TRANSPORT_URL="postgresql://mercure:hunter2@db/mercure")
-        assert line.startswith("MERCURE_TRANSPORT_URL: 'postgresql://***@db/mercure' names 'postgresql'")
+        line = self.refused(capsys, MERCURE_TRANSPORT_URL="mysql://mercure:hunter2@db/mercure")
+        assert line.startswith("MERCURE_TRANSPORT_URL: 'mysql://***@db/mercure' names 'mysql'")
 
     def test_a_log_file_that_cannot_be_written_is_refused(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.refused(capsys, "--log-file", "nowhere/hub.log")
@@ -276,6 +276,49 @@ def checked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tuple[
 
 
 class TestCheck:
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("sqlite:///x.db", "# storage: the database sqlite:///x.db"),
+            (
+                "postgresql://me:hush@db1,db2/news?sslmode=require",
+                "# storage: database news of PostgreSQL at db1,db2; history stats tries the connection",
+            ),
+            (
+                "redis://:hush@cache:6379/0?name=news&durability=relaxed",
+                "# storage: the keys 'news' in Redis at cache:6379, which may lose what it has acknowledged; "
+                "history stats tries the connection",
+            ),
+        ],
+    )
+    def test_check_says_where_updates_would_be(
+        self, url: str, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MERCURE_PUBLISHER_JWT_KEY", SECRET)
+        assert cli.main(["check", "--transport-url", url]) == 0
+        out = capsys.readouterr().out
+        assert shown in out.splitlines()
+        assert "hush" not in out
+
+    @pytest.mark.parametrize(("url", "driver"), [("postgresql://db/x", "psycopg"), ("redis://db/0", "redis")])
+    def test_check_misses_the_driver(
+        self,
+        url: str,
+        driver: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("MERCURE_PUBLISHER_JWT_KEY", SECRET)
+
+        def missing(_: str) -> None:
+            raise ModuleNotFoundError(name=driver)
+
+        monkeypatch.setattr("mercure_hub.storage.engines.import_module", missing)
+        assert cli.main(["check", "--transport-url", url]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("mercure-hub: MERCURE_TRANSPORT_URL: ")
+        assert f"{driver} is not installed" in err
+
     def test_check_prints_every_setting_with_its_source(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -11,10 +11,12 @@ from sqlalchemy.engine import make_url
 
 from mercure_hub.config.loading import Effective, load_effective
 from mercure_hub.config.settings import SettingError
+from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.address import EngineKind, address_of
-from mercure_hub.storage.sqlite.files import obstacle
+from mercure_hub.storage.engines import load_driver
+from mercure_hub.storage.sqlite.files import name_of, obstacle
 
 
 def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]:
@@ -32,11 +34,23 @@ def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]
     for one in effective:
         if one.setting.name in ("log_file", "access_log") and one.text:
             _check_log(one.setting.variable, one.text)
-    address = address_of(settings.transport_url)
-    in_the_way = obstacle(make_url(address.url)) if address.kind is EngineKind.SQLITE else None
-    if in_the_way is not None:
-        raise SettingError(f"MERCURE_TRANSPORT_URL: {in_the_way}")
-    return [*_lines(effective), *_issuers(settings.issuers)]
+    return [*_lines(effective), _engine(settings.transport_url), *_issuers(settings.issuers)]
+
+
+def _engine(url: str) -> str:
+    """Where updates would be stored; nothing is connected to, because the engine may be away for a moment."""
+    address = address_of(url)
+    if address.kind is EngineKind.SQLITE:
+        in_the_way = obstacle(make_url(address.url))
+        if in_the_way is not None:
+            raise SettingError(f"MERCURE_TRANSPORT_URL: {in_the_way}")
+        return f"# storage: {name_of(make_url(address.url))}"
+    try:
+        load_driver(address)
+    except StorageUnusable as error:
+        raise SettingError(f"MERCURE_TRANSPORT_URL: {error}") from None
+    relaxed = ", which may lose what it has acknowledged" if address.is_relaxed else ""
+    return f"# storage: {address.shown}{relaxed}; history stats tries the connection"
 
 
 def _lines(effective: Iterable[Effective]) -> Iterator[str]:

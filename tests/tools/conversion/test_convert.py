@@ -253,8 +253,63 @@ def test_one_issuer_is_the_one_of_the_settings() -> None:
     )
     assert settings(conversion)["issuer"] == "https://a.test"
     assert settings(conversion)["publisher_jwt_key"] == SECRET
-    assert left(conversion) == [("Caddyfile:11", "transport")]
+    assert settings(conversion)["transport_url"] == "redis://user@host/0"
+    assert left(conversion) == [("Caddyfile:11", "transport password")]
     assert "hush" not in "".join(map(str, conversion.notes))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "transport redis {\n address cache:6379\n stream news\n max_length 500\n gob\n}",
+            {"transport_url": "redis://cache:6379/0?name=news", "history_size": "500"},
+        ),
+        (
+            "transport redis {\n addresses cache:6379\n stream mercure\n tls\n}",
+            {"transport_url": "rediss://cache:6379/0"},
+        ),
+        (
+            "transport redis {\n url redis://cache:6379/3\n stream mercure\n size 9\n history_limit 5\n}",
+            {"transport_url": "redis://cache:6379/3", "history_size": "9"},
+        ),
+        (
+            "transport_url redis://cache/news?tls=1&max_len_approx=7",
+            {"transport_url": "rediss://cache/0?name=news", "history_size": "7"},
+        ),
+        (
+            "transport postgres {\n url postgres://m@db/mercure-ha?sslmode=require&sslrootcert=/etc/ca.pem\n}",
+            {"transport_url": "postgresql://m@db/mercure-ha?sslmode=require&sslrootcert=/etc/ca.pem"},
+        ),
+        ("transport_url postgres://m@db/x", {"transport_url": "postgresql://m@db/x"}),
+    ],
+)
+def test_a_transport_of_several_nodes_becomes_an_engine(text: str, expected: dict[str, str]) -> None:
+    conversion = convert({"Caddyfile": f"hub.example.com {{\n mercure {{\n  {text}\n }}\n}}"})
+    found = settings(conversion)
+    assert {name: found[name] for name in expected} == expected
+    assert left(conversion) == []
+    assert "starts with an empty history there" in "".join(map(str, conversion.notes))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("transport postgres {\n url postgres://m:hush@db/x\n}", "transport password"),
+        ("transport_url postgres://db/x?user=m&password=hush", "transport_url password"),
+        ("transport redis {\n address cache:6379\n password hush\n}", "transport password"),
+        ("transport redis {\n addresses a:6379 b:6379\n}", "transport"),
+        ("transport redis {\n address caddy-storage-redis.alt\n}", "transport"),
+        ("transport redis {\n address cache:6379\n colour red\n}", "transport colour"),
+        ("transport kafka {\n address hush:9092\n}", "transport"),
+        ("transport postgres", "transport"),
+    ],
+)
+def test_what_is_open_in_a_transport_is_named_without_its_secret(text: str, name: str) -> None:
+    conversion = convert({"Caddyfile": f"hub.example.com {{\n mercure {{\n  {text}\n }}\n}}"})
+    assert [one for _, one in left(conversion)] == [name]
+    assert "hush" not in "".join(map(str, conversion.notes))
+    assert "hush" not in environment(conversion, with_secrets=True)
 
 
 @pytest.mark.parametrize(

@@ -612,7 +612,7 @@ class TestCopy:
             (["sqlite:///nowhere.db", "sqlite:///b.db"], 1, "there is no database 'nowhere.db'"),
             (["sqlite:///a.db"], 2, "required: TO"),
             (["mysql://me:secret@x/y", "sqlite:///b.db"], 2, "'mysql://***@x/y' names 'mysql'"),
-            (["@nowhere", "sqlite:///b.db"], 2, "'nowhere' cannot be read"),
+            (["@nowhere", "sqlite:///b.db"], 1, "'nowhere' cannot be read: No such file"),
         ],
     )
     def test_what_cannot_be_copied_is_told(

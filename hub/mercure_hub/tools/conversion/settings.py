@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from mercure_hub import DOCUMENTATION
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.tools.conversion.conversion import Conversion, Issuer
+from mercure_hub.tools.conversion.engines import POSTGRESQL, REDIS, take_engine
 from mercure_hub.tools.conversion.syntax import CaddyfileError, Directive, Line, Variable, parse
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
@@ -313,7 +314,10 @@ class Directives:
 
     def _take_transport(self, directive: Directive) -> None:
         kind = self._value(directive)
-        options = {one.name: (self._value(one), one.location) for one in directive.block}
+        options = {
+            one.name: (" ".join(self._values(one)) if one.arguments else "", one.location)
+            for one in directive.block
+        }
         _transport(self._conversion, kind, options, directive.location, "transport")
 
     # -- keys ------------------------------------------------------------------------------------
@@ -436,6 +440,8 @@ def transport_url(conversion: Conversion, value: str, location: str, source: str
     options = {name: (text, location) for name, text in parse_qsl(parts.query, keep_blank_values=True)}
     if parts.scheme == "bolt":
         options["path"] = (bolt_path(value), location)
+    else:
+        options["url"] = (value, location)
     _transport(conversion, parts.scheme, options, location, source)
 
 
@@ -446,9 +452,16 @@ def _transport(
         conversion.put("history_size", "1", location, source)
         conversion.note(location, source, "this hub always keeps a history; here of one update")
         return
+    if kind in (*REDIS, *POSTGRESQL):
+        take_engine(conversion, kind, options, location, source)
+        return
     if kind != "bolt":
         word = kind if kind.isalnum() else "that"
-        conversion.left(location, source, f"{word} is another store; see MERCURE_TRANSPORT_URL")
+        conversion.left(
+            location,
+            source,
+            f"{word} is another store; this hub has PostgreSQL and Redis: MERCURE_TRANSPORT_URL",
+        )
         return
     takers: Mapping[str, Callable[[str], tuple[str, str] | None]] = {
         "path": lambda text: ("transport_url", database_beside(text)),

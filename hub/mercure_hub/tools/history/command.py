@@ -110,11 +110,12 @@ def _import(given: argparse.Namespace, _: Selection) -> None:
 
 
 def _copy(given: argparse.Namespace, _: Selection) -> None:
-    if given.source == given.target:
+    urls = _read_url(given.source), _read_url(given.target)
+    if urls[0] == urls[1]:
         raise HistoryError("both URLs are the same; name the one to copy from, then the one to copy to")
     with (
-        opened(given.source) as source,
-        opened(given.target, is_made=True) as target,
+        opened(urls[0]) as source,
+        opened(urls[1], is_made=True) as target,
         _progress("copied") as progress,
     ):
         done = copying.copy(source, target, progress)
@@ -251,17 +252,28 @@ def _selection(given: argparse.Namespace, settings: Mapping[str, Any]) -> Select
 
 
 def _url(text: str) -> str:
-    """A URL, which may be in a file: the list of processes shows the words of a command."""
-    if text.startswith("@"):
+    """A URL, or ``@PATH`` of a file with one: the list of processes shows the words of a command."""
+    if not text.startswith("@"):
         try:
-            text = Path(text[1:]).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise argparse.ArgumentTypeError(f"{text[1:]!r} cannot be read: {error}") from None
-    try:
-        address_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{masked(text)!r} {error}") from None
+            address_of(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{masked(text)!r} {error}") from None
     return text
+
+
+def _read_url(given: str) -> str:
+    """:raises HistoryError: the file that is named has no URL."""
+    if not given.startswith("@"):
+        return given
+    path = given[1:]
+    try:
+        url = Path(path).read_text(encoding="utf-8").strip()
+        address_of(url)
+    except OSError as error:
+        raise HistoryError(f"{path!r} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise HistoryError(f"what is in {path!r} {error}") from None
+    return url
 
 
 def _number(text: str) -> int:
