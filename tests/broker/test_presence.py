@@ -1,0 +1,230 @@
+"""Who is connected: what is announced, listed and ended for others, with a storage that the test fills."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import gevent
+import pytest
+
+from mercure_hub.broker.dispatch import Dispatcher, Storage
+from mercure_hub.broker.presence import ActiveSubscriptions
+from mercure_hub.fanout.engine import Engine
+from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.protocol.errors import StorageAway, StorageError
+from mercure_hub.protocol.subscription import Subscription
+from mercure_hub.protocol.update import Update
+from mercure_hub.storage.interface import Presence, Records
+from tests.fanout.bench import HUB, exact, subscriber
+
+
+class FakeStorage:
+    """Has the records of others, by their keys, and those of dead processes."""
+
+    def __init__(self) -> None:
+        self.absence: StorageAway | None = None
+        self.records: dict[str, str] = {}
+        self.dead: list[str] = []
+        self.failure: StorageError | None = None
+        self.asked = 0
+        self.between: Callable[[], None] = lambda: None
+
+    def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
+        self.asked += 1
+        found = [key for key in sorted(self.records) if beyond is None or key > beyond][:2]
+        records = [self.records[key] for key in found]
+        self.between()
+        return Records(records, found[-1] if len(found) == 2 else None)
+
+    def adopt(self, limit: int) -> list[str]:
+        if self.failure is not None:
+            raise self.failure
+        taken, self.dead = self.dead[:limit], self.dead[limit:]
+        return taken
+
+
+class FakeDispatcher:
+    def __init__(self) -> None:
+        self.announced: list[tuple[Update, Presence]] = []
+
+    def announce(self, event: Update, presence: Presence) -> None:
+        self.announced.append((event, presence))
+
+    def wait_for_answers(self) -> None:
+        gevent.sleep(0)
+
+
+class FakeEngine(list[Subscriber]):
+    def listening_with(self, value: str) -> list[Subscriber]:
+        return [one for one in self if any(matcher.value == value for matcher in one.matchers)]
+
+
+class World:
+    def __init__(self) -> None:
+        self.storage = FakeStorage()
+        self.dispatcher = FakeDispatcher()
+        self.engine = FakeEngine()
+        self.active = ActiveSubscriptions(
+            cast(Storage, self.storage),
+            cast(Dispatcher, self.dispatcher),
+            cast(Engine, self.engine),
+            are_announced=True,
+            interval=0.01,
+        )
+
+    def come(self, *topics: str) -> Subscriber:
+        one = subscriber(*map(exact, topics))
+        one.id = self.active.new_subscriber_id()
+        self.active.announce(one, active=True)
+        self.engine.append(one)
+        return one
+
+    def go(self, one: Subscriber) -> None:
+        self.engine.remove(one)
+        self.active.announce(one, active=False)
+
+    def take(self) -> list[tuple[str, bool, int]]:
+        """Subscriber, whether it begins, and the lease, of what was announced since the last call."""
+        announced, self.dispatcher.announced = self.dispatcher.announced, []
+        documents = [(json.loads(event.data), presence) for event, presence in announced]
+        for document, presence in documents:
+            assert document["id"] == presence.key
+            assert presence.value == document["match"]
+            assert (presence.record is not None) is document["active"]
+        return [(document["subscriber"], document["active"], one.lease) for document, one in documents]
+
+    def listed(self, value: str | None = None, subscriber: str | None = None) -> list[str]:
+        return [one.subscriber for one in self.active.matching(value, subscriber)]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.active.close()
+
+
+def record(subscriber: str, topic: str = "t") -> str:
+    return Subscription(exact(topic), subscriber).record(HUB)
+
+
+def until(condition: Callable[[], object]) -> None:
+    with gevent.Timeout(20):
+        while not condition():
+            gevent.sleep(0.001)
+
+
+class TestLease:
+    def test_all_are_announced_again_under_other_ids(self, world: World) -> None:
+        subscribers = [world.come("a", "b") for _ in range(250)]
+        before = [one.id for one in subscribers]
+        assert world.take() == [(one, True, 0) for one in before for _ in range(2)]
+        world.active.begin_lease(1)
+        until(lambda: len(world.dispatcher.announced) == 500)
+        after = {one.id for one in subscribers}
+        assert after.isdisjoint(before)
+        taken = world.take()
+        assert {one for one, _, _ in taken} == after
+        assert {(is_active, lease) for _, is_active, lease in taken} == {(True, 1)}
+        world.go(subscribers[0])
+        assert world.take() == [(subscribers[0].id, False, 1)] * 2
+
+    def test_whoever_leaves_before_that_is_ended_by_others(self, world: World) -> None:
+        stays, leaves = world.come("t"), world.come("t")
+        world.take()
+        world.active.begin_lease(1)
+        world.go(leaves)
+        assert world.take() == []
+        until(lambda: world.dispatcher.announced)
+        gevent.sleep(0.01)
+        assert world.take() == [(stays.id, True, 1)]
+
+    def test_whoever_comes_meanwhile_is_announced_once(self, world: World) -> None:
+        world.come("t")
+        world.take()
+        world.active.begin_lease(1)
+        late = world.come("t")
+        world.go(late)
+        assert world.take() == [(late.id, True, 1), (late.id, False, 1)]
+        until(lambda: world.dispatcher.announced)
+        assert len(world.take()) == 1
+
+    def test_a_lease_that_is_lost_again_counts(self, world: World) -> None:
+        subscribers = [world.come("t") for _ in range(250)]
+        world.take()
+        world.active.begin_lease(1)
+        until(lambda: len(world.dispatcher.announced) >= 100)
+        world.active.begin_lease(2)
+        until(lambda: sum(one.lease == 2 for _, one in world.dispatcher.announced) == 250)
+        newest = {one for one, _, lease in world.take() if lease == 2}
+        assert newest == {one.id for one in subscribers}
+
+
+class TestList:
+    def test_it_has_the_own_ones_and_those_of_others(self, world: World) -> None:
+        own = world.come("t").id
+        world.storage.records = {name: record(name) for name in "abcde"}
+        assert world.listed() == [own, *"abcde"]
+        assert world.listed("t", "c") == ["c"]
+        assert world.listed("t", "f") == []
+        assert world.listed("x") == []
+
+    def test_one_that_is_here_is_not_looked_up(self, world: World) -> None:
+        own = world.come("t").id
+        assert next(world.active.matching("t", own)).subscriber == own
+        assert world.storage.asked == 0
+
+    def test_none_is_listed_twice_while_things_change(self, world: World) -> None:
+        own = world.come("t")
+        before = own.id
+        world.storage.records = {name: record(name) for name in "abcde"}
+
+        def changes() -> None:
+            # The lease is lost: what was the own one belongs to a dead process now, under its old id.
+            world.storage.records["z"] = record(before)
+            own.id = "another"
+
+        world.storage.between = changes
+        assert world.listed() == [before, *"abcde"]
+
+    def test_nobody_waits_for_an_engine_that_is_away(self, world: World) -> None:
+        world.storage.absence = StorageAway("no route")
+        with pytest.raises(StorageAway, match="no route"):
+            world.listed()
+        assert world.storage.asked == 0
+
+
+class TestAdoption:
+    def test_each_is_ended_with_one_event(self, world: World) -> None:
+        world.storage.dead = [record(f"dead {number}") for number in range(1200)]
+        world.active.end_of_dead_processes()
+        assert world.take() == [(f"dead {number}", False, 0) for number in range(1200)]
+        world.storage.dead = [record("later")]
+        until(lambda: world.dispatcher.announced)
+        assert world.take() == [("later", False, 0)]
+
+    def test_a_failure_is_logged_once_and_tried_again(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "mercure_hub.subscriber")
+        world.storage.failure = StorageError("the disk is full")
+        world.storage.dead = [record("dead")]
+        world.active.end_of_dead_processes()
+        gevent.sleep(0.05)
+        world.storage.failure = None
+        until(lambda: world.dispatcher.announced)
+        assert caplog.messages == [
+            "subscriptions of processes that died are still listed: the disk is full",
+            "subscriptions of processes that died are no longer listed",
+        ]
+
+    def test_nothing_is_asked_of_an_engine_that_is_away(self, world: World) -> None:
+        world.active.end_of_dead_processes()
+        world.storage.absence = StorageAway("no route")
+        world.storage.dead = [record("dead")]
+        gevent.sleep(0.05)
+        assert world.storage.dead
+        world.storage.absence = None
+        until(lambda: world.dispatcher.announced)
