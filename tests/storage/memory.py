@@ -168,6 +168,10 @@ class MemoryLink:
         self._look()
         self.engine.bury(int(node))
 
+    def leave(self) -> None:
+        self._look()
+        self.engine.bury(self._node)
+
     def is_discard_due(self) -> bool:
         return self._kept.is_bounded or any(entry.is_event for entry, _ in self.engine.stored)
 

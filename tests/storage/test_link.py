@@ -546,6 +546,19 @@ class TestPresence:
         assert living.link.adopt(100) == adopts.link.adopt(100) == []
         assert living.others() == ["dead"]
 
+    def test_one_that_leaves_begins_anew_and_others_adopt_what_it_had(self, cluster: Cluster) -> None:
+        leaves, other = cluster.join(), cluster.join()
+        leaves.append(update(), presence=Presence("old", "old record"))
+        leaves.link.leave()
+        if leaves.link.renew():
+            assert isinstance(leaves.link, SqliteLink)  # which loses nothing
+            return
+        leaves.append(update(), presence=Presence("new", "new record"))
+        assert other.link.adopt(10) == ["old record"]
+        assert leaves.link.adopt(10) == []
+        assert other.link.others(None, None, 10).records == ["new record"]
+        assert leaves.link.others(None, None, 10).records == ["old record"]
+
     def test_a_process_that_starts_after_all_have_died_adopts_everything(self, cluster: Cluster) -> None:
         dies = cluster.join()
         dies.announce("key", "record")

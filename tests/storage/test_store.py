@@ -620,7 +620,7 @@ class TestLease:
         until(lambda: node.ids[-1:] == ["x"])
         assert [one.lease for one in node.commits if one.lease is not None] == [1]
         assert node.ids == ["old: record", "x"]
-        assert "this process was not heard of for so long" in caplog.text
+        assert "not heard of for so long" in caplog.text
         node.announce("new", "record")
         node.wait_for("new: record")
         assert engine.records == {"old": (1, "record"), "new": (2, "record")}
@@ -659,6 +659,24 @@ class TestLease:
         until(lambda: node.store.lease == 1)
         node.publish("y", ticket=2)
         node.wait_for("y")
+
+    def test_subscriptions_are_announced_again_after_the_engine_has_lost_some(
+        self, join: Callable[..., Node], engine: MemoryEngine
+    ) -> None:
+        node, other = join(), join()
+        for number in range(3):
+            node.publish(str(number))
+        node.announce("key", "record")
+        node.wait_for("key: record")
+        engine.rewind(2)
+        node.store._compare_at = 0.0
+        until(lambda: [one.lease for one in node.commits if one.lease is not None] == [1])
+        assert node.breaks == [Break.REWOUND]
+        assert other.store.adopt(10) == ["record"]
+        node.announce("new", "record")
+        node.wait_for("new: record")
+        time.sleep(0.05)
+        assert node.store.lease == 1
 
 
 class TestLag:

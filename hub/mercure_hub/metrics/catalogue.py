@@ -146,7 +146,9 @@ BREAKS = Family(
     ("trimmed", "rewound", "replaced", OTHER),
 )
 LEASES_LOST = Family(
-    "mercure_storage_leases_lost", Kind.COUNTER, "Times that other hubs took this process for dead."
+    "mercure_storage_leases_lost",
+    Kind.COUNTER,
+    "Times that the process had to announce all subscriptions again.",
 )
 CPU = Family("mercure_process_cpu_seconds", Kind.COUNTER, "Processor time.")
 STARTS = Family("mercure_process_starts", Kind.COUNTER, "Starts of the process.")

@@ -314,10 +314,10 @@ class Commit(Generic[Ticket]):
 class Link(Protocol):
     """One process's connection to an engine that stores updates. Its methods block.
 
-    The writer thread calls ``turn``, ``append``, ``outcome``, ``renew``, ``is_discard_due`` and ``discard``;
-    the follower thread ``wait``; either of them ``after``, never both at once. All other methods may be
-    called from any thread at any time between ``open`` and ``close``. The threads are native ones: nothing is
-    monkey-patched.
+    The writer thread calls ``turn``, ``append``, ``outcome``, ``renew``, ``leave``, ``is_discard_due`` and
+    ``discard``; the follower thread ``wait``; either of them ``after``, never both at once. All other methods
+    may be called from any thread at any time between ``open`` and ``close``. The threads are native ones:
+    nothing is monkey-patched.
 
     What an engine reports is raised as ``StorageError``, with a message that names the engine and no
     credentials. A connection that broke is made again by the next call that needs it. No call takes longer
@@ -380,6 +380,15 @@ class Link(Protocol):
 
         :returns: false when it counted as dead: it has a new identity from now on, and nobody knows of its
             subscriptions.
+        :raises StorageError: the engine cannot be told now.
+        """
+
+    def leave(self) -> None:
+        """Have other processes end the subscriptions of this one; the next ``renew`` gives it a new identity.
+
+        Not called while the outcome of an append is unknown. An engine that loses nothing that it has stored
+        has nothing to do.
+
         :raises StorageError: the engine cannot be told now.
         """
 

@@ -173,6 +173,7 @@ class Store(Generic[Ticket]):
         self._failure: StorageError | None = None
         self._absence: _Absence | None = None
         self._renew_at = 0.0
+        self._has_lost_presence = False  # with the newest updates of the engine
         self._is_ending = False  # the writer has taken the last that was queued
         self._closing = threading.Event()
         self._claim = threading.Lock()  # for the next one, and for taking something out of its batch
@@ -498,6 +499,10 @@ class Store(Generic[Ticket]):
 
     def _tend(self) -> None:
         """Do what has to be done now and then."""
+        if self._has_lost_presence:
+            self._link.leave()
+            self._renew()
+            self._has_lost_presence = False
         if time.monotonic() >= self._renew_at:
             self._renew()
         if self._link.is_discard_due():
@@ -511,10 +516,10 @@ class Store(Generic[Ticket]):
         if not is_kept:
             self.lease += 1
             self._owed.clear()
-            _log.warning(
-                "this process was not heard of for so long that others ended its subscriptions; "
-                "they are announced again"
-            )
+            reason = "this process was not heard of for so long that others ended its subscriptions"
+            if self._has_lost_presence:
+                reason = "subscriptions that began or ended last may be lost"
+            _log.warning("%s: %s; all are announced again", self._link.name, reason)
             self._deliver(Commit((), (), lease=self.lease))
 
     def _append(self, batch: list[_Waiting[Ticket]]) -> None:
@@ -820,6 +825,7 @@ class Store(Generic[Ticket]):
             broken = Break.REWOUND
         if broken is not None:
             _log.error("%s: %s; streams end, so that their clients resume", self._link.name, broken.text)
+            self._has_lost_presence = True
             self._epoch, self._seen = position.epoch, position.last
             self._seen_id = self._link.id_at(position.last)
             self._deliver(Commit((), (), broken=broken, newest=(self._seen, self._seen_id)))

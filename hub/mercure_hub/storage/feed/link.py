@@ -114,6 +114,10 @@ class FedLink:
             self._state.name_node(self._number, self._engine.node)
         return is_kept
 
+    def leave(self) -> None:
+        """Leave the engine."""
+        self._engine.leave()
+
     def is_discard_due(self) -> bool:
         """Never: the feeder discards."""
         return False

@@ -287,6 +287,12 @@ class PostgresqlLink:
         with self._reader.connection("written") as connection:
             connection.ask(statements.LEAVE, {"node": UUID(node)})
 
+    def leave(self) -> None:
+        """Let the lease expire, and forget the identity that it belongs to."""
+        with self._writing_errors() as connection:
+            connection.ask(statements.LEAVE, {"node": self._node})
+        self._node = uuid4()
+
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""
         if not (self._kept.is_bounded or self._has_events):

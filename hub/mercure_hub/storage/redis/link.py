@@ -226,6 +226,12 @@ class RedisLink:
         """Let it be expired."""
         self._ask(("ZADD", self._key("leases"), "XX", 0, node))
 
+    def leave(self) -> None:
+        """Let the lease end, and forget the identity that it belongs to."""
+        with self._errors("written"):
+            self._writer.ask(("ZADD", self._key("leases"), "XX", 0, self._node))
+        self._node = _identity()
+
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""
         return (self._kept.is_bounded or self._has_events) and time.monotonic() >= self._discard_at

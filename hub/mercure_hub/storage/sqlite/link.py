@@ -212,6 +212,9 @@ class SqliteLink:
         """The lock on the seat tells that this process lives."""
         return True
 
+    def leave(self) -> None:
+        """Nothing: the rows of this process are there as long as its seat is taken."""
+
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""
         if not (self._kept.is_bounded or self._has_events):
