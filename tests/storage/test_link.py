@@ -199,7 +199,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
         case "fed with little":
             found = FedCluster(tmp_path, Bounds(updates=2, step=1))
         case "postgresql":
-            found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").url())
+            found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").quick_url())
         case _:
             found = SharedCluster(RedisLink, request.getfixturevalue("valkey_engine").url())
     yield found
