@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -781,6 +782,37 @@ class TestValues:
         ]
         page = link.read(0, 5, None, 5)
         assert (len(page.entries), page.reached) == (1, 1)
+
+
+class TestWait:
+    def test_a_process_that_always_writes_looks_for_others_all_the_same(
+        self, join: Join, aside: ThreadPoolExecutor
+    ) -> None:
+        link = join()
+        is_over = threading.Event()
+
+        def write() -> None:
+            for number in itertools.count(1):
+                link.append(batch(number, "x"))
+                if is_over.is_set():
+                    return
+
+        writing = aside.submit(write)
+        until(lambda: link.position().last > 1)
+        waiting = aside.submit(link.wait, 0, 0.2)
+        try:
+            waiting.result(PATIENCE)
+        finally:
+            is_over.set()
+            writing.result(PATIENCE)
+
+    def test_what_it_stores_itself_wakes_nobody_but_others(self, join: Join) -> None:
+        link, other = join(), join()
+        link.append(batch(1, "x"))
+        begin = time.monotonic()
+        other.wait(0, 10 * PATIENCE)
+        link.wait(0, 0.2)
+        assert time.monotonic() - begin > 0.15
 
 
 _IS_REPLAYED = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
