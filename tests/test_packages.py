@@ -119,6 +119,19 @@ def test_setup_goes_on_without_a_network(notes: Path, capsys: pytest.CaptureFixt
     assert not packages.POLICY.exists()
 
 
+@pytest.mark.minutes
+def test_a_demo_needs_some_packages_only(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "packages.py", "--only", "caddy"],
+        cwd=ROOT / "tests",
+        env={"PATH": str(tmp_path), "TEST_SETUP": "no", "CI": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")  # it is not on this path
+
+
 @pytest.mark.parametrize("wanted", ["no setup", "another user", "a layer that needs nothing"])
 def test_setup_installs_nothing_where_it_must_not(
     wanted: str, notes: Path, monkeypatch: pytest.MonkeyPatch
