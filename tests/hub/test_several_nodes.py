@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mercure_hub.storage.interface import LEASE
 from tests.engines import EngineServer
 from tests.hub.running import HUB_PATH, RunningHub, Stream, running_hub
+from tests.hub.test_process import process
 from tests.hub.websocket import client, messages
 from tests.storage.log import until
 
 pytestmark = pytest.mark.minutes
 
 PUBLIC_URL = f"https://hub.example{HUB_PATH}"
+ADOPTION = 5.0  # seconds after the end of a lease
+PATIENCE = 2 * (LEASE + ADOPTION)  # seconds, for a machine that is busy
 API = HUB_PATH + "/subscriptions"
 PRESENCE = {"match_urlpattern": "/.well-known/mercure/subscriptions/:type/:match/:subscriber"}
 
@@ -223,3 +229,41 @@ class TestPresence:
             ended = [json.loads(watcher.next().data) for _ in visitors]
             assert {one["subscriber"] for one in ended if not one["active"]} == came
             assert listed(stays, "/exact/t") == set()
+
+    def test_subscriptions_of_a_killed_node_end_once(self, folder: Path, url: str) -> None:
+        """Within the lease and five seconds, whichever of the others ends them."""
+        variables = {
+            "MERCURE_TRANSPORT_URL": url,
+            "MERCURE_SUBSCRIPTIONS": "1",
+            "MERCURE_PUBLIC_URL": PUBLIC_URL,
+        }
+        with node(folder, url) as first, node(folder, url) as second:
+            watchers = watch((first, second))
+            for watcher in watchers:
+                watcher.sock.settimeout(PATIENCE)
+            with process(folder, **variables) as (child, dies):
+                for number in range(20):
+                    dies.subscribe({"match": f"topic {number}"})
+                came = {json.loads(watchers[0].next().data)["subscriber"] for _ in range(20)}
+                child.send_signal(signal.SIGKILL)
+                child.wait(PATIENCE)
+                killed_at = time.monotonic()
+                dies.close()
+            ended = [json.loads(watchers[0].next().data) for _ in range(20)]
+            took = time.monotonic() - killed_at
+            assert {one["subscriber"] for one in ended} == came
+            assert not any(one["active"] for one in ended)
+            assert took < PATIENCE
+            for hub in (first, second):
+                until_listed(hub, "/exact/topic%200", set())
+                assert not listed(hub) & came
+            # What comes next shows that nothing came twice.
+            last = first.subscribe({"match": "last"})
+            for watcher in watchers:
+                documents = [json.loads(watcher.next().data)]
+                while documents[-1]["match"] != "last":
+                    documents.append(json.loads(watcher.next().data))
+                ends = [one["subscriber"] for one in documents if not one["active"]]
+                assert len(ends) == (0 if watcher is watchers[0] else 20)
+                assert len(set(ends)) == len(ends)
+            last.close()
