@@ -16,7 +16,7 @@ from mercure_hub.server.lifecycle import tell_predecessor
 from tests.hub.running import HUB_PATH, RunningHub
 from tests.hub.test_metrics import free_port
 from tests.hub.test_replay_slowly import subscribe as subscribe_and_wait
-from tests.server.test_workers import ENOUGH, Workers, many, until, workers
+from tests.server.test_workers import ENOUGH, Workers, listens, many, until, workers
 
 pytestmark = pytest.mark.minutes
 
@@ -219,23 +219,8 @@ def test_another_hub_takes_over_and_nobody_notices(folder: Path, count: int) -> 
 
 def pid_of_listener(port: int) -> int:
     """The oldest process that listens on a port."""
-    needle = f":{port:04X} 00000000:0000 0A"
-    inodes = {
-        line.split()[9]
-        for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()
-        if needle in line
-    }
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            links = {str(one.readlink()) for one in (entry / "fd").iterdir()}
-        except OSError:
-            continue
-        if links & {f"socket:[{inode}]" for inode in inodes}:
-            found.append(int(entry.name))
-    return min(found)
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return min(pid for pid in pids if listens(pid, port))
 
 
 @pytest.mark.every_engine

@@ -22,7 +22,7 @@ import pytest
 from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.server import workers as parent
-from tests.chosen_engine import transport_url
+from tests.chosen_engine import IS_SQLITE, transport_url
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 from tests.storage.log import until as until_true
 from tests.storage.log import waiting_for_locks
@@ -47,9 +47,10 @@ class Workers(RunningHub):
 
     @property
     def pids(self) -> list[int]:
-        """The workers."""
+        """The workers, without the feeder that other engines need."""
         children = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children")
-        return [int(pid) for pid in children.read_text(encoding="ascii").split()]
+        pids = [int(pid) for pid in children.read_text(encoding="ascii").split()]
+        return pids if IS_SQLITE else [pid for pid in pids if listens(pid, self.port)]
 
     def count(self, pid: int) -> int:
         """The connections that a worker has: its sockets but the one that listens."""
@@ -76,6 +77,16 @@ class Workers(RunningHub):
                 timer.cancel()
                 timer.join()
                 tail.kill()
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether a process has a socket that listens on a port."""
+    needle = f":{port:04X} 00000000:0000 0A"
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()
+    sockets = {f"socket:[{line.split()[9]}]" for line in lines if needle in line}
+    with contextlib.suppress(OSError):
+        return bool({str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()} & sockets)
+    return False
 
 
 @contextmanager
