@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from flask_mercure.client.connection import Head
 from flask_mercure.config.settings import Configuration
-from flask_mercure.doctor import addresses, browser, delivery, tokens
+from flask_mercure.doctor import addresses, browser, delivery, storage, tokens
 from flask_mercure.doctor.addresses import Prober, ReachedHub
-from flask_mercure.doctor.connection import Endpoint, Stream, Unreachable, listen
+from flask_mercure.doctor.connection import DatedAnswer, Endpoint, Stream, Unreachable, listen
 from flask_mercure.doctor.delivery import Arrival
 from flask_mercure.doctor.findings import Finding, problem, skipped
 from flask_mercure.doctor.tokens import Admission, bearer
@@ -113,6 +113,9 @@ class Examination:
         if nearest is not None:
             answer = nearest.answer
             yield addresses.clock_skew(answer.date, answer.at, configuration.lifetime)
+            readiness = None if internal is None else storage.readiness(internal)
+            if readiness is not None:
+                yield readiness
             yield from self._with_tokens(internal, public, pages)
 
     # Tokens
@@ -269,27 +272,28 @@ class Examination:
         proxied, by_cookie = streams.public, streams.by_cookie
         watched = [one for one in (direct, proxied, by_cookie) if one is not None]
         data, published_at = uuid.uuid4().hex, time.monotonic()
-        status = self._publish(internal, token, data)
-        if status == 403:  # MERCURE_PUBLISH_TOPICS: make a token for this topic
+        answer = self._publish(internal, token, data)
+        if _status(answer) == 403:  # MERCURE_PUBLISH_TOPICS: make a token for this topic
             try:
                 token = configuration.tokens.create(None, [self._topic], configuration.own_claims)
-                status = self._publish(internal, token, data)
+                answer = self._publish(internal, token, data)
             except MercureError:
                 pass
-        if status == 403:
+        if _status(answer) == 403:
             yield skipped(
                 "delivery", "nothing was published: the app's token does not cover a topic to try with"
             )
             return
-        if status != 200:
-            yield tokens.forbidden("publish", internal.name, status)
+        if answer is None or answer.status != 200:
+            why = None if answer is None else storage.not_stored(internal.name, answer)
+            yield why or tokens.forbidden("publish", internal.name, _status(answer))
             return
         listen(watched, within, lambda: all(data in stream.events for stream in watched))
         is_held = streams.is_silent or (proxied is not None and data not in proxied.events)
         came_back: bool | None = None
         if is_held and public is not None and data in direct.events:
             second = uuid.uuid4().hex
-            if self._publish(public, token, second) == 200:
+            if _status(self._publish(public, token, second)) == 200:
                 listen([direct], within, lambda: second in direct.events)
                 came_back = second in direct.events
         at_public: Arrival | None = None
@@ -302,13 +306,13 @@ class Examination:
         if by_cookie is not None and data not in by_cookie.events and data in (proxied or direct).events:
             yield browser.cookie_unread(configuration.cookie, public.profile if public else None, 200)
 
-    def _publish(self, reached: ReachedHub, token: str, data: str) -> int:
-        """Publish a private update on the topic of this examination; 0 without an answer."""
+    def _publish(self, reached: ReachedHub, token: str, data: str) -> DatedAnswer | None:
+        """Publish a private update on the topic of this examination; ``None`` without an answer."""
         body = Publication([self._topic], data, True, type=EVENT_TYPE).encode()
         try:
-            return reached.post(bearer(token), body).status
+            return reached.post(bearer(token), body)
         except Unreachable:
-            return 0
+            return None
 
     # Browsers
 
@@ -354,3 +358,8 @@ class Examination:
         yield delivery.kept(
             delivery.lifetime(public), None if direct is None else delivery.lifetime(direct), patience
         )
+
+
+def _status(answer: DatedAnswer | None) -> int:
+    """The status of an answer; 0 without one."""
+    return 0 if answer is None else answer.status

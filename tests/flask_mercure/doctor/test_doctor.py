@@ -15,7 +15,7 @@ from werkzeug.datastructures import Headers
 
 from flask_mercure.client.connection import Exchange, Head
 from flask_mercure.cookies import CookiePolicy
-from flask_mercure.doctor import addresses, browser, certificates, command, delivery
+from flask_mercure.doctor import addresses, browser, certificates, command, delivery, storage
 from flask_mercure.doctor.addresses import Profile
 from flask_mercure.doctor.certificates import Certificate
 from flask_mercure.doctor.connection import (
@@ -30,7 +30,7 @@ from flask_mercure.doctor.connection import (
 )
 from flask_mercure.doctor.delivery import Arrival, Lifetime
 from flask_mercure.doctor.findings import Finding, Level, Remedy, Symptom, hub, note, ok, problem, warning
-from mercure_hub.protocol.errors import Section, reference
+from mercure_hub.protocol.errors import Section, problem_type, reference
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 PUBLIC = "https://hub.example.com/.well-known/mercure"
@@ -515,3 +515,18 @@ def test_the_last_line_of_the_report() -> None:
     bad, odd = problem("a", "b", Symptom.CORS), warning("a", "b", Symptom.CORS)
     assert command.summary([bad, bad, odd]) == "2 problems, 1 warning."
     assert command.summary([ok("a", "b"), note("a", "b", None, Remedy("app", "c"))]).startswith("Everything")
+
+
+@pytest.mark.parametrize("section", [Section.STORAGE, Section.STORAGE_AWAY, Section.STORAGE_IN_DOUBT])
+def test_a_hub_that_cannot_store_says_why(section: Section) -> None:
+    body = json.dumps({"type": problem_type(section), "detail": "the database db is away"}).encode()
+    found = storage.not_stored("MERCURE_URL", DatedAnswer(503, Headers(), body, 0.0))
+    assert found is not None
+    assert (found.level, found.section) == (Level.PROBLEM, section)
+    assert "the database db is away" in found.summary
+    assert any("history stats" in remedy.line for remedy in found.remedies)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"type": "about:blank"}', b'{"type": 5}'])
+def test_a_refusal_that_is_not_about_storage(body: bytes) -> None:
+    assert storage.not_stored("MERCURE_URL", DatedAnswer(503, Headers(), body, 0.0)) is None

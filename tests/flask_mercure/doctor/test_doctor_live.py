@@ -22,11 +22,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from flask_mercure import Mercure
 from flask_mercure.cli import mercure
+from flask_mercure.doctor import storage
+from flask_mercure.doctor.connection import Endpoint, HubClient
 from flask_mercure.extension import state_of
-from tests.flask_mercure.fake_hub import Answer, make_app
+from tests.engines import RedisServer
+from tests.engines import running as running_engine
+from tests.flask_mercure.fake_hub import Answer, Dropped, make_app
 from tests.flask_mercure.fake_hub import running as fake_hub
 from tests.flask_mercure.proxies import proxy
 from tests.hub.running import HUB_PATH, SECRET, RunningHub, running_hub
+from tests.needs import need
 
 pytestmark = pytest.mark.minutes
 
@@ -527,3 +532,37 @@ def test_an_app_without_grants_is_told(named: str | None) -> None:
     extension.hub(named).subscribe_grants(lambda: ["orders/1"])
     assert grants() == before | {named or "default": "ok"}
     state_of(app).publisher.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (Answer(b"ok\n"), ("ok", None)),
+        (Answer(b"ok, relaxed durability\n"), ("note", None)),
+        (Answer(b"the database cannot be reached\n", 503), ("warning", "storage")),
+        (Answer(b"<html>", 503, "text/html"), None),
+        (Answer(b"not here", 404), None),
+        (Dropped(), None),
+    ],
+)
+def test_what_the_hub_says_of_its_storage(answer: Answer, found: tuple[str, str | None] | None) -> None:
+    with fake_hub() as hub:
+        hub.answers = [answer]
+        finding = storage.readiness(HubClient(Endpoint(hub.url, "MERCURE_URL"), None, 5.0))
+        assert hub.received[0].target == "/readyz"
+    assert (None if finding is None else (finding.level, finding.section)) == found
+
+
+def test_a_hub_whose_engine_is_away(tmp_path: Path) -> None:
+    """Publishing fails, and the finding says so instead of blaming the token."""
+    need("valkey-server")
+    server = RedisServer()
+    with running_engine(server), running_hub(tmp_path, transport_url=server.url()) as hub:
+        assert problems(URL=hub.url, app_url=hub.url) == []
+        server.kill()
+        reported = findings(URL=hub.url, app_url=hub.url)
+        assert ("storage", "storage-away") in [
+            (one["check"], one["section"]) for one in reported if one["level"] == "problem"
+        ]
+        assert "cannot be reached" in " ".join(one["summary"] for one in reported)
+        server.start()
