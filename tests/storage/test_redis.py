@@ -80,7 +80,9 @@ class Servers:
         return server
 
     def client(self, server: RedisServer) -> Any:
-        return self._stack.enter_context(closing(Redis(host=server.host, port=server.port)))
+        return self._stack.enter_context(
+            closing(Redis(host=server.host, port=server.port, socket_timeout=2 * PATIENCE))
+        )
 
     def link(
         self, url: str, kept: Retention | None = None, ahead: Callable[[], float] = lambda: 0
@@ -563,7 +565,7 @@ class TestPresence:
         now = 0.0
         one, other = servers.link(url, ahead=lambda: now), servers.link(url, ahead=lambda: now)
         one.append(Batch(1, [update()], [True], [Presence("key", "record")]))
-        now = 14.0
+        now = 10.0
         other.renew()
         assert other.adopt(9) == []
         now = 16.0
@@ -587,10 +589,10 @@ class TestPresence:
         assert other.adopt(9) == []
         assert other.renew()
         assert other.adopt(9) == []
-        now = 65.0
+        now = 61.0
         assert one.renew()
         assert other.adopt(9) == []
-        now = 73.0
+        now = 69.0
         assert other.adopt(9) == ["False"]
         assert one.renew()
 
@@ -623,6 +625,19 @@ class TestDiscard:
         assert self.discard(other) == ["x", "y"]
         now = SHARED_GRACE + 10
         assert self.discard(servers.link(url, kept, lambda: now)) == ["y"]
+
+    def test_one_machine_at_a_time_discards(self, servers: Servers) -> None:
+        url = servers.server().url()
+        now = 0.0
+        kept = Retention(size=1)
+        one, other = (servers.link(url, kept, lambda: now) for _ in range(2))
+        one.append(batch(1, *[str(n) for n in range(600)]))
+        now = 2 * SHARED_GRACE
+        one.discard()
+        left = len(ids(one))
+        other.discard()
+        assert len(ids(one)) == left < 600
+        assert self.discard(one) == ["599"]
 
     def test_a_machine_that_left_needs_no_updates(self, servers: Servers) -> None:
         url = servers.server().url()
