@@ -200,6 +200,8 @@ class TestAdoption:
     def test_each_is_ended_with_one_event(self, world: World) -> None:
         world.storage.dead = [record(f"dead {number}") for number in range(1200)]
         world.active.end_of_dead_processes()
+        assert len(world.dispatcher.announced) == 500  # the others do not keep a hub from its start
+        until(lambda: len(world.dispatcher.announced) == 1200)
         assert world.take() == [(f"dead {number}", False, 0) for number in range(1200)]
         world.storage.dead = [record("later")]
         until(lambda: world.dispatcher.announced)

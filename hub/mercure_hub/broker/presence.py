@@ -137,23 +137,32 @@ class ActiveSubscriptions:
     # -- processes that died ---------------------------------------------------------------------
 
     def end_of_dead_processes(self) -> None:
-        """Publish the end of subscriptions whose process was killed, now and from now on."""
+        """Publish the end of subscriptions whose process was killed: a page of them now, the others later."""
         if not self._are_announced:
             return
-        self._try_to_adopt()
-        self._adopting = gevent.spawn(self._keep_adopting)
+        has_more = self._try_to_adopt()
+        self._adopting = gevent.spawn(self._keep_adopting, has_more)
 
-    def _keep_adopting(self) -> None:
+    def _keep_adopting(self, has_more: bool) -> None:
         while True:
+            while has_more:
+                self._dispatcher.wait_for_answers()
+                has_more = self._try_to_adopt()
             pause = min(self._interval, _RETRY) if self._is_failing else self._interval
             # Not all processes at once: one of them gets all.
             gevent.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             if self._storage.absence is None:
-                self._try_to_adopt()
+                has_more = self._try_to_adopt()
 
-    def _try_to_adopt(self) -> None:
+    def _try_to_adopt(self) -> bool:
+        """Adopt a page, and end what is on it.
+
+        :returns: whether there is more.
+        """
         try:
-            self._adopt()
+            records = in_thread(partial(self._storage.adopt, _PAGE))
+            for record in records:
+                self._publish(*restored(record), active=False)
         except StorageError as error:  # a full disk, for example; streams can go on
             if not (self._is_failing or isinstance(error, StorageAway)):
                 _log.error("subscriptions of processes that died are still listed: %s", error)
@@ -166,14 +175,8 @@ class ActiveSubscriptions:
             if self._is_failing:
                 _log.info("subscriptions of processes that died are no longer listed")
             self._is_failing = False
-
-    def _adopt(self) -> None:
-        records: Sequence[str] = [""] * _PAGE
-        while len(records) == _PAGE:
-            records = in_thread(partial(self._storage.adopt, _PAGE))
-            for record in records:
-                self._publish(*restored(record), active=False)
-            self._dispatcher.wait_for_answers()
+            return len(records) == _PAGE
+        return False
 
     def close(self) -> None:
         """Look for nothing more, and announce nothing again."""
