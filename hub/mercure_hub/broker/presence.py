@@ -150,7 +150,7 @@ class ActiveSubscriptions:
                 has_more = self._try_to_adopt()
             pause = min(self._interval, _RETRY) if self._is_failing else self._interval
             # Not all processes at once: one of them gets all.
-            gevent.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            gevent.sleep(pause * random.uniform(0.6, 1.0))  # noqa: S311 - no secret
             if self._storage.absence is None:
                 has_more = self._try_to_adopt()
 
