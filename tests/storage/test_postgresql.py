@@ -454,6 +454,10 @@ class TestOpen:
         assert "wrongone" not in str(caught.value)
         self.opens(url.replace("hub@", "hub:right@"))
 
+    def test_all_hosts_are_named(self) -> None:
+        address = address_of("postgresql://hub@/mercure?host=one&port=1&host=two&port=2")
+        assert address.shown == "database mercure of PostgreSQL at one,two, port 1,2"
+
     @pytest.mark.parametrize(
         "query", ["host=127.0.0.1&port=1&host=127.0.0.1&port={}", "host=127.0.0.1,127.0.0.1&port=1,{}"]
     )
@@ -653,6 +657,42 @@ class TestDiscard:
         assert (beginning.updates, beginning.events) == (64, 1)
         assert link.size().updates == 2
         assert sql.execute("SELECT count(*) FROM mercure_topic").fetchone() == (152,)
+
+    def test_what_could_not_be_discarded_is_tried_again(self, join: Join, sql: psycopg.Connection) -> None:
+        link = join(kept=Retention(size=2))
+        link.append(batch(1, *"abcde"))
+        sql.execute(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$BEGIN RAISE 'the disk is full'; END$$"
+        )
+        sql.execute(
+            "CREATE CONSTRAINT TRIGGER fail AFTER DELETE ON mercure_update DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION fail()"  # at the commit
+        )
+        with pytest.raises(StorageError, match="the disk is full"):
+            link.discard()
+        assert ids(link) == [*"abcde"]
+        assert not link.is_discard_due()
+        sql.execute("DROP TRIGGER fail ON mercure_update")
+        link.discard()
+        assert ids(link) == [*"de"]
+        assert link.append(batch(2, "f")) == 6
+
+    def test_a_history_that_lost_its_end_is_discarded_all_the_same(
+        self, join: Join, sql: psycopg.Connection
+    ) -> None:
+        link = join(kept=Retention(size=1))
+        for number in range(1, 5):
+            link.append(batch(number, str(number)))
+            link.discard()
+        sql.execute("TRUNCATE mercure_update, mercure_topic")
+        sql.execute("UPDATE mercure_position SET last_sequence = 1")
+        sql.execute("UPDATE mercure_discarded SET updates_gone = 0")
+        with pytest.raises(StorageAway):
+            link.append(batch(5, "5"))
+        link.append(batch(6, "6", "7"))
+        link.discard()
+        assert ids(link) == ["7"]
 
     def test_the_oldest_events_make_room(self, join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(retention, "EVENTS_BYTES", 60)

@@ -100,7 +100,8 @@ def address_of(url: str) -> Address:
     host = authority.rpartition("@")[2]
     if kind is EngineKind.POSTGRESQL:
         base = f"postgresql://{authority}/{path}"
-        where = ",".join([host or dict(given).get("host", ""), *_ports(given)]).strip(",") or "a local socket"
+        hosts, ports = (",".join(value for key, value in given if key == name) for name in ("host", "port"))
+        where = (host or hosts or "a local socket") + (f", port {ports}" if ports else "")
         text = f"database {unquote(path) or 'of the user'!s} of PostgreSQL at {where}"
         return Address(kind, f"{base}?{rest}" if rest else base, text, is_relaxed=is_relaxed)
     base = f"{scheme.replace('valkey', 'redis')}://{authority}/{path}"
@@ -146,7 +147,3 @@ def _is_relaxed(given: list[tuple[str, str]]) -> bool:
     if durability not in (None, _RELAXED):
         raise ValueError(f"has durability={shown(durability)}; the only value is {_RELAXED}")
     return durability is not None
-
-
-def _ports(given: list[tuple[str, str]]) -> list[str]:
-    return [f"port {value}" for key, value in given if key == "port"]

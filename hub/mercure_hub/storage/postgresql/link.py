@@ -136,13 +136,14 @@ class PostgresqlLink:
             self._is_open = True
         except psycopg.Error as error:
             failure = self._connector.failure("opened", error)
-            role = writer.info.user
-            self._disconnect()
             if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidSchemaName)):
+                role = writer.info.user
+                self._disconnect()
                 raise StorageUnusable(
                     f"{failure}; the role needs the rights to create tables in the schema, and to use them: "
                     f"GRANT CREATE, USAGE ON SCHEMA public TO {role}, or make it the owner"
                 ) from None
+            self._disconnect()
             raise failure from None
         except StorageError:
             self._disconnect()
@@ -261,6 +262,7 @@ class PostgresqlLink:
             raise StorageError(f"{self.name} was told not to store this batch")
         if incarnation != self._written or last < self._known:
             self._written, self._known = incarnation, last
+            self._trimmer = Trimmer(self._kept, self._ahead)  # what it discarded may be there again
             raise StorageAway(f"{self.name} {_IS_ANOTHER}")
         raise StorageError(f"{self.name} has not stored a batch")
 

@@ -73,19 +73,19 @@ class Trimmer:
             ((last, events, event_bytes, gone, now, has_others),) = connection.ask(_STATE, values)
             kept, grace = self._retention, SHARED_GRACE if has_others else 0.0
             most = kept.max_age or float("inf")
-            discarded = 0
+            discarded, first = 0, self._first
             if kept.is_bounded:
                 before = last - events - kept.size if kept.size else 0
-                rows = connection.ask(_UPDATES, {"after": max(self._first, gone), "limit": STEP})
+                rows = connection.ask(_UPDATES, {"after": max(first, gone), "limit": STEP})
                 old = _beginning(
                     rows, now, grace, lambda row, time: row[0] - row[3] <= before or time < now - most
                 )
                 _discard(connection, _NOTE_UPDATES, old, are_events=False)
                 discarded = len(old)
                 if not rows:
-                    self._first = last
+                    first = last
                 elif discarded < len(rows):
-                    self._first = rows[discarded][0] - 1
+                    first = rows[discarded][0] - 1
             oldest_event = now - min(most, EVENTS_MAX_AGE)
             old = _beginning(
                 connection.ask(_EVENTS, {"limit": STEP}),
@@ -94,7 +94,8 @@ class Trimmer:
                 lambda row, time: event_bytes - row[3] >= EVENTS_BYTES or time < oldest_event,
             )
             _discard(connection, _NOTE_EVENTS, old, are_events=True)
-            return max(discarded, len(old))
+        self._first = first  # what was discarded may be there again until the commit
+        return max(discarded, len(old))
 
 
 def _beginning(
