@@ -336,10 +336,12 @@ class Valkey(Shared):
 
     def make_replica(self) -> None:
         host, port = self.address
-        self._replica = RedisServer(settings=(*_NEVER_REWRITTEN, "--replicaof", host, str(port)))
+        self._replica = RedisServer(settings=_NEVER_REWRITTEN)
         self._replica.start()
         deadline = time.monotonic() + _BUSY
         with self._client(self._replica) as client:
+            # Not by a setting, which would make it a replica again when it is started again.
+            client.execute_command("REPLICAOF", host, str(port))
             while client.info("replication").get("master_link_status") != "up":
                 if time.monotonic() > deadline:
                     raise RuntimeError("the replica does not follow")

@@ -693,7 +693,7 @@ class _Judge:
             )
             if lost is None or self._died(session.opened, self.record.damaged + BOUND, session.node):
                 continue
-            end = min(session.ended, self.record.settled)
+            end = min(session.ended, self.record.settled, self.record.finished)
             if end > self.record.damaged + BOUND + _TOLERANCE:
                 words = (
                     f"{session.name} had got what the log lost by {self.record.damaged:.2f} s, and was open "
@@ -756,17 +756,25 @@ class _Judge:
                 words = f"the history has {len(some)} updates; {record.history_size} were to be kept"
                 yield Violation(Invariant.REPLAY, record.finished, words)
             if begin < 0 or ids[begin:] != some:
-                pairs = enumerate(zip(ids[begin:], some, strict=False))
-                differs = next((n for n, (a, b) in pairs if a != b), None)
                 what = "events of the hub" if events else "updates"
-                words = f"the log has {len(ids)} {what}, a replay from the beginning {len(some)}" + (
-                    "" if differs is None else f"; number {differs + 1} of it is not what the log has there"
-                )
-                yield Violation(Invariant.REPLAY, record.finished, words)
+                words = f"the log has {len(ids)} {what}, a replay from the beginning {len(some)}"
+                yield Violation(Invariant.REPLAY, record.finished, words + self._first_break(ids, some))
         places = [self.place[id_] for id_ in got if id_ in self.place]
         if places != sorted(places):
             words = "a replay from the beginning has events of the hub and updates in another order"
             yield Violation(Invariant.REPLAY, record.finished, words)
+
+    def _first_break(self, log: Sequence[str], replayed: Sequence[str]) -> str:
+        """Where a replay does not go on as the log does, in words."""
+        following = dict(pairwise(log))
+        for before, after in pairwise(replayed):
+            if following.get(before) != after:
+                where = [
+                    str(self.log[self.place[id_]].sequence) if id_ in self.place else id_
+                    for id_ in (before, after)
+                ]
+                return f"; it goes on with {where[1]} after {where[0]}"
+        return f"; it begins with {replayed[0]}" if replayed else ""
 
     def _is_event(self, id_: str) -> bool:
         place = self.place.get(id_)

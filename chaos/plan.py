@@ -353,11 +353,15 @@ def draw(
 
 
 def _once_over(kinds: Sequence[Kind]) -> list[Kind]:
-    """Only one replica can take over: in place of another one, something else."""
+    """Only one replica can take over, and nothing is discarded then: in place of that, something else."""
     found: list[Kind] = []
     for kind in kinds:
-        is_again = kind in FAILOVERS and FAILOVERS & set(found)
-        found.append(Kind.KILL_HUB if is_again else kind)
+        if kind in FAILOVERS and FAILOVERS & set(found):
+            found.append(Kind.KILL_HUB)
+        elif kind is Kind.TRIM_PAST and FAILOVERS & set(kinds):
+            found.append(Kind.STOP_LONG)
+        else:
+            found.append(kind)
     return found
 
 

@@ -372,6 +372,7 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
             deeds=[deed(Effect.REPLACES | Effect.AWAY, 3.0, 4.0)],
             sessions=[session(1, 2, 77)],
             settled=30.0,
+            finished=40.0,
         ),
     ),
     "two nodes replay differently": (

@@ -110,6 +110,7 @@ def test_one_replica_takes_over_at_most() -> None:
     for seed in range(200):
         kinds = [fault.kind for fault in draw(seed, engine=VALKEY).faults]
         assert sum(kind in FAILOVERS for kind in kinds) <= 1
+        assert not (FAILOVERS & set(kinds) and Kind.TRIM_PAST in kinds)
 
 
 def test_updates_are_discarded_past_a_node_that_stands_still() -> None:
