@@ -6,11 +6,17 @@ import io
 import json
 import os
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from mercure_hub import cli
-from tests.tools.history.test_copy import NewUrl, everything, fill, hub_at, new_url
+from mercure_hub.tools.history.copying import copy
+from mercure_hub.tools.history.engines import opened
+from mercure_hub.tools.history.history import HistoryError
+from tests.hub.running import running_hub
+from tests.tools.history.test_copy import NewUrl, copied, everything, fill, hub_at, new_url
 
 __all__ = ["new_url"]
 pytestmark = pytest.mark.minutes
@@ -151,6 +157,44 @@ def test_a_selection_is_pruned(url: str, console: Console) -> None:
         assert hub.place_of("id6") == 10
         assert hub.store.beginning(10).updates == 10
         assert [entry.update.id for entry in hub.store.read(0, 10, ["b", "a"], 10).entries] == ["id6"]
+
+
+def test_a_hub_that_starts_ends_a_copy(
+    url: str,
+    new_url: NewUrl,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would send what is copied as new; the copy goes on when it has stopped."""
+    source = new_url("sqlite")
+    fill(source)
+    monkeypatch.setattr("mercure_hub.tools.history.copying.BATCH", 4)
+    with ExitStack() as stack:
+        one = stack.enter_context(opened(source))
+        other = stack.enter_context(opened(url, is_made=True))
+
+        def start(_: int) -> None:
+            stack.enter_context(hub_at(url))
+
+        with pytest.raises(HistoryError, match="a hub "):
+            copy(one, other, start)
+    assert everything(url)[1].last == 4
+    copied(source, url)
+    assert everything(url) == everything(source)
+
+
+def test_clients_resume_at_a_hub_on_the_copy(url: str, tmp_path: Path) -> None:
+    source = f"sqlite:///{tmp_path}/hub.db"
+    with running_hub(tmp_path, anonymous=1, transport_url=source) as hub:
+        ids = [hub.send("a", str(number)) for number in range(5)]
+        copied(source, url)
+        ids.append(hub.send("a", "5"))
+    copied(source, url)
+    with running_hub(tmp_path, anonymous=1, transport_url=url) as hub:
+        stream = hub.subscribe({"match": "a"}, Last_Event_ID=ids[2])
+        assert stream.take(3) == ["3", "4", "5"]
+        assert stream.reply.headers["last-event-id"] == ids[2]
+        hub.send("a", "6")
+        assert stream.next().data == "6"
 
 
 @pytest.mark.parametrize("command", [("stats",), ("export",), ("prune", "--keep", "1")])

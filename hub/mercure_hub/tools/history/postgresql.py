@@ -191,7 +191,7 @@ class PostgresqlHistory:
 
     @contextmanager
     def writing(self) -> Iterator[PostgresqlWriter]:
-        """Lock the table in which hubs register, so that one that starts waits for a commit."""
+        """Lock the table in which hubs register while something is written: one that starts has to wait."""
         writer = PostgresqlWriter(self._connection, self._name)
         try:
             writer.begin()
@@ -253,6 +253,7 @@ class PostgresqlWriter:
         self._marks = Marks()
         self._event_bytes = 0
         self._first: int | None = None
+        self._is_begun = False
 
     def begin(self) -> None:
         """Begin a transaction in which no hub is at work.
@@ -260,6 +261,7 @@ class PostgresqlWriter:
         :raises HistoryError: one is.
         """
         self._connection.ask("BEGIN")
+        self._is_begun = True
         self._connection.ask(_LOCK)
         ((hubs,),) = self._connection.ask(_HUBS)
         if hubs:
@@ -268,9 +270,14 @@ class PostgresqlWriter:
                 "ones; stop all hubs before, or publish them (one that was killed counts for 15 s)"
             )
         ((*marks, self._event_bytes),) = self._connection.ask(_MARKS)
-        self._marks = Marks(*marks)
+        found = Marks(*marks)
         if self._first is None:
-            self._first = self._marks.last
+            self._first, self._marks = found.last, found
+        elif found != self._marks:
+            raise HistoryError(
+                f"somebody else has written to {self._name}, so the rest was not stored; run one command "
+                "at a time"
+            )
 
     @property
     def marks(self) -> Marks:
@@ -288,6 +295,8 @@ class PostgresqlWriter:
 
     def store(self, rows: Sequence[Row], marks: Marks) -> None:
         """Insert rows."""
+        if not self._is_begun:
+            self.begin()
         for row in rows:
             self._event_bytes = row.event_bytes if row.event_bytes is not None else self._event_bytes
         if rows:
@@ -302,13 +311,15 @@ class PostgresqlWriter:
         self._marks = marks
 
     def commit(self) -> None:
-        """Commit the transaction, and begin another."""
-        self._connection.ask("COMMIT")
-        self.begin()
+        """Commit the transaction; the next rows begin another."""
+        if self._is_begun:
+            self._connection.ask("COMMIT")
+            self._is_begun = False
 
     def end(self) -> None:
         """Roll back what was not committed."""
-        self._connection.ask("ROLLBACK")
+        if self._is_begun:
+            self._connection.ask("ROLLBACK")
 
 
 def _conditions(selection: Selection) -> tuple[str, Mapping[str, Any]]:
