@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -152,3 +154,35 @@ def test_a_hub_can_be_stopped_while_it_stands_still(folder: Path, server: Engine
         began = time.monotonic()
     assert time.monotonic() - began < 10 + SLOW
     server.kill()
+
+
+def test_it_comes_back_without_its_newest_updates(hub: RunningHub, server: EngineServer) -> None:
+    """As a replica does that takes over before it has them."""
+    api = f"{HUB_PATH}/subscriptions/exact/t"
+    before = hub.send("t", "before")
+    gone = hub.subscribe({"match": "t"})
+    until(lambda: len(hub.get(path=api, token=hub.token()).json()["subscriptions"]) == 1)
+    server.kill()
+    saved = server.folder.with_name(server.folder.name + "-saved")
+    subprocess.run(["cp", "-a", server.folder, saved], check=True)
+    try:
+        server.start()
+        until(lambda: hub.publish({"topic": "t", "data": "lost"}).status == 200)
+        stays = hub.subscribe({"match": "t"})
+        lost = hub.send("t", "lost too")
+        assert stays.next().id == lost
+        gone.close()  # its end will be lost too
+        until(lambda: len(hub.get(path=api, token=hub.token()).json()["subscriptions"]) == 1)
+        server.kill()
+        shutil.rmtree(server.folder)
+        saved.rename(server.folder)
+        server.start()
+        assert stays.ended()
+        until(lambda: hub.publish({"topic": "t", "data": "after"}).status == 200)
+        again = hub.subscribe({"match": "t", "last_event_id": lost})
+        assert again.reply.headers["mercure-last-event-id"] == "earliest"
+        assert again.take(2) == ["before", "after"]
+        assert hub.subscribe({"match": "other", "last_event_id": before}).reply.status == 200
+        until(lambda: len(hub.get(path=api, token=hub.token()).json()["subscriptions"]) == 1)
+    finally:
+        shutil.rmtree(saved, ignore_errors=True)
