@@ -7,6 +7,8 @@ import fcntl
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.config.settings import SettingError
-from mercure_hub.server.feeder import Feed
+from mercure_hub.server.feeder import PROCESS_NAME, Feed
 from tests.engines import EngineServer, PostgresqlServer, RedisServer, running
-from tests.hub.running import HUB_PATH, Stream
+from tests.hub.running import HUB_PATH, Stream, process_environment
 from tests.needs import need
 from tests.server.test_workers import Workers, workers
 from tests.storage.log import until
@@ -46,17 +48,26 @@ def fed(engine: EngineServer, folder: Path, count: int = 3, **variables: str) ->
     assert list(folder.glob("*mercure-feed-*")) == []
 
 
+def processes_of(hub: Workers) -> dict[int, str]:
+    """The names of workers and feeder."""
+    children = Path(f"/proc/{hub.child.pid}/task/{hub.child.pid}/children").read_text(encoding="ascii")
+    names: dict[int, str] = {}
+    for pid in map(int, children.split()):
+        with contextlib.suppress(OSError):
+            names[pid] = Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip()
+    return names
+
+
 def feeder_of(hub: Workers) -> int:
-    """It is started before the workers."""
-    return min(hub.pids)
+    return next(pid for pid, name in processes_of(hub).items() if name == PROCESS_NAME)
 
 
 def killed(hub: Workers, victim: int) -> int:
     """Kill a process, and wait for the one that replaces it."""
-    before = hub.pids
+    before = set(processes_of(hub))
     os.kill(victim, signal.SIGKILL)
-    until(lambda: set(hub.pids) - set(before))
-    (fresh,) = set(hub.pids) - set(before)
+    until(lambda: set(processes_of(hub)) - before)
+    (fresh,) = set(processes_of(hub)) - before
     return fresh
 
 
@@ -154,7 +165,7 @@ def test_subscriptions_of_a_killed_worker_end(engine: EngineServer, folder: Path
         token = hub.token()
         streams = [hub.subscribe({"match": "t"}, token) for _ in range(ENOUGH)]
         until(lambda: len(hub.get(path=API, token=token).json()["subscriptions"]) == ENOUGH)
-        killed(hub, max(hub.pids))
+        killed(hub, max(processes_of(hub)))
         left = ENOUGH - sum(map(has_ended, streams))
         assert 0 < left < ENOUGH
         until(lambda: len(hub.get(path=API, token=token).json()["subscriptions"]) == left)
@@ -173,6 +184,24 @@ def test_a_reload_begins_the_copy_anew_and_streams_go_on(engine: EngineServer, f
             hub.send("t", str(number))
         for stream in [*streams, hub.subscribe({"match": "t"}, last_event_id=first)]:
             assert stream.take(8 + (stream not in streams))[-8:] == [str(number) for number in range(2, 10)]
+
+
+def test_nothing_is_left_of_a_killed_hub(engine: EngineServer, folder: Path) -> None:
+    log = folder / "hub.log"
+    environment = process_environment(
+        folder,
+        MERCURE_TRANSPORT_URL=engine.url(),
+        MERCURE_WORKERS="2",
+        MERCURE_LOG_FILE=str(log),
+        XDG_RUNTIME_DIR=str(folder),
+    )
+    with subprocess.Popen([sys.executable, "-m", "mercure_hub"], env=environment) as child:
+        try:
+            until(lambda: log.exists() and "listens on" in log.read_text(encoding="utf-8"))
+            assert list(folder.glob("mercure-feed-*"))
+        finally:
+            child.kill()
+    until(lambda: not list(folder.glob("mercure-feed-*")))
 
 
 def test_the_engine_has_one_reader(folder: Path) -> None:

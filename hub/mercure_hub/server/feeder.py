@@ -23,6 +23,10 @@ from mercure_hub.storage.feed.feeder import Feeder
 from mercure_hub.storage.feed.state import FeedState
 from mercure_hub.storage.interface import Retention
 
+PROCESS_NAME = "mercure-feeder"
+"""As ``ps`` and ``top`` show it."""
+
+_OWN_NAME = Path("/proc/self/comm")
 _PREFIX = "mercure-feed-"
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -113,6 +117,8 @@ def feed_workers(settings: Settings, feed: Feed, tally: Tally, ready: Callable[[
     :raises StorageError: the engine cannot be opened, or the copy not be written.
     """
     parent = os.getppid()
+    with contextlib.suppress(OSError):
+        _OWN_NAME.write_text(PROCESS_NAME, encoding="ascii")
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_IGNORED, signal.SIGCHLD))
