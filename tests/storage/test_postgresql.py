@@ -254,7 +254,8 @@ class TestServerAway:
         link.append(batch(1, "x"))
         link.after(0, 1, 1)
         sql.execute(
-            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
         )
         assert link.append(batch(2, "y")) == 2
         assert link.position().last == 2
@@ -893,6 +894,24 @@ class TestReplacedHistory:
 
     def breaks(self, commits: list[Commit[int]]) -> list[Break]:
         return [one.broken for one in commits if one.broken is not None]
+
+    def test_a_backup_that_took_its_place(
+        self,
+        url: str,
+        sql: psycopg.Connection,
+        commits: list[Commit[int]],
+        open_store: Callable[[str], Store[int]],
+    ) -> None:
+        store = open_store(url)
+        store.append([update(id="x")], 1)
+        until(lambda: commits)
+        sql.execute("UPDATE mercure_position SET epoch = 'of the backup'")
+        sql.execute(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+        until(lambda: self.breaks(commits))
+        assert self.breaks(commits) == [Break.REPLACED]
 
     def test_a_replica_that_lacks_the_newest_updates(
         self,
