@@ -18,7 +18,10 @@ from typing import Any, TypeVar
 import pytest
 
 LAYERS = ("seconds", "minutes", "servers", "foreign")
-_LONGEST = ("test_javascript_fallback.py", "test_chat.py", "test_apache.py")  # a minute or more each
+_LONGEST = (  # a minute or more each
+    *("test_javascript_fallback.py", "test_chat.py", "test_apache.py"),
+    *("test_cluster.py", "test_several_hubs.py"),
+)
 _PROCESS = {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _PROGRAMS = {"apache2", "caddy", "chromedriver", "chromium", "nginx", "npm", "supervisord"}
 _NETWORK = {"socket.bind", "socket.connect"}
