@@ -74,7 +74,7 @@ def _stats(given: argparse.Namespace, _: Selection) -> None:
         _print(json.dumps(found, ensure_ascii=False))
         return
     at_work = {0: "none", 1: "1 process"}.get(found["hubs"], f"{found['hubs']} processes")
-    _print(f"database      {found['database']} (tables of version {found['version']})")
+    _print(f"database      {found['database']} (version {found['version']})")
     _print(f"hub at work   {at_work}")
     _print(f"updates       {found['updates']:,} ({found['private']:,} private), {_size(found['bytes'])}")
     _print(f"ever          {found['ever_published']:,} published")
@@ -85,7 +85,7 @@ def _stats(given: argparse.Namespace, _: Selection) -> None:
         end = found[name]
         _print(f"{name}        {_moment(end['published_at'])}  {end['id']}" if end else f"{name}        none")
     for name, size in found["sizes"].items():
-        _print(f"{name:<14}{_size(size)}")
+        _print(f"{name:<13} {_size(size)}")
     if found["topics"]:
         _print(f"\n{'updates':>12}  {'data':>10}  topic")
     for topic in found["topics"]:
@@ -156,7 +156,7 @@ def _opened_file(given: argparse.Namespace, command: str) -> AbstractContextMana
     address = address_of(given.url)
     tool = _TOOLS.get((command, address.kind))
     if tool is not None:
-        raise HistoryError(f"{command} is for files of SQLite, and this is {address.shown}; {tool}")
+        raise HistoryError(f"{command} is for files of SQLite, and the history is in {address.shown}; {tool}")
     return sqlite.opened(given.url)
 
 

@@ -220,7 +220,7 @@ class PostgresqlHistory:
                 "subscription_event_bytes": event_bytes,
                 "oldest": self._end(first),
                 "newest": self._end(last),
-                "sizes": {name.removeprefix("mercure_"): taken for name, taken in ask(_SIZES)},
+                "sizes": {f"{name.removeprefix('mercure_')} table": taken for name, taken in ask(_SIZES)},
                 "topics": [self._topic(hashed, number) for hashed, number in ask(_MOST, {"top": top})],
             }
 

@@ -354,7 +354,7 @@ class RedisHistory:
             "subscription_event_bytes": event_bytes,
             "oldest": oldest,
             "newest": newest,
-            "sizes": {"server": int(memory["used_memory"])},
+            "sizes": {"server memory": int(memory["used_memory"])},
             "topics": [
                 {"topic": topic, "updates": number, "bytes": sizes[topic]}
                 for topic, number in topics.most_common(top)
