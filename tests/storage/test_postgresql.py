@@ -695,6 +695,23 @@ class TestDiscard:
         link.discard()
         assert ids(link) == ["7"]
 
+    def test_a_server_that_has_discarded_less_gets_no_hole(self, join: Join, sql: psycopg.Connection) -> None:
+        link = join(kept=Retention(size=1))
+        for number in range(1, 5):
+            link.append(batch(number, str(number)))
+            link.discard()
+        sql.execute("TRUNCATE mercure_update, mercure_topic")
+        sql.execute("UPDATE mercure_position SET last_sequence = 0")
+        sql.execute("UPDATE mercure_discarded SET updates_gone = 0")
+        join().append(batch(1, *"abcdefg"))
+        sql.execute("UPDATE mercure_update SET published_at = 0")
+        sql.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        link.discard()
+        assert ids(link) == ["g"]
+
     def test_the_oldest_events_make_room(self, join: Join, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(retention, "EVENTS_BYTES", 60)
         link = join()

@@ -325,6 +325,7 @@ class PostgresqlLink:
                 if self.is_relaxed:  # a server that has just recovered from a crash may have lost updates
                     raise StorageAway(f"{self.name} cannot be written: the connection was lost")
             connection = self._writer = self._connector.connect()
+            self._trimmer = Trimmer(self._kept, self._ahead)  # maybe to a server that has discarded less
         return connection
 
     @contextlib.contextmanager
