@@ -63,7 +63,7 @@ def start(
 
 def away(link: MemoryLink, hub: RunningHub) -> None:
     """Let the engine go away, and the hub notice it."""
-    link.appends = [goes_away]
+    link.appends = [goes_away, goes_away]
     link.is_away = True
     assert hub.publish({"topic": "t"}).status == 503
     until(lambda: hub.publish({"topic": "t"}).json()["type"].endswith(":storage-away"))
@@ -211,7 +211,7 @@ class TestDoubt:
     ) -> None:
         monkeypatch.setattr(Store, "doubt_timeout", 0.1)
         with start() as hub:
-            links[0].appends = [is_lost]
+            links[0].appends = [is_lost, is_lost]
             links[0].is_away = True
             reply = hub.publish({"topic": "t"})
             assert (reply.status, reply.headers["retry-after"]) == (503, "5")
@@ -252,7 +252,7 @@ class TestBreak:
             streams = [hub.subscribe({"match": "t"}) for _ in range(4)]
             began = time.monotonic()
             engine.rewind(1)
-            links[0].appends = [goes_away]
+            links[0].appends = [goes_away, goes_away]
             assert hub.publish({"topic": "t"}).status == 503
             assert streams[0].ended()
             back(links[0], hub)
@@ -284,7 +284,7 @@ class TestBreak:
                 if not lost:
                     lost.append("now")
                     engine.rewind(1)
-                    links[0].appends = [goes_away]
+                    links[0].appends = [goes_away, goes_away]
                     assert hub.publish({"topic": "t"}).status == 503
                     until(lambda: hub.publish({"topic": "t", "data": "new"}).status == 200)
                 return found

@@ -210,7 +210,7 @@ class TestFailure:
         def breaks(append: Callable[[], int]) -> int:
             raise error
 
-        node.link.appends = [breaks]
+        node.link.appends = [breaks, breaks]
         node.publish("lost", ticket=1)
         node.answered(1)
         reason = f"the memory cannot be written: {str(error) or type(error).__name__}"
@@ -337,8 +337,20 @@ class TestDoubt:
         node.wait_for("x", "y", "z")
         assert node.sequences == [1, 2, 3]
 
-    def test_a_batch_that_was_not_committed_fails(self, node: Node) -> None:
-        node.link.appends = [is_lost]
+    @pytest.mark.parametrize("how", [is_lost, goes_away])
+    def test_a_batch_that_was_not_committed_is_sent_once_more(
+        self, node: Node, how: Callable[[Callable[[], int]], int]
+    ) -> None:
+        """As after a restart of the engine, which the publishers need not notice."""
+        node.link.appends = [how]
+        node.publish("x", "y", ticket=1)
+        node.answered(1)
+        assert node.answers[1] == ""
+        until(lambda: node.ids == ["x", "y"])
+        assert node.store.absence is None
+
+    def test_a_batch_that_was_not_committed_again_fails(self, node: Node) -> None:
+        node.link.appends = [is_lost, is_lost]
         node.publish("x", ticket=1)
         node.answered(1)
         assert node.answers[1] == "the connection broke; it was not stored"
@@ -352,7 +364,7 @@ class TestDoubt:
         with node.link.engine.turn:
             node.publish("x", ticket=1)
             node.announce("key", "record")
-            node.link.appends = [how]
+            node.link.appends = [how, how]
             node.link.is_away = True
         until(lambda: node.store._wait is not None and node.store._wait.is_sent)
         node.publish("queued", ticket=2)
@@ -373,6 +385,14 @@ class TestDoubt:
         node.wait_for("x", "key: record", "next")
         assert node.sequences == [1, 2, 3]
 
+    def test_a_check_is_not_told_what_a_publisher_in_doubt_is(self, node: Node) -> None:
+        node.store.doubt_timeout = 0.0
+        self.in_doubt(node, is_not_answered)
+        until(lambda: node.store.absence)
+        node.store._absence = None  # as before the first attempt has failed
+        with pytest.raises(StorageAway):
+            node.store.check()
+
     def test_a_late_append_stores_nothing_after_its_outcome_was_told(self, node: Node) -> None:
         late: list[Callable[[], int]] = []
 
@@ -385,8 +405,8 @@ class TestDoubt:
         node.answered(1)
         late[0]()
         node.publish("y", ticket=2)
-        node.wait_for("y")
-        assert node.sequences == [1]
+        node.wait_for("x", "y")  # the first was sent once more, under another number
+        assert node.sequences == [1, 2]
         assert node.store.doubts == 1
 
     @pytest.mark.parametrize(
@@ -476,7 +496,7 @@ class TestOwed:
     def test_a_change_waits_for_an_earlier_one_that_is_owed(self, node: Node, engine: MemoryEngine) -> None:
         node.store.max_batch = 2
         node.link.is_away = True
-        node.link.appends = [goes_away]
+        node.link.appends = [goes_away, goes_away]
         node.announce("first", "here")
         until(lambda: node.store.absence)
         for key in "abc":
@@ -497,7 +517,7 @@ class TestAbsence:
     def away(self, node: Node) -> None:
         """Let the engine go away while somebody publishes."""
         node.link.is_away = True
-        node.link.appends = [goes_away]
+        node.link.appends = [goes_away, goes_away]
         node.publish("lost", ticket=1)
         node.answered(1)
 
@@ -636,7 +656,7 @@ class TestLease:
 
     def test_what_is_owed_is_ended_by_others(self, node: Node, engine: MemoryEngine) -> None:
         node.link.is_away = True
-        node.link.appends = [goes_away]
+        node.link.appends = [goes_away, goes_away]
         node.announce("owed", "record")
         until(lambda: node.store.absence)
         engine.bury(0)

@@ -113,6 +113,10 @@ class _Absence:
         self.retry_at = time.monotonic() + self._pauses.next()
 
 
+class _NotStored(StorageError):
+    """An append that was in doubt was not stored, and will not be."""
+
+
 class _Abandoned(BaseException):
     """The store was closed while its writer waited for the engine."""
 
@@ -148,6 +152,8 @@ class Store(Generic[Ticket]):
     """Seconds that a publication waits for the outcome of an append that was not answered."""
     first_retry, last_retry = 0.1, 2.0
     """Seconds between two attempts while the engine is away or does not answer, at first and later."""
+    repeat_within = 1.0
+    """Seconds after which a batch is not sent again if the engine was away: its publishers have waited."""
     renew_interval = 5.0
     """Seconds after which the lease of this process is renewed."""
     look_interval = 1.0
@@ -383,8 +389,8 @@ class Store(Generic[Ticket]):
             raise absence
         wait = self._wait
         failure = None if wait is None else wait.failure(time.monotonic())
-        if failure is not None:
-            raise failure
+        if failure is not None:  # what a publisher is told of its doubt is nothing for others
+            raise StorageAway(failure.detail) if isinstance(failure, StorageInDoubt) else failure
         is_after_failure = self._failure is not None
         self._link.check(by_writing=is_after_failure)
         if is_after_failure:
@@ -524,11 +530,18 @@ class Store(Generic[Ticket]):
 
     def _append(self, batch: list[_Waiting[Ticket]]) -> None:
         """Append what waits: a batch, what is owed, and more that has come."""
+        began = time.monotonic()
         try:
             try:
                 sent, first = self._send(batch)
             except LeaseLost:
                 self._renew()
+                sent, first = self._send(batch)
+            except (_NotStored, StorageAway) as error:
+                # The connection broke, as by a restart or a failover, and the engine may be there already.
+                is_quick = isinstance(error, _NotStored) or time.monotonic() < began + self.repeat_within
+                if self._closing.is_set() or not is_quick:
+                    raise
                 sent, first = self._send(batch)
         except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
@@ -649,7 +662,7 @@ class Store(Generic[Ticket]):
         :param batch: of which ``expire`` takes something out while there is no answer.
         :param began: monotonic time of the append.
         :returns: the sequence of its first update.
-        :raises StorageError: it was not.
+        :raises _NotStored: it was not.
         """
         self.doubts += 1
         self._is_link_suspect = True
@@ -672,7 +685,7 @@ class Store(Generic[Ticket]):
                 self._wait = None
         self._end_absence()
         if first is None:
-            raise StorageError(f"{doubt}; it was not stored")
+            raise _NotStored(f"{doubt}; it was not stored")
         return first
 
     def _fail(self, batch: Sequence[_Waiting[Ticket]], error: Exception) -> None:
