@@ -422,7 +422,9 @@ def test_presence_is_owed_whatever_failed_but_its_values(
         log.wait(1)
         monkeypatch.setattr(Appender, "append", fail)
         log.store.append((update(id="went"),), 1, Presence("key", None))
-        assert log.wait(1)[0].error is not None
+        (answer,) = [one.error for one in log.wait(1) if one.tickets]
+        is_sent_again = isinstance(error, MemoryError)  # nobody knew what became of it
+        assert (answer is None) is is_sent_again
         log.append(update(id="next"))
         assert [entry.update.id for entry in log.everything()] == ["came", "went", "next"]
         assert other.store.others(None, None, 1000).records == []
