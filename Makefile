@@ -1,12 +1,12 @@
 # make help    this text
 # make demo    the chat, with the hub and the app, on one printed address
-# make demo-cluster    the same on two hubs that share one log, behind nginx; ENGINE=valkey instead of PostgreSQL
+# make demo-cluster    the same on two hubs that share one history, behind nginx; ENGINE=valkey instead of PostgreSQL
 # make test    all tests, in minutes; one layer of them with
 #              LAYER=seconds   what is pure: no process, no network
 #              LAYER=minutes   hubs, processes of Python, databases
 #              LAYER=servers   Chromium, Apache, nginx, Caddy, supervisord, npm
 #              LAYER="seconds or minutes"   and what else pytest -m takes; PYTEST has more arguments for it
-#              ENGINE=postgresql, valkey or redis   what talks to hubs, with the hubs on that engine; with
+#              ENGINE=postgresql, valkey or redis   the tests that talk to hubs, with the hubs on that engine; with
 #              LAYER=every_engine only the set that CI runs there, in two minutes
 #              As root on Debian this first installs the packages that the layers need; not with TEST_SETUP=no.
 # make foreign  clients that others wrote, on a hub; docs/clients.md
