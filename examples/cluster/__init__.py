@@ -1,1 +1,1 @@
-"""Two hubs on one log, behind one proxy."""
+"""Two hubs on one history, behind one proxy."""

@@ -1,4 +1,4 @@
-"""Runs the chat on two hubs that share one log: ``make demo-cluster``.
+"""Runs the chat on two hubs that share one history: ``make demo-cluster``.
 
 That is ``python -m examples.cluster.demo``. An engine, two hubs and nginx are child processes; the
 application runs in this one. All end on Ctrl-C, and their temporary folder goes with them.
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Run the chat on two hubs that share one log.")
+    parser = argparse.ArgumentParser(description="Run the chat on two hubs that share one history.")
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace, stop: threading.Event, stack: ExitStack) -
     stack.callback(counter.join)
     stack.callback(stop.set)
     if not stop.is_set():
-        _say(f"\n  Two hubs on one {engine.name}: {origin}/hubs/  kill one, and watch.\n")
+        _say(f"\n  Two hubs on one {engine.name}: {origin}/hubs/  kill one and watch.\n")
         _say(f"  The chat on both:             {origin}/  in two windows, one of them private.")
         _say(f"  Logs:                         {folder}\n\n  Ctrl-C ends it.\n")
     while not stop.wait(0.2):
@@ -140,14 +140,14 @@ def _count(app: Flask, stop: threading.Event) -> None:
     with app.app_context():
         for number in itertools.count(1):
             name = (
-                f"urn:uuid:{uuid.uuid4()}"  # the same in each attempt: who gets both sees that they are one
+                f"urn:uuid:{uuid.uuid4()}"  # the same in each attempt, so that subscribers recognize a repeat
             )
             while not stop.wait(_PAUSE):
                 try:
                     publish_number(number, name)
                     break
                 except PublishError:
-                    pass  # a hub was killed with the publication in its hands, or the engine is away
+                    pass  # a hub was killed during the publication, or the engine is away
             if stop.is_set():
                 return
 

@@ -89,7 +89,7 @@ class Part:
             time.sleep(_LOOK)
 
     def kill(self) -> None:
-        """End it as a power failure would: it cannot say goodbye to anybody."""
+        """Kill it, as a power failure would: it can clean up nothing."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -106,7 +106,7 @@ class Part:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody uses now."""
+    """A free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -192,7 +192,7 @@ def nginx(folder: Path, ports: Mapping[str, int | str]) -> Part:
     """
     program = _program("nginx", "nginx", "/usr/sbin")
     text = re.sub(r"@(\w+)@", lambda found: str(ports[found[1]]), (_HERE / "nginx.conf").read_text())
-    if os.geteuid() == 0:  # its workers would run as somebody who may not enter the folder
+    if os.geteuid() == 0:  # its workers would run as a user that may not enter the folder
         text = f"user {getpass.getuser()};\n{text}"
     (folder / "nginx.conf").write_text(text)
     command: list[str | Path] = [program, "-p", folder, "-e", folder / "log", "-c", folder / "nginx.conf"]
@@ -219,7 +219,7 @@ def _program(name: str, package: str, folder: str = "") -> str:
 
 
 def _unprivileged(folder: Path) -> str | None:
-    """Somebody else than root, who gets the folder; ``None``: whoever runs this."""
+    """A user other than root, who is made the owner of the folder; ``None``: the current user."""
     if os.geteuid() != 0:
         return None
     users = {entry.pw_name for entry in pwd.getpwall()}
