@@ -87,7 +87,7 @@ class PublishError(MercureError):
         its challenge (RFC 6750).
     :param possibly_published: whether the update may have been published, because the request went out and
         no answer came back, or the hub's database did not answer the hub. Publish again only if this is
-        false, or with an id by which subscribers recognise a repeat.
+        false, or with an id by which subscribers recognize a repeat.
     :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
     :param from_hub: whether the answer looks like a hub's, rather than a proxy's, such as an HTML page.
     :param is_storage_away: whether the hub said that its database cannot be reached for any update.

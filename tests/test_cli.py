@@ -286,7 +286,7 @@ class TestCheck:
             ),
             (
                 "redis://:hush@cache:6379/0?name=news&durability=relaxed",
-                "# storage: the keys 'news' in Redis at cache:6379, which may lose what it has acknowledged; "
+                "# storage: history 'news' in Redis at cache:6379, which may lose what it has acknowledged; "
                 "history stats tries the connection",
             ),
         ],

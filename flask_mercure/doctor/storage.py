@@ -1,4 +1,4 @@
-"""What the hub says about the engine in which it stores updates."""
+"""What the hub says about its storage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST = 200  # characters of an answer that are shown
 _WORDS = {
     Section.STORAGE: "cannot store updates",
     Section.STORAGE_AWAY: "cannot reach the database in which it stores updates",
-    Section.STORAGE_IN_DOUBT: "lost its database while it stored an update, which may be there or not",
+    Section.STORAGE_IN_DOUBT: "lost its database while it stored an update, which may be stored or not",
 }
 _LOOK = (
     Remedy("shell", "mercure-hub history stats  # in the hub's environment: tries its database"),

@@ -25,7 +25,7 @@ _COMMANDS = {
     "run": "run the hub; without a command, this is it",
     "check": "read all settings, keys and certificates as a start would, and print the settings",
     "keys": "print a fresh secret, or with --rsa, --ec, --ed25519 a key pair",
-    "history": "look at the stored updates, export, import, copy, prune, vacuum, back them up",
+    "history": "look at the stored updates; export, import, copy, prune, vacuum or back them up",
     "install": "print a unit, a proxy's configuration or a Dockerfile, filled in for this machine",
     "convert": "print our settings for the Caddyfile or the environment of another hub",
     "settings": "print the reference of all settings as Markdown",

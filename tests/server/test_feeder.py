@@ -256,5 +256,5 @@ class TestFolder:
 
     def test_one_that_cannot_be_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-        with pytest.raises(SettingError, match="the workers have no folder"):
+        with pytest.raises(SettingError, match="the workers need a folder"):
             Feed.make([], {})

@@ -15,10 +15,10 @@ class TestObstacles:
         ("changes", "said"),
         [
             ({}, None),
-            ({"redis_version": "6.2.14"}, "it is Redis 6.2.14, and the hub needs Redis 7 or later"),
+            ({"redis_version": "6.2.14"}, "it is Redis 6.2.14; the hub needs Redis 7 or newer"),
             ({"redis_version": "10.1"}, None),
             ({"redis_version": ""}, "needs Redis 7"),
-            ({"redis_version": "7.2.4", "valkey_version": "7.2.8"}, "the hub needs Valkey 8 or later"),
+            ({"redis_version": "7.2.4", "valkey_version": "7.2.8"}, "the hub needs Valkey 8 or newer"),
             ({"redis_version": "7.2.4", "valkey_version": "8.1.1"}, None),
             ({"maxmemory_policy": "allkeys-lru"}, "maxmemory-policy is allkeys-lru"),
             ({"maxmemory_policy": "volatile-lru"}, None),
@@ -37,7 +37,7 @@ class TestObstacles:
                 ALWAYS | {"no-appendfsync-on-rewrite": "yes"},
                 "it has no-appendfsync-on-rewrite yes; set it to no",
             ),
-            ({}, "it refuses to tell whether it has appendfsync always"),
+            ({}, "it does not say whether it has appendfsync always"),
         ],
     )
     def test_settings_that_lose_updates_are_named(self, settings: dict[str, str], said: str) -> None:

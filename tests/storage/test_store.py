@@ -251,11 +251,11 @@ class TestFailure:
         writer.publish("x")
         until(lambda: caplog.messages)
         time.sleep(0.1)
-        assert caplog.messages == ["the updates of other processes have to wait: the disk is broken"]
+        assert caplog.messages == ["the updates of other processes cannot be read: the disk is broken"]
         with caplog.at_level(logging.INFO, "mercure_hub.storage"):
             del reader.link.after
             reader.wait_for("x")
-        assert caplog.messages[1:] == ["the updates of other processes are read again"]
+        assert caplog.messages[1:] == ["the updates of other processes can be read again"]
 
     @staticmethod
     def breaks(*_: object) -> None:
@@ -319,7 +319,7 @@ class TestFailure:
             writer.publish("x")
             reader.wait_for("x")
             time.sleep(4 * reader.store.first_retry)
-        assert caplog.messages == ["the updates of other processes have to wait: the connection broke"]
+        assert caplog.messages == ["the updates of other processes cannot be read: the connection broke"]
         writer.publish("y")
         reader.wait_for("y")
 
@@ -378,7 +378,7 @@ class TestDoubt:
             node.store.check()
         node.expire()
         assert node.errors == [(2, StorageAway), (1, StorageInDoubt)]
-        assert node.answers[1] == "the connection broke; the update may have been stored"
+        assert node.answers[1] == "the connection broke; the update may be stored"
         node.link.is_away = False
         node.wait_for("x", "key: record")
         node.publish("next", ticket=3)
@@ -640,7 +640,7 @@ class TestLease:
         until(lambda: node.ids[-1:] == ["x"])
         assert [one.lease for one in node.commits if one.lease is not None] == [1]
         assert node.ids == ["old: record", "x"]
-        assert "not heard of for so long" in caplog.text
+        assert "the lease of this process expired" in caplog.text
         node.announce("new", "record")
         node.wait_for("new: record")
         assert engine.records == {"old": (1, "record"), "new": (2, "record")}

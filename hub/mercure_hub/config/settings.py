@@ -284,7 +284,7 @@ class Settings:
         database,
         "sqlite:///mercure.db",
         "URL",
-        "What holds the updates: sqlite:///PATH, or for several machines postgresql://USER@HOST/DATABASE or "
+        "Where updates are stored: sqlite:///PATH, or for several machines postgresql://USER@HOST/DATABASE or "
         "redis://HOST:PORT/NUMBER.",
     )
     history_size: int = _setting(

@@ -13,9 +13,9 @@ _AWAY = "the database cannot be reached, and nothing can be published"
 
 
 def health(hub: Hub) -> Answer:
-    """200 when the storage works, and when it is an engine of other machines that is away.
+    """200 when the storage works, and while an engine on another machine is away.
 
-    Supervisors restart what this fails for, and a restart brings no engine back: it would end the streams.
+    Supervisors restart a hub for which this fails. That would end the streams, and not bring the engine back.
 
     :raises StorageError: the storage does not work; the answer is 503.
     """
@@ -39,7 +39,7 @@ def ready(hub: Hub) -> Answer:
     """200 when new connections are welcome: the storage works, updates of others come in time, and the hub is
     not about to stop.
 
-    An engine may be away for ten seconds: it is for all hubs, and a balancer would send nobody anywhere.
+    An engine may be away for ten seconds: it is away for all hubs, and a balancer would have no hub left.
 
     :raises StorageError: the storage does not work; the answer is 503.
     """
@@ -53,7 +53,7 @@ def ready(hub: Hub) -> Answer:
         return text_answer(503, seconds) if lag.is_long else text_answer(200, f"ok, but {seconds}")
     if lag.is_long:
         late = f"{lag.updates} are left to read" if lag.updates else "they cannot be read"
-        return text_answer(503, f"updates of other hubs come late: {late}, for {lag.seconds:.0f} s\n")
+        return text_answer(503, f"updates of other hubs are late by {lag.seconds:.0f} s: {late}\n")
     return text_answer(200, _well(hub))
 
 

@@ -107,24 +107,24 @@ ANSWERS = Family("mercure_http_answers", Kind.COUNTER, "Answers of HTTP.", "stat
 ENGINE_STATE = Family(
     "mercure_storage_state",
     Kind.GAUGE,
-    "1 for the state of the engine as the process sees it: it works; updates come late; it is away.",
+    "1 for the state of the engine as the process sees it: it works; updates are late; it is away.",
     "state",
     ("up", "lagging", "away"),
 )
 BEHIND = Family(
     "mercure_storage_behind_updates",
     Kind.GAUGE,
-    "Updates of other processes that were left to read at the last look.",
+    "Updates of other processes that were not read yet at the last look.",
 )
 LOOKED = Family(
     "mercure_storage_behind_seconds",
     Kind.GAUGE,
-    "Time since the process had all updates, beyond that between two looks.",
+    "Time since the process last had all updates, beyond the pause between two looks.",
 )
 APPEND = Family(
     "mercure_storage_append_seconds",
     Kind.HISTOGRAM,
-    "Time in which the engine stored a batch of updates.",
+    "Time that the engine took to store a batch of updates.",
     buckets=_SECONDS,
 )
 BATCH = Family(
@@ -134,13 +134,13 @@ BATCH = Family(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 DOUBTS = Family(
-    "mercure_storage_doubts", Kind.COUNTER, "Batches whose storing the engine did not answer at first."
+    "mercure_storage_doubts", Kind.COUNTER, "Batches of which the engine did not say at first whether it had stored them."
 )
 ABSENCES = Family("mercure_storage_absences", Kind.COUNTER, "Times that the engine could not be reached.")
 BREAKS = Family(
     "mercure_storage_breaks",
     Kind.COUNTER,
-    "Times that all streams had to end, by reason: updates were discarded before they were read; the engine "
+    "Times that all streams ended, by reason: updates were discarded before they were read; the engine "
     "lost its newest updates; it has another history.",
     "kind",
     ("trimmed", "rewound", "replaced", OTHER),
@@ -148,7 +148,7 @@ BREAKS = Family(
 LEASES_LOST = Family(
     "mercure_storage_leases_lost",
     Kind.COUNTER,
-    "Times that the process had to announce all subscriptions again.",
+    "Times that the process lost its lease, and announced all its subscriptions again.",
 )
 CPU = Family("mercure_process_cpu_seconds", Kind.COUNTER, "Processor time.")
 STARTS = Family("mercure_process_starts", Kind.COUNTER, "Starts of the process.")
@@ -162,7 +162,7 @@ SEEN = Family(
 )
 
 OF_PROCESSES = (CPU, STARTS, MEMORY, DESCRIPTORS, MOST_DESCRIPTORS, SEEN)
-"""What processes have that serve no clients."""
+"""The metrics of processes that serve no clients too."""
 
 CATALOGUE: Sequence[Family] = (
     *(CONNECTED, SUBSCRIBERS, ENDED, UPDATES, FAILED, DELIVERIES, PUBLISH, DELIVERY, QUEUE, REFUSED, ANSWERS),

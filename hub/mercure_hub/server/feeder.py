@@ -69,7 +69,7 @@ class Feed:
             folder = folder.rename(folder.with_name(folder.name.removeprefix(".")))
         except OSError as error:
             raise SettingError(
-                f"MERCURE_WORKERS: the workers have no folder for what they read from the engine: {parent} "
+                f"MERCURE_WORKERS: the workers need a folder for their copy of the history, and {str(parent)!r} "
                 f"cannot be used: {error.strerror}; set RUNTIME_DIRECTORY, XDG_RUNTIME_DIR or TMPDIR"
             ) from None
         return cls(folder, lock, FeedState(len(bells)), bells, os.pipe())

@@ -102,20 +102,21 @@ def address_of(url: str) -> Address:
         base = f"postgresql://{authority}/{path}"
         hosts, ports = (",".join(value for key, value in given if key == name) for name in ("host", "port"))
         where = (host or hosts or "a local socket") + (f", port {ports}" if ports else "")
-        text = f"database {unquote(path) or 'of the user'!s} of PostgreSQL at {where}"
+        named = f"database {unquote(path)}" if path else "default database"
+        text = f"{named} of PostgreSQL at {where}"
         return Address(kind, f"{base}?{rest}" if rest else base, text, is_relaxed=is_relaxed)
     base = f"{scheme.replace('valkey', 'redis')}://{authority}/{path}"
     name = dict(given).get("name", "mercure")
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"has the name {shown(name)}, which is not up to 64 letters, digits, dots and dashes"
+            f"has name={shown(name)}, which is not 1 to 64 letters, digits, dots, dashes or underscores"
         )
     replicas = dict(given).get("replicas", "0")
     if not (replicas.isascii() and replicas.isdigit() and int(replicas) <= _MOST_REPLICAS):
         raise ValueError(f"has replicas={shown(replicas)}, which is not a number from 0 to {_MOST_REPLICAS}")
     if not host:
         raise ValueError("has no host; write redis://HOST:PORT/NUMBER")
-    text = f"the keys {name!r} in Redis at {host}"
+    text = f"history {name!r} in Redis at {host}"
     return Address(kind, f"{base}?{rest}" if rest else base, text, name, int(replicas), is_relaxed)
 
 
@@ -145,5 +146,5 @@ def _of_sqlite(url: str, authority: str, path: str, query: str) -> Address:
 def _is_relaxed(given: list[tuple[str, str]]) -> bool:
     durability = dict(given).get("durability")
     if durability not in (None, _RELAXED):
-        raise ValueError(f"has durability={shown(durability)}; the only value is {_RELAXED}")
+        raise ValueError(f"has durability={shown(durability)}; write {_RELAXED}, or leave it out")
     return durability is not None

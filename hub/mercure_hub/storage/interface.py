@@ -279,8 +279,8 @@ class Break(Enum):
     """
 
     TRIMMED = "updates were discarded before this process read them", "trimmed"
-    REWOUND = "the storage lost its newest updates, as when a replica without them took over", "rewound"
-    REPLACED = "the storage has another history, as one from a backup", "replaced"
+    REWOUND = "the engine lost its newest updates, as when a replica without them took over", "rewound"
+    REPLACED = "the engine has another history, as from a backup", "replaced"
 
     def __init__(self, text: str, label: str) -> None:
         self.text = text

@@ -276,7 +276,7 @@ class Store(Generic[Ticket]):
                 _log.error("%s", failure)
             self._failure = StorageError(str(failure))
         if wait.is_sent and taken:
-            self._deliver(Commit((), taken, StorageInDoubt(f"{failure}; the update may have been stored")))
+            self._deliver(Commit((), taken, StorageInDoubt(f"{failure}; the update may be stored")))
             taken = []
         if taken or queued:
             self._deliver(Commit((), [*taken, *queued], refusal))
@@ -522,10 +522,10 @@ class Store(Generic[Ticket]):
         if not is_kept:
             self.lease += 1
             self._owed.clear()
-            reason = "this process was not heard of for so long that others ended its subscriptions"
+            reason = "the lease of this process expired, so others end its subscriptions"
             if self._has_lost_presence:
-                reason = "subscriptions that began or ended last may be lost"
-            _log.warning("%s: %s; all are announced again", self._link.name, reason)
+                reason = "the newest subscriptions may be lost"
+            _log.warning("%s: %s; this process announces all of them again", self._link.name, reason)
             self._deliver(Commit((), (), lease=self.lease))
 
     def _append(self, batch: list[_Waiting[Ticket]]) -> None:
@@ -801,7 +801,7 @@ class Store(Generic[Ticket]):
             self._suspect(error)
             return False
         if self._is_stuck_told:
-            _log.info("the updates of other processes are read again")
+            _log.info("the updates of other processes can be read again")
         self._stuck_since, self._is_stuck_told = None, False
         if not more:
             self._current_at = time.monotonic()
@@ -816,7 +816,7 @@ class Store(Generic[Ticket]):
             broken = Break.TRIMMED
             _log.error(
                 "updates %d to %d were discarded before this process could send them: it stood still or was "
-                "cut off for too long, or the clock was set",
+                "cut off for too long, or the clock was changed",
                 self._seen + 1,
                 entries[0].sequence - 1,
             )
@@ -858,7 +858,7 @@ class Store(Generic[Ticket]):
         is_elsewhere = isinstance(error, StorageAway) and now < self._stuck_since + 2 * self.look_interval
         if not (self._is_stuck_told or is_elsewhere or self._absence is not None):
             self._is_stuck_told = True  # what is tried again and again is logged once
-            _log.error("the updates of other processes have to wait: %s", error)
+            _log.error("the updates of other processes cannot be read: %s", error)
 
 
 def _characters(updates: Sequence[Update]) -> int:

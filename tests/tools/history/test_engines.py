@@ -200,7 +200,7 @@ def test_clients_resume_at_a_hub_on_the_copy(url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [("stats",), ("export",), ("prune", "--keep", "1")])
 def test_an_engine_without_a_history_is_told(command: tuple[str, ...], url: str, console: Console) -> None:
     assert console.run(*command) == 1
-    assert "there is no history of mercure-hub in" in console.err
+    assert "mercure-hub: there is no history " in console.err
 
 
 def test_an_engine_that_is_away_is_told(console: Console, monkeypatch: pytest.MonkeyPatch, url: str) -> None:

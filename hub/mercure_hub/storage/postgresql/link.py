@@ -140,8 +140,8 @@ class PostgresqlLink:
                 role = writer.info.user
                 self._disconnect()
                 raise StorageUnusable(
-                    f"{failure}; the role needs the rights to create tables in the schema, and to use them: "
-                    f"GRANT CREATE, USAGE ON SCHEMA public TO {role}, or make it the owner"
+                    f"{failure}; the role needs the rights to create tables in the schema and to use them: "
+                    f"GRANT CREATE, USAGE ON SCHEMA public TO {role}, or make the role its owner"
                 ) from None
             self._disconnect()
             raise failure from None
@@ -155,12 +155,12 @@ class PostgresqlLink:
         if version < self.oldest_server:
             raise StorageUnusable(
                 f"{self.name} is PostgreSQL {version // 10000}; the hub needs {self.oldest_server // 10000} "
-                "at least: upgrade the server"
+                "or newer: upgrade the server"
             )
         ((encoding, fsync, commit),) = connection.ask(statements.SETTINGS)
         if encoding != "UTF8":
             raise StorageUnusable(
-                f"{self.name} has the encoding {encoding}; make one with CREATE DATABASE ... ENCODING 'UTF8' "
+                f"{self.name} has the encoding {encoding}; create one with CREATE DATABASE ... ENCODING 'UTF8' "
                 "TEMPLATE template0"
             )
         if self.is_relaxed:
@@ -168,7 +168,7 @@ class PostgresqlLink:
         if fsync != "on":
             raise StorageUnusable(
                 f"{self.name} has fsync={fsync}: a crash would lose updates that were acknowledged; set "
-                "fsync=on, or accept that with durability=relaxed in the URL"
+                "fsync=on, or accept this with durability=relaxed in MERCURE_TRANSPORT_URL"
             )
         if commit in _NOT_IN_SYNC:
             self._needs_sync = True
@@ -194,9 +194,9 @@ class PostgresqlLink:
             self._connector.configure(writer)
         else:
             _log.warning(
-                "%s: NOTIFY does not arrive, as behind a pooler of transactions (PgBouncer); new updates are "
-                "looked for %d times a second instead, and no statements are prepared: connect to the server "
-                "itself, or with pool_mode=session",
+                "%s: NOTIFY does not arrive, as behind PgBouncer with pool_mode=transaction; the hub looks for new "
+                "updates %d times a second instead, and prepares no statements: connect to the server itself, "
+                "or set pool_mode=session",
                 self.name,
                 1 / self.poll_interval,
             )
@@ -255,16 +255,16 @@ class PostgresqlLink:
             rows = connection.ask(statements.STATE, {"node": self._node})
         newest, first, incarnation, last = rows[0] if rows else (None, None, None, None)
         if newest is None:
-            raise LeaseLost(f"{self.name} took this process for dead")
+            raise LeaseLost(f"{self.name}: the lease of this process has expired")
         if newest >= number:
             if newest == number and first is not None:
                 return int(first)
-            raise StorageError(f"{self.name} was told not to store this batch")
+            raise StorageError(f"{self.name} cannot be written: batch {number} has been given up")
         if incarnation != self._written or last < self._known:
             self._written, self._known = incarnation, last
             self._trimmer = Trimmer(self._kept, self._ahead)  # what it discarded may be there again
             raise StorageAway(f"{self.name} {_IS_ANOTHER}")
-        raise StorageError(f"{self.name} has not stored a batch")
+        raise StorageError(f"{self.name} has not stored batch {number}")
 
     def outcome(self, number: int) -> int | None:
         """Claim the number, so that an append that is still on its way finds it taken."""

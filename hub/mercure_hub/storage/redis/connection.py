@@ -78,7 +78,7 @@ class Server:
             self._class(**self._options)
         except (TypeError, ValueError) as error:
             raise StorageUnusable(
-                f"{self.name} cannot be used: the URL has a parameter that the driver does not take: {error}"
+                f"{self.name} cannot be used: the driver does not know a parameter of the URL: {error}"
             ) from None
 
     @property
@@ -96,7 +96,7 @@ class Server:
         self._master, _, number = unquote(parts.path).strip("/").partition("/")
         if not self._master:
             raise StorageUnusable(
-                f"{self.name} cannot be used: the URL does not name a primary; write "
+                f"{self.name} cannot be used: the URL names no primary; write "
                 "redis+sentinel://HOST:26379,HOST:26379/PRIMARY"
             )
         options = dict(parse_qsl(parts.query))
@@ -186,8 +186,8 @@ class Server:
             )
         if isinstance(error, MovedError):
             return StorageError(
-                f"{self.name} cannot be {participle}: this server is one of a Cluster, and they belong to "
-                f"{error.host}:{error.port}; name that one in MERCURE_TRANSPORT_URL"
+                f"{self.name} cannot be {participle}: this server belongs to a Cluster, and the history is on "
+                f"{error.host}:{error.port}; name that server in MERCURE_TRANSPORT_URL"
             )
         is_away = isinstance(error, (*_AWAY, OSError)) or _code(error) in _AWAY_CODES
         kind = StorageAway if is_away else StorageError
@@ -389,23 +389,23 @@ def obstacle(information: Mapping[str, str], settings: Mapping[str, str], is_rel
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     oldest = _OLDEST[program]
     if numbers < oldest:
-        return f"it is {program.title()} {version}, and the hub needs {program.title()} {oldest[0]} or later"
+        return f"it is {program.title()} {version}; the hub needs {program.title()} {oldest[0]} or newer"
     policy = information.get("maxmemory_policy", "noeviction")
     # Those that begin with volatile- delete keys with an expiry, of which the hub has none.
     if policy.startswith("allkeys-"):
-        return f"its maxmemory-policy is {policy}, by which it deletes any keys; set it to noeviction"
+        return f"its maxmemory-policy is {policy}, so it may delete the history; set it to noeviction"
     return None if is_relaxed else _leak(information, settings)
 
 
 def _leak(information: Mapping[str, str], settings: Mapping[str, str]) -> str | None:
     """Why a server may lose what it has acknowledged."""
-    relaxed = "or add durability=relaxed to MERCURE_TRANSPORT_URL if updates may be lost"
+    relaxed = "or, if updates may be lost, add durability=relaxed to MERCURE_TRANSPORT_URL"
     if information.get("aof_enabled") != "1":
         return f"it has appendonly no; set appendonly yes and appendfsync always, {relaxed}"
     for name, value in _SETTINGS.items():
         found = settings.get(name)
         if found is None:
-            return f"it refuses to tell whether it has {name} {value}; allow CONFIG GET, {relaxed}"
+            return f"it does not say whether it has {name} {value}; allow CONFIG GET, {relaxed}"
         if found != value:
             return f"it has {name} {found}; set it to {value}, {relaxed}"
     return None

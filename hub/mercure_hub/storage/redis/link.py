@@ -160,9 +160,9 @@ class RedisLink:
         if isinstance(first, RedisError):
             raise self._server.failure("written", first)
         if first == -1:
-            raise LeaseLost(f"{self.name}: the lease of this process has ended")
+            raise LeaseLost(f"{self.name}: the lease of this process has expired")
         if first == 0:
-            raise StorageError(f"{self.name} cannot be written: batch {batch.number} was given up before")
+            raise StorageError(f"{self.name} cannot be written: batch {batch.number} has been given up")
         if batch.presence:
             self._has_events = True
         lacking = self._lacking(acknowledged)
@@ -215,8 +215,8 @@ class RedisLink:
             is_kept, schema = self._writer.ask(call)[0]
         if int(schema) != SCHEMA:
             raise StorageUnusable(
-                f"{self.name} cannot be used: they have version {int(schema)}, this hub knows {SCHEMA}; "
-                "install the newer flask-mercure that has made them"
+                f"{self.name} cannot be used: it has version {int(schema)}, and this hub knows {SCHEMA}; it was "
+                "made by a newer mercure-hub, so install that version of flask-mercure"
             )
         if not is_kept:
             self._node = fresh
@@ -276,7 +276,7 @@ class RedisLink:
             with self._errors("read"):
                 known, parts = self._follower.ask(epoch, page)
             if known != self._epoch:
-                raise StorageAway(f"{self.name} were deleted or replaced")
+                raise StorageAway(f"{self.name} was deleted or replaced")
             some = _entries(parts)
             entries += some
             characters = sum(len(entry.update.data) for entry in some)
@@ -294,7 +294,7 @@ class RedisLink:
         """The newest sequence, and the epoch, which the first node has made."""
         epoch, last = self._ask(("HMGET", self._key("state"), "epoch", "last"))
         if epoch is None:
-            raise StorageAway(f"{self.name} were deleted")
+            raise StorageAway(f"{self.name} was deleted")
         self._epoch = epoch
         return Position(epoch.decode(), int(last))
 

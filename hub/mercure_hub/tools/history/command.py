@@ -112,7 +112,7 @@ def _import(given: argparse.Namespace, _: Selection) -> None:
 def _copy(given: argparse.Namespace, _: Selection) -> None:
     urls = _read_url(given.source), _read_url(given.target)
     if urls[0] == urls[1]:
-        raise HistoryError("both URLs are the same; name the one to copy from, then the one to copy to")
+        raise HistoryError("both URLs are the same; name the history to copy from, then the one to copy to")
     with (
         opened(urls[0]) as source,
         opened(urls[1], is_made=True) as target,
@@ -123,7 +123,7 @@ def _copy(given: argparse.Namespace, _: Selection) -> None:
     events = f", and {done.events:,} events of subscriptions" if done.events else ""
     _say(f"{done.updates:,}{more} updates were copied{events}")
     if done.is_behind:
-        _say("a hub is at work on the source: stop it, and run this again for what it has stored since")
+        _say("a hub is at work on the source: stop it, and run this again to copy what it has stored since")
 
 
 def _prune(given: argparse.Namespace, selection: Selection) -> None:
@@ -161,12 +161,11 @@ def _opened_file(given: argparse.Namespace, command: str) -> AbstractContextMana
 
 
 _TOOLS: Mapping[tuple[str, EngineKind], str] = {
-    ("vacuum", EngineKind.POSTGRESQL): "autovacuum does it there, and VACUUM FULL gives space back at once",
-    ("vacuum", EngineKind.REDIS): "memory is free at once there, and BGREWRITEAOF makes its file smaller",
-    ("backup", EngineKind.POSTGRESQL): "pg_dump makes a whole copy there, and history copy one in SQLite",
+    ("vacuum", EngineKind.POSTGRESQL): "autovacuum does it there, and VACUUM FULL shrinks the files",
+    ("vacuum", EngineKind.REDIS): "Redis frees memory at once, and BGREWRITEAOF shrinks its file",
+    ("backup", EngineKind.POSTGRESQL): "use pg_dump, or history copy into a file of SQLite",
     ("backup", EngineKind.REDIS): (
-        "copy its append-only files as its documentation says, or have a replica; history copy makes one in "
-        "SQLite"
+        "copy its append-only files as its documentation says, or use history copy into a file of SQLite"
     ),
 }
 """What does the same in other engines."""
@@ -272,7 +271,7 @@ def _read_url(given: str) -> str:
     except OSError as error:
         raise HistoryError(f"{path!r} cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise HistoryError(f"what is in {path!r} {error}") from None
+        raise HistoryError(f"the content of {path!r} {error}") from None
     return url
 
 

@@ -127,6 +127,6 @@ def _check_beginning(source: History, goal: Marks, target: History, begin: Marks
         is_same = is_same and next(select(source, EVERYTHING, after=place, upto=begin.last), None) is None
     if not is_same:
         raise HistoryError(
-            f"{target.name} has a history that is not the beginning of the one in {source.name}: name a new "
-            "one, or empty it if it is only an earlier copy"
+            f"{target.name} is not a copy of the beginning of {source.name}: name a new target, or empty this "
+            "one if it is only an earlier copy"
         )

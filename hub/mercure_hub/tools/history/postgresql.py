@@ -392,7 +392,7 @@ def opened(address: Address, *, is_made: bool = False) -> Iterator[PostgresqlHis
         version = usable_version(connection, max(STEPS))
         if not version:
             raise HistoryError(
-                f"there is no history of mercure-hub in the {address.shown}; name another one with "
+                f"there is no history in the {address.shown}; name another one with "
                 "--transport-url"
             )
         yield PostgresqlHistory(connection, f"the {address.shown}", version)

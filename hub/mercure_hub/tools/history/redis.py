@@ -476,13 +476,12 @@ def opened(address: Address, *, is_made: bool = False) -> Iterator[RedisHistory]
             least = history.least_schema()
             if least > SCHEMA:
                 raise StorageUnusable(
-                    f"{address.shown} cannot be used: they are for hubs that know version {least}, this one "
-                    f"knows {SCHEMA}; install the newer flask-mercure that has made them"
+                    f"{address.shown} cannot be used: it is for hubs that know version {least}, and this one "
+                    f"knows {SCHEMA}; it was made by a newer mercure-hub, so install that version of flask-mercure"
                 )
         elif not is_made:
             raise HistoryError(
-                f"there is no history of mercure-hub in {address.shown}; name another one with "
-                "--transport-url"
+                f"there is no {address.shown}; name another one with --transport-url"
             )
         yield history
     except BrokenPipeError:
