@@ -269,7 +269,11 @@ WRONG: list[tuple[str, str, str]] = [
     ("cookie_name", "", "is not a cookie name"),
     ("transport_url", "mercure.db", "is not a database URL such as sqlite:////var"),
     ("transport_url", "bolt:///var/run/mercure.db?size=100", "updates are stored in sqlite:///PATH"),
-    ("transport_url", "postgresql://user:hunter2@db/mercure?durability=lax", "write relaxed, or leave it out"),
+    (
+        "transport_url",
+        "postgresql://user:hunter2@db/mercure?durability=lax",
+        "write relaxed, or leave it out",
+    ),
     ("transport_url", "sqlite+aiosqlite:///mercure.db", "updates are stored in sqlite:///PATH"),
     ("transport_url", "sqlite://mercure.db", "three slashes"),
     ("transport_url", "sqlite://user:hunter2@host/mercure.db", "three slashes"),

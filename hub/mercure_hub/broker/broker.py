@@ -59,8 +59,8 @@ class Broker:
     :param tally: counts what happens.
     :param replay_limits: page size and memory of replays.
     :param adoption_interval: seconds between two looks for subscriptions of dead processes.
-    :param spread: seconds over which streams end that lack updates, so that their clients do not come back
-        all at once.
+    :param spread: seconds over which streams that lack updates are ended, so that their clients do not all
+        come back at once.
     :param patience: seconds for which a subscriber with a cursor waits for an engine that is away.
 
     ``is_draining`` is true when the hub stops or hands over: new connections are not welcome any more.
@@ -151,7 +151,7 @@ class Broker:
         self.engine.close()
 
     def welcome_nobody(self) -> None:
-        """Tell those who ask that the hub stops or hands over; who waits for the engine is refused."""
+        """Report that the hub stops or hands over, and refuse the requests that wait for the engine."""
         self.is_draining = True
         self._room.close()
 
@@ -323,8 +323,8 @@ class Broker:
     def _end_incomplete(self) -> None:
         """End all streams that may lack an update: their clients come back and resume.
 
-        None of them gets an update from now on. Those that read history end at once, the others one after the
-        other.
+        None of them gets an update from now on. Those that are replaying end at once, the others one after
+        the other.
         """
         for number, subscriber in enumerate(self.everyone(), 1):
             try:

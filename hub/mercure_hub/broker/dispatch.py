@@ -121,7 +121,7 @@ class Dispatcher:
         self._queue((event,), None, presence)
 
     def wait_for_answers(self) -> None:
-        """Wait while many updates are unanswered: who announces thousands must not fill the memory."""
+        """Wait while many updates are unanswered: announcing thousands must not fill the memory."""
         while self._unanswered > _MAX_UNANSWERED:
             gevent.sleep(_LOOK)
 
@@ -215,8 +215,8 @@ class Dispatcher:
             self._note_gap(entries[-1].sequence)
 
     def _note_gap(self, sequence: int) -> None:
-        """Go on after a sequence; streams that are there by now lack something before it."""
-        self._engine.dispatched = sequence  # first: who comes from now on reads the history as it is
+        """Continue after a sequence; streams that are open now lack something before it."""
+        self._engine.dispatched = sequence  # first: streams that begin from now on read the history as it is
         self.generation += 1
         self._on_gap()
 

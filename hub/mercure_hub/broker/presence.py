@@ -55,7 +55,7 @@ class ActiveSubscriptions:
         self._are_announced = are_announced
         self._interval = interval
         self._lease = 0
-        self._unknown: dict[Subscriber, None] = {}  # whom nobody knows since the lease was lost
+        self._unknown: dict[Subscriber, None] = {}  # not announced again since the lease was lost
         self._is_failing = False
         self._adopting: gevent.Greenlet | None = None
         self._announcing: gevent.Greenlet | None = None
@@ -84,7 +84,7 @@ class ActiveSubscriptions:
     def begin_lease(self, lease: int) -> None:
         """Announce all subscriptions again, because other processes end them.
 
-        They get other ids: so it does not matter what comes first, their ends or their new beginnings.
+        They get new ids, so it does not matter whether their ends or their new beginnings come first.
 
         :param lease: how many this process has lost.
         """
@@ -179,7 +179,7 @@ class ActiveSubscriptions:
         return False
 
     def close(self) -> None:
-        """Look for nothing more, and announce nothing again."""
+        """Stop looking for dead processes, and stop announcing."""
         for greenlet in (self._adopting, self._announcing):
             if greenlet is not None:
                 greenlet.kill()

@@ -1,4 +1,4 @@
-"""Where requests wait while the engine is away: a browser that is refused gives up for good."""
+"""Where requests wait while the engine is away: a browser that gets 503 never reconnects by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOOK = 2.0  # seconds between two attempts while only the attempts tell that th
 
 T = TypeVar("T")
 Watch = Callable[[Callable[[], None]], AbstractContextManager[object]]
-"""Calls a function if the client leaves, as long as it is entered."""
+"""A context manager; calls a function if the client leaves meanwhile."""
 
 
 class WaitingRoom:
@@ -37,7 +37,7 @@ class WaitingRoom:
         return len(self._waiting)
 
     def run(self, attempt: Callable[[], T], watch: Watch) -> T:
-        """Do something for which the engine is needed, as soon as it is there.
+        """Do something that needs the engine, as soon as the engine is there.
 
         :param attempt: is made again after a ``StorageAway``.
         :param watch: tells when the client leaves.
@@ -70,12 +70,12 @@ class WaitingRoom:
         return not (seat.has_left or self._is_closed)
 
     def look(self) -> None:
-        """Let those go on that wait, if the engine is back."""
+        """Let the waiting requests go on if the engine is back."""
         if self._waiting and self._storage.absence is None:
             self._call()
 
     def close(self) -> None:
-        """Have nobody wait any more, because the hub stops."""
+        """Refuse the waiting requests, because the hub stops."""
         self._is_closed = True
         self._call()
 
@@ -85,7 +85,7 @@ class WaitingRoom:
 
 
 class _Seat:
-    """One that waits."""
+    """A request that waits."""
 
     __slots__ = ("called", "has_left")
 

@@ -284,8 +284,8 @@ class Settings:
         database,
         "sqlite:///mercure.db",
         "URL",
-        "Where updates are stored: sqlite:///PATH, or for several machines postgresql://USER@HOST/DATABASE or "
-        "redis://HOST:PORT/NUMBER.",
+        "Where updates are stored: sqlite:///PATH, or for several machines "
+        "postgresql://USER@HOST/DATABASE or redis://HOST:PORT/NUMBER.",
     )
     history_size: int = _setting(
         _STORE, count, "0", "NUMBER", "Updates to keep, 0 = all. Events of subscriptions do not count."

@@ -40,7 +40,7 @@ class Request:
     :param peer: the client's address, behind trusted proxies.
     :param identity: the hub's public URL for this client.
     :param may_switch: the connection can switch to another protocol after this request.
-    :param watch: calls a function if the client leaves, as long as it is entered.
+    :param watch: a context manager; calls a function if the client leaves meanwhile.
     """
 
     method: str

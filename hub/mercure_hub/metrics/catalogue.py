@@ -134,7 +134,9 @@ BATCH = Family(
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 DOUBTS = Family(
-    "mercure_storage_doubts", Kind.COUNTER, "Batches of which the engine did not say at first whether it had stored them."
+    "mercure_storage_doubts",
+    Kind.COUNTER,
+    "Batches of which the engine did not say at first whether it had stored them.",
 )
 ABSENCES = Family("mercure_storage_absences", Kind.COUNTER, "Times that the engine could not be reached.")
 BREAKS = Family(

@@ -289,7 +289,7 @@ class StorageError(MercureError):
 
 
 class StorageAway(StorageError):
-    """The engine cannot be reached, or works for nobody now; nothing was stored."""
+    """The engine cannot be reached, or serves nobody now; nothing was stored."""
 
     section = Section.STORAGE_AWAY
 

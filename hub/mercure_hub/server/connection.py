@@ -454,5 +454,5 @@ def _note(tally: Tally, error: MercureError, peer: str, method: str) -> None:
 
 
 def _level(error: StorageError) -> int:
-    """That the engine is away is logged once, and not with each request."""
+    """Debug while the engine is away: that is logged once, not with each request."""
     return logging.DEBUG if isinstance(error, StorageAway) else logging.ERROR

@@ -62,15 +62,16 @@ class Feed:
         parent = _runtime_folder(environment)
         try:
             _remove_left_behind(parent)
-            # Under another name until it is locked: it is no folder that somebody has left behind.
+            # Under another name until it is locked, or another hub would remove it as left behind.
             folder = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
             lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
             fcntl.flock(lock, fcntl.LOCK_EX)
             folder = folder.rename(folder.with_name(folder.name.removeprefix(".")))
         except OSError as error:
             raise SettingError(
-                f"MERCURE_WORKERS: the workers need a folder for their copy of the history, and {str(parent)!r} "
-                f"cannot be used: {error.strerror}; set RUNTIME_DIRECTORY, XDG_RUNTIME_DIR or TMPDIR"
+                "MERCURE_WORKERS: the workers need a folder for their copy of the history, and "
+                f"{str(parent)!r} cannot be used: {error.strerror}; set RUNTIME_DIRECTORY, XDG_RUNTIME_DIR "
+                "or TMPDIR"
             ) from None
         return cls(folder, lock, FeedState(len(bells)), bells, os.pipe())
 

@@ -385,7 +385,7 @@ class Workers:
             if other != number:
                 listening.close()
         logs.name_worker(number)
-        # A fed worker tells nobody of its updates: they come back from the feeder.
+        # A fed worker rings no other worker: its updates come back from the feeder.
         others = [fd for other, fd in enumerate(self._bells) if other != number and self._feed is None]
         inherited = Inherited(
             number,

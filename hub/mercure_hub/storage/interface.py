@@ -31,7 +31,7 @@ EVENTS_MAX_AGE = 86400.0
 """Seconds for which events of the hub are kept at most."""
 
 EVENTS_BYTES = 32 << 20
-"""How much of them is kept. Anybody who may subscribe causes events: they must not push out updates."""
+"""How much of them is kept. Every subscriber causes events, and these must not push out updates."""
 
 _OBJECTS = 400  # bytes of an entry beside its data
 
@@ -139,7 +139,7 @@ class Lag:
 
     :param seconds: since it last had everything, beyond the time between two looks; or since the engine went
         away.
-    :param updates: that were left to read at the last look, for publishers or events.
+    :param updates: updates and events that were left to read at the last look.
     :param is_away: that look has failed.
     """
 
@@ -186,7 +186,7 @@ class TopicPage:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A subscriber that comes back, with what it needs to go on.
+    """A subscriber that comes back, with what it needs to resume.
 
     :param event_id: of the last event that it has.
     :param upto: last sequence wanted.
@@ -330,7 +330,7 @@ class Link(Protocol):
 
     @property
     def is_relaxed(self) -> bool:
-        """Whether the engine may lose what it has acknowledged, as it was asked for; known after ``open``."""
+        """Whether the engine may lose what it has acknowledged, as the URL allows; known after ``open``."""
 
     def open(self) -> None:
         """Connect, bring the schema up to date, and become visible to the other processes.
@@ -433,7 +433,7 @@ class Link(Protocol):
         """The id of the newest update of a publisher, if one is there."""
 
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
-        """Look up where subscribers go on, all of them in few round trips; the answers are in order."""
+        """Look up where subscribers resume, all of them in few round trips; the answers are in order."""
 
     def beginning(self, upto: int) -> Beginning:
         """Where the history begins.
@@ -503,7 +503,7 @@ class SharedLink(Link, Protocol):
         """The name under which the others know this process; another one after a lost lease."""
 
     def end_lease(self, node: str) -> None:
-        """Have ``adopt`` take a process for dead that is known to have died.
+        """Have ``adopt`` count a process as dead at once, because it is known to have died.
 
         :param node: its name.
         :raises StorageError: the engine cannot be told now.

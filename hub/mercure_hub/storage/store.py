@@ -153,7 +153,7 @@ class Store(Generic[Ticket]):
     first_retry, last_retry = 0.1, 2.0
     """Seconds between two attempts while the engine is away or does not answer, at first and later."""
     repeat_within = 1.0
-    """Seconds after which a batch is not sent again if the engine was away: its publishers have waited."""
+    """Seconds after which a batch is not sent again if the engine was away: its publishers waited enough."""
     renew_interval = 5.0
     """Seconds after which the lease of this process is renewed."""
     look_interval = 1.0
@@ -252,7 +252,7 @@ class Store(Generic[Ticket]):
     def expire(self, now: float) -> None:
         """Fail publications that cannot be stored in time. Presence stays, and is written later.
 
-        To be called now and then. The writer itself goes on waiting: nothing breaks off the wait for a lock.
+        To be called regularly. The writer itself goes on waiting: nothing can interrupt the wait for a lock.
 
         :param now: monotonic time in seconds.
         """
@@ -330,7 +330,7 @@ class Store(Generic[Ticket]):
         return self._epoch
 
     def trust_clock(self) -> None:
-        """Discard by the clock again, however it was set: somebody has looked after it."""
+        """Discard by the clock again, however it was set: an administrator has checked it."""
         self._link.trust_clock()
 
     # -- for other threads: these may block ------------------------------------------------------
@@ -389,7 +389,7 @@ class Store(Generic[Ticket]):
             raise absence
         wait = self._wait
         failure = None if wait is None else wait.failure(time.monotonic())
-        if failure is not None:  # what a publisher is told of its doubt is nothing for others
+        if failure is not None:  # doubt about one batch means that the engine is away for others
             raise StorageAway(failure.detail) if isinstance(failure, StorageInDoubt) else failure
         is_after_failure = self._failure is not None
         self._link.check(by_writing=is_after_failure)
@@ -475,7 +475,7 @@ class Store(Generic[Ticket]):
             return True
         try:
             self._renew()
-        except Exception as error:  # whatever it is: who waits has to be answered
+        except Exception as error:  # whatever it is: waiting publications have to be answered
             absence.goes_on(self._reason(error))
             return True
         self._end_absence()
@@ -504,7 +504,7 @@ class Store(Generic[Ticket]):
             self._deliver(Commit((), [one.ticket for one in batch], self.absence))
 
     def _tend(self) -> None:
-        """Do what has to be done now and then."""
+        """Do the regular tasks: renew the lease, and discard."""
         if self._has_lost_presence:
             self._link.leave()
             self._renew()
@@ -679,7 +679,7 @@ class Store(Generic[Ticket]):
                     self._note_absence(self._reason(error))
                 self._closing.wait(pauses.next())
             else:
-                raise _Abandoned  # nobody waits for the answer any more, and others end the subscriptions
+                raise _Abandoned  # nobody waits for the answer now, and others end the subscriptions
         finally:
             with self._claim:
                 self._wait = None
@@ -698,7 +698,7 @@ class Store(Generic[Ticket]):
             failure = self._failure = StorageAway(text)
             self._note_absence(text)
         elif not is_known and all(one.ticket is None for one in batch):
-            # Whoever waits is told, and logs it. What is tried again and again is logged once.
+            # Waiting callers are told, and log it. What is tried again and again is logged once.
             _log.error("%s", failure)
         self._is_link_suspect = True
         if not isinstance(error, Unstorable):

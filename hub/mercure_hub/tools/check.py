@@ -38,7 +38,7 @@ def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]
 
 
 def _engine(url: str) -> str:
-    """Where updates would be stored; nothing is connected to, because the engine may be away for a moment."""
+    """Where updates would be stored. It does not connect, because the engine may be away for a moment."""
     address = address_of(url)
     if address.kind is EngineKind.SQLITE:
         in_the_way = obstacle(make_url(address.url))

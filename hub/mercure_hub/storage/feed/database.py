@@ -1,4 +1,4 @@
-"""The copy of the newest history: an SQLite database of one machine, which nobody needs after a restart.
+"""The copy of the newest history: an SQLite database on one machine that is not needed after a restart.
 
 It has the sequences of the engine. Nothing in it is flushed to the disk.
 """
@@ -168,7 +168,7 @@ class CopyWriter:
         self.last = last
 
     def surplus(self) -> int:
-        """The sequence up to which updates have to go, in one step, to keep the bounds; 0: none."""
+        """The sequence up to which one step has to discard updates, to keep the bounds; 0: none."""
         bounds = self._bounds
         if self.last - self.base >= bounds.updates + bounds.step:
             return self.base + bounds.step
@@ -191,7 +191,7 @@ class CopyWriter:
         self.base = base
 
     def discard(self, beginning: Beginning) -> None:
-        """Discard, in one step, what the history itself does not have any more.
+        """Discard, in one step, what the history itself no longer has.
 
         :param beginning: of the history.
         """

@@ -20,7 +20,7 @@ _log = logging.getLogger("mercure_hub.storage")
 
 
 class Feeder:
-    """Copies what any machine stores, in its order, and discards what is too old from the engine.
+    """Copies what any machine stores, in order, and discards old updates from the engine.
 
     It can be killed at any time: the next one goes on with the same copy.
 
@@ -34,7 +34,7 @@ class Feeder:
     """
 
     look_interval = 1.0
-    """Seconds between two looks at what the history does not have any more."""
+    """Seconds between two looks at what the history no longer has."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Feeder:
             self._discard()
 
     def forget(self) -> None:
-        """Have the copy begun anew, without what was discarded from the history on demand.
+        """Make a new copy, without what was discarded from the history on demand.
 
         To be called from any thread.
         """
@@ -115,7 +115,7 @@ class Feeder:
         self._doorbell.ring_own()
 
     def close(self) -> None:
-        """Follow no more."""
+        """Stop following."""
         self._store.close()
         self._copy.close()
         os.close(self._bell)

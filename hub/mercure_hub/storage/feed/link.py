@@ -54,7 +54,7 @@ class FedLink:
     patience = 3.0
     """Seconds to wait for a feeder that is being replaced."""
     interval = 1.0
-    """Seconds after which the feeder says anew how far it is behind."""
+    """Seconds between two reports of the feeder on how far it is behind."""
 
     def __init__(
         self, engine: SharedLink, number: int, path: Path, state: FeedState, doorbell: Doorbell
@@ -123,7 +123,7 @@ class FedLink:
         return False
 
     def discard(self) -> None:
-        """Nothing: the feeder discards."""
+        """Do nothing: the feeder discards."""
 
     def trust_clock(self) -> None:
         """Have the engine trust it."""
@@ -139,11 +139,11 @@ class FedLink:
             self._doorbell.wait(timeout)
 
     def interrupt(self) -> None:
-        """Ring the own doorbell."""
+        """Ring this worker's doorbell."""
         self._doorbell.ring_own()
 
     def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
-        """What is in the copy; from the engine what is not there any more, but nothing that is not there yet.
+        """What the copy has; from the engine what it no longer has, but nothing that it does not have yet.
 
         Whether the engine has lost its newest updates is found out by the feeder, which has to have seen all
         that this process has.

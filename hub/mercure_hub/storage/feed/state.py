@@ -59,7 +59,7 @@ class FeedState:
     # -- for the feeder --------------------------------------------------------------------------
 
     def begin_anew(self) -> None:
-        """Say that what the copy has is about to change: first of all."""
+        """Say that a new copy is about to be made. Call this before anything else changes."""
         if self.generation % 2 == 0:  # else a feeder has died while it did this
             self._integers[_Cell.GENERATION] += 1
 
@@ -69,11 +69,11 @@ class FeedState:
         self._integers[_Cell.GENERATION] += 1
 
     def advance(self, last: int) -> None:
-        """Say that the copy has more: after that was written."""
+        """Say that the copy has more. Call this after writing."""
         self._integers[_Cell.LAST] = last
 
     def trim(self, base: int) -> None:
-        """Say that the copy begins later: before that is so."""
+        """Say that the copy begins later. Call this before trimming."""
         self._integers[_Cell.BASE] = base
 
     def note_lag(self, lag: Lag, now: float) -> None:
@@ -88,10 +88,10 @@ class FeedState:
     # -- for the workers -------------------------------------------------------------------------
 
     def lag(self, now: float, interval: float) -> Lag:
-        """How far the copy is behind the history; grows when the feeder does not say anything any more.
+        """How far the copy is behind the history; grows while the feeder is silent.
 
         :param now: monotonic time in seconds.
-        :param interval: seconds after which the feeder says it anew.
+        :param interval: seconds between two reports of the feeder.
         """
         seconds = now - self._floats[_Cell.CURRENT_AT] - interval
         integers = self._integers

@@ -1,7 +1,7 @@
 """Connections to PostgreSQL that give up in time, and what their errors mean.
 
-libpq waits for a server that has stopped answering as long as the kernel keeps the connection, which can be
-for ever. Each call here has a deadline; after it the connection is closed, because an answer may still come.
+If a server stops answering, libpq waits as long as the kernel keeps the connection, which can be for ever.
+Each call here has a deadline. After it, the connection is closed, because an answer may still come.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ class Connector:
         return connection
 
     def configure(self, connection: Connection) -> None:
-        """Set what is set for each session, once it is known that there are sessions."""
+        """Apply the settings of each session, once it is known that there are sessions."""
         if not self.has_sessions:
             return
         settings = dict(self.settings)
@@ -216,7 +216,7 @@ class Connector:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the server works for nobody now, or not for this process."""
+    """Whether the server serves nobody now, or not this process."""
     if not isinstance(error, psycopg.Error):
         return False
     state = error.sqlstate

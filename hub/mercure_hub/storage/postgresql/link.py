@@ -1,7 +1,7 @@
 """The link to a PostgreSQL database that several machines share.
 
-Each append is one statement in one round trip: the row of the position is the turn to write, and nobody holds
-it across a round trip. psycopg runs it without SQLAlchemy, which would double its cost.
+Each append is one statement in one round trip: the lock on the position is the turn to write, and it is never
+held across a round trip. psycopg runs it without SQLAlchemy, which would double its cost.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class PostgresqlLink:
     """
 
     oldest_server = 130000
-    """The oldest version that is known to do: PostgreSQL 13."""
+    """The oldest version that is known to work: PostgreSQL 13."""
     discard_interval = 1.0
     """Seconds between two looks for what is too old."""
     listen_patience = 3.0
@@ -160,8 +160,8 @@ class PostgresqlLink:
         ((encoding, fsync, commit),) = connection.ask(statements.SETTINGS)
         if encoding != "UTF8":
             raise StorageUnusable(
-                f"{self.name} has the encoding {encoding}; create one with CREATE DATABASE ... ENCODING 'UTF8' "
-                "TEMPLATE template0"
+                f"{self.name} has the encoding {encoding}; create one with CREATE DATABASE ... "
+                "ENCODING 'UTF8' TEMPLATE template0"
             )
         if self.is_relaxed:
             return
@@ -175,8 +175,8 @@ class PostgresqlLink:
             self._connector.settings["synchronous_commit"] = "on"
 
     def _find_sessions(self, writer: Connection) -> None:
-        """Find out whether NOTIFY arrives, which it does not behind a pooler of transactions."""
-        channel = f"{CHANNEL}_{self._node.hex}"  # not the usual one: it may stay with a session of others
+        """Find out whether NOTIFY arrives: behind a pooler that shares sessions, it does not."""
+        channel = f"{CHANNEL}_{self._node.hex}"  # not the usual one: the session may pass to others
         ear = self._listening(channel)
         try:
             writer.ask("SELECT pg_notify(%(channel)s, '')", {"channel": channel})
@@ -194,9 +194,9 @@ class PostgresqlLink:
             self._connector.configure(writer)
         else:
             _log.warning(
-                "%s: NOTIFY does not arrive, as behind PgBouncer with pool_mode=transaction; the hub looks for new "
-                "updates %d times a second instead, and prepares no statements: connect to the server itself, "
-                "or set pool_mode=session",
+                "%s: NOTIFY does not arrive, as behind PgBouncer with pool_mode=transaction; the hub looks "
+                "for new updates %d times a second instead, and prepares no statements: connect to the "
+                "server itself, or set pool_mode=session",
                 self.name,
                 1 / self.poll_interval,
             )
@@ -207,7 +207,7 @@ class PostgresqlLink:
     # -- writing ---------------------------------------------------------------------------------
 
     def turn(self) -> AbstractContextManager[None]:
-        """Nothing: the server orders appends."""
+        """Do nothing: the server orders appends."""
         return nullcontext()
 
     def why_waiting(self, seconds: float) -> StorageError:
@@ -285,7 +285,7 @@ class PostgresqlLink:
             return False
 
     def end_lease(self, node: str) -> None:
-        """Let it be expired."""
+        """Let the lease of a node expire at once."""
         with self._reader.connection("written") as connection:
             connection.ask(statements.LEAVE, {"node": UUID(node)})
 
@@ -313,7 +313,7 @@ class PostgresqlLink:
             self._discarded_at = time.monotonic()
 
     def trust_clock(self) -> None:
-        """Nothing: the server's clock is trusted."""
+        """Do nothing: the server's clock is trusted."""
 
     def _writing(self) -> Connection:
         """The connection of the writer's thread."""
@@ -351,7 +351,7 @@ class PostgresqlLink:
         ear = self._ear
         if ear is None or ear.closed:
             self._ear = self._listening(CHANNEL)
-            return  # what was stored meanwhile rang nobody
+            return  # what was stored meanwhile has woken nobody
         end = time.monotonic() + timeout
         poller = select.poll()
         poller.register(ear.pgconn.socket, select.POLLIN)
@@ -459,7 +459,7 @@ class PostgresqlLink:
         return Records([record for _, record in rows], rows[-1][0] if len(rows) == limit else None)
 
     def adopt(self, limit: int) -> list[str]:
-        """Bury the nodes whose leases have expired, and take their records."""
+        """Mark the nodes whose leases have expired as dead, and take their records."""
         values = {"node": self._node, "ahead": self._ahead(), "limit": limit}
         with self._reader.connection("written") as connection:
             ((has_expired,),) = connection.ask(statements.HAS_EXPIRED, values)

@@ -1,4 +1,4 @@
-"""Reads parts of the history: cost follows what is wanted, not what is there."""
+"""Reads parts of the history; the cost depends on what is wanted, not on the size of the history."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Reader:
         return self._connector.connect()
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that are not in use."""
         while self._idle:
             self._idle.pop().close()
 

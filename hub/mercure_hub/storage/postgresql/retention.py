@@ -106,7 +106,7 @@ def _beginning(
     :param is_too_old: takes a row, and the time of its publication.
     """
     times, latest = [], now
-    for row in reversed(rows):  # what a clock stamped that was ahead is as old as what came after it
+    for row in reversed(rows):  # one that was stamped by a fast clock is as old as the one after it
         latest = min(latest, row[2])
         times.append(latest)
     for count, (row, time) in enumerate(zip(rows, reversed(times), strict=True)):

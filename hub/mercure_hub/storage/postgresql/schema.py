@@ -18,7 +18,7 @@ from mercure_hub.storage.interface import Entry
 from mercure_hub.storage.postgresql.connection import Connection
 
 CHANNEL = "mercure"
-"""Of NOTIFY, for all that is appended."""
+"""The channel of NOTIFY for all appends."""
 
 MIGRATION_LOCK = 0x6D657263_00000001
 """The advisory lock under which the tables change."""
@@ -80,7 +80,7 @@ CREATE INDEX mercure_presence_value ON mercure_presence (value_hash, left(key, 2
 """
 
 STEPS: Mapping[int, str] = {1: _FIRST}
-"""What leads to a version from the one before."""
+"""The statements that lead to a version from the one before."""
 
 OLDEST = 1
 """The version that a hub has to know to use the tables of the newest one."""
@@ -141,7 +141,7 @@ def migrate(connection: Connection, steps: Mapping[int, str] = STEPS, oldest: in
 
 def usable_version(connection: Connection, newest: int) -> int:
     """The version of the tables; 0: there are none yet."""
-    # Not to_regclass(): within a transaction it does not see what others have made since the last look.
+    # Not to_regclass(): within a transaction it does not see what others have created since the last look.
     if not connection.ask(_HAS_TABLES):
         return 0
     rows = connection.ask("SELECT version, oldest FROM mercure_schema")

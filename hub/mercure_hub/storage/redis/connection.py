@@ -1,4 +1,4 @@
-"""Connections to a server of Redis or Valkey that keeps what it acknowledges."""
+"""Connections to a Redis or Valkey server that keeps what it acknowledges."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Broken = (ConnectionError, TimeoutError, OSError)
 
 
 class Server:
-    """Where the server is, and what is asked of it.
+    """Where the server is, and what it has to guarantee.
 
     :param address: of the engine.
     """
@@ -56,10 +56,10 @@ class Server:
         self._address = address
         self._is_known = False  # a connection was made
         self.is_relaxed = address.is_relaxed
-        """Whether it may lose what it has acknowledged, as it was asked for."""
+        """Whether it may lose what it has acknowledged, because the URL allows it."""
         self.generation = 0
-        """Grows when something has failed: older connections may lead to a server that is not the primary any
-        more, or to nobody."""
+        """Grows when something has failed: older connections may lead to a server that is gone, or that is no
+        longer the primary."""
         self._sentinel: Sentinel | None = None
         self._master = ""
         url = address.url
@@ -125,9 +125,9 @@ class Server:
         return f"{scheme}://{user + '@' if user else ''}primary/{number}?{query}"
 
     def connect(self) -> Connection:
-        """Connect, and look whether the server keeps what it acknowledges.
+        """Connect, and check that the server keeps what it acknowledges.
 
-        :raises StorageAway: it cannot be reached, or works for nobody now.
+        :raises StorageAway: it cannot be reached, or serves nobody now.
         :raises StorageUnusable: it is too old, or may lose what it has acknowledged. Only for the first
             connection: later ones, as after a failover, raise ``StorageAway``.
         """
@@ -186,8 +186,8 @@ class Server:
             )
         if isinstance(error, MovedError):
             return StorageError(
-                f"{self.name} cannot be {participle}: this server belongs to a Cluster, and the history is on "
-                f"{error.host}:{error.port}; name that server in MERCURE_TRANSPORT_URL"
+                f"{self.name} cannot be {participle}: this server belongs to a Cluster, and the history is "
+                f"on {error.host}:{error.port}; name that server in MERCURE_TRANSPORT_URL"
             )
         is_away = isinstance(error, (*_AWAY, OSError)) or _code(error) in _AWAY_CODES
         kind = StorageAway if is_away else StorageError
@@ -235,7 +235,7 @@ class Line:
         connection = self._connected()
         try:
             replies = exchange(connection, commands)
-            if any(isinstance(reply, NoScriptError) for reply in replies):  # somebody has flushed them
+            if any(isinstance(reply, NoScriptError) for reply in replies):  # the scripts were flushed
                 exchange(connection, _loads())
                 replies = exchange(connection, commands)
         except BaseException:
@@ -276,9 +276,9 @@ class Lines:
 
     @contextlib.contextmanager
     def line(self) -> Iterator[Line]:
-        """One that nobody uses.
+        """A connection that is not in use.
 
-        :raises StorageAway: there is none for some seconds, because others get no answer.
+        :raises StorageAway: all are in use for some seconds, because the server does not answer.
         """
         if not self._free.acquire(timeout=_TIMEOUT):
             raise StorageAway(f"{self._server.name} did not answer for {_TIMEOUT:.0f} s")
@@ -298,7 +298,7 @@ class Lines:
             return line.ask(*commands)
 
     def close(self) -> None:
-        """Disconnect those that nobody uses."""
+        """Close the connections that are not in use."""
         while self._idle:
             self._idle.pop().close()
 
@@ -308,7 +308,7 @@ def exchange(connection: Connection, commands: Sequence[Command]) -> list[Any]:
 
     :raises RedisError: of the driver: the connection cannot be used any more.
     """
-    connection.send_packed_command([packed(commands)])  # at once: the driver would send pieces
+    connection.send_packed_command([packed(commands)])  # in one piece, which the driver would not do
     return [_reply(connection) for _ in commands]
 
 
@@ -347,8 +347,8 @@ def _fixed() -> dict[str, Any]:
         "protocol": 2,
         "decode_responses": False,
         "health_check_interval": 0,
-        # An append that is sent again by the driver would be stored once, by its number; but the store must
-        # know that it took so long.
+        # An append that the driver sends again would still be stored once, because of its number. But the
+        # store must know that it took so long.
         "retry": Retry(NoBackoff(), 0),
         "retry_on_timeout": False,
         "socket_keepalive": True,
@@ -370,7 +370,7 @@ def _information(replies: Sequence[bytes]) -> dict[str, str]:
 
 
 def _settings(reply: Any) -> dict[str, str]:
-    """What a server says to CONFIG GET; nothing if it refuses."""
+    """The answer to CONFIG GET; empty if the server refuses."""
     if not isinstance(reply, list):
         return {}
     words = [one.decode(errors="replace") for one in reply]
@@ -381,7 +381,7 @@ def obstacle(information: Mapping[str, str], settings: Mapping[str, str], is_rel
     """Why a server cannot be trusted with a history, if so.
 
     :param information: what INFO says.
-    :param settings: what CONFIG GET says; empty if the server does not tell.
+    :param settings: what CONFIG GET says; empty if the server refuses.
     :param is_relaxed: it may lose what it has acknowledged.
     """
     program = "valkey" if "valkey_version" in information else "redis"

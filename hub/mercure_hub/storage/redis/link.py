@@ -1,7 +1,8 @@
-"""The link to a server of Redis or Valkey that several machines share.
+"""The link to a Redis or Valkey server that several machines share.
 
-A batch is one call of a script. It tells the other nodes by a message (PUBLISH), which carries the sequence
-only: so a node reads back nothing of its own. Messages can get lost; the pump looks each second anyway.
+A batch is one call of a script. It wakes the other nodes by a message (PUBLISH) that carries only the node
+and the sequence, so that a node does not read back its own updates. Messages can get lost; the pump looks
+each second anyway.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class RedisLink:
 
     :param address: of the engine.
     :param kept: how much history to keep.
-    :param ahead: by how many seconds to take the server's clock for later than it is; for tests.
+    :param ahead: seconds by which the server's clock counts as fast, for tests.
     """
 
     discard_interval = 1.0
@@ -135,11 +136,11 @@ class RedisLink:
     # -- writing ---------------------------------------------------------------------------------
 
     def turn(self) -> AbstractContextManager[None]:
-        """Nothing: the server orders appends."""
+        """Do nothing: the server orders appends."""
         return self._turn
 
     def why_waiting(self, seconds: float) -> StorageError:
-        """Nobody waits for a turn, so this is about the server."""
+        """Say that the server does not answer: there is no turn to wait for."""
         return StorageAway(f"{self.name} did not answer for {seconds:.0f} s")
 
     def append(self, batch: Batch) -> int:
@@ -215,15 +216,15 @@ class RedisLink:
             is_kept, schema = self._writer.ask(call)[0]
         if int(schema) != SCHEMA:
             raise StorageUnusable(
-                f"{self.name} cannot be used: it has version {int(schema)}, and this hub knows {SCHEMA}; it was "
-                "made by a newer mercure-hub, so install that version of flask-mercure"
+                f"{self.name} cannot be used: it has version {int(schema)}, and this hub knows {SCHEMA}; it "
+                "was made by a newer mercure-hub, so install that version of flask-mercure"
             )
         if not is_kept:
             self._node = fresh
         return bool(is_kept)
 
     def end_lease(self, node: str) -> None:
-        """Let it be expired."""
+        """Let the lease of a node expire at once."""
         self._ask(("ZADD", self._key("leases"), "XX", 0, node))
 
     def leave(self) -> None:
@@ -237,7 +238,7 @@ class RedisLink:
         return (self._kept.is_bounded or self._has_events) and time.monotonic() >= self._discard_at
 
     def discard(self) -> None:
-        """Discard one step, unless another node is about it."""
+        """Discard one step, unless another node is doing so."""
         self._discard_at = time.monotonic() + self.discard_interval
         call = self._call(
             scripts.DISCARD,
@@ -252,7 +253,7 @@ class RedisLink:
                 self._discard_at = 0.0
 
     def trust_clock(self) -> None:
-        """Nothing: the clock is the server's."""
+        """Do nothing: the clock is the server's."""
 
     # -- following -------------------------------------------------------------------------------
 
@@ -266,7 +267,7 @@ class RedisLink:
         self._bell.interrupt()
 
     def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
-        """Read over a connection of its own; notice if somebody has deleted or replaced the keys."""
+        """Read over a connection of its own; notice if the keys were deleted or replaced."""
         entries: list[Entry] = []
         epoch = ("HGET", self._key("state"), "epoch")
         is_full = True
@@ -312,7 +313,7 @@ class RedisLink:
         return rows[0][1][1].decode() if rows else None
 
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
-        """Look up where subscribers go on, all of them in three round trips."""
+        """Look up where subscribers resume, all of them in three round trips."""
         ids = [_bytes(one.event_id) for one in wanted]
         known = [one for one in ids if one is not None]
         found = self._ask(("HMGET", self._key("ids"), *known)) if known else []
@@ -412,12 +413,12 @@ class RedisLink:
             )
             if isinstance(count, RedisError):
                 raise count
-        if any(isinstance(one, RedisError) for one in sizes):  # the server does not tell everybody
+        if any(isinstance(one, RedisError) for one in sizes):  # this user may not ask
             return Size(count)
         return Size(count, sum(one or 0 for one in sizes))
 
     def check(self, *, by_writing: bool) -> None:
-        """Read, or write a number that nobody reads."""
+        """Read, or write a number that is never read."""
         if not by_writing:
             self.position()
             return

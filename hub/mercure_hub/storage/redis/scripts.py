@@ -349,7 +349,7 @@ PAGE = Script(
     return collected()
     """,
 )
-"""Returns entries of a part of the log: sequence, id, topics, data and the rest of each.
+"""Returns entries of a part of the history: sequence, id, topics, data and the rest of each.
 
 It looks at few at once, because each may have megabytes of data. It returns two strings, the lengths of all
 that and all that in one: the driver is slow with many.
@@ -388,7 +388,7 @@ DISCARD = Script(
     {FORGET}
     local function discard(stream, gone, is_too_old)
         local entries = call('XRANGE', stream, '-', '+', 'COUNT', step)
-        -- What a clock stamped that was ahead is as old as what came after it.
+        -- An update that was stamped by a fast clock is as old as the one after it.
         local times, later = {{}}, at
         for k = #entries, 1, -1 do
             local stamp = tonumber(entries[k][2][6])

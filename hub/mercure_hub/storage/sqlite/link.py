@@ -213,7 +213,7 @@ class SqliteLink:
         return True
 
     def leave(self) -> None:
-        """Nothing: the rows of this process are there as long as its seat is taken."""
+        """Do nothing: the rows of this process are there as long as its seat is taken."""
 
     def is_discard_due(self) -> bool:
         """Whether a second has passed since there was nothing more to discard."""

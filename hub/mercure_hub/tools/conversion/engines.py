@@ -18,8 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SIZES = ("max_length", "max_len_approx", "size")
 _OF_REDIS = frozenset({"url", "address", "addresses", "stream", "password", "tls", *_SIZES})
 _NOT_NEEDED = {
-    "gob": "not needed: the hub has a form of its own",
-    "history_limit": "not needed: what a subscriber missed is read in pages",
+    "gob": "not needed: the hub has a format of its own",
+    "history_limit": "not needed: the hub reads what a subscriber missed in pages",
 }
 
 
@@ -49,7 +49,7 @@ def take_engine(conversion: Conversion, kind: str, options: Options, location: s
     conversion.note(
         location,
         source,
-        "the hub starts with an empty history there; what it needs of the server is in "
+        "the hub starts with an empty history there; the server's settings are described in "
         f"{DOCUMENTATION}/{page}.md",
     )
 

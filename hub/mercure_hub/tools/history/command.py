@@ -29,7 +29,7 @@ from mercure_hub.tools.history.history import HistoryError, Progress, Selection,
 _AGE = re.compile(r"([0-9]{1,9})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SETTINGS = ("transport_url", "public_url")
-_QUIET = 2.0  # seconds after which somebody may want to know how far it is
+_QUIET = 2.0  # seconds after which progress is reported
 _OFTEN, _SELDOM = 0.2, 10.0  # seconds between two lines of progress, on a terminal and in a log
 
 
@@ -57,7 +57,7 @@ def main(words: Sequence[str], environment: Mapping[str, str], parser: argparse.
     try:
         run: Any = given.run
         run(given, selection)
-    except BrokenPipeError:  # who reads has seen enough
+    except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -168,7 +168,7 @@ _TOOLS: Mapping[tuple[str, EngineKind], str] = {
         "copy its append-only files as its documentation says, or use history copy into a file of SQLite"
     ),
 }
-"""What does the same in other engines."""
+"""What to use instead in other engines."""
 
 
 _COPY = "copy the history into another database or engine; run again, it copies what is new"
@@ -329,7 +329,7 @@ def _input(path: Path | None) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _progress(participle: str) -> Iterator[Progress]:
-    """Tell on standard error how far it is, if it takes long."""
+    """Report progress on standard error, if it takes long."""
     is_terminal = sys.stderr.isatty()
     started = told = time.monotonic()
     shown = False

@@ -1,4 +1,4 @@
-"""Copies a history from one engine to another, so that a hub goes on there as if nothing had happened."""
+"""Copies a history from one engine to another, so that clients can resume there."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Copied:
 def copy(source: History, target: History, progress: Progress) -> Copied:
     """Copy what the target does not have yet, with ids, times, order and sequences.
 
-    Each batch brings the marks of the history with it: a copy that breaks off leaves a true beginning, and
-    the next one continues it.
+    Each batch brings the marks of the history with it: an interrupted copy leaves a valid beginning, and the
+    next one continues it.
 
     :param source: hubs may be at work on it; up to the newest update of now is copied.
     :param target: empty, or filled by earlier copies of the same source and nothing else.
@@ -127,6 +127,6 @@ def _check_beginning(source: History, goal: Marks, target: History, begin: Marks
         is_same = is_same and next(select(source, EVERYTHING, after=place, upto=begin.last), None) is None
     if not is_same:
         raise HistoryError(
-            f"{target.name} is not a copy of the beginning of {source.name}: name a new target, or empty this "
-            "one if it is only an earlier copy"
+            f"{target.name} is not a copy of the beginning of {source.name}: name a new target, or empty "
+            "this one if it is only an earlier copy"
         )

@@ -12,7 +12,7 @@ from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.update import Update
 
 Progress = Callable[[int], None]
-"""Takes how many are done."""
+"""Called with the number of updates that are done."""
 
 PAGE = 1000
 """Updates that are read, or discarded, in one step."""
@@ -110,7 +110,7 @@ class Writer(Protocol):
         """Whether nothing is stored when the ``with`` block fails before ``commit``."""
 
     def known(self, ids: Collection[str]) -> set[str]:
-        """Those of some ids that updates had before anything was stored here."""
+        """The ids, of those given, that the history had before anything was stored here."""
 
     def store(self, rows: Sequence[Row], marks: Marks) -> None:
         """Append updates as they are.
@@ -170,7 +170,7 @@ class History(Protocol):
         """
 
     def return_space(self) -> None:
-        """Give back what discarded updates took, if that does not happen by itself."""
+        """Free the space of discarded updates, if that does not happen by itself."""
 
     def writing(self) -> AbstractContextManager[Writer]:
         """Write while no hub is at work; one that starts has to wait, or is noticed.

@@ -187,7 +187,7 @@ class PostgresqlHistory:
         return int(gone)
 
     def return_space(self) -> None:
-        """Nothing: autovacuum does it."""
+        """Do nothing: autovacuum does it."""
 
     @contextmanager
     def writing(self) -> Iterator[PostgresqlWriter]:
@@ -392,8 +392,7 @@ def opened(address: Address, *, is_made: bool = False) -> Iterator[PostgresqlHis
         version = usable_version(connection, max(STEPS))
         if not version:
             raise HistoryError(
-                f"there is no history in the {address.shown}; name another one with "
-                "--transport-url"
+                f"there is no history in the {address.shown}; name another one with --transport-url"
             )
         yield PostgresqlHistory(connection, f"the {address.shown}", version)
     except psycopg.Error as error:

@@ -299,7 +299,7 @@ class RedisHistory:
         return gone
 
     def return_space(self) -> None:
-        """Nothing: the memory is free."""
+        """Do nothing: the memory is free."""
 
     @contextmanager
     def writing(self) -> Iterator[RedisWriter]:
@@ -428,7 +428,7 @@ class RedisWriter:
         self._marks = marks
 
     def commit(self) -> None:
-        """Nothing: it is stored."""
+        """Do nothing: it is stored."""
 
 
 def _marks_at(row: Row, marks: Marks) -> Marks:
@@ -477,12 +477,11 @@ def opened(address: Address, *, is_made: bool = False) -> Iterator[RedisHistory]
             if least > SCHEMA:
                 raise StorageUnusable(
                     f"{address.shown} cannot be used: it is for hubs that know version {least}, and this one "
-                    f"knows {SCHEMA}; it was made by a newer mercure-hub, so install that version of flask-mercure"
+                    f"knows {SCHEMA}; it was made by a newer mercure-hub, so install "
+                    "that version of flask-mercure"
                 )
         elif not is_made:
-            raise HistoryError(
-                f"there is no {address.shown}; name another one with --transport-url"
-            )
+            raise HistoryError(f"there is no {address.shown}; name another one with --transport-url")
         yield history
     except BrokenPipeError:
         raise

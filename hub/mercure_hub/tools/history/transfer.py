@@ -161,7 +161,7 @@ def load(
 
 @contextlib.contextmanager
 def _whole(lines: BinaryIO, writer: Writer, *, skip_known: bool) -> Iterator[BinaryIO]:
-    """Lines that can be stored without a second thought.
+    """Lines that are known to be valid.
 
     An engine without transactions cannot take back what it has stored, so that they are all looked at first.
     """
