@@ -205,8 +205,9 @@ class RedisLink:
         local, replicas = (1, reply) if self.is_relaxed else reply
         if local and replicas >= self._address.replicas:
             return None
-        where = f"{replicas} of {self._address.replicas} replicas" if local else "no disk"
-        return f"{self.name} cannot be written: {where} acknowledged within {_REPLICA_TIMEOUT // 1000} s"
+        where = f"only {replicas} of {self._address.replicas} replicas" if local else "no disk"
+        seconds = _REPLICA_TIMEOUT // 1000
+        return f"{self.name} stored a batch that {where} acknowledged within {seconds} s"
 
     def renew(self) -> bool:
         """Set the lease to end later; a dead node becomes another one."""
