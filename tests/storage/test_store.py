@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
-from mercure_hub.storage.interface import Break, Commit, Position, Presence, Retention
+from mercure_hub.storage.interface import Break, Commit, LeaseLost, Position, Presence, Retention
 from mercure_hub.storage.store import Store
 from tests.storage.log import until, update
 from tests.storage.memory import MemoryEngine, MemoryLink, fails, goes_away, is_lost, is_not_answered
@@ -408,6 +408,27 @@ class TestDoubt:
         node.wait_for("x", "y")  # the first was sent once more, under another number
         assert node.sequences == [1, 2]
         assert node.store.doubts == 1
+
+    @pytest.mark.parametrize("error", [StorageAway("moved"), LeaseLost("forgotten")])
+    def test_what_is_sent_once_more_to_an_engine_without_its_newest_updates_hides_no_gap(
+        self, node: Node, engine: MemoryEngine, error: StorageError
+    ) -> None:
+        node.publish("x", "lost", ticket=1)
+        node.answered(1)
+
+        def is_elsewhere(_: Callable[[], int]) -> int:
+            engine.rewind(1)
+            raise error
+
+        node.link.appends = [is_elsewhere]
+        node.publish("in its place", ticket=2)
+        node.publish("next", ticket=3)
+        node.answered(3)
+        breaks = [one.broken for one in node.commits if one.broken is not None]
+        assert breaks == [Break.REWOUND]
+        assert node.commits.index(next(one for one in node.commits if one.broken)) < node.commits.index(
+            next(one for one in node.commits if 2 in one.tickets)
+        )
 
     @pytest.mark.parametrize(
         ("how", "expected"), [(is_lost, ["z"]), (is_not_answered, ["x", "key: record", "key: None", "z"])]

@@ -535,6 +535,9 @@ class Store(Generic[Ticket]):
             try:
                 sent, first = self._send(batch)
             except LeaseLost:
+                self._is_link_suspect = (
+                    True  # an engine that lost its newest updates forgets who joined since
+                )
                 self._renew()
                 sent, first = self._send(batch)
             except (_NotStored, StorageAway) as error:
@@ -542,6 +545,7 @@ class Store(Generic[Ticket]):
                 is_quick = isinstance(error, _NotStored) or time.monotonic() < began + self.repeat_within
                 if self._closing.is_set() or not is_quick:
                     raise
+                self._is_link_suspect = True  # it may be there without its newest updates
                 sent, first = self._send(batch)
         except Exception as error:  # whatever it is: this thread must live on
             self._fail(batch, error)
