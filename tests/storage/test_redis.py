@@ -248,6 +248,17 @@ class TestAcl:
                 pass
         assert client.execute_command("ACL", "LOG") == []
 
+    def test_what_is_stored_is_not_refused_because_others_may_not_be_told(self, servers: Servers) -> None:
+        server = servers.server()
+        servers.client(server).execute_command(
+            "ACL", "SETUSER", "hub", "on", ">secret", "~*", "resetchannels", "+@all"
+        )
+        link = servers.link(server.url().replace("//", "//hub:secret@"))
+        assert link.append(batch(1, "x")) == 1
+        assert ids(link) == ["x"]
+        with pytest.raises(StorageError, match="channel"):
+            link.wait(1, 0)
+
     def test_a_server_that_does_not_tell_its_settings_counts_as_relaxed(self, servers: Servers) -> None:
         server = servers.server()
         servers.client(server).execute_command(

@@ -159,11 +159,13 @@ APPEND = Script(
     end
     call('HSET', state, 'last', last, 'event_bytes', bytes)
     call('HSET', p .. 'nodes', node, number .. ' ' .. first)
-    call('PUBLISH', p .. 'bell', node .. ' ' .. last)
+    redis.pcall('PUBLISH', p .. 'bell', node .. ' ' .. last)
     return first
     """,
 )
 """Stores a batch.
+
+All is stored before the others are told: if the server refuses that, as by an ACL, they look each second.
 
 Returns its first sequence; 0: ``OUTCOME`` was asked before; -1: the node counts as dead.
 """
