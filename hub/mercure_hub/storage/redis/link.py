@@ -80,7 +80,7 @@ class RedisLink:
         self._follower = Line(self._server)
         self._readers = Lines(self._server, _READERS)
         self._bell = _Bell(self._server, self._key("bell"))
-        self._epoch: bytes | None = None  # that the caller knows
+        self._epoch: bytes | None = None  # of what ``after`` has read
         self._adoptions = 0  # calls
         self._known_adoption = 0  # the last one whose answer was received
         self._has_events = False
@@ -106,7 +106,7 @@ class RedisLink:
         """Connect, make the state if it is not there, and take a lease."""
         try:
             self.renew()
-            self.position()
+            self._epoch = self.position().epoch.encode()
             self._has_events = bool(self._ask(("EXISTS", self._key("events"))))
         except StorageError:
             self.close(is_writer_left=False)
@@ -268,7 +268,7 @@ class RedisLink:
         self._bell.interrupt()
 
     def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
-        """Read over a connection of its own; notice if the keys were deleted or replaced."""
+        """Read over a connection of its own; notice if the keys was deleted or replaced."""
         entries: list[Entry] = []
         epoch = ("HGET", self._key("state"), "epoch")
         is_full = True
@@ -277,7 +277,8 @@ class RedisLink:
             page = self._call(scripts.PAGE, size, 0, sequence, _END, wanted)
             with self._errors("read"):
                 known, parts = self._follower.ask(epoch, page)
-            if known != self._epoch:
+            if known is None or known != self._epoch:  # told once: the caller looks for itself
+                self._epoch = known
                 raise StorageAway(f"{self.name} was deleted or replaced")
             some = _entries(parts)
             entries += some
@@ -297,7 +298,6 @@ class RedisLink:
         epoch, last = self._ask(("HMGET", self._key("state"), "epoch", "last"))
         if epoch is None:
             raise StorageAway(f"{self.name} was deleted")
-        self._epoch = epoch
         return Position(epoch.decode(), int(last))
 
     def id_at(self, sequence: int) -> str | None:
