@@ -393,6 +393,17 @@ class TestOpen:
         assert link._writer is not None
         assert link._writer.ask("SHOW synchronous_commit") == [(expected,)]
 
+    def test_nodes_do_not_hinder_each_other_where_transactions_are_isolated_more(
+        self, join: Join, sql: psycopg.Connection, aside: ThreadPoolExecutor
+    ) -> None:
+        sql.execute(f"ALTER DATABASE {sql.info.dbname} SET default_transaction_isolation = serializable")
+        link, other = join(), join()
+        with sql.transaction():
+            sql.execute("SELECT FROM mercure_position FOR UPDATE")
+            waiting = [aside.submit(one.append, batch(1, "x")) for one in (link, other)]
+            until(lambda: _sessions(link, "wait_event_type = 'Lock'") == 2)
+        assert sorted(one.result() for one in waiting) == [1, 2]
+
     def test_an_old_server_is_refused(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(PostgresqlLink, "oldest_server", 990000)
         with pytest.raises(StorageUnusable, match="needs 99 or newer"):
@@ -590,6 +601,20 @@ class TestPooler:
                 for name, expected in [("statement_timeout", "0"), ("enable_seqscan", "on")]:
                     assert beside.execute(f"SHOW {name}").fetchone() == (expected,)
             one.close(is_writer_left=False)
+
+    def test_transactions_that_are_isolated_more_are_refused(
+        self,
+        postgresql_engine: PostgresqlServer,
+        url: str,
+        join: Join,
+        sql: psycopg.Connection,
+        short_path: Path,
+    ) -> None:
+        sql.execute(f"ALTER DATABASE {sql.info.dbname} SET default_transaction_isolation = 'repeatable read'")
+        with pgbouncer(postgresql_engine, short_path, "transaction") as port:
+            pooled = url.replace(f":{postgresql_engine.port}/", f":{port}/")
+            with pytest.raises(StorageUnusable, match="isolation=repeatable read"):
+                join(pooled)
 
     def test_a_pool_of_sessions_is_like_none(
         self,

@@ -142,6 +142,8 @@ class Connector:
         self._secrets: list[str] = []
         self.settings = {
             "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+            # A stricter one refuses what had to wait for another node.
+            "default_transaction_isolation": "read committed",
             # The tables grow from nothing to millions of rows, and a plan is made once.
             "enable_seqscan": "off",
             "jit": "off",

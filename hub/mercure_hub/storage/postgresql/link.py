@@ -50,6 +50,7 @@ from mercure_hub.storage.postgresql.retention import Trimmer
 from mercure_hub.storage.postgresql.schema import CHANNEL, migrate
 
 _NOT_IN_SYNC = ("off", "local")
+_ISOLATIONS = ("read committed", "read uncommitted")  # the same in PostgreSQL
 _OF_VALUES = ("22", "54")  # classes of errors: data exceptions, limits of the program
 _LOOKUPS = 4  # connections for reading at once
 _IS_ANOTHER = "was restarted, or another server has taken over"
@@ -200,6 +201,13 @@ class PostgresqlLink:
                 self.name,
                 1 / self.poll_interval,
             )
+            ((isolation,),) = writer.ask("SHOW default_transaction_isolation")
+            if isolation not in _ISOLATIONS:
+                raise StorageUnusable(
+                    f"{self.name} has default_transaction_isolation={isolation}, with which one hub refuses "
+                    "updates while another one stores some: set it to 'read committed' for the role or the "
+                    "database, or connect to the server itself"
+                )
 
     def _register(self, connection: Connection) -> None:
         connection.ask(statements.REGISTER, {"node": self._node, "expires": self._ahead() + LEASE})
