@@ -247,6 +247,24 @@ class TestDoubt:
         assert link.outcome(1) is None
         assert link.append(batch(2, "y")) == 1
 
+    def test_an_append_that_no_replica_has_stays_in_doubt(
+        self, own_server: PostgresqlServer, join: Join, aside: ThreadPoolExecutor
+    ) -> None:
+        link = join(own_server.url())
+        own_server.run("ALTER SYSTEM SET synchronous_standby_names = 'missing'")
+        own_server.run("SELECT pg_reload_conf()")
+        appended = aside.submit(link.append, batch(1, "x"))
+        until(lambda: own_server.run(_WAITS_FOR_REPLICA) == ["1"])
+        own_server.kill()
+        with pytest.raises(StorageInDoubt):
+            appended.result(PATIENCE)
+        own_server.start()
+        with pytest.raises(StorageError):
+            link.outcome(1)
+        own_server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        own_server.run("SELECT pg_reload_conf()")
+        assert _sure(lambda: link.outcome(1)) == 1
+
 
 class TestServerAway:
     def test_ended_sessions_are_made_again(self, join: Join, sql: psycopg.Connection) -> None:
@@ -898,6 +916,7 @@ class TestWait:
         assert time.monotonic() - begin > 0.15
 
 
+_WAITS_FOR_REPLICA = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 _IS_REPLAYED = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
 
 

@@ -19,9 +19,12 @@ STATE = f"""
     SELECT n.number, n.first, {INCARNATION}, p.last_sequence FROM mercure_position p
     LEFT JOIN mercure_node n ON n.id = %(node)s AND NOT n.dead
 """
-CLAIM = (
-    "UPDATE mercure_node SET number = %(number)s, first = NULL WHERE id = %(node)s AND number < %(number)s"
-)
+# A number that is there already is written again: so this commit waits for the replicas for which that of the
+# batch may not have waited, if the server was restarted meanwhile.
+CLAIM = """
+    UPDATE mercure_node SET number = %(number)s, first = CASE WHEN number = %(number)s THEN first END
+    WHERE id = %(node)s AND number <= %(number)s
+"""
 OUTCOME = "SELECT first FROM mercure_node WHERE id = %(node)s AND number = %(number)s"
 POSITION = "SELECT epoch, last_sequence FROM mercure_position"
 # A dump that is restored on another server is another history from then on.
