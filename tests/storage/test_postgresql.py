@@ -798,8 +798,9 @@ class TestLeases:
         assert adopts.adopt(9) == []
         seconds[0] = 16.0
         assert sleeps.renew()  # late, and nobody has noticed
-        seconds[0] = 32.0
+        seconds[0] = 28.0
         adopts.renew()
+        seconds[0] = 32.0
         assert adopts.adopt(9) == ["record"]
         for _ in range(2):
             with pytest.raises(LeaseLost):
@@ -808,6 +809,23 @@ class TestLeases:
         assert sleeps.outcome(1) == 1
         assert not sleeps.renew()
         assert sleeps.append(batch(3, "z")) == 2
+
+    def test_leases_that_ended_while_the_server_was_away_can_be_renewed(self, join: Join) -> None:
+        seconds = [0.0]
+        one, other, dies, leaves = (join(ahead=lambda: seconds[0]) for _ in range(4))
+        for name, link in (("one", one), ("dies", dies), ("leaves", leaves)):
+            link.append(batch(1, "x", presence=Presence(name, name)))
+        leaves.leave()
+        seconds[0] = 60.0
+        assert other.adopt(9) == ["leaves"]
+        assert other.renew()
+        assert other.adopt(9) == []
+        seconds[0] = 61.0
+        assert one.renew()
+        assert other.adopt(9) == []
+        seconds[0] = 69.0
+        assert other.adopt(9) == ["dies"]
+        assert one.renew()
 
     def test_each_record_is_adopted_once(self, join: Join, aside: ThreadPoolExecutor) -> None:
         dies = join()

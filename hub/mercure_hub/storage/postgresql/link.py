@@ -49,6 +49,9 @@ from mercure_hub.storage.postgresql.reading import Reader, following, is_storabl
 from mercure_hub.storage.postgresql.retention import Trimmer
 from mercure_hub.storage.postgresql.schema import CHANNEL, migrate
 
+# After the server was away, the leases of all nodes have ended, and most of the nodes live: a node that finds
+# its own one ended gives the others this time, in seconds, to renew theirs.
+_RESUMES = 7.0
 _NOT_IN_SYNC = ("off", "local")
 _ISOLATIONS = ("read committed", "read uncommitted")  # the same in PostgreSQL
 _OF_VALUES = ("22", "54")  # classes of errors: data exceptions, limits of the program
@@ -92,6 +95,7 @@ class PostgresqlLink:
         self._reader = Reader(self._connector, _LOOKUPS)
         self._trimmer = Trimmer(kept, ahead)
         self._discarded_at = float("-inf")  # monotonic time
+        self._resumed_at = float("-inf")  # when the own lease was renewed that had ended
         self._has_events = False
         self._node = uuid4()
         # Of the server that was written to, and of that which was read: each sees for itself when it changes.
@@ -285,8 +289,12 @@ class PostgresqlLink:
     def renew(self) -> bool:
         """Extend the lease, or register under a new identity."""
         with self._writing_errors() as connection:
-            values = {"node": self._node, "expires": self._ahead() + LEASE}
-            if connection.ask(statements.RENEW, values):
+            ahead = self._ahead()
+            values = {"node": self._node, "expires": ahead + LEASE, "ahead": ahead}
+            rows = connection.ask(statements.RENEW, values)
+            if rows:
+                if rows[0][0]:
+                    self._resumed_at = time.monotonic() + ahead
                 return True
             self._node = uuid4()
             self._register(connection)
@@ -468,12 +476,17 @@ class PostgresqlLink:
 
     def adopt(self, limit: int) -> list[str]:
         """Mark the nodes whose leases have expired as dead, and take their records."""
-        values = {"node": self._node, "ahead": self._ahead(), "limit": limit}
+        ahead = self._ahead()
+        values = {"node": self._node, "ahead": ahead, "limit": limit}
         with self._reader.connection("written") as connection:
-            ((has_expired,),) = connection.ask(statements.HAS_EXPIRED, values)
+            ((has_expired, has_own_expired),) = connection.ask(statements.HAS_EXPIRED, values)
             if not has_expired:
                 return []
-            connection.ask(statements.BURY, values)
+            now = time.monotonic() + ahead
+            if has_own_expired:
+                self._resumed_at = now
+            is_resuming = now < self._resumed_at + _RESUMES
+            connection.ask(statements.BURY, {**values, "only_left": is_resuming})
             connection.ask(statements.FORGET, values)
             return [record for (record,) in connection.ask(statements.ADOPT, values)]
 

@@ -12,7 +12,13 @@ SETTINGS = """
 _NOW = "clock_timestamp() + make_interval(secs => %(ahead)s)"
 _EXPIRES = "clock_timestamp() + make_interval(secs => %(expires)s)"
 REGISTER = f"INSERT INTO mercure_node VALUES (%(node)s, 0, NULL, {_EXPIRES}, false)"
-RENEW = f"UPDATE mercure_node SET expires = {_EXPIRES} WHERE id = %(node)s AND NOT dead RETURNING 1"
+# Returns whether the lease had ended.
+RENEW = f"""
+    WITH own AS (
+        SELECT id, expires < {_NOW} AS has_ended FROM mercure_node WHERE id = %(node)s AND NOT dead FOR UPDATE
+    )
+    UPDATE mercure_node n SET expires = {_EXPIRES} FROM own WHERE n.id = own.id RETURNING own.has_ended
+"""
 LEAVE = "UPDATE mercure_node SET expires = '-infinity' WHERE id = %(node)s"
 TOUCH = "UPDATE mercure_node SET number = number WHERE id = %(node)s"
 STATE = f"""
@@ -44,11 +50,17 @@ _IN_ORDER = "ORDER BY left(key, 256), key LIMIT %(limit)s"
 OTHERS = f"{_OF_OTHERS} {_IN_ORDER}"
 OTHERS_OF_VALUE = f"{_OF_OTHERS} AND value_hash = %(hash)s AND value = %(value)s {_IN_ORDER}"
 
-HAS_EXPIRED = f"SELECT EXISTS (SELECT FROM mercure_node WHERE dead OR expires < {_NOW})"
+# And whether the own lease has.
+HAS_EXPIRED = f"""
+    SELECT EXISTS (SELECT FROM mercure_node WHERE dead OR expires < {_NOW}),
+    EXISTS (SELECT FROM mercure_node WHERE id = %(node)s AND NOT dead AND expires < {_NOW})
+"""
 # A node that appends at this moment is alive.
 BURY = f"""
     UPDATE mercure_node SET dead = true WHERE id IN (
-        SELECT id FROM mercure_node WHERE NOT dead AND expires < {_NOW} FOR UPDATE SKIP LOCKED
+        SELECT id FROM mercure_node
+        WHERE NOT dead AND expires < {_NOW} AND (expires = '-infinity' OR NOT %(only_left)s)
+        FOR UPDATE SKIP LOCKED
     )
 """
 # Their numbers are kept for a day: they may still ask what became of a batch.
