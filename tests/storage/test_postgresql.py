@@ -24,6 +24,7 @@ from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoub
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.interface import (
+    SHARED_GRACE,
     Batch,
     Break,
     Commit,
@@ -684,6 +685,21 @@ class TestDiscard:
             assert ids(link) == ["x", "y"]
         link.discard()
         assert ids(link) == ["y"]
+
+    def test_a_process_that_stands_still_while_it_discards_keeps_nobody(self, join: Join) -> None:
+        stands_still, other = join(), join(kept=Retention(size=1), ahead=lambda: 2 * SHARED_GRACE)
+        other.append(batch(1, "x", "y"))
+        assert stands_still._writer is not None
+        stands_still._writer.ask("BEGIN")
+        stands_still._writer.ask(f"SELECT pg_advisory_xact_lock({schema.DISCARD_LOCK})")
+        other.discard()
+        assert ids(other) == ["x", "y"]
+
+        def is_discarded() -> bool:
+            other.discard()
+            return ids(other) == ["y"]
+
+        until(is_discarded)
 
     def test_events_between_updates_are_no_hindrance(self, join: Join, sql: psycopg.Connection) -> None:
         link = join(kept=Retention(size=2))

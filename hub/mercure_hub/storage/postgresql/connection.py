@@ -142,6 +142,8 @@ class Connector:
         self._secrets: list[str] = []
         self.settings = {
             "statement_timeout": str(int(STATEMENT_TIMEOUT * 1000)),
+            # TCP may take hours to notice that a hub was cut off, which must not keep its locks so long.
+            "idle_in_transaction_session_timeout": "5s",
             # A stricter one refuses what had to wait for another node.
             "default_transaction_isolation": "read committed",
             # The tables grow from nothing to millions of rows, and a plan is made once.
