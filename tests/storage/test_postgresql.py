@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -35,7 +35,7 @@ from mercure_hub.storage.interface import (
     Unstorable,
 )
 from mercure_hub.storage.postgresql import retention, schema
-from mercure_hub.storage.postgresql.connection import DEADLINE, Connector, is_away
+from mercure_hub.storage.postgresql.connection import DEADLINE, Connection, Connector, is_away
 from mercure_hub.storage.postgresql.link import PostgresqlLink
 from mercure_hub.storage.store import Store
 from tests.engines import PostgresqlServer, running
@@ -858,6 +858,39 @@ class TestLeases:
 
         found = [one for some in aside.map(adopt, adopting) for one in some]
         assert sorted(found, key=int) == [str(number) for number in range(1, 41)]
+
+    def test_an_adoption_is_told_once_whichever_answer_is_lost(
+        self, join: Join, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        adopts = join()
+        wait = Connection.wait
+        answers = 0
+
+        def lose(self: Connection, gen: Any, interval: float = 0.0, timeout: float | None = None) -> Any:
+            nonlocal answers
+            answer = wait(self, gen, interval, timeout)
+            answers -= 1
+            if answers == 0:
+                self.close()
+                raise psycopg.OperationalError("the answer is lost")
+            return answer
+
+        lost = 0
+        while answers <= 0:
+            lost += 1
+            dies = join()
+            dies.append(batch(1, "x", presence=Presence(str(lost), str(lost))))
+            dies.close(is_writer_left=False)
+            adopts.position()  # over a connection for which nothing is to be set
+            found: list[str] = []
+            with monkeypatch.context() as patched:
+                patched.setattr(Connection, "wait", lose)
+                answers = lost
+                with contextlib.suppress(StorageAway):
+                    found += adopts.adopt(9)
+            found += adopts.adopt(9)
+            assert found == [str(lost)]
+        assert lost > 5
 
     def test_the_dead_are_forgotten_after_a_day(self, join: Join, sql: psycopg.Connection) -> None:
         seconds = [0.0]

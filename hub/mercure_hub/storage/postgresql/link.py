@@ -42,6 +42,7 @@ from mercure_hub.storage.postgresql.appending import append_of
 from mercure_hub.storage.postgresql.connection import (
     Connection,
     Connector,
+    blobs,
     is_answer,
     is_away,
 )
@@ -97,6 +98,7 @@ class PostgresqlLink:
         self._discarded_at = float("-inf")  # monotonic time
         self._resumed_at = float("-inf")  # when the own lease was renewed that had ended
         self._has_events = False
+        self._adopted: list[bytes] = []  # hashes of keys, by a commit that was not answered
         self._node = uuid4()
         # Of the server that was written to, and of that which was read: each sees for itself when it changes.
         self._written: float | None = None
@@ -475,10 +477,20 @@ class PostgresqlLink:
         return Records([record for _, record in rows], rows[-1][0] if len(rows) == limit else None)
 
     def adopt(self, limit: int) -> list[str]:
-        """Mark the nodes whose leases have expired as dead, and take their records."""
+        """Mark the nodes whose leases have expired as dead, and take their records.
+
+        They are known before that is committed: if the answer to the commit is lost, the next call looks for
+        them.
+        """
         ahead = self._ahead()
         values = {"node": self._node, "ahead": ahead, "limit": limit}
         with self._reader.connection("written") as connection:
+            if self._adopted:
+                rows = connection.ask(statements.ADOPTED, {"hashes": blobs(self._adopted)})
+                self._adopted = []
+                found = [record for node, record in rows if node == self._node]
+                if found:
+                    return found
             ((has_expired, has_own_expired),) = connection.ask(statements.HAS_EXPIRED, values)
             if not has_expired:
                 return []
@@ -488,7 +500,11 @@ class PostgresqlLink:
             is_resuming = now < self._resumed_at + _RESUMES
             connection.ask(statements.BURY, {**values, "only_left": is_resuming})
             connection.ask(statements.FORGET, values)
-            return [record for (record,) in connection.ask(statements.ADOPT, values)]
+            with connection.transaction():
+                rows = connection.ask(statements.ADOPT, values)
+                self._adopted = [key_hash for key_hash, _ in rows]
+            self._adopted = []
+            return [record for _, record in rows]
 
     def size(self) -> Size:
         """Count by the first and the last sequence; the bytes are those of the tables' files."""

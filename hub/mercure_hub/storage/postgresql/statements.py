@@ -76,8 +76,10 @@ ADOPT = """
         WHERE p.node IN (SELECT id FROM mercure_node WHERE dead) LIMIT %(limit)s FOR UPDATE SKIP LOCKED
     )
     UPDATE mercure_presence p SET node = own.id FROM own, left_over
-    WHERE p.key_hash = left_over.key_hash RETURNING p.record
+    WHERE p.key_hash = left_over.key_hash RETURNING p.key_hash, p.record
 """
+# Waits for an adoption that is not committed yet.
+ADOPTED = "SELECT node, record FROM mercure_presence WHERE key_hash = ANY(%(hashes)s) FOR UPDATE"
 # An update or an event: the number of events before it is the same.
 SIZE = """
     SELECT coalesce(p.last_sequence - p.events - (f.sequence - f.events_before) + 1, 0), (
