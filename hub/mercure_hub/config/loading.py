@@ -21,7 +21,7 @@ from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key, fitting
 
-_PASSWORD = re.compile(r"(?<=://)[^/\s]*(?=@)")  # the user and password in a URL
+_PASSWORD = re.compile(r"(?<=://)\S*(?=@)")  # the user and password in a URL, in which a / may not be escaped
 _QUERY = re.compile(r"(://[^\s?]*\?)\S*")
 _KEY_SETS = ("jwks_file", "jwks_uri")
 

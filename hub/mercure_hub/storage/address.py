@@ -93,6 +93,7 @@ def address_of(url: str) -> Address:
         )
     if kind is EngineKind.SQLITE:
         return _of_sqlite(url, authority, path, query)
+    _check_credentials(kind, authority, path, query)
     given = parse_qsl(query, keep_blank_values=True)
     is_relaxed = _is_relaxed(given)
     own = {"durability"} if kind is EngineKind.POSTGRESQL else {"durability", "name", "replicas"}
@@ -128,6 +129,17 @@ def _matched(url: str) -> re.Match[str]:
             "postgresql://user@host/mercure or redis://host:6379/0"
         )
     return parsed
+
+
+def _check_credentials(kind: EngineKind, authority: str, path: str, query: str) -> None:
+    """Refuse those of which a part would be taken for something else, and be shown."""
+    is_cut = "@" not in authority and ("@" in path or "@" in query.partition("=")[0])
+    is_split = authority.count("@") > 1 if kind is EngineKind.POSTGRESQL else "#" in authority
+    if is_cut or is_split:
+        raise ValueError(
+            "has a user, a password or an @ with characters that have to be written in another way: "
+            "%2F for /, %3F for ?, %23 for #, %40 for @"
+        )
 
 
 def _of_sqlite(url: str, authority: str, path: str, query: str) -> Address:
