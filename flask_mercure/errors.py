@@ -90,7 +90,8 @@ class PublishError(MercureError):
         false, or with an id by which subscribers recognize a repeat.
     :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
     :param from_hub: whether the answer looks like a hub's, rather than a proxy's, such as an HTML page.
-    :param is_storage_away: whether the hub said that its database cannot be reached for any update.
+    :param is_storage_away: whether the hub said that its database cannot be reached, or did not answer, so
+        that the next update would fare no better.
 
     ``published`` has the ids of those updates of a batch that were published, in order: a hub without batches
     gets one update after the other. With a hub of this project it is empty.
