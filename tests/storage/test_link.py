@@ -165,6 +165,7 @@ class FedCluster:
         self.now = 1_000_000.0
         self._engine = MemoryEngine()
         self._machine = Machine(folder, self._link(None), bounds)
+        self._links: list[Link] = []
 
     def _link(self, kept: Retention | None) -> MemoryLink:
         return MemoryLink(self._engine, kept, lambda: self.now)
@@ -172,9 +173,12 @@ class FedCluster:
     def join(self, kept: Retention | None = None) -> Node:
         link = self._machine.link_to(self._link(kept))
         link.open()
+        self._links.append(link)
         return Node(link)
 
     def close(self) -> None:
+        for link in self._links:
+            link.close(is_writer_left=False)
         self._machine.close()
 
 

@@ -98,7 +98,7 @@ class CopyWriter:
         self.base = self.last = 0
         self._beginning = Beginning(0, 0)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        engine = copy_engine(path)
+        self._engine = engine = copy_engine(path)
         try:
             with engine.connect() as connection:
                 schema.metadata.create_all(connection, [schema.position, schema.update, schema.topic])
@@ -110,9 +110,8 @@ class CopyWriter:
             self._driver = driver
             self._page_size = self._pragma("page_size")
         except sa.exc.SQLAlchemyError as error:
-            raise failure(error) from None
-        finally:
             engine.dispose()
+            raise failure(error) from None
 
     def seen(self) -> Seen | None:
         """Where the copy ends; ``None``: it was never begun."""
@@ -224,6 +223,7 @@ class CopyWriter:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+        self._engine.dispose()
 
 
 _SEEN = """
