@@ -228,8 +228,7 @@ class MemoryLink:
         same = (entry for entry in self._entries(0, 1 << 62) if entry.update.id == one.event_id)
         after = next((entry.sequence for entry in same), None)
         page = None
-        missed = 0 if after is None else one.upto - after
-        if after is not None and missed > 0 and (one.topics is not None or missed <= one.limit):
+        if after is not None and one.has_page(after):
             page = self.read(after, one.upto, one.topics, one.limit)
         return Resumed(after, page, self.beginning(one.upto))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 
-from mercure_hub.storage.interface import Entry
+from mercure_hub.storage.interface import Entry, TopicPage
 
 MAX_PAGE = 256 << 10
 """Bytes of a page in memory; one update may be more."""
@@ -40,6 +40,23 @@ def decoded_topics(encoded: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1024)  # many updates have the same
 def _recent_topics(encoded: str) -> tuple[str, ...]:
     return tuple(json.loads(encoded))
+
+
+def topic_page(rows: Sequence[tuple[int, str | None]], limit: int) -> TopicPage:
+    """A page of topics.
+
+    :param rows: hashes in order, each with the topics of an update that has it; ``None``: no update of the
+        part of the history does.
+    :param limit: hashes that were looked at, at most.
+    """
+    topics = [
+        value
+        for hashed, encoded in rows
+        if encoded is not None
+        for value in decoded_topics(encoded)
+        if topic_hash(value) == hashed
+    ]
+    return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
 
 
 def bounded(entries: Iterable[Entry], upto: int, limit: int) -> tuple[list[Entry], int]:

@@ -24,6 +24,10 @@ SHARED_GRACE = 300.0
 LEASE = 15.0
 """Seconds without ``Link.renew`` after which a process on another machine counts as dead."""
 
+RESUMPTION = 7.0
+"""Seconds for which a node that finds its own lease ended gives the others time to renew theirs: after the
+engine was away the leases of all nodes have ended, and most of the nodes live."""
+
 MAX_LAG = 10.0
 """Seconds without the newest updates after which a process is not ready for clients."""
 
@@ -33,7 +37,8 @@ EVENTS_MAX_AGE = 86400.0
 EVENTS_BYTES = 32 << 20
 """How much of them is kept. Every subscriber causes events, and these must not push out updates."""
 
-_OBJECTS = 400  # bytes of an entry beside its data
+OVERHEAD = 400
+"""Bytes of an entry in memory beside its data."""
 
 Ticket = TypeVar("Ticket")
 
@@ -81,7 +86,7 @@ class Entry:
     @property
     def weight(self) -> int:
         """About how many bytes it takes in memory."""
-        return _OBJECTS + len(self.update.data)
+        return OVERHEAD + len(self.update.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,23 @@ class Beginning:
 
     updates: int
     events: int
+
+    @classmethod
+    def noted(cls, updates_gone: int, events_gone: int, oldest: int | None, upto: int) -> Beginning:
+        """From the notes of retention, and from what is there.
+
+        What went from the beginning without a note, as after ``history prune`` and beside an older hub during
+        an upgrade, may have been of both kinds.
+
+        :param updates_gone: sequence up to which retention has discarded updates of publishers.
+        :param events_gone: the same for events.
+        :param oldest: sequence of the first that is there; ``None``: nothing is.
+        :param upto: sequence after which the history begins then.
+        """
+        all_gone = upto if oldest is None else oldest - 1
+        if max(updates_gone, events_gone) < all_gone:
+            updates_gone = events_gone = all_gone
+        return cls(updates_gone + 1, events_gone + 1)
 
     def lacks(self, after: int, then: Beginning | None = None, *, events: bool) -> bool:
         """Tell whether something after a sequence was discarded.
@@ -198,6 +220,14 @@ class Resume:
     upto: int
     topics: Collection[str] | None
     limit: int
+
+    def has_page(self, after: int) -> bool:
+        """Whether a page is to be read.
+
+        :param after: sequence of the update with the id.
+        """
+        missed = self.upto - after
+        return missed > 0 and (self.topics is not None or missed <= self.limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from mercure_hub.storage.address import Address
 from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import (
     LEASE,
+    RESUMPTION,
     Batch,
     Beginning,
     Entry,
@@ -50,9 +51,6 @@ from mercure_hub.storage.postgresql.reading import Reader, following, is_storabl
 from mercure_hub.storage.postgresql.retention import Trimmer
 from mercure_hub.storage.postgresql.schema import CHANNEL, migrate
 
-# After the server was away, the leases of all nodes have ended, and most of the nodes live: a node that finds
-# its own one ended gives the others this time, in seconds, to renew theirs.
-_RESUMES = 7.0
 _NOT_IN_SYNC = ("off", "local")
 _ISOLATIONS = ("read committed", "read uncommitted")  # the same in PostgreSQL
 _OF_VALUES = ("22", "54")  # classes of errors: data exceptions, limits of the program
@@ -497,7 +495,7 @@ class PostgresqlLink:
             now = time.monotonic() + ahead
             if has_own_expired:
                 self._resumed_at = now
-            is_resuming = now < self._resumed_at + _RESUMES
+            is_resuming = now < self._resumed_at + RESUMPTION
             connection.ask(statements.BURY, {**values, "only_left": is_resuming})
             connection.ask(statements.FORGET, values)
             with connection.transaction():

@@ -11,14 +11,22 @@ from typing import Any
 import psycopg
 
 from mercure_hub.protocol.errors import StorageAway
-from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, topic_hash
-from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
+from mercure_hub.storage.encoding import MAX_PAGE, topic_hash, topic_page
+from mercure_hub.storage.interface import (
+    MANY_TOPICS,
+    OVERHEAD,
+    Beginning,
+    Entry,
+    Page,
+    Resume,
+    Resumed,
+    TopicPage,
+)
 from mercure_hub.storage.postgresql.connection import DEADLINE, Connection, Connector, Rows, bigints, texts
 from mercure_hub.storage.postgresql.schema import ENTRY, INCARNATION, entry
 
 _FEW = 128  # topics that are looked up one by one: more than one request can name
 _WINDOW = 10_000  # sequences that are searched for many topics at once, to begin with
-_OBJECTS = 400  # bytes of an entry beside its data, as in Entry.weight
 
 _FIND = """
     SELECT (
@@ -49,7 +57,7 @@ _RANGE = """
     SELECT * FROM mercure_update WHERE sequence > %(after)s AND sequence <= %(upto)s
     ORDER BY sequence LIMIT %(limit)s
 """
-_OF_RANGE = _bounded(_RANGE, _OBJECTS)
+_OF_RANGE = _bounded(_RANGE, OVERHEAD)
 _OF_TOPICS = _bounded(
     """
     SELECT u.* FROM (
@@ -60,14 +68,14 @@ _OF_TOPICS = _bounded(
         ) t ORDER BY t.sequence LIMIT %(limit)s
     ) t JOIN mercure_update u ON u.sequence = t.sequence
     """,
-    _OBJECTS,
+    OVERHEAD,
 )
 _SEQUENCES_OF_MANY = """
     SELECT DISTINCT sequence FROM mercure_topic
     WHERE topic_hash = ANY(%(hashes)s) AND sequence > %(after)s AND sequence <= %(upto)s
     ORDER BY sequence LIMIT %(limit)s
 """
-_OF_SEQUENCES = _bounded("SELECT * FROM mercure_update WHERE sequence = ANY(%(sequences)s)", _OBJECTS)
+_OF_SEQUENCES = _bounded("SELECT * FROM mercure_update WHERE sequence = ANY(%(sequences)s)", OVERHEAD)
 _FOLLOWING = _bounded(_RANGE, 0, f", {INCARNATION}")
 
 # Skips through the index of topics from one to the next: each costs one look-up, however many updates it has.
@@ -149,8 +157,7 @@ class Reader:
             pages: dict[int, int] = {}  # number of the subscriber, and of its question
             alone: list[int] = []
             for number, (one, after) in enumerate(zip(wanted, afters, strict=True)):
-                missed = 0 if after is None else one.upto - after
-                if after is None or missed <= 0 or (one.topics is None and missed > one.limit):
+                if after is None or not one.has_page(after):
                     continue
                 question = _page_question(after, one.upto, one.topics, one.limit)
                 if question is None:
@@ -197,15 +204,7 @@ class Reader:
         bounds = {"after": after, "upto": upto, "limit": limit}
         bounds["beyond"] = before_all if beyond is None else beyond
         with self.connection() as connection:
-            rows = connection.ask(_TOPICS, bounds)
-        topics = [
-            value
-            for hashed, values in rows
-            if values is not None
-            for value in decoded_topics(values)
-            if topic_hash(value) == hashed
-        ]
-        return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
+            return topic_page(connection.ask(_TOPICS, bounds), limit)
 
 
 def following(
@@ -269,18 +268,14 @@ def _page_question(
 
 def _page(rows: Rows, upto: int, limit: int, beginning: Beginning) -> Page:
     entries = [entry(row) for row in rows]
-    size = sum(len(row[3]) + _OBJECTS for row in rows)
+    size = sum(len(row[3]) + OVERHEAD for row in rows)
     is_whole = len(rows) < limit and size < MAX_PAGE
     return Page(entries, upto if is_whole or not entries else entries[-1].sequence, beginning)
 
 
 def _beginning(rows: Rows, upto: int) -> Beginning:
     updates_gone, events_gone, oldest = rows[0]
-    # What went without a note of retention, as after ``history prune``, may have been of both kinds.
-    all_gone = upto if oldest is None else oldest - 1
-    if max(updates_gone, events_gone) < all_gone:
-        updates_gone = events_gone = all_gone
-    return Beginning(updates_gone + 1, events_gone + 1)
+    return Beginning.noted(updates_gone, events_gone, oldest, upto)
 
 
 def _in_windows(

@@ -27,6 +27,7 @@ from mercure_hub.storage.address import Address
 from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
+    OVERHEAD,
     Batch,
     Beginning,
     Entry,
@@ -49,7 +50,6 @@ _READERS = 3  # connections for other threads
 _STEP = 256  # updates that one step of retention discards: more than a batch brings, mostly
 _AT_ONCE = 256  # updates that are read by their sequences, or sequences in all
 _END = (1 << 63) - 1  # above any sequence
-_OVERHEAD = 400  # bytes of an entry beside its data, as in ``Entry.weight``
 _REPLICA_TIMEOUT = 2000  # milliseconds
 _ERRORS = (RedisError, OSError)
 
@@ -226,12 +226,16 @@ class RedisLink:
 
     def end_lease(self, node: str) -> None:
         """Let the lease of a node expire at once."""
-        self._ask(("ZADD", self._key("leases"), "XX", 0, node))
+        self._ask(self._end_of(node))
+
+    def _end_of(self, node: str) -> Command:
+        """The command that ends a lease."""
+        return "ZADD", self._key("leases"), "XX", 0, node
 
     def leave(self) -> None:
         """Let the lease end, and forget the identity that it belongs to."""
         with self._errors("written"):
-            self._writer.ask(("ZADD", self._key("leases"), "XX", 0, self._node))
+            self._writer.ask(self._end_of(self._node))
         self._node = _identity()
 
     def is_discard_due(self) -> bool:
@@ -268,7 +272,7 @@ class RedisLink:
         self._bell.interrupt()
 
     def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
-        """Read over a connection of its own; notice if the keys was deleted or replaced."""
+        """Read over a connection of its own; notice if the history was deleted or replaced."""
         entries: list[Entry] = []
         epoch = ("HGET", self._key("state"), "epoch")
         is_full = True
@@ -320,13 +324,12 @@ class RedisLink:
         found = self._ask(("HMGET", self._key("ids"), *known)) if known else []
         sequences = dict(zip(known, found, strict=True))
         afters = [None if one is None or sequences[one] is None else int(sequences[one]) for one in ids]
-        parts: list[_Part | None] = []
-        for one, after in zip(wanted, afters, strict=True):
-            missed = 0 if after is None else one.upto - after
-            if after is None or missed <= 0 or (one.topics is None and missed > one.limit):
-                parts.append(None)
-            else:
-                parts.append(_Part(after, one.upto, one.topics, one.limit))
+        parts = [
+            None
+            if after is None or not one.has_page(after)
+            else _Part(after, one.upto, one.topics, one.limit)
+            for one, after in zip(wanted, afters, strict=True)
+        ]
         pages, beginning = self._read([part for part in parts if part is not None])
         in_order = iter(pages)
         return [
@@ -430,7 +433,7 @@ class RedisLink:
         """Let the lease end, and disconnect."""
         if self._writer.is_open and not is_writer_left:
             with contextlib.suppress(StorageError, *_ERRORS):
-                self._writer.ask(("ZADD", self._key("leases"), "XX", 0, self._node))
+                self._writer.ask(self._end_of(self._node))
         if not is_writer_left:
             self._writer.close()
         self._follower.close()
@@ -539,7 +542,7 @@ class _Part:
     def commands(self, prefix: bytes) -> list[Command]:
         """Commands that read it, or the sequences of its topics."""
         if self._hashes is None:
-            arguments = MAX_PAGE, _OVERHEAD, self._after, self._upto, self._limit
+            arguments = MAX_PAGE, OVERHEAD, self._after, self._upto, self._limit
             return [scripts.PAGE.call(prefix, *arguments)]
         bounds = f"({self._after}", self._upto, "LIMIT", 0, self._each
         return [("ZRANGEBYSCORE", prefix + b"t:" + one, *bounds) for one in self._hashes]
@@ -560,11 +563,11 @@ class _Part:
 
     def lookup(self, prefix: bytes) -> Command:
         """The command that reads the sequences."""
-        return scripts.ENTRIES.call(prefix, MAX_PAGE, _OVERHEAD, *self.sequences)
+        return scripts.ENTRIES.call(prefix, MAX_PAGE, OVERHEAD, *self.sequences)
 
     def page(self, beginning: Beginning) -> Page:
         """What was read."""
-        weight = sum(_OVERHEAD + len(entry.update.data.encode()) for entry in self.entries)
+        weight = sum(OVERHEAD + len(entry.update.data.encode()) for entry in self.entries)
         if self.entries and (
             weight >= MAX_PAGE or (self._hashes is None and len(self.entries) == self._limit)
         ):

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, LEASE, SHARED_GRACE
+from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, LEASE, RESUMPTION, SHARED_GRACE
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -38,9 +38,6 @@ SCHEMA = 1
 """The version of the keys. ``state`` has that of the newest hub, and the least that a hub has to know."""
 
 DAY = 86_400_000  # milliseconds
-# After the server was away, the leases of all nodes have ended, and most of the nodes live: a node that finds
-# its own one ended gives the others this time, in milliseconds, to renew theirs.
-_RESUMES = 7000
 
 
 class Script:
@@ -231,7 +228,7 @@ ADOPT = Script(
     if tonumber(call('ZSCORE', p .. 'leases', node) or '0') < at then
         call('HSET', p .. 'state', 'resumed', at)
     end
-    if at - tonumber(call('HGET', p .. 'state', 'resumed') or '0') < {_RESUMES} then
+    if at - tonumber(call('HGET', p .. 'state', 'resumed') or '0') < {int(RESUMPTION * 1000)} then
         ended = 1  -- only nodes that have left
     end
     local expired = call('ZRANGEBYSCORE', p .. 'leases', '-inf', '(' .. ended, 'WITHSCORES', 'LIMIT', 0, 100)

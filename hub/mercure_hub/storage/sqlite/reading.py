@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mercure_hub.storage.encoding import bounded, decoded_topics, topic_hash
+from mercure_hub.storage.encoding import bounded, topic_hash, topic_page
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
 from mercure_hub.storage.sqlite import schema
 
@@ -115,8 +115,7 @@ class Reader:
     def resume(self, wanted: Resume) -> Resumed:
         """Where a subscriber goes on; see ``Link.resume``."""
         after = self.find(wanted.event_id)
-        missed = 0 if after is None else wanted.upto - after
-        if after is None or missed <= 0 or (wanted.topics is None and missed > wanted.limit):
+        if after is None or not wanted.has_page(after):
             return Resumed(after, None, self.beginning(wanted.upto))
         page = self.page(after, wanted.upto, wanted.topics, wanted.limit)
         return Resumed(after, page, page.beginning)
@@ -153,12 +152,7 @@ class Reader:
         """Where the history begins; see ``Link.beginning``."""
         with self._cursor() as cursor:
             updates_gone, events_gone, oldest = cursor.execute(_BEGINNING).fetchone()
-        # What went from the beginning without a note of retention, as after ``history prune`` and beside an
-        # older hub during an upgrade, may have been of both kinds.
-        all_gone = upto if oldest is None else oldest - 1
-        if max(updates_gone, events_gone) < all_gone:
-            updates_gone = events_gone = all_gone
-        return Beginning(updates_gone + 1, events_gone + 1)
+        return Beginning.noted(updates_gone, events_gone, oldest, upto)
 
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics of updates in a part of the history; see ``Link.topics``."""
@@ -166,15 +160,7 @@ class Reader:
         bounds = {"after": after, "upto": upto, "limit": limit}
         bounds["beyond"] = before_all if beyond is None else beyond
         with self._cursor() as cursor:
-            rows = cursor.execute(_TOPICS, bounds).fetchall()
-        topics = [
-            value
-            for hashed, values in rows
-            if values is not None
-            for value in decoded_topics(values)
-            if topic_hash(value) == hashed
-        ]
-        return TopicPage(topics, rows[-1][0] if len(rows) == limit else None)
+            return topic_page(cursor.execute(_TOPICS, bounds).fetchall(), limit)
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[Any]:
