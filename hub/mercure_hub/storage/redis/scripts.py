@@ -96,9 +96,37 @@ FORGET = """
 """
 """The part of a script with a function that removes an update from ``ids`` and ``topics``."""
 
+KEEP = """
+    local log, ids, topics = p .. 'log', p .. 'ids', p .. 'topics'
+    local updates, events = p .. 'updates', p .. 'events'
+    local function keep(sequence, id, encoded, hashes, data, rest, at, bytes)
+        local place = '0-' .. sequence
+        call('XADD', log, place, 'i', id, 't', encoded, 'd', data, 'm', rest)
+        if bytes == '' then
+            call('XADD', updates, place, 'i', id, 'h', hashes, 'a', at)
+        else
+            call('XADD', events, place, 'i', id, 'h', hashes, 'a', at, 'b', bytes)
+        end
+        if call('HSETNX', ids, id, sequence) == 0 then
+            call('ZADD', p .. 'i:' .. id, sequence, sequence)
+        end
+        for h = 1, #hashes, 8 do
+            local hash = sub(hashes, h, h + 7)
+            local topic = p .. 't:' .. hash
+            if call('ZADD', topic, sequence, sequence) == 1 and call('ZCARD', topic) == 1 then
+                call('ZADD', topics, 0, hash .. cjson.decode(encoded)[(h + 7) / 8])
+            end
+        end
+    end
+"""
+"""The part of a script with a function that stores an update.
+
+``bytes`` is the size of all events up to this one, and empty for an update of a publisher.
+"""
+
 APPEND = Script(
     "",
-    """
+    f"""
     local node, number, at, count = ARGV[1], tonumber(ARGV[2]), now(ARGV[3]), tonumber(ARGV[4])
     local row = call('HGET', p .. 'nodes', node)
     if not row or sub(row, -1) == 'x' then
@@ -108,33 +136,20 @@ APPEND = Script(
     if tonumber(known) >= number then
         return tonumber(first)
     end
-    local state, log, ids, topics = p .. 'state', p .. 'log', p .. 'ids', p .. 'topics'
-    local updates, events = p .. 'updates', p .. 'events'
+    {KEEP}
+    local state = p .. 'state'
     local before = call('HMGET', state, 'last', 'event_bytes')
     local last, bytes = tonumber(before[1]), tonumber(before[2])
     first = last + 1
     local k = 5
     for _ = 1, count do
-        local id, encoded, hashes, data, size = ARGV[k], ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 5]
+        local size = ARGV[k + 5]
         last = last + 1
-        local place = '0-' .. last
-        call('XADD', log, place, 'i', id, 't', encoded, 'd', data, 'm', ARGV[k + 4])
-        if size == '' then
-            call('XADD', updates, place, 'i', id, 'h', hashes, 'a', at)
-        else
+        if size ~= '' then
             bytes = bytes + size
-            call('XADD', events, place, 'i', id, 'h', hashes, 'a', at, 'b', bytes)
+            size = bytes
         end
-        if call('HSETNX', ids, id, last) == 0 then
-            call('ZADD', p .. 'i:' .. id, last, last)
-        end
-        for h = 1, #hashes, 8 do
-            local hash = sub(hashes, h, h + 7)
-            local topic = p .. 't:' .. hash
-            if call('ZADD', topic, last, last) == 1 and call('ZCARD', topic) == 1 then
-                call('ZADD', topics, 0, hash .. cjson.decode(encoded)[(h + 7) / 8])
-            end
-        end
+        keep(last, ARGV[k], ARGV[k + 1], ARGV[k + 2], ARGV[k + 3], ARGV[k + 4], at, size)
         k = k + 6
     end
     for change = k, #ARGV, 4 do

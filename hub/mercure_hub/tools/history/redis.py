@@ -20,7 +20,7 @@ from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_h
 from mercure_hub.storage.interface import SHARED_GRACE
 from mercure_hub.storage.redis.connection import Line, Server
 from mercure_hub.storage.redis.link import decoded_rest, encoded_rest
-from mercure_hub.storage.redis.scripts import FORGET, MAKE, SCHEMA, Argument, Script
+from mercure_hub.storage.redis.scripts import FORGET, KEEP, MAKE, SCHEMA, Argument, Script
 from mercure_hub.tools.history.history import PAGE, HistoryError, Marks, Row, Selection
 
 _STEP = 200  # updates of a script
@@ -82,7 +82,7 @@ The fields are sequence, id, topics, data, its length, the rest, the time and th
 _STORE = Script(
     "",
     f"""
-    local state, epoch, updates, events = p .. 'state', ARGV[1], p .. 'updates', p .. 'events'
+    local state, epoch = p .. 'state', ARGV[1]
     if call('ZCOUNT', p .. 'leases', now(0), '+inf') > 0 then
         return {_HUB_STARTED}
     end
@@ -90,25 +90,11 @@ _STORE = Script(
     if call('HGET', state, 'last') ~= ARGV[2] then
         return {_CHANGED}
     end
+    {KEEP}
     for k = 7, #ARGV, 8 do
-        local last, id, encoded, hashes = ARGV[k], ARGV[k + 1], ARGV[k + 2], ARGV[k + 3]
-        local at, bytes, place = ARGV[k + 6], ARGV[k + 7], '0-' .. ARGV[k]
-        call('XADD', p .. 'log', place, 'i', id, 't', encoded, 'd', ARGV[k + 4], 'm', ARGV[k + 5])
-        if bytes == '' then
-            call('XADD', updates, place, 'i', id, 'h', hashes, 'a', at)
-        else
-            call('XADD', events, place, 'i', id, 'h', hashes, 'a', at, 'b', bytes)
-            call('HSET', state, 'event_bytes', bytes)
-        end
-        if call('HSETNX', p .. 'ids', id, last) == 0 then
-            call('ZADD', p .. 'i:' .. id, last, last)
-        end
-        for h = 1, #hashes, 8 do
-            local hash = sub(hashes, h, h + 7)
-            local topic = p .. 't:' .. hash
-            if call('ZADD', topic, last, last) == 1 and call('ZCARD', topic) == 1 then
-                call('ZADD', p .. 'topics', 0, hash .. cjson.decode(encoded)[(h + 7) / 8])
-            end
+        keep(unpack(ARGV, k, k + 7))
+        if ARGV[k + 7] ~= '' then
+            call('HSET', state, 'event_bytes', ARGV[k + 7])
         end
     end
     local added = 0
