@@ -32,10 +32,11 @@ _EVENTS = """
     SELECT sequence, topics, published_at, event_bytes FROM mercure_update
     WHERE event_bytes IS NOT NULL ORDER BY sequence LIMIT %(limit)s
 """
-_DISCARD_TOPICS = """
+DISCARD_TOPICS = """
     DELETE FROM mercure_topic t USING unnest(%(hashes)s, %(sequences)s) gone(hash, sequence)
     WHERE t.topic_hash = gone.hash AND t.sequence = gone.sequence
 """
+"""Takes hashes, and as many sequences, out of the index of topics."""
 _DISCARD = """
     DELETE FROM mercure_update WHERE sequence >= %(first)s AND sequence <= %(last)s
     AND (event_bytes IS NOT NULL) = %(are_events)s
@@ -124,7 +125,7 @@ def _discard(connection: Connection, note: str, rows: Rows, *, are_events: bool)
         [
             (note, {"last": rows[-1][0]}),
             (
-                _DISCARD_TOPICS,
+                DISCARD_TOPICS,
                 {
                     "hashes": bigints([hashed for hashed, _ in topics]),
                     "sequences": bigints([sequence for _, sequence in topics]),

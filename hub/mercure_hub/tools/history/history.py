@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from mercure_hub.protocol.errors import MercureError
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage.encoding import decoded_topics, topic_hash
+from mercure_hub.storage.interface import LEASE
 
 Progress = Callable[[int], None]
 """Called with the number of updates that are done."""
@@ -20,6 +22,44 @@ PAGE = 1000
 
 class HistoryError(MercureError):
     """A command cannot do what it was asked for; the message says why and what to do."""
+
+
+EXAMPLES = 20
+"""Updates that are looked at to find the name of a topic of which only the hash is known."""
+
+
+STOP_ALL = f"stop all hubs before, or publish them (one that was killed counts for {LEASE:.0f} s)"
+"""What to do about hubs at work on an engine where they have leases."""
+
+
+def at_work(history: str, advice: str) -> HistoryError:
+    """Why nothing can be written while a hub is at work.
+
+    :param history: in words.
+    :param advice: what to do about it.
+    """
+    return HistoryError(
+        f"a hub is at work on {history} and would send the updates to its subscribers as new ones; {advice}"
+    )
+
+
+def changed(history: str) -> HistoryError:
+    """Why the rest cannot be written after somebody else has written.
+
+    :param history: in words.
+    """
+    return HistoryError(
+        f"somebody else has written to {history}, so the rest was not stored; run one command at a time"
+    )
+
+
+def topic_named(hashed: int, examples: Iterable[str]) -> str:
+    """The topic with a hash; a question mark if none of the examples has it.
+
+    :param examples: topics of updates that have it, as they are stored.
+    """
+    names = (name for encoded in examples for name in decoded_topics(encoded))
+    return next((name for name in names if topic_hash(name) == hashed), "?")
 
 
 @dataclass(frozen=True, slots=True)

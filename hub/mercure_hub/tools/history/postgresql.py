@@ -20,12 +20,23 @@ from mercure_hub.storage.postgresql.connection import (
     bools,
     texts,
 )
+from mercure_hub.storage.postgresql.retention import DISCARD_TOPICS
 from mercure_hub.storage.postgresql.schema import STEPS, migrate, usable_version
-from mercure_hub.tools.history.history import PAGE, HistoryError, Marks, Row, Selection
+from mercure_hub.tools.history.history import (
+    EXAMPLES,
+    PAGE,
+    STOP_ALL,
+    HistoryError,
+    Marks,
+    Row,
+    Selection,
+    at_work,
+    changed,
+    topic_named,
+)
 
 _PATIENCE = 3600.0  # seconds for a statement: a command may count millions of rows
 _PAGE_BYTES = 8 << 20  # of data in memory
-_EXAMPLES = 20  # updates looked at to find the name of a topic of which only the hash is known
 
 _HUBS = "SELECT count(*) FROM mercure_node WHERE NOT dead AND expires > clock_timestamp()"
 _NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
@@ -52,10 +63,6 @@ _ROWS_WITHOUT_DATA = f"""
 """  # noqa: S608 - constants
 _OF_TOPICS = "sequence IN (SELECT sequence FROM mercure_topic WHERE topic_hash = ANY(%(hashes)s))"
 
-_DELETE_TOPICS = """
-    DELETE FROM mercure_topic t USING unnest(%(hashes)s, %(sequences)s) gone(hash, sequence)
-    WHERE t.topic_hash = gone.hash AND t.sequence = gone.sequence
-"""
 _DELETE = """
     WITH gone AS (DELETE FROM mercure_update WHERE sequence = ANY(%(sequences)s) RETURNING 1)
     SELECT count(*) FROM gone
@@ -181,7 +188,7 @@ class PostgresqlHistory:
         """Discard updates in one transaction."""
         sequences = bigints([row.sequence for row in rows])
         with self._connection.transaction():
-            self._connection.ask(_DELETE_TOPICS, _topics(rows))
+            self._connection.ask(DISCARD_TOPICS, _topics(rows))
             ((gone,),) = self._connection.ask(_DELETE, {"sequences": sequences})
             self._connection.ask(_NOTE_BEGINNING)
         return int(gone)
@@ -232,10 +239,12 @@ class PostgresqlHistory:
 
     def _topic(self, hashed: int, count: int) -> dict[str, Any]:
         ((size,),) = self._connection.ask(_TOPIC_BYTES, {"hash": hashed})
-        examples = self._connection.ask(_TOPIC_EXAMPLES, {"hash": hashed, "limit": _EXAMPLES})
-        names = (name for (topics,) in examples for name in decoded_topics(topics))
-        name = next((name for name in names if topic_hash(name) == hashed), "?")
-        return {"topic": name, "updates": count, "bytes": size}
+        examples = self._connection.ask(_TOPIC_EXAMPLES, {"hash": hashed, "limit": EXAMPLES})
+        return {
+            "topic": topic_named(hashed, (topics for (topics,) in examples)),
+            "updates": count,
+            "bytes": size,
+        }
 
 
 class PostgresqlWriter:
@@ -265,19 +274,13 @@ class PostgresqlWriter:
         self._connection.ask(_LOCK)
         ((hubs,),) = self._connection.ask(_HUBS)
         if hubs:
-            raise HistoryError(
-                f"a hub is at work on {self._name} and would send the updates to its subscribers as new "
-                "ones; stop all hubs before, or publish them (one that was killed counts for 15 s)"
-            )
+            raise at_work(self._name, STOP_ALL)
         ((*marks, self._event_bytes),) = self._connection.ask(_MARKS)
         found = Marks(*marks)
         if self._first is None:
             self._first, self._marks = found.last, found
         elif found != self._marks:
-            raise HistoryError(
-                f"somebody else has written to {self._name}, so the rest was not stored; run one command "
-                "at a time"
-            )
+            raise changed(self._name)
 
     @property
     def marks(self) -> Marks:

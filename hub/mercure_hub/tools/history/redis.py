@@ -21,11 +21,19 @@ from mercure_hub.storage.interface import SHARED_GRACE
 from mercure_hub.storage.redis.connection import Line, Server
 from mercure_hub.storage.redis.link import decoded_rest, encoded_rest
 from mercure_hub.storage.redis.scripts import FORGET, KEEP, MAKE, SCHEMA, Argument, Script
-from mercure_hub.tools.history.history import PAGE, HistoryError, Marks, Row, Selection
+from mercure_hub.tools.history.history import (
+    PAGE,
+    STOP_ALL,
+    HistoryError,
+    Marks,
+    Row,
+    Selection,
+    at_work,
+    changed,
+)
 
 _STEP = 200  # updates of a script
 _STEP_BYTES = 1 << 20
-_NOTHING_STORED = "stop all hubs before, or publish them (one that was killed counts for 15 s)"
 _HUB_STARTED, _CHANGED = -1, -2
 _FIELDS = 8
 
@@ -291,10 +299,7 @@ class RedisHistory:
     def writing(self) -> Iterator[RedisWriter]:
         """Look with each step whether a hub is at work."""
         if self.hubs():
-            raise HistoryError(
-                f"a hub is at work on {self.name} and would send the updates to its subscribers as new ones; "
-                f"{_NOTHING_STORED}"
-            )
+            raise at_work(self.name, STOP_ALL)
         yield RedisWriter(self)
 
     def ids(self, ids: Sequence[str]) -> list[int | None]:
@@ -403,14 +408,11 @@ class RedisWriter:
         )
         if done == _HUB_STARTED:
             raise HistoryError(
-                f"a hub has started on {self._history.name}, so the rest was not stored; {_NOTHING_STORED}, "
+                f"a hub has started on {self._history.name}, so the rest was not stored; {STOP_ALL}, "
                 "and run this again: copy continues, and import needs --skip-known"
             )
         if done == _CHANGED:
-            raise HistoryError(
-                f"somebody else has written to {self._history.name}, so the rest was not stored; run one "
-                "command at a time"
-            )
+            raise changed(self._history.name)
         self._marks = marks
 
     def commit(self) -> None:

@@ -29,7 +29,17 @@ from mercure_hub.storage.sqlite.database import (
 )
 from mercure_hub.storage.sqlite.files import check_file_system, lock_path, make_file
 from mercure_hub.storage.sqlite.locks import BOUND, Seats
-from mercure_hub.tools.history.history import PAGE, HistoryError, Marks, Progress, Row, Selection
+from mercure_hub.tools.history.history import (
+    EXAMPLES,
+    PAGE,
+    HistoryError,
+    Marks,
+    Progress,
+    Row,
+    Selection,
+    at_work,
+    topic_named,
+)
 
 _ROWS = 20  # rows in memory: an update can have a mebibyte
 _CACHE = 64 << 10  # KiB of the index of topics in memory: rows go to random places in it
@@ -141,10 +151,7 @@ class SqliteHistory:
         """Have the turn all the time: a hub that starts waits."""
         with self.seats.turn_within(BOUND), self.engine.connect() as connection:
             if self.seats.others():
-                raise HistoryError(
-                    f"a hub is at work on {self.name} and would send the updates to its subscribers as new "
-                    "ones; stop it before, or publish them"
-                )
+                raise at_work(self.name, "stop it before, or publish them")
             writer = SqliteWriter(connection)
             try:
                 yield writer
@@ -340,9 +347,6 @@ def _seats(path: Path, lock: str) -> Seats:
     return seats
 
 
-_EXAMPLES = 20  # updates looked at to find the name of a topic of which only the hash is known
-
-
 def _events(connection: sa.Connection) -> tuple[int, int]:
     """How many events of the hub there are, and the size of their data."""
     count, size = connection.execute(
@@ -380,11 +384,9 @@ def _topic(connection: sa.Connection, hashed: int, count: int) -> dict[str, Any]
         sa.select(sa.func.sum(sa.func.length(_UPDATE.c.data))).where(_UPDATE.c.sequence.in_(of_topic))
     )
     examples = connection.scalars(
-        sa.select(_UPDATE.c.topics).where(_UPDATE.c.sequence.in_(of_topic)).limit(_EXAMPLES)
+        sa.select(_UPDATE.c.topics).where(_UPDATE.c.sequence.in_(of_topic)).limit(EXAMPLES)
     )
-    names = (name for topics in examples for name in decoded_topics(topics))
-    name = next((name for name in names if topic_hash(name) == hashed), "?")
-    return {"topic": name, "updates": count, "bytes": size or 0}
+    return {"topic": topic_named(hashed, examples), "updates": count, "bytes": size or 0}
 
 
 _PAGES = 2000  # of a step of the copy
