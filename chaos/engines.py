@@ -11,6 +11,7 @@ import json
 import signal
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,7 +96,7 @@ class Sqlite:
         return [_entry(*row) for row in rows], oldest or 0
 
 
-class Shared:
+class Shared(ABC):
     """A server that nodes share. Its methods block.
 
     :param server: not started yet.
@@ -111,9 +112,9 @@ class Shared:
         """Where it listens now."""
         return self.server.host, self.server.port
 
+    @abstractmethod
     def url_by(self, host: str, port: int) -> str:
         """The value of ``MERCURE_TRANSPORT_URL`` for a node that reaches it by some wire."""
-        raise NotImplementedError
 
     def open(self) -> None:
         """Start it."""
@@ -124,13 +125,13 @@ class Shared:
         for server in filter(None, (self.server, self._replica, *self._old)):
             server.stop()
 
+    @abstractmethod
     def shadow(self) -> None:
         """Have a copy of each update kept from now on, beside the history of the hubs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log(self) -> tuple[list[Entry], int]:
         """As for any engine."""
-        raise NotImplementedError
 
     def kill(self) -> None:
         """Kill -9."""
@@ -154,28 +155,28 @@ class Shared:
         """SIGCONT."""
         self.server.signal(signal.SIGCONT)
 
+    @abstractmethod
     def disconnect(self) -> None:
         """End all connections of nodes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def probe(self) -> None:
         """Write something, to see how long that takes.
 
         :raises Exception: it cannot.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def make_replica(self) -> None:
         """Start a replica, and wait until it has everything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave_behind(self) -> None:
         """Have the replica get no more updates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail_over(self) -> None:
         """The replica takes over; the old server is gone for good."""
-        raise NotImplementedError
 
     def _replace(self) -> None:
         assert self._replica is not None

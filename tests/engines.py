@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ _LOOK = 0.02
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
 
-class EngineServer:
+class EngineServer(ABC):
     """A server of an engine in a folder of its own.
 
     :param host: address that it listens on.
@@ -43,17 +44,17 @@ class EngineServer:
         self.folder = Path(tempfile.mkdtemp(prefix="mercure-engine-"))  # short, for the path of a socket
         self.process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def command(self) -> list[str]:
         """What starts it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answers(self) -> bool:
         """Whether it takes requests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def url(self) -> str:
         """``MERCURE_TRANSPORT_URL`` of a new, empty history."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Start it, and wait until it takes requests."""

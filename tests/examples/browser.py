@@ -9,7 +9,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.request import urlopen
@@ -34,6 +35,7 @@ _FLAGS = (
 )
 
 T = TypeVar("T")
+P = TypeVar("P", bound="Page")
 
 
 def spawn(
@@ -116,6 +118,25 @@ class Page:
         """What the browser's console has, without the failed requests that a restart causes."""
         log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in log if "Failed to load resource" not in entry["message"]]
+
+
+@contextmanager
+def windows_of(
+    kind: Callable[[webdriver.Chrome], P], chromium: Callable[[int], list[webdriver.Chrome]]
+) -> Iterator[Callable[[int], list[P]]]:
+    """Windows of people who do not know each other's cookies; checks that no page had a problem.
+
+    :param kind: makes a page of a driver.
+    :param chromium: see ``conftest``.
+    """
+    opened: list[P] = []
+
+    def several(count: int) -> list[P]:
+        opened.extend(map(kind, chromium(count)))
+        return opened
+
+    yield several
+    assert leave(opened) == []
 
 
 def leave(pages: Sequence[Page]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from selenium import webdriver
 
-from tests.examples.browser import leave, start_chromium
+from tests.examples.browser import start_chromium, windows_of
 from tests.examples.chat_window import Window
 from tests.needs import need
 
@@ -34,12 +34,5 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int
 def windows(
     chromium: Callable[[int], list[webdriver.Chrome]],
 ) -> Iterator[Callable[[int], list[Window]]]:
-    """Windows of people who do not know each other's cookies; checks that no page had a problem."""
-    opened: list[Window] = []
-
-    def several(count: int) -> list[Window]:
-        opened.extend(Window(driver) for driver in chromium(count))
-        return opened
-
-    yield several
-    assert leave(opened) == []
+    with windows_of(Window, chromium) as several:
+        yield several

@@ -20,7 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from flask_mercure import KeySet, Mercure
 from flask_mercure.encryption import Algorithm
 from flask_mercure.extension import state_of
-from tests.examples.browser import ROOT, Page, end, free_ports, leave, spawn, wait_for_answer
+from tests.examples.browser import ROOT, Page, end, free_ports, spawn, wait_for_answer, windows_of
 
 pytestmark = pytest.mark.servers
 
@@ -151,15 +151,8 @@ class Window(Page):
 def windows(
     chromium: Callable[[int], list[webdriver.Chrome]],
 ) -> Iterator[Callable[[int], list[Window]]]:
-    """Windows of people who do not know each other's cookies; checks that no page had a problem."""
-    opened: list[Window] = []
-
-    def several(count: int) -> list[Window]:
-        opened.extend(Window(driver) for driver in chromium(count))
-        return opened
-
-    yield several
-    assert leave(opened) == []
+    with windows_of(Window, chromium) as several:
+        yield several
 
 
 @pytest.fixture

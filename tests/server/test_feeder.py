@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from mercure_hub.server.feeder import PROCESS_NAME, Feed
 from tests.engines import EngineServer, PostgresqlServer, RedisServer, running
 from tests.hub.running import HUB_PATH, Stream, process_environment
 from tests.needs import need
-from tests.server.test_workers import Workers, workers
+from tests.server.test_workers import ENOUGH, Workers, all_get_one_order, many, workers
 from tests.storage.log import until
 
 pytestmark = pytest.mark.minutes
 
 API = HUB_PATH + "/subscriptions"
-ENOUGH = 24
 
 
 @pytest.fixture(scope="module", params=["postgresql", "valkey"])
@@ -81,25 +79,9 @@ def has_ended(stream: Stream) -> bool:
         return True
 
 
-def everywhere(hub: Workers) -> list[Stream]:
-    """Streams on all workers."""
-    return [hub.subscribe({"match": "t"}) for _ in range(ENOUGH)]
-
-
 def test_each_update_reaches_all_workers_in_one_order(engine: EngineServer, folder: Path) -> None:
     with fed(engine, folder) as hub:
-        streams = everywhere(hub)
-        publishers = [
-            threading.Thread(target=lambda name=name: [hub.send("t", f"{name}{i}") for i in range(40)])
-            for name in "abc"
-        ]
-        for publisher in publishers:
-            publisher.start()
-        for publisher in publishers:
-            publisher.join()
-        received = [stream.take(120) for stream in streams]
-    assert all(one == received[0] for one in received)
-    assert sorted(received[0]) == sorted(f"{name}{i}" for name in "abc" for i in range(40))
+        all_get_one_order(hub, many(hub))
 
 
 def test_hubs_on_two_machines_have_one_history(engine: EngineServer, folder: Path) -> None:
@@ -111,7 +93,7 @@ def test_hubs_on_two_machines_have_one_history(engine: EngineServer, folder: Pat
         fed(engine, folders[0], 2, MERCURE_TRANSPORT_URL=url) as one,
         fed(engine, folders[1], 2, MERCURE_TRANSPORT_URL=url) as other,
     ):
-        streams = [*everywhere(one), *everywhere(other)]
+        streams = [*many(one), *many(other)]
         ids = [(one, other)[number % 2].send("t", str(number)) for number in range(40)]
         for stream in streams:
             assert stream.take(40) == [str(number) for number in range(40)]
@@ -123,7 +105,7 @@ def test_hubs_on_two_machines_have_one_history(engine: EngineServer, folder: Pat
 
 def test_a_killed_feeder_is_replaced_and_streams_go_on(engine: EngineServer, folder: Path) -> None:
     with fed(engine, folder) as hub:
-        streams = everywhere(hub)
+        streams = many(hub)
         sent = [hub.send("t", str(number)) for number in range(10)]
         feeder = feeder_of(hub)
         for first in (10, 20, 30):
@@ -137,7 +119,7 @@ def test_a_killed_feeder_is_replaced_and_streams_go_on(engine: EngineServer, fol
 
 def test_streams_go_on_when_the_engine_was_killed(engine: EngineServer, folder: Path) -> None:
     with fed(engine, folder, 2) as hub:
-        streams = everywhere(hub)
+        streams = many(hub)
         hub.send("t", "before")
         engine.kill()
         until(lambda: hub.get(path="/readyz").status == 503)
@@ -173,7 +155,7 @@ def test_subscriptions_of_a_killed_worker_end(engine: EngineServer, folder: Path
 
 def test_a_reload_begins_the_copy_anew_and_streams_go_on(engine: EngineServer, folder: Path) -> None:
     with fed(engine, folder, 2) as hub:
-        streams = everywhere(hub)
+        streams = many(hub)
         first = hub.send("t", "0")
         hub.send("t", "1")
         for stream in streams:
@@ -209,7 +191,7 @@ def test_the_engine_has_one_reader(folder: Path) -> None:
     with running(PostgresqlServer()) as server:
         assert isinstance(server, PostgresqlServer)
         with fed(server, folder, 8) as hub:
-            streams = everywhere(hub)
+            streams = many(hub)
             hub.send("t", "x")
             for stream in streams:
                 assert stream.take(1) == ["x"]

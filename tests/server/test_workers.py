@@ -136,21 +136,25 @@ def many(hub: RunningHub, topic: str = "t", count: int = ENOUGH) -> list[Stream]
     return [hub.subscribe({"match": topic}) for _ in range(count)]
 
 
+def all_get_one_order(hub: RunningHub, streams: list[Stream]) -> None:
+    """Three publish at once, and each stream gets everything in the same order."""
+    publishers = [
+        threading.Thread(target=lambda name=name: [hub.send("t", f"{name}{i}") for i in range(40)])
+        for name in "abc"
+    ]
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.join()
+    received = [stream.take(120) for stream in streams]
+    assert all(one == received[0] for one in received)
+    assert sorted(received[0]) == sorted(f"{name}{i}" for name in "abc" for i in range(40))
+
+
 @pytest.mark.every_engine
 def test_each_update_reaches_the_subscribers_of_all_workers_in_one_order(folder: Path) -> None:
     with workers(folder, 3) as hub:
-        streams = many(hub)
-        publishers = [
-            threading.Thread(target=lambda name=name: [hub.send("t", f"{name}{i}") for i in range(40)])
-            for name in "abc"
-        ]
-        for publisher in publishers:
-            publisher.start()
-        for publisher in publishers:
-            publisher.join()
-        received = [stream.take(120) for stream in streams]
-    assert all(one == received[0] for one in received)
-    assert sorted(received[0]) == sorted(f"{name}{i}" for name in "abc" for i in range(40))
+        all_get_one_order(hub, many(hub))
 
 
 def test_subscribers_are_spread_over_the_workers(folder: Path) -> None:
