@@ -64,6 +64,11 @@ class Address:
         return self.kind is not EngineKind.SQLITE
 
     @property
+    def extra(self) -> str:
+        """The extra of the package that has its driver, named as the module of its link."""
+        return self.kind.lower() if self.is_shared else ""
+
+    @property
     def is_local(self) -> bool:
         """Whether it is on this machine, as far as the URL tells."""
         if not self.is_shared:

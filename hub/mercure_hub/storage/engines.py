@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 
 from mercure_hub import INSTALL
@@ -20,20 +20,18 @@ def link_to(
     kept: Retention,
     doorbell: Doorbell | None = None,
     *,
-    clock: Callable[[], float] = time.time,
     offset: float | None = None,
 ) -> Link:
     """A link to an engine, not yet open.
 
     :param kept: how much history to keep.
     :param doorbell: of the processes of this machine that share a file of SQLite.
-    :param clock: of this machine, by which SQLite discards; the other engines have their own.
     :param offset: see ``SqliteLink``.
     :raises StorageUnusable: the driver of the engine is not installed.
     """
     if address.is_shared:
         return shared_link_to(address, kept)
-    return SqliteLink(address.url, kept, clock, doorbell, offset=offset)
+    return SqliteLink(address.url, kept, time.time, doorbell, offset=offset)
 
 
 def shared_link_to(address: Address, kept: Retention, *, follows: bool = True) -> SharedLink:
@@ -44,10 +42,10 @@ def shared_link_to(address: Address, kept: Retention, *, follows: bool = True) -
     :raises StorageUnusable: the driver of the engine is not installed.
     """
     if address.kind is EngineKind.POSTGRESQL:
-        with driver(address, "postgresql"):
+        with driver(address):
             from mercure_hub.storage.postgresql.link import PostgresqlLink  # noqa: PLC0415 - needs psycopg
         return PostgresqlLink(address, kept, follows=follows)
-    with driver(address, "redis"):
+    with driver(address):
         from mercure_hub.storage.redis.link import RedisLink  # noqa: PLC0415 - needs redis
     return RedisLink(address, kept)
 
@@ -57,25 +55,21 @@ def load_driver(address: Address) -> None:
 
     :raises StorageUnusable: it is not installed.
     """
-    match address.kind:
-        case EngineKind.POSTGRESQL:
-            with driver(address, "postgresql"):
-                import_module("mercure_hub.storage.postgresql.link")
-        case EngineKind.REDIS:
-            with driver(address, "redis"):
-                import_module("mercure_hub.storage.redis.link")
+    if address.is_shared:
+        with driver(address):
+            import_module(f"mercure_hub.storage.{address.extra}.link")
 
 
 @contextlib.contextmanager
-def driver(address: Address, extra: str) -> Iterator[None]:
+def driver(address: Address) -> Iterator[None]:
     """Import what needs the driver of an engine.
 
-    :param extra: that has it.
     :raises StorageUnusable: it is not installed.
     """
     try:
         yield
     except ModuleNotFoundError as error:
+        how = INSTALL.format(f"hub,{address.extra}")
         raise StorageUnusable(
-            f"{address.shown} cannot be used: {error.name} is not installed; {INSTALL.format(f'hub,{extra}')}"
+            f"{address.shown} cannot be used: {error.name} is not installed; {how}"
         ) from None

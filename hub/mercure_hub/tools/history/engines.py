@@ -23,10 +23,10 @@ def opened(url: str, *, is_made: bool = False) -> AbstractContextManager[History
         case EngineKind.SQLITE:
             return sqlite.opened(url, is_made=is_made)
         case EngineKind.POSTGRESQL:
-            with driver(address, "postgresql"):
+            with driver(address):
                 from mercure_hub.tools.history import postgresql  # noqa: PLC0415 - needs psycopg
             return postgresql.opened(address, is_made=is_made)
         case EngineKind.REDIS:
-            with driver(address, "redis"):
+            with driver(address):
                 from mercure_hub.tools.history import redis  # noqa: PLC0415 - needs redis
             return redis.opened(address, is_made=is_made)
