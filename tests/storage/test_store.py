@@ -309,19 +309,28 @@ class TestFailure:
     def test_a_wait_that_fails_ends_no_follower_and_is_logged_once(
         self, join: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
+        caplog.set_level(logging.INFO)
         writer, reader = join(), join()
+        waits: list[int] = []
 
         def breaks(after: int, timeout: float) -> None:
+            waits.append(after)
             raise StorageError("the connection broke")
 
         with monkeypatch.context() as patched:
             patched.setattr(reader.link, "wait", breaks)
             writer.publish("x")
             reader.wait_for("x")
-            time.sleep(4 * reader.store.first_retry)
-        assert caplog.messages == ["the updates of other processes cannot be read: the connection broke"]
+            until(lambda: len(waits) > 4)
         writer.publish("y")
         reader.wait_for("y")
+        name, most = reader.link.name, reader.store.last_retry
+        until(lambda: len(caplog.messages) == 2)
+        assert caplog.messages == [
+            f"{name} does not tell what other processes store, so this one looks every {most:g} s at most: "
+            "the connection broke",
+            f"{name} tells again what other processes store",
+        ]
 
 
 class TestDoubt:

@@ -195,7 +195,6 @@ class Store(Generic[Ticket]):
         self._behind = 0  # updates of others that were left at the last look
         self._stuck_since: float | None = None  # when others' updates could not be read any more
         self._is_stuck_told = False
-        self._is_deaf = False  # the follower cannot wait for them, so it looks again and again
 
     # -- for the event loop ----------------------------------------------------------------------
 
@@ -766,17 +765,19 @@ class Store(Generic[Ticket]):
 
     def _follow(self) -> None:
         """Deliver what other processes store; this runs in a thread of its own."""
-        pauses = _Pauses(self.first_retry, self.last_retry)
+        deaf: _Pauses | None = None  # between looks, while the engine tells nothing
         while not self._closing.is_set():
             try:
                 self._link.wait(self._seen, self.look_interval)
-                self._is_deaf = False
+                if deaf is not None:
+                    _log.info("%s tells again what other processes store", self._link.name)
+                deaf = None
             except Exception as error:  # whatever it is: this thread must live on
-                if not self._is_deaf:
-                    self._suspect(error)
-                    pauses = _Pauses(self.first_retry, self.last_retry)
-                self._is_deaf = True
-                self._closing.wait(pauses.next())
+                self._is_link_suspect = True
+                if deaf is None:
+                    deaf = _Pauses(self.first_retry, self.last_retry)
+                    self._log_deafness(error)
+                self._closing.wait(deaf.next())
             more = True
             while more and not self._closing.is_set():
                 if self._is_crowded():
@@ -784,6 +785,17 @@ class Store(Generic[Ticket]):
                     continue
                 with self._order:
                     more = self._try_to_read_on()
+
+    def _log_deafness(self, error: Exception) -> None:
+        if isinstance(error, StorageAway):
+            self._renew_at = 0.0  # the writer looks too, and logs it if it finds the same
+        else:
+            _log.error(
+                "%s does not tell what other processes store, so this one looks every %g s at most: %s",
+                self._link.name,
+                self.last_retry,
+                error,
+            )
 
     def _is_crowded(self) -> bool:
         """Whether the caller is behind: then updates of others wait in the engine."""
