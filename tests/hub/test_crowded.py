@@ -15,7 +15,7 @@ import pytest
 
 from mercure_hub.metrics.tally import ProcessMetrics
 from mercure_hub.server.assembly import Limits
-from mercure_hub.server.connection import OPEN_REQUEST
+from mercure_hub.server.open_requests import OPEN_REQUEST
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
 from tests.hub.test_streams import self_signed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.server.assembly import Limits
-from mercure_hub.server.connection import RequestTimes
+from mercure_hub.server.site import RequestTimes
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes

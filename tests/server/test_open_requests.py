@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from mercure_hub.server.connection import OPEN_REQUEST, OpenRequests
+from mercure_hub.server.open_requests import OPEN_REQUEST, OpenRequests
 
 
 class Ended(list[str]):

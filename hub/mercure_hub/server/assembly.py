@@ -26,12 +26,13 @@ from mercure_hub.metrics.tally import Board, Tally
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.update import PublicationLimits
-from mercure_hub.server.connection import ClientConnection, OpenRequests, RequestTimes, Site
 from mercure_hub.server.feeder import Feed
 from mercure_hub.server.http import Addressing
 from mercure_hub.server.jwks import Fetcher, KeySources, KeyTimes
 from mercure_hub.server.listener import Listener
 from mercure_hub.server.logs import AccessLog
+from mercure_hub.server.open_requests import OpenRequests
+from mercure_hub.server.site import RequestTimes, Site, Waiting
 from mercure_hub.server.sockets import listening_sockets, metrics_socket
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.address import address_of
@@ -166,7 +167,7 @@ def assemble(
         max_body=settings.max_request_body_size,
         tls=tls,
         replay_timeout=settings.dispatch_timeout or 600.0,
-        open_requests=OpenRequests(open_requests, time.monotonic, ClientConnection.make_room),
+        open_requests=OpenRequests(open_requests, time.monotonic, _make_room),
         times=limits.requests,
     )
     listeners = [Listener(site, listening)]
@@ -175,6 +176,10 @@ def assemble(
     if settings.metrics or metrics is not None:
         from mercure_hub.metrics import exposition  # noqa: F401, PLC0415 - now, so that the first scrape is quick
     return Parts(listening, tls, broker, tally, verifier, key_sources, tuple(listeners), tuple(own_bells))
+
+
+def _make_room(one: Waiting) -> None:
+    one.make_room()
 
 
 def _store(settings: Settings, inherited: Inherited | None, own_bells: list[int]) -> Store[Waiter | None]:

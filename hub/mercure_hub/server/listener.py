@@ -20,7 +20,8 @@ import gevent
 from gevent import getcurrent
 from greenlet import greenlet  # type: ignore[import-untyped]
 
-from mercure_hub.server.connection import ClientConnection, Site
+from mercure_hub.server.connection import ClientConnection
+from mercure_hub.server.site import Site
 
 _ACCEPTS = 100  # in one turn of the event loop
 _IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
