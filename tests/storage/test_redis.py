@@ -259,6 +259,29 @@ class TestAcl:
         with pytest.raises(StorageError, match="channel"):
             link.wait(1, 0)
 
+    @pytest.mark.parametrize("command", ["zadd", "xadd", "hsetnx", "spop", "zremrangebylex"])
+    def test_a_user_that_could_store_only_a_part_is_refused(self, servers: Servers, command: str) -> None:
+        server = servers.server()
+        servers.client(server).execute_command(
+            "ACL", "SETUSER", "hub", "on", ">secret", "~*", "&*", "+@all", f"-{command}"
+        )
+        with pytest.raises(StorageUnusable, match=f"forbids .*; allow \\+{command}$"):
+            servers.link(server.url().replace("//", "//hub:secret@"))
+
+    def test_a_right_that_is_taken_from_a_running_hub_counts_as_an_absence(self, servers: Servers) -> None:
+        server = servers.server()
+        client = servers.client(server)
+        client.execute_command("ACL", "SETUSER", "hub", "on", ">secret", "~*", "&*", "+@all")
+        link = servers.link(server.url().replace("//", "//hub:secret@"))
+        assert link.append(batch(1, "x")) == 1
+        client.execute_command("ACL", "SETUSER", "hub", "-zadd")
+        client.execute_command("CLIENT", "KILL", "USER", "hub")
+        with pytest.raises(StorageAway, match=r"allow \+zadd"):
+            link.append(batch(2, "y"))
+        client.execute_command("ACL", "SETUSER", "hub", "+zadd")
+        assert link.append(batch(2, "y")) == 2
+        assert ids(link) == ["x", "y"]
+
     def test_a_server_that_does_not_tell_its_settings_counts_as_relaxed(self, servers: Servers) -> None:
         server = servers.server()
         servers.client(server).execute_command(

@@ -32,7 +32,7 @@ from redis.sentinel import Sentinel
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageUnusable
 from mercure_hub.storage.address import Address
-from mercure_hub.storage.redis.scripts import SCRIPTS, Command
+from mercure_hub.storage.redis.scripts import FORBIDDEN, SCRIPTS, Command
 
 _TIMEOUT = 3.0  # seconds without an answer after which the server counts as away
 _OLDEST = {"redis": (7, 0), "valkey": (8, 0)}
@@ -57,6 +57,8 @@ class Server:
         self._is_known = False  # a connection was made
         self.is_relaxed = address.is_relaxed
         """Whether it may lose what it has acknowledged, because the URL allows it."""
+        self.prefix = f"{{{address.name}}}:".encode()
+        """The beginning of all keys."""
         self.generation = 0
         """Grows when something has failed: older connections may lead to a server that is gone, or that is no
         longer the primary."""
@@ -156,15 +158,20 @@ class Server:
         commands: list[Command] = [
             ("INFO", one) for one in ("server", "memory", "persistence", "replication")
         ]
-        commands += [("CONFIG", "GET", *_SETTINGS), *_loads()]
-        *infos, configured = exchange(connection, commands)[:5]
-        for reply in infos:
+        commands += [("CONFIG", "GET", *_SETTINGS), *_loads(), FORBIDDEN.call(self.prefix)]
+        replies = exchange(connection, commands)
+        *infos, configured = replies[:5]
+        forbidden = replies[-1]
+        for reply in (*infos, forbidden):
             if isinstance(reply, RedisError):
                 raise reply
         information = _information(infos)
         if information.get("role") != "master":
             raise StorageAway(f"{self.name} cannot be used: this server is a replica now")
         reason = obstacle(information, _settings(configured), self.is_relaxed)
+        if forbidden:
+            names = " ".join(f"+{name.decode().lower()}" for name in forbidden)
+            reason = f"its ACL forbids this hub some commands on its keys; allow {names}"
         if reason is None:
             return
         kind = StorageAway if self._is_known else StorageUnusable

@@ -74,7 +74,7 @@ class RedisLink:
         self._kept = kept
         self._ahead = ahead
         self._server = Server(address)
-        self._prefix = f"{{{address.name}}}:".encode()
+        self._prefix = self._server.prefix
         self._node = _identity()
         self._writer = Line(self._server)
         self._follower = Line(self._server)

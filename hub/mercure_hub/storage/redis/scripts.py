@@ -27,6 +27,7 @@ Times are those of the server.
 
 from __future__ import annotations
 
+import re
 from hashlib import sha1
 
 from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, LEASE, RESUMPTION, SHARED_GRACE
@@ -460,4 +461,24 @@ CHECK = Script(
 )
 """Writes something that changes nothing."""
 
-SCRIPTS = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, DISCARD, CHECK)
+_WORKING = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, DISCARD, CHECK)
+_CALLS = {name for script in _WORKING for name in re.findall(r"[( ]call\('([A-Z]+)'", script.text)}
+
+FORBIDDEN = Script(
+    "no-writes",
+    f"""
+    local forbidden = {{}}
+    for name in string.gmatch('{" ".join(sorted(_CALLS - {"TIME", "XINFO"}))}', '%S+') do
+        if not redis.acl_check_cmd(name, p .. 'state') then
+            table.insert(forbidden, name)
+        end
+    end
+    return forbidden
+    """,
+)
+"""Returns the commands of the other scripts that an ACL forbids.
+
+A script that is stopped in its middle has done the part before it: an update would be stored, and refused.
+"""
+
+SCRIPTS = (*_WORKING, FORBIDDEN)
