@@ -45,6 +45,8 @@ PACKAGES = {
         "chromium-driver": "chromedriver",
         "curl": "curl",
         "libapache2-mod-wsgi-py3": "/etc/apache2/mods-available/wsgi.load",
+        "nghttp2-client": "h2load",
+        "nghttp2-server": "nghttpd",
         "nginx": "/usr/sbin/nginx",
         "npm": "npm",
         "python3": "/usr/bin/python3",
