@@ -14,6 +14,12 @@ Result = dict[str, Any]
 _TIMEOUT = 180
 
 
+def has_tls() -> bool:
+    """Whether it was built with OpenSSL."""
+    done = subprocess.run([str(SSELOAD), "features"], capture_output=True, text=True, check=True, timeout=10)
+    return "tls" in done.stdout.split()
+
+
 class Fault(Exception):
     """A run is not clean: an update went missing, came twice, in another order, or not at all."""
 

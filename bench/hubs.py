@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import requests
 
+from bench.history import History, filled
 from bench.tokens import EVERYTHING, Generation, Matcher, Mint, selector, write_header
 
 HERE = Path(__file__).parent
@@ -73,6 +74,7 @@ class Mercure:
     :param publisher: file with the header of publishers.
     :param subscriber: file with the header of subscribers that have no token of their own, or ``None``.
     :param mint: makes tokens for it, if its secret is known.
+    :param is_secure: it speaks TLS.
     """
 
     address: str
@@ -82,9 +84,11 @@ class Mercure:
     mint: Mint | None
     generation: Generation = "1.0"
     subscriber: Path | None = None
+    is_secure: bool = False
 
     def where(self) -> list[str]:
-        return ["-a", self.address, *([] if self.pid is None else ["-pid", str(self.pid)])]
+        secure = ["-tls"] if self.is_secure else []
+        return ["-a", self.address, *secure, *([] if self.pid is None else ["-pid", str(self.pid)])]
 
     def subscribe(self, *matchers: Matcher, tokens: Path | None = None) -> list[str]:
         query = "&".join(self._parameter(matcher) for matcher in matchers)
@@ -108,20 +112,50 @@ class Mercure:
 
 @dataclass(frozen=True, slots=True)
 class OurHub:
-    """A fresh hub of this tree for each run.
+    """A fresh hub of this project for each run, at the default settings.
 
-    :param folder: where its database goes.
+    It logs as it does under systemd or supervisord: to its standard error, which is a file here.
+
+    :param folder: where its database and its log go.
     :param settings: ``MERCURE_...`` variables that are not the default.
+    :param tree: checkout whose hub it is; another than this one shows what has changed since then.
+    :param python: interpreter that runs it, with what the hub needs installed.
     """
 
     folder: Path
     name: str = "hub"
     settings: Mapping[str, str] = field(default_factory=dict)
+    tree: Path = HERE.parent
+    python: str = sys.executable
+
+    @property
+    def is_of_this_tree(self) -> bool:
+        """Whether it can do what is measured of this revision only."""
+        return self.tree == HERE.parent
 
     @property
     def mint(self) -> Mint:
         """Makes tokens for it."""
         return Mint(_SECRET, f"http://127.0.0.1{PATH}")
+
+    def history(self, size: int) -> History:
+        """A history with so many updates, made once, in the form that this revision has on disk."""
+        if self.is_of_this_tree:
+            return filled(self.folder, size)
+        folder = self.folder / self.name
+        folder.mkdir(exist_ok=True)
+        code = "import sys; from pathlib import Path; from bench.history import filled\n"
+        code += "history = filled(Path(sys.argv[1]), int(sys.argv[2])); print(history.url, history.behind)"
+        done = subprocess.run(
+            [self.python, "-c", code, str(folder), str(size)], env={**os.environ, "PYTHONPATH": self._path},
+            cwd=self.tree, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return History(*done.stdout.split())
+
+    @property
+    def _path(self) -> str:
+        """Where Python finds this revision before the one that is installed."""
+        return f"{self.tree / 'hub'}{os.pathsep}{self.tree}"
 
     @contextmanager
     def start(self, **settings: str) -> Iterator[Mercure]:
@@ -139,20 +173,24 @@ class OurHub:
             "MERCURE_PUBLISHER_JWT_KEY": _SECRET,
             "MERCURE_PUBLIC_URL": f"http://127.0.0.1{PATH}",
             "MERCURE_ANONYMOUS": "1",
-            "MERCURE_LOG_LEVEL": "warning",  # a hub that is measured writes no line for each request
+            "PYTHONPATH": self._path,
             **self.settings,
             **settings,
         }
+        certificate = environment.get("MERCURE_TLS_CERT")
         for old in self.folder.glob("hub.db*"):
             old.unlink()
         publisher = write_header(self.folder / "publisher", self.mint.token("publish", [EVERYTHING]))
         with (self.folder / "hub.log").open("w+") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "mercure_hub"], env=environment, stderr=log, cwd=HERE.parent
+                [self.python, "-m", "mercure_hub"], env=environment, stderr=log, cwd=self.folder
             )
             try:
-                _await(f"http://{address}/healthz", child, self.folder / "hub.log")
-                yield Mercure(address, child.pid, PATH, publisher, self.mint)
+                scheme = "https" if certificate else "http"
+                _await(f"{scheme}://{address}/healthz", child, self.folder / "hub.log", certificate)
+                yield Mercure(
+                    address, child.pid, PATH, publisher, self.mint, is_secure=certificate is not None
+                )
             finally:
                 _stop(child)
 
@@ -246,17 +284,24 @@ class GivenHub:
 class Hubs:
     """Who is measured.
 
+    :param variants: the same load on ours in another form: of another revision, or with another Python.
     :param absent: why a hub is not among them, in words.
     """
 
     ours: OurHub
     others: Sequence[Contestant] = ()
     absent: Sequence[str] = field(default=())
+    variants: Sequence[OurHub] = ()
+
+    @property
+    def own(self) -> list[OurHub]:
+        """Ours, and its variants."""
+        return [self.ours, *self.variants]
 
     @property
     def all(self) -> list[Contestant]:
         """Ours and the others."""
-        return [self.ours, *self.others]
+        return [*self.own, *self.others]
 
     @property
     def mercure(self) -> list[OurHub | GivenHub]:
@@ -294,11 +339,11 @@ def _quoted(value: str) -> str:
     return encoded.replace("%25d", "%d").replace("%25u", "%u")
 
 
-def _await(url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+def _await(url: str, child: subprocess.Popen[bytes], log: Path, certificate: str | None = None) -> None:
     until = time.monotonic() + _START
     while child.poll() is None and time.monotonic() < until:
         try:
-            requests.get(url, timeout=5).raise_for_status()
+            requests.get(url, timeout=5, verify=certificate or True).raise_for_status()
         except requests.ConnectionError:
             time.sleep(0.02)
         else:

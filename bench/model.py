@@ -98,6 +98,10 @@ class Line:
         values = self.values.get(contestant)
         return statistics.median(values) if values else None
 
+    def ratio_to(self, contestant: str) -> float | None:
+        """The median of the ratios of the hub's runs to those of a contestant that followed them."""
+        return median_ratio(self.values.get(HUB), self.values.get(contestant))
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -122,11 +126,7 @@ class Row:
 
         To the contestant or case that the line's target names; ``None`` if one of them was not measured.
         """
-        own, other = line.values.get(HUB), self._other(line)
-        if not own or not other:
-            return None
-        pairs = [mine / theirs for mine, theirs in zip(own, other, strict=False) if theirs > 0]
-        return statistics.median(pairs) if pairs else None
+        return median_ratio(line.values.get(HUB), self._other(line))
 
     def limit(self, line: Line) -> float | None:
         """The hub's value at which the target is just met; ``None`` if it cannot be told."""
@@ -151,6 +151,12 @@ class Row:
             return None
         value = self.ratio(line) if line.target.is_ratio else line.median(HUB)
         return None if value is None else line.target.is_met(value)
+
+
+def median_ratio(own: Sequence[float] | None, other: Sequence[float] | None) -> float | None:
+    """The median of the ratios of runs that followed each other; ``None`` if one was not measured."""
+    pairs = [mine / theirs for mine, theirs in zip(own or (), other or (), strict=False) if theirs > 0]
+    return statistics.median(pairs) if pairs else None
 
 
 def measure(

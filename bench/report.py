@@ -27,6 +27,7 @@ class Outcome:
     :param size: full, quick or smoke.
     :param runs: of each case.
     :param absent: hubs that were not there, in words.
+    :param variants: columns of our hub in another form, each of which has a column with the ratio to it.
     """
 
     command: str
@@ -36,6 +37,7 @@ class Outcome:
     machine: Mapping[str, str]
     rows: Sequence[Row]
     absent: Sequence[str] = ()
+    variants: Sequence[str] = ()
 
 
 def write(outcome: Outcome, folder: Path, name: str = "results.json") -> None:
@@ -86,14 +88,15 @@ def markdown(outcome: Outcome, pictures: str = "") -> str:
     ]
     if outcome.absent:
         parts.append("\n".join(f"- {words}" for words in outcome.absent))
-    head = ["load: measurement", HUB, *peers, "ratio", "target", ""]
-    table = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(peers) + 2) + "---|---|"]
+    variants = [name for name in outcome.variants if name in peers]
+    head = ["load: measurement", HUB, *peers, *(f"of {name}" for name in variants), "ratio", "target", ""]
+    table = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 3) + "---|---|"]
     notes: list[str] = []
     for row in outcome.rows:
         title = f"[{row.title}]({pictures}/{row.name}.svg)" if pictures and row.lines else row.title
         tail = f": *not measured: {row.skipped}*" if row.skipped else ""
         table.append(f"| **{title}**{tail} |" + " |" * (len(head) - 1))
-        table += [_cells(row, line, peers) for line in row.lines]
+        table += [_cells(row, line, peers, variants) for line in row.lines]
         notes += [f"- {row.title}: {note}" for note in [*row.notes, *_limits(row)]]
     parts.append("\n".join(table))
     if notes:
@@ -107,13 +110,14 @@ def _peers(rows: Sequence[Row]) -> list[str]:
     return [name for name in (FLOOR, *others) if name in names]
 
 
-def _cells(row: Row, line: Line, peers: Sequence[str]) -> str:
+def _cells(row: Row, line: Line, peers: Sequence[str], variants: Sequence[str]) -> str:
     medians = [line.median(name) for name in (HUB, *peers)]
-    ratio, met = row.ratio(line), row.is_met(line)
+    ratios = [*(line.ratio_to(name) for name in variants), row.ratio(line)]
+    met = row.is_met(line)
     cells = [
         f"{line.case}: {line.title}",
         *("" if value is None else number(value) for value in medians),
-        "" if ratio is None else f"{ratio:.2f}",
+        *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
         "" if line.target is None else line.target.words(),
         "" if met is None else "met" if met else "**missed**",
     ]

@@ -4,6 +4,7 @@
     make bench-quick                    one small run of each, under two minutes
     make bench BENCH=--smoke            smaller still, for correctness only
     make bench BENCH='--only fanout,connect --runs 3'
+    make bench BENCH='--hub-tree /path/to/an/older/checkout'
     make bench BENCH='--hub http://127.0.0.1:8080/.well-known/mercure --hub-pid 123 ...'
 
 Everything goes over the loopback. The floor is `sseload floor`: a C loop of send() without protocol,
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from bench import machine, report
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(_row(bench, subject, runs))
                 _tell(f"{subject.name} took {time.monotonic() - begun:.0f} s", end=True)
     command = shlex.join(["python", "-m", "bench.run", *_without_secrets(words)])
-    outcome = report.Outcome(command, started, size, runs, machine_before, rows, hubs.absent)
+    variants = [one.name for one in hubs.variants]
+    outcome = report.Outcome(command, started, size, runs, machine_before, rows, hubs.absent, variants)
     report.write(outcome, options.out)
     table = report.markdown(outcome)
     (options.out / "table.md").write_text(table)
@@ -110,7 +113,23 @@ def _hubs(options: argparse.Namespace, folder: Path) -> Hubs:
         others.append(Nchan(folder))
     if options.hub:
         others.append(_given(options, folder))
-    return Hubs(OurHub(folder, settings=dict(options.setting)), others, absent)
+    settings = dict(options.setting)
+    variants = [
+        *(OurHub(folder, name, settings, tree=Path(path).resolve()) for name, path in options.hub_tree),
+        *(OurHub(folder, name, settings, python=path) for name, path in options.hub_python),
+    ]
+    return Hubs(OurHub(folder, settings=settings), others, absent, variants)
+
+
+def _named(default: str, words: str) -> tuple[str, str]:
+    """``NAME=PATH`` or a path, for argparse.
+
+    :raises ValueError: nothing is there.
+    """
+    name, equals, path = words.rpartition("=")
+    if not Path(path).exists():
+        raise ValueError(path)
+    return name if equals else default, path
 
 
 def _setting(words: str) -> tuple[str, str]:
@@ -212,6 +231,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MERCURE_NAME=VALUE",
         help="setting of our hub in all rows; repeatable",
     )
+    variants = parser.add_argument_group("our hub in another form, in all rows")
+    variants.add_argument(
+        "--hub-tree", type=partial(_named, "before"), action="append", default=[], metavar="[NAME=]PATH",
+        help="checkout of another revision, whose hub gets a column (before)",
+    )  # fmt: skip
+    variants.add_argument(
+        "--hub-python", type=partial(_named, "other Python"), action="append", default=[],
+        metavar="[NAME=]PYTHON", help="interpreter with what the hub needs, for a column (other Python)",
+    )  # fmt: skip
     other = parser.add_argument_group("another Mercure hub that runs on this machine")
     other.add_argument("--hub", metavar="URL", help="http://127.0.0.1:PORT/.well-known/mercure")
     other.add_argument("--hub-name", default="other", help="name of its column (other)")

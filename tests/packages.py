@@ -31,6 +31,7 @@ PACKAGES = {
         "gcc": "cc",
         "iproute2": "ip",
         "libc6-dev": "/usr/include/stdio.h",
+        "libssl-dev": "/usr/include/openssl/ssl.h",
         "make": "make",
         "nodejs": "node",
         "pgbouncer": "/usr/sbin/pgbouncer",

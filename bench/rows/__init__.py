@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.context import Bench
 from bench.model import Case
-from bench.rows import engines, fanout, idle, matchers, matching, publishing, replay, workers
+from bench.rows import engines, fanout, idle, matchers, matching, publishing, replay, tls, workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ SUBJECTS = (
     Subject("storm", "Reconnecting all at once", replay.storm),
     Subject("scan", "Replay from earliest by pattern", replay.scan),
     Subject("workers", "Two processes", workers.workers),
+    Subject("tls", "TLS in the hub", tls.tls),
     Subject("appends", "Storage alone: one node", engines.appends, [_STORAGE]),
     Subject("arrivals", "Storage alone: another node reads", engines.arrivals, [_STORAGE]),
     Subject("nodes", "Storage alone: several nodes", engines.nodes, [_STORAGE]),

@@ -90,12 +90,12 @@ def stalled(bench: Bench) -> list[Case]:
     return [
         Case(
             healthy,
-            on([bench.hubs.ours], bind(load, **options)),
+            on(bench.hubs.own, bind(load, **options)),
             [*figures, *memory],
         ),
         Case(
             f"{stuck:,} of {n:,} never read",
-            on([bench.hubs.ours], bind(load, **options, stall=stuck)),
+            on(bench.hubs.own, bind(load, **options, stall=stuck)),
             [*target, *memory, *dropped],
         ),
     ]

@@ -60,7 +60,7 @@ def idle(bench: Bench) -> list[Case]:
     return [
         Case(
             f"{n:,} subscribers, heartbeat {heartbeat} s",
-            on([bench.hubs.ours], load, MERCURE_HEARTBEAT=str(heartbeat)),
+            on(bench.hubs.own, load, MERCURE_HEARTBEAT=str(heartbeat)),
             [
                 Figure("CPU, % of a core", per("idle_hub_cpu_s", "held_s", 100), Target(1.0)),
                 Figure(

@@ -65,7 +65,7 @@ def bodies(bench: Bench) -> list[Case]:
         options = {"n": n, "m": m, "s": kib * 1024}
         contestants = {FLOOR: floor(*size_options(**options))}
         contestants |= on(
-            [bench.hubs.ours],
+            bench.hubs.own,
             bind(deliver, **options),
             MERCURE_MAX_REQUEST_BODY_SIZE=str(4 << 20),
         )

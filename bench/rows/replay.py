@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from bench.context import Bench, field, on, per, size_options
 from bench.generator import Result, sseload
-from bench.history import EVENTS, NEWEST, RARE, RARE_PATTERN, filled
+from bench.history import EVENTS, NEWEST, RARE, RARE_PATTERN
 from bench.hubs import Running
 from bench.model import Case, Figure, Target
 from bench.tokens import Matcher
@@ -49,12 +51,11 @@ def replay(bench: Bench) -> list[Case]:
 def storm(bench: Bench) -> list[Case]:
     """All come back at once, as after a restart of the proxy or the network; each lacks ten events."""
     count, size = bench.pick((5000, 1_000_000), (2000, 100_000), (100, 1000))
-    history = filled(bench.folder, size)
 
-    def load(running: Running) -> Result:
+    def load(behind: str, running: Running) -> Result:
         return sseload(
             "replay", *running.where(), *running.subscribe(("exact", NEWEST)),
-            "-H", f"Last-Event-ID: {history.behind}", *size_options(n=count, events=EVENTS, c=_AT_ONCE),
+            "-H", f"Last-Event-ID: {behind}", *size_options(n=count, events=EVENTS, c=_AT_ONCE),
         )  # fmt: skip
 
     figures = [
@@ -63,7 +64,7 @@ def storm(bench: Bench) -> list[Case]:
         Figure(f"ms to event {EVENTS} (p99)", field("last_event_ms", "p99"), uses_generator=True),
     ]
     name = f"{count:,}, {_AT_ONCE} at a time, {EVENTS} behind, history of {size:,}"
-    return [Case(name, on([bench.hubs.ours], load, MERCURE_TRANSPORT_URL=history.url), figures)]
+    return [Case(name, _on_history(bench, size, load), figures)]
 
 
 def scan(bench: Bench) -> list[Case]:
@@ -73,10 +74,9 @@ def scan(bench: Bench) -> list[Case]:
 
 
 def _case(bench: Bench, way: _Return, size: int, count: int, shortest: int) -> Case:
-    history = filled(bench.folder, size)
 
-    def load(running: Running) -> Result:
-        cursor = history.behind if way.is_tail else "earliest"
+    def load(behind: str, running: Running) -> Result:
+        cursor = behind if way.is_tail else "earliest"
         return sseload(
             "replay", *running.where(), *running.subscribe(way.matcher), "-H", f"Last-Event-ID: {cursor}",
             *size_options(n=count, events=EVENTS),
@@ -96,4 +96,18 @@ def _case(bench: Bench, way: _Return, size: int, count: int, shortest: int) -> C
             Target(1.5, case=way.at(shortest)) if is_flat else None,
         ),
     ]
-    return Case(way.at(size), on([bench.hubs.ours], load, MERCURE_TRANSPORT_URL=history.url), figures)
+    return Case(way.at(size), _on_history(bench, size, load), figures)
+
+
+def _on_history(
+    bench: Bench, size: int, load: Callable[[str, Running], Result]
+) -> dict[str, Callable[[], Result]]:
+    """A load on hubs that find a history.
+
+    :param load: gets the id of the update before the last ten.
+    """
+    found: dict[str, Callable[[], Result]] = {}
+    for one in bench.hubs.own:
+        history = one.history(size)
+        found |= on([one], partial(load, history.behind), MERCURE_TRANSPORT_URL=history.url)
+    return found

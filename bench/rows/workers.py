@@ -43,7 +43,7 @@ def workers(bench: Bench) -> list[Case]:
             figures.append(
                 Figure("smallest share of the subscribers", lambda result: smallest_share(result, count))
             )
-        return Case(name, on([bench.hubs.ours], load, MERCURE_WORKERS=str(count)), figures)
+        return Case(name, on(bench.hubs.own, load, MERCURE_WORKERS=str(count)), figures)
 
     return [case(1), case(2)]
 

@@ -19,9 +19,9 @@ def sseload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program; its warnings are errors, as in every build."""
     if not sys.platform.startswith("linux"):
         pytest.skip("the load generator needs Linux")
-    need("gcc", "libc6-dev", "make")
+    need("gcc", "libc6-dev", "libssl-dev", "make")
     folder = tmp_path_factory.mktemp("bench")
-    for name in ("sseload.c", "Makefile"):
-        shutil.copy(SOURCE / name, folder)
+    for path in (*SOURCE.glob("*.[ch]"), SOURCE / "Makefile"):
+        shutil.copy(path, folder)
     subprocess.run(["make", "-C", str(folder)], check=True, capture_output=True)
     return folder / "sseload"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ class FaultyHub:
 
     :param deliver: called for each publication.
     :param greeting: sent to each subscriber after the head of the response.
+    :param tls: with it, everything goes over TLS.
     """
 
-    def __init__(self, deliver: Deliver, greeting: bytes) -> None:
+    def __init__(self, deliver: Deliver, greeting: bytes, tls: ssl.SSLContext | None) -> None:
         self.heads: list[str] = []
         self._deliver = deliver
         self._greeting = greeting
+        self._tls = tls
         self._events: list[bytes] = []
         self._subscribers: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -61,6 +64,8 @@ class FaultyHub:
                 sock, _ = self._listening.accept()
             except OSError:
                 return
+            if self._tls is not None:
+                sock = self._tls.wrap_socket(sock, server_side=True)
             self._open.append(sock)
             self._start(self._serve, sock)
 
@@ -93,9 +98,11 @@ class FaultyHub:
 
 
 @contextmanager
-def faulty_hub(deliver: Deliver, greeting: bytes = b"") -> Iterator[FaultyHub]:
+def faulty_hub(
+    deliver: Deliver, greeting: bytes = b"", tls: ssl.SSLContext | None = None
+) -> Iterator[FaultyHub]:
     """A hub for the length of a ``with`` block."""
-    hub = FaultyHub(deliver, greeting)
+    hub = FaultyHub(deliver, greeting, tls)
     try:
         yield hub
     finally:

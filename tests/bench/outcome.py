@@ -42,4 +42,5 @@ OUTCOME = Outcome(
     MACHINE,
     [FANOUT, SKIPPED],
     ["nchan is not here"],
+    [],
 )

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import publish, report
-from bench.model import Row
+from bench.model import Line, Row
 from bench.plot import svg
 from tests.bench.outcome import FANOUT, OUTCOME
 
@@ -41,6 +41,15 @@ def test_the_table() -> None:
 def test_each_line_of_the_table_has_as_many_cells() -> None:
     lines = [line for line in report.markdown(OUTCOME).splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {8}
+
+
+def test_another_form_of_the_hub_has_a_column_and_one_with_the_ratio() -> None:
+    line = Line("case", "figure", {"hub": [10.0, 30.0], "before": [20.0, 20.0]})
+    outcome = replace(OUTCOME, rows=[Row("row", "Row", [line])], variants=["before", "not measured"])
+    lines = report.markdown(outcome).splitlines()
+    assert "| load: measurement | hub | before | of before | ratio | target |  |" in lines
+    assert "| case: figure | 20.0 | 20.0 | 1.00 |  |  |  |" in lines
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:

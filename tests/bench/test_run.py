@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 
 from bench import generator, hubs, run
 from bench.context import Bench
@@ -103,6 +105,34 @@ def test_what_is_no_setting(words: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "--setting" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", ["/nowhere", "before=/nowhere"])
+def test_a_checkout_that_is_not_there(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--hub-tree", words])
+    assert "--hub-tree" in capsys.readouterr().err
+
+
+def test_the_hub_and_the_history_of_another_checkout(tmp_path: Path) -> None:
+    """Here of a copy of the packages: both come from there, not from what is installed."""
+    tree = tmp_path / "tree"
+    shutil.copytree(hubs.HERE.parent / "hub", tree / "hub", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(hubs.HERE, tree / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+    one = OurHub(tmp_path, "before", tree=tree)
+    history = one.history(100)
+    assert history.url == f"sqlite:///{tmp_path}/before/history-100.db"
+    with one.start(MERCURE_TRANSPORT_URL=history.url):
+        pass
+    (tree / "hub/mercure_hub/__main__.py").write_text("raise SystemExit('this is the copy')")
+    with pytest.raises(Refused, match="this is the copy"), one.start():
+        pass
+
+
+def test_the_hub_logs_requests_as_it_does_by_default(tmp_path: Path) -> None:
+    with OurHub(tmp_path).start() as running:
+        requests.get(f"http://{running.address}{hubs.PATH}", timeout=5)
+    assert hubs.PATH in (tmp_path / "hub.log").read_text()
+
+
 def test_a_hub_ends_with_its_block(tmp_path: Path) -> None:
     with OurHub(tmp_path).start() as running:
         assert running.pid is not None
@@ -143,7 +173,7 @@ def test_names_of_cases_are_unique_and_targets_are_there(
     sizes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each case a target compares with is in its row, under the same title."""
-    monkeypatch.setattr("bench.rows.replay.filled", lambda _folder, size: SimpleNamespace(url="", behind=""))
+    monkeypatch.setattr("bench.hubs.filled", lambda _folder, size: SimpleNamespace(url="", behind=""))
     for subject in SUBJECTS:
         if subject.name == "workers":
             continue
@@ -182,9 +212,10 @@ def test_a_short_run(
     """From the command to the table, with a real hub."""
     monkeypatch.setattr(run, "SSELOAD", sseload)
     monkeypatch.setattr(generator, "SSELOAD", sseload)
-    assert run.main(["--smoke", "--only", "fanout,workers", "--out", str(tmp_path)]) == 0
+    assert run.main(["--smoke", "--only", "fanout,workers,tls", "--out", str(tmp_path)]) == 0
     outcome = read(tmp_path / "results.json")
-    assert [row.name for row in outcome.rows] == ["fanout", "workers"]
+    assert [row.name for row in outcome.rows] == ["fanout", "workers", "tls"]
+    assert all(one["result"].get("tls", "TLSv1.3").startswith("TLSv1.3") for one in outcome.rows[2].runs)
     assert not any(row.failed for row in outcome.rows)
     assert {name for line in outcome.rows[0].lines for name in line.values} == {"floor", "hub"}
     assert outcome.rows[0].runs[0]["result"]["command"].startswith("sseload floor")

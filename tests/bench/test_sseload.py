@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.certificate import certificate
 from tests.bench.faulty_hub import Deliver, correct, faulty_hub
 
 pytestmark = pytest.mark.minutes
@@ -56,6 +58,28 @@ def test_bytes_may_come_one_by_one(sseload: Path) -> None:
                 sock.sendall(bytes([byte]))
 
     assert fanout(sseload, deliver, "-s", 30)["exit"] == 0
+
+
+def test_tls(sseload: Path, tmp_path: Path) -> None:
+    """Also in records of one byte."""
+
+    def deliver(subscribers: Sequence[socket.socket], events: list[bytes]) -> None:
+        for sock in subscribers:
+            for byte in events[-1]:
+                sock.sendall(bytes([byte]))
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate(tmp_path))
+    with faulty_hub(deliver, tls=context) as hub:
+        options = ("-tls", "-a", hub.address, "-n", 3, "-m", 4, "-s", 30, "-order")
+        result = run(sseload, "fanout", *options)
+    assert (result["exit"], result["deliveries"], result["tls"][:7]) == (0, 12, "TLSv1.3")
+
+
+def test_tls_with_a_hub_that_has_none(sseload: Path) -> None:
+    with faulty_hub(correct) as hub:
+        result = run(sseload, "connect", "-tls", "-a", hub.address, "-n", 1, "-timeout", 0.3)
+    assert (result["exit"], result["connected"]) == (1, 0)
 
 
 def test_a_missing_event_is_found(sseload: Path) -> None:
@@ -236,6 +260,7 @@ def children(pid: int) -> list[int]:
         ["fanout", "-a", "floor", "-HF", "/nowhere"],
         ["fanout", "-a", "floor", "-s", "3"],
         ["fanout", "-a", "floor", "-n", "many"],
+        ["fanout", "-a", "floor", "-tls"],
     ],
 )
 def test_options_that_cannot_be(sseload: Path, options: list[str]) -> None:
