@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
@@ -63,6 +65,63 @@ def subscriber(
     )
 
 
+class TestLoop:
+    """An event loop that turns when the test says so."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        self._started: list[_Watcher] = []
+
+    def io(self, fd: int, events: int) -> _Watcher:
+        return _Watcher(self._started, fd, events)
+
+    def ready(self, timeout: float = 0.0) -> list[_Watcher]:
+        """The watchers whose descriptor is ready, after so many seconds at most."""
+        poll = select.poll()
+        wanted: dict[int, int] = {}
+        for one in self._started:
+            wanted[one.fd] = wanted.get(one.fd, 0) | (select.POLLIN if one.events == 1 else select.POLLOUT)
+        for fd, events in wanted.items():
+            poll.register(fd, events)
+        found = dict(poll.poll(timeout * 1000))
+        broken = select.POLLHUP | select.POLLERR
+        return [
+            one
+            for one in self._started
+            if found.get(one.fd, 0) & (broken | (select.POLLIN if one.events == 1 else select.POLLOUT))
+        ]
+
+    def turn(self) -> None:
+        """Call the watchers whose descriptor is ready, each once."""
+        for one in self.ready():
+            if one in self._started:
+                one.call()
+
+    def close(self) -> None:
+        assert self._started == []
+
+
+class _Watcher:
+    def __init__(self, started: list[_Watcher], fd: int, events: int) -> None:
+        self._all = started
+        self.fd = fd
+        self.events = events
+        self.call: Callable[[], object] = lambda: None
+
+    def start(self, callback: Callable[..., object], *arguments: object) -> None:
+        self.call = functools.partial(callback, *arguments)
+        if self not in self._all:
+            self._all.append(self)
+
+    def stop(self) -> None:
+        if self in self._all:
+            self._all.remove(self)
+
+    def close(self) -> None:
+        self.stop()
+
+
 @dataclass(eq=False)
 class Reader:
     """The client's end of a connection."""
@@ -112,16 +171,24 @@ class Bench:
     """The engine under test.
 
     ``gone`` lists the subscribers that were reported as gone, with the reason. ``ring_from`` is the number of
-    writes from which they are made in one system call.
+    writes from which they are made in one system call; with ``use_epoll`` all sockets are one descriptor to
+    the event loop.
     """
 
     ring_from = 24
+    use_epoll = hasattr(select, "epoll")
 
-    def __init__(self, limits: EngineLimits | None = None) -> None:
+    def __init__(self, limits: EngineLimits | None = None, *, use_epoll: bool | None = None) -> None:
         self.now = START
         self.gone: list[tuple[Subscriber, str]] = []
-        limits = replace(limits or EngineLimits(), ring_from=self.ring_from)
+        limits = replace(
+            limits or EngineLimits(),
+            ring_from=self.ring_from,
+            use_epoll=self.use_epoll if use_epoll is None else use_epoll,
+        )
         self.engine = Engine(limits, lambda: self.now, self._on_gone)
+        self._loop = TestLoop()
+        self.engine.attach(self._loop)
         self._sequence = 0
         self._open: list[socket.socket] = []
 
@@ -132,6 +199,7 @@ class Bench:
         for one in self.engine:
             self.engine.drop(one, HUB_STOPS)
         self.engine.close()
+        self._loop.close()
         for sock in self._open:
             sock.close()
 
@@ -173,6 +241,14 @@ class Bench:
             self.engine.start(reader.subscriber, reader.ours.fileno(), reader.ours)
         else:
             self.engine.start(reader.subscriber, reader.ours.detach())
+
+    def poll(self) -> None:
+        """Let the engine handle what the kernel reports now."""
+        self._loop.turn()
+
+    def has_news(self, timeout: float = 0.0) -> bool:
+        """Whether there is something to ``poll``, after so many seconds at most."""
+        return bool(self._loop.ready(timeout))
 
     def update(self, *topics: str, data: str = "", private: bool = False) -> Entry:
         """The next update of the log; its id is its sequence."""

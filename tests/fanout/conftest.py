@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import select
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -47,13 +48,24 @@ def lacks_ring() -> str | None:
     return None
 
 
-@pytest.fixture(autouse=True, params=["one call for many", "a call for each"])
-def _writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything holds whichever way the bytes are written."""
-    is_one_call = request.param == "one call for many"
-    if is_one_call and lacks_ring():
+WAYS = {
+    "one call for many": (True, 1),
+    "a call for each": (True, sys.maxsize),
+    "a watcher for each": (False, sys.maxsize),
+}
+"""Whether there is an epoll, and the number of writes from which one call makes them."""
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def _system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds whatever the kernel has for writing to many sockets and watching them."""
+    has_epoll, ring_from = WAYS[request.param]
+    if has_epoll and not hasattr(select, "epoll"):
+        pytest.skip("no epoll here")
+    if ring_from == 1 and lacks_ring():
         pytest.skip(str(lacks_ring()))
-    monkeypatch.setattr(Bench, "ring_from", 1 if is_one_call else sys.maxsize)
+    monkeypatch.setattr(Bench, "ring_from", ring_from)
+    monkeypatch.setattr(Bench, "use_epoll", has_epoll)
 
 
 @pytest.fixture

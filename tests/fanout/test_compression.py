@@ -132,7 +132,7 @@ def test_all_forms_hold_the_same_events(bench: Bench, topics: str, size: int) ->
     for _ in range(200):
         for reader in readers:
             reader.read()
-        bench.engine.poll()
+        bench.poll()
     assert {content(reader) for reader in readers} == {expected}
 
 
@@ -216,7 +216,7 @@ def test_others_are_served_while_a_large_update_is_compressed(bench: Bench) -> N
     late = bench.publish("b")
     for _ in range(200):
         reader.read()
-        bench.engine.poll()
+        bench.poll()
     assert content(reader) == entry.update.encode()
     assert other.ids() == ids([late])
 
@@ -244,6 +244,6 @@ def test_a_compressed_event_that_is_cut_goes_on_at_the_exact_byte(no_descriptor_
     entries = [bench.publish("a", data=f"{n}{noise}") for n in range(4)]
     assert reader.subscriber.queue
     while reader.read():
-        bench.engine.poll()
+        bench.poll()
     assert content(reader) == b"".join(one.update.encode() for one in entries)
     bench.close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import select
 import socket
 from collections.abc import Iterator
 
 import pytest
 
 from mercure_hub.fanout.engine import EngineLimits
+from mercure_hub.fanout.subscriber import State
 from tests.fanout.bench import HUB_STOPS, LEFT, START, Bench, exact
 
 HEARTBEAT = b":\n"
@@ -16,15 +16,14 @@ HEARTBEAT = b":\n"
 
 def wait_for_events(bench: Bench) -> None:
     """Wait until the kernel has something to tell; on loopback that is at once."""
-    readable, _, _ = select.select([bench.engine.fileno()], [], [], 10)
-    assert readable
+    assert bench.has_news(timeout=10)
 
 
 @pytest.mark.minutes
 @pytest.mark.parametrize("how", ["close", "reset", "half close"])
 def test_a_client_that_leaves_is_noticed_without_a_write(bench: Bench, how: str) -> None:
     leaves, stays = bench.connect(exact("a"), tcp=True), bench.connect(exact("a"), tcp=True)
-    bench.engine.poll()  # both are writable, which is no news
+    bench.poll()  # both are writable, which is no news
     if how == "close":
         leaves.close()
     elif how == "reset":
@@ -32,8 +31,8 @@ def test_a_client_that_leaves_is_noticed_without_a_write(bench: Bench, how: str)
     else:
         leaves.sock.shutdown(socket.SHUT_WR)
     wait_for_events(bench)
-    bench.engine.poll()
-    bench.engine.poll()
+    bench.poll()
+    bench.poll()
     assert bench.gone == [(leaves.subscriber, "closed by the client")]
     assert list(bench.engine) == [stays.subscriber]
     assert not leaves.subscriber.is_connected
@@ -42,7 +41,7 @@ def test_a_client_that_leaves_is_noticed_without_a_write(bench: Bench, how: str)
 def test_what_a_client_sends_after_its_request_is_ignored(bench: Bench) -> None:
     reader = bench.connect(exact("a"))
     reader.sock.send(b"GET / HTTP/1.1\r\n\r\n" * 100)
-    bench.engine.poll()
+    bench.poll()
     bench.publish("a")
     assert reader.ids() == ["1"]
     assert bench.gone == []
@@ -55,7 +54,7 @@ def test_a_reset_that_the_write_meets_first_is_reported_once(bench: Bench) -> No
     wait_for_events(bench)
     bench.publish("a")
     bench.publish("a")
-    bench.engine.poll()
+    bench.poll()
     bench.tick(100)
     assert bench.reasons() == ["closed by the client"]
 
@@ -64,7 +63,7 @@ def test_a_client_that_left_before_the_start_is_noticed(bench: Bench) -> None:
     reader = bench.connect(exact("a"), start=False)
     reader.close()
     bench.start(reader)
-    bench.engine.poll()
+    bench.poll()
     assert bench.reasons() == ["closed by the client"]
 
 
@@ -86,7 +85,7 @@ def test_a_descriptor_is_used_again(bench: Bench) -> None:
     bench.engine.drop(first.subscriber, LEFT)
     second = bench.connect(exact("b"))
     assert second.subscriber.fd == descriptor
-    bench.engine.poll()
+    bench.poll()
     bench.publish("a")
     bench.publish("b")
     bench.tick(100)
@@ -97,11 +96,11 @@ def test_a_descriptor_is_used_again(bench: Bench) -> None:
 def test_subscribers_may_be_dropped_while_others_leave(bench: Bench) -> None:
     """``on_gone`` may call the engine."""
     readers = [bench.connect(exact("a")) for _ in range(20)]
-    bench.engine.poll()
+    bench.poll()
     for reader in readers[:10]:
         reader.close()
     bench.engine.drop(readers[3].subscriber, HUB_STOPS)
-    bench.engine.poll()
+    bench.poll()
     assert len(bench.engine) == 10
     assert len(bench.gone) == len({gone for gone, _ in bench.gone}) == 10
 
@@ -117,13 +116,54 @@ def test_subscribers_may_be_dropped_while_iterating(bench: Bench) -> None:
 
 def test_more_events_than_one_poll_returns_are_not_lost(bench: Bench) -> None:
     readers = [bench.connect(exact("a")) for _ in range(1500)]
-    while select.select([bench.engine.fileno()], [], [], 0)[0]:
-        bench.engine.poll()
+    while bench.has_news():
+        bench.poll()
     for reader in readers:
         reader.close()
-    while select.select([bench.engine.fileno()], [], [], 0)[0]:
-        bench.engine.poll()
+    while bench.has_news():
+        bench.poll()
     assert len(bench.gone) == 1500
+
+
+def test_a_client_that_never_stops_sending_is_read_a_little_at_a_time() -> None:
+    """Where its end is an empty read, what it sends has to be read."""
+    bench = Bench(use_epoll=False)
+    reader = bench.connect(exact("a"))
+    size = 4096 * 20
+    reader.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * size)
+    sent = reader.sock.send(bytes(size))
+    assert sent > 4096 * 16
+    turns = 0
+    while bench.has_news():
+        bench.poll()
+        turns += 1
+    assert turns > 1
+    bench.publish("a")
+    reader.sock.shutdown(socket.SHUT_WR)
+    bench.poll()
+    assert (reader.ids(), bench.reasons()) == (["1"], ["closed by the client"])
+    bench.close()
+
+
+def test_a_full_socket_is_watched_for_room_only_until_there_is_some() -> None:
+    bench = Bench(use_epoll=False)
+    reader = bench.connect(exact("a"), small=True)
+    assert not bench.has_news()
+
+    def is_full() -> bool:
+        return reader.subscriber.state is State.QUEUED
+
+    for _ in range(2):
+        while not is_full():
+            bench.publish("a", data="x" * 10_000)
+        assert not bench.has_news()
+        while is_full():
+            reader.read()
+            assert bench.has_news()
+            bench.poll()
+        reader.read()
+        assert not bench.has_news()
+    bench.close()
 
 
 class TestTime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -134,17 +133,17 @@ def test_large_updates_pause_after_fewer_writes(bench: Bench, topics: str) -> No
 
 def test_many_events_of_sockets_are_handled_some_at_a_time(bench: Bench) -> None:
     readers = [bench.connect(exact("a")) for _ in range(300)]
-    while select.select([bench.engine.fileno()], [], [], 0)[0]:
-        bench.engine.poll()
+    while bench.has_news():
+        bench.poll()
     for reader in readers:
         reader.close()
     counts = []
-    while select.select([bench.engine.fileno()], [], [], 0)[0]:
+    while bench.has_news():
         before = len(bench.gone)
-        bench.engine.poll()
+        bench.poll()
         counts.append(len(bench.gone) - before)
     assert sum(counts) == 300
-    assert max(counts) <= 128
+    assert not bench.use_epoll or max(counts) <= 128  # each watcher of the loop is called by itself
 
 
 class TestChangesInAPause:

@@ -61,7 +61,7 @@ def test_a_stream_ended_with_a_full_socket_is_a_beginning_of_the_stream(bench: B
     for _ in range(3):
         bench.publish("a", data=LARGE)
         other.read()
-        bench.engine.poll()
+        bench.poll()
     assert reader.subscriber.queue
     taken = reader.read()  # makes room, of which the engine does not know yet
     assert 0 < len(taken) < len(other.received)

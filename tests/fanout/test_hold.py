@@ -54,7 +54,7 @@ def test_a_held_subscriber_starts_with_more_than_its_socket_takes(bench: Bench) 
     bench.start(reader)
     entries.append(bench.publish("a"))
     while reader.read():
-        bench.engine.poll()
+        bench.poll()
     assert reader.ids() == ids(entries)
 
 
@@ -62,7 +62,7 @@ def test_a_held_subscriber_is_not_counted_and_has_no_heartbeat(bench: Bench) -> 
     reader = bench.connect(exact("a"), start=False)
     bench.engine.hold(reader.subscriber)
     bench.tick(100)
-    bench.engine.poll()
+    bench.poll()
     assert len(bench.engine) == 0
     assert list(bench.engine) == []
     assert reader.read() == b""
@@ -107,5 +107,5 @@ def test_a_client_that_left_while_it_was_held_is_dropped_at_the_start(bench: Ben
     reader.close()
     bench.start(reader)
     assert bench.reasons() == ["closed by the client"]
-    bench.engine.poll()
+    bench.poll()
     assert len(bench.gone) == 1

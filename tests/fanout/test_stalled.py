@@ -24,7 +24,7 @@ def bench(no_descriptor_left: None) -> Iterator[Bench]:
 def read_all(bench: Bench, reader: Reader) -> None:
     """Read and let the engine write, until nothing comes any more."""
     while reader.read():
-        bench.engine.poll()
+        bench.poll()
 
 
 @pytest.mark.minutes
@@ -38,14 +38,14 @@ def test_a_write_that_was_cut_goes_on_at_the_exact_byte(bench: Bench, tcp: bool,
     for entry in entries[2:]:
         bench.dispatch(entry)
         other.read()
-        bench.engine.poll()
+        bench.poll()
     assert 0 < reader.subscriber.queued < len(encoded(entries))
     if tcp:  # the kernel moves bytes on its own time: wait for them
         reader.sock.setblocking(True)
         reader.sock.settimeout(10)
         while len(reader.received) < len(encoded(entries)):
             reader.received += reader.sock.recv(1 << 16)
-            bench.engine.poll()
+            bench.poll()
     else:
         read_all(bench, reader)
     assert bytes(reader.received) == encoded(entries)
@@ -68,7 +68,7 @@ def test_a_stalled_subscriber_is_dropped_at_the_timeout_and_not_before(bench: Be
     stalled, other = bench.connect(exact("a"), small=True), bench.connect(exact("a"))
     bench.publish("a", data=LARGE)
     other.read()
-    bench.engine.poll()
+    bench.poll()
     bench.tick(TIMEOUT - 0.1)
     bench.publish("a")
     assert bench.gone == []
@@ -85,7 +85,7 @@ def test_the_timeout_counts_from_the_last_byte_that_was_taken(bench: Bench) -> N
     for _ in range(4):
         bench.tick(TIMEOUT - 1)
         assert reader.read()
-        bench.engine.poll()
+        bench.poll()
     assert bench.gone == []
     bench.tick(TIMEOUT)
     assert bench.reasons() == ["took nothing for 5 s"]
@@ -151,7 +151,7 @@ def test_a_subscriber_further_behind_than_the_buffer_is_dropped(bench: Bench) ->
     while not bench.gone:
         published.append(bench.publish("a", data=LARGE))
         other.read()
-        bench.engine.poll()
+        bench.poll()
         assert len(published) < 30
     assert bench.gone == [(stalled.subscriber, f"fell behind by more than {1 << 20} bytes")]
     assert 15 <= len(published) <= 19
@@ -175,6 +175,6 @@ def test_a_stalled_subscriber_whose_client_leaves_is_dropped_once(bench: Bench) 
     reader = bench.connect(exact("a"), small=True)
     bench.publish("a", data=LARGE)
     reader.close()
-    bench.engine.poll()
+    bench.poll()
     bench.tick(TIMEOUT)
     assert bench.reasons() == ["closed by the client"]

@@ -89,7 +89,7 @@ def connect(bench: Bench, contexts: Contexts, *matchers: Matcher, ends_at: float
 def read_all(bench: Bench, reader: Reader) -> None:
     for _ in range(10_000):  # a read may find a part of a record only
         reader.read()
-        bench.engine.poll()
+        bench.poll()
         if not reader.subscriber.queue:
             break
     reader.read()
@@ -163,7 +163,7 @@ def test_a_held_tls_subscriber_starts(bench: Bench, contexts: Contexts) -> None:
 
 def test_a_tls_client_that_leaves_is_noticed(bench: Bench, reader: Reader) -> None:
     reader.sock.shutdown(socket.SHUT_RDWR)
-    bench.engine.poll()
+    bench.poll()
     assert bench.reasons() == ["closed by the client"]
     assert reader.subscriber.tls is None
 

@@ -66,11 +66,11 @@ def test_a_full_websocket_gets_whole_frames_with_pongs_between_them(bench: Bench
     bench.publish("a", data=LARGE)
     assert reader.subscriber.queue
     reader.sock.send(frame(PING, b"?"))
-    bench.engine.poll()
+    bench.poll()
     bench.publish("a", data="next")
     while reader.subscriber.queue:
         reader.read()
-        bench.engine.poll()
+        bench.poll()
     assert [opcode for opcode, _ in frames(reader)] == [TEXT, PONG, TEXT]
     assert data(reader) == [LARGE, "next"]
 
@@ -87,10 +87,10 @@ def test_a_client_may_send_a_budget_of_bytes_between_two_pings(bench: Bench) -> 
     for _ in range(3):
         bench.tick(40)
         reader.sock.send(frame(PONG) * (BUDGET // 6))
-        bench.engine.poll()
+        bench.poll()
     assert frames(reader) == [(PING, b"")] * 3
     reader.sock.send(frame(PONG) * 2)
-    bench.engine.poll()
+    bench.poll()
     assert bench.reasons() == [f"sent what it must not: more than {BUDGET} bytes within a heartbeat"]
     assert frames(reader)[-1][1][:2] == (1008).to_bytes(2, "big")
 
@@ -106,13 +106,13 @@ def test_the_close_code_tells_whether_a_new_token_is_needed(bench: Bench) -> Non
 def test_a_close_frame_is_answered_and_the_descriptor_waits_for_the_end(bench: Bench) -> None:
     reader = connect(bench)
     reader.sock.send(frame(CLOSE, b"\x03\xe8") + b"more")
-    bench.engine.poll()
+    bench.poll()
     assert frames(reader) == [(CLOSE, b"\x03\xe8closed by the client")]
     assert reader.at_end
     assert bench.reasons() == ["closed by the client"]
     bench.publish("a")
     reader.close()
-    bench.engine.poll()  # closes it: the fixture counts the descriptors
+    bench.poll()  # closes it: the fixture counts the descriptors
 
 
 def is_let_go(reader: Reader) -> bool:
@@ -133,7 +133,7 @@ def test_a_client_that_never_answers_the_close_frame_is_let_go_after_two_seconds
     for seconds in (0.0, 1.0, 0.9):
         bench.tick(seconds)
         reader.sock.send(more)
-        bench.engine.poll()
+        bench.poll()
         assert not is_let_go(reader)
     bench.tick(0.1)
     assert is_let_go(reader)
@@ -144,12 +144,12 @@ def test_a_client_that_floods_after_the_close_frame_is_let_go_at_once(bench: Ben
     bench.engine.end(reader.subscriber, HUB_STOPS)
     for _ in range(16):
         reader.sock.send(b"x" * 4096)
-    bench.engine.poll()
+    bench.poll()
     assert is_let_go(reader)
 
 
 def test_a_websocket_client_that_resets_the_connection_is_noticed(bench: Bench) -> None:
     reader = connect(bench)
     reader.reset()
-    bench.engine.poll()
+    bench.poll()
     assert bench.reasons() == ["closed by the client"]

@@ -128,9 +128,8 @@ class Broker:
             _log.warning(
                 "%s may lose updates that it has acknowledged: its durability is relaxed", self._storage.name
             )
-        sockets = loop.io(self.engine.fileno(), 1)
-        sockets.start(self.engine.poll)
-        self._watchers = [wake, sockets]
+        self.engine.attach(loop)
+        self._watchers = [wake]
         self._ticking = gevent.spawn(self._tick)
         self._active.end_of_dead_processes()
 

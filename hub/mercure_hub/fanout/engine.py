@@ -16,6 +16,7 @@ from typing import Protocol
 from mercure_hub.fanout.encoding import LAST_CHUNK, Compressor, Form, close_frame, encode, estimate, history
 from mercure_hub.fanout.endings import Ending
 from mercure_hub.fanout.output import Delivery, Output, ending_of
+from mercure_hub.fanout.readiness import Loop, readiness
 from mercure_hub.fanout.receivers import Pace, Receivers, may_read
 from mercure_hub.fanout.sockets import Sockets
 from mercure_hub.fanout.subscriber import State, Subscriber
@@ -53,6 +54,7 @@ class EngineLimits:
     :param compress_from: size from which events are compressed for those who want it; ``None``: never.
     :param use_ring: write to many subscribers in one system call, where the kernel has io_uring.
     :param ring_from: writes from which that pays.
+    :param use_epoll: watch all sockets through one descriptor, where the kernel has epoll.
     :param batch: deliveries that are prepared before the first of them is written.
     :param pause_after: estimated microseconds of work between two pauses, beside the writes.
     """
@@ -63,6 +65,7 @@ class EngineLimits:
     compress_from: int | None = None
     use_ring: bool = True
     ring_from: int = 24
+    use_epoll: bool = True
     batch: int = 20_000
     pause_after: int = 4_000
 
@@ -94,14 +97,16 @@ class Engine:
         self._pace = Pace(limits.pause_after)
         self._receivers = Receivers(self._pace)
         self._compressor = None if limits.compress_from is None else Compressor(limits.compress_from)
+        watched = readiness(use_epoll=limits.use_epoll)
         self._output = Output(
             Writer(use_ring=limits.use_ring, ring_from=limits.ring_from),
             clock,
             self.drop,
+            watched.await_room,
             timeout=limits.dispatch_timeout,
             buffer=limits.buffer,
         )
-        self._sockets = Sockets(self._output, clock, self.end, self.drop, heartbeat=limits.heartbeat)
+        self._sockets = Sockets(self._output, watched, clock, self.end, self.drop, heartbeat=limits.heartbeat)
         self._held: dict[Subscriber, None] = {}
         self._silent: set[Subscriber] = set()
 
@@ -277,13 +282,9 @@ class Engine:
 
     # -- for the event loop ----------------------------------------------------------------------------------
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when ``poll`` has something to do."""
-        return self._sockets.fileno()
-
-    def poll(self) -> None:
-        """Handle what the kernel reports."""
-        self._sockets.poll()
+    def attach(self, loop: Loop) -> None:
+        """Handle from now on what the event loop reports about the sockets."""
+        self._sockets.attach(loop)
 
     def tick(self) -> Iterator[None]:
         """Do what is due; to be called once a second.

@@ -36,6 +36,7 @@ class Output:
     :param writer: writes the same bytes to many sockets.
     :param clock: monotonic time in seconds.
     :param drop: called with a subscriber that cannot be written to any more, and why.
+    :param await_room: called with the descriptor of a socket that is full.
     :param timeout: seconds for which a subscriber may take nothing; 0 for no limit.
     :param buffer: bytes that a subscriber may be behind.
     """
@@ -45,6 +46,7 @@ class Output:
         writer: Writer,
         clock: Callable[[], float],
         drop: Callable[[Subscriber, Ending], None],
+        await_room: Callable[[int], None],
         *,
         timeout: float,
         buffer: int,
@@ -52,6 +54,7 @@ class Output:
         self._writer = writer
         self._clock = clock
         self._drop = drop
+        self._await_room = await_room
         self._timeout = timeout
         self._buffer = buffer
         self._stalled: dict[Subscriber, int] = {}  # with what was not acknowledged at the last look
@@ -160,6 +163,7 @@ class Output:
     # -- subscribers whose socket is full --------------------------------------------------------------------
 
     def _stall(self, subscriber: Subscriber, now: float) -> None:
+        self._await_room(subscriber.fd)
         if subscriber not in self._stalled:
             self._stalled[subscriber] = 0
             subscriber.stalled_at = now

@@ -1,15 +1,13 @@
 """The connected sockets: what the kernel reports about them, and what is due at a certain time.
 
-All descriptors sit in one edge-triggered epoll, which the event loop watches as one descriptor. So a client
-that leaves is noticed at once, on quiet topics too. Heartbeats and ends of connections wait in a timetable by
-the second, without a timer for each.
+A client that leaves is noticed at once, on quiet topics too (``readiness``). Heartbeats and ends of
+connections wait in a timetable by the second, without a timer for each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -17,17 +15,15 @@ from collections.abc import Callable, Iterator
 from mercure_hub.fanout.encoding import HEARTBEATS, pong
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.output import SLICE, Output, ending_of
+from mercure_hub.fanout.readiness import Loop, Readiness
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.protocol.websocket import Violation
+from mercure_hub.protocol.websocket import Violation, WebSocket
 
-_INTEREST = select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
-_HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-
-_EVENTS = 128  # that are handled at once
 _LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
 _INCOMING = 1024  # bytes that are read of a WebSocket at once
 _LINGER = 2.0  # seconds
-_DISCARDED = 4096, 16  # size and number of the pieces that are discarded at once
+_DISCARDED = 16  # pieces that are discarded at once
+_PIECE = 4096  # bytes of one
 
 _QUEUED = State.QUEUED  # as in output.py
 
@@ -36,6 +32,7 @@ class Sockets:
     """The descriptors of all subscribers.
 
     :param output: writes to them.
+    :param readiness: tells which of them have something to read or to write.
     :param clock: monotonic time in seconds.
     :param end: called with a subscriber whose stream has to end in order.
     :param drop: called with a subscriber whose connection is broken.
@@ -45,6 +42,7 @@ class Sockets:
     def __init__(
         self,
         output: Output,
+        readiness: Readiness,
         clock: Callable[[], float],
         end: Callable[[Subscriber, Ending], None],
         drop: Callable[[Subscriber, Ending], None],
@@ -56,10 +54,11 @@ class Sockets:
         self._end = end
         self._drop = drop
         self._heartbeat = heartbeat
-        self._epoll = select.epoll()
+        self._readiness = readiness
+        readiness.report = self._look
         self._by_fd: dict[int, Subscriber] = {}
         self._timetable = Timetable(clock())
-        self._lingering = Lingering()
+        self._lingering = Lingering(readiness.remove)
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -67,18 +66,17 @@ class Sockets:
     def __iter__(self) -> Iterator[Subscriber]:
         yield from list(self._by_fd.values())
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when ``poll`` has something to do."""
-        return self._epoll.fileno()
+    def attach(self, loop: Loop) -> None:
+        """Handle from now on what the event loop reports."""
+        self._readiness.attach(loop)
 
     def add(self, subscriber: Subscriber) -> None:
         """Watch a subscriber's socket.
 
-        :raises OSError: the kernel's limits on epoll are reached.
+        :raises OSError: the kernel's limits are reached.
         """
         self._by_fd[subscriber.fd] = subscriber
-        interest = _INTEREST if subscriber.websocket is None else _INTEREST | select.EPOLLIN
-        self._epoll.register(subscriber.fd, interest)
+        self._readiness.add(subscriber.fd, reads=subscriber.websocket is not None)
         self._schedule(subscriber, self._clock())
 
     def close(self, subscriber: Subscriber, *, linger: bool) -> None:
@@ -95,35 +93,34 @@ class Sockets:
         if linger:
             self._lingering.add(fd, tls, self._clock())
             return
+        self._readiness.remove(fd)
         with contextlib.suppress(OSError):
             os.close(fd) if tls is None else tls.close()
 
     def close_all(self) -> None:
-        """Close the epoll and sockets that linger; the subscribers have to be dropped before."""
+        """Close sockets that linger, and watch none; the subscribers have to be dropped before."""
         self._lingering.close()
-        self._epoll.close()
+        self._readiness.close()
 
     # -- what the kernel reports -----------------------------------------------------------------------------
 
-    def poll(self) -> None:
-        """Handle clients that left or sent something, and sockets that are writable again."""
-        now = self._clock()
-        for fd, events in self._epoll.poll(0, _EVENTS):
-            subscriber = self._by_fd.get(fd)
-            if subscriber is None:
-                self._lingering.discard_input(fd)
-                continue
-            if events & select.EPOLLIN:
-                self._receive(subscriber)
-            if events & _HUNG_UP:
-                self._drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
-            elif subscriber.state is _QUEUED:
-                self._output.flush(subscriber, now)
+    def _look(self, fd: int, has_input: bool, has_left: bool) -> None:
+        """Handle a client that left or sent something, or a socket that may be writable again."""
+        subscriber = self._by_fd.get(fd)
+        if subscriber is None:
+            self._lingering.discard_input(fd)
+            return
+        if has_input:
+            self._receive(subscriber)
+        if has_left:
+            self._drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
+        elif subscriber.state is _QUEUED:
+            self._output.flush(subscriber, self._clock())
 
     def _receive(self, subscriber: Subscriber) -> None:
-        """Read what a client sends over its WebSocket: as much as it may, or its connection ends."""
-        websocket = subscriber.websocket
-        while websocket is not None and subscriber.is_connected:
+        """Read what a client sends: over its WebSocket as much as it may, or its connection ends."""
+        pieces = 0
+        while subscriber.is_connected:
             try:
                 data = _read(subscriber)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -134,13 +131,21 @@ class Sockets:
             if not data:
                 self._drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
                 return
-            ping, close = websocket.take(data)
-            if isinstance(close, Violation):
-                self._end(subscriber, Ending(Reason.PROTOCOL_VIOLATION, close.text, close.code))
-            elif close is not None:
-                self._end(subscriber, Ending(Reason.CLOSED_BY_CLIENT, answer=close.code))
-            elif ping is not None:
-                self._output.send(subscriber, pong(ping))
+            if subscriber.websocket is not None:
+                self._take(subscriber, subscriber.websocket, data)
+                continue
+            pieces += 1  # the client of an event stream has nothing more to say; the rest is reported again
+            if pieces == _DISCARDED:
+                return
+
+    def _take(self, subscriber: Subscriber, websocket: WebSocket, data: bytes) -> None:
+        ping, close = websocket.take(data)
+        if isinstance(close, Violation):
+            self._end(subscriber, Ending(Reason.PROTOCOL_VIOLATION, close.text, close.code))
+        elif close is not None:
+            self._end(subscriber, Ending(Reason.CLOSED_BY_CLIENT, answer=close.code))
+        elif ping is not None:
+            self._output.send(subscriber, pong(ping))
 
     # -- what is due -----------------------------------------------------------------------------------------
 
@@ -216,9 +221,12 @@ class Lingering:
 
     A socket that is closed while something of the client is unread, or still comes, is reset by the kernel,
     and a reset discards what the client has not read: a close frame, say.
+
+    :param unwatch: called with the descriptor of a socket before it is closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unwatch: Callable[[int], None]) -> None:
+        self._unwatch = unwatch
         self._open: dict[int, tuple[socket.socket, float]] = {}
 
     def add(self, fd: int, tls: ssl.SSLSocket | None, now: float) -> None:
@@ -236,10 +244,9 @@ class Lingering:
         """Discard what a socket has received; close it at its end."""
         if fd not in self._open:
             return
-        size, most = _DISCARDED
         try:
-            for _ in range(most):
-                if not os.read(fd, size):
+            for _ in range(_DISCARDED):
+                if not os.read(fd, _PIECE):
                     break
         except BlockingIOError:
             return
@@ -260,6 +267,7 @@ class Lingering:
 
     def _close(self, fd: int) -> None:
         sock, _ = self._open.pop(fd)
+        self._unwatch(fd)
         with contextlib.suppress(OSError):
             sock.close()
 
