@@ -36,6 +36,7 @@ PACKAGES = {
         "nodejs": "node",
         "pgbouncer": "/usr/sbin/pgbouncer",
         "postgresql": "/usr/lib/postgresql/*/bin/postgres",
+        "redis-server": "redis-server",
         "systemd": "systemd-analyze",
         "valkey-server": "valkey-server",
     },

@@ -66,9 +66,9 @@ class Servers:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
-    def server(self, *settings: str) -> RedisServer:
-        need("valkey-server")
-        server = RedisServer(settings=settings)
+    def server(self, *settings: str, program: str = "valkey-server") -> RedisServer:
+        need(program)
+        server = RedisServer(program, settings)
         self._stack.enter_context(running(server))
         return server
 
@@ -213,8 +213,9 @@ class TestOpen:
 
 
 class TestAcl:
-    def test_a_user_needs_these_rights(self, servers: Servers) -> None:
-        server = servers.server()
+    @pytest.mark.parametrize("program", ["valkey-server", "redis-server"])
+    def test_a_user_needs_these_rights(self, servers: Servers, program: str) -> None:
+        server = servers.server(program=program)
         client = servers.client(server)
         url = server.url()
         name = address_of(url).name
