@@ -205,6 +205,24 @@ class TestFeeder:
         until(lambda: worker.ids == ["1", "2", "3"])
         assert worker.breaks == []
 
+    def test_a_worker_waits_after_a_death_while_it_began_anew(self, site: Site) -> None:
+        """Although there is more than the worker has seen: nobody may read it now."""
+        site.store("1")
+        until(lambda: site.machine.state.last == 1)
+        link = site.machine.link_to(MemoryLink(site.engine), None)
+        link.open()
+        link.wait(0, 60)  # returns at once
+
+        def meanwhile() -> None:
+            link.wait(1, 0)  # for what the feeder has rung for
+            site.machine.state.begin_anew()
+            began = time.monotonic()
+            link.wait(0, 0.2)
+            assert time.monotonic() - began >= 0.2
+
+        site.restart_feeder(meanwhile)
+        link.close(is_writer_left=False)
+
     def test_a_worker_that_is_behind_a_new_copy_reads_from_the_engine(self, site: Site) -> None:
         worker = site.work()
         site.machine.stop()

@@ -134,8 +134,9 @@ class FedLink:
     def wait(self, after: int, timeout: float) -> None:
         """Wait for the doorbell."""
         state = self._state
-        began_anew = state.generation != self._generation and state.is_steady
-        if not began_anew and (state.last <= after or self._has_failed):
+        is_another = state.generation != self._generation
+        has_more = state.last > after and not self._has_failed
+        if not (state.is_steady and (is_another or has_more)):
             self._doorbell.wait(timeout)
 
     def interrupt(self) -> None:
