@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.server.access_log import _is_harmless, _redact_all, redact
 from mercure_hub.server.http import Message, RequestReader
-from mercure_hub.server.logs import redact
 
 MAX_BODY = 500
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
@@ -122,3 +122,31 @@ def test_no_token_is_shown(before: str, name: str) -> None:
         assert not re.search(r"eyJ[\w-]+\.eyJ", shown), shown
         assert TOKEN.split(".")[2] not in shown
         assert shown.isprintable()
+
+
+PIECES = [
+    "?",
+    "&",
+    ";",
+    "#",
+    "=",
+    "%",
+    "+",
+    "%74",
+    "oken",
+    "TOKEN",
+    "jw",
+    "t",
+    "authorization",
+    "eyJ",
+    "a",
+    "/",
+]
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=12).map("".join))
+@example("/?%74oken=a")
+@example("/?a+=b")
+def test_a_target_that_is_shown_without_a_search_holds_no_token(target: str) -> None:
+    if _is_harmless(target):
+        assert _redact_all(target) == target

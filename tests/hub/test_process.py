@@ -110,6 +110,30 @@ def test_a_hub_that_gets_many_signals_stops_once(folder: Path) -> None:
         assert "Traceback" not in child.stderr.read()
 
 
+def test_no_log_line_is_lost_when_the_hub_stops(folder: Path) -> None:
+    with process(folder) as (child, hub):
+        for _ in range(30):
+            assert hub.get(path="/healthz").status == 200
+        child.send_signal(signal.SIGTERM)
+        assert child.stderr is not None
+        lines = child.stderr.read().splitlines()
+        assert child.wait(TIMEOUT) == 0
+    ends = [number for number, line in enumerate(lines) if line.endswith("the hub stops")]
+    requests = [number for number, line in enumerate(lines) if '"GET /healthz" 200' in line]
+    assert len(requests) == 30 and len(ends) == 1
+    assert requests[-1] < ends[0]
+
+
+def test_a_log_on_a_full_disk_fails_no_request(folder: Path) -> None:
+    with process(folder, MERCURE_ACCESS_LOG="/dev/full") as (child, hub):
+        for _ in range(3):
+            assert hub.get(path="/healthz").status == 200
+        child.send_signal(signal.SIGTERM)
+        assert child.stderr is not None
+        assert child.stderr.read().count("'/dev/full' cannot be written: No space left on device") == 1
+        assert child.wait(TIMEOUT) == 0
+
+
 def test_log_lines_as_json_in_a_file(folder: Path) -> None:
     import json
 

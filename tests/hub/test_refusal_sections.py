@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from mercure_hub.protocol.errors import Section, problem_type, reference
-from mercure_hub.server.logs import AccessLog
+from mercure_hub.server.access_log import AccessLog
 from tests.hub.running import HUB_PATH, SECRET, TIMEOUT, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.server import logs
-from mercure_hub.server.logs import Rotation, RotationRule
+from mercure_hub.server.rotation import Rotation, RotationRule
 
 NOON = time.mktime((2026, 11, 24, 12, 30, 0, 0, 0, -1))
 HOUR = 3600.0

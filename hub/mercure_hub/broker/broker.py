@@ -45,7 +45,10 @@ _ENDS_BETWEEN_PAUSES = 100
 _ENDS_PER_SECOND = 500  # at most, while that is quick enough
 _LOOK = 0.02  # seconds between two looks at whether the next stream has to end
 
-_log = logging.getLogger("mercure_hub.subscriber")
+LOG = "mercure_hub.subscriber"
+"""Name of the logger."""
+
+_log = logging.getLogger(LOG)
 
 
 class Broker:
@@ -62,6 +65,7 @@ class Broker:
     :param spread: seconds over which streams that lack updates are ended, so that their clients do not all
         come back at once.
     :param patience: seconds for which a subscriber with a cursor waits for an engine that is away.
+    :param log_end: logs, at level info, that a subscriber has left.
 
     ``is_draining`` is true when the hub stops or hands over: new connections are not welcome any more.
     """
@@ -79,6 +83,7 @@ class Broker:
         adoption_interval: float = 5.0,
         spread: float = 10.0,
         patience: float = 30.0,
+        log_end: Callable[[str], None] = _log.info,
     ) -> None:
         self.tally = Board(1).of(0) if tally is None else tally
         self.is_draining = False
@@ -106,6 +111,7 @@ class Broker:
             interval=adoption_interval,
         )
         self._spread = spread
+        self._log_end = log_end
         self._silenced: list[Subscriber] = []
         self._ending: gevent.Greenlet | None = None
         self._counted = Counter[Family]()
@@ -361,12 +367,8 @@ class Broker:
     def _note_end(self, subscriber: Subscriber, ending: Ending) -> None:
         self.tally.add(ENDED, 1, ending.reason.label)
         if _log.isEnabledFor(logging.INFO):
-            _log.info(
-                "subscriber %s left after %.0f s: %s",
-                subscriber.peer,
-                self.clock() - subscriber.connected_at,
-                ending.text,
-            )
+            seconds = self.clock() - subscriber.connected_at
+            self._log_end(f"subscriber {subscriber.peer} left after {seconds:.0f} s: {ending.text}")
 
     def sample(self) -> None:
         """Note the current number of connections and waiting updates."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gevent.hub import Waiter
 
-from mercure_hub.broker.broker import Broker
+from mercure_hub.broker.broker import LOG, Broker
 from mercure_hub.broker.replay import ReplayLimits
 from mercure_hub.config.settings import Settings
 from mercure_hub.endpoints.authorization import Gatekeeper, Unread
@@ -26,11 +26,11 @@ from mercure_hub.metrics.tally import Board, Tally
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.update import PublicationLimits
+from mercure_hub.server.access_log import AccessLog, InfoLog
 from mercure_hub.server.feeder import Feed
 from mercure_hub.server.http import Addressing
 from mercure_hub.server.jwks import Fetcher, KeySources, KeyTimes
 from mercure_hub.server.listener import Listener
-from mercure_hub.server.logs import AccessLog
 from mercure_hub.server.open_requests import OpenRequests
 from mercure_hub.server.site import RequestTimes, Site, Waiting
 from mercure_hub.server.sockets import listening_sockets, metrics_socket
@@ -222,6 +222,7 @@ def _broker(
         or (5.0 if address_of(settings.transport_url).is_shared else 60.0),
         spread=settings.drain,
         patience=limits.patience,
+        log_end=InfoLog(LOG).info,
     )
     if settings.debugger:
         broker.engine.unread = Unread().tell

@@ -20,7 +20,7 @@ from mercure_hub.config.settings import TABLE, SettingError, Settings
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.tally import ProcessMetrics
-from mercure_hub.server import logs
+from mercure_hub.server import logs, rotation
 from mercure_hub.server.assembly import Inherited, Limits, assemble
 from mercure_hub.server.channel import READ, is_ready
 from mercure_hub.server.jwks import Fetcher
@@ -136,14 +136,15 @@ class Process:
 
         :raises StorageError: the history cannot be opened.
         """
+        logs.gather(partial(gevent.get_hub().loop.timer, logs.BATCH, ref=False))
         self._parts.broker.open()
         self._parts.key_sources.start()
         for listener in self._parts.listeners:
             listener.start()
         self._greenlets.append(gevent.spawn(self._keep_sampling))
-        rotation = logs.rotation_of(self._settings, time.time()) if self._parent is None else None
-        if rotation is not None:  # the parent of several workers rotates for all
-            self._rotating = gevent.spawn(_rotate, rotation)
+        files = rotation.rotation_of(self._settings, time.time()) if self._parent is None else None
+        if files is not None:  # the parent of several workers rotates for all
+            self._rotating = gevent.spawn(_rotate, files)
             self._greenlets.append(self._rotating)
         self._serves.set()
 
@@ -173,6 +174,7 @@ class Process:
         broker.close()
         for bell in self._parts.bells:
             os.close(bell)
+        logs.write_at_once()
 
     # -- reload ----------------------------------------------------------------------------------
 
@@ -314,10 +316,10 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(0.001)  # the storage's writer needs the interpreter briefly, and soon
 
 
-def _rotate(rotation: logs.Rotation) -> None:
+def _rotate(files: rotation.Rotation) -> None:
     while True:
-        gevent.sleep(logs.ROTATION_INTERVAL)
-        rotation.check(time.time())
+        gevent.sleep(rotation.ROTATION_INTERVAL)
+        files.check(time.time())
 
 
 def _wait_to_read(descriptor: int) -> bool:

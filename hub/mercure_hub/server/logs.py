@@ -1,4 +1,4 @@
-"""Logging: text for people or JSON for collectors, files that are rotated, and one line for each request."""
+"""Logging: text for people or JSON for collectors, to standard error or to files that may be renamed."""
 
 from __future__ import annotations
 
@@ -6,78 +6,344 @@ import contextlib
 import json
 import logging
 import os
-import re
+import stat
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from logging.handlers import WatchedFileHandler
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import unquote_plus
+from threading import get_ident
+from typing import Protocol
 
-from mercure_hub.config.settings import Settings
+REQUESTS = "mercure_hub.access"
+"""Name of the logger of requests."""
 
-_TEXT = "%(asctime)s %(levelname)-7s %(message)s"
-_TEXT_OF_WORKER = "%(asctime)s %(levelname)-7s [{name}] %(message)s"
+BATCH = 0.02
+"""Seconds for which a line may wait for others, which are then written with it."""
+
 _ALL = "mercure_hub"
-_REQUESTS = "mercure_hub.access"
+_OWN = "mercure_hub.server"
+_MOST = 256  # lines that wait
+_PIPE_BUF = 4096  # bytes that a pipe takes whole, also when other processes write to it
+_NEWLINE = ord("\n")
 
-_log = logging.getLogger("mercure_hub.server")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class _JsonFormatter(logging.Formatter):
-    worker: int | str | None = None
+class _Form(logging.Formatter, ABC):
+    """How lines look.
+
+    :param pattern: of the date and the time of a second, for strftime.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self._pattern = pattern
+        self._second = (-1, "")  # the last one that was rendered: many lines have the same
+
+    def second(self, now: float) -> str:
+        """The date and the time of a moment.
+
+        :param now: seconds since the epoch.
+        """
+        number, text = self._second
+        if number != int(now):
+            text = time.strftime(self._pattern, time.localtime(now))
+            self._second = (int(now), text)
+        return text
+
+    @abstractmethod
+    def name_worker(self, name: int | str) -> None:
+        """Name the process in each line."""
+
+    @abstractmethod
+    def line(
+        self, now: float, level: str, logger: str, message: str, fields: Mapping[str, object] | None = None
+    ) -> str:
+        """A line, without the character that ends it."""
+
+
+class _Text(_Form):
+    def __init__(self) -> None:
+        super().__init__("%Y-%m-%d %H:%M:%S")
+        self._worker = ""
+
+    def name_worker(self, name: int | str) -> None:
+        self._worker = f"[{name}] "
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overridden
+        return self.line(record.created, record.levelname, record.name, record.message)
+
+    def line(
+        self,
+        now: float,
+        level: str,
+        logger: str,  # noqa: ARG002
+        message: str,
+        fields: Mapping[str, object] | None = None,  # noqa: ARG002
+    ) -> str:
+        return f"{self.second(now)},{int(now % 1 * 1000):03d} {level:<7} {self._worker}{message}"
+
+
+class _Json(_Form):
+    def __init__(self) -> None:
+        super().__init__("%Y-%m-%dT%H:%M:%S%z")
+        self._worker: int | str | None = None
+
+    def name_worker(self, name: int | str) -> None:
+        self._worker = name
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if self.worker is not None:
-            line["worker"] = self.worker
-        fields = getattr(record, "fields", None)
-        if isinstance(fields, dict):
-            line |= fields
+        fields = dict(getattr(record, "fields", None) or {})
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+            fields["exception"] = self.formatException(record.exc_info)
+        return self.line(record.created, record.levelname, record.name, record.getMessage(), fields)
+
+    def line(
+        self, now: float, level: str, logger: str, message: str, fields: Mapping[str, object] | None = None
+    ) -> str:
+        line: dict[str, object] = {
+            "time": self.second(now),
+            "level": level.lower(),
+            "logger": logger,
+            "message": message,
+        }
+        if self._worker is not None:
+            line["worker"] = self._worker
+        if fields:
+            line.update(fields)
+        return _encode(line)
 
 
-class _File(WatchedFileHandler):
-    """Checks before each line whether its path still names the file that is open.
+class _Output:
+    """A descriptor that lines are written to.
+
+    :param descriptor: of standard error.
+    :param encoding: of the text.
+    """
+
+    def __init__(self, descriptor: int, encoding: str) -> None:
+        self._encoding = encoding
+        self._take(descriptor)
+
+    def _take(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        self._identity = status.st_dev, status.st_ino
+        self._takes_all = stat.S_ISREG(status.st_mode)
+        self._is_torn = False
+
+    def check(self) -> None:
+        """Open the file anew if its path names another one now."""
+
+    def close(self) -> None:
+        """Close the file; ``check`` opens it again."""
+
+    def write(self, text: str) -> None:
+        """Write whole lines, so that those of other processes do not get between their parts.
+
+        :param text: ends with the last line.
+        :raises OSError: it cannot be written, or not all of it.
+        """
+        content = text.encode(self._encoding, "backslashreplace")
+        if self._is_torn:
+            content = b"\n" + content
+        for part in (content,) if self._takes_all else _parts(content):
+            rest = memoryview(part)
+            while rest:
+                written = os.write(self._descriptor, rest)
+                self._is_torn = rest[written - 1] != _NEWLINE
+                rest = rest[written:]
+
+    def tell(self, error: OSError) -> None:
+        """Say elsewhere that lines are lost."""
+
+
+class _File(_Output):
+    """A file that may be renamed: before each batch it is checked whether its path still names it.
 
     If the new file cannot be opened, because the folder belongs to somebody else or no descriptor is left,
     lines go to the old file: no request may fail because of its log line.
+
+    :param path: of the file, which is appended to.
+    :raises OSError: it cannot be opened.
     """
 
-    _has_failed = False
+    def __init__(self, path: str) -> None:
+        self._path = str(Path(path).absolute())
+        self._has_failed = False
+        super().__init__(self._open(), "utf-8")
 
-    def reopenIfNeeded(self) -> None:  # noqa: N802 - overridden
-        """Reopen the file if it was renamed or removed."""
-        with contextlib.suppress(OSError):
-            there = os.stat(self.baseFilename)  # noqa: PTH116 - once for each line
-            if (there.st_dev, there.st_ino) == (self.dev, self.ino):
-                return
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def check(self) -> None:
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                there = os.stat(self._path)  # noqa: PTH116 - once for each batch
+                if (there.st_dev, there.st_ino) == self._identity:
+                    return
         try:
             fresh = self._open()
         except OSError as error:
-            if not self._has_failed and sys.stderr is not None:
-                with contextlib.suppress(OSError):
-                    print(  # noqa: T201
-                        f"mercure-hub: {self.baseFilename!r} cannot be opened anew: {error.strerror}; "
-                        "lines go on into the file that had this name",
-                        file=sys.stderr,
-                    )
+            if not self._has_failed:
+                _tell(
+                    f"{self._path!r} cannot be opened anew: {error.strerror}; "
+                    "lines go on into the file that had this name"
+                )
             self._has_failed = True
             return
         self._has_failed = False
-        old, self.stream = self.stream, fresh
+        self.close()
+        self._take(fresh)
+
+    def close(self) -> None:
+        old, self._descriptor = self._descriptor, -1
+        if old >= 0:
+            with contextlib.suppress(OSError):
+                os.close(old)
+
+    def tell(self, error: OSError) -> None:
+        _tell(f"{self._path!r} cannot be written: {error.strerror}; log lines are lost")
+
+
+def _parts(content: bytes) -> Iterator[bytes]:
+    """Whole lines, as many at a time as a pipe takes at once."""
+    start = 0
+    while len(content) - start > _PIPE_BUF:
+        end = content.rfind(b"\n", start, start + _PIPE_BUF) + 1 or content.index(b"\n", start) + 1
+        yield content[start:end]
+        start = end
+    yield content[start:]
+
+
+def _tell(message: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"mercure-hub: {message}", file=sys.stderr)  # noqa: T201
+
+
+class Timer(Protocol):
+    """Calls a function in the event loop after ``BATCH`` seconds."""
+
+    def start(self, callback: Callable[[], None]) -> object:
+        """Call it once."""
+
+    def stop(self) -> object:
+        """Call it no more."""
+
+    def close(self) -> object:
+        """Stop for good."""
+
+
+class Lines(logging.Handler):
+    """Writes lines in the order in which they came, some of them in batches.
+
+    A warning is written at once, with what waits before it. Lines of lower levels wait for ``BATCH`` seconds
+    if the process has a timer for them. What cannot be written is lost, and is counted: no request may fail
+    because of its log line.
+
+    :param output: where to.
+    :param form: how lines look.
+    """
+
+    def __init__(self, output: _Output, form: _Form) -> None:
+        super().__init__()
+        self.form = form
+        self.setFormatter(form)
+        self._output = output
+        self._waiting: deque[str] = deque()
+        self._timer: Timer | None = None
+        self._thread = 0
+        self._is_due = False
+        self._lost = 0
+
+    def gather(self, timer: Timer | None) -> None:
+        """Write in batches from now on.
+
+        :param timer: of the event loop in this thread; ``None``: write each line at once.
+        """
+        old, self._timer = self._timer, timer
+        self._thread, self._is_due = get_ident(), False
         if old is not None:
-            with contextlib.suppress(OSError):  # the disk is full: what was buffered is lost
-                old.close()
-        self._statstream()
+            old.stop()
+            old.close()
+        self.flush()
+
+    def info(self, now: float, logger: str, message: str, fields: Mapping[str, object] | None) -> None:
+        """Take a line of level info.
+
+        :param now: seconds since the epoch.
+        :param logger: its name.
+        :param fields: what the message says, for JSON.
+        """
+        self._put(self.form.line(now, "INFO", logger, message, fields), is_urgent=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record."""
+        try:
+            line = self.format(record)
+        except Exception:  # its arguments do not fit its message
+            self.handleError(record)
+        else:
+            self._put(line, is_urgent=record.levelno >= logging.WARNING)
+
+    def _put(self, line: str, *, is_urgent: bool) -> None:
+        self._waiting.append(line)
+        # Checked after the line was appended, and reset before lines are taken: none stays behind.
+        if self._is_due and not is_urgent and len(self._waiting) < _MOST:
+            return
+        if is_urgent or self._is_due or self._timer is None or get_ident() != self._thread:
+            self.flush()
+        else:
+            self._is_due = True
+            self._timer.start(self._on_time)
+
+    def _on_time(self) -> None:
+        self._is_due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self.acquire()  # other threads log as well
+        try:
+            lines = []
+            while self._waiting:
+                lines.append(self._waiting.popleft())
+            if lines:
+                self._write(lines)
+        finally:
+            self.release()
+
+    def _write(self, lines: list[str]) -> None:
+        text = "\n".join(lines) + "\n"
+        try:
+            self._output.check()
+            if self._lost:
+                lost = f"up to {self._lost} log lines before this one could not be written"
+                text = f"{self.form.line(time.time(), 'WARNING', _OWN, lost)}\n{text}"
+            self._output.write(text)
+        except OSError as error:
+            if not self._lost:
+                self._output.tell(error)
+            self._lost += len(lines)
+        else:
+            self._lost = 0
+
+    def reopen(self) -> None:
+        """Reopen the file if it was renamed, without waiting for the next line."""
+        self.acquire()
+        try:
+            self._output.check()
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self.gather(None)
+        self._output.close()
+        super().close()
 
 
 def configure(level: str, style: str, path: str, access_path: str = "") -> None:
@@ -89,7 +355,7 @@ def configure(level: str, style: str, path: str, access_path: str = "") -> None:
     :param access_path: file for the lines of requests, written whatever the level; empty: with the rest.
     :raises OSError: a file cannot be opened.
     """
-    everything, requests = logging.getLogger(_ALL), logging.getLogger(_REQUESTS)
+    everything, requests = logging.getLogger(_ALL), logging.getLogger(REQUESTS)
     handler = _handler(path, style)
     access_handler = _handler(access_path, style) if access_path else None
     for logger in (everything, requests):
@@ -111,219 +377,55 @@ def name_worker(name: int | str) -> None:
     :param name: its number, or what it does instead of serving.
     """
     for handler in _handlers():
-        if isinstance(handler.formatter, _JsonFormatter):
-            handler.formatter.worker = name
-        else:
-            handler.setFormatter(logging.Formatter(_TEXT_OF_WORKER.format(name=name)))
+        if isinstance(handler.formatter, _Form):
+            handler.formatter.name_worker(name)
+
+
+def gather(timer: Callable[[], Timer]) -> None:
+    """Write lines in batches from now on, in a process that has an event loop.
+
+    :param timer: makes a timer in the loop of this thread.
+    """
+    for handler in _handlers():
+        if isinstance(handler, Lines):
+            handler.gather(timer())
+
+
+def write_at_once() -> None:
+    """Write what waits, and from now on each line at once, because the event loop ends."""
+    for handler in _handlers():
+        if isinstance(handler, Lines):
+            handler.gather(None)
 
 
 def reopen() -> None:
     """Reopen files that were renamed, without waiting for the next line."""
     for handler in _handlers():
-        if isinstance(handler, _File):
-            handler.acquire()  # other threads write as well
-            try:
-                handler.reopenIfNeeded()
-            finally:
-                handler.release()
+        if isinstance(handler, Lines):
+            handler.reopen()
+
+
+def only_handler(logger: logging.Logger) -> Lines | None:
+    """The handler of a logger, if it is one of ours and nobody else has put another there."""
+    found: list[logging.Handler] = []
+    one: logging.Logger | None = logger
+    while one is not None:
+        found += one.handlers
+        one = one.parent if one.propagate else None
+    return found[0] if len(found) == 1 and isinstance(found[0], Lines) else None
 
 
 def _handlers() -> list[logging.Handler]:
-    return [*logging.getLogger(_ALL).handlers, *logging.getLogger(_REQUESTS).handlers]
+    return [*logging.getLogger(_ALL).handlers, *logging.getLogger(REQUESTS).handlers]
 
 
 def _handler(path: str, style: str) -> logging.Handler:
-    handler: logging.Handler = (
-        _File(path, encoding="utf-8", errors="backslashreplace")
-        if path
-        else logging.StreamHandler(sys.stderr)
-    )
-    handler.setFormatter(_JsonFormatter() if style == "json" else logging.Formatter(_TEXT))
-    return handler
-
-
-# -- rotation: hub.log becomes hub.log.1, and so on ----------------------------------------------
-#
-# One process renames. All processes notice with their next line, because of _File: no line is lost, and
-# nothing has to be agreed upon.
-
-ROTATION_INTERVAL = 2.0
-"""Seconds between two checks."""
-
-_HOUR = 3600
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-def rotation_of(settings: Settings, now: float) -> Rotation | None:
-    """The rotation that the settings ask for; ``None`` if they do not.
-
-    :param now: seconds since the epoch.
-    """
-    paths = [Path(path) for path in (settings.log_file, settings.access_log) if path]
-    when = settings.log_rotate
-    if not paths or not when:
-        return None
-    sized = re.fullmatch(r"([0-9]+)([kmg]?)", when, re.IGNORECASE)
-    rule = (
-        RotationRule(size=int(sized[1]) * _UNITS[sized[2].lower()], keep=settings.log_keep)
-        if sized
-        else RotationRule(interval=when, keep=settings.log_keep)
-    )
-    return Rotation(paths, rule, now)
-
-
-@dataclass(frozen=True, slots=True)
-class RotationRule:
-    """When files are renamed.
-
-    :param size: from this many bytes on; 0: whatever the size.
-    :param interval: ``hourly``, ``daily``, or empty for never.
-    :param keep: how many renamed files stay.
-    """
-
-    size: int = 0
-    interval: str = ""
-    keep: int = 7
-
-
-class Rotation:
-    """Renames log files.
-
-    :param paths: of the files.
-    :param rule: when.
-    :param now: seconds since the epoch.
-    """
-
-    def __init__(self, paths: Sequence[Path], rule: RotationRule, now: float) -> None:
-        self._paths = paths
-        self._rule = rule
-        self._has_failed = False
-        # A file that was last written yesterday is renamed at the start.
-        self._ends = {path: self._end(min(now, _written(path, now))) for path in paths}
-
-    def check(self, now: float) -> None:
-        """Rename the files that are due. One that cannot be renamed is logged, and grows.
-
-        :param now: seconds since the epoch.
-        """
-        for path in self._paths:
-            if now < self._ends[path] and not self._is_large(path):
-                continue
-            self._ends[path] = self._end(now)
-            try:
-                self._rename(path)
-            except OSError as error:
-                if not self._has_failed:
-                    _log.error("the log file %s cannot be rotated: %s", path, error.strerror)
-                self._has_failed = True
-            else:
-                self._has_failed = False
-
-    def _is_large(self, path: Path) -> bool:
-        if not self._rule.size:
-            return False
-        with contextlib.suppress(OSError):  # writing to it fails too, and is reported
-            return path.stat().st_size >= self._rule.size
-        return False
-
-    def _rename(self, path: Path) -> None:
-        if not path.exists() or path.stat().st_size == 0:
-            return
-        keep = self._rule.keep
-        if not keep:
-            path.unlink()
-            return
-        for number in range(keep - 1, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                _numbered(path, number).replace(_numbered(path, number + 1))
-        path.replace(_numbered(path, 1))
-
-    def _end(self, start: float) -> float:
-        """When the hour or the day of a moment is over, in local time."""
-        if self._rule.interval == "hourly":
-            return start - start % _HOUR + _HOUR
-        if self._rule.interval == "daily":
-            day = time.localtime(start)
-            return time.mktime((day.tm_year, day.tm_mon, day.tm_mday + 1, 0, 0, 0, 0, 0, -1))
-        return float("inf")
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}")
-
-
-def _written(path: Path, default: float) -> float:
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime
-    return default
-
-
-# -- requests ------------------------------------------------------------------------------------
-
-_SECRET_NAMES = frozenset({"authorization", "access_token", "token", "jwt"})
-_DELIMITER = re.compile(r"([?&;#])")
-# A JWT, wherever it stands; it cannot begin within a word, or the search would be quadratic.
-_TOKEN = re.compile(r"(?:(?<![\w-])|(?<=%[0-9A-F]{2}))eyJ[\w-]*(?:\.|%2e)[\w.%-]*", re.IGNORECASE)
-_REDACTED = "[redacted]"
-_MAX_TARGET = 500
-
-
-def redact(target: str) -> str:
-    """A request target without tokens, shortened, safe to print on one line."""
-    shown = "".join(_redact_parameter(part) for part in _DELIMITER.split(target))
-    shown = _TOKEN.sub(_REDACTED, shown)
-    if len(shown) > _MAX_TARGET:
-        shown = shown[:_MAX_TARGET] + "..."
-    return shown if shown.isprintable() else ascii(shown)[1:-1]
-
-
-def _redact_parameter(part: str) -> str:
-    name, equals, _ = part.partition("=")
-    if not equals:
-        return part
-    plain = unquote_plus(name).strip() if "%" in name or "+" in name else name
-    if plain.lower() in _SECRET_NAMES:
-        return f"{name}={_REDACTED}"
-    return part
-
-
-class AccessLog:
-    """Writes a line for each request, without the tokens that old clients put into URLs."""
-
-    def __init__(self) -> None:
-        self._log = logging.getLogger(_REQUESTS)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether lines are wanted."""
-        return self._log.isEnabledFor(logging.INFO)
-
-    def write(self, peer: str, method: str, target: bytes, status: int, seconds: float) -> None:
-        """Log a request that was answered.
-
-        :param peer: address of the client.
-        :param target: raw request target.
-        :param seconds: until the answer was ready.
-        """
-        shown = redact(target.decode("latin-1"))
-        self._log.info(
-            '%s "%s %s" %d %.1f ms',
-            peer,
-            method,
-            shown,
-            status,
-            seconds * 1e3,
-            extra={
-                "fields": {
-                    "peer": peer,
-                    "method": method,
-                    "target": shown,
-                    "status": status,
-                    "ms": round(seconds * 1e3, 1),
-                }
-            },
-        )
-
-    def write_refused(self, peer: str, status: int, reason: str) -> None:
-        """Log bytes that were not a request."""
-        self._log.info("%s %d %s", peer, status, reason, extra={"fields": {"peer": peer, "status": status}})
+    form = _Json() if style == "json" else _Text()
+    if path:
+        return Lines(_File(path), form)
+    try:
+        return Lines(_Output(sys.stderr.fileno(), sys.stderr.encoding), form)
+    except (AttributeError, OSError, ValueError):  # it is closed, or replaced by an object
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(form)
+        return handler

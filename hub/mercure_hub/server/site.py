@@ -12,8 +12,8 @@ from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.routes import route
 from mercure_hub.endpoints.subscribe import Stream
 from mercure_hub.protocol.http import Answer
+from mercure_hub.server.access_log import AccessLog
 from mercure_hub.server.http import Addressing
-from mercure_hub.server.logs import AccessLog
 from mercure_hub.server.open_requests import OpenRequests
 
 

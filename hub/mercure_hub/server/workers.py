@@ -36,6 +36,7 @@ from mercure_hub.server.lifecycle import (
     serve_alone,
     tune_interpreter,
 )
+from mercure_hub.server.rotation import ROTATION_INTERVAL, rotation_of
 from mercure_hub.server.sockets import listening_sockets, metrics_socket, url_of
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.engines import load_driver
@@ -193,10 +194,10 @@ class Workers:
         return True
 
     def _watch(self) -> None:
-        rotation = logs.rotation_of(self._settings, time.time())
+        rotation = rotation_of(self._settings, time.time())
         while True:
             due = [worker.due - time.monotonic() for worker in self._processes if not worker.pid]
-            number = self._next_signal(min([*due, 3600.0 if rotation is None else logs.ROTATION_INTERVAL]))
+            number = self._next_signal(min([*due, 3600.0 if rotation is None else ROTATION_INTERVAL]))
             if number in _STOP:
                 return
             if number == signal.SIGHUP:
