@@ -15,24 +15,23 @@ static SSL *of(struct tls *t) { return (SSL *)t; }
 
 bool tls_is_here(void) { return true; }
 
-void tls_begin(const char *protocol)
+void tls_begin(void)
 {
-    unsigned char offer[64];
-    size_t n = strlen(protocol);
     context = SSL_CTX_new(TLS_client_method());
-    offer[0] = n;
-    memcpy(offer + 1, protocol, n);
-    SSL_CTX_set_alpn_protos(context, offer, n + 1);
     SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     SSL_CTX_set_read_ahead(context, 1);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF); /* each connection shakes hands in full */
 }
 
-struct tls *tls_new(int fd)
+struct tls *tls_new(int fd, const char *protocol)
 {
     SSL *ssl = SSL_new(context);
-    if (!ssl || !SSL_set_fd(ssl, fd) || !SSL_set_tlsext_host_name(ssl, "localhost")) return NULL;
+    unsigned char offer[64];
+    size_t n = strlen(protocol);
+    offer[0] = n;
+    memcpy(offer + 1, protocol, n);
+    if (!ssl || SSL_set_alpn_protos(ssl, offer, n + 1) || !SSL_set_fd(ssl, fd) || !SSL_set_tlsext_host_name(ssl, "localhost")) return NULL;
     SSL_set_connect_state(ssl);
     return (struct tls *)ssl;
 }
@@ -103,8 +102,8 @@ void tls_free(struct tls *t) { SSL_free(of(t)); }
 #else /* the same without OpenSSL: nothing of it is called, since tls_is_here() says no */
 
 bool tls_is_here(void) { return false; }
-void tls_begin(const char *protocol) { (void)protocol; }
-struct tls *tls_new(int fd) { (void)fd; return NULL; }
+void tls_begin(void) { }
+struct tls *tls_new(int fd, const char *protocol) { (void)fd, (void)protocol; return NULL; }
 int tls_handshake(struct tls *t) { (void)t; return -1; }
 bool tls_agreed(struct tls *t, const char *protocol) { (void)t, (void)protocol; return false; }
 const char *tls_cipher(struct tls *t) { (void)t; return ""; }

@@ -7,8 +7,8 @@
 struct tls;
 
 bool tls_is_here(void);
-void tls_begin(const char *protocol);     /* what ALPN offers, e.g. "h2"; the certificate of the hub is not checked */
-struct tls *tls_new(int fd);              /* on a connected socket; NULL: no memory */
+void tls_begin(void);                     /* before the others; the certificate of the hub is not checked */
+struct tls *tls_new(int fd, const char *protocol); /* on a connected socket, with that offer of ALPN; NULL: no memory */
 int tls_handshake(struct tls *t);         /* 1: done, 0: not yet (the socket does not block), -1: failed */
 bool tls_agreed(struct tls *t, const char *protocol); /* on that protocol, by ALPN */
 const char *tls_cipher(struct tls *t);    /* version and cipher suite */
