@@ -268,10 +268,10 @@ class Broker:
         """Send a registered subscriber what it missed, before ``start``; see ``Replays.replay``."""
         return self._replays.replay(subscriber, start, outlet)
 
-    def start(self, subscriber: Subscriber, fd: int, tls: ssl.SSLSocket | None) -> None:
+    def start(self, subscriber: Subscriber, fd: int = -1, tls: ssl.SSLSocket | None = None) -> None:
         """Send a subscriber all updates from now on, and announce its subscriptions.
 
-        :param fd: descriptor of its socket.
+        :param fd: descriptor of its socket; -1 if it has a stream of a shared connection.
         :param tls: the TLS layer over it.
         """
         # Before the engine has it: if it finds that the client has left, it announces the end.

@@ -38,6 +38,7 @@ class Form(Enum):
     """The form of a subscriber's stream.
 
     ``is_chunked``: it is cut into chunks of HTTP/1.1; ``is_compressed``: it consists of Zstandard frames.
+    Those named after streams share a connection, which frames what they get (``multiplexed``).
     """
 
     PLAIN = "plain", False, False
@@ -45,6 +46,8 @@ class Form(Enum):
     ZSTD = "zstd", False, True
     CHUNKED_ZSTD = "chunked zstd", True, True
     WEBSOCKET = "websocket", False, False
+    STREAM = "stream", False, False
+    STREAM_ZSTD = "stream zstd", False, True
 
     def __init__(self, _: str, is_chunked: bool, is_compressed: bool) -> None:
         self.is_chunked = is_chunked
@@ -204,5 +207,7 @@ HEARTBEATS = {
     Form.ZSTD: stored(HEARTBEAT),
     Form.CHUNKED_ZSTD: chunk(stored(HEARTBEAT)),
     Form.WEBSOCKET: _frame(Opcodes.OPCODE_PING, b""),
+    Form.STREAM: HEARTBEAT,
+    Form.STREAM_ZSTD: stored(HEARTBEAT),
 }
 """A heartbeat in each form: a comment, or a ping."""

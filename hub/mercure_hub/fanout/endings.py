@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from enum import Enum
 
@@ -67,3 +68,10 @@ def took_nothing(seconds: float) -> Ending:
 def behind(size: int) -> Ending:
     """More bytes wait for the client than the hub keeps."""
     return Ending(Reason.BEHIND, f"{size} bytes")
+
+
+def ending_of(error: OSError) -> Ending:
+    """What the error of a socket means for its subscriber."""
+    if isinstance(error, ConnectionError | ssl.SSLError):
+        return Ending(Reason.CLOSED_BY_CLIENT)
+    return Ending(Reason.SOCKET_ERROR, error.strerror or type(error).__name__)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mercure_hub.fanout.encoding import LAST_CHUNK, Compressor, Form, close_frame, encode, estimate, history
-from mercure_hub.fanout.endings import Ending
-from mercure_hub.fanout.output import Delivery, Output, ending_of
+from mercure_hub.fanout.endings import Ending, ending_of
+from mercure_hub.fanout.multiplexed import Multiplexed, Reader
+from mercure_hub.fanout.output import Delivery, Output
 from mercure_hub.fanout.readiness import Loop, readiness
 from mercure_hub.fanout.receivers import Pace, Receivers, may_read
 from mercure_hub.fanout.sockets import Sockets
@@ -153,10 +154,10 @@ class Engine:
         subscriber.state = State.GONE
         subscriber.queue = None
 
-    def start(self, subscriber: Subscriber, fd: int, tls: ssl.SSLSocket | None = None) -> None:
+    def start(self, subscriber: Subscriber, fd: int = -1, tls: ssl.SSLSocket | None = None) -> None:
         """Take over a subscriber's connection and send it every update from now on.
 
-        :param fd: the descriptor of its non-blocking socket.
+        :param fd: the descriptor of its non-blocking socket; -1 if it has a stream of a shared connection.
         :param tls: the TLS layer over it, if there is one.
         """
         if subscriber.state is State.HELD:
@@ -181,7 +182,7 @@ class Engine:
 
     def end(self, subscriber: Subscriber, ending: Ending) -> None:
         """End a subscriber's stream in order: with a last chunk or a close frame, if nothing is queued."""
-        is_told = False
+        is_told = subscriber.state is State.READY_STREAM
         if subscriber.state in (State.READY, State.READY_TLS):
             if subscriber.form is Form.WEBSOCKET:
                 self._output.send(subscriber, close_frame(ending.code, ending.text))
@@ -214,6 +215,29 @@ class Engine:
         """Give back what the kernel lent; the subscribers have to be dropped before."""
         self._sockets.close_all()
         self._output.close()
+
+    # -- connections that carry many streams -----------------------------------------------------------------
+
+    def connect(self, fd: int, tls: ssl.SSLSocket | None, reader: Reader) -> Multiplexed:
+        """Take over a connection that carries many streams.
+
+        :param fd: the descriptor of its non-blocking socket.
+        :param tls: the TLS layer over it, if there is one.
+        :param reader: is told when there is something to receive.
+        :raises OSError: the kernel's limits on epoll are reached.
+        """
+        return self._sockets.connect(fd, tls, reader)
+
+    def flush(self, connection: Multiplexed) -> None:
+        """Write what waits on such a connection."""
+        self._output.flush_connection(connection, self._clock())
+
+    def disconnect(self, connection: Multiplexed, ending: Ending, *, linger: bool = False) -> None:
+        """End such a connection, with the streams that it still has.
+
+        :param linger: the client was told of the end and may still send.
+        """
+        self._sockets.disconnect(connection, ending, linger=linger)
 
     # -- updates ---------------------------------------------------------------------------------------------
 

@@ -12,19 +12,23 @@ import ssl
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
-from mercure_hub.fanout.endings import Ending, Reason, behind, took_nothing
+from mercure_hub.fanout.endings import Ending, behind, ending_of, took_nothing
+from mercure_hub.fanout.multiplexed import COUNTED, Multiplexed
 from mercure_hub.fanout.subscriber import State, Subscriber
 from mercure_hub.fanout.writer import Writer, unsent
+from mercure_hub.protocol.http2 import FRAME_SIZE, data_prefix
 
 SLICE = 512
 """Writes between two pauses: some 4 ms."""
 
 _SLICE_BYTES = 8 << 20  # bytes between two pauses: the same
+_SLICE_STREAMS = 4096  # streams of shared connections between two pauses
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _TLS_RECORDS = 64 << 10  # bytes
 
 # Looking up a member of an enum in its class is slow before Python 3.12.
 _HELD, _READY, _READY_TLS, _QUEUED = State.HELD, State.READY, State.READY_TLS, State.QUEUED
+_READY_STREAM = State.READY_STREAM
 
 Delivery = tuple[bytes, Sequence[Subscriber]]
 """Bytes, and who gets them."""
@@ -58,13 +62,69 @@ class Output:
         self._timeout = timeout
         self._buffer = buffer
         self._stalled: dict[Subscriber, int] = {}  # with what was not acknowledged at the last look
+        self._touched: dict[Multiplexed, None] = {}  # have something to write
+        self._unfinished: dict[Multiplexed, None] = {}  # could not write everything
 
     def deliver(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
         """Write each delivery to its receivers.
 
         :returns: an iterator to exhaust; each step writes one slice.
         """
+        if any(receivers[0].stream is not None for _, receivers in deliveries):
+            return self._write_mixed(deliveries)
         return self._write_same(*deliveries[0]) if len(deliveries) == 1 else self._write_different(deliveries)
+
+    def _write_mixed(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        """Write to streams first; receivers of one delivery have one form."""
+        yield from self._write_streams([one for one in deliveries if one[1][0].stream is not None])
+        others = [one for one in deliveries if one[1][0].stream is None]
+        if others:
+            yield
+            yield from self._write_same(*others[0]) if len(others) == 1 else self._write_different(others)
+
+    def _write_streams(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        """Gather the frames of each connection, then write them in one call."""
+        count = size = 0
+        for data, receivers in deliveries:
+            step = min(_SLICE_STREAMS, _SLICE_BYTES // len(data) + 1)
+            for start in range(0, len(receivers), step):
+                if count >= _SLICE_STREAMS or size >= _SLICE_BYTES:
+                    self.flush_touched()
+                    yield
+                    count = size = 0
+                some = receivers[start : start + step]
+                count += len(some)
+                size += len(some) * len(data)
+                self._gather(data, some)
+        self.flush_touched()
+
+    def _gather(self, data: bytes, receivers: Sequence[Subscriber]) -> None:
+        """The hot loop of streams: those that can be sent the data as one frame get it at once."""
+        ready, size = _READY_STREAM, len(data)
+        numbers: dict[Multiplexed, list[bytes]] = {}
+        for subscriber in receivers:
+            stream = subscriber.stream
+            if stream is None or subscriber.state is not ready or size > FRAME_SIZE or size > stream.window:
+                self.send(subscriber, data)
+                continue
+            connection = stream.connection
+            if size > connection.window or connection.is_full:
+                self.send(subscriber, data)
+                continue
+            stream.window -= size
+            connection.window -= size
+            if connection in numbers:
+                numbers[connection].append(stream.number)
+            else:
+                numbers[connection] = [stream.number]
+        prefix = data_prefix(size)
+        between = data + prefix
+        for connection, of_one in numbers.items():
+            # One copy in C: each frame is the prefix, the number of its stream, and the data.
+            connection.gather(
+                b"%b%b%b" % (prefix, between.join(of_one), data), len(of_one) if size >= COUNTED else 0
+            )
+            self._touched[connection] = None
 
     def _write_same(self, data: bytes, receivers: Sequence[Subscriber]) -> Iterator[None]:
         """The hot loop. One test sorts out all that is not a plain socket with an empty queue."""
@@ -120,11 +180,19 @@ class Output:
             self.flush(subscriber, now)
 
     def send(self, subscriber: Subscriber, data: bytes) -> None:
-        """Write to one subscriber, behind what is queued for it."""
+        """Write to one subscriber, behind what is queued for it.
+
+        What goes to a stream of a shared connection is written by the next ``flush_touched``.
+        """
         state = subscriber.state
         if state is _READY or state is _READY_TLS:
             subscriber.queue, subscriber.queued, subscriber.state = [data], len(data), _QUEUED
             self.flush(subscriber, self._clock())
+            return
+        if state is _READY_STREAM and subscriber.stream is not None:
+            subscriber.queue, subscriber.queued, subscriber.state = [data], len(data), _QUEUED
+            subscriber.stream.connection.queue(subscriber, subscriber.stream, self._clock())
+            self._touched[subscriber.stream.connection] = None
             return
         queue = subscriber.queue
         if queue is None or (state is not _QUEUED and state is not _HELD):
@@ -141,6 +209,13 @@ class Output:
         """Write what is queued, until nothing is or the socket takes no more."""
         queue = subscriber.queue
         if queue is None or subscriber.state is not _QUEUED:
+            return
+        if subscriber.stream is not None:
+            if queue:
+                subscriber.stream.connection.queue(subscriber, subscriber.stream, now)
+            else:
+                subscriber.queue, subscriber.state = None, _READY_STREAM
+            self.flush_connection(subscriber.stream.connection, now)
             return
         while queue:
             try:
@@ -160,6 +235,39 @@ class Output:
         if subscriber.stalled_at:
             self.forget(subscriber)
 
+    # -- connections with many streams -----------------------------------------------------------------------
+
+    def flush_touched(self) -> None:
+        """Write what was gathered for connections with many streams."""
+        now = self._clock()
+        touched, self._touched = self._touched, {}
+        for connection in touched:
+            self.flush_connection(connection, now)
+
+    def flush_connection(self, connection: Multiplexed, now: float) -> None:
+        """Write what waits on a connection with many streams, as far as its client takes it."""
+        connection.flush(now)
+        if connection.is_full:
+            self._await_room(connection.fd)
+        if connection.is_unfinished:
+            self._unfinished[connection] = None
+
+    def _check_connection(self, connection: Multiplexed, now: float) -> None:
+        """Drop a connection that took nothing for too long, or those of its streams that did."""
+        if connection.fd < 0 or not connection.is_unfinished:
+            del self._unfinished[connection]
+        elif connection.is_stuck:
+            unacknowledged = unsent(connection.fd)
+            if unacknowledged < connection.unacknowledged:  # slow, and alive
+                connection.stalled_at = now
+            connection.unacknowledged = unacknowledged
+            if now - connection.stalled_at >= self._timeout:
+                connection.give_up(took_nothing(self._timeout))
+        else:
+            for subscriber in connection.blocked:
+                if now - subscriber.stalled_at >= self._timeout:
+                    self._drop(subscriber, took_nothing(self._timeout))
+
     # -- subscribers whose socket is full --------------------------------------------------------------------
 
     def _stall(self, subscriber: Subscriber, now: float) -> None:
@@ -177,6 +285,8 @@ class Output:
         """Drop subscribers that took nothing for too long."""
         if not self._timeout:
             return
+        for connection in list(self._unfinished):
+            self._check_connection(connection, now)
         for subscriber, before in list(self._stalled.items()):
             self._stalled[subscriber] = unsent(subscriber.fd)
             if self._stalled[subscriber] < before:  # slow, and alive
@@ -190,13 +300,6 @@ class Output:
     def close(self) -> None:
         """Give back what the writer has of the kernel."""
         self._writer.close()
-
-
-def ending_of(error: OSError) -> Ending:
-    """What the error of a socket means for its subscriber."""
-    if isinstance(error, ConnectionError | ssl.SSLError):
-        return Ending(Reason.CLOSED_BY_CLIENT)
-    return Ending(Reason.SOCKET_ERROR, error.strerror or type(error).__name__)
 
 
 def _write(subscriber: Subscriber, queue: list[bytes | memoryview]) -> int:

@@ -13,10 +13,12 @@ import ssl
 from collections.abc import Callable, Iterator
 
 from mercure_hub.fanout.encoding import HEARTBEATS, pong
-from mercure_hub.fanout.endings import Ending, Reason
-from mercure_hub.fanout.output import SLICE, Output, ending_of
+from mercure_hub.fanout.endings import Ending, Reason, ending_of
+from mercure_hub.fanout.multiplexed import Multiplexed, Reader
+from mercure_hub.fanout.output import SLICE, Output
 from mercure_hub.fanout.readiness import Loop, Readiness
 from mercure_hub.fanout.subscriber import State, Subscriber
+from mercure_hub.protocol.http2 import Code
 from mercure_hub.protocol.websocket import Violation, WebSocket
 
 _LOOK = 60.0  # seconds between two looks at a subscriber when there are no heartbeats
@@ -57,14 +59,18 @@ class Sockets:
         self._readiness = readiness
         readiness.report = self._look
         self._by_fd: dict[int, Subscriber] = {}
+        self._connections: dict[int, Multiplexed] = {}
+        self._on_streams = 0  # subscribers
         self._timetable = Timetable(clock())
         self._lingering = Lingering(readiness.remove)
 
     def __len__(self) -> int:
-        return len(self._by_fd)
+        return len(self._by_fd) + self._on_streams
 
     def __iter__(self) -> Iterator[Subscriber]:
         yield from list(self._by_fd.values())
+        for connection in list(self._connections.values()):
+            yield from connection.subscriptions()
 
     def attach(self, loop: Loop) -> None:
         """Handle from now on what the event loop reports."""
@@ -75,6 +81,11 @@ class Sockets:
 
         :raises OSError: the kernel's limits are reached.
         """
+        if subscriber.stream is not None:
+            subscriber.stream.sender = subscriber
+            self._on_streams += 1
+            self._schedule(subscriber, self._clock())
+            return
         self._by_fd[subscriber.fd] = subscriber
         self._readiness.add(subscriber.fd, reads=subscriber.websocket is not None)
         self._schedule(subscriber, self._clock())
@@ -82,11 +93,23 @@ class Sockets:
     def close(self, subscriber: Subscriber, *, linger: bool) -> None:
         """Close a subscriber's socket.
 
-        :param linger: the client was told of the end and may answer.
+        :param linger: the client was told of the end and may answer; a stream ends in order.
         """
+        stream, subscriber.stream = subscriber.stream, None
+        if stream is not None:
+            self._on_streams -= 1
+            if linger:
+                stream.connection.end(stream)
+            else:
+                stream.connection.reset(stream, Code.CANCEL)
+            self._output.flush_connection(stream.connection, self._clock())
+            return
         fd, tls = subscriber.fd, subscriber.tls
         self._by_fd.pop(fd, None)
         subscriber.fd, subscriber.tls = -1, None
+        self._close(fd, tls, linger=linger)
+
+    def _close(self, fd: int, tls: ssl.SSLSocket | None, *, linger: bool) -> None:
         if tls is not None:
             with contextlib.suppress(OSError, ValueError):
                 tls.unwrap()  # tells that the stream ends here; does not wait for the answer
@@ -97,8 +120,33 @@ class Sockets:
         with contextlib.suppress(OSError):
             os.close(fd) if tls is None else tls.close()
 
+    def connect(self, fd: int, tls: ssl.SSLSocket | None, reader: Reader) -> Multiplexed:
+        """Watch a connection that carries many streams.
+
+        :raises OSError: the kernel's limits are reached.
+        """
+        self._readiness.add(fd, reads=True)
+        connection = self._connections[fd] = Multiplexed(fd, tls, self._clock(), reader, self.disconnect)
+        return connection
+
+    def disconnect(self, connection: Multiplexed, ending: Ending, *, linger: bool = False) -> None:
+        """Close a connection with all its streams.
+
+        :param linger: the client was told of the end and may still send.
+        """
+        if connection.fd < 0:
+            return
+        fd, tls = connection.forget()
+        self._connections.pop(fd, None)
+        for subscriber in connection.subscriptions():
+            self._drop(subscriber, ending)
+        self._close(fd, tls, linger=linger)
+        connection.reader.lost()
+
     def close_all(self) -> None:
         """Close sockets that linger, and watch none; the subscribers have to be dropped before."""
+        for connection in list(self._connections.values()):
+            self.disconnect(connection, Ending(Reason.HUB_STOPS))
         self._lingering.close()
         self._readiness.close()
 
@@ -108,7 +156,7 @@ class Sockets:
         """Handle a client that left or sent something, or a socket that may be writable again."""
         subscriber = self._by_fd.get(fd)
         if subscriber is None:
-            self._lingering.discard_input(fd)
+            self._look_at_connection(fd, has_input or has_left)
             return
         if has_input:
             self._receive(subscriber)
@@ -116,6 +164,17 @@ class Sockets:
             self._drop(subscriber, Ending(Reason.CLOSED_BY_CLIENT))
         elif subscriber.state is _QUEUED:
             self._output.flush(subscriber, self._clock())
+
+    def _look_at_connection(self, fd: int, has_input: bool) -> None:
+        """Handle a connection that carries many streams, or one that only waits for its end."""
+        connection = self._connections.get(fd)
+        if connection is None:
+            self._lingering.discard_input(fd)
+            return
+        if connection.is_full:
+            self._output.flush_connection(connection, self._clock())
+        if has_input:
+            connection.reader.receive()
 
     def _receive(self, subscriber: Subscriber) -> None:
         """Read what a client sends: over its WebSocket as much as it may, or its connection ends."""
@@ -160,7 +219,9 @@ class Sockets:
         for count, subscriber in enumerate(self._timetable.take(now), 1):
             self._attend(subscriber, now)
             if count % SLICE == 0:
+                self._output.flush_touched()
                 yield
+        self._output.flush_touched()
 
     def _attend(self, subscriber: Subscriber, now: float) -> None:
         websocket = subscriber.websocket
@@ -177,7 +238,10 @@ class Sockets:
 
     def _schedule(self, subscriber: Subscriber, now: float) -> None:
         # Never far ahead: the timetable keeps those who left until their second comes.
-        self._timetable.put(subscriber, min(subscriber.ends_at, now + (self._heartbeat or _LOOK)))
+        interval = self._heartbeat or _LOOK
+        if subscriber.stream is not None:  # all streams of a connection together: one write
+            interval -= (now - subscriber.stream.connection.opened_at) % interval
+        self._timetable.put(subscriber, min(subscriber.ends_at, now + interval))
 
 
 class Timetable:

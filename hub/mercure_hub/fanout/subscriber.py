@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ssl
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from mercure_hub.fanout.encoding import Form
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.protocol.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from mercure_hub.fanout.multiplexed import Stream
 
 
 class State(Enum):
@@ -19,6 +23,7 @@ class State(Enum):
     HELD = auto()  # reads history up to a boundary; the update waits in the queue for ``Engine.start``
     READY = auto()  # nothing is queued: the update is written to the descriptor at once
     READY_TLS = auto()  # the same, through the TLS layer
+    READY_STREAM = auto()  # the same, on one of the streams of its connection
     QUEUED = auto()  # the socket is full, or a batch is being gathered: the update joins the queue
     GONE = auto()  # no longer there: it gets nothing
 
@@ -38,8 +43,9 @@ class Subscriber:
 
     ``fd`` and ``tls`` are the non-blocking socket's descriptor and the TLS layer over it, from
     ``Engine.start`` on; a closed descriptor is -1, so that nothing can be written to another connection that
-    gets its number. ``queue`` holds what is not yet written, ``queued`` is its size in bytes. ``stalled_at``
-    is the monotonic time since which a full socket takes nothing, or 0.
+    gets its number. On a connection that carries many streams, ``stream`` takes their place. ``queue`` holds
+    what is not yet written, ``queued`` is its size in bytes. ``stalled_at`` is the monotonic time since which
+    a full socket takes nothing, or 0.
     """
 
     __slots__ = (
@@ -56,6 +62,7 @@ class Subscriber:
         "queued",
         "stalled_at",
         "state",
+        "stream",
         "tls",
         "websocket",
     )
@@ -78,6 +85,7 @@ class Subscriber:
         self.websocket = websocket
         self.fd = -1
         self.tls: ssl.SSLSocket | None = None
+        self.stream: Stream | None = None
         self.id = id
         self.matchers = matchers
         self.grant = grant
@@ -93,4 +101,9 @@ class Subscriber:
     def is_connected(self) -> bool:
         """Whether the engine has its connection."""
         state = self.state
-        return state is State.READY or state is State.QUEUED or state is State.READY_TLS
+        return (
+            state is State.READY
+            or state is State.QUEUED
+            or state is State.READY_TLS
+            or state is State.READY_STREAM
+        )

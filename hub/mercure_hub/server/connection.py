@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import Callable, Iterator
 
 from mercure_hub.endpoints.subscribe import Stream
 from mercure_hub.fanout.encoding import HEARTBEATS, Form
 from mercure_hub.protocol.errors import InvalidRequest, RequestTimeout
+from mercure_hub.protocol.http2 import PREFACE
 from mercure_hub.server.channel import Channel, Timeout
 from mercure_hub.server.exchange import Reply, begin_stream, refuse, respond
 from mercure_hub.server.http import (
@@ -29,18 +31,26 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _log = logging.getLogger("mercure_hub.server")
 
 
+Multiplex = Callable[[int, ssl.SSLSocket | None, str, bytes], None]
+
+
 class ClientConnection(Waiting):
     """Serves one connection; ``run`` is the body of a greenlet.
 
     :param site: what it shares with others.
     :param fd: descriptor of an accepted, non-blocking socket.
     :param peer: the address at the other end.
+    :param multiplex: takes over the socket of a client that speaks HTTP/2, its TLS layer, its address, and
+        what it has sent.
     """
 
-    def __init__(self, site: Site, fd: int, peer: str) -> None:
+    def __init__(self, site: Site, fd: int, peer: str, multiplex: Multiplex) -> None:
         self._site = site
         self._channel = Channel(fd)
         self._peer = peer
+        self._multiplex = multiplex
+        self._is_new = True
+        self._is_detached = False
         self._reader = RequestReader(site.max_body)
         self._has_begun = False
         self._is_serving = False
@@ -49,13 +59,12 @@ class ClientConnection(Waiting):
 
     def run(self) -> None:
         """Serve requests until the client leaves, or becomes a subscriber."""
-        is_detached = False
         self._has_begun = True
         try:
             if self._site.tls is not None:
                 self._site.open_requests.begin(self)
                 self._channel.handshake(self._site.tls, self._site.times.whole)
-            is_detached = self._serve()
+            self._serve()
         except (OSError, Timeout):
             return  # the client left or is silent: nothing is owed to it
         except Exception:
@@ -63,7 +72,7 @@ class ClientConnection(Waiting):
         finally:
             self._site.open_requests.finish(self)
             self._reader.close()
-            if not is_detached:
+            if not self._is_detached:
                 self._channel.close()
 
     def make_room(self) -> None:
@@ -83,22 +92,21 @@ class ClientConnection(Waiting):
         if self._has_begun and not self._is_serving and not self._reader.started:
             self._channel.end()
 
-    def _serve(self) -> bool:
-        """Serve requests; true when the connection now belongs to a subscriber."""
+    def _serve(self) -> None:
+        """Serve requests until the connection ends or belongs to others."""
         while True:
             try:
                 message = self._next()
             except InvalidRequest as error:
                 self._refuse(error)
-                return False
+                return
             if message is None:
-                return False
+                return
             self._is_serving = True
             keep_alive = message.keep_alive and not self._is_closing
-            if self._respond(message, keep_alive):
-                return True
-            if not keep_alive or self._is_closing:
-                return False
+            self._respond(message, keep_alive)
+            if self._is_detached or not keep_alive or self._is_closing:
+                return
             self._is_serving = False
 
     def _next(self) -> Message | None:
@@ -113,6 +121,7 @@ class ClientConnection(Waiting):
         reader, times = self._reader, self._site.times
         first_byte = time.monotonic() + (_LAST_REQUEST if self._is_closing else times.first_byte)
         whole = 0.0
+        before = b""
         if not reader.ready:
             reader.feed(b"")  # raises what was wrong behind the request before
         while not reader.ready:
@@ -130,23 +139,41 @@ class ClientConnection(Waiting):
             if not received:
                 return None
             self._site.open_requests.grow(self, len(received))
+            if self._is_new:
+                before += received
+                if PREFACE.startswith(before[: len(PREFACE)]):
+                    if len(before) >= len(PREFACE):
+                        self._speak_http2(before)
+                        return None
+                    continue
+                self._is_new, received = False, before
             reader.feed(received)
             if reader.expects_continue and not reader.ready:
                 reader.expects_continue = False
                 self._channel.send(_CONTINUE, _SEND)
         return reader.ready.popleft()
 
-    def _respond(self, message: Message, keep_alive: bool) -> bool:
-        """Answer a request; true when the connection now belongs to a subscriber."""
+    def _speak_http2(self, received: bytes) -> None:
+        """Give the connection away: its client speaks HTTP/2.
+
+        :param received: the preface, and what follows it.
+        """
+        self._site.open_requests.finish(self)
+        self._is_detached = True
+        fd, tls = self._channel.detach()
+        self._multiplex(fd, tls, self._peer, received)
+
+    def _respond(self, message: Message, keep_alive: bool) -> None:
+        """Answer a request, or begin a stream."""
         may_switch = message.takes_chunks and not (message.is_followed or message.body)
         reply = respond(self._site, self._peer, message, self._watched, may_switch=may_switch)
         try:
             result = reply.result
             if isinstance(result, Stream):
-                return self._stream(reply, result, message, keep_alive)
+                self._stream(reply, result, message, keep_alive)
+                return
             now, is_head = time.time(), message.method == "HEAD"
             self._send(encode_answer(result, reply.extra, now, keep_alive=keep_alive, head_only=is_head))
-            return False
         finally:
             reply.release()
 
@@ -170,11 +197,12 @@ class ClientConnection(Waiting):
         finally:
             self._site.open_requests.finish(self)
 
-    def _stream(self, reply: Reply, stream: Stream, message: Message, keep_alive: bool) -> bool:
-        """Begin a stream; true when the connection now belongs to a subscriber."""
+    def _stream(self, reply: Reply, stream: Stream, message: Message, keep_alive: bool) -> None:
+        """Begin a stream, or send its head."""
         now = time.time()
         if stream.accept is not None:
-            return self._subscribe(reply, encode_switch(stream.headers, now), Form.WEBSOCKET)
+            self._subscribe(reply, encode_switch(stream.headers, now), Form.WEBSOCKET)
+            return
         is_head = message.method == "HEAD"
         head = encode_stream_head(
             stream.headers,
@@ -185,12 +213,12 @@ class ClientConnection(Waiting):
         )
         if is_head:
             self._channel.send(head, _SEND)
-            return False
+            return
         form = Form.of_stream(is_chunked=message.takes_chunks, is_compressed=stream.is_compressed)
         # A comment follows the head at once, so that a proxy passes the head on.
-        return self._subscribe(reply, head + HEARTBEATS[form], form)
+        self._subscribe(reply, head + HEARTBEATS[form], form)
 
-    def _subscribe(self, reply: Reply, head: bytes, form: Form) -> bool:
+    def _subscribe(self, reply: Reply, head: bytes, form: Form) -> None:
         """Send what the subscriber missed, then give its descriptor to the engine."""
         channel = self._channel
         subscriber = None
@@ -199,10 +227,9 @@ class ClientConnection(Waiting):
         finally:
             if subscriber is None:
                 self._is_closing = True  # no other answer can follow a stream that has begun
-        if subscriber is None:
-            return False
-        self._site.hub.broker.start(subscriber, *channel.detach())
-        return True
+        if subscriber is not None:
+            self._is_detached = True
+            self._site.hub.broker.start(subscriber, *channel.detach())
 
     def _refuse(self, error: InvalidRequest) -> None:
         """Answer what could not be parsed as a request, and end the connection."""

@@ -22,13 +22,13 @@ from mercure_hub.protocol.hosts import AUTHORITY
 from mercure_hub.protocol.http import Answer, Headers
 from mercure_hub.protocol.hub_url import Identity, derived
 
-_MAX_HEAD = 64 << 10
-_MAX_FIELDS = 200
+MAX_HEAD = 64 << 10
+MAX_FIELDS = 200
 _HEADS = 8 << 10  # bytes of heads to read at once; they may hold three hundred requests
 _CONTENT = 64 << 10  # bytes of content that are read at once
 _MAX_SILENCE = 64 << 10  # bytes that the parser consumes without a call
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # bytes above may be part of UTF-8
-_ONCE = frozenset({"host", "content-type", "content-length", "origin"})
+ONCE = frozenset({"host", "content-type", "content-length", "origin"})
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class RequestReader:
             self._message.target += url
         self._silent = 0
         self._head += len(url)
-        if self._head > _MAX_HEAD:
+        if self._head > MAX_HEAD:
             self._fail(_head_too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -155,10 +155,10 @@ class RequestReader:
         self._silent = 0
         self._head += len(name) + len(value)
         self._fields += 1
-        if self._head > _MAX_HEAD:
+        if self._head > MAX_HEAD:
             self._fail(_head_too_large())
-        if self._fields > _MAX_FIELDS:
-            self._fail(HeaderTooLarge(f"More than {_MAX_FIELDS} header fields."))
+        if self._fields > MAX_FIELDS:
+            self._fail(HeaderTooLarge(f"More than {MAX_FIELDS} header fields."))
         if not self._in_head:
             return
         key = name.decode("latin-1").lower()
@@ -166,7 +166,7 @@ class RequestReader:
         headers = self._message.headers
         if key not in headers:
             headers[key] = text
-        elif key in _ONCE:
+        elif key in ONCE:
             self._fail(InvalidRequest(f"The header field {key} is there twice.", key))
         else:
             headers[key] += ("; " if key == "cookie" else ", ") + text
@@ -217,7 +217,7 @@ class RequestReader:
 
 
 def _head_too_large() -> HeaderTooLarge:
-    return HeaderTooLarge(f"The head of the request is over {_MAX_HEAD} bytes.")
+    return HeaderTooLarge(f"The head of the request is over {MAX_HEAD} bytes.")
 
 
 def _too_large(limit: int) -> ContentTooLarge:
@@ -276,16 +276,16 @@ def encode_stream_head(
 def encode_switch(headers: Headers, now: float) -> bytes:
     """The answer that turns a connection into a WebSocket."""
     lines = [_status_line(101), _date(int(now)), "Upgrade: websocket\r\nConnection: Upgrade\r\n"]
-    lines += [f"{name}: {_one_line(value)}\r\n" for name, value in headers]
+    lines += [f"{name}: {one_line(value)}\r\n" for name, value in headers]
     return "".join([*lines, "\r\n"]).encode("latin-1", "replace")
 
 
 @lru_cache(maxsize=256)  # most answers have the same fields as the one before
 def _lines(headers: tuple[tuple[str, str], ...]) -> str:
-    return "".join([f"{name}: {_one_line(value)}\r\n" for name, value in headers])
+    return "".join([f"{name}: {one_line(value)}\r\n" for name, value in headers])
 
 
-def _one_line(value: str) -> str:
+def one_line(value: str) -> str:
     """Values contain ids and URLs that others chose: they must not add a line to the head."""
     return value if value.isprintable() else _CONTROL.sub("", value)
 

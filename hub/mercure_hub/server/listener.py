@@ -12,9 +12,11 @@ import errno
 import logging
 import os
 import socket
+import ssl
 import sys
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 import gevent
 from gevent import getcurrent
@@ -22,6 +24,9 @@ from greenlet import greenlet  # type: ignore[import-untyped]
 
 from mercure_hub.server.connection import ClientConnection
 from mercure_hub.server.site import Site
+
+if TYPE_CHECKING:
+    from mercure_hub.server.http2.session import Sessions
 
 _ACCEPTS = 100  # in one turn of the event loop
 _IDLE = 16  # greenlets that wait for a connection; each holds some 20 KiB
@@ -47,6 +52,7 @@ class Listener:
         self._watcher = self._loop.io(listening.fileno(), 1)
         self._connections: set[ClientConnection] = set()
         self._accepted: deque[ClientConnection] = deque()
+        self._sessions: Sessions | None = None
         self._idle: list[greenlet] = []
         self._is_stopped = False
         self._noticed_at: float | None = None
@@ -65,6 +71,8 @@ class Listener:
         self._listening.close()
         for connection in list(self._connections):
             connection.stop()
+        if self._sessions is not None:
+            self._sessions.stop()
         self._is_stopped = True
         self._loop.run_callback(self._dismiss)
 
@@ -74,8 +82,19 @@ class Listener:
         :param timeout: seconds to wait at most.
         """
         with gevent.Timeout(timeout, False):
-            while self._connections:
+            while self._connections or (self._sessions is not None and self._sessions.is_busy):
                 gevent.sleep(0.01)
+
+    def _multiplex(self, fd: int, tls: ssl.SSLSocket | None, peer: str, received: bytes) -> None:
+        """Serve a connection that speaks HTTP/2."""
+        if self._sessions is None:
+            # Imported late, because many hubs never need it.
+            from mercure_hub.server.http2.session import Sessions  # noqa: PLC0415
+
+            self._sessions = Sessions(self._site)
+            if self._is_stopped:
+                self._sessions.stop()
+        self._sessions.begin(fd, tls, peer, received)
 
     def _accept(self) -> None:
         self._take_waiting()
@@ -95,7 +114,7 @@ class Listener:
             os.set_blocking(fd, False)
             # Interned: behind a proxy, thousands of subscribers have the same address.
             peer = sys.intern(str(address[0])) if isinstance(address, tuple) else ""
-            connection = ClientConnection(self._site, fd, peer)
+            connection = ClientConnection(self._site, fd, peer, self._multiplex)
             self._connections.add(connection)
             self._accepted.append(connection)
 

@@ -62,6 +62,14 @@ class OpenRequests(Generic[Key]):
         while self.taken > self._limit:
             self._end_oldest()
 
+    def resize(self, one: Key, size: int) -> None:
+        """Count what a connection that goes on waiting holds now.
+
+        :param size: bytes.
+        """
+        if one in self._waiting:
+            self.grow(one, OPEN_REQUEST + size - self._waiting[one])
+
     def finish(self, one: Key) -> None:
         """Stop counting a connection."""
         self.taken -= self._waiting.pop(one, 0)

@@ -16,7 +16,8 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION  # RFC 9113 section 9.2.1
     _load(context, settings)
     return context
 
