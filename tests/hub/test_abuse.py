@@ -37,7 +37,7 @@ _POOLED = 12  # of connections to the database, of which several may be opened a
         ("GET / HTTP/1.1\r\nHost: x\r\nBad Header: y\r\n\r\n", 400),
         ("GET /\x01 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        ("PRI * HTTP/2.0\r\n\r\nMS\r\n\r\n", 400),
         ("HELLO\r\n\r\n", 400),
         (f"POST {HUB_PATH} HTTP/1.1\r\n{HOST}Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
         (f"POST {HUB_PATH} HTTP/1.1\r\n{HOST}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),

@@ -224,7 +224,7 @@ class Engine:
         :param fd: the descriptor of its non-blocking socket.
         :param tls: the TLS layer over it, if there is one.
         :param reader: is told when there is something to receive.
-        :raises OSError: the kernel's limits on epoll are reached.
+        :raises OSError: the kernel's limits are reached.
         """
         return self._sockets.connect(fd, tls, reader)
 

@@ -166,6 +166,15 @@ class Channel:
         """
         self._shut(socket.SHUT_RD)
 
+    @property
+    def speaks_http2(self) -> bool:
+        """Whether HTTP/2 was agreed on with TLS (RFC 7301)."""
+        return self._tls is not None and self._tls.selected_alpn_protocol() == "h2"
+
+    def finish(self) -> None:
+        """Tell the other side that nothing more is sent."""
+        self._shut(socket.SHUT_WR)
+
     def cut(self) -> None:
         """Let a greenlet that waits in ``send`` fail."""
         self._shut(socket.SHUT_RDWR)

@@ -64,6 +64,9 @@ class ClientConnection(Waiting):
             if self._site.tls is not None:
                 self._site.open_requests.begin(self)
                 self._channel.handshake(self._site.tls, self._site.times.whole)
+            if self._channel.speaks_http2:
+                self._speak_http2(b"")
+                return
             self._serve()
         except (OSError, Timeout):
             return  # the client left or is silent: nothing is owed to it
@@ -243,6 +246,7 @@ class ClientConnection(Waiting):
     def _drain(self) -> None:
         """Receive a little of what still arrives, or the kernel would drop the answer with a reset."""
         deadline = time.monotonic() + _DRAIN
+        self._channel.finish()
         with contextlib.suppress(OSError, Timeout):
             for _ in range(64):
                 if not self._channel.receive(max(deadline - time.monotonic(), 0.0)):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import gevent
 from gevent import getcurrent
@@ -63,7 +63,12 @@ class Sessions:
         :param peer: the address at the other end.
         :param received: what the client has sent, from the preface on.
         """
-        session = Session(self._site, self, fd, tls, peer)
+        try:
+            session = Session(self._site, self, fd, tls, peer)
+        except OSError:  # the limits of the kernel are reached
+            with contextlib.suppress(OSError):
+                os.close(fd) if tls is None else tls.close()
+            return
         self._open.add(session)
         session.start(received, is_leaving=self._is_stopped)
 
@@ -477,7 +482,7 @@ class Exchange(Sender):
         connection = self._stream.connection
         return unsent(connection.fd) if connection.is_full and connection.fd >= 0 else 0
 
-    @contextmanager
+    @contextlib.contextmanager
     def _watched(self, on_end: Callable[[], None]) -> Iterator[None]:
         """Call a function if the client gives the stream up."""
         self._on_end = on_end
