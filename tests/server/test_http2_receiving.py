@@ -222,6 +222,6 @@ def test_a_change_of_the_initial_window_changes_all_windows(client: Client) -> N
     assert client.connection.offer(stream, memoryview(b"more")) == 0
     with pytest.raises(Fault) as caught:
         client.send(
-            http2.window_update(1, 1000), http2.settings([(http2.INITIAL_WINDOW_SIZE, http2.MAX_WINDOW)])
+            http2.window_update(1, 2000), http2.settings([(http2.INITIAL_WINDOW_SIZE, http2.MAX_WINDOW)])
         )
     assert caught.value.code is Code.FLOW_CONTROL_ERROR
