@@ -299,6 +299,11 @@ class Hubs:
         return [self.ours, *self.variants]
 
     @property
+    def current(self) -> list[OurHub]:
+        """Those of this revision: what older ones cannot do is measured of these only."""
+        return [one for one in self.own if one.is_of_this_tree]
+
+    @property
     def all(self) -> list[Contestant]:
         """Ours and the others."""
         return [*self.own, *self.others]

@@ -1,6 +1,8 @@
 """Measures the hub beside the floor and other hubs; docs/performance.md says how.
 
-    make bench                          all rows, five runs of each
+    make bench                          all rows but two groups, three runs of each
+    make bench BENCH='--only engines'   PostgreSQL and Valkey
+    make bench BENCH='--only millions'  a history of ten million updates
     make bench-quick                    one small run of each, under two minutes
     make bench BENCH=--smoke            smaller still, for correctness only
     make bench BENCH='--only fanout,connect --runs 3'
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(words)
     try:
-        subjects = chosen(options.only)
+        subjects = chosen(options.only, is_smoke=options.size == "smoke")
     except ValueError as error:
         return _refuse(f"--only: {error}")
     if not SSELOAD.exists():
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     machine_before = machine.describe()
     size: Size = options.size
-    runs = options.runs or (5 if size == "full" else 1)
+    runs = options.runs or (3 if size == "full" else 1)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="mercure-bench-", dir=options.temporary) as name:
         folder = Path(name)
@@ -220,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", default="", metavar="ROWS", help=f"comma-separated rows or groups:\n{names}"
     )
-    parser.add_argument("--runs", type=int, help="runs of each case (5; 1 with --quick and --smoke)")
+    parser.add_argument("--runs", type=int, help="runs of each case (3; 1 with --quick and --smoke)")
     parser.add_argument("--out", type=Path, default=_OUT, help=f"folder for the results ({_OUT})")
     parser.add_argument("--temporary", help="folder for the databases; chooses the disk to measure")
     parser.add_argument(

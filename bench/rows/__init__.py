@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from bench.context import Bench
 from bench.model import Case
-from bench.rows import engines, fanout, idle, matchers, matching, publishing, replay, tls, workers
+from bench.rows import (
+    engines,
+    fanout,
+    http2,
+    idle,
+    logs,
+    matchers,
+    matching,
+    publishing,
+    replay,
+    tls,
+    workers,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +28,14 @@ class Subject:
 
     :param build: makes its cases; may raise ``Skipped``.
     :param notes: what a reader has to know.
+    :param is_apart: a run of all rows leaves it out: it takes long.
     """
 
     name: str
     title: str
     build: Callable[[Bench], Sequence[Case]]
     notes: Sequence[str] = ()
+    is_apart: bool = False
 
 
 _STORAGE = (
@@ -39,11 +53,15 @@ SUBJECTS = (
     Subject("connect", "Connecting and idling", idle.connect, ["nchan neither checks nor stores tokens"]),
     Subject(
         "publish", "Publishing", publishing.publish,
-        ["our hub answers after a commit with `synchronous=FULL`; nchan is not durable"],
+        [
+            "our hub answers after a commit with `synchronous=FULL`; the floor appends to a file, syncs it "
+            "once for all that wait, and answers; nchan is not durable"
+        ],
     ),
     Subject("replay", "Reconnecting", replay.replay),
     Subject("latency", "Latency", fanout.latency),
     Subject("idle", "Idle", idle.idle),
+    Subject("many", "Many idle subscribers", idle.many),
     Subject("stalled", "Subscribers that read nothing", fanout.stalled),
     Subject("bodies", "Large updates", publishing.bodies),
     Subject("topics", "Many topics", publishing.topics),
@@ -52,13 +70,17 @@ SUBJECTS = (
     Subject("storm", "Reconnecting all at once", replay.storm),
     Subject("scan", "Replay from earliest by pattern", replay.scan),
     Subject("workers", "Two processes", workers.workers),
+    Subject("logs", "A line in the log for each request", logs.logs),
     Subject("tls", "TLS in the hub", tls.tls),
-    Subject("appends", "Storage alone: one node", engines.appends, [_STORAGE]),
-    Subject("arrivals", "Storage alone: another node reads", engines.arrivals, [_STORAGE]),
-    Subject("nodes", "Storage alone: several nodes", engines.nodes, [_STORAGE]),
-    Subject("resumes", "Storage alone: reconnecting", engines.resumes),
-    Subject("readers", "A hub that follows an engine", engines.readers),
-    Subject("hubs", "Publishing, by engine", engines.hubs),
+    Subject("http2", "HTTP/2", http2.http2),
+    Subject("disk", "Disk", replay.disk),
+    Subject("millions", "Reconnecting with a long history", replay.millions, is_apart=True),
+    Subject("appends", "Storage alone: one node", engines.appends, [_STORAGE], True),
+    Subject("arrivals", "Storage alone: another node reads", engines.arrivals, [_STORAGE], True),
+    Subject("nodes", "Storage alone: several nodes", engines.nodes, [_STORAGE], True),
+    Subject("resumes", "Storage alone: reconnecting", engines.resumes, (), True),
+    Subject("readers", "A hub that follows an engine", engines.readers, (), True),
+    Subject("hubs", "Publishing, by engine", engines.hubs, (), True),
 )  # fmt: skip
 
 GROUPS = {
@@ -67,13 +89,14 @@ GROUPS = {
 }
 
 
-def chosen(words: str) -> list[Subject]:
-    """The subjects that a list with commas names.
+def chosen(words: str, *, is_smoke: bool = False) -> list[Subject]:
+    """The subjects that a list with commas names; without one, those of a whole run.
 
+    :param is_smoke: those that take long in other sizes are among them.
     :raises ValueError: there is no such subject.
     """
     if not words:
-        return list(SUBJECTS)
+        return [subject for subject in SUBJECTS if is_smoke or not subject.is_apart]
     names = [name for word in words.split(",") for name in GROUPS.get(word, (word,))]
     known = {subject.name for subject in SUBJECTS}
     for name in names:

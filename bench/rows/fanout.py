@@ -83,7 +83,7 @@ def stalled(bench: Bench) -> list[Case]:
         )
     ]
     memory = [
-        Figure("peak memory of the hub, MiB (RSS)", field_mib("rss_peak")),
+        Figure("peak memory of the hub, MiB (RSS)", mib("rss_peak")),
         Figure("memory growth of the hub, MiB (RSS)", _growth, Target(32)),
     ]
     dropped = [Figure("stalled subscribers dropped by the end", _dropped)]
@@ -101,7 +101,7 @@ def stalled(bench: Bench) -> list[Case]:
     ]
 
 
-def field_mib(name: str) -> Value:
+def mib(name: str) -> Value:
     """A field in bytes, as MiB."""
 
     def value(result: Result) -> float | None:

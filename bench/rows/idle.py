@@ -6,7 +6,7 @@ from bench.context import Bench, field, on, per, size_options
 from bench.generator import Result, sseload
 from bench.hubs import Running
 from bench.model import Case, Figure, Target
-from bench.rows.fanout import TOPIC
+from bench.rows.fanout import TOPIC, mib
 
 
 def connect(bench: Bench) -> list[Case]:
@@ -43,6 +43,20 @@ def connect(bench: Bench) -> list[Case]:
             ],
         ),
     ]
+
+
+def many(bench: Bench) -> list[Case]:
+    """The memory of a process that serves many."""
+    n = bench.pick(20_000, 5000, 250)
+
+    def load(running: Running) -> Result:
+        return sseload("connect", *running.where(), *running.subscribe(TOPIC), *size_options(n=n, settle=1))
+
+    figures = [
+        Figure("MiB of the process (PSS)", mib("pss_connected"), Target(48)),
+        Figure("MiB before the first of them (PSS)", mib("pss_before")),
+    ]
+    return [Case(f"{n:,} subscribers", on(bench.hubs.own, load), figures)]
 
 
 def idle(bench: Bench) -> list[Case]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from bench.context import Bench, field, on, per, size_options
 from bench.generator import Result, sseload
 from bench.history import EVENTS, NEWEST, RARE, RARE_PATTERN
-from bench.hubs import Running
+from bench.hubs import OurHub, Running
 from bench.model import Case, Figure, Target
 from bench.tokens import Matcher
 
@@ -71,6 +72,26 @@ def scan(bench: Bench) -> list[Case]:
     """From the earliest by a pattern: the topics of the history are looked through, and not its updates."""
     sizes = bench.pick((10_000, 100_000, 1_000_000), (10_000, 100_000), (1000,))
     return [_case(bench, _SCAN, size, 10, sizes[0]) for size in sizes]
+
+
+def millions(bench: Bench) -> list[Case]:
+    """The same with ten times as much history as in the other rows."""
+    sizes = bench.pick((1_000_000, 10_000_000), (10_000, 100_000), (1000, 2000))
+    ways = (*_WAYS, _SCAN)
+    return [_case(bench, way, size, 10 if way is _SCAN else 200, sizes[0]) for way in ways for size in sizes]
+
+
+def disk(bench: Bench) -> list[Case]:
+    """The size of a history."""
+    size = bench.pick(1_000_000, 100_000, 1000)
+
+    def load(one: OurHub) -> Result:
+        path = Path(one.history(size).url.removeprefix("sqlite:///"))
+        return {"bytes_per_update": path.stat().st_size / size}
+
+    figure = Figure("bytes on disk per update", field("bytes_per_update"))
+    contestants = {one.name: partial(load, one) for one in bench.hubs.own}
+    return [Case(f"history of {size:,}, 200 bytes each", contestants, [figure])]
 
 
 def _case(bench: Bench, way: _Return, size: int, count: int, shortest: int) -> Case:

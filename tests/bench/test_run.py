@@ -40,7 +40,10 @@ def test_rows_can_be_chosen() -> None:
         "storm",
         "scan",
     ]
-    assert len(chosen("")) == len(SUBJECTS) == len({subject.name for subject in SUBJECTS})
+    assert len(SUBJECTS) == len({subject.name for subject in SUBJECTS})
+    apart = {subject.name for subject in SUBJECTS} - {subject.name for subject in chosen("")}
+    assert apart == {*GROUPS["engines"], "millions"}
+    assert chosen("", is_smoke=True) == list(SUBJECTS)
     with pytest.raises(ValueError, match="'speed' is no row; there are appends, arrivals, bodies"):
         chosen("fanout,speed")
 
@@ -174,6 +177,9 @@ def test_names_of_cases_are_unique_and_targets_are_there(
 ) -> None:
     """Each case a target compares with is in its row, under the same title."""
     monkeypatch.setattr("bench.hubs.filled", lambda _folder, size: SimpleNamespace(url="", behind=""))
+    for module in ("tls", "http2"):
+        monkeypatch.setattr(f"bench.rows.{module}.has_tls", lambda: True)
+    monkeypatch.setattr("bench.rows.http2._speaks", lambda _running: True)
     for subject in SUBJECTS:
         if subject.name == "workers":
             continue
@@ -212,10 +218,10 @@ def test_a_short_run(
     """From the command to the table, with a real hub."""
     monkeypatch.setattr(run, "SSELOAD", sseload)
     monkeypatch.setattr(generator, "SSELOAD", sseload)
-    assert run.main(["--smoke", "--only", "fanout,workers,tls", "--out", str(tmp_path)]) == 0
+    assert run.main(["--smoke", "--only", "fanout,publish,workers,tls,disk", "--out", str(tmp_path)]) == 0
     outcome = read(tmp_path / "results.json")
-    assert [row.name for row in outcome.rows] == ["fanout", "workers", "tls"]
-    assert all(one["result"].get("tls", "TLSv1.3").startswith("TLSv1.3") for one in outcome.rows[2].runs)
+    assert [row.name for row in outcome.rows] == ["fanout", "publish", "workers", "tls", "disk"]
+    assert all(one["result"].get("tls", "TLSv1.3").startswith("TLSv1.3") for one in outcome.rows[3].runs)
     assert not any(row.failed for row in outcome.rows)
     assert {name for line in outcome.rows[0].lines for name in line.values} == {"floor", "hub"}
     assert outcome.rows[0].runs[0]["result"]["command"].startswith("sseload floor")

@@ -45,6 +45,15 @@ def test_the_floor_is_clean(sseload: Path) -> None:
     assert sum(result["sockets_connected"]) == 21  # with the one that listens
 
 
+def test_the_durable_floor_has_written_what_it_answers(sseload: Path, tmp_path: Path) -> None:
+    path = tmp_path / "updates"
+    result = run(sseload, "publish", "-a", "durable", "-file", path, "-p", 3, "-m", 50, "-s", 40)
+    assert (result["exit"], result["published_ok"]) == (0, 50)
+    text = path.read_text()
+    assert (len(text), text.count("T0")) == (50 * 40, 50)
+    assert result["hub_cpu_us_per_publish"] > 0
+
+
 def test_a_hub_that_does_all_right_is_clean(sseload: Path) -> None:
     result = fanout(sseload, correct)
     assert (result["exit"], result["deliveries"], result["wrong_subscribers"]) == (0, 12, 0)
@@ -261,6 +270,10 @@ def children(pid: int) -> list[int]:
         ["fanout", "-a", "floor", "-s", "3"],
         ["fanout", "-a", "floor", "-n", "many"],
         ["fanout", "-a", "floor", "-tls"],
+        ["fanout", "-a", "durable", "-file", "/tmp/updates"],
+        ["publish", "-a", "durable"],
+        ["connect", "-a", "floor", "-h2", "1"],
+        ["connect", "-a", "127.0.0.1:1", "-window", "1000"],
     ],
 )
 def test_options_that_cannot_be(sseload: Path, options: list[str]) -> None:
