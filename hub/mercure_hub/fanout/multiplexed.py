@@ -238,6 +238,10 @@ class Multiplexed:
             sent += size
         return sent
 
+    def has_room(self, stream: Stream, size: int) -> bool:
+        """Whether so many bytes would be sent at once."""
+        return size <= min(stream.window, self.window) and not self._is_blocked
+
     def wait(self, stream: Stream) -> None:
         """Tell the sender of a stream when it can go on."""
         self._senders[stream] = None

@@ -279,8 +279,9 @@ class Session(Waiting, Reader):
 
     def leave(self) -> None:
         """Accept no more requests; end when those that there are have ended."""
-        if self._connection.fd < 0 or self._receiver.is_leaving:
+        if self._receiver.is_leaving:
             return
+        self.receive()  # requests that have arrived are answered
         self._receiver.is_leaving = True
         self._connection.write(http2.goaway(self._receiver.last, Code.NO_ERROR))
         self._engine.flush(self._connection)
@@ -414,8 +415,11 @@ class Exchange(Sender):
 
         def send_head() -> None:
             self._session.write_head(self._stream, section, ends=False)
-            # A comment follows the head at once, so that a proxy passes the head on.
-            self.send(HEARTBEATS[form], self._site.replay_timeout)
+            # A comment follows the head at once, so that a proxy passes the head on. A closed window must not
+            # keep the subscriber from being live.
+            if self._stream.connection.has_room(self._stream, len(HEARTBEATS[form])):
+                self.offer(memoryview(HEARTBEATS[form]))
+            self._session.flush()
 
         subscriber = begin_stream(self._site, reply, form, self, send_head)
         broker = self._site.hub.broker
