@@ -30,7 +30,8 @@ from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
 from mercure_hub.protocol.hub_url import WELL_KNOWN
-from mercure_hub.protocol.tokens.keys import Key, PrivateKey
+from mercure_hub.protocol.tokens.asymmetric import PrivateKey
+from mercure_hub.protocol.tokens.keys import Key
 
 _STARTS_WITHIN = 20.0  # seconds
 _ENDS_WITHIN = 10.0

@@ -36,8 +36,9 @@ from flask_mercure.topics import Protocol, Topic, Topics, URLPattern, as_list, m
 from mercure_hub.key_files import key_text
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens.asymmetric import PrivateKey, PublicKey
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, DETAILS, OLD_CLAIM, TOKEN_TYPE
-from mercure_hub.protocol.tokens.keys import Key, PrivateKey, PublicKey
+from mercure_hub.protocol.tokens.keys import Key
 from mercure_hub.protocol.topics import MatcherType
 
 Purpose = Literal["sign", "verify"]

@@ -19,7 +19,7 @@ import pytest
 from mercure_hub import __version__, cli
 from mercure_hub.config.settings import TABLE, reference
 from mercure_hub.protocol.tokens import keys
-from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 ROOT = Path(__file__).parents[1]

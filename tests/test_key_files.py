@@ -8,7 +8,7 @@ import pytest
 
 from mercure_hub.key_files import key_text, load_key
 from mercure_hub.protocol.errors import KeyMaterialError
-from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 
 SECRET = "correct-horse-battery-staple-0123456789-abcdefghijklmnopqrstuvwxyz"
 PEM, _ = generate_pair("rsa")

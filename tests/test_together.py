@@ -16,7 +16,8 @@ from flask.testing import FlaskClient
 
 from flask_mercure import Grants, HubUnreachable, Mercure, PublishError, URITemplate, URLPattern
 from flask_mercure.extension import state_of
-from mercure_hub.protocol.tokens.keys import generate_pair, generate_secret
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
+from mercure_hub.protocol.tokens.keys import generate_secret
 from tests.hub.running import SECRET, RunningHub, running_hub
 from tests.hub.test_streams import self_signed
 from tests.server.test_upgrade import wait_for_lines

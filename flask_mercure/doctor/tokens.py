@@ -19,8 +19,9 @@ from flask_mercure.doctor.findings import Finding, Symptom, apache, app, hub, ng
 from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import Protocol, subscription_url
 from mercure_hub.protocol.errors import KeyMaterialError, Section
+from mercure_hub.protocol.tokens.asymmetric import PrivateKey
 from mercure_hub.protocol.tokens.claims import DETAILS, HOLDERS, Role, is_access_token
-from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PrivateKey
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key
 
 OTHER: Mapping[Role, Role] = {"publish": "subscribe", "subscribe": "publish"}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mercure_hub import INSTALL, PACKAGES, __version__
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
-from mercure_hub.protocol.tokens.keys import generate_pair, generate_secret
+from mercure_hub.protocol.tokens.keys import generate_secret
 
 if TYPE_CHECKING:
     from mercure_hub.config.settings import Setting
@@ -96,6 +96,8 @@ def _keys(words: Sequence[str]) -> int:
     if kind is None:
         print(generate_secret())  # noqa: T201
         return 0
+    from mercure_hub.protocol.tokens.asymmetric import generate_pair  # noqa: PLC0415 - a secret needs no cryptography
+
     private, public = generate_pair(kind)
     print(private, public, sep="", end="")  # noqa: T201
     return 0

@@ -12,8 +12,9 @@ from mercure_hub import cli
 from mercure_hub.config.issuers import TABLE_KEYS, IssuerError, from_table
 from mercure_hub.config.loading import load_settings, reloaded
 from mercure_hub.config.settings import SettingError, reference
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from mercure_hub.protocol.tokens.issuer import Issuer, RemoteKeys
-from mercure_hub.protocol.tokens.keys import ASYMMETRIC, generate_pair
+from mercure_hub.protocol.tokens.keys import ASYMMETRIC
 from tests.hub.key_server import jwk, key_set, new_key
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"

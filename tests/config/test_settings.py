@@ -12,7 +12,8 @@ import pytest
 from mercure_hub.config.loading import load_settings
 from mercure_hub.config.settings import CONFIG, TABLE, Setting, SettingError, reference
 from mercure_hub.protocol.hub_url import Identity
-from mercure_hub.protocol.tokens.keys import generate_pair, generate_secret
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
+from mercure_hub.protocol.tokens.keys import generate_secret
 
 SECRET = "a-secret-that-is-long-enough-for-HS384-and-not-for-HS512"
 OTHER_SECRET = SECRET.replace("a-secret", "another-secret")

@@ -15,7 +15,7 @@ from configparser import ConfigParser
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from tests.deployment.front import Front, free_ports, is_listening, wait_until
 from tests.examples.browser import end
 from tests.hub.running import SECRET, RunningHub

@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import flask_mercure
 from flask_mercure import KeySet, Mercure, Subscription
 from flask_mercure.state import state_of
-from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from tests.hub.running import SECRET, RunningHub
 
 FLASK = ("Flask", "Response", "make_response", "redirect", "render_template", "url_for")

@@ -12,7 +12,7 @@ from flask_mercure import ConfigurationError, development
 from flask_mercure.config.settings import read_hub
 from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.origins import is_listed
-from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens import asymmetric
 from tests.flask_mercure.fake_hub import SECRET
 
 BASE = {"MERCURE_JWT_SECRET": SECRET}
@@ -110,7 +110,7 @@ def test_a_hub_with_https_needs_a_certificate() -> None:
 
 
 def test_the_private_key_stays_in_the_app() -> None:
-    private, public = keys.generate_pair("ec")
+    private, public = asymmetric.generate_pair("ec")
     encrypted = (
         load_pem(private.encode(), None)
         .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
@@ -128,7 +128,7 @@ def factory(subscribe: Any = None, publish: Any = None, additional_claims: Any =
 
 
 def test_with_a_factory_of_the_app_the_key_is_the_one_that_verifies() -> None:
-    _, public = keys.generate_pair("ec")
+    _, public = asymmetric.generate_pair("ec")
     made = environment(TOKEN_FACTORY=factory, JWT_SECRET=public)
     assert made["MERCURE_SUBSCRIBER_JWT_KEY"] == public
     inherited = {"MERCURE_PUBLISHER_JWT_KEY": "p", "MERCURE_SUBSCRIBER_JWT_KEY": "s"}

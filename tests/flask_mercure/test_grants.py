@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 from flask_mercure import ConfigurationError, CookieError, Grants, InvalidArgument, Mercure, URLPattern
 from flask_mercure.extension import state_of
 from flask_mercure.pages import module_url
-from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens import asymmetric, keys
 from tests.flask_mercure.fake_hub import SECRET, make_app
 from tests.hub.running import running_hub
 
@@ -158,7 +158,7 @@ def take_cookies(site: Site, other: Site) -> None:
 @pytest.mark.parametrize("is_pair", [False, True])
 def test_another_key_changes_the_cookie_once(monkeypatch: pytest.MonkeyPatch, is_pair: bool) -> None:
     """The hub may know the key before for a while only."""
-    old, new = (keys.generate_pair("ec")[0] if is_pair else keys.generate_secret() for _ in range(2))
+    old, new = (asymmetric.generate_pair("ec")[0] if is_pair else keys.generate_secret() for _ in range(2))
     before, after, again = (Site(monkeypatch, JWT_SECRET=key) for key in (old, new, new))
     before.get("/login/ann")
     assert cookies(before.get()) == {}

@@ -16,7 +16,7 @@ from flask import Flask
 
 from flask_mercure.extension import state_of
 from mercure_hub.protocol.errors import TokenInvalid
-from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens import asymmetric, keys
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.protocol.tokens.issuer import Issuer
@@ -98,7 +98,7 @@ def test_neither_token_does_for_the_other(app: Flask, hub: FakeHub) -> None:
 
 
 def test_a_key_pair(hub: FakeHub) -> None:
-    private, public = keys.generate_pair("ec")
+    private, public = asymmetric.generate_pair("ec")
     app: Flask = example.create_app(
         {
             "JWT_ALGORITHM": "ES256",

@@ -15,7 +15,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from flask_mercure import EVERYTHING, ConfigurationError, Mercure, TokenError
 from flask_mercure.config.settings import read_hub
-from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens import asymmetric
 from tests.flask_mercure.fake_hub import SECRET, Answer, make_app, publishing, running
 from tests.hub.running import running_hub
 
@@ -224,7 +224,7 @@ def test_of_a_set_the_key_that_can_sign_and_is_named_is_taken() -> None:
 
 
 def test_the_kid_of_a_pem() -> None:
-    private, _ = keys.generate_pair("ec")
+    private, _ = asymmetric.generate_pair("ec")
     assert header_and_key(private, JWT_KEY_ID="2026-11")[0]["kid"] == "2026-11"
     assert "kid" not in header_and_key(private)[0]
 

@@ -37,7 +37,7 @@ from flask_mercure.extension import state_of
 from flask_mercure.tokens import PublisherSource, PublisherToken, TokenSource, expiry
 from mercure_hub.protocol.errors import TokenInvalid
 from mercure_hub.protocol.matching.matcher import make
-from mercure_hub.protocol.tokens import keys
+from mercure_hub.protocol.tokens import asymmetric
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
 from mercure_hub.protocol.tokens.claims import Protocol as HubProtocol
@@ -53,7 +53,7 @@ INTERNAL = "http://127.0.0.1:3000/.well-known/mercure"
 
 @cache
 def pair(kind: Any) -> tuple[str, str]:
-    return keys.generate_pair(kind)
+    return asymmetric.generate_pair(kind)
 
 
 def create(config: Mapping[str, Any] | None = None, **arguments: Any) -> str:

@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
-from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from mercure_hub.storage.interface import Resume, Resumed
 from mercure_hub.storage.store import Store
 from tests.hub.running import HUB_PATH, RunningHub, running_hub

@@ -14,7 +14,7 @@ import jwt
 import pytest
 
 from mercure_hub.config.settings import SettingError
-from mercure_hub.protocol.tokens.keys import generate_pair
+from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes

@@ -18,9 +18,6 @@ from enum import Enum
 from functools import partial
 from importlib.util import find_spec
 
-from geventwebsocket.websocket import Header
-from geventwebsocket.websocket import WebSocket as Opcodes
-
 from mercure_hub.protocol import websocket
 from mercure_hub.protocol.event_stream import HEARTBEAT
 from mercure_hub.protocol.update import Update
@@ -31,6 +28,8 @@ _LEVEL = 1  # higher levels take longer and save nothing on events
 _MAX_FRAME = 256 << 10  # bytes of content: a millisecond of work, and far below the window of RFC 9659
 _MAX_STORED = 65536  # bytes of a frame that is not compressed: one block
 _MAX_CLOSE_REASON = 123  # bytes
+_FINAL = 0x80  # the bit of a frame that ends a message
+_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10  # opcodes
 _PIECE = 4_000  # estimated microseconds that it takes to compress one piece of the history
 
 
@@ -177,7 +176,7 @@ def estimate(event: bytes) -> int:
 
 def pong(content: bytes) -> bytes:
     """The frame that answers a ping."""
-    return _frame(Opcodes.OPCODE_PONG, content)
+    return _frame(_PONG, content)
 
 
 def close_frame(code: int, reason: str) -> bytes:
@@ -187,18 +186,23 @@ def close_frame(code: int, reason: str) -> bytes:
     :param reason: cut to what a frame holds.
     """
     if code == websocket.NO_STATUS:
-        return _frame(Opcodes.OPCODE_CLOSE, b"")
+        return _frame(_CLOSE, b"")
     text = reason.encode()[:_MAX_CLOSE_REASON].decode(errors="ignore").encode()
-    return _frame(Opcodes.OPCODE_CLOSE, code.to_bytes(2, "big") + text)
+    return _frame(_CLOSE, code.to_bytes(2, "big") + text)
 
 
 def _message(update: Update) -> bytes:
-    return _frame(Opcodes.OPCODE_TEXT, websocket.message(update))
+    return _frame(_TEXT, websocket.message(update))
 
 
 def _frame(opcode: int, content: bytes) -> bytes:
-    head = Header.encode_header(fin=True, opcode=opcode, mask=b"", length=len(content), flags=0)
-    return bytes(head) + content
+    """A whole message that is not masked (RFC 6455 section 5.2)."""
+    first, size = bytes((_FINAL | opcode,)), len(content)
+    if size < 126:
+        return first + bytes((size,)) + content
+    if size < 1 << 16:
+        return first + b"\x7e" + size.to_bytes(2, "big") + content
+    return first + b"\x7f" + size.to_bytes(8, "big") + content
 
 
 HEARTBEATS = {
@@ -206,7 +210,7 @@ HEARTBEATS = {
     Form.CHUNKED: chunk(HEARTBEAT),
     Form.ZSTD: stored(HEARTBEAT),
     Form.CHUNKED_ZSTD: chunk(stored(HEARTBEAT)),
-    Form.WEBSOCKET: _frame(Opcodes.OPCODE_PING, b""),
+    Form.WEBSOCKET: _frame(_PING, b""),
     Form.STREAM: HEARTBEAT,
     Form.STREAM_ZSTD: stored(HEARTBEAT),
 }

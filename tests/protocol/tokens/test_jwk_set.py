@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 from mercure_hub.protocol.errors import KeyMaterialError
+from mercure_hub.protocol.tokens.asymmetric import PrivateKey
 from mercure_hub.protocol.tokens.jwk_set import MAX_KEYS, KeySet, lifetime, parse
-from mercure_hub.protocol.tokens.keys import ALGORITHMS, PrivateKey
+from mercure_hub.protocol.tokens.keys import ALGORITHMS
 from tests.hub.key_server import jwk, key_set
 
 RSA = rsa.generate_private_key(65537, 2048)

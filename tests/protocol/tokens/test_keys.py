@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from mercure_hub.protocol.errors import KeyMaterialError
 from mercure_hub.protocol.tokens import keys
-from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PrivateKey, generate_pair, generate_secret
+from mercure_hub.protocol.tokens.asymmetric import PrivateKey, generate_pair
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, generate_secret
 
 SECRET = "correct-horse-battery-staple-0123456789-abcdefghijklmnopqrstuvwxyz"
 RSA = rsa.generate_private_key(65537, 2048)

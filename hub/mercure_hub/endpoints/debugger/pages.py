@@ -15,8 +15,6 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-import jwt
-
 from mercure_hub.config.issuers import PLAYGROUND, is_local, playground
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol.errors import NotFound
@@ -167,4 +165,6 @@ def _token(url: str, now: float, protocol: Protocol) -> str:
             ],
         }
     assert isinstance(key.material, bytes)
+    import jwt  # noqa: PLC0415 - only a playground signs tokens
+
     return jwt.encode(claims, key.material, "HS256", headers=header)

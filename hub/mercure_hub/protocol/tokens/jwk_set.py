@@ -11,12 +11,13 @@ import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from typing import TYPE_CHECKING, Any
 
 from mercure_hub.protocol.errors import KeyMaterialError, shown
-from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, PublicKey, fitting
+from mercure_hub.protocol.tokens.keys import ALGORITHMS, Key, fitting
+
+if TYPE_CHECKING:
+    from mercure_hub.protocol.tokens.asymmetric import PublicKey
 
 MAX_KEYS = 64
 """Entries in a set."""
@@ -26,16 +27,6 @@ _MAX_EXPONENT = 2**32
 _MAX_KID = 256
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
-_EC: Mapping[str, ec.EllipticCurve] = {
-    "P-256": ec.SECP256R1(),
-    "P-384": ec.SECP384R1(),
-    "P-521": ec.SECP521R1(),
-    "secp256k1": ec.SECP256K1(),
-}
-_OKP: Mapping[str, tuple[int, type[ed25519.Ed25519PublicKey | ed448.Ed448PublicKey]]] = {
-    "Ed25519": (32, ed25519.Ed25519PublicKey),
-    "Ed448": (57, ed448.Ed448PublicKey),
-}
 
 _MIN_LIFETIME, _DEFAULT_LIFETIME, _MAX_LIFETIME = 300.0, 3600.0, 86400.0  # seconds
 _MAX_AGE = re.compile(r'(?:^|,)\s*max-age\s*=\s*"?(\d+)"?\s*(?=,|$)', re.IGNORECASE | re.ASCII)
@@ -150,29 +141,30 @@ def _is_private(entry: Mapping[str, Any]) -> bool:
 
 
 def _public_key(kind: str, entry: Mapping[str, Any]) -> PublicKey:
+    from mercure_hub.protocol.tokens import asymmetric  # noqa: PLC0415 - see keys.py
+
     try:
         if kind == "RSA":
-            return _rsa(entry)
+            return asymmetric.rsa_key(*_rsa_numbers(entry))
         curve = str(entry.get("crv"))
-        if kind == "EC" and curve in _EC:
-            size = (_EC[curve].key_size + 7) // 8
+        if kind == "EC" and curve in asymmetric.EC_SIZES:
+            size = asymmetric.EC_SIZES[curve]
             x, y = (int.from_bytes(_bytes_of(entry, name, size)) for name in ("x", "y"))
-            return ec.EllipticCurvePublicNumbers(x, y, _EC[curve]).public_key()
-        if kind == "OKP" and curve in _OKP:
-            size, type_ = _OKP[curve]
-            return type_.from_public_bytes(_bytes_of(entry, "x", size))
+            return asymmetric.ec_key(curve, x, y)
+        if kind == "OKP" and curve in asymmetric.OKP_SIZES:
+            return asymmetric.okp_key(curve, _bytes_of(entry, "x", asymmetric.OKP_SIZES[curve]))
     except (ValueError, TypeError):
         raise KeyMaterialError("its numbers are not those of a key") from None
     raise _NotForUs  # a curve that we do not know
 
 
-def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
+def _rsa_numbers(entry: Mapping[str, Any]) -> tuple[int, int]:
     modulus, exponent = (int.from_bytes(_bytes_of(entry, name)) for name in ("n", "e"))
     if modulus.bit_length() > _MAX_RSA_BITS:
         raise KeyMaterialError(f"the RSA key has {modulus.bit_length()} bits; the limit is {_MAX_RSA_BITS}")
     if exponent > _MAX_EXPONENT:
         raise KeyMaterialError(f"the exponent of the RSA key is over {_MAX_EXPONENT}")
-    return rsa.RSAPublicNumbers(exponent, modulus).public_key()
+    return modulus, exponent
 
 
 def _bytes_of(entry: Mapping[str, Any], name: str, size: int | None = None) -> bytes:
