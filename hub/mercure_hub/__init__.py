@@ -19,7 +19,10 @@ __version__ = "0.1.0"
 DOCUMENTATION = "https://github.com/flask-mercure/flask-mercure/blob/main/docs"
 """Where the pages are, for messages to people who have installed a package and no clone."""
 
-PACKAGES = ("gevent", "sqlalchemy", "prometheus_client", "httptools", "hpack", "urlpattern", "re2")
+PACKAGES = (
+    *("gevent", "sqlalchemy", "geventwebsocket", "prometheus_client", "httptools", "hpack", "urlpattern"),
+    "re2",
+)
 """What the extra ``hub`` brings, as modules, but for backports.zstd, which the hub can do without."""
 
 INSTALL = "in a clone of flask-mercure: pip install '.[{}]'"

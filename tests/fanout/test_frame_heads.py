@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from mercure_hub.fanout.encoding import Form, close_frame, encode, pong
+from mercure_hub.fanout.encoding import HEARTBEATS, Form, close_frame, encode, pong
 from mercure_hub.protocol.update import Update
 
 
@@ -48,3 +48,7 @@ def test_the_head_of_a_pong(size: int) -> None:
 @pytest.mark.parametrize("text", ["", "the hub stops"])
 def test_the_head_of_a_close_frame(text: str) -> None:
     assert close_frame(1001, text) == head(8, 2 + len(text)) + b"\x03\xe9" + text.encode()
+
+
+def test_a_heartbeat_is_an_empty_ping() -> None:
+    assert HEARTBEATS[Form.WEBSOCKET] == head(9, 0)

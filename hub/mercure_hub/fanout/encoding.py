@@ -13,9 +13,9 @@ All subscribers with one form get the same bytes, so an update is encoded once f
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 
 from mercure_hub.protocol import websocket
@@ -28,8 +28,8 @@ _LEVEL = 1  # higher levels take longer and save nothing on events
 _MAX_FRAME = 256 << 10  # bytes of content: a millisecond of work, and far below the window of RFC 9659
 _MAX_STORED = 65536  # bytes of a frame that is not compressed: one block
 _MAX_CLOSE_REASON = 123  # bytes
-_FINAL = 0x80  # the bit of a frame that ends a message
-_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10  # opcodes
+_TEXT, _CLOSE, _PONG = 1, 8, 10  # opcodes
+_PING = b"\x89\x00"  # a frame without content; a constant, because heartbeats are known before a WebSocket is
 _PIECE = 4_000  # estimated microseconds that it takes to compress one piece of the history
 
 
@@ -197,12 +197,16 @@ def _message(update: Update) -> bytes:
 
 def _frame(opcode: int, content: bytes) -> bytes:
     """A whole message that is not masked (RFC 6455 section 5.2)."""
-    first, size = bytes((_FINAL | opcode,)), len(content)
-    if size < 126:
-        return first + bytes((size,)) + content
-    if size < 1 << 16:
-        return first + b"\x7e" + size.to_bytes(2, "big") + content
-    return first + b"\x7f" + size.to_bytes(8, "big") + content
+    head = _encode_header()(fin=True, opcode=opcode, mask=b"", length=len(content), flags=0)
+    return bytes(head) + content
+
+
+@cache
+def _encode_header() -> Callable[..., bytes]:
+    """The function of gevent-websocket that writes the head of a frame, imported with the first WebSocket."""
+    from geventwebsocket.websocket import Header  # noqa: PLC0415 - takes MiB that most hubs do not need
+
+    return Header.encode_header  # type: ignore[no-any-return]
 
 
 HEARTBEATS = {
@@ -210,7 +214,7 @@ HEARTBEATS = {
     Form.CHUNKED: chunk(HEARTBEAT),
     Form.ZSTD: stored(HEARTBEAT),
     Form.CHUNKED_ZSTD: chunk(stored(HEARTBEAT)),
-    Form.WEBSOCKET: _frame(_PING, b""),
+    Form.WEBSOCKET: _PING,
     Form.STREAM: HEARTBEAT,
     Form.STREAM_ZSTD: stored(HEARTBEAT),
 }
