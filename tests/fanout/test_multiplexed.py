@@ -26,6 +26,10 @@ class Notes(Reader):
     def __init__(self) -> None:
         self.ended_streams: list[int] = []
         self.is_lost = False
+        self.postponed = 0
+
+    def postpone(self) -> None:
+        self.postponed += 1
 
     def receive(self) -> None:
         pass
@@ -144,6 +148,26 @@ def test_a_closed_window_delays_its_own_stream_only(bench: Bench) -> None:
     assert client.data(1) == sent
     assert narrow.state is State.READY_STREAM
     assert max(len(content) for *_, content in client.frames()) == http2.FRAME_SIZE
+
+
+def test_a_client_that_opens_all_windows_at_once_does_not_keep_others_waiting(bench: Bench) -> None:
+    client = Client(bench)
+    ours = socket.socket(fileno=client.connection.fd)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+    ours.detach()
+    ones = [client.subscribe(number, "a") for number in range(1, 41, 2)]
+    sent = b"".join([bench.publish("a", data="x" * 50_000).update.encode() for _ in range(3)])
+    client.read()
+    client.connection.widen(WIDE)
+    client.connection.set_initial_window(WIDE)
+    bench.engine.flush(client.connection)
+    assert client.notes.postponed == 1
+    assert client.connection.is_unfinished
+    while client.notes.postponed:
+        client.notes.postponed -= 1
+        client.read()
+        bench.engine.flush(client.connection)
+    assert [client.data(number) for number in range(1, 41, 2)] == [sent] * len(ones)
 
 
 def test_a_stream_without_a_window_ends_after_the_timeout(bench: Bench) -> None:

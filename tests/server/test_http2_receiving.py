@@ -30,6 +30,9 @@ class Notes(Reader):
     def ended(self, stream: Stream) -> None:
         self.receiver.ended(stream)
 
+    def postpone(self) -> None:
+        raise AssertionError
+
     def lost(self) -> None:
         pass
 

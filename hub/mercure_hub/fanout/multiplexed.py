@@ -20,6 +20,7 @@ COUNTED = 16
 """Bytes from which a DATA frame counts as one after which a client may open windows again."""
 
 _GATHERED = 128 << 10  # bytes of frames that are made before they are written
+_WRITES = 4  # of so many bytes, before others have their turn
 _MAX_BUFFERS = 512  # of one writev()
 _TLS_RECORDS = 64 << 10  # bytes
 _MAX_CONTROL = 1 << 20  # bytes that wait for a client which takes nothing
@@ -40,6 +41,9 @@ class Reader(Protocol):
 
     def receive(self) -> None:
         """Called when there is something to receive."""
+
+    def postpone(self) -> None:
+        """Called when others should have their turn: ``flush`` has to be called soon."""
 
     def ended(self, stream: Stream) -> None:
         """Called when a stream is no longer there, whoever ended it."""
@@ -267,15 +271,15 @@ class Multiplexed:
         self.frames += number
 
     def flush(self, now: float) -> None:
-        """Write until nothing waits, or the client takes no more.
+        """Write until nothing waits, the client takes no more, or others should have their turn.
 
         :param now: monotonic time in seconds.
         """
-        while self.fd >= 0:
-            if self._out and not self._write(now):
+        for _ in range(_WRITES):
+            if self.fd < 0 or (self._out and not self._write(now)) or not self._fill(now):
                 break
-            if not self._fill(now):
-                break
+        else:
+            self.reader.postpone()
         if self.fd < 0:
             return
         if self._senders and not self._is_blocked and self.window > 0:

@@ -25,6 +25,7 @@ MAX_STREAMS = 1000
 
 _MAX_CONTINUATIONS = 64  # frames of one field section
 _MAX_REMEMBERED = 64  # streams that ended lately
+_SECTIONS = 64  # field sections that are decoded before others have their turn: some 3 ms
 _CREDIT = 16 << 10  # received bytes after which the window is opened again
 
 
@@ -140,8 +141,9 @@ class Receiver:
     :param now: monotonic time in seconds.
 
     ``last`` is the newest stream that was served. ``buffered`` is how many bytes of incomplete requests are
-    in memory. ``incomplete`` are their streams, the oldest first. While ``is_leaving``, new requests are
-    ignored.
+    in memory. ``incomplete`` are their streams, the oldest first. ``section_since`` is the time since which a
+    field section is incomplete, or 0. While ``is_leaving``, new requests are ignored. ``is_paused`` is true
+    after a ``feed`` that left frames for the next one.
     """
 
     def __init__(self, connection: Multiplexed, max_body: int, now: float) -> None:
@@ -150,6 +152,8 @@ class Receiver:
         self.incomplete: dict[Stream, Incoming] = {}
         self.section_since = 0.0
         self.is_leaving = False
+        self.is_paused = False
+        self._sections = 0
         self._connection = connection
         self._max_body = max_body
         self._decoder = hpack.Decoder(max_header_list_size=MAX_HEAD)
@@ -194,6 +198,7 @@ class Receiver:
     def feed(self, received: bytes, now: float) -> Iterator[Event]:
         """Parse what was received.
 
+        :param received: may be empty, to go on after a pause.
         :param now: monotonic time in seconds.
         :returns: what happened; to be handled before the next is taken.
         :raises Fault: the connection has to end.
@@ -202,6 +207,8 @@ class Receiver:
         data = self._input
         data += received
         at = self._skip_preface(data)
+        self._sections = 0
+        self.is_paused = False
         try:
             while len(data) - at >= HEAD:
                 size = int.from_bytes(data[at : at + 3], "big")
@@ -209,6 +216,9 @@ class Receiver:
                     raise Fault(Code.FRAME_SIZE_ERROR, f"a frame is over {FRAME_SIZE} bytes")
                 end = at + HEAD + size
                 if end > len(data):
+                    break
+                if self._sections == _SECTIONS:
+                    self.is_paused = True
                     break
                 number = int.from_bytes(data[at + 5 : at + HEAD], "big") & MAX_WINDOW
                 kind, flags, content = data[at + 3], data[at + 4], bytes(data[at + HEAD : end])
@@ -400,6 +410,7 @@ class Receiver:
         section, self._section, self.section_since = self._section, None, 0.0
         if section is None:
             return
+        self._sections += 1
         number, flags, block = section
         try:
             # Always, because the table of the decoder depends on it.

@@ -29,9 +29,10 @@ from mercure_hub.server.exchange import Reply, begin_stream, refuse, respond
 from mercure_hub.server.http import Message
 from mercure_hub.server.http2 import fields
 from mercure_hub.server.http2.receiving import Asked, Fault, Receiver
+from mercure_hub.server.open_requests import OPEN_REQUEST
 from mercure_hub.server.site import Site, Waiting
 
-_SIZE = 64 << 10  # bytes that are read at once
+_SIZE = 16 << 10  # bytes that are read at once
 _READS = 4  # before others have their turn
 _AT_ONCE = 128  # requests of a connection that are served at once
 _IDLE = 16  # greenlets that wait for a request
@@ -139,29 +140,31 @@ class Session(Waiting, Reader):
         self._receiver = Receiver(self._connection, site.max_body, now)
         self._queued: deque[Asked] = deque()
         self._in_progress = 0
+        self._held = 0  # bytes of answers and requests whose client is waited for
         self._has_answered = False
         self._is_reading = False
+        self._is_writing = False
         self._is_waiting = False
-        self._awaited: tuple[bool, bool, bool] = (False, False, False)
+        self._awaited: tuple[bool, ...] = ()
         self._idle_since = now
         self._timer = gevent.get_hub().loop.timer(0.0)
 
     def start(self, received: bytes, *, is_leaving: bool) -> None:
         """Greet the client, and read what it has sent."""
         self._receiver.greet()
-        if self._feed(received):
-            self.receive()
+        self._feed(received)
+        self.receive()
         if is_leaving:
             self.leave()
 
     # -- receiving -------------------------------------------------------------------------------------------
 
     def receive(self) -> None:
-        """Read what has arrived."""
+        """Read what has arrived, or as much as leaves others their turn."""
         connection = self._connection
         for _ in range(_READS):
-            if connection.fd < 0:
-                return
+            if connection.fd < 0 or self._receiver.is_paused:
+                break
             try:
                 received = _read(connection)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -172,18 +175,19 @@ class Session(Waiting, Reader):
             if not received:
                 self._engine.disconnect(connection, Ending(Reason.CLOSED_BY_CLIENT))
                 return
-            if not self._feed(received):
-                return
-        if not self._is_reading:  # the kernel does not report again what is left
+            self._feed(received)
+        if not self._is_reading and connection.fd >= 0:  # the kernel does not report again what is left
             self._is_reading = True
             gevent.get_hub().loop.run_callback(self._read_on)
 
     def _read_on(self) -> None:
         self._is_reading = False
+        if self._receiver.is_paused and self._connection.fd >= 0:
+            self._feed(b"")
         self.receive()
 
-    def _feed(self, received: bytes) -> bool:
-        """Parse and handle what was received; false when the connection has ended."""
+    def _feed(self, received: bytes) -> None:
+        """Parse and handle what was received."""
         connection = self._connection
         try:
             for event in self._receiver.feed(received, time.monotonic()):
@@ -193,15 +197,14 @@ class Session(Waiting, Reader):
                     self._engine.drop(event.subscriber, Ending(Reason.CLOSED_BY_CLIENT))
         except Fault as fault:
             self._fail(fault)
-            return False
+            return
         except Exception:
             _log.exception("a connection failed; this is a defect of the hub")
             self._fail(Fault(Code.INTERNAL_ERROR, "the hub failed"))
-            return False
+            return
         self._start_requests()
         self._engine.flush(connection)
         self._look()
-        return connection.fd >= 0
 
     def _fail(self, fault: Fault) -> None:
         """Tell the client what was wrong, and end the connection."""
@@ -224,18 +227,19 @@ class Session(Waiting, Reader):
         if connection.fd < 0:
             return
         is_idle = not connection.streams
-        if is_idle and not self._awaited[0]:
+        if is_idle and self._awaited[:1] != (True,):
             self._idle_since = time.monotonic()
         if is_idle and receiver.is_leaving and not self._in_progress:
             self._end(b"", Ending(Reason.HUB_STOPS))
             return
-        awaited = is_idle, bool(receiver.incomplete), bool(receiver.section_since)
+        awaited = is_idle, bool(receiver.incomplete), bool(receiver.section_since), bool(self._held)
+        held = receiver.buffered + self._held
         waiting = self._site.open_requests
         if any(awaited) and not self._is_waiting:
             self._is_waiting = True
-            waiting.begin(self, receiver.buffered)
+            waiting.begin(self, held)
         elif any(awaited):
-            waiting.resize(self, receiver.buffered)
+            waiting.resize(self, held)
         elif self._is_waiting:
             self._is_waiting = False
             waiting.finish(self)
@@ -289,6 +293,16 @@ class Session(Waiting, Reader):
 
     # -- called by the engine --------------------------------------------------------------------------------
 
+    def postpone(self) -> None:
+        """Others should have their turn before more is written."""
+        if not self._is_writing:
+            self._is_writing = True
+            gevent.get_hub().loop.run_callback(self._write_on)
+
+    def _write_on(self) -> None:
+        self._is_writing = False
+        self._engine.flush(self._connection)
+
     def ended(self, stream: Stream) -> None:
         """A stream is no longer there."""
         self._receiver.ended(stream)
@@ -340,6 +354,20 @@ class Session(Waiting, Reader):
             self._connection.write(http2.frame(kind, flags, number, section[:FRAME_SIZE]))
             kind, flags, section = http2.CONTINUATION, 0, section[FRAME_SIZE:]
         self._connection.write(http2.frame(kind, flags | http2.END_HEADERS, number, section))
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count memory while a client is waited for.
+
+        :param size: bytes.
+        """
+        self._held += size
+        self._look()
+        try:
+            yield
+        finally:
+            self._held -= size
+            self._look()
 
     def flush(self) -> None:
         """Write what waits."""
@@ -449,12 +477,14 @@ class Exchange(Sender):
         :raises Timeout: it took nothing.
         :raises OSError: the stream is no longer there.
         """
-        rest = memoryview(content)
-        while rest:
-            sent = self.offer(rest, ends=ends)
-            rest = rest[sent:]
-            if rest and not self.has_room(timeout):
-                raise Timeout
+        rest = memoryview(content)[self.offer(memoryview(content), ends=ends) :]
+        if not rest:
+            return
+        with self._session.holding(len(content)):
+            while rest:
+                if not self.has_room(timeout):
+                    raise Timeout
+                rest = rest[self.offer(rest, ends=ends) :]
 
     def offer(self, content: memoryview, *, ends: bool = False) -> int:
         """Send as much as possible without waiting.
@@ -491,7 +521,8 @@ class Exchange(Sender):
         """Call a function if the client gives the stream up."""
         self._on_end = on_end
         try:
-            yield
+            with self._session.holding(OPEN_REQUEST):
+                yield
         finally:
             self._on_end = None
 
