@@ -15,9 +15,10 @@
 # make site    the documentation as a site, build/site/index.html
 # make chaos   real hubs under faults, for ten minutes; options in SEEDS, MINUTES, WORKERS, ENGINE, NODES and CHAOS,
 #              make chaos CHAOS=--help
-# make bench   what docs/performance.md measures (Linux, a C compiler); options in BENCH, make bench BENCH=--help
-# make bench-quick     the same, smaller, in two minutes
-# make bench-publish   put the last make bench into docs/performance.md
+# make bench   what docs/performance.md shows, in 25 minutes (Linux, a C compiler); options in BENCH,
+#              make bench BENCH=--help
+# make bench-quick     the same, smaller, in three minutes
+# make bench-publish   put the last make bench, or some rows of it, into docs/performance.md and its folder
 #
 # Each of them makes its own virtual environment first. PYTHON chooses the interpreter. DEPENDENCIES=lowest installs
 # the lowest versions that setup.cfg allows, DEPENDENCIES=newest the newest, pre-releases too.

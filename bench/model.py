@@ -111,6 +111,7 @@ class Row:
     :param failed: it was begun, and a run was not clean.
     :param notes: what a reader has to know.
     :param runs: each single run: case, contestant and result.
+    :param origin: when and of what it was measured, if not with the rows around it.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Row:
     skipped: str = ""
     failed: bool = False
     runs: Sequence[Mapping[str, Any]] = field(default=())
+    origin: str = ""
 
     def ratio(self, line: Line) -> float | None:
         """The median of the ratios of runs that followed each other.

@@ -57,7 +57,8 @@ def _lines(content: dict[str, Any]) -> str:
     rows = []
     for row in content["rows"]:
         runs = ",\n".join(json.dumps(one) for one in row["runs"])
-        rows.append(json.dumps({**row, "runs": []})[:-3] + f"[\n{runs}\n]}}")
+        others = {name: value for name, value in row.items() if name != "runs"}
+        rows.append(json.dumps({**others, "runs": []})[:-3] + f"[\n{runs}\n]}}")
     head = json.dumps({**content, "rows": []}, indent=1)
     return head.replace('"rows": []', '"rows": [\n' + ",\n".join(rows) + "\n]", 1) + "\n"
 
@@ -80,12 +81,7 @@ def markdown(outcome: Outcome, pictures: str = "") -> str:
     :param pictures: folder of the pictures as the page links them; without it the pictures are not linked.
     """
     peers = _peers(outcome.rows)
-    small = "" if outcome.size == "full" else f", of {outcome.size} size; the targets are for full size"
-    parts = [
-        f"Measured on {outcome.started}: {machine.sentence(dict(outcome.machine))}. "
-        f"Each number is the median of {outcome.runs} run{'s' if outcome.runs > 1 else ''}"
-        f"{small}."
-    ]
+    parts = [origin(outcome)]
     if outcome.absent:
         parts.append("\n".join(f"- {words}" for words in outcome.absent))
     variants = [name for name in outcome.variants if name in peers]
@@ -97,11 +93,28 @@ def markdown(outcome: Outcome, pictures: str = "") -> str:
         tail = f": *not measured: {row.skipped}*" if row.skipped else ""
         table.append(f"| **{title}**{tail} |" + " |" * (len(head) - 1))
         table += [_cells(row, line, peers, variants) for line in row.lines]
-        notes += [f"- {row.title}: {note}" for note in [*row.notes, *_limits(row)]]
+        older = [f"measured on {row.origin}"] if row.origin else []
+        notes += [f"- {row.title}: {note}" for note in [*older, *row.notes, *_limits(row)]]
     parts.append("\n".join(table))
     if notes:
         parts.append("\n".join(notes))
     return "\n\n".join(parts) + "\n"
+
+
+def origin(outcome: Outcome) -> str:
+    """When, on what and how often it was measured."""
+    small = "" if outcome.size == "full" else f", of {outcome.size} size; the targets are for full size"
+    return (
+        f"Measured on {outcome.started}: {machine.sentence(dict(outcome.machine))}. "
+        f"Each number is the median of {outcome.runs} run{'s' if outcome.runs > 1 else ''}"
+        f"{small}."
+    )
+
+
+def short_origin(outcome: Outcome) -> str:
+    """The same for rows beside those of another run."""
+    python, revision = outcome.machine["python"], outcome.machine["revision"]
+    return f"{outcome.started}, revision {revision}, Python {python}"
 
 
 def _peers(rows: Sequence[Row]) -> list[str]:

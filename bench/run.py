@@ -118,7 +118,10 @@ def _hubs(options: argparse.Namespace, folder: Path) -> Hubs:
     settings = dict(options.setting)
     variants = [
         *(OurHub(folder, name, settings, tree=Path(path).resolve()) for name, path in options.hub_tree),
-        *(OurHub(folder, name, settings, python=path) for name, path in options.hub_python),
+        *(
+            OurHub(folder, name, settings, python=str(Path(path).absolute()))
+            for name, path in options.hub_python
+        ),
     ]
     return Hubs(OurHub(folder, settings=settings), others, absent, variants)
 

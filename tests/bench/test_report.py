@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -11,11 +10,28 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import publish, report
-from bench.model import Line, Row
+from bench.model import Line, Row, Target
 from bench.plot import svg
-from tests.bench.outcome import FANOUT, OUTCOME
+from tests.bench.outcome import FANOUT, OUTCOME, SKIPPED
 
-PAGE = Path(__file__).parents[2] / "docs/performance.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = ("performance.md", "performance/README.md")
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """The pages, with nothing published beside them."""
+    folder = tmp_path / "docs"
+    for page in PAGES:
+        (folder / page).parent.mkdir(parents=True, exist_ok=True)
+        (folder / page).write_text((DOCS / page).read_text())
+    return folder
+
+
+def published(docs: Path, outcome: report.Outcome, *options: str) -> int:
+    """Publish a measurement; the exit status of the command."""
+    report.write(outcome, docs.parent / "out")
+    return publish.main([str(docs.parent / "out/results.json"), "--docs", str(docs), *options])
 
 
 def test_the_table() -> None:
@@ -85,42 +101,72 @@ def test_a_table_of_zeros_has_a_picture() -> None:
     ElementTree.fromstring(svg(Row("name", "title", [line])))
 
 
-def test_a_measurement_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "docs/performance.md"
-    page.parent.mkdir()
-    page.write_text(PAGE.read_text())
-    report.write(OUTCOME, tmp_path / "out")
-    arguments = ["publish", str(tmp_path / "out/results.json"), "--docs", str(page.parent)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert publish.main() == 0
-    once = page.read_text()
-    assert "Example 9000" in once
-    assert once.splitlines()[0] == PAGE.read_text().splitlines()[0]
-    assert (page.parent / "performance/fanout.svg").exists()
-    assert publish.main() == 0
-    assert page.read_text() == once
+def test_a_measurement_is_published(docs: Path) -> None:
+    fast = Line(
+        "1,000 subscribers x 200 updates", "deliveries per CPU-second", {"hub": [9.0], "floor": [10.0]}
+    )
+    fast = replace(fast, target=Target(0.9, at_least=True, of="floor"))
+    outcome = replace(OUTCOME, rows=[replace(FANOUT, lines=[fast])])
+    assert published(docs, outcome) == 0
+    long, short = (docs / "performance/README.md").read_text(), (docs / "performance.md").read_text()
+    assert "[Fan-out](./fanout.svg)" in long
+    assert (docs / "performance/fanout.svg").exists()
+    for text in (long, short):
+        assert "Example 9000" in text
+    assert (
+        "| An update for 1,000 subscribers of a topic | 9.00 deliveries a second and core "
+        "| 0.90 of a C loop of `send()` |" in short.splitlines()
+    )
+    assert "| a core: deliveries a second | 4 |" in short.splitlines()
+    assert published(docs, outcome) == 0
+    assert (docs / "performance.md").read_text() == short
 
 
-def test_engines_have_a_table_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run of one kind of rows leaves the other's table and file alone."""
-    page = tmp_path / "performance.md"
-    page.write_text(PAGE.read_text())
-    report.write(replace(OUTCOME, rows=[replace(FANOUT, name="appends")]), tmp_path / "out")
-    monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path / "out/results.json"), "--docs", str(tmp_path)])
-    assert publish.main() == 0
-    names = sorted(path.name for path in (tmp_path / "performance").iterdir())
-    assert names == ["appends.svg", "engines.json"]
-    before, _, after = page.read_text().partition("<!-- table of engines: written by bench/publish.py -->")
-    assert before == PAGE.read_text().partition("<!-- table of engines")[0]
+def test_engines_have_a_table_of_their_own(docs: Path) -> None:
+    before, _, _ = (docs / "performance/README.md").read_text().partition("<!-- table of engines")
+    short = (docs / "performance.md").read_text()
+    assert published(docs, replace(OUTCOME, rows=[replace(FANOUT, name="appends")])) == 0
+    first, _, after = (docs / "performance/README.md").read_text().partition("<!-- table of engines")
+    assert first == before
     assert "Example 9000" in after
+    assert (docs / "performance.md").read_text() == short
 
 
-def test_only_a_full_run_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report.write(replace(OUTCOME, size="quick"), tmp_path)
-    monkeypatch.setattr(sys, "argv", ["publish", str(tmp_path / "results.json"), "--docs", str(tmp_path)])
-    assert publish.main() == 2
+def test_some_rows_join_what_is_published(docs: Path) -> None:
+    """Rows of another run say so, also when a third one comes."""
+    assert published(docs, OUTCOME) == 0
+    later = replace(OUTCOME, started="2026-02-03 04:05 UTC", rows=[replace(SKIPPED, skipped="", title="New")])
+    assert published(docs, later) == 0
+    rows = report.read(docs / "performance/results.json").rows
+    origin = "2026-01-02 03:04 UTC, revision abc1234, Python 3.13.1"
+    assert [(row.name, row.title, row.origin) for row in rows] == [
+        ("fanout", "Fan-out", origin),
+        ("workers", "New", ""),
+    ]
+    text = (docs / "performance/README.md").read_text()
+    assert "Measured on 2026-02-03" in text
+    assert f"- Fan-out: measured on {origin}" in text
+    third = replace(OUTCOME, started="2026-03-04 05:06 UTC", rows=[replace(FANOUT, name="burst")])
+    assert published(docs, third) == 0
+    rows = report.read(docs / "performance/results.json").rows
+    assert [(row.name, row.origin[:10]) for row in rows] == [
+        ("fanout", "2026-01-02"),
+        ("burst", ""),
+        ("workers", "2026-02-03"),
+    ]
+
+
+def test_rows_of_another_machine_do_not_join(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert published(docs, OUTCOME) == 0
+    other = replace(OUTCOME, machine={**OUTCOME.machine, "cores": "4"}, rows=[SKIPPED])
+    assert published(docs, other) == 2
+    assert "another machine; --alone" in capsys.readouterr().err
+    assert published(docs, other, "--alone") == 0
+    assert [row.name for row in report.read(docs / "performance/results.json").rows] == ["workers"]
+
+
+def test_only_a_full_run_is_published(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert published(docs, replace(OUTCOME, size="quick")) == 2
     assert "only a full run is published" in capsys.readouterr().err
 
 
@@ -131,9 +177,13 @@ def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
         report.refresh(page, "table")
 
 
-def test_the_published_results_are_those_of_the_page() -> None:
+def test_the_published_results_are_those_of_the_pages(tmp_path: Path) -> None:
     """Nobody has edited a number by hand."""
-    for published in (PAGE.parent / "performance").glob("*.json"):
-        table = report.markdown(report.read(published), pictures="performance")
-        assert table in PAGE.read_text()
-        assert "Bearer" not in json.dumps(json.loads(published.read_text()))
+    results = DOCS / "performance/results.json"
+    assert "Bearer" not in json.dumps(json.loads(results.read_text()))
+    (tmp_path / "performance").mkdir()
+    for page in PAGES:
+        (tmp_path / page).write_text((DOCS / page).read_text())
+    publish.show(report.read(results), tmp_path)
+    for page in PAGES:
+        assert (tmp_path / page).read_text() == (DOCS / page).read_text(), page

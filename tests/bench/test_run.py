@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from bench import generator, hubs, run
+from bench import generator, hubs, run, summary
 from bench.context import Bench
 from bench.engines import Engines
 from bench.generator import Fault
@@ -180,6 +180,7 @@ def test_names_of_cases_are_unique_and_targets_are_there(
     for module in ("tls", "http2"):
         monkeypatch.setattr(f"bench.rows.{module}.has_tls", lambda: True)
     monkeypatch.setattr("bench.rows.http2._speaks", lambda _running: True)
+    found = set()
     for subject in SUBJECTS:
         if subject.name == "workers":
             continue
@@ -189,10 +190,13 @@ def test_names_of_cases_are_unique_and_targets_are_there(
         cases = subject.build(bench)
         titles = [(case.name, figure.title) for case in cases for figure in case.figures]
         assert len(set(titles)) == len(titles), subject.name
+        found |= {summary.Source(subject.name, *title) for title in titles}
         for case in cases:
             for figure in case.figures:
                 if figure.target is not None and figure.target.case:
                     assert (figure.target.case, figure.title) in titles, (subject.name, case.name)
+    if sizes == "full":
+        assert {entry.source for entry in (*summary.ENTRIES, *summary.SIZES)} <= found
 
 
 def test_a_short_run_on_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sseload: Path) -> None:
