@@ -40,6 +40,7 @@ MAX_LENGTH = 2048
 
 _AnyPattern = CompactPattern | URLPattern | CompactTemplate | Pattern
 
+_UNTRIED: tuple[str | None, bool] = (None, False)
 _MAX_PATTERN = 512
 _LEAST_SHARE = 10  # patterns with regular expressions that one request may have
 _RETRY_AFTER = 10  # seconds
@@ -128,11 +129,13 @@ class Matcher:
         self.exact = value if pattern is None and not self.is_wildcard else None
         self._resolver = resolver(base)
         self._pattern = pattern
-        self._last: tuple[str | None, bool] = (None, False)
+        self._last = _UNTRIED
         self.prefix = NO_PREFIX
+        if pattern is None:
+            return
         if isinstance(pattern, CompactPattern | URLPattern):
             self.prefix = url_pattern_prefix(pattern, base)
-        elif pattern is not None:
+        else:
             self.prefix = template_prefix(value)
 
     def __repr__(self) -> str:

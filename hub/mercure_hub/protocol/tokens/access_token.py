@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -102,6 +101,8 @@ class TokenVerifier:
 
     def trusts(self, key: Key, role: Role) -> bool:
         """Whether a key is still trusted, with all its algorithms."""
+        if any(own is key for issuer in self._issuers.values() for own in issuer.keys(role)):
+            return True
         return any(
             own.material == key.material and own.kid == key.kid and set(key.algorithms) <= set(own.algorithms)
             for issuer in self._issuers.values()
@@ -148,8 +149,9 @@ class TokenVerifier:
         if not current:
             if self._knows_its_url and "aud" in claims:
                 _check_audience(claims["aud"], resource)
-            grant = old_grant_of(claims, expires_at, resource, fingerprint, key)
-            return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
+            subject = _subject(claims, issuer)
+            old = old_grant_of(claims, expires_at, resource, fingerprint, key, subject=subject)
+            return old, not_before, issuer.identifier, key
         if not is_access_token(header):
             raise TokenInvalid(
                 f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
@@ -158,8 +160,8 @@ class TokenVerifier:
             raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
         _check_audience(claims.get("aud"), resource)
         details = claims.get(DETAILS, [])
-        grant = grant_of(details, expires_at, resource, fingerprint, key)
-        return _of_subject(grant, claims, issuer), not_before, issuer.identifier, key
+        grant = grant_of(details, expires_at, resource, fingerprint, key, subject=_subject(claims, issuer))
+        return grant, not_before, issuer.identifier, key
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
         identifier = claims.get("iss")
@@ -184,18 +186,18 @@ class TokenVerifier:
         return issuers[0] if len(issuers) == 1 else self._issuers[self._first]
 
 
-def _of_subject(grant: Grant, claims: Mapping[str, Any], issuer: Issuer) -> Grant:
+def _subject(claims: Mapping[str, Any], issuer: Issuer) -> str:
     subject = claims.get("sub")
     if not isinstance(subject, str) or not subject:
-        return grant
-    return replace(grant, subject=f"{issuer.identifier} {subject[:_MAX_SUBJECT]}")
+        return ""
+    return f"{issuer.identifier} {subject[:_MAX_SUBJECT]}"
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None and name not in claims:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TokenInvalid(f"{name} is {shown(value)}, not a number", Section.TOKEN_CLAIMS)
     return float(max(-_MAX_TIME, min(value, _MAX_TIME)))
 

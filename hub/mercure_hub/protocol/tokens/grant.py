@@ -61,13 +61,16 @@ _MAX_DEPTH = 32
 _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
 
-def grant_of(details: object, expires_at: float, resource: str, fingerprint: bytes, key: Key) -> Grant:
+def grant_of(
+    details: object, expires_at: float, resource: str, fingerprint: bytes, key: Key, *, subject: str = ""
+) -> Grant:
     """Read ``authorization_details``; one defect invalidates all of it (spec, Authorization Details).
 
     :param expires_at: seconds since the epoch.
     :param resource: the hub's resource identifier, base of relative patterns.
     :param fingerprint: of the token.
     :param key: the key that verified it.
+    :param subject: issuer and ``sub``; empty without ``sub``.
     :raises TokenInvalid: something in it is not valid.
     """
     if not isinstance(details, list):
@@ -102,6 +105,7 @@ def grant_of(details: object, expires_at: float, resource: str, fingerprint: byt
         expires_at,
         fingerprint=fingerprint,
         key=key,
+        subject=subject,
     )
 
 
@@ -159,7 +163,13 @@ def _matcher(type_: MatcherType, value: str, resource: str, member: str) -> Matc
 
 
 def old_grant_of(
-    claims: Mapping[str, Any], expires_at: float | None, resource: str, fingerprint: bytes, key: Key
+    claims: Mapping[str, Any],
+    expires_at: float | None,
+    resource: str,
+    fingerprint: bytes,
+    key: Key,
+    *,
+    subject: str = "",
 ) -> Grant:
     """Read the ``mercure`` claim of 0.x, also under its namespaced name.
 
@@ -167,6 +177,7 @@ def old_grant_of(
     :param resource: the hub's resource identifier.
     :param fingerprint: of the token.
     :param key: the key that verified it.
+    :param subject: issuer and ``sub``; empty without ``sub``.
     :raises TokenInvalid: it is missing, or not valid.
     """
     claim = claims.get(OLD_NAMESPACED_CLAIM)
@@ -186,6 +197,7 @@ def old_grant_of(
         is_old=True,
         fingerprint=fingerprint,
         key=key,
+        subject=subject,
     )
 
 
