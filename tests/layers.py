@@ -23,7 +23,10 @@ _LONGEST = (  # a minute or more each
     *("test_cluster.py", "test_several_hubs.py"),
 )
 _PROCESS = {"subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
-_PROGRAMS = {"apache2", "caddy", "chromedriver", "chromium", "nginx", "npm", "supervisord"}
+_PROGRAMS = {
+    *("apache2", "caddy", "chromedriver", "chromium", "h2load", "haproxy", "nghttp", "nghttpd", "nginx"),
+    *("npm", "supervisord"),
+}
 _NETWORK = {"socket.bind", "socket.connect"}
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 

@@ -46,6 +46,7 @@ PACKAGES = {
         "chromium": "chromium",
         "chromium-driver": "chromedriver",
         "curl": "curl",
+        "haproxy": "/usr/sbin/haproxy",
         "libapache2-mod-wsgi-py3": "/etc/apache2/mods-available/wsgi.load",
         "nghttp2-client": "h2load",
         "nghttp2-server": "nghttpd",

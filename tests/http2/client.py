@@ -19,6 +19,7 @@ from tests.http2.frames import (
     DEFAULT_WINDOW,
     GREATEST_WINDOW,
     PREFACE,
+    Code,
     Flag,
     Frame,
     Kind,
@@ -27,6 +28,7 @@ from tests.http2.frames import (
     data,
     headers,
     ping,
+    reset,
     settings,
     split,
     window,
@@ -132,6 +134,7 @@ class Connection:
         self._fragments = b""
         self._received = b""
         self._next = 1
+        self._sent = 0
         self._fences = 0
         self._streams: dict[int, EventStream] = {}
         if checks:
@@ -180,6 +183,10 @@ class Connection:
             self._credit.grant(stream, increment)
         self.send(window(stream, increment))
 
+    def reset(self, stream: int, code: int = Code.CANCEL) -> None:
+        """Send RST_STREAM."""
+        self.send(reset(stream, code))
+
     def fields(self, method: str, target: str, more: Fields = ()) -> list[tuple[str, str]]:
         """The fields of a request to this server."""
         return [
@@ -203,6 +210,7 @@ class Connection:
         if body is None:
             self.send(headers(stream, whole))
         else:
+            self._sent += len(body)
             pieces = [body[at : at + DEFAULT_FRAME_SIZE] for at in range(0, len(body), DEFAULT_FRAME_SIZE)]
             self.send(
                 headers(stream, whole, Flag.END_HEADERS),
@@ -326,6 +334,40 @@ class Connection:
         fields = [("content-type", "application/x-www-form-urlencoded"), *_fields(token, more)]
         return self.request("POST", HUB_PATH, fields, urlencode(_pairs(form)).encode())
 
+    def upload(self, form: Form, token: str) -> Reply:
+        """Publish a body that may be larger than the hub's windows, which are waited for."""
+        stream = self.begin_upload(form, token)
+        self.send(data(stream, b"", Flag.END_STREAM))
+        return self._reply(stream)
+
+    def begin_upload(self, form: Form, token: str) -> int:
+        """Send all but the end of a publication, or as much as the hub takes; returns its stream."""
+        more = [("content-type", "application/x-www-form-urlencoded"), ("authorization", f"Bearer {token}")]
+        stream = self.new_stream()
+        self.send(headers(stream, block(self.fields("POST", HUB_PATH, more)), Flag.END_HEADERS))
+        self.until(lambda: self.settings)
+        left = urlencode(_pairs(form)).encode()
+        sent = 0
+        while left and not self.is_closed:
+            room = self._room(stream, sent)
+            if room <= 0:
+                self.read()
+                continue
+            piece = left[: min(room, DEFAULT_FRAME_SIZE)]
+            self.send(data(stream, piece))
+            left = left[len(piece) :]
+            sent += len(piece)
+            self._sent += len(piece)
+        return stream
+
+    def _room(self, stream: int, sent: int) -> int:
+        """How much more the server's windows allow, after some bytes on a stream."""
+        granted = {0: DEFAULT_WINDOW, stream: self.settings.get(Setting.INITIAL_WINDOW_SIZE, DEFAULT_WINDOW)}
+        for one in self.of(Kind.WINDOW_UPDATE):
+            if one.stream in granted:
+                granted[one.stream] += int.from_bytes(one.payload)
+        return min(granted[0] - self._sent, granted[stream] - sent)
+
     def subscribe(self, query: Form, token: str | None = None, **more: str) -> EventStream:
         """Subscribe, and wait until the stream is open."""
         stream = self.request("GET", f"{HUB_PATH}?{urlencode(_pairs(query))}", _fields(token, more))
@@ -365,6 +407,11 @@ class EventStream:
                 piece = self._zstd.decode(piece)
             self._ready += self._parser.feed(piece)
         return self._ready.pop(0)
+
+    def read_until(self, piece: bytes) -> bytearray:
+        """Read on until the stream, as it is, holds some bytes; gives all that it holds."""
+        assert self._connection.until(lambda: piece in self.answer.content), self.answer
+        return self.answer.content
 
     def take(self, count: int) -> list[str]:
         """The data of the next events."""

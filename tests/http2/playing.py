@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import socket
 
-from tests.http2.cases import DATA, ENDED, SETTLED, Case, Right, Wait
+from tests.http2.cases import CLOSES, DATA, ENDED, SETTLED, Case, Right, Wait
 from tests.http2.client import Answer, Connection
 from tests.http2.frames import PREFACE, Code, Flag, Frame, Kind, split
 
 
-def failure(case: Case, sock: socket.socket) -> str:
+def failure(case: Case, sock: socket.socket, size: int = 1 << 30) -> str:
     """Play a case.
 
     :param sock: a connection on which nothing was sent; it is closed.
+    :param size: bytes that are sent at a time.
     :returns: what the server did, if that is wrong.
     """
-    with Connection(sock, case.first) as connection:
-        # A server whose first frame is not SETTINGS has sent no settings.
-        if case.first.startswith(b"PRI"):
-            connection.until(lambda: connection.settings or connection.frames)
+    with Connection(sock, case.first[:size]) as connection:
+        _send(connection, case.first[size:], size)
+        if case.right is CLOSES:  # a server may wait until the client has read what it was told
+            connection.sock.shutdown(socket.SHUT_WR)
+        connection.until(lambda: connection.settings or connection.frames)
         sent = case.first.removeprefix(PREFACE)
         for step in case.steps:
             if isinstance(step, Wait):
@@ -26,12 +28,17 @@ def failure(case: Case, sock: socket.socket) -> str:
                 continue
             piece = step if isinstance(step, bytes) else step(connection.settings)
             sent += piece
-            connection.send(piece)
+            _send(connection, piece, size)
         right = case.right
         if right.answers or right.refusal or (right.stream and not right.lives):
             connection.until(lambda: connection.of(Kind.GOAWAY) or _answer(connection, case.stream).is_over)
         lives = connection.fence()
         return "" if _is_right(connection, case, lives=lives) else _seen(connection, lives=lives)
+
+
+def _send(connection: Connection, piece: bytes, size: int) -> None:
+    for at in range(0, len(piece), size):
+        connection.send(piece[at : at + size])
 
 
 def _await(connection: Connection, point: Wait, sent: bytes) -> None:
