@@ -150,6 +150,20 @@ def test_a_closed_window_delays_its_own_stream_only(bench: Bench) -> None:
     assert max(len(content) for *_, content in client.frames()) == http2.FRAME_SIZE
 
 
+def test_a_window_that_shrinks_while_something_waits(bench: Bench) -> None:
+    client = Client(bench)
+    client.subscribe(1, "a")
+    client.connection.widen(-WINDOW)  # so that the stream waits for the connection
+    entry = bench.publish("a", data="x")
+    client.connection.set_initial_window(0)
+    client.connection.widen(WINDOW)
+    bench.engine.flush(client.connection)
+    assert client.data(1) == b""
+    client.connection.set_initial_window(WINDOW)
+    bench.engine.flush(client.connection)
+    assert client.data(1) == entry.update.encode()
+
+
 def test_a_client_that_opens_all_windows_at_once_does_not_keep_others_waiting(bench: Bench) -> None:
     client = Client(bench)
     ours = socket.socket(fileno=client.connection.fd)

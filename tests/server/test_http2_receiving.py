@@ -175,6 +175,30 @@ def test_more_streams_than_allowed_are_refused(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("block", "code"),
+    [
+        (b"\x20\x3f\xe1\x1f", Code.PROTOCOL_ERROR),  # two changes, and then nothing
+        (b"\x20" * 3, Code.COMPRESSION_ERROR),
+        (b"\x20" * 16_000, Code.COMPRESSION_ERROR),
+        (b"\x7f" + b"\xff" * 16_000, Code.COMPRESSION_ERROR),
+        (b"\x20\x82\x20", Code.COMPRESSION_ERROR),
+        (b"\xff\x80\x01", Code.COMPRESSION_ERROR),
+        (b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4000 + b"\xbe" * 30, Code.ENHANCE_YOUR_CALM),
+    ],
+    ids=["two", "three", "many", "long", "late", "no entry", "bomb"],
+)
+def test_field_sections_that_cost_much_or_cannot_be_decoded(client: Client, block: bytes, code: Code) -> None:
+    frame = http2.frame(http2.HEADERS, 0x5, 1, block)
+    if code is Code.PROTOCOL_ERROR:
+        assert client.send(frame) == []
+        assert client.received()[-1][3] == code.to_bytes(4, "big")
+        return
+    with pytest.raises(Fault) as caught:
+        client.send(frame)
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize(
     "frame",
     [
         http2.frame(http2.PING, 0, 0, bytes(8)),

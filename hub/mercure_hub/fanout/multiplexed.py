@@ -323,6 +323,9 @@ class Multiplexed:
             stream, queue = subscriber.stream, subscriber.queue
             if stream is None or queue is None:
                 continue
+            if stream.window <= 0:  # the settings have changed
+                self.queue(subscriber, stream, now)
+                continue
             size = min(stream.window, self.window, FRAME_SIZE)
             pieces, size = _take(queue, size)
             self._out += [data_prefix(size) + stream.number, *pieces]

@@ -36,6 +36,23 @@ class Malformed(Exception):
     """A request that breaks the rules of RFC 9113 section 8.1.1; the argument says how."""
 
 
+def has_many_updates(block: bytes) -> bool:
+    """Whether a section begins with more changes of the table's size than the two that have a use.
+
+    RFC 7541 section 4.2 allows no more; each costs the decoder more than its one byte.
+    """
+    at = 0
+    for _ in range(3):
+        if block[at : at + 1] == b"" or block[at] & 0xE0 != 0x20:
+            return False
+        is_long = block[at] & 0x1F == 0x1F
+        at += 1
+        while is_long and at < len(block):
+            is_long = block[at] >= 0x80
+            at += 1
+    return True
+
+
 def request(fields: Iterable[tuple[bytes, bytes]]) -> Message:
     """A request without its content.
 

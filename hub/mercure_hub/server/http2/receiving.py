@@ -412,6 +412,10 @@ class Receiver:
             return
         self._sections += 1
         number, flags, block = section
+        if fields.has_many_updates(bytes(block[:64])):
+            raise Fault(
+                Code.COMPRESSION_ERROR, "a field section changes the size of the table again and again"
+            )
         try:
             # Always, because the table of the decoder depends on it.
             decoded = self._decoder.decode(bytes(block), raw=True)

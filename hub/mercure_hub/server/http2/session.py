@@ -86,8 +86,8 @@ class Sessions:
 
     @property
     def is_busy(self) -> bool:
-        """Whether requests are being served."""
-        return bool(self.serving or self._ready)
+        """Whether requests are being served, or still arrive."""
+        return bool(self.serving or self._ready) or any(session.is_busy for session in self._open)
 
     def serve(self, session: Session, asked: Asked) -> None:
         """Have a request served by a greenlet of its own."""
@@ -156,6 +156,11 @@ class Session(Waiting, Reader):
         self.receive()
         if is_leaving:
             self.leave()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request has begun and is not answered."""
+        return bool(self._in_progress or self._queued or self._receiver.incomplete)
 
     # -- receiving -------------------------------------------------------------------------------------------
 
