@@ -106,7 +106,7 @@ class Multiplexed:
         self.fd = fd
         self.tls = tls
         self.opened_at = now
-        self.reader = reader
+        self.reader: Reader | None = reader
         self.streams: dict[int, Stream] = {}
         self.window = self.initial_window = WINDOW
         self.frames = 0
@@ -170,7 +170,8 @@ class Multiplexed:
             sender.go_on()
         if frame:
             self.write(frame)
-        self.reader.ended(stream)
+        if self.reader is not None:
+            self.reader.ended(stream)
 
     def end(self, stream: Stream) -> None:
         """End a stream in order (an empty DATA frame is not subject to flow control)."""
@@ -279,7 +280,8 @@ class Multiplexed:
             if self.fd < 0 or (self._out and not self._write(now)) or not self._fill(now):
                 break
         else:
-            self.reader.postpone()
+            if self.reader is not None:
+                self.reader.postpone()
         if self.fd < 0:
             return
         if self._senders and not self._is_blocked and self.window > 0:

@@ -141,7 +141,9 @@ class Sockets:
         for subscriber in connection.subscriptions():
             self._drop(subscriber, ending)
         self._close(fd, tls, linger=linger)
-        connection.reader.lost()
+        reader, connection.reader = connection.reader, None  # they refer to each other
+        if reader is not None:
+            reader.lost()
 
     def close_all(self) -> None:
         """Close sockets that linger, and watch none; the subscribers have to be dropped before."""
@@ -173,7 +175,7 @@ class Sockets:
             return
         if connection.is_full:
             self._output.flush_connection(connection, self._clock())
-        if has_input:
+        if has_input and connection.reader is not None:
             connection.reader.receive()
 
     def _receive(self, subscriber: Subscriber) -> None:

@@ -171,18 +171,6 @@ class Receiver:
         self._frames = 0  # of the connection, when the budget was looked at
         self._now = now
         self._events: deque[Event] = deque()
-        self._take: tuple[Callable[[int, int, bytes], None], ...] = (
-            self._data,
-            self._headers,
-            self._priority,
-            self._rst_stream,
-            self._settings,
-            self._push_promise,
-            self._ping,
-            self._goaway,
-            self._window_update,
-            self._continuation,
-        )
 
     def greet(self) -> None:
         """Send what a server sends first (RFC 9113 section 3.4)."""
@@ -248,8 +236,8 @@ class Receiver:
             self._is_greeted = True
         if self._section is not None and (kind != http2.CONTINUATION or number != self._section[0]):
             raise Fault(Code.PROTOCOL_ERROR, "a field section is interrupted")
-        if kind < len(self._take):
-            self._take[kind](flags, number, content)
+        if kind < len(_TAKE):
+            _TAKE[kind](self, flags, number, content)
         else:
             self._spend()
 
@@ -580,6 +568,20 @@ class Receiver:
             raise StreamFault(number, Code.PROTOCOL_ERROR)
         if not self._connection.widen_stream(stream, increment):
             raise StreamFault(number, Code.FLOW_CONTROL_ERROR)
+
+
+_TAKE: tuple[Callable[[Receiver, int, int, bytes], None], ...] = (
+    Receiver._data,
+    Receiver._headers,
+    Receiver._priority,
+    Receiver._rst_stream,
+    Receiver._settings,
+    Receiver._push_promise,
+    Receiver._ping,
+    Receiver._goaway,
+    Receiver._window_update,
+    Receiver._continuation,
+)
 
 
 def _unpadded(flags: int, content: bytes) -> bytes:

@@ -99,25 +99,27 @@ class Sessions:
         """Give each request to a greenlet; runs in the event loop, which goes on when one waits."""
         while self._ready:
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
-            worker.switch(self._ready.popleft())
+            worker.switch()
 
-    def _work(self, task: tuple[Session, Asked] | None) -> None:
-        while task is not None:
-            session, asked = task
-            self.serving += 1
-            try:
-                session.serve(asked)
-            finally:
-                self.serving -= 1
-            del session, asked
-            task = None  # an idle greenlet must not keep it alive
+    def _work(self) -> None:
+        # The request is no argument: an idle greenlet would keep it alive.
+        while self._ready:
+            self._serve_one()
             if len(self._idle) < _IDLE and not self._is_stopped:
                 self._idle.append(getcurrent())
-                task = self._hub.switch()
+                self._hub.switch()
+
+    def _serve_one(self) -> None:
+        session, asked = self._ready.popleft()
+        self.serving += 1
+        try:
+            session.serve(asked)
+        finally:
+            self.serving -= 1
 
     def _dismiss(self) -> None:
         while self._idle:
-            self._idle.pop().switch(None)
+            self._idle.pop().switch()
 
 
 class Session(Waiting, Reader):
