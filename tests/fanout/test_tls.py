@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.subscriber import State
+from mercure_hub.fanout.tls import TlsServer, TlsSocket
 from mercure_hub.protocol.matching.matcher import Matcher
 from tests.fanout.bench import FOREVER, HUB_STOPS, Bench, Reader, encoded, exact, ids, subscriber
 
@@ -27,7 +28,7 @@ LARGE = "0123456789abcdef" * 16384
 
 @dataclass(frozen=True)
 class Contexts:
-    server: ssl.SSLContext
+    server: TlsServer
     client: ssl.SSLContext
 
 
@@ -57,7 +58,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
     )
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(path)
-    return Contexts(server, ssl.create_default_context(cafile=str(path)))
+    return Contexts(TlsServer(server), ssl.create_default_context(cafile=str(path)))
 
 
 def connect(bench: Bench, contexts: Contexts, *matchers: Matcher, ends_at: float = FOREVER) -> Reader:
@@ -66,21 +67,21 @@ def connect(bench: Bench, contexts: Contexts, *matchers: Matcher, ends_at: float
     for sock in pair:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    ours = contexts.server.wrap_socket(pair[0], server_side=True, do_handshake_on_connect=False)
+    ours = contexts.server.accept(pair[0].detach())
     theirs = contexts.client.wrap_socket(
         pair[1],
         server_hostname="127.0.0.1",
         do_handshake_on_connect=False,
         suppress_ragged_eofs=False,
     )
-    waiting = [ours, theirs]
+    waiting: list[TlsSocket | ssl.SSLSocket] = [ours, theirs]
     for _ in range(20):
-        for sock in list(waiting):
+        for end in list(waiting):
             try:
-                sock.do_handshake()
+                end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-            waiting.remove(sock)
+            waiting.remove(end)
     assert not waiting
     bench.adopt(theirs)
     return Reader(theirs, subscriber(*matchers, ends_at=ends_at), ours)

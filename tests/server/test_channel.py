@@ -12,6 +12,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from mercure_hub.fanout.tls import TlsServer
 from mercure_hub.server.channel import Channel, Timeout
 from tests.hub.test_streams import self_signed
 
@@ -30,10 +31,10 @@ def pair() -> Iterator[tuple[Channel, socket.socket]]:
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> ssl.SSLContext:
+def server(tmp_path: Path) -> TlsServer:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(self_signed(tmp_path))
-    return context
+    return TlsServer(context)
 
 
 def ends_while_bytes_drip(theirs: socket.socket, data: bytes, action: Callable[[], object]) -> bool:
@@ -53,14 +54,14 @@ def ends_while_bytes_drip(theirs: socket.socket, data: bytes, action: Callable[[
         dripping.kill()
 
 
-def test_a_handshake_has_one_deadline(pair: tuple[Channel, socket.socket], context: ssl.SSLContext) -> None:
+def test_a_handshake_has_one_deadline(pair: tuple[Channel, socket.socket], server: TlsServer) -> None:
     channel, theirs = pair
     hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(40)
-    assert ends_while_bytes_drip(theirs, hello, lambda: channel.handshake(context, LIMIT))
+    assert ends_while_bytes_drip(theirs, hello, lambda: channel.handshake(server, LIMIT))
 
 
 def test_an_incomplete_tls_record_does_not_count_as_received(
-    pair: tuple[Channel, socket.socket], context: ssl.SSLContext
+    pair: tuple[Channel, socket.socket], server: TlsServer
 ) -> None:
     channel, theirs = pair
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -74,7 +75,7 @@ def test_an_incomplete_tls_record_does_not_count_as_received(
 
     client = threading.Thread(target=connect)
     client.start()
-    channel.handshake(context, 20)
+    channel.handshake(server, 20)
     assert channel.receive(20) == b"hello"
     client.join()
     with clients[0]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -20,6 +19,7 @@ from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.quota import Quota
 from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.fanout.tls import TlsSocket
 from mercure_hub.metrics.catalogue import (
     ABSENCES,
     APPEND,
@@ -268,7 +268,7 @@ class Broker:
         """Send a registered subscriber what it missed, before ``start``; see ``Replays.replay``."""
         return self._replays.replay(subscriber, start, outlet)
 
-    def start(self, subscriber: Subscriber, fd: int = -1, tls: ssl.SSLSocket | None = None) -> None:
+    def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsSocket | None = None) -> None:
         """Send a subscriber all updates from now on, and announce its subscriptions.
 
         :param fd: descriptor of its socket; -1 if it has a stream of a shared connection.

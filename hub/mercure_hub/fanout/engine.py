@@ -8,7 +8,6 @@ that the caller can serve others meanwhile.
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +20,7 @@ from mercure_hub.fanout.readiness import Loop, readiness
 from mercure_hub.fanout.receivers import Pace, Receivers, may_read
 from mercure_hub.fanout.sockets import Sockets
 from mercure_hub.fanout.subscriber import State, Subscriber
+from mercure_hub.fanout.tls import TlsSocket
 from mercure_hub.fanout.writer import Writer
 from mercure_hub.protocol.update import Update
 
@@ -154,7 +154,7 @@ class Engine:
         subscriber.state = State.GONE
         subscriber.queue = None
 
-    def start(self, subscriber: Subscriber, fd: int = -1, tls: ssl.SSLSocket | None = None) -> None:
+    def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsSocket | None = None) -> None:
         """Take over a subscriber's connection and send it every update from now on.
 
         :param fd: the descriptor of its non-blocking socket; -1 if it has a stream of a shared connection.
@@ -218,7 +218,7 @@ class Engine:
 
     # -- connections that carry many streams -----------------------------------------------------------------
 
-    def connect(self, fd: int, tls: ssl.SSLSocket | None, reader: Reader) -> Multiplexed:
+    def connect(self, fd: int, tls: TlsSocket | None, reader: Reader) -> Multiplexed:
         """Take over a connection that carries many streams.
 
         :param fd: the descriptor of its non-blocking socket.

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from mercure_hub.fanout.endings import Ending, Reason, ending_of
 from mercure_hub.fanout.subscriber import State, Subscriber
+from mercure_hub.fanout.tls import TlsSocket, first_record
 from mercure_hub.protocol.http2 import FRAME_SIZE, MAX_WINDOW, WINDOW, Code, data_prefix, rst_stream
 
 COUNTED = 16
@@ -22,7 +23,6 @@ COUNTED = 16
 _GATHERED = 128 << 10  # bytes of frames that are made before they are written
 _WRITES = 4  # of so many bytes, before others have their turn
 _MAX_BUFFERS = 512  # of one writev()
-_TLS_RECORDS = 64 << 10  # bytes
 _MAX_CONTROL = 1 << 20  # bytes that wait for a client which takes nothing
 _END = b"\x00\x00\x00\x00\x01"  # an empty DATA frame that ends its stream, up to the stream's number
 
@@ -98,7 +98,7 @@ class Multiplexed:
     def __init__(
         self,
         fd: int,
-        tls: ssl.SSLSocket | None,
+        tls: TlsSocket | None,
         now: float,
         reader: Reader,
         on_broken: Callable[[Multiplexed, Ending], None],
@@ -346,7 +346,7 @@ class Multiplexed:
         """End the connection, which takes nothing more, with all its streams."""
         self._on_broken(self, ending)
 
-    def forget(self) -> tuple[int, ssl.SSLSocket | None]:
+    def forget(self) -> tuple[int, TlsSocket | None]:
         """Give the socket away; nothing can be sent afterwards."""
         fd, tls = self.fd, self.tls
         self.fd, self.tls = -1, None
@@ -354,9 +354,9 @@ class Multiplexed:
         return fd, tls
 
 
-def _write(fd: int, tls: ssl.SSLSocket | None, out: Queue) -> int:
-    if tls is not None:  # a record that was refused has to be offered again unchanged: never join here
-        return tls.send(out[0][:_TLS_RECORDS])
+def _write(fd: int, tls: TlsSocket | None, out: Queue) -> int:
+    if tls is not None:
+        return tls.send(first_record(out))
     if len(out) == 1:
         return os.write(fd, out[0])
     return os.writev(fd, out[:_MAX_BUFFERS])

@@ -12,9 +12,10 @@ import ssl
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
-from mercure_hub.fanout.endings import Ending, behind, ending_of, took_nothing
+from mercure_hub.fanout.endings import Ending, Reason, behind, ending_of, took_nothing
 from mercure_hub.fanout.multiplexed import COUNTED, Multiplexed
 from mercure_hub.fanout.subscriber import State, Subscriber
+from mercure_hub.fanout.tls import RECORD, first_record, seal_each
 from mercure_hub.fanout.writer import Writer, unsent
 from mercure_hub.protocol.http2 import FRAME_SIZE, data_prefix
 
@@ -24,7 +25,7 @@ SLICE = 512
 _SLICE_BYTES = 8 << 20  # bytes between two pauses: the same
 _SLICE_STREAMS = 4096  # streams of shared connections between two pauses
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
-_TLS_RECORDS = 64 << 10  # bytes
+_SEALED = 256 << 10  # bytes that are sealed before they are written
 
 # Looking up a member of an enum in its class is slow before Python 3.12.
 _HELD, _READY, _READY_TLS, _QUEUED = State.HELD, State.READY, State.READY_TLS, State.QUEUED
@@ -141,8 +142,29 @@ class Output:
                 others = [one for one in some if one.state is not ready]
             for index, written in self._writer.write(fds, data):
                 self._queue_rest(direct[index], data, written)
-            for subscriber in others:
+            if others:
+                self._write_others(others, data)
+
+    def _write_others(self, receivers: Sequence[Subscriber], data: bytes) -> None:
+        """Write the same bytes to subscribers over TLS, and to those whose socket is full."""
+        secure = []
+        for subscriber in receivers:
+            if subscriber.state is _READY_TLS and subscriber.tls is not None and len(data) <= RECORD:
+                secure.append((subscriber, subscriber.tls))
+            else:
                 self.send(subscriber, data)
+        step = _SEALED // len(data) + 1
+        for start in range(0, len(secure), step):
+            some = secure[start : start + step]
+            sealed, ends, failed = seal_each([tls for _, tls in some], data)
+            fds = array("i", [one.fd for one, _ in some])
+            for index, written in self._writer.write_pieces(fds, sealed, ends):
+                subscriber, tls = some[index]
+                begin = ends[index - 1] if index else 0
+                tls.keep(sealed[begin + max(written, 0) : ends[index]], len(data))
+                self._queue_rest(subscriber, data, min(written, 0))  # data that is sealed stays queued
+            for index in failed:
+                self._drop(some[index][0], Ending(Reason.CLOSED_BY_CLIENT))
 
     def _queue_rest(self, subscriber: Subscriber, data: bytes, written: int) -> None:
         """Queue what a socket did not take.
@@ -163,7 +185,7 @@ class Output:
         for data, receivers in deliveries:
             size = len(data)
             for subscriber in receivers:
-                if subscriber.state is _READY:
+                if subscriber.state is _READY or subscriber.state is _READY_TLS:
                     subscriber.queue, subscriber.queued, subscriber.state = [data], size, _QUEUED
                     gathered.append(subscriber)
                 else:
@@ -304,8 +326,7 @@ class Output:
 
 def _write(subscriber: Subscriber, queue: list[bytes | memoryview]) -> int:
     if subscriber.tls is not None:
-        # A TLS record that was refused has to be offered again unchanged: never join here.
-        return subscriber.tls.send(queue[0][:_TLS_RECORDS])
+        return subscriber.tls.send(first_record(queue))
     if len(queue) == 1:
         return os.write(subscriber.fd, queue[0])
     return os.writev(subscriber.fd, queue[:_MAX_BUFFERS])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from mercure_hub.fanout.encoding import Form
+from mercure_hub.fanout.tls import TlsSocket
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.tokens.grant import Grant
@@ -84,7 +84,7 @@ class Subscriber:
         self.form = form
         self.websocket = websocket
         self.fd = -1
-        self.tls: ssl.SSLSocket | None = None
+        self.tls: TlsSocket | None = None
         self.stream: Stream | None = None
         self.id = id
         self.matchers = matchers

@@ -1,4 +1,4 @@
-"""Writes the same bytes to many sockets: in one system call where that pays, else one by one.
+"""Writes to many sockets: in one system call where that pays, else one by one.
 
 A fan-out is thousands of small writes of the same bytes. What a write costs outside of TCP, entering the
 kernel and its share of Python, is paid once for hundreds of them when io_uring makes them in one call.
@@ -16,7 +16,8 @@ import socket
 import struct
 import termios
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import sub
 from typing import Any, Literal
 
 _INT = struct.Struct("i")
@@ -56,19 +57,42 @@ class Writer:
         :param fds: of sockets that do not block.
         :param data: not empty.
         """
-        if len(fds) < self._ring_from:
-            return one_by_one(fds, data)
-        # Opened late: a small hub never needs it, and a ring belongs to the thread that opens it.
-        ring = self._open() if self._may_open else self._ring
+        ring = self._ring_for(len(fds))
         if ring is None:
             return one_by_one(fds, data)
         try:
             return ring.write(fds, data)
         except RingFailed as failure:
-            _log.warning("%s; from now on each delivery is a system call of its own", failure)
-            self.close()
-            rest = one_by_one(fds[failure.tried :], data)
-            return failure.incomplete + [(failure.tried + at, written) for at, written in rest]
+            return self._without_ring(failure, one_by_one(fds[failure.tried :], data))
+
+    def write_pieces(self, fds: array[int], data: bytes, ends: Sequence[int]) -> Incomplete:
+        """Write to each of the descriptors a piece of its own.
+
+        :param fds: of sockets that do not block; at least one.
+        :param data: the pieces, one after the other.
+        :param ends: where each ends.
+        """
+        ring = self._ring_for(len(fds))
+        if ring is None:
+            return pieces_one_by_one(fds, data, ends)
+        try:
+            return ring.write_pieces(fds, data, ends)
+        except RingFailed as failure:
+            start = ends[failure.tried - 1] if failure.tried else 0
+            left = [end - start for end in ends[failure.tried :]]
+            rest = pieces_one_by_one(fds[failure.tried :], data[start:], left)
+            return self._without_ring(failure, rest)
+
+    def _ring_for(self, count: int) -> Ring | None:
+        if count < self._ring_from:
+            return None
+        # Opened late: a small hub never needs it, and a ring belongs to the thread that opens it.
+        return self._open() if self._may_open else self._ring
+
+    def _without_ring(self, failure: RingFailed, rest: Incomplete) -> Incomplete:
+        _log.warning("%s; from now on each delivery is a system call of its own", failure)
+        self.close()
+        return failure.incomplete + [(failure.tried + at, written) for at, written in rest]
 
     def _open(self) -> Ring | None:
         self._may_open = False
@@ -100,6 +124,21 @@ def one_by_one(fds: array[int], data: bytes) -> Incomplete:
             written = -(error.errno or errno.EIO)
         if written != size:
             incomplete.append((index, written))
+    return incomplete
+
+
+def pieces_one_by_one(fds: array[int], data: bytes, ends: Sequence[int]) -> Incomplete:
+    """The same as ``Ring.write_pieces``, with a system call for each descriptor."""
+    incomplete: Incomplete = []
+    start = 0
+    for index, (fd, end) in enumerate(zip(fds, ends, strict=True)):
+        try:
+            written = os.write(fd, data[start:end])
+        except OSError as error:
+            written = -(error.errno or errno.EIO)
+        if written != end - start:
+            incomplete.append((index, written))
+        start = end
     return incomplete
 
 
@@ -212,17 +251,34 @@ class Ring:
         :param data: not empty.
         :raises RingFailed: the kernel did not make the writes.
         """
-        given = memoryview(fds)
-        size, address = len(data), self._address(data)  # which we refer to until the end
+        count, address = len(fds), self._address(data)  # which we refer to until the end
+        return self._write(fds, array("i", [len(data)]) * count, array("Q", [address]) * count)
+
+    def write_pieces(self, fds: array[int], data: bytes, ends: Sequence[int]) -> Incomplete:
+        """Write to each of the descriptors a piece of its own, as much as it takes without waiting.
+
+        :param fds: of sockets; at least one.
+        :param data: the pieces, one after the other.
+        :param ends: where each ends.
+        :raises RingFailed: the kernel did not make the writes.
+        """
+        address = self._address(data)  # which we refer to until the end
+        starts = [0, *ends[:-1]]
+        return self._write(
+            fds, array("i", map(sub, ends, starts)), array("Q", [address + start for start in starts])
+        )
+
+    def _write(self, fds: array[int], every_size: array[int], every_address: array[int]) -> Incomplete:
+        given, all_sizes, addresses = memoryview(fds), memoryview(every_size), memoryview(every_address)
         incomplete: Incomplete = []
         done = 0
         while done < len(fds):
             start = self._next
             count = min(len(fds) - done, self._entries - start)
             end = start + count
-            sizes = memoryview(array("i", [size]) * count)
+            sizes = all_sizes[done : done + count]
             self._descriptors[start:end] = given[done : done + count]
-            self._addresses[start:end] = memoryview(array("Q", [address]) * count)
+            self._addresses[start:end] = addresses[done : done + count]
             self._sizes[start:end] = sizes
             before, self._total = self._total, (self._total + count) & _WRAP
             self._counters[self._tail] = self._total
@@ -241,7 +297,7 @@ class Ring:
                 results_by_name = dict(zip(names, self._results[start : start + seen].tolist(), strict=True))
                 # Nobody knows how much a write has sent that was begun and has no result.
                 each = ((at, results_by_name.get(start + at, -errno.ECANCELED)) for at in range(taken))
-                incomplete += [(done + at, one) for at, one in each if one != size]
+                incomplete += [(done + at, one) for at, one in each if one != sizes[at]]
             if taken != count or complete != count:
                 raise RingFailed(problem, done + taken, incomplete)
             self._counters[self._results_head] = self._total

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import resource
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from mercure_hub.endpoints.routes import watch
 from mercure_hub.fanout import encoding
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.quota import ConnectionLimits, Quota, Siblings
+from mercure_hub.fanout.tls import TlsServer
 from mercure_hub.metrics.tally import Board, Tally
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.issuer import Issuer
@@ -34,7 +34,7 @@ from mercure_hub.server.listener import Listener
 from mercure_hub.server.open_requests import OpenRequests
 from mercure_hub.server.site import RequestTimes, Site, Waiting
 from mercure_hub.server.sockets import listening_sockets, metrics_socket
-from mercure_hub.server.tls import tls_context
+from mercure_hub.server.tls import tls_server
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.engines import link_to, shared_link_to
 from mercure_hub.storage.feed.link import FedLink
@@ -105,7 +105,7 @@ class Parts:
     """The parts of a serving process.
 
     :param listening: the listening socket.
-    :param tls: context of a hub that terminates TLS itself.
+    :param tls: of a hub that terminates TLS itself.
     :param broker: connects publishers, history and subscribers.
     :param tally: counts what happens.
     :param verifier: knows the trusted keys.
@@ -115,7 +115,7 @@ class Parts:
     """
 
     listening: socket.socket
-    tls: ssl.SSLContext | None
+    tls: TlsServer | None
     broker: Broker
     tally: Tally
     verifier: TokenVerifier
@@ -139,7 +139,7 @@ def assemble(
     :param on_keys: called when other keys are trusted than before.
     :raises SettingError: an address, a certificate or the database cannot be used.
     """
-    tls = tls_context(settings)
+    tls = tls_server(settings)
     metrics = metrics_socket(settings) if inherited is None else inherited.metrics
     listening = listening_sockets(settings, 1)[0] if inherited is None else inherited.listening
     own_bells = bells(1) if inherited is None else []

@@ -14,13 +14,11 @@ from typing import Protocol
 import gevent
 from gevent.hub import Waiter
 
+from mercure_hub.fanout.tls import TlsServer, TlsSocket
 from mercure_hub.fanout.writer import unsent
 
 READ, WRITE = 1, 2
 _SIZE = 64 << 10  # bytes that are read at once
-# Bytes that TLS is given at once: one record. With more, it reports nothing before the last byte is written,
-# and a slow client would look as if it took nothing.
-_RECORD = 16 << 10
 
 
 class Timeout(Exception):
@@ -42,21 +40,18 @@ class Channel:
         self._fd = fd
         self._awaits = WRITE
         self._has_sent = False
-        self._tls: ssl.SSLSocket | None = None
+        self._tls: TlsSocket | None = None
 
-    def handshake(self, context: ssl.SSLContext, timeout: float) -> None:
+    def handshake(self, server: TlsServer, timeout: float) -> None:
         """Begin TLS as the server.
 
+        :param server: knows the certificate.
         :param timeout: seconds for all of it.
         :raises Timeout: it took longer.
         :raises OSError: it failed.
         """
         deadline = time.monotonic() + timeout
-        fd, self._fd = self._fd, -1  # until the TLS socket exists, the plain one closes it
-        with contextlib.closing(socket.socket(fileno=fd)) as plain:
-            plain.setblocking(False)  # otherwise the TLS layer would make the descriptor blocking
-            tls = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        self._fd, self._tls = fd, tls
+        tls = self._tls = server.accept(self._fd)
         while True:
             try:
                 tls.do_handshake()
@@ -118,7 +113,7 @@ class Channel:
         while sent < len(content):
             rest = content[sent:]
             try:
-                sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest[:_RECORD])
+                sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
             except (BlockingIOError, ssl.SSLWantWriteError):
                 self._awaits = WRITE
                 break
@@ -154,7 +149,7 @@ class Channel:
         """How many bytes the other side has not acknowledged."""
         return unsent(self._fd)
 
-    def detach(self) -> tuple[int, ssl.SSLSocket | None]:
+    def detach(self) -> tuple[int, TlsSocket | None]:
         """Give the descriptor away; the channel must not be used afterwards."""
         fd, self._fd = self._fd, -1
         return fd, self._tls

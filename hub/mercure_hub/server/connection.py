@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 import time
 from collections.abc import Callable, Iterator
 
 from mercure_hub.endpoints.subscribe import Stream
 from mercure_hub.fanout.encoding import HEARTBEATS, Form
+from mercure_hub.fanout.tls import TlsSocket
 from mercure_hub.protocol.errors import InvalidRequest, RequestTimeout
 from mercure_hub.protocol.http2 import PREFACE
 from mercure_hub.server.channel import Channel, Timeout
@@ -31,7 +31,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _log = logging.getLogger("mercure_hub.server")
 
 
-Multiplex = Callable[[int, ssl.SSLSocket | None, str, bytes], None]
+Multiplex = Callable[[int, TlsSocket | None, str, bytes], None]
 
 
 class ClientConnection(Waiting):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.routes import route
 from mercure_hub.endpoints.subscribe import Stream
+from mercure_hub.fanout.tls import TlsServer
 from mercure_hub.protocol.http import Answer
 from mercure_hub.server.access_log import AccessLog
 from mercure_hub.server.http import Addressing
@@ -45,7 +45,7 @@ class Site:
     :param addressing: derives the client's address and the URL that it used.
     :param access_log: a line for each request.
     :param max_body: bytes of content in a request.
-    :param tls: context of a hub that terminates TLS itself.
+    :param tls: of a hub that terminates TLS itself.
     :param replay_timeout: seconds for which a subscriber may take nothing of its history.
     :param open_requests: the connections that wait for their clients.
     :param times: how long clients may take for a request.
@@ -57,7 +57,7 @@ class Site:
     addressing: Addressing
     access_log: AccessLog
     max_body: int
-    tls: ssl.SSLContext | None
+    tls: TlsServer | None
     replay_timeout: float
     open_requests: OpenRequests[Waiting]
     times: RequestTimes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 
 from mercure_hub.config.settings import SettingError, Settings
+from mercure_hub.fanout.tls import TlsServer
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -22,13 +23,22 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def renew(context: ssl.SSLContext, settings: Settings) -> None:
+def tls_server(settings: Settings) -> TlsServer | None:
+    """What begins TLS with the configured certificate; ``None`` without one.
+
+    :raises SettingError: the certificate cannot be used.
+    """
+    context = tls_context(settings)
+    return None if context is None else TlsServer(context)
+
+
+def renew(server: TlsServer, settings: Settings) -> None:
     """Use the certificate that the files contain now, for new connections.
 
     :raises SettingError: it cannot be used; the previous one stays.
     """
     tls_context(settings)  # first into an unused context: certificate and key must change together
-    _load(context, settings)
+    _load(server.context, settings)
 
 
 def _load(context: ssl.SSLContext, settings: Settings) -> None:
