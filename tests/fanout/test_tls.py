@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -19,8 +21,9 @@ from cryptography.x509.oid import NameOID
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.subscriber import State
-from mercure_hub.fanout.tls import TlsServer, TlsSocket
+from mercure_hub.fanout.tls import RECORD, TlsServer, TlsSocket
 from mercure_hub.protocol.matching.matcher import Matcher
+from mercure_hub.protocol.websocket import WebSocket
 from tests.fanout.bench import FOREVER, HUB_STOPS, Bench, Reader, encoded, exact, ids, subscriber
 
 LARGE = "0123456789abcdef" * 16384
@@ -61,7 +64,13 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Contexts:
     return Contexts(TlsServer(server), ssl.create_default_context(cafile=str(path)))
 
 
-def connect(bench: Bench, contexts: Contexts, *matchers: Matcher, ends_at: float = FOREVER) -> Reader:
+def connect(
+    bench: Bench,
+    contexts: Contexts,
+    *matchers: Matcher,
+    ends_at: float = FOREVER,
+    websocket: WebSocket | None = None,
+) -> Reader:
     """A subscriber over a socket pair that holds little."""
     pair = socket.socketpair()
     for sock in pair:
@@ -84,7 +93,9 @@ def connect(bench: Bench, contexts: Contexts, *matchers: Matcher, ends_at: float
             waiting.remove(end)
     assert not waiting
     bench.adopt(theirs)
-    return Reader(theirs, subscriber(*matchers, ends_at=ends_at), ours)
+    reader = Reader(theirs, subscriber(*matchers, ends_at=ends_at), ours)
+    reader.subscriber.websocket = websocket
+    return reader
 
 
 def read_all(bench: Bench, reader: Reader) -> None:
@@ -181,3 +192,161 @@ def test_the_end_of_a_full_tls_connection_does_not_wait(bench: Bench, reader: Re
     bench.publish("a", data=LARGE)
     bench.engine.drop(reader.subscriber, HUB_STOPS)
     assert not reader.subscriber.is_connected
+
+
+def is_empty(server: TlsServer) -> bool:
+    """Whether nothing is left in the buffers that all connections share."""
+    return not (server._incoming.pending or server._outgoing.pending)
+
+
+def test_the_request_may_come_with_the_end_of_the_handshake(contexts: Contexts) -> None:
+    pair = socket.socketpair()
+    pair[0].setblocking(False)
+    ours = contexts.server.accept(pair[0].detach())
+    reads, writes = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = contexts.client.wrap_bio(reads, writes, server_hostname="127.0.0.1")
+    with pair[1] as theirs, contextlib.closing(ours):
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        theirs.sendall(writes.read())
+        with pytest.raises(ssl.SSLWantReadError):
+            ours.do_handshake()
+        reads.write(theirs.recv(1 << 16))
+        client.do_handshake()
+        client.write(b"GET /")
+        client.write(b" HTTP/1.1")
+        theirs.sendall(writes.read())
+        ours.do_handshake()
+        assert is_empty(contexts.server)
+        assert ours.recv(7) + ours.recv(100) == b"GET / HTTP/1.1"
+        with pytest.raises(BlockingIOError):
+            ours.recv(100)
+        client.write(b"whole")
+        record = writes.read()
+        theirs.sendall(record[:7])
+        with pytest.raises(ssl.SSLWantReadError):
+            ours.recv(100)
+        theirs.sendall(record[7:])
+        assert ours.recv(100) == b"whole"
+        theirs.shutdown(socket.SHUT_WR)
+        assert ours.recv(100) == b""
+
+
+def test_the_alert_of_a_failed_handshake_reaches_its_own_client_only(
+    bench: Bench, reader: Reader, contexts: Contexts
+) -> None:
+    for _ in range(3):
+        pair = socket.socketpair()
+        pair[0].setblocking(False)
+        ours = contexts.server.accept(pair[0].detach())
+        with pair[1] as theirs, contextlib.closing(ours):
+            theirs.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with pytest.raises(ssl.SSLError):
+                ours.do_handshake()
+            assert is_empty(contexts.server)
+            ours.close()
+            assert theirs.recv(100)[:1] in (b"\x15", b"")  # an alert, or the end
+        entry = bench.publish("a")
+        assert reader.ids()[-1] == entry.update.id
+
+
+def test_a_client_that_ends_in_the_handshake_is_an_error(contexts: Contexts) -> None:
+    pair = socket.socketpair()
+    pair[0].setblocking(False)
+    with contextlib.closing(contexts.server.accept(pair[0].detach())) as ours:
+        pair[1].close()
+        with pytest.raises(ConnectionError):
+            ours.do_handshake()
+
+
+def test_a_batch_is_one_record(bench: Bench, reader: Reader) -> None:
+    reader.read()
+    wire = socket.socket(fileno=os.dup(reader.sock.fileno()))
+    with wire:
+        bench.dispatch(*[bench.update("ab"[n % 2]) for n in range(6)])
+        sealed = wire.recv(1 << 16, socket.MSG_PEEK)
+    assert 5 + int.from_bytes(sealed[3:5], "big") == len(sealed)
+    assert reader.ids() == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_clients_of_different_versions_get_the_same_updates(bench: Bench, contexts: Contexts) -> None:
+    """Their records differ in size."""
+    old = ssl.create_default_context()
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    versions = [contexts, Contexts(contexts.server, old)] * 3
+    readers = [connect(bench, one, exact("a")) for one in versions]
+    for one in readers:
+        bench.start(one)
+    assert {one.sock.version() for one in readers if isinstance(one.sock, ssl.SSLSocket)} == {
+        "TLSv1.2",
+        "TLSv1.3",
+    }
+    entries = [bench.publish("a", data="x" * size) for size in (0, 100, RECORD, 3)]
+    for one in readers:
+        read_all(bench, one)
+        assert bytes(one.received) == encoded(entries)
+
+
+def test_one_full_socket_among_many_over_tls_loses_nothing(bench: Bench, contexts: Contexts) -> None:
+    readers = [connect(bench, contexts, exact("a")) for _ in range(5)]
+    for one in readers:
+        bench.start(one)
+    entries = []
+    for number in range(40):
+        entries.append(bench.publish("a", data=f"{number}{'x' * 1000}"))
+        for one in readers[::2]:
+            one.read()
+    assert {bool(one.subscriber.queue) for one in readers} == {True, False}
+    for one in readers:
+        read_all(bench, one)
+        assert bytes(one.received) == encoded(entries)
+    assert is_empty(contexts.server)
+
+
+def test_a_stalled_subscriber_holds_little_of_its_own(bench: Bench, reader: Reader) -> None:
+    """The updates themselves are shared by all that wait for them; records are not."""
+    for _ in range(3):
+        bench.publish("a", data=LARGE)
+    assert reader.subscriber.tls is not None
+    assert 0 < len(reader.subscriber.tls._unsent) <= RECORD + 64
+
+
+def test_a_subscriber_with_a_broken_layer_is_dropped(bench: Bench, contexts: Contexts) -> None:
+    readers = [connect(bench, contexts, exact("a")) for _ in range(3)]
+    for one in readers:
+        bench.start(one)
+    broken = readers[1].subscriber.tls
+    assert broken is not None
+    with contextlib.suppress(ssl.SSLError):
+        broken._layer.unwrap()  # nothing can be written any more
+    contexts.server._outgoing.read()
+    entry = bench.publish("a")
+    assert bench.gone == [(readers[1].subscriber, "closed by the client")]
+    assert readers[0].ids() == readers[2].ids() == ids([entry])
+
+
+def test_a_websocket_client_that_sends_no_tls_is_dropped(bench: Bench, contexts: Contexts) -> None:
+    reader = connect(bench, contexts, exact("a"), websocket=WebSocket(ends_with_token=False))
+    bench.start(reader)
+    with socket.socket(fileno=os.dup(reader.sock.fileno())) as wire:
+        wire.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+    bench.poll()
+    assert bench.reasons() == ["closed by the client"]
+    assert is_empty(contexts.server)
+
+
+def test_a_client_is_not_answered_without_end(contexts: Contexts, bench: Bench) -> None:
+    """A client may have TLS answer it; when it reads none of that, its connection ends."""
+    reader = connect(bench, contexts, exact("a"))
+    bench.start(reader)
+    bench.publish("a", data=LARGE)
+    tls = reader.subscriber.tls
+    assert tls is not None
+    tls._answer()
+    tls._unsent += bytes(RECORD)
+    with pytest.raises(ConnectionError):
+        tls._answer()
+    tls._covers = 0
+    with pytest.raises(ConnectionError):
+        tls._answer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
 import socket
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 import pytest
 
 from mercure_hub.fanout import writer as writer_module
-from mercure_hub.fanout.writer import Incomplete, Ring, RingFailed, Writer, one_by_one
+from mercure_hub.fanout.writer import Incomplete, Ring, RingFailed, Writer, one_by_one, pieces_one_by_one
 from tests.fanout.conftest import lacks_ring
 
 pytestmark = [pytest.mark.usefixtures("no_descriptor_left")]
@@ -344,3 +345,50 @@ def test_a_ring_opens_on_an_old_kernel_without_the_newer_flags(
     assert ring.write(some.fds, b"hello") == []
     assert some.received() == [b"hello"] * 20
     ring.close()
+
+
+@pytest.fixture(params=[pytest.param("ring", marks=needs_ring), "one by one"])
+def write_pieces(request: pytest.FixtureRequest) -> Callable[..., Incomplete]:
+    if request.param == "one by one":
+        return pieces_one_by_one
+    opened: Ring = request.getfixturevalue("ring")
+    return opened.write_pieces
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 50])
+def test_each_socket_gets_its_piece(
+    write_pieces: Callable[..., Incomplete], pairs: Callable[[int], Pairs], count: int
+) -> None:
+    some = pairs(count)
+    pieces = [b"%d" % number * (1 + number % 3) for number in range(count)]
+    ends = list(itertools.accumulate(map(len, pieces)))
+    for _ in range(3):
+        assert write_pieces(some.fds, b"".join(pieces), ends) == []
+    assert some.received() == [piece * 3 for piece in pieces]
+
+
+def test_a_full_socket_takes_nothing_of_its_piece(
+    write_pieces: Callable[..., Incomplete], pairs: Callable[[int], Pairs]
+) -> None:
+    some = pairs(12)
+    some.ours[4].send(bytes(1 << 20))
+    assert write_pieces(some.fds, bytes(24), range(2, 26, 2)) == [(4, -errno.EAGAIN)]
+
+
+@needs_ring
+def test_pieces_that_a_broken_ring_did_not_write_are_written_without_it(
+    pairs: Callable[[int], Pairs], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = Writer(ring_from=1)
+    some = pairs(4)
+    assert writer.write_pieces(some.fds, b"aabbccdd", [2, 4, 6, 8]) == []
+
+    def breaks(ring: Ring, fds: array[int], data: bytes, ends: list[int]) -> Incomplete:
+        os.write(fds[0], data[: ends[0]])
+        raise RingFailed("io_uring broke", 2, [(1, -errno.ECANCELED)])
+
+    monkeypatch.setattr(Ring, "write_pieces", breaks)
+    assert writer.write_pieces(some.fds, b"AABBCCDD", [2, 4, 6, 8]) == [(1, -errno.ECANCELED)]
+    assert some.received() == [b"aaAA", b"bb", b"ccCC", b"ddDD"]
+    assert "io_uring broke" in caplog.text
+    assert writer.write_pieces(some.fds, b"AABBCCDD", [2, 4, 6, 8]) == []
