@@ -22,9 +22,9 @@ from typing import Any
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.doorbell import Bell, Doorbell, bells
 from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.interface import Commit, Entry, Resume, Retention
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.store import Store
 
 SIZE = 200
@@ -50,7 +50,7 @@ class Node:
     """
 
     def __init__(self, url: str, own_bells: Sequence[int], publishers: int) -> None:
-        own, *others = own_bells or bells(1)
+        own, *others = [Bell((fd, fd)) for fd in own_bells] or bells(1)
         self._store: Store[int] = Store(link_to(address_of(url), Retention(), Doorbell(own, others)))
         self._publishers = publishers
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK)

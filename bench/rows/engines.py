@@ -22,7 +22,7 @@ from bench.generator import Fault, Result, sseload
 from bench.history import NEWEST
 from bench.hubs import HERE, Mercure
 from bench.model import HUB, Case, Figure, Target
-from mercure_hub.storage.sqlite.locks import bells
+from mercure_hub.storage.doorbell import bells
 
 _LEAST = {POSTGRESQL: 0.6, VALKEY: 1.0}  # of the appends of SQLite, at 64 publishers
 _MANY = 64
@@ -287,7 +287,8 @@ def _started(url: str, words: Sequence[Sequence[str]], *, shares_bells: bool = F
 
     :param shares_bells: they ring each other, as the workers of one hub do.
     """
-    descriptors = bells(len(words)) if shares_bells else []
+    shared = bells(len(words)) if shares_bells else []
+    descriptors = [bell.fileno() for bell in shared]
     with ExitStack() as stack:
         for descriptor in descriptors:
             stack.callback(os.close, descriptor)

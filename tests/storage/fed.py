@@ -6,12 +6,12 @@ import os
 import threading
 from pathlib import Path
 
+from mercure_hub.storage.doorbell import Doorbell, bells
 from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.feed.feeder import Feeder
 from mercure_hub.storage.feed.link import FedLink
 from mercure_hub.storage.feed.state import FeedState
 from mercure_hub.storage.interface import Batch, Link, SharedLink
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from tests.storage.log import until
 
 WORKERS = 3
@@ -74,7 +74,7 @@ class Machine:
     def close(self) -> None:
         self.stop()
         for bell in self.bells:
-            os.close(bell)
+            bell.close()
 
 
 class SettledLink(FedLink):

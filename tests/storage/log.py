@@ -10,9 +10,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage.doorbell import Doorbell
 from mercure_hub.storage.interface import Commit, Entry, Presence, Resume, Retention
 from mercure_hub.storage.sqlite.link import SqliteLink
-from mercure_hub.storage.sqlite.locks import Doorbell
 from mercure_hub.storage.store import Store
 
 _PATIENCE = 30.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.doorbell import Doorbell, bells
 from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.interface import (
     Batch,
@@ -27,7 +27,6 @@ from mercure_hub.storage.interface import (
 from mercure_hub.storage.postgresql.link import PostgresqlLink
 from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.storage.sqlite.link import SqliteLink
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from tests.storage.fed import Machine
 from tests.storage.log import update
 from tests.storage.memory import MemoryEngine, MemoryLink
@@ -113,7 +112,7 @@ class SqliteCluster:
         for link in self._links:
             link.close(is_writer_left=False)
         for bell in self._bells:
-            os.close(bell)
+            bell.close()
 
 
 class MemoryCluster:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 import threading
 import time
@@ -15,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.storage.doorbell import Doorbell, bells
 from mercure_hub.storage.interface import Entry, Presence, Retention
 from mercure_hub.storage.sqlite.link import Appender, SqliteLink
-from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
+from mercure_hub.storage.sqlite.locks import Seats
 from mercure_hub.storage.store import Store
 from tests.storage.log import Log, beside, broken, leave_presence, until, update, waiting_for_locks
 
@@ -64,10 +64,10 @@ class Member(Log):
 
 @contextmanager
 def several(path: Path, count: int, kept: Retention | None = None) -> Iterator[list[Member]]:
-    descriptors = bells(count)
+    all_bells = bells(count)
     members = [
-        Member(path, kept, Doorbell(fd, [other for other in descriptors if other != fd]))
-        for fd in descriptors
+        Member(path, kept, Doorbell(bell, [other for other in all_bells if other != bell]))
+        for bell in all_bells
     ]
     for member in members:
         member.open()
@@ -76,8 +76,8 @@ def several(path: Path, count: int, kept: Retention | None = None) -> Iterator[l
     finally:
         for member in members:
             member.close()
-        for fd in descriptors:
-            os.close(fd)
+        for bell in all_bells:
+            bell.close()
     left = {thread.name for thread in threading.enumerate()}
     assert not left & {"mercure-store-writer", "mercure-store-follower"}
 
@@ -139,20 +139,20 @@ def test_who_was_away_reads_large_updates_in_parts(tmp_path: Path) -> None:
 
 
 def test_who_comes_later_begins_at_the_end(tmp_path: Path) -> None:
-    descriptors = bells(2)
-    first = Member(tmp_path / "hub.db", None, Doorbell(descriptors[0], descriptors[1:]))
+    all_bells = bells(2)
+    first = Member(tmp_path / "hub.db", None, Doorbell(all_bells[0], all_bells[1:]))
     first.open()
     first.store.append((update(id="before"),), 0)
     first.until(lambda: len(first.entries) == 1)
-    second = Member(tmp_path / "hub.db", None, Doorbell(descriptors[1], descriptors[:1]))
+    second = Member(tmp_path / "hub.db", None, Doorbell(all_bells[1], all_bells[:1]))
     assert second.store.open(second._take) == (1, "before")
     first.store.append((update(id="after"),), 1)
     second.until(lambda: len(second.entries) == 1)
     assert second.ids == ["after"]
     first.close()
     second.close()
-    for fd in descriptors:
-        os.close(fd)
+    for bell in all_bells:
+        bell.close()
 
 
 def test_a_ring_brings_the_updates_of_the_others_at_once(

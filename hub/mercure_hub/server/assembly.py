@@ -36,10 +36,10 @@ from mercure_hub.server.site import RequestTimes, Site, Waiting
 from mercure_hub.server.sockets import listening_sockets, metrics_socket
 from mercure_hub.server.tls import tls_server
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.doorbell import Bell, Doorbell, bells
 from mercure_hub.storage.engines import link_to, shared_link_to
 from mercure_hub.storage.feed.link import FedLink
 from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.store import Store
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the database and files
@@ -111,7 +111,7 @@ class Parts:
     :param verifier: knows the trusted keys.
     :param key_sources: fetches key sets.
     :param listeners: for clients, and for monitoring if it has an address of its own.
-    :param bells: descriptors to close at the end.
+    :param bells: to close at the end.
     """
 
     listening: socket.socket
@@ -121,7 +121,7 @@ class Parts:
     verifier: TokenVerifier
     key_sources: KeySources
     listeners: tuple[Listener, ...]
-    bells: tuple[int, ...]
+    bells: tuple[Bell, ...]
 
 
 def assemble(
@@ -182,7 +182,7 @@ def _make_room(one: Waiting) -> None:
     one.make_room()
 
 
-def _store(settings: Settings, inherited: Inherited | None, own_bells: list[int]) -> Store[Waiter | None]:
+def _store(settings: Settings, inherited: Inherited | None, own_bells: list[Bell]) -> Store[Waiter | None]:
     address = address_of(settings.transport_url)
     kept = Retention(settings.history_size, settings.history_max_age)
     if inherited is None:
@@ -196,7 +196,7 @@ def _store(settings: Settings, inherited: Inherited | None, own_bells: list[int]
 
 
 def _broker(
-    settings: Settings, inherited: Inherited | None, limits: Limits, tally: Tally, own_bells: list[int]
+    settings: Settings, inherited: Inherited | None, limits: Limits, tally: Tally, own_bells: list[Bell]
 ) -> Broker:
     broker = Broker(
         _store(settings, inherited, own_bells),

@@ -18,6 +18,7 @@ from mercure_hub.config.settings import SettingError, Settings
 from mercure_hub.metrics.tally import ProcessMetrics, Tally
 from mercure_hub.server import logs
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.feed.feeder import Feeder
 from mercure_hub.storage.feed.state import FeedState
@@ -40,21 +41,21 @@ class Feed:
     :param folder: for the copy of the newest history.
     :param lock: descriptor that keeps a lock on the folder, as long as one of the processes lives.
     :param state: of the copy.
-    :param bells: eventfds that wake the workers.
+    :param bells: what wakes the workers.
     :param life: a pipe whose writing end the parent keeps open until the workers have ended.
     """
 
     folder: Path
     lock: int
     state: FeedState
-    bells: Sequence[int]
+    bells: Sequence[Bell]
     life: tuple[int, int]
 
     @classmethod
-    def make(cls, bells: Sequence[int], environment: Mapping[str, str]) -> Feed:
+    def make(cls, bells: Sequence[Bell], environment: Mapping[str, str]) -> Feed:
         """Make a folder that only this user can read, and remove those that others have left.
 
-        :param bells: eventfds that wake the workers, one for each.
+        :param bells: what wakes the workers, one for each.
         :param environment: names the folder for it: RUNTIME_DIRECTORY, XDG_RUNTIME_DIR, or as for temporary
             files.
         :raises SettingError: it cannot be made.

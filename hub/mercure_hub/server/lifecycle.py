@@ -173,7 +173,7 @@ class Process:
         broker.drain(_DRAIN)
         broker.close()
         for bell in self._parts.bells:
-            os.close(bell)
+            bell.close()
         logs.write_at_once()
 
     # -- reload ----------------------------------------------------------------------------------

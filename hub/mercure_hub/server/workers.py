@@ -39,8 +39,8 @@ from mercure_hub.server.lifecycle import (
 from mercure_hub.server.rotation import ROTATION_INTERVAL, rotation_of
 from mercure_hub.server.sockets import listening_sockets, metrics_socket, url_of
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.doorbell import Doorbell, bells
 from mercure_hub.storage.engines import load_driver
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.sqlite.retention import since_boot
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -387,7 +387,7 @@ class Workers:
                 listening.close()
         logs.name_worker(number)
         # A fed worker rings no other worker: its updates come back from the feeder.
-        others = [fd for other, fd in enumerate(self._bells) if other != number and self._feed is None]
+        others = [bell for other, bell in enumerate(self._bells) if other != number and self._feed is None]
         inherited = Inherited(
             number,
             self._listening[number],
@@ -439,8 +439,10 @@ class Workers:
             if left:
                 signal.sigtimedwait([signal.SIGCHLD], min(remaining, 1.0))
         self._stop_feeder()
-        for fd in (*self._life, *self._bells):
+        for fd in self._life:
             os.close(fd)
+        for bell in self._bells:
+            bell.close()
 
     def _stop_feeder(self) -> None:
         """Wait for the end of the feeder, after the workers, and remove what they shared."""

@@ -10,9 +10,9 @@ from importlib import import_module
 from mercure_hub import INSTALL
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.address import Address, EngineKind
+from mercure_hub.storage.doorbell import Doorbell
 from mercure_hub.storage.interface import Link, Retention, SharedLink
 from mercure_hub.storage.sqlite.link import SqliteLink
-from mercure_hub.storage.sqlite.locks import Doorbell
 
 
 def link_to(

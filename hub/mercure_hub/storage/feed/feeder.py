@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import select
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.storage.doorbell import Bell, Doorbell
 from mercure_hub.storage.feed.database import Bounds, CopyWriter
 from mercure_hub.storage.feed.state import FeedState
 from mercure_hub.storage.interface import Commit, Link, Seen
-from mercure_hub.storage.sqlite.locks import Doorbell, bells
 from mercure_hub.storage.store import Store
 
 _log = logging.getLogger("mercure_hub.storage")
@@ -27,7 +26,7 @@ class Feeder:
     :param link: to the engine, not yet open.
     :param path: of the copy.
     :param state: of the copy.
-    :param workers: eventfds that wake them.
+    :param workers: what wakes them.
     :param bounds: how much the copy holds.
 
     ``each_second``, which can be replaced, is called then.
@@ -41,7 +40,7 @@ class Feeder:
         link: Link,
         path: Path,
         state: FeedState,
-        workers: Sequence[int],
+        workers: Sequence[Bell],
         bounds: Bounds | None = None,
     ) -> None:
         self._link = link
@@ -50,7 +49,7 @@ class Feeder:
         self._bounds = bounds or Bounds()
         self._store: Store[None] = Store(link)
         self._store.max_commits = 4  # each may have 8 MiB, and the engine keeps what comes after them
-        (self._bell,) = bells(1)
+        self._bell = Bell()
         self._doorbell = Doorbell(self._bell, workers)
         self._looked_at = 0.0
         self._is_outdated = False
@@ -118,7 +117,7 @@ class Feeder:
         """Stop following."""
         self._store.close()
         self._copy.close()
-        os.close(self._bell)
+        self._bell.close()
 
     def _take(self, commit: Commit[None]) -> None:
         if commit.newest is not None:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.storage.doorbell import Doorbell
 from mercure_hub.storage.feed.database import CopyReader, copy_engine, failure
 from mercure_hub.storage.feed.state import FeedState
 from mercure_hub.storage.interface import (
@@ -33,7 +34,6 @@ from mercure_hub.storage.interface import (
     Size,
     TopicPage,
 )
-from mercure_hub.storage.sqlite.locks import Doorbell
 
 _UNIQUE = "urn:uuid:"  # prefix of ids that are generated for one update
 _PAUSE = 0.01  # seconds between two looks at a copy that is being begun anew

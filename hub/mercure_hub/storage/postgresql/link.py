@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,6 +19,7 @@ import psycopg
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
 from mercure_hub.storage.address import Address
+from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import (
     LEASE,
@@ -105,7 +105,7 @@ class PostgresqlLink:
         self._writer: Connection | None = None
         self._follower: Connection | None = None
         self._ear: Connection | None = None
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._bell = Bell()
         self._is_open = False
         self._names_server = False
         self._needs_sync = False  # the server's commits are not synchronous by default
@@ -362,7 +362,7 @@ class PostgresqlLink:
             poller = select.poll()
             poller.register(self._bell, select.POLLIN)
             poller.poll(min(timeout, self.poll_interval) * 1000)
-            self._silence()
+            self._bell.silence()
             return
         ear = self._ear
         if ear is None or ear.closed:
@@ -375,8 +375,8 @@ class PostgresqlLink:
         try:
             while set(ear.heard()) <= {self._own_session()}:
                 found = dict(poller.poll(max(end - time.monotonic(), 0.0) * 1000))
-                if self._bell in found or not found:
-                    self._silence()
+                if self._bell.fileno() in found or not found:
+                    self._bell.silence()
                     return
         except psycopg.Error as error:
             ear.close()
@@ -386,10 +386,6 @@ class PostgresqlLink:
         """Whose notifications are the own ones."""
         writer = self._writer
         return 0 if writer is None or writer.closed else writer.pgconn.backend_pid
-
-    def _silence(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
 
     def _listening(self, channel: str) -> Connection:
         connection = self._connector.connect()
@@ -402,7 +398,7 @@ class PostgresqlLink:
 
     def interrupt(self) -> None:
         """Ring the own bell."""
-        os.eventfd_write(self._bell, 1)
+        self._bell.ring()
 
     def after(self, sequence: int, limit: int, size: int) -> list[Entry]:
         """Read over a connection of its own, so that it waits for no reader."""
@@ -526,9 +522,7 @@ class PostgresqlLink:
                 connection.ask(statements.LEAVE, {"node": self._node})
         self._is_open = False
         self._disconnect(is_writer_left=is_writer_left)
-        if self._bell >= 0:
-            os.close(self._bell)
-            self._bell = -1
+        self._bell.close()
 
     def _disconnect(self, *, is_writer_left: bool = False) -> None:
         for connection in (None if is_writer_left else self._writer, self._follower, self._ear):

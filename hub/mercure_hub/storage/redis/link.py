@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import time
 import uuid
@@ -24,6 +23,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import Address
+from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
@@ -453,7 +453,7 @@ class _Bell:
         self._channel = channel
         self._connection: Connection | None = None
         self._generation = 0
-        self._interrupt = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._interrupt = Bell()
 
     def wait(self, node: str, after: int, timeout: float) -> None:
         """Return when another node has told of a sequence, or when it is interrupted."""
@@ -494,15 +494,14 @@ class _Bell:
         sock: Any = connection._sock  # the driver cannot wait for something else at the same time
         waiting.register(sock, select.POLLIN)
         ready = [fd for fd, _ in waiting.poll(timeout * 1000)]
-        if self._interrupt not in ready:
+        if self._interrupt.fileno() not in ready:
             return False
-        os.eventfd_read(self._interrupt)
+        self._interrupt.silence()
         return True
 
     def interrupt(self) -> None:
         """Have ``wait`` return."""
-        if self._interrupt >= 0:
-            os.eventfd_write(self._interrupt, 1)
+        self._interrupt.ring()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -513,9 +512,7 @@ class _Bell:
     def close(self) -> None:
         """Disconnect."""
         self._disconnect()
-        if self._interrupt >= 0:
-            os.close(self._interrupt)
-            self._interrupt = -1
+        self._interrupt.close()
 
 
 class _Part:

@@ -1,6 +1,6 @@
 """The link to an SQLite database that the processes of one machine share.
 
-Writers take turns by a lock on a file beside the database; an eventfd wakes the others. Updates are appended
+Writers take turns by a lock on a file beside the database; a bell wakes the others. Updates are appended
 with the driver's own cursor: an append is the most expensive moment of a hub, and SQLAlchemy would double its
 cost.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
+from mercure_hub.storage.doorbell import Bell, Doorbell
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
     GRACE,
@@ -47,7 +47,7 @@ from mercure_hub.storage.sqlite.files import (
     name_of,
     obstacle,
 )
-from mercure_hub.storage.sqlite.locks import Doorbell, Seats, bells
+from mercure_hub.storage.sqlite.locks import Seats
 from mercure_hub.storage.sqlite.reading import Reader
 from mercure_hub.storage.sqlite.retention import ClockWatch, Trim, Trimmer, since_boot
 
@@ -102,9 +102,9 @@ class SqliteLink:
         self._reader = Reader(self._engine, connections=3)  # of the engine's, which has some more
         self._follower = Reader(self._engine, connections=1)
         self._appender: Appender | None = None
-        self._own_bell = -1
+        self._own_bell: Bell | None = None
         if doorbell is None:
-            (self._own_bell,) = bells(1)
+            self._own_bell = Bell()
             doorbell = Doorbell(self._own_bell, ())
         self._doorbell = doorbell
         self._seats: Seats | None = None
@@ -415,9 +415,8 @@ class SqliteLink:
             self._files.close()
             if self._seats is not None:
                 self._seats.close()
-        if self._own_bell >= 0:
-            os.close(self._own_bell)
-            self._own_bell = -1
+        if self._own_bell is not None:
+            self._own_bell.close()
 
     @property
     def _opened(self) -> Seats:

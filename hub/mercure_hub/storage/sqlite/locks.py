@@ -1,4 +1,4 @@
-"""How processes on one database find each other, take turns to write, and wake each other.
+"""How processes on one database find each other and take turns to write.
 
 Both rest on the kernel: a process that dies, however it dies, loses its locks. So a locked seat is a living
 process, and whoever waits for the turn gets it.
@@ -10,10 +10,9 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from typing import NamedTuple
 
@@ -29,8 +28,6 @@ _NEXT = _SEATS + _MOST  # the byte whose lock is the head of the queue for the t
 # struct flock of 64-bit Linux; the lock belongs to the open file, not to the process as lockf()'s does,
 # which any close() of the file would release.
 _FLOCK = struct.Struct("hhqqixxxx")
-
-_ONE = (1).to_bytes(8, "little")
 
 
 class TurnTimeout(OSError):
@@ -229,50 +226,3 @@ def _lock(descriptor: int, byte: int) -> bool:
 
 def _unlock(descriptor: int, byte: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0))
-
-
-class Doorbell:
-    """Tells the other processes of a hub that something was stored; many rings are heard as one.
-
-    :param own: eventfd that this process listens to, shared when the processes are forked.
-    :param others: those of the others.
-    """
-
-    def __init__(self, own: int, others: Sequence[int]) -> None:
-        self._own = own
-        self._others = tuple(others)
-        self._poll = select.poll()
-        self._poll.register(own, select.POLLIN)
-
-    @property
-    def others(self) -> int:
-        """How many it wakes."""
-        return len(self._others)
-
-    def ring(self) -> None:
-        """Wake the others."""
-        for fd in self._others:
-            _add_one(fd)
-
-    def ring_own(self) -> None:
-        """Wake the thread of this process that waits."""
-        _add_one(self._own)
-
-    def wait(self, timeout: float) -> None:
-        """Return when the bell has rung since the last call.
-
-        :param timeout: seconds to wait at most.
-        """
-        if self._poll.poll(timeout * 1000):
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._own, 8)
-
-
-def _add_one(fd: int) -> None:
-    with contextlib.suppress(BlockingIOError):  # it rang 2 ** 64 times and nobody heard
-        os.write(fd, _ONE)
-
-
-def bells(count: int) -> list[int]:
-    """Descriptors for a number of processes, to be inherited by fork."""
-    return [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]
