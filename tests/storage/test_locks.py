@@ -14,17 +14,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mercure_hub.storage.sqlite import locks as seats_module
 from mercure_hub.storage.sqlite.locks import Seats, TurnTimeout
+from mercure_hub.storage.sqlite.numbered_locks import ByteLocks, FileLocks
 from tests.storage.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
 
 TAKES_A_SEAT = """
-import sys
+import fcntl, sys
+if sys.argv[2] == "files":
+    vars(fcntl).pop("F_OFD_SETLK", None)
 from mercure_hub.storage.sqlite.locks import Seats, TurnTimeout
 seats = Seats(sys.argv[1])
 print(seats.take(), flush=True)
@@ -35,11 +38,31 @@ sys.stdin.readline()
 """
 
 
+@pytest.fixture(autouse=True, params=["bytes", "files"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The locks that the system has."""
+    if request.param == "files":
+        monkeypatch.delattr(fcntl, "F_OFD_SETLK", raising=False)
+    elif not hasattr(fcntl, "F_OFD_SETLK"):
+        pytest.skip("no locks on bytes here")
+    return str(request.param)
+
+
+@pytest.fixture
+def _bytes_only(kind: str) -> None:
+    """About a program that locks bytes of the lock file."""
+    if kind == "files":
+        pytest.skip("such a lock is not in the way of those on files")
+
+
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process with a seat and the turn, until it is given a line."""
     with subprocess.Popen(
-        [sys.executable, "-c", TAKES_A_SEAT, str(path)],
+        [
+            *(sys.executable, "-c", TAKES_A_SEAT, str(path)),
+            "bytes" if hasattr(fcntl, "F_OFD_SETLK") else "files",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -158,7 +181,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_descriptor_is_not_inherited(tmp_path: Path) -> None:
     with closing(Seats(str(tmp_path / "lock"))) as seats:
-        assert not os.get_inheritable(seats._fd)
+        assert not os.get_inheritable(seats._locks.fileno())
 
 
 def test_the_others_are_counted(tmp_path: Path) -> None:
@@ -202,6 +225,7 @@ def test_a_process_that_writes_is_counted_once(tmp_path: Path) -> None:
             assert second.is_taken(0)
 
 
+@pytest.mark.usefixtures("_bytes_only")
 def test_a_lock_on_the_whole_file_is_counted_once(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with closing(Seats(str(path))) as seats, path.open() as foreign:
@@ -217,6 +241,7 @@ class TestBound:
                 pass
             assert seats.is_taken(0)
 
+    @pytest.mark.usefixtures("_bytes_only")
     def test_who_reads_the_file_and_locks_it_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "lock"
         with closing(Seats(str(path))) as seats, path.open() as foreign:
@@ -247,25 +272,36 @@ class TestBound:
                 pass
 
 
-@pytest.mark.parametrize("byte", [0, 1025], ids=["the turn", "the place of who is next"])
+@pytest.mark.parametrize("number", [0, 1025], ids=["the turn", "the place of who is next"])
 def test_a_turn_that_cannot_be_let_go_of_stops_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, byte: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, number: int
 ) -> None:
     path = str(tmp_path / "lock")
-    unlock = seats_module._unlock
+    locks = ByteLocks if kind == "bytes" else FileLocks
+    unlock = locks.unlock
 
-    def fails(descriptor: int, place: int) -> None:
-        if place == byte:
+    def fails(self: Any, which: int) -> None:
+        if which == number:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        unlock(descriptor, place)
+        unlock(self, which)
 
     with closing(Seats(path)) as first, closing(Seats(path)) as second:
         first.take()
         with monkeypatch.context() as patched:
-            patched.setattr(seats_module, "_unlock", fails)
+            patched.setattr(locks, "unlock", fails)
             with contextlib.suppress(OSError), first.turn():
                 pass
         for seats in (second, first):
             with seats.turn_within(10):
                 pass
         assert second.is_taken(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_does_not_shut_out_the_owner_of_the_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    os.chown(path, 1234, 1234)
+    with closing(Seats(str(path))) as seats, seats.turn():
+        seats.take()
+    assert {one.stat().st_uid for one in tmp_path.iterdir()} == {1234}
