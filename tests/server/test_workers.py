@@ -22,6 +22,7 @@ import pytest
 from mercure_hub.config.loading import load_settings
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.server import workers as parent
+from mercure_hub.server.signals import Signals
 from tests.chosen_engine import IS_SQLITE, transport_url
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, process_environment
 from tests.storage.log import until as until_true
@@ -472,6 +473,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     killed: list[int] = []
     hub = object.__new__(parent.Workers)
     hub._settings = load_settings({"MERCURE_PUBLISHER_JWT_KEY": "x" * 32}, {})
+    hub._signals = Signals(())
     hub._listening, hub._metrics, hub._bells, hub._life = [], None, [], os.pipe()
     child = subprocess.Popen([sys.executable, "-c", ""])
     reports, tells = os.pipe()
@@ -482,6 +484,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     monkeypatch.setattr(parent, "_signal", lambda pids, _: killed.extend(pids))
     assert hub._is_succeeded()
     hub._stop()
+    hub._signals.close()
     child.returncode = 0
     assert killed == [child.pid]  # told to give way
 

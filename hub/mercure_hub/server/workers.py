@@ -37,6 +37,7 @@ from mercure_hub.server.lifecycle import (
     tune_interpreter,
 )
 from mercure_hub.server.rotation import ROTATION_INTERVAL, rotation_of
+from mercure_hub.server.signals import Signals
 from mercure_hub.server.sockets import listening_sockets, metrics_socket, url_of
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.doorbell import Doorbell, bells
@@ -49,7 +50,7 @@ _READY = b"ready"
 _START = 60.0  # seconds for a worker to start
 _END = 20.0  # seconds for the workers to stop, before they are killed
 _FEEDER_END = 5.0  # the same for the feeder
-_LOOK = 0.1  # seconds between two looks at pending signals
+_LOOK = 0.1  # seconds between two looks at a process that starts
 _TRIES = 5  # failed starts in a row before the hub gives up
 _LONGEST_PAUSE = 5.0
 _SHORT_LIFE = 1.0  # seconds; a worker that dies sooner is not replaced at once
@@ -165,12 +166,14 @@ class Workers:
         """
         gc.freeze()  # before the fork: memory that the collector never touches stays shared
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        self._signals = Signals(_WATCHED)
         try:
             if self._start_all():
                 announce(url_of(self._listening[0], is_tls=bool(self._settings.tls_cert)))
                 self._watch()
         finally:
             self._stop()
+            self._signals.close()
             for number in HANDLED:  # the process ends; another signal must not change how
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -213,7 +216,7 @@ class Workers:
                 elif not worker.pid and time.monotonic() >= worker.due:
                     self._attempt(self._start, worker)
 
-    def _next_signal(self, timeout: float, numbers: Sequence[int] = _WATCHED) -> int | None:
+    def _next_signal(self, timeout: float, numbers: Sequence[signal.Signals] = _WATCHED) -> int | None:
         """Wait for a signal, or for a report of a worker that is starting.
 
         :param timeout: seconds to wait at most.
@@ -221,12 +224,7 @@ class Workers:
         :returns: the signal, or ``None``.
         """
         reports = [worker.reports for worker in self._processes if worker.reports is not None]
-        if reports:
-            # A blocked signal does not end select(), so it is called for short times.
-            select.select(reports, [], [], max(min(timeout, _LOOK), 0.0))
-            timeout = 0.0
-        received = signal.sigtimedwait(numbers, max(timeout, 0.0))
-        return None if received is None else received.si_signo
+        return self._signals.wait(min(timeout, _LOOK) if reports else timeout, numbers, reports)
 
     def _reload(self) -> None:
         """Reload the settings here and in the workers: workers forked later have to trust the same keys."""
@@ -258,20 +256,30 @@ class Workers:
         :returns: it serves, and the workers have ended, or will be stopped.
         """
         successor = Successor.start([listening.fileno() for listening in self._listening])
-        if successor is None or not successor.takes_over(_wait_to_read, _is_told_to_stop):
+        if successor is None or not successor.takes_over(self._wait_to_read, self._is_told_to_stop):
             return False
         for listening in self._sockets:
             listening.close()
         _signal(self._pids, signal.SIGUSR2)
         deadline = time.monotonic() + self._settings.drain + _END
         while self._pids and time.monotonic() < deadline:
-            received = signal.sigtimedwait([signal.SIGCHLD, *_STOP], 0.5)
-            if received is not None and received.si_signo in _STOP:
+            if self._signals.wait(0.5, (signal.SIGCHLD, *_STOP)) in _STOP:
                 break  # at once
             for worker in self._workers:
                 if worker.pid and os.waitpid(worker.pid, os.WNOHANG)[0]:
                     worker.forget()
         return True
+
+    def _wait_to_read(self, descriptor: int) -> bool:
+        """Wait for a successor, unless this hub is told to stop."""
+        deadline = time.monotonic() + SUCCESSOR_START
+        while time.monotonic() < deadline and not self._is_told_to_stop():
+            if select.select([descriptor], [], [], _LOOK)[0]:
+                return True
+        return False
+
+    def _is_told_to_stop(self) -> bool:
+        return self._signals.have_come(_STOP)
 
     def _note_deaths(self) -> None:
         """Note processes that ended, and when to replace them."""
@@ -363,6 +371,7 @@ class Workers:
         :returns: exit status.
         """
         try:
+            self._signals.close()
             os.close(self._life[1])
             if self._feed is not None:
                 os.close(self._feed.life[1])
@@ -437,7 +446,7 @@ class Workers:
                     os.waitpid(pid, 0)
                 break
             if left:
-                signal.sigtimedwait([signal.SIGCHLD], min(remaining, 1.0))
+                self._signals.wait(min(remaining, 1.0), (signal.SIGCHLD,))
         self._stop_feeder()
         for fd in self._life:
             os.close(fd)
@@ -458,7 +467,7 @@ class Workers:
                 _signal([pid], signal.SIGKILL)
                 os.waitpid(pid, 0)
                 break
-            signal.sigtimedwait([signal.SIGCHLD], min(remaining, 1.0))
+            self._signals.wait(min(remaining, 1.0), (signal.SIGCHLD,))
         self._feed.remove()
 
 
@@ -466,20 +475,6 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def _wait_to_read(descriptor: int) -> bool:
-    """Wait for a successor, unless this hub is told to stop."""
-    deadline = time.monotonic() + SUCCESSOR_START
-    while time.monotonic() < deadline and not _is_told_to_stop():
-        if select.select([descriptor], [], [], _LOOK)[0]:
-            return True
-    return False
-
-
-def _is_told_to_stop() -> bool:
-    """Whether a signal to stop is pending."""
-    return not signal.sigpending().isdisjoint(_STOP)
 
 
 def _tell(fd: int, words: bytes) -> None:
