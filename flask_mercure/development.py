@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -107,7 +108,7 @@ def import_path(inherited: Mapping[str, str]) -> dict[str, str]:
     if folder == Path(sysconfig.get_path("purelib")):
         return {}
     # A work tree that is not installed.
-    return {"PYTHONPATH": ":".join(filter(None, (str(folder), inherited.get("PYTHONPATH"))))}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(folder), inherited.get("PYTHONPATH"))))}
 
 
 def _address(url: str, inherited: Mapping[str, str]) -> str:
@@ -206,9 +207,8 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
         **(settings or {}),
     }
     variables |= import_path(variables)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind("")  # an abstract name that the kernel chooses
-        variables["NOTIFY_SOCKET"] = "@" + manager.getsockname()[1:].decode()
+    with _service_manager() as manager:
+        variables["NOTIFY_SOCKET"] = manager.getsockname()
         process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
             command(()),
             env=variables,
@@ -227,6 +227,19 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
             yield LocalHub(address + WELL_KNOWN, secret, log.text)
         finally:
             log.end()
+
+
+@contextmanager
+def _service_manager() -> Iterator[socket.socket]:
+    """A socket that a hub can notify."""
+    # The path of a socket has about a hundred bytes, and that of a folder for temporary files may be longer.
+    short = "/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else None  # noqa: S108 - a folder of its own in it
+    with (
+        tempfile.TemporaryDirectory(prefix="mercure-", dir=short) as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(f"{folder}/notify")
+        yield manager
 
 
 def _announced_address(manager: socket.socket, process: subprocess.Popen[str]) -> str:

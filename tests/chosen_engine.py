@@ -17,6 +17,7 @@ from mercure_hub.storage.address import Address, address_of
 from mercure_hub.storage.interface import EVENTS_MAX_AGE, Link, Retention
 from tests.engines import EngineServer, PostgresqlServer, RedisServer
 from tests.needs import need
+from tests.portability import skip_if_about_linux
 from tests.storage.log import beside, broken
 
 ENGINES = ("sqlite", "postgresql", "valkey", "redis")
@@ -117,6 +118,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     mark = item.get_closest_marker("sqlite")
     if mark is not None and not IS_SQLITE:
         item.add_marker(pytest.mark.skip(reason=f"SQLite only: {mark.args[0]}"))
+    skip_if_about_linux(item)
 
 
 def pytest_unconfigure() -> None:

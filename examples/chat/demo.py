@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -132,7 +133,7 @@ def _run(options: argparse.Namespace, stop: threading.Event) -> None:
         if server is not None:
             server.shutdown()
         _end(hub)
-        ready.close()
+        _remove(ready)
         listener.close()
 
 
@@ -176,7 +177,9 @@ def _start_hub(
     except OSError as error:
         raise Trouble(f"cannot make the directory {options.data}: {error.strerror} (--data)") from None
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    ready.bind("")  # Linux chooses an abstract name
+    # The path of a socket has about a hundred bytes, and that of the data may be longer.
+    path = Path(tempfile.mkdtemp(prefix="chat-", dir="/tmp"), "ready")
+    ready.bind(str(path))
     # A second demo gets another port, and with it another history: one hub writes to a database.
     database = options.data.resolve() / f"chat-{urlsplit(hub_url).port}.db"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MERCURE_")}
@@ -191,7 +194,7 @@ def _start_hub(
         "MERCURE_HISTORY_SIZE": "20000",  # what a page fetches when it is opened is a part of this
         "MERCURE_WRITE_TIMEOUT": "0",  # streams end with their tokens
         "MERCURE_LOG_LEVEL": "warning",
-        "NOTIFY_SOCKET": "@" + ready.getsockname()[1:].decode(),
+        "NOTIFY_SOCKET": str(path),
     }
     if options.tls_cert is not None:
         environment |= {
@@ -229,6 +232,13 @@ def _at_one_address(app: Callable[..., Iterable[bytes]], page_url: str) -> Calla
 def _check(hub: subprocess.Popen[bytes]) -> None:
     if hub.poll() is not None:
         raise Trouble(f"the hub has ended with status {hub.returncode}; see above for its reason")
+
+
+def _remove(ready: socket.socket) -> None:
+    path = Path(ready.getsockname())
+    ready.close()
+    path.unlink(missing_ok=True)
+    path.parent.rmdir()
 
 
 def _wait_for_hub(hub: subprocess.Popen[bytes], ready: socket.socket, stop: threading.Event) -> None:

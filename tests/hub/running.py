@@ -25,6 +25,7 @@ from mercure_hub.protocol.event_stream import Event, Parser
 from mercure_hub.server.assembly import Limits
 from mercure_hub.server.lifecycle import Process
 from tests.chosen_engine import IS_SQLITE, transport_url
+from tests.portability import ENVIRONMENT
 
 if sys.version_info >= (3, 14):
     from compression.zstd import ZstdDecompressor
@@ -271,6 +272,7 @@ def process_environment(folder: Path, **variables: str) -> dict[str, str]:
     """The environment of a hub that runs as a process: the least it needs, and what the test adds."""
     return {
         "PATH": os.environ["PATH"],
+        **ENVIRONMENT,
         "MERCURE_LISTEN": "127.0.0.1:0",
         "MERCURE_TRANSPORT_URL": transport_url(folder),
         "MERCURE_PUBLISHER_JWT_KEY": SECRET,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mercure_hub.metrics import tally
 from mercure_hub.metrics.catalogue import ANSWERS, CATALOGUE, CONNECTED, DELIVERY, UPDATES, Kind
 from mercure_hub.metrics.exposition import Storage, page
-from mercure_hub.metrics.tally import Board
+from mercure_hub.metrics.tally import Board, ProcessMetrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -88,3 +90,13 @@ def test_counters_go_on_and_gauges_begin_anew_when_a_worker_is_replaced() -> Non
     assert read(board)[of("mercure_subscribers_connected", 1, transport="sse")] == 7
     board.of(1)
     assert read(board)[of("mercure_subscribers_connected", 1, transport="sse")] == 0
+
+
+def test_a_system_without_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tally, "_STATM", tmp_path / "statm")
+    monkeypatch.setattr(tally, "_DESCRIPTORS", tmp_path / "fd")
+    board = Board(1)
+    ProcessMetrics(board.of(0)).write(1.0)
+    found = read(board)
+    assert found[of("mercure_process_resident_memory_bytes")] > 1 << 20
+    assert found[of("mercure_process_open_fds")] >= 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event
 
 from mercure_hub.fanout.tls import TlsServer
 from mercure_hub.server.channel import Channel, Timeout
@@ -114,3 +116,22 @@ def test_the_timeout_of_a_send_restarts_when_the_client_takes_something(
     assert reading.get(timeout=20) == pieces * piece
     with pytest.raises(Timeout):
         channel.send(bytes(pieces * piece), LIMIT)
+
+
+@pytest.mark.parametrize("system", ["Linux", "another"])
+@pytest.mark.parametrize("does", ["closes", "sends", "sends nothing more"])
+def test_the_end_of_the_other_side_is_noticed(
+    pair: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch, system: str, does: str
+) -> None:
+    if system == "another":
+        monkeypatch.delattr(select, "POLLRDHUP", raising=False)
+    channel, theirs = pair
+    ended = Event()
+    with channel.watched(ended.set):
+        if does == "closes":
+            theirs.close()
+        elif does == "sends":
+            theirs.sendall(b"GET /")
+        else:
+            theirs.shutdown(socket.SHUT_WR)
+        assert ended.wait(0.05 if does == "sends" else 10) == (does != "sends")

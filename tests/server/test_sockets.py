@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from mercure_hub.config.loading import load_settings
 from mercure_hub.config.settings import SettingError, Settings
+from mercure_hub.server import sockets as server_sockets
 from mercure_hub.server.sockets import HANDED_OVER, listening_sockets, notify, url_of
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
@@ -38,6 +40,7 @@ def close(sockets: list[socket.socket]) -> None:
         one.close()
 
 
+@pytest.mark.linux("TCP_NOTSENT_LOWAT")
 def test_the_kernel_keeps_little_for_a_client_that_reads_nothing() -> None:
     (listening,) = listening_sockets(settings(), 1, {})
     with listening, socket.socket() as client:
@@ -54,6 +57,7 @@ def test_the_kernel_keeps_little_for_a_client_that_reads_nothing() -> None:
             assert 1 << 18 <= taken < 1 << 20
 
 
+@pytest.mark.linux("the kernel spreads connections over several sockets")
 def test_several_sockets_are_bound_to_one_port() -> None:
     sockets = listening_sockets(settings(), 3, {})
     try:
@@ -61,6 +65,39 @@ def test_several_sockets_are_bound_to_one_port() -> None:
         assert all(one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for one in sockets)
     finally:
         close(sockets)
+
+
+class TestWithoutLinux:
+    """A kernel that spreads no connections and lacks options of TCP."""
+
+    @pytest.fixture(autouse=True)
+    def _other_system(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_sockets, "_SPREADS", False)
+        for name in ("TCP_DEFER_ACCEPT", "TCP_NOTSENT_LOWAT", "TCP_USER_TIMEOUT", "TCP_KEEPIDLE"):
+            monkeypatch.delattr(socket, name, raising=False)
+
+    @pytest.mark.parametrize("heartbeat", ["0", "40"])
+    def test_all_processes_accept_from_one_socket(self, heartbeat: str) -> None:
+        sockets = listening_sockets(settings(MERCURE_HEARTBEAT=heartbeat), 3, {})
+        try:
+            assert len({one.getsockname() for one in sockets}) == 1
+            with socket.create_connection(sockets[0].getsockname()):
+                for one in reversed(sockets):
+                    assert select.select([one], [], [], 10)[0]
+                sockets[2].accept()[0].close()
+                with pytest.raises(BlockingIOError):
+                    sockets[0].accept()
+        finally:
+            close(sockets)
+
+    def test_a_successor_takes_them_over(self) -> None:
+        before = listening_sockets(settings(), 2, {})
+        descriptors = ",".join(str(os.dup(one.fileno())) for one in before)
+        after = listening_sockets(settings(), 3, {HANDED_OVER: descriptors})
+        try:
+            assert len({one.getsockname() for one in (*before, *after)}) == 1
+        finally:
+            close([*before, *after])
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -14,6 +14,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 import termios
 from array import array
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from operator import sub
 from typing import Any, Literal
 
 _INT = struct.Struct("i")
+_SO_NWRITE = 0x1024  # getsockopt(2) of macOS
 
 _SETUP, _ENTER = 425, 426  # numbers of the system calls, the same on nearly all machines
 _CQ_SIZE, _SUBMIT_ALL, _SINGLE_ISSUER, _DEFER_TASK_WORK = 1 << 3, 1 << 7, 1 << 12, 1 << 13
@@ -148,8 +150,17 @@ def unsent(fd: int) -> int:
     The kernel calls a socket writable when a third of its buffer is free, which a slow client may take
     minutes to bring about; this number falls with all that it takes.
 
+    :returns: 0 where the system does not tell.
     :raises OSError: it is not a socket.
     """
+    if sys.platform == "darwin":
+        sock = socket.socket(fileno=fd)
+        try:
+            return sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+        finally:
+            sock.detach()
+    if not hasattr(termios, "TIOCOUTQ"):
+        return 0
     number: int = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))[0]
     return number
 
@@ -319,8 +330,10 @@ class Ring:
 def _load() -> tuple[Callable[..., int], Callable[[bytes], int]]:
     """The C library's ``syscall``, during which other threads run; and the address of bytes in memory.
 
-    :raises OSError: ctypes cannot be used here.
+    :raises OSError: this is not Linux, or ctypes cannot be used here.
     """
+    if sys.platform != "linux":  # other systems have other calls under these numbers
+        raise OSError(errno.ENOSYS, "not a Linux kernel")
     try:
         import ctypes  # noqa: PLC0415 - some hardened systems refuse the memory it asks for
 

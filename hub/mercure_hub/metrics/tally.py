@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import resource
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -121,6 +122,8 @@ class Tally:
 _PAGE_SIZE = resource.getpagesize()
 _STATM = Path("/proc/self/statm")
 _DESCRIPTORS = Path("/proc/self/fd")
+_OPEN_FILES = Path("/dev/fd")  # on systems without /proc
+_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of the largest size that the system tells
 
 
 class ProcessMetrics:
@@ -138,13 +141,28 @@ class ProcessMetrics:
         """Write the current numbers; to be called each second.
 
         :param now: seconds since the epoch.
-        :raises OSError: no descriptor is free to read ``/proc``; metrics that need none are written.
+        :raises OSError: no descriptor is free to read them; metrics that need none are written.
         """
         self._tally.put(SEEN, now)
         cpu = time.process_time()
         self._tally.add(CPU, cpu - self._cpu)
         self._cpu = cpu
-        self._tally.put(MEMORY, int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_SIZE)
+        self._tally.put(MEMORY, _memory())
         self._tally.put(MOST_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._tally.put(DESCRIPTORS, _open_descriptors())
+
+
+def _memory() -> int:
+    """Bytes that this process has in memory; without ``/proc``, the most that it has had."""
+    try:
+        return int(_STATM.read_text(encoding="ascii").split()[1]) * _PAGE_SIZE
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+
+
+def _open_descriptors() -> int:
+    try:
         # Since Linux 6.2 the size of the directory is their number. Listing thousands each second is slow.
-        self._tally.put(DESCRIPTORS, _DESCRIPTORS.stat().st_size or len(list(_DESCRIPTORS.iterdir())))
+        return _DESCRIPTORS.stat().st_size or len(list(_DESCRIPTORS.iterdir()))
+    except FileNotFoundError:
+        return len(list(_OPEN_FILES.iterdir()))

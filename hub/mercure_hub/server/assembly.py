@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import socket
@@ -44,6 +45,7 @@ from mercure_hub.storage.store import Store
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the database and files
 _MANY_DESCRIPTORS = 1 << 20
+_OPEN_MAX = 10_240  # what macOS allows a process, whatever its hard limit is
 _COMPRESS_FROM = 256  # bytes; compressing a smaller event saves next to nothing
 _OPEN_BODIES = 16  # request bodies of the largest size that must fit into the memory of open requests
 
@@ -292,7 +294,10 @@ def _raise_descriptor_limit() -> int:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        soft = most
+    for wanted in (most, min(most, _OPEN_MAX)):
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            break
+        with contextlib.suppress(OSError, ValueError):  # the limit of macOS is less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     return _MANY_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft

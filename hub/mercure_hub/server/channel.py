@@ -218,10 +218,24 @@ def is_ready(descriptor: int, events: int, timeout: float) -> bool:
 
 
 def _has_ended(descriptor: int) -> bool:
-    """Whether the other side sends no more."""
+    """Whether the other side sends no more; only Linux tells that before what it has sent is read."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    return bool(poll.poll(0))
+    poll.register(descriptor, getattr(select, "POLLRDHUP", select.POLLIN))
+    if not poll.poll(0):
+        return False
+    return hasattr(select, "POLLRDHUP") or not _has_input(descriptor)
+
+
+def _has_input(descriptor: int) -> bool:
+    sock = socket.socket(fileno=descriptor)
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        sock.detach()
 
 
 def _is_ready_now(descriptor: int, events: int) -> bool:

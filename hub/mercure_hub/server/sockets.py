@@ -22,6 +22,9 @@ _LEAST_PATIENCE = 10.0  # seconds for which a client may be unreachable
 _HEARTBEATS = 2  # that it may miss
 _UNSENT = 512 << 10  # bytes that the kernel keeps for a client, besides what is in flight
 _IDLE, _PROBE, _PROBES = 60, 20, 3  # seconds, seconds, number: if there is no heartbeat
+_SPREADS = hasattr(socket, "TCP_DEFER_ACCEPT")
+"""Whether the kernel spreads connections over the sockets that share a port. Only Linux does, and only Linux
+has this option; elsewhere one of the sockets gets all connections."""
 
 
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
@@ -46,7 +49,7 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         # Accepted sockets inherit both. An answer is one send, so waiting for more gains nothing; and a
         # connection matters only once its request arrives.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
+        _set_tcp(listening, "TCP_DEFER_ACCEPT", 5)
         listening.bind(address)
         listening.listen(_BACKLOG)
         listening.setblocking(False)
@@ -78,8 +81,19 @@ def listening_sockets(
         _detect_vanished_clients(one, settings)
         # Accepted connections inherit this. Otherwise the kernel takes some MiB for each slow client; what
         # waits in the hub is shared by its receivers, or can be dropped and read again.
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+        _set_tcp(one, "TCP_NOTSENT_LOWAT", _UNSENT)
     return sockets
+
+
+def _set_tcp(listening: socket.socket, option: str, value: int) -> bool:
+    """Set an option that not every system has.
+
+    :returns: this one has it.
+    """
+    number: int | None = getattr(socket, option, None)
+    if number is not None:
+        listening.setsockopt(socket.IPPROTO_TCP, number, value)
+    return number is not None
 
 
 def _detect_vanished_clients(listening: socket.socket, settings: Settings) -> None:
@@ -90,12 +104,13 @@ def _detect_vanished_clients(listening: socket.socket, settings: Settings) -> No
     """
     if not settings.heartbeat:  # nothing is sent whose acknowledgement could be missed
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+        # macOS has another name for the first.
+        _set_tcp(listening, "TCP_KEEPIDLE", _IDLE) or _set_tcp(listening, "TCP_KEEPALIVE", _IDLE)
+        _set_tcp(listening, "TCP_KEEPINTVL", _PROBE)
+        _set_tcp(listening, "TCP_KEEPCNT", _PROBES)
     elif settings.dispatch_timeout:  # without a timeout, a client may stop reading for as long as it likes
         patience = max(_HEARTBEATS * settings.heartbeat, _LEAST_PATIENCE, settings.dispatch_timeout)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(patience * 1000))
+        _set_tcp(listening, "TCP_USER_TIMEOUT", round(patience * 1000))
 
 
 def _sockets(settings: Settings, count: int, environment: MutableMapping[str, str]) -> list[socket.socket]:
@@ -106,7 +121,7 @@ def _sockets(settings: Settings, count: int, environment: MutableMapping[str, st
         for one in given:
             one.setblocking(False)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in bind
-        if len(given) < count and given[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        if _SPREADS and len(given) < count and given[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
             host, port = given[0].getsockname()[:2]
             given += [bind(host, port, is_shared=True) for _ in range(count - len(given))]
     except OSError as error:
@@ -114,11 +129,14 @@ def _sockets(settings: Settings, count: int, environment: MutableMapping[str, st
             f"MERCURE_LISTEN: the socket that was handed over cannot be used: {error.strerror}; it has to be "
             "a listening TCP socket"
         ) from None
-    while len(given) < count:  # all processes share systemd's one socket
-        given.append(given[0].dup())
     for surplus in given[count:]:
         surplus.close()
-    return given[:count]
+    return _shared(given[:count], count)
+
+
+def _shared(sockets: list[socket.socket], count: int) -> list[socket.socket]:
+    """Let all processes accept from one socket, if there are fewer sockets than processes."""
+    return sockets + [sockets[0].dup() for _ in range(count - len(sockets))]
 
 
 def _given(environment: MutableMapping[str, str]) -> list[socket.socket]:
@@ -139,7 +157,9 @@ def _of_systemd(environment: MutableMapping[str, str]) -> list[int]:
 def _bound(settings: Settings, count: int) -> list[socket.socket]:
     host, port = settings.listen
     try:
-        return [bind(host, port)] if count == 1 else _bind_shared(host, port, count)
+        if count == 1 or not _SPREADS:
+            return _shared([bind(host, port)], count)
+        return _bind_shared(host, port, count)
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         remedy = "stop what uses it, or choose another port" if is_taken else "choose another address"
@@ -192,7 +212,7 @@ def notify(environment: Mapping[str, str], *words: str) -> None:
     address = environment.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect("\0" + address[1:] if address.startswith("@") else address)
             sock.sendall("\n".join(words).encode())

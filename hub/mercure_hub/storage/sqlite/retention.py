@@ -297,4 +297,5 @@ class ClockWatch:
 
 def since_boot() -> float:
     """Seconds since the machine started, with those in which it slept."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    # The monotonic clock of other systems goes on in sleep.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
