@@ -5,7 +5,9 @@ A WebSocket handshake is such a ``GET`` too: an extension of this hub (docs/webs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from mercure_hub.broker.replay import Start
 from mercure_hub.endpoints.hub import Hub
@@ -14,6 +16,7 @@ from mercure_hub.fanout.quota import Slot
 from mercure_hub.protocol import origins, websocket
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.http import Headers, prefers
+from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher
 from mercure_hub.protocol.subscription import check_shown, matchers_from, requested_cursor
 from mercure_hub.protocol.tokens.grant import Grant
@@ -28,7 +31,7 @@ _HEADERS: Headers = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stream:
     """An accepted subscription.
 
@@ -73,8 +76,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.
     wanted = requested_cursor(_event_id(request.header("last-event-id")), parameters, old_names=old)
-    events = request.identity.subscriptions_path
-    takes_events = grant.subscribe.reaches(events) and any(one.reaches(events) for one in matchers)
+    takes_events = wanted is not None and _may_get_events(matchers, grant, request.identity)
     slot = hub.broker.quota.enter(request.peer, grant.fingerprint)
     try:
         start = hub.broker.locate(wanted, matchers, takes_events=takes_events, watch=request.watch)
@@ -94,8 +96,14 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     if accept is None and hub.compression:
         headers.append(("Vary", "Accept-Encoding"))
     lifetime = _lifetime(hub, grant)
-    ends_with_token = lifetime < (hub.lifetime or float("inf"))
+    ends_with_token = lifetime < (hub.lifetime or inf)
     return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept, slot)
+
+
+def _may_get_events(matchers: Sequence[Matcher], grant: Grant, identity: Identity) -> bool:
+    """Whether the subscriber may get subscription events."""
+    path = identity.subscriptions_path
+    return grant.subscribe.reaches(path) and any(one.reaches(path) for one in matchers)
 
 
 def _event_id(header: str | None) -> str | None:
@@ -106,7 +114,7 @@ def _event_id(header: str | None) -> str | None:
 
 
 def _lifetime(hub: Hub, grant: Grant) -> float:
-    lifetime = hub.lifetime or float("inf")
+    lifetime = hub.lifetime or inf
     if grant.expires_at is not None:
         lifetime = min(lifetime, grant.expires_at - hub.gatekeeper.clock())
     return lifetime

@@ -33,7 +33,9 @@ def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> st
     """
     names = (_POLYFILL_CURSOR, _CURSOR, *_OLD_CURSORS) if old_names else (_CURSOR,)
     sent = [] if header is None else [header]
-    sent += [value for wanted in names for name, value in query if name == wanted]
+    given = [pair for pair in query if pair[0] in names]
+    if given:
+        sent += [value for wanted in names for name, value in given if name == wanted]
     return next(filter(None, sent), "") if sent else None
 
 

@@ -48,6 +48,8 @@ def accept_key(headers: Mapping[str, str]) -> str | None:
     :raises UpgradeRequired: in another version; or the field that asks was lost on the way.
     """
     key = headers.get("sec-websocket-key")
+    if key is None and "upgrade" not in headers:
+        return None
     if not _has(headers, "upgrade", "websocket"):
         if key is None:
             return None

@@ -62,6 +62,21 @@ class Channel:
             else:
                 return
 
+    def take(self, most: int) -> bytes | None:
+        """What has arrived, without waiting for more.
+
+        :param most: bytes to return at most.
+        :returns: empty at the end of the connection; ``None`` when it has to be waited for. That is also so
+            after bytes were sent (see ``receive``), and under TLS.
+        :raises OSError: the connection is broken.
+        """
+        if self._has_sent or self._tls is not None:
+            return None
+        try:
+            return os.read(self._fd, most)
+        except BlockingIOError:
+            return None
+
     def receive(self, timeout: float, most: int = _SIZE) -> bytes:
         """Wait for bytes from the client.
 

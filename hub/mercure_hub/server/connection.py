@@ -49,7 +49,7 @@ class ClientConnection(Waiting):
         self._channel = Channel(fd)
         self._peer = peer
         self._multiplex = multiplex
-        self._is_new = True
+        self._before: bytes | None = b""  # what came before it is known which version of HTTP this is
         self._is_detached = False
         self._reader = RequestReader(site.max_body)
         self._has_begun = False
@@ -114,19 +114,27 @@ class ClientConnection(Waiting):
 
     def _next(self) -> Message | None:
         """The next request; ``None`` when the client closes the connection between two."""
-        self._site.open_requests.begin(self)
-        try:
-            return self._receive()
-        finally:
-            self._site.open_requests.finish(self)
+        reader = self._reader
+        received: bytes | None = None
+        if not reader.ready:
+            reader.check()
+            received = self._channel.take(reader.appetite)
+            if received is not None and not self._take(received):
+                return None
+        if not reader.ready:
+            self._site.open_requests.begin(self, len(received or b""))
+            try:
+                if not self._receive():
+                    return None
+            finally:
+                self._site.open_requests.finish(self)
+        return reader.ready.popleft()
 
-    def _receive(self) -> Message | None:
+    def _receive(self) -> bool:
+        """Wait for the rest of a request; false when the connection ends or belongs to others."""
         reader, times = self._reader, self._site.times
         first_byte = time.monotonic() + (_LAST_REQUEST if self._is_closing else times.first_byte)
         whole = 0.0
-        before = b""
-        if not reader.ready:
-            reader.feed(b"")  # raises what was wrong behind the request before
         while not reader.ready:
             if reader.started:
                 whole = whole or time.monotonic() + times.whole
@@ -135,26 +143,34 @@ class ClientConnection(Waiting):
                 received = self._channel.receive(max(left, 0.0), reader.appetite)
             except Timeout:
                 if not reader.started:
-                    return None
+                    return False
                 raise RequestTimeout(f"The request did not arrive within {times.whole:g} s.") from None
             if not received and self._makes_room and reader.started:
                 raise RequestTimeout("The hub has too many incomplete requests, and this was the oldest.")
-            if not received:
-                return None
             self._site.open_requests.grow(self, len(received))
-            if self._is_new:
-                before += received
-                if PREFACE.startswith(before[: len(PREFACE)]):
-                    if len(before) >= len(PREFACE):
-                        self._speak_http2(before)
-                        return None
-                    continue
-                self._is_new, received = False, before
-            reader.feed(received)
-            if reader.expects_continue and not reader.ready:
-                reader.expects_continue = False
-                self._channel.send(_CONTINUE, _SEND)
-        return reader.ready.popleft()
+            if not self._take(received):
+                return False
+        return True
+
+    def _take(self, received: bytes) -> bool:
+        """Parse what was received; false when the connection ends or belongs to others."""
+        if not received:
+            return False
+        reader = self._reader
+        if self._before is not None:
+            received = self._before + received
+            if PREFACE.startswith(received[: len(PREFACE)]):
+                if len(received) >= len(PREFACE):
+                    self._speak_http2(received)
+                    return False
+                self._before = received
+                return True
+            self._before = None
+        reader.feed(received)
+        if reader.expects_continue and not reader.ready:
+            reader.expects_continue = False
+            self._channel.send(_CONTINUE, _SEND)
+        return True
 
     def _speak_http2(self, received: bytes) -> None:
         """Give the connection away: its client speaks HTTP/2.

@@ -33,10 +33,12 @@ from mercure_hub.server.site import Site
 
 _ANY_URL = frozenset({HEALTH, LIVE, READY})  # paths that are served whatever the URL
 
+_LEFT = Ending(Reason.CLOSED_BY_CLIENT)
+
 _log = logging.getLogger("mercure_hub.server")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What a request is answered with.
 
@@ -138,7 +140,7 @@ def begin_stream(
     )
     stream.slot.keep()
     broker.enter(subscriber)
-    ending = Ending(Reason.CLOSED_BY_CLIENT)
+    ending = _LEFT
     is_complete = False
     try:
         send_head()
@@ -158,6 +160,8 @@ def begin_stream(
 
 def _origin_form(target: str, headers: dict[str, str]) -> str:
     """The path of a target. The host of an absolute URL replaces the Host header (RFC 9112 section 3.2.2)."""
+    if target.startswith("/"):
+        return target
     scheme, separator, rest = target.partition("://")
     if not separator or scheme.lower() not in ("http", "https"):
         return target

@@ -30,6 +30,18 @@ _MAX_SILENCE = 64 << 10  # bytes that the parser consumes without a call
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # bytes above may be part of UTF-8
 ONCE = frozenset({"host", "content-type", "content-length", "origin"})
 
+# The usual spellings of the usual fields, which need no conversion.
+_NAMES = {
+    spelling.encode(): name.lower()
+    for name in (
+        *("Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control", "Connection"),
+        *("Content-Length", "Content-Type", "Cookie", "Host", "Last-Event-ID", "Origin", "Pragma", "Referer"),
+        *("Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "User-Agent", "X-Forwarded-For"),
+        *("X-Forwarded-Host", "X-Forwarded-Proto"),
+    )
+    for spelling in (name, name.lower())
+}
+
 
 @dataclass(slots=True)
 class Message:
@@ -53,6 +65,9 @@ class Message:
     is_followed: bool = field(default=False, compare=False)
 
 
+_NOTHING = Message()  # before the first request begins
+
+
 class RequestReader:
     """Parses the requests of a connection.
 
@@ -69,7 +84,7 @@ class RequestReader:
         self._max_body = max_body
         self._parser = httptools.HttpRequestParser(self)
         self._error: InvalidRequest | None = None
-        self._message = Message()
+        self._message = _NOTHING
         self._in_head = False
         self._without_upgrade: Message | None = None
         self._head = 0
@@ -81,6 +96,14 @@ class RequestReader:
     def appetite(self) -> int:
         """How many bytes to feed at most: few while requests begin, more while content arrives."""
         return _CONTENT if self.started and not self._in_head else _HEADS
+
+    def check(self) -> None:
+        """Tell what was wrong behind the requests that have been taken.
+
+        :raises InvalidRequest: as ``feed`` does.
+        """
+        if self._error is not None and not self.ready:
+            raise self._error
 
     def feed(self, received: bytes) -> None:
         """Parse what was received.
@@ -98,8 +121,7 @@ class RequestReader:
                 self._fail(InvalidRequest(f"This is not HTTP/1.1: {error}."))
         if self._silent > _MAX_SILENCE:
             self._fail(HeaderTooLarge(f"A header field is over {_MAX_SILENCE} bytes."))
-        if self._error is not None and not self.ready:
-            raise self._error
+        self.check()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse a request as if it did not ask for another protocol (RFC 9110 section 7.8).
@@ -138,7 +160,6 @@ class RequestReader:
         self._message = self._without_upgrade or Message()
         self._in_head = self._without_upgrade is None
         self._head = self._fields = self._silent = 0
-        self._body = bytearray()
         self.started = True
 
     def on_url(self, url: bytes) -> None:
@@ -153,15 +174,15 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; trailer fields are counted and ignored (RFC 9110 section 6.5.1)."""
         self._silent = 0
-        self._head += len(name) + len(value)
-        self._fields += 1
-        if self._head > MAX_HEAD:
+        head = self._head = self._head + len(name) + len(value)
+        number = self._fields = self._fields + 1
+        if head > MAX_HEAD:
             self._fail(_head_too_large())
-        if self._fields > MAX_FIELDS:
+        if number > MAX_FIELDS:
             self._fail(HeaderTooLarge(f"More than {MAX_FIELDS} header fields."))
         if not self._in_head:
             return
-        key = name.decode("latin-1").lower()
+        key = _NAMES.get(name) or name.decode("latin-1").lower()
         text = value.decode("latin-1").rstrip(" \t")
         headers = self._message.headers
         if key not in headers:
@@ -186,10 +207,11 @@ class RequestReader:
             self._fail(
                 InvalidRequest("The only transfer coding is chunked, in HTTP/1.1.", "Transfer-Encoding")
             )
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length[:20]) > self._max_body:
+        length = headers.get("content-length")
+        if length is not None and length.isdigit() and int(length[:20]) > self._max_body:
             self._fail(_too_large(self._max_body))
-        self.expects_continue = headers.get("expect", "").lower() == "100-continue"
+        expected = headers.get("expect")
+        self.expects_continue = expected is not None and expected.lower() == "100-continue"
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the content."""
@@ -203,9 +225,10 @@ class RequestReader:
         """The request is complete."""
         message = self._message
         message.method = self._parser.get_method().decode("latin-1")
-        message.body = bytes(self._body)
         message.keep_alive = self._parser.should_keep_alive()
-        self._body = bytearray()
+        if self._body:
+            message.body = bytes(self._body)
+            self._body = bytearray()
         self._silent = 0
         self.started = self.expects_continue = False
         if self._error is None:
