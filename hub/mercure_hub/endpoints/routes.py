@@ -35,6 +35,8 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
 
     :raises MercureError: see the table of errors.
     """
+    if request.path == WELL_KNOWN:  # most requests
+        return _hub(hub, request)
     if request.path in (HEALTH, LIVE, READY) or (request.path == METRICS and hub.metrics):
         if request.path == METRICS and request.came_through_a_proxy:
             raise NotFound("There is nothing here.")  # metrics are not for the public

@@ -96,16 +96,19 @@ class Scope:
     __slots__ = ("_everything", "_exact", "_patterns", "_table")
 
     def __init__(self, matchers: Sequence[Matcher]) -> None:
+        self._table: PatternTable[None] | None = None
+        if len(matchers) == 1 and matchers[0].exact is not None:  # most tokens and most subscribers
+            self._everything = False
+            self._exact: tuple[str, ...] | frozenset[str] = (matchers[0].exact,)
+            self._patterns: tuple[Matcher, ...] = ()
+            return
         self._everything = any(matcher.is_wildcard for matcher in matchers)
         exact = dict.fromkeys(matcher.exact for matcher in matchers if matcher.exact is not None)
         # Most tokens have one topic, and a set of one takes four times the memory of a tuple.
-        self._exact: tuple[str, ...] | frozenset[str] = (
-            tuple(exact) if len(exact) <= _FEW else frozenset(exact)
-        )
+        self._exact = tuple(exact) if len(exact) <= _FEW else frozenset(exact)
         self._patterns = tuple(
             matcher for matcher in matchers if matcher.exact is None and not matcher.is_wildcard
         )
-        self._table: PatternTable[None] | None = None
         if len(self._patterns) > _FEW:
             self._table = PatternTable()
             for matcher in dict.fromkeys(self._patterns):

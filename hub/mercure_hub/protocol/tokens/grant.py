@@ -92,7 +92,8 @@ def grant_of(
         payload = detail.get("payload")
         if "payload" in detail and not isinstance(payload, dict):
             raise TokenInvalid(f"{member}.payload is not an object", Section.TOKEN_CLAIMS)
-        _check_depth(payload, f"{member}.payload")
+        if payload is not None:
+            _check_depth(payload, f"{member}.payload")
         for role in actions:
             allowed[role].extend(matchers)
         if "subscribe" in actions:
