@@ -11,6 +11,9 @@ from pathlib import Path
 
 from bench.hubs import HERE, nginx
 
+PYTHON = "Python"
+"""What the column of another interpreter begins with; its version follows."""
+
 _POSTGRES = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))[-1:]]
 _PACKAGES = (
     "gevent",

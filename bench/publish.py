@@ -60,9 +60,8 @@ def show(outcome: Outcome, docs: Path) -> None:
             part = replace(outcome, rows=rows)
             report.refresh(docs / "performance/README.md", report.markdown(part, pictures="."), name)
     if others:
-        report.refresh(
-            docs / "performance.md", f"{report.origin(outcome)}\n\n{summary.markdown(others)}", "table"
-        )
+        short = summary.markdown(others, outcome.machine["python"], outcome.variants)
+        report.refresh(docs / "performance.md", f"{report.origin(outcome)}\n\n{short}", "table")
         report.refresh(docs / "performance.md", summary.sizes(others), "table of sizes")
 
 

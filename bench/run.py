@@ -19,6 +19,7 @@ import argparse
 import datetime
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -178,6 +179,19 @@ def _given(options: argparse.Namespace, folder: Path) -> GivenHub:
     )
 
 
+def _python(path: str) -> tuple[str, str]:
+    """An interpreter and the name of its column, for argparse.
+
+    :raises ValueError: it does not run.
+    """
+    code = "import platform; print(platform.python_version())"
+    try:
+        done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ValueError(path) from error
+    return f"{machine.PYTHON} {done.stdout.strip()}", path
+
+
 def _secret(given: str) -> str:
     """A value, or with ``@`` the content of a file, which keeps it out of the process list."""
     return Path(given[1:]).read_text().strip() if given.startswith("@") else given
@@ -242,8 +256,8 @@ def _parser() -> argparse.ArgumentParser:
         help="checkout of another revision, whose hub gets a column (before)",
     )  # fmt: skip
     variants.add_argument(
-        "--hub-python", type=partial(_named, "other Python"), action="append", default=[],
-        metavar="[NAME=]PYTHON", help="interpreter with what the hub needs, for a column (other Python)",
+        "--hub-python", type=_python, action="append", default=[], metavar="PYTHON",
+        help="another interpreter, with the packages that the hub needs, for a column",
     )  # fmt: skip
     other = parser.add_argument_group("another Mercure hub that runs on this machine")
     other.add_argument("--hub", metavar="URL", help="http://127.0.0.1:PORT/.well-known/mercure")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.machine import PYTHON
 from bench.model import HUB, Line, Row, number
 
 _GIB, _MICRO = 2**30, 1e6
@@ -56,6 +57,11 @@ _BYTES = "bytes per idle subscriber (PSS)"
 _ANONYMOUS, _WITH_TOKEN = "5,000 on one topic", "5,000 with a topic and a token each"
 _TLS, _TLS_MANY = "TLS: 500 subscribers x 200 updates", "TLS: 2,000 connections"
 _STREAMS = "10 connections of 100 streams"
+_CPU = {
+    "connecting": Source("connect", _ANONYMOUS, _CONNECT),
+    "publishing": Source("publish", "64 publishers", _PUBLISH),
+    "fan-out": Source("fanout", _FAN, _CPU_RATE),
+}
 _DISK = Source("disk", "history of 1,000,000, 200 bytes each", "bytes on disk per update")
 
 ENTRIES = (
@@ -118,8 +124,12 @@ SIZES = (
 )  # fmt: skip
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The short table, of what was measured."""
+def markdown(rows: Sequence[Row], python: str, variants: Sequence[str] = ()) -> str:
+    """The short table, of what was measured.
+
+    :param python: version that ran the hub.
+    :param variants: other forms of the hub; those of another Python have a line.
+    """
     lines = ["| one process | on this machine | beside |", "|---|---:|---|"]
     for entry in ENTRIES:
         found = entry.source.line(rows)
@@ -130,7 +140,7 @@ def markdown(rows: Sequence[Row]) -> str:
         ratio = row.ratio(line) if entry.beside else None
         beside = "" if ratio is None else entry.beside.format(number(ratio))
         lines.append(f"| {entry.words} | {entry.figure.format(number(entry.change(value)))} | {beside} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_pythons(rows, python, variants)]) + "\n"
 
 
 def sizes(rows: Sequence[Row]) -> str:
@@ -142,6 +152,23 @@ def sizes(rows: Sequence[Row]) -> str:
         if value is not None:
             lines.append(f"| {size.words} | {size.figure.format(_rounded(size.change(value)))} |")
     return "\n".join(lines) + "\n"
+
+
+def _pythons(rows: Sequence[Row], python: str, variants: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for name in variants:
+        ratios = {words: _cpu(source, rows, name) for words, source in _CPU.items()}
+        told = [f"{number(ratio)} for {words}" for words, ratio in ratios.items() if ratio is not None]
+        if name.startswith(PYTHON) and told:
+            found.append(f"| CPU with Python {python}, of that with {name} | {', '.join(told)} | |")
+    return found
+
+
+def _cpu(source: Source, rows: Sequence[Row], other: str) -> float | None:
+    """The CPU of the hub for the same work, of that of another form of it."""
+    found = source.line(rows)
+    ratio = None if found is None else found[1].ratio_to(other)
+    return 1 / ratio if ratio and source.title == _CPU_RATE else ratio
 
 
 def _rounded(value: float) -> str:

@@ -92,11 +92,12 @@ GROUPS = {
 def chosen(words: str, *, is_smoke: bool = False) -> list[Subject]:
     """The subjects that a list with commas names; without one, those of a whole run.
 
-    :param is_smoke: those that take long in other sizes are among them.
+    :param is_smoke: the engines are among them, which take long in other sizes.
     :raises ValueError: there is no such subject.
     """
     if not words:
-        return [subject for subject in SUBJECTS if is_smoke or not subject.is_apart]
+        also = GROUPS["engines"] if is_smoke else ()
+        return [subject for subject in SUBJECTS if not subject.is_apart or subject.name in also]
     names = [name for word in words.split(",") for name in GROUPS.get(word, (word,))]
     known = {subject.name for subject in SUBJECTS}
     for name in names:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import publish, report
+from bench import publish, report, summary
 from bench.model import Line, Row, Target
 from bench.plot import svg
 from tests.bench.outcome import FANOUT, OUTCOME, SKIPPED
@@ -120,6 +120,20 @@ def test_a_measurement_is_published(docs: Path) -> None:
     assert "| a core: deliveries a second | 4 |" in short.splitlines()
     assert published(docs, outcome) == 0
     assert (docs / "performance.md").read_text() == short
+
+
+def test_another_python_has_a_line_in_the_short_table() -> None:
+    """Of the CPU: few deliveries for a second of it are much CPU."""
+    name = "Python 3.11.7"
+    fan = Line("1,000 subscribers x 200 updates", "deliveries per CPU-second", {"hub": [10.0], name: [8.0]})
+    publish = Line("64 publishers", "µs of CPU per publish", {"hub": [30.0], name: [40.0]})
+    rows = [Row("fanout", "", [fan]), Row("publish", "", [publish])]
+    lines = summary.markdown(rows, "3.13.1", ["before", name]).splitlines()
+    assert (
+        "| CPU with Python 3.13.1, of that with Python 3.11.7 | 0.75 for publishing, 0.80 for fan-out | |"
+        in lines
+    )
+    assert sum("CPU with Python" in line for line in lines) == 1
 
 
 def test_engines_have_a_table_of_their_own(docs: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +45,8 @@ def test_rows_can_be_chosen() -> None:
     assert len(SUBJECTS) == len({subject.name for subject in SUBJECTS})
     apart = {subject.name for subject in SUBJECTS} - {subject.name for subject in chosen("")}
     assert apart == {*GROUPS["engines"], "millions"}
-    assert chosen("", is_smoke=True) == list(SUBJECTS)
+    assert {subject.name for subject in chosen("millions", is_smoke=True)} == {"millions"}
+    assert [one for one in SUBJECTS if one not in chosen("", is_smoke=True)] == chosen("millions")
     with pytest.raises(ValueError, match="'speed' is no row; there are appends, arrivals, bodies"):
         chosen("fanout,speed")
 
@@ -113,6 +116,13 @@ def test_a_checkout_that_is_not_there(words: str, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         run.main(["--hub-tree", words])
     assert "--hub-tree" in capsys.readouterr().err
+
+
+def test_another_interpreter_is_named_by_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run._python(sys.executable) == (f"Python {platform.python_version()}", sys.executable)
+    with pytest.raises(SystemExit):
+        run.main(["--hub-python", "/bin/false"])
+    assert "--hub-python" in capsys.readouterr().err
 
 
 def test_the_hub_and_the_history_of_another_checkout(tmp_path: Path) -> None:
