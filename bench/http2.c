@@ -138,6 +138,10 @@ static int whole(struct h2 *h, struct h2_event *e)
         if (n < (h->type == H2_T_RESET ? 4 : 8)) return -1;
         e->code = be32(part + (h->type == H2_T_RESET ? 0 : 4));
         break;
+    case H2_T_WINDOW:
+        if (n != 4) return -1;
+        e->kind = H2_UPDATE, e->code = be32(part) & H2_MOST;
+        break;
     case H2_T_SETTINGS:
     case H2_T_PING:
         if (h->flags & H2_ACK) break;

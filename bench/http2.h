@@ -7,7 +7,7 @@
 
 enum { H2_FRAME = 9, H2_BLOCK = 64 << 10, H2_ENTRIES = 128 };
 enum { H2_WINDOW = 65535, H2_MOST = 0x7fffffff }; /* of flow control: as a connection begins, and the largest */
-enum h2_kind { H2_HEADERS, H2_DATA, H2_RESET, H2_GOAWAY, H2_SETTINGS, H2_PING, H2_OTHER };
+enum h2_kind { H2_HEADERS, H2_DATA, H2_RESET, H2_GOAWAY, H2_SETTINGS, H2_PING, H2_UPDATE, H2_OTHER };
 
 struct h2_event {
     enum h2_kind kind;
@@ -17,7 +17,7 @@ struct h2_event {
     const char *p;       /* DATA: a piece of it; PING: its eight bytes; SETTINGS: all of them */
     size_t n;
     uint32_t flow;       /* DATA: what it takes of the windows */
-    uint32_t code;       /* RESET, GOAWAY: of the error */
+    uint32_t code;       /* RESET, GOAWAY: of the error; UPDATE: what the window gets */
 };
 
 struct h2 { /* all zeros at first */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from bench.certificate import certificate
 from bench.context import Bench, Value, field, on, size_options
@@ -60,6 +61,21 @@ def http2(bench: Bench) -> list[Case]:
                 ),
             ]
             cases.append(Case(name, on(bench.hubs.current, load, **settings), figures))
+    return [*cases, *_publishing(bench)]
+
+
+def _publishing(bench: Bench) -> list[Case]:
+    first = "16 publishers over HTTP/1.1"
+    cases = []
+    for name, words in {first: [], "16 publishers over HTTP/2": ["-ph2"]}.items():
+
+        def load(running: Running, words: Sequence[str] = words) -> Result:
+            options = size_options(p=16, m=bench.pick(10_000, 2000, 200), s=200)
+            return sseload("publish", *running.where(), *running.publish("t"), *options, *words)
+
+        target = Target(1.5, case=first) if words else None
+        figure = Figure("µs of CPU per publish", field("hub_cpu_us_per_publish"), target)
+        cases.append(Case(name, on(bench.hubs.current, load), [figure]))
     return cases
 
 
@@ -72,4 +88,7 @@ def _speaks(running: Mercure) -> bool:
     host, _, port = running.address.rpartition(":")
     with socket.create_connection((host, int(port)), 5) as sock:
         sock.sendall(_PREFACE)
-        return sock.recv(9)[3:4] == b"\x04"
+        try:
+            return sock.recv(9)[3:4] == b"\x04"
+        except TimeoutError:
+            return False

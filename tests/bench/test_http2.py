@@ -232,6 +232,28 @@ def test_windows_are_given_back(sseload: Path) -> None:
     assert given == [(1, 9003), (1, 9003), (1, 9003), (0, 4 * 9003), (1, 9003)]
 
 
+def test_a_publisher(sseload: Path) -> None:
+    """Its update follows in a frame of its own."""
+    with serving(answer(OK, frame(DATA, END_STREAM, 1, b"id"))) as server:
+        result = run(
+            sseload, "publish", "-a", server.address, "-ph2", "-m", 1, "-s", 20, "-form", "private=on"
+        )
+    assert (result["exit"], result["published_ok"]) == (0, 1)
+    assert server.kinds()[:4] == [SETTINGS, WINDOW, HEADERS, DATA]
+    assert server.seen[2][3].startswith(b"\x83\x86\x01")
+    flags, stream, content = server.seen[3][1:]
+    assert (flags, stream) == (END_STREAM, 1)
+    assert content.startswith(b"topic=t&private=on&data=T000")
+    assert len(content) == len("topic=t&private=on&data=") + 20
+
+
+@pytest.mark.parametrize("last", [answer(b"\x8d"), answer(OK)[:12], frame(RESET, 0, 1, b"\0\0\0\2")])
+def test_an_update_that_is_not_accepted(sseload: Path, last: bytes) -> None:
+    with serving(last) as server:
+        result = run(sseload, "publish", "-a", server.address, "-ph2", "-m", 1, "-timeout", 0.3)
+    assert (result["exit"], result["published_ok"]) == (1, 0)
+
+
 def test_too_few_streams_are_a_reason(sseload: Path) -> None:
     with serving(frame(SETTINGS, 0, 0, b"\0\3\0\0\0\1"), requests=2) as server:
         result = run(sseload, "connect", "-a", server.address, "-h2", 1, "-n", 2)
