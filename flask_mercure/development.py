@@ -42,8 +42,10 @@ _LOCAL_NAMES = ("127.0.0.1", "localhost")
 def check_packages() -> None:
     """Check that the packages of the hub are installed.
 
-    :raises ConfigurationError: the extra ``[hub]`` is not installed.
+    :raises ConfigurationError: the extra ``[hub]`` is not installed, or this is Windows.
     """
+    if sys.platform == "win32":
+        raise ConfigurationError(mercure_hub.NOT_ON_WINDOWS)
     missing = [name for name in mercure_hub.PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigurationError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -258,6 +259,8 @@ def _is_gone(owner: str) -> bool:
     scope, _, rest = owner.partition(":")
     pid = rest.partition(":")[0]
     if scope != machine() or not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C; its lease runs out by itself
         return False
     try:
         os.kill(int(pid), 0)

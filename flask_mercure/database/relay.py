@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import select
+import selectors
 import socket
 import time
 from collections import defaultdict
@@ -415,13 +415,13 @@ class Wakeup:
         soonest, self._soonest = self._soonest, None
         if soonest is not None:
             longest = min(longest, max(0.0, soonest))
-        poll = select.poll()
-        poll.register(self._ours, select.POLLIN)
         descriptor = None if urgent_only else self._database()
-        if descriptor is not None:
-            poll.register(descriptor, select.POLLIN)
-        ready = poll.poll(longest * 1000)
-        if any(one == descriptor for one, _ in ready):
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._ours, selectors.EVENT_READ)
+            if descriptor is not None:
+                selector.register(descriptor, selectors.EVENT_READ)
+            ready = selector.select(longest)
+        if any(key.fd == descriptor for key, _ in ready):
             self._take_notifications()
         with contextlib.suppress(OSError):
             while self._ours.recv(4096):

@@ -25,5 +25,7 @@ PACKAGES = (
 )
 """What the extra ``hub`` brings, as modules, but for backports.zstd, which the hub can do without."""
 
+NOT_ON_WINDOWS = f"the hub needs Linux or macOS; on Windows, run it in WSL 2: {DOCUMENTATION}/platforms.md"
+
 INSTALL = "in a clone of flask-mercure: pip install '.[{}]'"
 """How an extra is installed. Not by name: until it is ours on the package index, anybody can take it."""

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mercure_hub import INSTALL, PACKAGES, __version__
+from mercure_hub import INSTALL, NOT_ON_WINDOWS, PACKAGES, __version__
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.protocol.tokens.keys import generate_secret
 
@@ -31,6 +31,8 @@ _COMMANDS = {
     "settings": "print the reference of all settings as Markdown",
 }
 
+_NEED_POSIX = ("run", "check", "history")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = words.pop(0) if words and not words[0].startswith("-") else "run"
+    if sys.platform == "win32" and command in _NEED_POSIX:
+        return _refuse(NOT_ON_WINDOWS)
     try:
         return _run(command, words)
     except ModuleNotFoundError as error:

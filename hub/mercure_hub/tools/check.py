@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from mercure_hub import DOCUMENTATION
 from mercure_hub.config.loading import Effective, load_effective
 from mercure_hub.config.settings import SettingError
 from mercure_hub.protocol.errors import StorageUnusable
@@ -34,7 +36,12 @@ def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]
     for one in effective:
         if one.setting.name in ("log_file", "access_log") and one.text:
             _check_log(one.setting.variable, one.text)
-    return [*_lines(effective), _engine(settings.transport_url), *_issuers(settings.issuers)]
+    return [
+        *_lines(effective),
+        _engine(settings.transport_url),
+        *_issuers(settings.issuers),
+        *_system(sys.platform),
+    ]
 
 
 def _engine(url: str) -> str:
@@ -64,6 +71,12 @@ def _issuers(trusted: Iterable[Issuer]) -> Iterator[str]:
         if issuer.remote is not None:
             keys.append("more at a URL")
         yield f"# issuer {issuer.identifier!r}: keys: {', '.join(keys)}"
+
+
+def _system(platform: str) -> list[str]:
+    if platform == "linux":
+        return []
+    return [f"# system: {platform}, where some things differ from Linux: {DOCUMENTATION}/platforms.md"]
 
 
 def _check_log(variable: str, text: str) -> None:
