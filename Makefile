@@ -8,6 +8,7 @@
 #              LAYER="seconds or minutes"   and what else pytest -m takes; PYTEST has more arguments for it
 #              ENGINE=postgresql, valkey or redis   the tests that talk to hubs, with the hubs on that engine; with
 #              LAYER=every_engine only the set that CI runs there, in two minutes
+#              PORTABLE=yes   the tests of sockets, processes and storage, without what only Linux has
 #              As root on Debian this first installs the packages that the layers need; not with TEST_SETUP=no.
 # make foreign  clients that others wrote, on a hub; docs/clients.md
 # make check   ruff and strict mypy
@@ -40,6 +41,9 @@ endif
 FOREIGN := build/foreign
 TALK_TO_HUBS := tests/hub tests/server tests/test_together.py tests/flask_mercure/reading \
 	tests/flask_mercure/doctor tests/flask_mercure/publishing tests/examples/test_websocket.py
+PORTABLE_TESTS := tests/fanout tests/server tests/storage tests/metrics tests/hub/test_process.py tests/hub/test_stop.py \
+	tests/hub/test_streams.py tests/hub/test_websocket.py tests/hub/test_replay.py tests/flask_mercure/test_development.py \
+	tests/test_windows.py
 
 .PHONY: help python demo demo-cluster test foreign check docs site chaos bench bench-quick bench-publish clean
 
@@ -57,8 +61,9 @@ demo-cluster: python
 test: python
 	@$(PYTHON) tests/packages.py "$(LAYER)"
 	@$(MAKE) --no-print-directory $(VENV)/test.done
-	ENGINE=$(ENGINE) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
-		$(if $(LAYER),-m "$(LAYER)") $(if $(ENGINE),$(TALK_TO_HUBS)) $(PYTEST)
+	ENGINE=$(ENGINE) $(if $(PORTABLE),PYTHONPATH=$(CURDIR)/tests/portable) \
+		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
+		$(if $(LAYER),-m "$(LAYER)") $(if $(ENGINE),$(TALK_TO_HUBS)) $(if $(PORTABLE),$(PORTABLE_TESTS)) $(PYTEST)
 
 foreign: $(VENV)/foreign.done
 	@sh tests/foreign/install.sh $(FOREIGN)

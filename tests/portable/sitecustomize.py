@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import select
+import selectors
 import signal
 import socket
 import sys
@@ -20,8 +21,8 @@ import time
 from types import ModuleType
 
 TAKEN: dict[ModuleType, str] = {
-    select: r"epoll|EPOLL.*|POLLRDHUP",
-    os: r"eventfd.*|EFD_.*|memfd_create|MFD_.*|pidfd_open|pipe2|fdatasync|sched_[gs]et.*|splice|setns"
+    select: r"epoll|POLLRDHUP",
+    os: r"eventfd.*|EFD_.*|memfd_create|MFD_.*|pipe2|fdatasync|sched_[gs]et.*|splice|setns"
     r"|O_TMPFILE",
     socket: r"TCP_DEFER_ACCEPT|TCP_USER_TIMEOUT|TCP_KEEPIDLE|TCP_NOTSENT_LOWAT|SOCK_CLOEXEC|SOCK_NONBLOCK"
     r"|SO_PEERCRED|SO_INCOMING_CPU|MSG_NOSIGNAL",
@@ -64,6 +65,8 @@ def _take() -> None:
             delattr(module, name)
             with contextlib.suppress(AttributeError, ValueError):
                 module.__all__.remove(name)
+    del vars(selectors)["EpollSelector"]
+    vars(selectors)["DefaultSelector"] = selectors.PollSelector
     sys.addaudithook(_refuse)
 
 

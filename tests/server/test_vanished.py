@@ -33,6 +33,7 @@ def wait_until_present(hub: Workers, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.linux("TCP_USER_TIMEOUT")
 def test_a_client_whose_link_is_cut_is_not_listed_for_long(folder: Path, count: int) -> None:
     """The kernel alone would take a quarter of an hour to notice."""
     everywhere = workers(

@@ -176,6 +176,7 @@ def test_history_comes_from_any_worker(folder: Path) -> None:
 
 
 @pytest.mark.every_engine
+@pytest.mark.linux("the kernel spreads connections over the workers")
 def test_a_worker_that_is_killed_is_replaced_and_its_subscribers_lose_nothing(folder: Path) -> None:
     with workers(folder) as hub:
         last = hub.send("t", "before")
@@ -490,6 +491,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
 
 
 @pytest.mark.sqlite("it has a lock file")
+@pytest.mark.linux("it locks a byte of the lock file")
 def test_a_worker_that_is_starting_does_not_delay_signals_to_the_others(folder: Path) -> None:
     """Nor does its end, or a signal that comes before it can act on it."""
     with workers(folder) as hub, (folder / "hub.db-lock").open("ab+") as lock:
