@@ -135,3 +135,22 @@ def test_the_end_of_the_other_side_is_noticed(
         else:
             theirs.shutdown(socket.SHUT_WR)
         assert ended.wait(0.05 if does == "sends" else 10) == (does != "sends")
+
+
+def test_what_has_arrived_is_taken_without_waiting(pair: tuple[Channel, socket.socket]) -> None:
+    channel, theirs = pair
+    assert channel.take(100) is None
+    theirs.sendall(b"request")
+    assert channel.take(3) == b"req"
+    assert channel.take(100) == b"uest"
+    theirs.shutdown(socket.SHUT_WR)
+    assert channel.take(100) == b""
+
+
+def test_after_an_answer_the_next_request_is_waited_for(pair: tuple[Channel, socket.socket]) -> None:
+    """Or the first of a hundred publishers would be served again before the last has its answer."""
+    channel, theirs = pair
+    channel.send(b"answer", LIMIT)
+    theirs.sendall(b"request")
+    assert channel.take(100) is None
+    assert channel.receive(20) == b"request"

@@ -417,6 +417,14 @@ class TestAfterAnError:
         with pytest.raises(InvalidRequest):
             reader.feed(b"")
 
+    def test_the_error_behind_requests_is_told_once_they_are_taken(self) -> None:
+        reader = RequestReader(MAX_BODY)
+        reader.feed(get() + b"nonsense\r\n\r\n")
+        reader.check()
+        reader.ready.clear()
+        with pytest.raises(InvalidRequest):
+            reader.check()
+
     def test_nothing_is_read_after_an_error(self) -> None:
         reader = RequestReader(MAX_BODY)
         for data in (b"nonsense\r\n\r\n", get(), get()):
@@ -440,3 +448,9 @@ def test_noise_raises_only_invalid_request() -> None:
             reader.feed(bytes(data[cut:]))
         except InvalidRequest:
             pass
+
+
+@pytest.mark.parametrize("name", [b"Host", b"host", b"HOST", b"hOST", b"Last-Event-ID", b"LAST-event-id"])
+def test_the_case_of_a_field_name_does_not_matter(name: bytes) -> None:
+    (message,) = read(b"GET / HTTP/1.0\r\n" + name + b": 1\r\n\r\n")
+    assert message.headers == {name.decode().lower(): "1"}

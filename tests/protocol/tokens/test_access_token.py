@@ -451,6 +451,14 @@ def test_headers_that_are_refused(header: Header) -> None:
     refused(sign({**HEADER, **header}, claims()))
 
 
+@pytest.mark.parametrize("size", [0, 100, 1000])
+def test_what_is_not_known_in_a_header_is_ignored_however_long(size: int) -> None:
+    header = {**HEADER, "x": "y" * size}
+    for _ in range(2):  # the header may be remembered, and the signature may not
+        assert verify(sign(header, claims())).subscribe.covers(BOOKS)
+        refused(sign(header, claims(), b"x" * 64))
+
+
 def test_a_detached_payload_is_refused() -> None:
     header = {"typ": "at+jwt", "b64": False}
     secret = b"subscriber-secret-subscriber-secret-subscriber-secret-subscribers"
