@@ -143,7 +143,7 @@ class Session(Waiting, Reader):
         self._receiver = Receiver(self._connection, site.max_body, now)
         self._queued: deque[Asked] = deque()
         self._in_progress = 0
-        self._held = 0  # bytes of answers and requests whose client is waited for
+        self._held: dict[Stream, int] = {}  # bytes of answers and requests whose client is waited for
         self._has_answered = False
         self._is_reading = False
         self._is_writing = False
@@ -241,7 +241,7 @@ class Session(Waiting, Reader):
             self._end(b"", Ending(Reason.HUB_STOPS))
             return
         awaited = is_idle, bool(receiver.incomplete), bool(receiver.section_since), bool(self._held)
-        held = receiver.buffered + self._held
+        held = receiver.buffered + sum(self._held.values())
         waiting = self._site.open_requests
         if any(awaited) and not self._is_waiting:
             self._is_waiting = True
@@ -285,9 +285,21 @@ class Session(Waiting, Reader):
             self._set_timer()
 
     def make_room(self) -> None:
-        """End the connection because others need the memory or the descriptor."""
-        fault = Fault(Code.ENHANCE_YOUR_CALM, "the hub has too many incomplete requests")
-        gevent.get_hub().loop.run_callback(self._fail, fault)  # the caller may be reading from this one
+        """End the requests that the client is waited for, because others need the memory or the descriptor.
+
+        The connection ends too, unless it has subscribers: they may be those of everybody behind a proxy.
+        """
+        gevent.get_hub().loop.run_callback(self._make_room)  # the caller may be reading from this one
+
+    def _make_room(self) -> None:
+        if self._receiver.section_since or not any(self._connection.subscriptions()):
+            self._fail(Fault(Code.ENHANCE_YOUR_CALM, "the hub has too many incomplete requests"))
+            return
+        for stream in [*self._receiver.incomplete, *self._held]:
+            self._connection.reset(stream, Code.ENHANCE_YOUR_CALM)
+        self._is_waiting = False
+        self._engine.flush(self._connection)
+        self._look()
 
     def leave(self) -> None:
         """Accept no more requests; end when those that there are have ended."""
@@ -364,17 +376,17 @@ class Session(Waiting, Reader):
         self._connection.write(http2.frame(kind, flags | http2.END_HEADERS, number, section))
 
     @contextlib.contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Count memory while a client is waited for.
+    def holding(self, stream: Stream, size: int) -> Iterator[None]:
+        """Count memory while the client is waited for.
 
         :param size: bytes.
         """
-        self._held += size
+        self._held[stream] = size
         self._look()
         try:
             yield
         finally:
-            self._held -= size
+            self._held.pop(stream, None)
             self._look()
 
     def flush(self) -> None:
@@ -488,7 +500,7 @@ class Exchange(Sender):
         rest = memoryview(content)[self.offer(memoryview(content), ends=ends) :]
         if not rest:
             return
-        with self._session.holding(len(content)):
+        with self._session.holding(self._stream, len(content)):
             while rest:
                 if not self.has_room(timeout):
                     raise Timeout
@@ -529,7 +541,7 @@ class Exchange(Sender):
         """Call a function if the client gives the stream up."""
         self._on_end = on_end
         try:
-            with self._session.holding(OPEN_REQUEST):
+            with self._session.holding(self._stream, OPEN_REQUEST):
                 yield
         finally:
             self._on_end = None
