@@ -47,7 +47,7 @@ def connect(bench: Bench) -> list[Case]:
 
 def many(bench: Bench) -> list[Case]:
     """The memory of a process that serves many."""
-    n = bench.pick(20_000, 5000, 250)
+    n = bench.pick(19_000, 5000, 250)  # 20,000 descriptors are what many machines allow
 
     def load(running: Running) -> Result:
         return sseload("connect", *running.where(), *running.subscribe(TOPIC), *size_options(n=n, settle=1))
