@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-
-import sqlalchemy as sa
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.interface import Batch, Retention
+from mercure_hub.storage.sqlite.database import Database
 from mercure_hub.storage.sqlite.link import Appender, SqliteLink
 
 NEWEST = "newest"
@@ -75,19 +75,12 @@ def _fill(path: Path, size: int) -> None:
     empty = SqliteLink(url, Retention(), time.time)
     empty.open()  # makes the tables
     empty.close(is_writer_left=False)
-    engine = sa.create_engine(url)
-    connection = engine.connect()
-    try:
+    with closing(Database(str(partial), "OFF").connect()) as connection:
         appender = Appender(connection, seat=0)
-        appender.driver.isolation_level = None
-        appender.driver.execute("PRAGMA synchronous = OFF")
         updates = _updates(size)
         for number, batch in enumerate(iter(lambda: list(islice(updates, _BATCH)), []), 1):
             appender.append(Batch(number, batch, [False] * len(batch), ()), time.time())
-        appender.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        connection.close()
-        engine.dispose()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     partial.rename(path)
     Path(f"{partial}-lock").unlink()
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -69,6 +69,8 @@ def _run(command: str, words: list[str]) -> int:
             return history.main(words, os.environ, _command_parser("history"))
         case "install" | "convert":
             return _for_people(command, words)
+    from difflib import get_close_matches  # noqa: PLC0415 - not in a process that serves
+
     near = get_close_matches(command, _COMMANDS, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_COMMANDS)}"
     return _refuse(f"there is no such command; {hint}")
@@ -121,6 +123,9 @@ def _check(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
     flags = _flags(parser, words)
     is_quiet = flags.pop("quiet")
+    for name in PACKAGES:  # checking the settings imports only some of them
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
     from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
     from mercure_hub.tools.check import check  # noqa: PLC0415
 

@@ -7,17 +7,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.encoding import topic_hash
-from mercure_hub.storage.sqlite.database import STEPS, make_engine, migrate, version_of, writing
+from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.sqlite.database import STEPS, Database, Step, migrate, version_of, writing
 from mercure_hub.storage.sqlite.locks import Seats
+from mercure_hub.tools.history import tables as known
 from tests.storage.log import Log, beside, update
 
 pytestmark = pytest.mark.minutes
@@ -59,12 +59,8 @@ def make_old(path: Path) -> None:
 
 
 def version(path: Path) -> int | None:
-    engine = make_engine(sa.make_url(f"sqlite:///{path}"))
-    try:
-        with engine.connect() as connection:
-            return version_of(connection)
-    finally:
-        engine.dispose()
+    with beside(path) as database:
+        return version_of(database)
 
 
 def tables(path: Path) -> set[str]:
@@ -115,10 +111,10 @@ def test_a_database_of_a_newer_hub_is_refused_and_stays_as_it_is(path: Path) -> 
         assert seats.others() == 0
 
 
-def step(statements: list[str]) -> Callable[[sa.Connection], None]:
-    def run(connection: sa.Connection) -> None:
+def step(statements: list[str]) -> Step:
+    def run(connection: sqlite3.Connection) -> None:
         for statement in statements:
-            connection.exec_driver_sql(statement)
+            connection.execute(statement)
 
     return run
 
@@ -130,30 +126,39 @@ def test_each_step_is_taken_once_and_in_order(path: Path) -> None:
         4: step(["CREATE TABLE three (x)"]),
         5: step(["INSERT INTO three VALUES (1)"]),
     }
-    engine = make_engine(sa.make_url(f"sqlite:///{path}"))
-    with engine.connect() as connection:
+    with closing(Database(str(path)).connect()) as connection:
         for _ in range(2):
             with writing(connection):
                 assert migrate(connection, steps) == 5
-        assert connection.exec_driver_sql("SELECT count(*) FROM three").scalar() == 1
-    engine.dispose()
+        assert connection.execute("SELECT count(*) FROM three").fetchone() == (1,)
     assert version(path) == 5
 
 
 def test_a_step_that_fails_leaves_nothing_behind(path: Path) -> None:
     make_old(path)
-    engine = make_engine(sa.make_url(f"sqlite:///{path}"))
     with (
-        engine.connect() as connection,
-        pytest.raises(sa.exc.OperationalError),
+        closing(Database(str(path)).connect()) as connection,
+        pytest.raises(sqlite3.OperationalError),
         writing(connection),
     ):
         migrate(connection, {**STEPS, 3: step([ADD, "CREATE TABLE broken ("])})
-    engine.dispose()
     assert version(path) == 0
     assert "mercure_presence" not in tables(path)
     with beside(path) as database:
         assert "colour" not in [row[1] for row in database.execute("PRAGMA table_info(mercure_update)")]
+
+
+def test_commands_know_the_columns_of_each_table(path: Path) -> None:
+    """``tools.history.tables`` describes them again, for SQLAlchemy."""
+    log = Log(path)
+    log.open()
+    log.close()
+    with beside(path) as database:
+        for table in known.metadata.sorted_tables:
+            found = [row[1:3] for row in database.execute(f"PRAGMA table_info({table.name})")]
+            assert found == [(column.name, str(column.type)) for column in table.columns]
+            if table.name in schema.COLUMNS:
+                assert tuple(name for name, _ in found) == schema.COLUMNS[table.name]
 
 
 def test_two_processes_that_start_at_once(path: Path) -> None:

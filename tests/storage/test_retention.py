@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
-import sqlalchemy as sa
 
 from mercure_hub.storage.interface import Retention
-from mercure_hub.storage.sqlite.database import make_engine, writing
+from mercure_hub.storage.sqlite.database import Database, writing
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.sqlite.retention import Trimmer
 from mercure_hub.storage.store import Store
@@ -50,13 +50,11 @@ def test_the_newest_are_kept(open_log: Opener) -> None:
 def test_as_many_are_kept_as_configured_and_no_fewer(open_log: Opener) -> None:
     log = open_log()
     log.append(*[update() for _ in range(5)])
-    engine = make_engine(sa.make_url(f"sqlite:///{log.path}"))
-    with engine.connect() as connection, writing(connection):
+    with beside_as_hub(log) as connection:
         assert Trimmer(Retention(size=3)).step(connection, log.now, 0.0) == 2
     assert log.sequences() == [3, 4, 5]
-    with engine.connect() as connection, writing(connection):
+    with beside_as_hub(log) as connection:
         assert Trimmer(Retention(size=3)).step(connection, log.now, 0.0) == 0
-    engine.dispose()
     assert log.sequences() == [3, 4, 5]
 
 
@@ -126,7 +124,7 @@ def test_what_could_not_be_discarded_is_discarded_first_later(
     open_log: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def breaks(connection: sa.Connection) -> Iterator[None]:
+    def breaks(connection: sqlite3.Connection) -> Iterator[None]:
         with writing(connection):
             yield
             raise OSError(errno.EIO, "the disk is broken")
@@ -366,11 +364,7 @@ class TestJump:
 
 
 @contextmanager
-def beside_as_hub(log: Log) -> Iterator[sa.Connection]:
+def beside_as_hub(log: Log) -> Iterator[sqlite3.Connection]:
     """A connection in a transaction that writes."""
-    engine = make_engine(sa.make_url(f"sqlite:///{log.path}"))
-    try:
-        with engine.connect() as connection, writing(connection):
-            yield connection
-    finally:
-        engine.dispose()
+    with closing(Database(str(log.path)).connect()) as connection, writing(connection):
+        yield connection

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mercure_hub.config.issuers import reference as issuer_reference
@@ -443,6 +442,8 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
 
 
 def _warning(name: str) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - mostly, no name is unknown
+
     near = get_close_matches(name, VARIABLES, 1, 0.8)
     hint = f"; did you mean {near[0]}?" if near else ", see mercure-hub --help"
     return f"{name} in the environment is not a setting of the hub{hint}"

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
 from mercure_hub import DOCUMENTATION
 from mercure_hub.config.loading import Effective, load_effective
 from mercure_hub.config.settings import SettingError
@@ -18,7 +16,8 @@ from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.server.tls import tls_context
 from mercure_hub.storage.address import EngineKind, address_of
 from mercure_hub.storage.engines import load_driver
-from mercure_hub.storage.sqlite.files import name_of, obstacle
+from mercure_hub.storage.sqlite.database import path_of
+from mercure_hub.storage.sqlite.files import obstacle
 
 
 def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]:
@@ -48,10 +47,10 @@ def _engine(url: str) -> str:
     """Where updates would be stored. It does not connect, because the engine may be away for a moment."""
     address = address_of(url)
     if address.kind is EngineKind.SQLITE:
-        in_the_way = obstacle(make_url(address.url))
+        in_the_way = obstacle(path_of(address.url), f"the {address.shown}")
         if in_the_way is not None:
             raise SettingError(f"MERCURE_TRANSPORT_URL: {in_the_way}")
-        return f"# storage: {name_of(make_url(address.url))}"
+        return f"# storage: the {address.shown}"
     try:
         load_driver(address)
     except StorageUnusable as error:

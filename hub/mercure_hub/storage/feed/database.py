@@ -11,24 +11,13 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import sqlalchemy as sa
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import Beginning, Entry, Seen
 from mercure_hub.storage.sqlite import schema
-from mercure_hub.storage.sqlite.database import make_engine, reason
+from mercure_hub.storage.sqlite.database import Database, reason, writing
 from mercure_hub.storage.sqlite.reading import Reader
-
-_copied = sa.Table(
-    "mercure_copy",
-    sa.MetaData(),
-    sa.Column("epoch", sa.Text, nullable=False),
-    sa.Column("base", sa.Integer, nullable=False),
-    sa.Column("base_id", sa.Text),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +34,9 @@ class Bounds:
     step: int = 1000
 
 
-def copy_engine(path: Path) -> sa.Engine:
+def copy_at(path: Path) -> Database:
     """Gives connections to a copy."""
-    engine = make_engine(sa.URL.create("sqlite", database=str(path)))
-    sa.event.listen(engine, "connect", _relax)
-    return engine
-
-
-def _relax(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA synchronous = OFF").close()
+    return Database(str(path), "OFF")
 
 
 def failure(error: Exception) -> StorageError:
@@ -98,19 +81,17 @@ class CopyWriter:
         self.base = self.last = 0
         self._beginning = Beginning(0, 0)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._engine = engine = copy_engine(path)
         try:
-            with engine.connect() as connection:
-                schema.metadata.create_all(connection, [schema.position, schema.update, schema.topic])
-                _copied.create(connection, checkfirst=True)
-                connection.commit()
-            self._connection = engine.connect()
-            driver = self._connection.connection.driver_connection
-            assert isinstance(driver, sqlite3.Connection)
-            self._driver = driver
-            self._page_size = self._pragma("page_size")
-        except sa.exc.SQLAlchemyError as error:
-            engine.dispose()
+            self._driver = copy_at(path).connect()
+            try:
+                with writing(self._driver):
+                    schema.create(self._driver, ("mercure_position", "mercure_update", "mercure_topic"))
+                    self._driver.execute(_COPIED)
+                self._page_size = self._pragma("page_size")
+            except BaseException:
+                self._driver.close()
+                raise
+        except sqlite3.Error as error:
             raise failure(error) from None
 
     def seen(self) -> Seen | None:
@@ -222,10 +203,12 @@ class CopyWriter:
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
-        self._engine.dispose()
+        self._driver.close()
 
 
+_COPIED = """
+    CREATE TABLE IF NOT EXISTS mercure_copy (epoch TEXT NOT NULL, base INTEGER NOT NULL, base_id TEXT)
+"""
 _SEEN = """
     SELECT epoch, base, base_id, last_sequence, (SELECT id FROM mercure_update WHERE sequence = last_sequence)
     FROM mercure_copy, mercure_position

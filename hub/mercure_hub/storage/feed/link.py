@@ -14,11 +14,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-import sqlalchemy as sa
-
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.doorbell import Doorbell
-from mercure_hub.storage.feed.database import CopyReader, copy_engine, failure
+from mercure_hub.storage.feed.database import CopyReader, copy_at, failure
 from mercure_hub.storage.feed.state import FeedState
 from mercure_hub.storage.interface import (
     Batch,
@@ -65,7 +63,7 @@ class FedLink:
         self._doorbell = doorbell
         self._generation = 0  # of the copy that is followed
         self._has_failed = False  # to read what is not in the copy any more
-        self._connections = copy_engine(path)
+        self._connections = copy_at(path)
         self._reader = CopyReader(self._connections, connections=3)
         self._follower = CopyReader(self._connections, connections=1)
 
@@ -276,12 +274,12 @@ class FedLink:
         """Disconnect from both."""
         self._follower.close()
         self._reader.close()
-        self._connections.dispose()
+        self._connections.close()
         self._engine.close(is_writer_left=is_writer_left)
 
 
 def _used(read: Callable[[], T]) -> T:
     try:
         return read()
-    except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
+    except sqlite3.Error as error:
         raise failure(error) from None

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-import sqlalchemy as sa
+from typing import Any, Literal
+from urllib.parse import unquote
 
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.storage.sqlite import schema
@@ -24,36 +26,95 @@ _BUSY = 5  # seconds to wait for the database's lock
 _PRIMARY = 0xFF  # the part of SQLite's error codes that says what kind it is
 
 _PRAGMAS = (
-    "synchronous = FULL",
     # fsync() of macOS leaves the data in the disk's cache; elsewhere these change nothing.
     "fullfsync = ON",
     "checkpoint_fullfsync = ON",
     "journal_size_limit = 16777216",
 )
+_AFTER_PATH = re.compile(r"[?#]")
 
 _log = logging.getLogger("mercure_hub.storage")
 
 
-def make_engine(url: sa.URL) -> sa.Engine:
-    """An engine whose transactions begin as ``writing`` says.
+def path_of(url: str) -> str:
+    """The path of the file that a URL names.
 
-    :param url: of the database.
+    :param url: such as ``sqlite:////var/lib/mercure/mercure.db``.
     """
-    engine = sa.create_engine(url, pool_size=4, max_overflow=4)
-    sa.event.listen(engine, "connect", _configure)
-    sa.event.listen(engine, "begin", _begin)
-    return engine
+    return unquote(_AFTER_PATH.split(url.partition(":///")[2], 1)[0])
+
+
+class Database:
+    """Connections to a database, which several threads may use, one after the other.
+
+    :param path: of its file.
+    :param synchronous: ``FULL``: what is committed is on the disk; ``OFF``: nothing is flushed.
+    """
+
+    def __init__(self, path: str, synchronous: Literal["FULL", "OFF"] = "FULL") -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._is_closed = False
+
+    def connect(self) -> sqlite3.Connection:
+        """A connection for the caller alone, who closes it.
+
+        :raises sqlite3.Error: the database cannot be opened.
+        """
+        is_uri = self._path.startswith("file:")
+        path = self._path if is_uri else os.path.abspath(self._path)  # noqa: PTH100
+        connection = sqlite3.connect(path, check_same_thread=False, uri=is_uri)
+        try:
+            configure(connection, self._synchronous)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """A connection for a while, in no transaction."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
+        if self._is_closed:  # meanwhile, in another thread
+            self.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection in a transaction that reads: all statements see the same."""
+        with self.connection() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.rollback()
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
 
 
 @contextlib.contextmanager
-def writing(connection: sa.Connection) -> Iterator[None]:
+def writing(connection: sqlite3.Connection) -> Iterator[None]:
     """A transaction that takes the write lock at once, so that it cannot fail half-way for want of it."""
-    connection.info["writing"] = True
+    connection.execute("BEGIN IMMEDIATE")
     try:
-        with connection.begin():
-            yield
-    finally:
-        connection.info.pop("writing", None)
+        yield
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
 
 
 def is_database(error: Exception) -> bool:
@@ -70,19 +131,20 @@ def reason(error: Exception) -> str:
     return words
 
 
-def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.info.get("writing") else "BEGIN")
+def configure(connection: sqlite3.Connection, synchronous: Literal["FULL", "OFF"] = "FULL") -> None:
+    """Set up a new connection.
 
-
-def _configure(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin
+    :param synchronous: see ``Database``.
+    :raises sqlite3.Error: the database cannot be used.
+    """
+    connection.isolation_level = None  # transactions are begun by ``writing`` and ``reading``
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY * 1000}")
     if not cursor.execute("PRAGMA page_count").fetchone()[0]:
         # Only for a new file, where it counts: each time it is set it takes the write lock.
         cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _use_write_ahead_log(cursor)
-    for pragma in _PRAGMAS:
+    for pragma in (f"synchronous = {synchronous}", *_PRAGMAS):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -101,34 +163,35 @@ def _use_write_ahead_log(cursor: Any) -> None:
             return
 
 
-def _add_missing_tables(connection: sa.Connection) -> None:
+def _add_missing_tables(connection: sqlite3.Connection) -> None:
     """To version 1: before it there was no table of presence, and none with a version."""
-    schema.metadata.create_all(connection)
+    schema.create(connection)
 
 
-def _tell_events_apart(connection: sa.Connection) -> None:
+def _tell_events_apart(connection: sqlite3.Connection) -> None:
     """To version 2: events of the hub are told from updates; those stored before count as updates."""
-    for table, names in (
-        (schema.position, ("events", "updates_gone", "events_gone")),
-        (schema.update, ("events_before", "event_bytes")),
+    for table, column in (
+        ("mercure_position", "events INTEGER DEFAULT '0' NOT NULL"),
+        ("mercure_position", "updates_gone INTEGER DEFAULT '0' NOT NULL"),
+        ("mercure_position", "events_gone INTEGER DEFAULT '0' NOT NULL"),
+        ("mercure_update", "events_before INTEGER DEFAULT '0' NOT NULL"),
+        ("mercure_update", "event_bytes INTEGER"),
     ):
-        for name in names:
-            column = sa.schema.CreateColumn(table.c[name]).compile(connection)
-            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
-    schema.events.create(connection)
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    connection.execute(schema.EVENT_INDEX)
 
 
-def _name_matchers(connection: sa.Connection) -> None:
+def _name_matchers(connection: sqlite3.Connection) -> None:
     """To version 3: subscriptions are found by the value of their matcher."""
-    if any(one["name"] == "value" for one in sa.inspect(connection).get_columns(schema.presence.name)):
+    if any(row[1] == "value" for row in connection.execute("PRAGMA table_info(mercure_presence)")):
         return  # the first step has just made the table
-    column = sa.schema.CreateColumn(schema.presence.c.value).compile(connection)
-    connection.exec_driver_sql(f"ALTER TABLE {schema.presence.name} ADD COLUMN {column}")
-    for index in schema.presence.indexes:
-        index.create(connection)
+    connection.execute("ALTER TABLE mercure_presence ADD COLUMN value TEXT")
+    connection.execute(schema.VALUE_INDEX)
 
 
-STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
+Step = Callable[[sqlite3.Connection], None]
+
+STEPS: Mapping[int, Step] = {
     1: _add_missing_tables,
     schema.KNOWS_EVENTS: _tell_events_apart,
     3: _name_matchers,
@@ -136,14 +199,13 @@ STEPS: Mapping[int, Callable[[sa.Connection], None]] = {
 """What leads to a version from the one before."""
 
 
-def version_of(connection: sa.Connection) -> int | None:
+def version_of(connection: sqlite3.Connection) -> int | None:
     """The version of the tables: 0 before there were versions, ``None`` when there are no tables yet."""
-    tables = sa.inspect(connection)
-    if tables.has_table(schema.version.name):
-        version: int | None = connection.scalar(sa.select(schema.version.c.version))
-        if version is not None:
-            return version
-    return 0 if tables.has_table(schema.update.name) else None
+    if schema.has_table(connection, "mercure_schema"):
+        row = connection.execute("SELECT version FROM mercure_schema").fetchone()
+        if row is not None:
+            return int(row[0])
+    return 0 if schema.has_table(connection, "mercure_update") else None
 
 
 def check_version(version: int, known: int | None = None) -> None:
@@ -160,7 +222,7 @@ def check_version(version: int, known: int | None = None) -> None:
         )
 
 
-def migrate(connection: sa.Connection, steps: Mapping[int, Callable[[sa.Connection], None]] = STEPS) -> int:
+def migrate(connection: sqlite3.Connection, steps: Mapping[int, Step] = STEPS) -> int:
     """Bring the tables to the newest version, in a transaction that writes.
 
     :param steps: what leads to each version.
@@ -170,16 +232,16 @@ def migrate(connection: sa.Connection, steps: Mapping[int, Callable[[sa.Connecti
     newest = max(steps)
     before = version_of(connection)
     if before is None:
-        schema.metadata.create_all(connection)
+        schema.create(connection)
     else:
         check_version(before, newest)
         for version in range(before + 1, newest + 1):
             steps[version](connection)
     if before != newest:
-        connection.execute(sa.delete(schema.version))
-        connection.execute(sa.insert(schema.version).values(id=1, version=newest))
+        connection.execute("DELETE FROM mercure_schema")
+        connection.execute("INSERT INTO mercure_schema (id, version) VALUES (1, ?)", (newest,))
         if before is not None:
             _log.info("the tables of the database were brought from version %d to %d", before, newest)
-    if connection.scalar(sa.select(schema.position.c.id)) is None:
-        connection.execute(sa.insert(schema.position).values(id=1, last_sequence=0))
+    if connection.execute("SELECT id FROM mercure_position").fetchone() is None:
+        connection.execute("INSERT INTO mercure_position (id, last_sequence) VALUES (1, 0)")
     return newest

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-import sqlalchemy as sa
-
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 
 # SQLite's write-ahead log is a file that all processes map into memory, and its order rests on locks and on
@@ -48,32 +46,32 @@ _SETTLED = 1.0  # seconds after which the time of a folder tells of each change:
 _log = logging.getLogger("mercure_hub.storage")
 
 
-def lock_path(url: sa.URL) -> str:
+def lock_path(database: str) -> str:
     """The file with whose locks processes on this database find one another (``locks.Seats``)."""
-    return f"{url.database}-lock"
+    return f"{database}-lock"
 
 
-def make_file(url: sa.URL) -> None:
+def make_file(database: str) -> None:
     """Create the file of a new database, readable by its owner only: private updates will be in it.
 
     SQLite gives the write-ahead log and its index the mode of the database. An error here is left to SQLite,
     which fails to open the file with a better message.
     """
-    if _is_file(url):
+    if _is_file(database):
         with contextlib.suppress(OSError):
-            os.close(os.open(str(url.database), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(os.open(database, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-def close_to_others(url: sa.URL) -> None:
+def close_to_others(database: str) -> None:
     """Take away everyone's access but that of owner and group, and log it.
 
     Earlier versions made the files readable by everyone. The group keeps its rights: it may be one that reads
     backups.
     """
-    if not _is_file(url):
+    if not _is_file(database):
         return
     for suffix in ("", "-wal", "-shm", "-lock"):
-        path = f"{url.database}{suffix}"
+        path = f"{database}{suffix}"
         try:
             mode = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116
             if mode & _OTHERS:
@@ -89,25 +87,23 @@ def close_to_others(url: sa.URL) -> None:
             )
 
 
-def name_of(url: sa.URL) -> str:
-    """A database in words, without credentials."""
-    return f"the database {url.render_as_string(hide_password=True)}"
+def obstacle(database: str, name: str) -> str | None:
+    """Why a database cannot be opened, as far as its path tells; opens nothing for writing.
 
-
-def obstacle(url: sa.URL) -> str | None:
-    """Why a database cannot be opened, as far as its path tells; opens nothing for writing."""
-    if not _is_file(url):
+    :param name: of the database, in words.
+    """
+    if not _is_file(database):
         return None
-    path = Path(str(url.database))
+    path = Path(database)
     if not path.parent.is_dir():
         what = f"cannot be opened: there is no folder {str(path.parent)!r}; make it"
     elif path.is_dir():
         what = "is a folder; give the path of a file"
-    elif not is_writable(url):
+    elif not is_writable(database):
         what = "cannot be written by this user; check who may write to the file and its folder"
     else:
         what = _flaw(path)
-    return f"{name_of(url)} {what}" if what else None
+    return f"{name} {what}" if what else None
 
 
 def _flaw(path: Path) -> str:
@@ -121,18 +117,17 @@ def _flaw(path: Path) -> str:
     return "" if begins in (b"", _MAGIC) else "is not an SQLite database; choose another path"
 
 
-def is_writable(url: sa.URL) -> bool:
+def is_writable(database: str) -> bool:
     """Whether this process may write a database, as far as the modes of its file and folder tell."""
-    if not url.database:
+    if not database:
         return True
-    path = Path(url.database)
+    path = Path(database)
     may_be_made = os.access(path.parent, os.W_OK | os.X_OK) and not path.is_dir()
     return may_be_made and (not path.exists() or os.access(path, os.W_OK))
 
 
-def _is_file(url: sa.URL) -> bool:
-    name = url.database or ""
-    return name not in ("", ":memory:") and not name.startswith("file:")
+def _is_file(database: str) -> bool:
+    return database not in ("", ":memory:") and not database.startswith("file:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +156,15 @@ class FileSystem:
         )
 
 
-def check_file_system(url: sa.URL) -> None:
+def check_file_system(database: str) -> None:
     """Refuse a file system on which SQLite loses updates; warn of one on which it may.
 
     :raises StorageUnusable: the files of the database are, or would be, on another machine.
     """
-    if not _is_file(url):
+    if not _is_file(database):
         return
-    system = file_system_of(str(url.database))
-    where = (
-        f"{str(url.database)!r} is on a file system of type {system.kind}, mounted at {system.mounted_at!r}"
-    )
+    system = file_system_of(database)
+    where = f"{database!r} is on a file system of type {system.kind}, mounted at {system.mounted_at!r}"
     if system.is_network:
         raise StorageUnusable(
             f"{where}: over a network, SQLite's locks and write-ahead log do not work; put it on a local disk"
@@ -217,13 +210,12 @@ class DatabaseFiles:
 
     What is written to such a file would be acknowledged, and gone after the next start.
 
-    :param url: of the database; ``None``: nothing is looked at.
+    :param path: of the database; ``None``: nothing is looked at.
     """
 
-    def __init__(self, url: sa.URL | None) -> None:
-        path = None if url is None else url.database
+    def __init__(self, path: str | None) -> None:
         self._database = _OpenFile(path)
-        self._lock_file = _OpenFile(None if url is None else lock_path(url))
+        self._lock_file = _OpenFile(None if path is None else lock_path(path))
         self._wal = _WriteAheadLog(path)
         self._folder = Folder(path)
 

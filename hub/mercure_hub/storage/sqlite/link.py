@@ -1,8 +1,6 @@
 """The link to an SQLite database that the processes of one machine share.
 
-Writers take turns by a lock on a file beside the database; a bell wakes the others. Updates are appended
-with the driver's own cursor: an append is the most expensive moment of a hub, and SQLAlchemy would double its
-cost.
+Writers take turns by a lock on a file beside the database; a bell wakes the others.
 """
 
 from __future__ import annotations
@@ -13,9 +11,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-
-import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.storage.doorbell import Bell, Doorbell
@@ -36,7 +31,7 @@ from mercure_hub.storage.interface import (
     Unstorable,
 )
 from mercure_hub.storage.sqlite import retention, schema
-from mercure_hub.storage.sqlite.database import is_database, make_engine, migrate, reason, writing
+from mercure_hub.storage.sqlite.database import Database, is_database, migrate, path_of, reason, writing
 from mercure_hub.storage.sqlite.files import (
     DatabaseFiles,
     check_file_system,
@@ -44,7 +39,6 @@ from mercure_hub.storage.sqlite.files import (
     is_writable,
     lock_path,
     make_file,
-    name_of,
     obstacle,
 )
 from mercure_hub.storage.sqlite.locks import Seats
@@ -52,10 +46,9 @@ from mercure_hub.storage.sqlite.reading import Reader
 from mercure_hub.storage.sqlite.retention import ClockWatch, Trim, Trimmer, since_boot
 
 _ROWS = (64, 16, 4, 1)  # inserted by one statement
-_KEYS = 500  # named by one statement
 _LARGEST_NUMBER = 1 << 31  # of user_version, which nothing else uses
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
-_ERRORS = (sqlite3.Error, SQLAlchemyError, OSError)
+_ERRORS = (sqlite3.Error, OSError)
 
 _log = logging.getLogger("mercure_hub.storage")
 
@@ -63,7 +56,7 @@ _log = logging.getLogger("mercure_hub.storage")
 class SqliteLink:
     """Implements ``Link`` for SQLite.
 
-    :param url: SQLAlchemy URL, for example ``sqlite:////var/lib/mercure/mercure.db``.
+    :param url: of the database, for example ``sqlite:////var/lib/mercure/mercure.db``.
     :param kept: how much history to keep.
     :param clock: returns seconds since the epoch.
     :param doorbell: wakes the other processes of this hub and is rung by them; ``None`` when there are none.
@@ -91,16 +84,17 @@ class SqliteLink:
         boot: Callable[[], float] = since_boot,
         offset: float | None = None,
     ) -> None:
-        self._url = sa.make_url(url)
+        self._url = url
+        self._path = path_of(url)
         self._kept = kept
         self._clock = clock
         self._watch = ClockWatch(clock, boot, offset)
         self._trimmer = Trimmer(kept)
         self._discarded_at = self._looked_at = 0.0
         self._has_events = False
-        self._engine = make_engine(self._url)
-        self._reader = Reader(self._engine, connections=3)  # of the engine's, which has some more
-        self._follower = Reader(self._engine, connections=1)
+        self._database = Database(self._path)
+        self._reader = Reader(self._database, connections=3)
+        self._follower = Reader(self._database, connections=1)
         self._appender: Appender | None = None
         self._own_bell: Bell | None = None
         if doorbell is None:
@@ -114,8 +108,8 @@ class SqliteLink:
 
     @property
     def name(self) -> str:
-        """The database in words, without credentials."""
-        return name_of(self._url)
+        """The database in words."""
+        return f"the database {self._url}"
 
     @property
     def is_relaxed(self) -> bool:
@@ -125,32 +119,33 @@ class SqliteLink:
     def open(self) -> None:
         """Check the file system, bring the tables up to date and take a seat."""
         seats: Seats | None = None
+        writer: sqlite3.Connection | None = None
         try:
-            check_file_system(self._url)
-            make_file(self._url)
-            self._engine.connect().close()  # first: its error says best what is wrong with the folder
-            seats = Seats(lock_path(self._url))
-            with self._noticed_turn(seats), self._engine.connect() as connection, writing(connection):
-                migrate(connection)
+            check_file_system(self._path)
+            make_file(self._path)
+            writer = self._database.connect()  # first: its error says best what is wrong with the folder
+            seats = Seats(lock_path(self._path))
+            with self._noticed_turn(seats), writing(writer):
+                migrate(writer)
                 seats.take()  # in the same turn: whoever works on the database meanwhile has to know of us
-            close_to_others(self._url)
+            close_to_others(self._path)
             self._seats, self._turn = seats, _Turn(seats, self._error)
-            self._files = DatabaseFiles(self._url)
-            with self._engine.connect() as connection:
-                first_event = sa.select(schema.update.c.sequence).where(schema.is_event).limit(1)
-                self._has_events = connection.scalar(first_event) is not None
-            self._appender = Appender(self._engine.connect(), seats.own)
-        except (SQLAlchemyError, OSError, StorageError) as error:
-            self._engine.dispose()
+            self._files = DatabaseFiles(self._path)
+            first_event = "SELECT 1 FROM mercure_update WHERE event_bytes IS NOT NULL LIMIT 1"
+            self._has_events = writer.execute(first_event).fetchone() is not None
+            self._appender = Appender(writer, seats.own)
+        except (*_ERRORS, StorageError) as error:
+            if writer is not None:
+                writer.close()
             if seats is not None:
                 seats.close()
             if isinstance(error, StorageError):
                 raise
-            in_the_way = obstacle(self._url)
+            in_the_way = obstacle(self._path, self.name)
             if in_the_way is not None:
                 raise StorageUnusable(in_the_way) from None
             failure = self._error("opened", error)
-            kind = StorageError if is_writable(self._url) and is_database(error) else StorageUnusable
+            kind = StorageError if is_writable(self._path) and is_database(error) else StorageUnusable
             raise kind(f"{failure}; check the path and who may write there") from None
 
     @contextlib.contextmanager
@@ -230,7 +225,7 @@ class SqliteLink:
             self._discarded_at = self._looked_at
             return
         try:
-            connection = self._writer.connection
+            connection = self._writer.driver
             grace = GRACE if self._opened.others() else 0.0
             with self._same_files(connection), writing(connection):
                 discarded = self._trimmer.step(connection, now, grace, by_age=allowed is Trim.ALL)
@@ -247,12 +242,12 @@ class SqliteLink:
         self._watch.trust()
 
     @contextlib.contextmanager
-    def _same_files(self, connection: sa.Connection) -> Iterator[None]:
+    def _same_files(self, connection: sqlite3.Connection) -> Iterator[None]:
         """What is written in here is there after a restart, or this raises.
 
         :param connection: writes, and is in no transaction yet.
         """
-        self._files.check_before(connection.connection.driver_connection)  # type: ignore[arg-type]
+        self._files.check_before(connection)
         yield
         self._files.check_after()
 
@@ -291,11 +286,9 @@ class SqliteLink:
 
     def newest_update(self) -> str | None:
         """The id of the newest update of a publisher."""
-        table = schema.update
-        newest = sa.select(table.c.id).where(~schema.is_event).order_by(table.c.sequence.desc()).limit(1)
         with self._reading() as connection:
-            event_id: str | None = connection.scalar(newest)
-            return event_id
+            row = connection.execute(_NEWEST_UPDATE).fetchone()
+            return None if row is None else str(row[0])
 
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
         """Look up where subscribers go on."""
@@ -319,56 +312,65 @@ class SqliteLink:
 
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         """The records with the seats of others."""
-        table = schema.presence
-        wanted = sa.select(table.c.key, table.c.record).where(table.c.seat != self._opened.own)
+        statement = "SELECT key, record FROM mercure_presence WHERE seat <> ?"
+        values: list[object] = [self._opened.own]
         if value is not None:
-            wanted = wanted.where(sa.or_(table.c.value == value, table.c.value.is_(None)))
+            statement += " AND (value = ? OR value IS NULL)"
+            values.append(value)
         if beyond is not None:
-            wanted = wanted.where(table.c.key > beyond)
+            statement += " AND key > ?"
+            values.append(beyond)
+        statement += " ORDER BY key LIMIT ?"
+        values.append(limit)
         with self._reading() as connection:
-            rows = connection.execute(wanted.order_by(table.c.key).limit(limit)).all()
-            return Records([row.record for row in rows], rows[-1].key if len(rows) == limit else None)
+            rows = connection.execute(statement, values).fetchall()
+            return Records([record for _, record in rows], rows[-1][0] if len(rows) == limit else None)
 
     def adopt(self, limit: int) -> list[str]:
         """Make rows of dead processes those of this one.
 
         A row with this process's seat is of a dead one too, unless this process wrote or adopted it.
         """
-        table = schema.presence
         own = self._own  # None: all that have its seat
         try:
-            with self._engine.connect() as connection:
+            with self._database.reading() as connection:
                 if not self._dead(connection):  # mostly; and to look needs no turn
                     self._own = None
                     return []
             with (
-                self._engine.connect() as connection,
+                self._database.connection() as connection,
                 self._opened.turn_within(self.turn_timeout),
                 self._same_files(connection),
                 writing(connection),
             ):
-                of_the_dead = table.c.seat.in_(self._dead(connection))
-                rows = connection.execute(sa.select(table.c.key, table.c.record).where(of_the_dead)).all()
-                taken = [row for row in rows if own is None or row.key not in own][:limit]
-                keys = [row.key for row in taken]
-                for start in range(0, len(keys), _KEYS):
-                    some = table.c.key.in_(keys[start : start + _KEYS])
-                    connection.execute(sa.update(table).where(some).values(seat=self._opened.own))
+                rows = [
+                    row
+                    for seat in self._dead(connection)
+                    for row in connection.execute(
+                        "SELECT key, record FROM mercure_presence WHERE seat = ? ORDER BY key", (seat,)
+                    )
+                ]
+                taken = [row for row in rows if own is None or row[0] not in own][:limit]
+                keys = [key for key, _ in taken]
+                connection.executemany(
+                    "UPDATE mercure_presence SET seat = ? WHERE key = ?",
+                    [(self._opened.own, key) for key in keys],
+                )
         except _ERRORS as error:
             raise self._error("written", error) from None
         if len(taken) < limit:
             self._own = None
         elif own is not None:
             own.update(keys)
-        return [row.record for row in taken]
+        return [record for _, record in taken]
 
-    def _dead(self, connection: sa.Connection) -> list[int]:
+    def _dead(self, connection: sqlite3.Connection) -> list[int]:
         """The seats of dead processes that have rows, which may be the own one."""
         seats = self._opened
-        known = connection.scalars(sa.select(schema.presence.c.seat).distinct()).all()
+        known = connection.execute("SELECT DISTINCT seat FROM mercure_presence").fetchall()
         return [
             seat
-            for seat in known
+            for (seat,) in known
             if (self._own is not None if seat == seats.own else not seats.is_taken(seat))
         ]
 
@@ -377,7 +379,7 @@ class SqliteLink:
         with self._reading() as connection:
             updates = retention.count(connection)
             pages, page = (
-                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+                int(connection.execute(f"PRAGMA {name}").fetchone()[0])
                 for name in ("page_count", "page_size")
             )
             return Size(updates, pages * page)
@@ -390,27 +392,26 @@ class SqliteLink:
             return
         try:
             with (
-                self._engine.connect() as connection,
+                self._database.connection() as connection,
                 self._opened.turn_within(self.patience),
                 self._same_files(connection),
                 writing(connection),
             ):
-                table = schema.position
-                connection.execute(sa.update(table).values(last_sequence=table.c.last_sequence))
+                connection.execute("UPDATE mercure_position SET last_sequence = last_sequence")
                 # SQLite writes no page for a value that stays the same.
-                number = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-                connection.exec_driver_sql(f"PRAGMA user_version = {(number + 1) % _LARGEST_NUMBER}")
+                (number,) = connection.execute("PRAGMA user_version").fetchone()
+                connection.execute(f"PRAGMA user_version = {(number + 1) % _LARGEST_NUMBER}")
         except _ERRORS as error:
             raise self._error("written", error) from None
 
     def close(self, *, is_writer_left: bool) -> None:
         """Close the connections; a writer that is left keeps the lock file."""
         if self._appender is not None:
-            self._appender.connection.close()
+            self._appender.driver.close()
             self._appender = None
         self._follower.close()
         self._reader.close()
-        self._engine.dispose()
+        self._database.close()
         if not is_writer_left:
             self._files.close()
             if self._seats is not None:
@@ -429,15 +430,15 @@ class SqliteLink:
         return self._appender
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with self._read_errors(), self._engine.connect() as connection:
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._read_errors(), self._database.reading() as connection:
             yield connection
 
     @contextlib.contextmanager
     def _read_errors(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             raise self._error("read", error) from error
 
     def _error(self, participle: str, error: Exception) -> StorageError:
@@ -468,12 +469,9 @@ class Appender:
     :param seat: of this process, for its rows of presence.
     """
 
-    def __init__(self, connection: sa.Connection, seat: int) -> None:
-        self.connection = connection
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        self.driver = driver
-        self._cursor = driver.cursor()
+    def __init__(self, connection: sqlite3.Connection, seat: int) -> None:
+        self.driver = connection
+        self._cursor = connection.cursor()
         self._seat = seat
         self._position = (0, 0)  # last sequence and number of events, after its last batch
         self._is_alone = False  # nobody else wrote between the last two batches
@@ -553,20 +551,26 @@ _EVENT_BYTES = """
 """
 
 
-def _inserts(table: sa.Table) -> dict[int, str]:
+_NEWEST_UPDATE = """
+    SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
+"""
+
+
+def _inserts(table: str) -> dict[int, str]:
     """Statements that insert a number of rows.
 
     SQLite's driver releases the interpreter lock for each step of a statement; with the event loop busy,
     getting it back takes longer than inserting the row.
     """
-    row = f"({', '.join('?' * len(table.c))})"
-    into = f"INSERT INTO {table.name} ({', '.join(table.c.keys())}) VALUES "  # noqa: S608 - constants
+    columns = schema.COLUMNS[table]
+    row = f"({', '.join('?' * len(columns))})"
+    into = f"INSERT INTO {table} ({', '.join(columns)}) VALUES "  # noqa: S608 - constants
     return {size: into + ", ".join([row] * size) for size in _ROWS}
 
 
-_INSERT_UPDATES = _inserts(schema.update)
-_INSERT_TOPICS = _inserts(schema.topic)
-_INSERT_PRESENCE = _inserts(schema.presence)[1]
+_INSERT_UPDATES = _inserts("mercure_update")
+_INSERT_TOPICS = _inserts("mercure_topic")
+_INSERT_PRESENCE = _inserts("mercure_presence")[1]
 
 
 def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: Sequence[tuple[object, ...]]) -> None:

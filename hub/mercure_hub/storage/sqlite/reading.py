@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-import sqlalchemy as sa
-
 from mercure_hub.storage.encoding import bounded, topic_hash, topic_page
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
 from mercure_hub.storage.sqlite import schema
+from mercure_hub.storage.sqlite.database import Database
 
 Row = Sequence[Any]
 
@@ -72,16 +72,14 @@ _TOPICS = """
 class Reader:
     """Finds and reads updates over the driver's connections.
 
-    Thousands of clients come back together, and each costs some of these statements: SQLAlchemy's own way
-    takes ten times as long as the database.
-
-    :param engine: gives the connections.
+    :param database: gives the connections.
     :param connections: how many to use at most.
     """
 
-    def __init__(self, engine: sa.Engine, connections: int) -> None:
-        self._engine = engine
-        self._idle: deque[sa.PoolProxiedConnection] = deque()
+    def __init__(self, database: Database, connections: int) -> None:
+        self._database = database
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._is_closed = False
         self._free = threading.Semaphore(connections)
 
     def last(self) -> int:
@@ -168,18 +166,21 @@ class Reader:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                connection = self._engine.raw_connection()
+                connection = self._database.connect()
             try:
                 cursor = connection.cursor()
                 yield cursor
                 cursor.close()
             except BaseException:
-                connection.invalidate()
+                connection.close()
                 raise
             self._idle.append(connection)
+            if self._is_closed:  # meanwhile, in another thread
+                self.close()
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().close()
 

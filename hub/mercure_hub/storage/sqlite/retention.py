@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-import sqlalchemy as sa
+from typing import NamedTuple, Protocol
 
 from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, GRACE, Retention
-from mercure_hub.storage.sqlite import schema
 
 STEP = 1000  # as many as one batch brings, so that trimming keeps up
 TOLERANCE = 60.0
@@ -30,7 +28,6 @@ _PAGES_TO_RETURN = 200
 _FEW = 8
 _NEVER = float("-inf")
 _log = logging.getLogger("mercure_hub.storage")
-_POSITION, _UPDATE = schema.position, schema.update
 
 
 class Trimmer:
@@ -46,7 +43,7 @@ class Trimmer:
         self._retention = retention
         self._first = 0  # the sequence before which there are no updates of publishers
 
-    def step(self, connection: sa.Connection, now: float, grace: float, *, by_age: bool = True) -> int:
+    def step(self, connection: sqlite3.Connection, now: float, grace: float, *, by_age: bool = True) -> int:
         """Discard one step, in a transaction that writes.
 
         :param now: seconds since the epoch.
@@ -59,54 +56,64 @@ class Trimmer:
         updates = self._discard_updates(connection, now, grace, oldest) if self._retention.is_bounded else 0
         return max(updates, self._discard_events(connection, now, grace, oldest_event))
 
-    def _discard_updates(self, connection: sa.Connection, now: float, grace: float, oldest: float) -> int:
+    def _discard_updates(
+        self, connection: sqlite3.Connection, now: float, grace: float, oldest: float
+    ) -> int:
         size = self._retention.size
-        last, events = connection.execute(sa.select(_POSITION.c.last_sequence, _POSITION.c.events)).one()
+        last, events = connection.execute("SELECT last_sequence, events FROM mercure_position").fetchone()
         before = last - events - size if size else 0
-        statement = (
-            sa.select(_UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.events_before)
-            .where(~schema.is_event, _UPDATE.c.sequence >= self._first)
-            .order_by(_UPDATE.c.sequence)
-        )
         for limit in (_FEW, STEP):  # mostly few go, and there may be thousands of events between them
-            rows = connection.execute(statement.limit(limit)).all()
+            rows = _rows(connection.execute(_OLDEST_UPDATES, (self._first, limit)))
             old = _beginning(
                 rows,
                 now,
                 grace,
-                lambda row, time: row.sequence - row.events_before <= before or time < oldest,
+                lambda row, time: row.sequence - row.events <= before or time < oldest,
             )
             if len(old) < limit:
                 break
         if old:
-            _discard(connection, _POSITION.c.updates_gone, old)
+            _discard(connection, "updates_gone", old)
         if len(old) < len(rows):
             self._first = rows[len(old)].sequence
         elif len(rows) < limit:
             self._first = last + 1
         return len(old)
 
-    def _discard_events(self, connection: sa.Connection, now: float, grace: float, oldest: float) -> int:
-        in_order = sa.select(
-            _UPDATE.c.sequence, _UPDATE.c.topics, _UPDATE.c.published_at, _UPDATE.c.event_bytes
-        ).where(schema.is_event)
-        newest = connection.execute(in_order.order_by(_UPDATE.c.sequence.desc()).limit(1)).first()
+    def _discard_events(self, connection: sqlite3.Connection, now: float, grace: float, oldest: float) -> int:
+        newest = connection.execute(_NEWEST_EVENT).fetchone()
         if newest is None:
             return 0
         old = _beginning(
-            connection.execute(in_order.order_by(_UPDATE.c.sequence).limit(STEP)).all(),
+            _rows(connection.execute(_OLDEST_EVENTS, (STEP,))),
             now,
             grace,
-            lambda row, time: newest.event_bytes - row.event_bytes >= EVENTS_BYTES or time < oldest,
+            lambda row, time: newest[0] - row.events >= EVENTS_BYTES or time < oldest,
         )
         if old:
-            _discard(connection, _POSITION.c.events_gone, old)
+            _discard(connection, "events_gone", old)
         return len(old)
 
 
+class _Row(NamedTuple):
+    """What retention reads of an update.
+
+    ``events`` is how many events there are before it, or the size of all events up to it if it is one.
+    """
+
+    sequence: int
+    topics: str
+    published_at: float
+    events: int
+
+
+def _rows(cursor: sqlite3.Cursor) -> list[_Row]:
+    return [_Row(*columns) for columns in cursor.fetchall()]
+
+
 def _beginning(
-    rows: Sequence[Any], now: float, grace: float, is_too_old: Callable[[Any, float], bool]
-) -> Sequence[Any]:
+    rows: Sequence[_Row], now: float, grace: float, is_too_old: Callable[[_Row, float], bool]
+) -> Sequence[_Row]:
     """The rows before the first one that stays.
 
     :param is_too_old: takes a row, and the time of its publication.
@@ -120,12 +127,12 @@ def _beginning(
     return rows[: next(stays, len(rows))]
 
 
-def _discard(connection: sa.Connection, gone: sa.Column[Any], rows: Sequence[Any]) -> None:
+def _discard(connection: sqlite3.Connection, gone: str, rows: Sequence[_Row]) -> None:
     """Discard the beginning of a kind.
 
     :param gone: the column that says how far it is discarded.
     """
-    connection.execute(sa.update(_POSITION).values({gone: rows[-1].sequence}))
+    connection.execute(f"UPDATE mercure_position SET {gone} = ?", (rows[-1].sequence,))  # noqa: S608 - constants
     delete(connection, rows)
 
 
@@ -140,61 +147,73 @@ def _times(stamps: Sequence[float], now: float) -> list[float]:
     return times[:0:-1]
 
 
-def count(connection: sa.Connection) -> int:
+def count(connection: sqlite3.Connection) -> int:
     """How many updates of publishers there are, with those in the middle that were discarded on demand."""
     last, events, gone = connection.execute(
-        sa.select(_POSITION.c.last_sequence, _POSITION.c.events, _POSITION.c.updates_gone)
-    ).one()
+        "SELECT last_sequence, events, updates_gone FROM mercure_position"
+    ).fetchone()
     first = connection.execute(
-        sa.select(_UPDATE.c.sequence, _UPDATE.c.events_before)
-        .where(_UPDATE.c.sequence > gone)
-        .order_by(_UPDATE.c.sequence)
-        .limit(1)
-    ).first()
+        "SELECT sequence, events_before FROM mercure_update WHERE sequence > ? ORDER BY sequence LIMIT 1",
+        (gone,),
+    ).fetchone()
     # An update or an event: the number of updates before it is the same.
-    return 0 if first is None else last - events - (first.sequence - first.events_before) + 1
+    return 0 if first is None else int(last - events - (first[0] - first[1]) + 1)
 
 
-def delete(connection: sa.Connection, rows: Sequence[Any]) -> int:
+class Discardable(Protocol):
+    """What ``delete`` has to know of an update."""
+
+    @property
+    def sequence(self) -> int:
+        """Its sequence."""
+
+    @property
+    def topics(self) -> str:
+        """Its topics, encoded."""
+
+
+def delete(connection: sqlite3.Connection, rows: Sequence[Discardable]) -> int:
     """Discard updates, in a transaction that writes.
 
-    :param rows: at least one, with sequence and topics.
+    :param rows: at least one.
     :returns: how many were still there.
     """
-    connection.execute(
-        _DELETE_TOPIC,
-        [
-            {"hashed": topic_hash(value), "at": row.sequence}
-            for row in rows
-            for value in json.loads(row.topics)
-        ],
+    connection.executemany(
+        "DELETE FROM mercure_topic WHERE topic_hash = ? AND sequence = ?",
+        [(topic_hash(value), row.sequence) for row in rows for value in json.loads(row.topics)],
     )
-    return connection.execute(_DELETE_UPDATE, [{"at": row.sequence} for row in rows]).rowcount
+    sequences = [(row.sequence,) for row in rows]
+    return connection.executemany("DELETE FROM mercure_update WHERE sequence = ?", sequences).rowcount
 
 
-def note_beginning(connection: sa.Connection) -> None:
+def note_beginning(connection: sqlite3.Connection) -> None:
     """Take note of updates that were discarded on demand from the beginning, in a transaction that writes."""
-    first = sa.select(sa.func.min(_UPDATE.c.sequence)).where(~schema.is_event)
-    begins = connection.scalar(first)
+    (begins,) = connection.execute(
+        "SELECT min(sequence) FROM mercure_update WHERE event_bytes IS NULL"
+    ).fetchone()
     if begins is None:
-        begins = connection.execute(sa.select(_POSITION.c.last_sequence)).scalar_one() + 1
-    connection.execute(
-        sa.update(_POSITION).where(_POSITION.c.updates_gone < begins - 1).values(updates_gone=begins - 1)
-    )
+        begins = connection.execute("SELECT last_sequence FROM mercure_position").fetchone()[0] + 1
+    connection.execute("UPDATE mercure_position SET updates_gone = ?1 WHERE updates_gone < ?1", (begins - 1,))
 
 
-def return_space(connection: sa.Connection) -> None:
+def return_space(connection: sqlite3.Connection) -> None:
     """Give some free pages of an SQLite file back to the file system."""
-    driver: Any = connection.connection.driver_connection
     # Each step of this statement frees one page and returns a row without columns, so that execute()
     # takes one step only (fetchall() takes the others from Python 3.12 on). A script runs to its end.
-    driver.executescript(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})").close()
+    connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_TO_RETURN})").close()
 
 
-_DELETE_UPDATE = sa.delete(_UPDATE).where(_UPDATE.c.sequence == sa.bindparam("at"))
-_DELETE_TOPIC = sa.delete(schema.topic).where(
-    schema.topic.c.topic_hash == sa.bindparam("hashed"), schema.topic.c.sequence == sa.bindparam("at")
-)
+_OLDEST_UPDATES = """
+    SELECT sequence, topics, published_at, events_before FROM mercure_update
+    WHERE event_bytes IS NULL AND sequence >= ? ORDER BY sequence LIMIT ?
+"""
+_OLDEST_EVENTS = """
+    SELECT sequence, topics, published_at, event_bytes FROM mercure_update
+    WHERE event_bytes IS NOT NULL ORDER BY sequence LIMIT ?
+"""
+_NEWEST_EVENT = """
+    SELECT event_bytes FROM mercure_update WHERE event_bytes IS NOT NULL ORDER BY sequence DESC LIMIT 1
+"""
 
 
 class Trim(Enum):

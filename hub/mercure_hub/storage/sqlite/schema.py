@@ -2,90 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Collection, Sequence
 from typing import Any
-
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, Table, Text
 
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.encoding import decoded_topics
 from mercure_hub.storage.interface import Entry
 
-metadata = MetaData()
-
-# One row. Its update opens each append, so that appends wait for one another and the order of the
-# sequence is the order of the commits. It counts the hub's own events among what was ever appended, and knows
-# up to which sequence retention has discarded updates of publishers, and events.
-position = Table(
-    "mercure_position",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("last_sequence", Integer, nullable=False),
-    Column("events", Integer, nullable=False, server_default="0"),
-    Column("updates_gone", Integer, nullable=False, server_default="0"),
-    Column("events_gone", Integer, nullable=False, server_default="0"),
-)
-
-# The data is bytes, because it may hold U+0000.
-#
-# Subscription events have a retention of their own. They are the rows with event_bytes: the size of all
-# events up to this one. events_before, their number before a row, tells how many updates of publishers come
-# before it.
-update = Table(
-    "mercure_update",
-    metadata,
-    Column("sequence", Integer, primary_key=True, autoincrement=False),
-    Column("id", Text, nullable=False),
-    Column("topics", Text, nullable=False),
-    Column("data", LargeBinary, nullable=False),
-    Column("private", Boolean, nullable=False),
-    Column("type", Text),
-    Column("retry", BigInteger),
-    Column("published_at", Float, nullable=False),
-    Column("events_before", Integer, nullable=False, server_default="0"),
-    Column("event_bytes", Integer),
-    Index("mercure_update_id", "id"),
-)
-is_event = update.c.event_bytes.is_not(None)
 KNOWS_EVENTS = 2
 """The version from which on events are told from updates."""
-events = Index("mercure_update_event", update.c.sequence, update.c.event_bytes, sqlite_where=is_event)
 
-# Finds the updates of a topic without reading the others. A hash instead of the topic keeps the
-# index small; two topics with the same hash do no harm, for who reads compares the topics.
-topic = Table(
-    "mercure_topic",
-    metadata,
-    Column("topic_hash", Integer, primary_key=True, autoincrement=False),
-    Column("sequence", Integer, primary_key=True, autoincrement=False),
-    sqlite_with_rowid=False,
-)
+EVENT_INDEX = """
+    CREATE INDEX mercure_update_event ON mercure_update (sequence, event_bytes) WHERE event_bytes IS NOT NULL
+"""
+VALUE_INDEX = "CREATE INDEX mercure_presence_value ON mercure_presence (value, key)"
 
-# Who is connected, where active subscriptions are on: a row comes with the update that tells of the
-# subscription and goes with the one that tells of its end. The seat is that of the process which has the
-# connection: what it leaves behind when it is killed can be told from what goes on. The value is that of the
-# matcher; hubs of version 2 write none.
-presence = Table(
-    "mercure_presence",
-    metadata,
-    Column("key", Text, primary_key=True),
-    Column("seat", Integer, nullable=False),
-    Column("record", Text, nullable=False),
-    Column("value", Text),
-    Index("mercure_presence_value", "value", "key"),
-)
+TABLES = {
+    # One row. Its update opens each append, so that appends wait for one another and the order of the
+    # sequence is the order of the commits. It counts the hub's own events among what was ever appended, and
+    # knows up to which sequence retention has discarded updates of publishers, and events.
+    "mercure_position": (
+        """
+        CREATE TABLE mercure_position (
+            id INTEGER NOT NULL PRIMARY KEY,
+            last_sequence INTEGER NOT NULL,
+            events INTEGER DEFAULT '0' NOT NULL,
+            updates_gone INTEGER DEFAULT '0' NOT NULL,
+            events_gone INTEGER DEFAULT '0' NOT NULL
+        )
+        """,
+    ),
+    # The data is bytes, because it may hold U+0000.
+    #
+    # Subscription events have a retention of their own. They are the rows with event_bytes: the size of all
+    # events up to this one. events_before, their number before a row, tells how many updates of publishers
+    # come before it.
+    "mercure_update": (
+        """
+        CREATE TABLE mercure_update (
+            sequence INTEGER NOT NULL PRIMARY KEY,
+            id TEXT NOT NULL,
+            topics TEXT NOT NULL,
+            data BLOB NOT NULL,
+            private BOOLEAN NOT NULL,
+            type TEXT,
+            retry BIGINT,
+            published_at FLOAT NOT NULL,
+            events_before INTEGER DEFAULT '0' NOT NULL,
+            event_bytes INTEGER
+        )
+        """,
+        "CREATE INDEX mercure_update_id ON mercure_update (id)",
+        EVENT_INDEX,
+    ),
+    # Finds the updates of a topic without reading the others. A hash instead of the topic keeps the index
+    # small; two topics with the same hash do no harm, because readers compare the topics.
+    "mercure_topic": (
+        """
+        CREATE TABLE mercure_topic (
+            topic_hash INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            PRIMARY KEY (topic_hash, sequence)
+        ) WITHOUT ROWID
+        """,
+    ),
+    # Who is connected, where active subscriptions are on: a row comes with the update that tells of the
+    # subscription and goes with the one that tells of its end. The seat is that of the process which has the
+    # connection, so rows of a killed process can be told from others. The value is that of the matcher; hubs
+    # of version 2 write none.
+    "mercure_presence": (
+        """
+        CREATE TABLE mercure_presence (
+            key TEXT NOT NULL PRIMARY KEY,
+            seat INTEGER NOT NULL,
+            record TEXT NOT NULL,
+            value TEXT
+        )
+        """,
+        VALUE_INDEX,
+    ),
+    # One row: which of the steps in ``database.STEPS`` these tables have behind them.
+    "mercure_schema": (
+        "CREATE TABLE mercure_schema (id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL)",
+    ),
+}
+"""The statements that make each table and its indexes."""
 
-# One row: which of the steps in ``database.STEPS`` these tables have behind them.
-version = Table(
-    "mercure_schema",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("version", Integer, nullable=False),
-)
-
+COLUMNS = {
+    "mercure_update": (
+        *("sequence", "id", "topics", "data", "private", "type", "retry", "published_at"),
+        *("events_before", "event_bytes"),
+    ),
+    "mercure_topic": ("topic_hash", "sequence"),
+    "mercure_presence": ("key", "seat", "record", "value"),
+}
+"""The columns of the tables that appends fill, in their order."""
 
 ENTRY = ("sequence", "id", "topics", "data", "private", "type", "retry", "event_bytes")
 """The columns that ``entry`` takes."""
+
+
+def create(connection: sqlite3.Connection, tables: Collection[str] = TABLES.keys()) -> None:
+    """Make the tables that are missing, with their indexes."""
+    for name in tables:
+        if not has_table(connection, name):
+            for statement in TABLES[name]:
+                connection.execute(statement)
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether there is a table."""
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,))
+    return found.fetchone() is not None
 
 
 def entry(row: Sequence[Any]) -> Entry:

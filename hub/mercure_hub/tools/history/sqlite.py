@@ -18,17 +18,12 @@ from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import GRACE
-from mercure_hub.storage.sqlite import retention, schema
-from mercure_hub.storage.sqlite.database import (
-    check_version,
-    make_engine,
-    migrate,
-    reason,
-    version_of,
-    writing,
-)
+from mercure_hub.storage.sqlite import retention
+from mercure_hub.storage.sqlite.database import check_version, migrate, path_of, reason, version_of
 from mercure_hub.storage.sqlite.files import check_file_system, lock_path, make_file
 from mercure_hub.storage.sqlite.locks import BOUND, Seats
+from mercure_hub.storage.sqlite.schema import KNOWS_EVENTS
+from mercure_hub.tools.history import tables
 from mercure_hub.tools.history.history import (
     EXAMPLES,
     PAGE,
@@ -40,10 +35,11 @@ from mercure_hub.tools.history.history import (
     at_work,
     topic_named,
 )
+from mercure_hub.tools.history.tables import driver_of, make_engine, writing
 
 _ROWS = 20  # rows in memory: an update can have a mebibyte
 _CACHE = 64 << 10  # KiB of the index of topics in memory: rows go to random places in it
-_UPDATE, _POSITION, _TOPIC = schema.update, schema.position, schema.topic
+_UPDATE, _POSITION, _TOPIC = tables.update, tables.position, tables.topic
 _NOTHING = sa.literal("").label("data")
 _ROW = [_UPDATE.c[name] for name in ("sequence", "id", "topics", "private", "type", "retry", "published_at")]
 
@@ -59,7 +55,7 @@ class SqliteHistory:
 
     def __init__(self, engine: sa.Engine, path: Path, seats: Seats, version: int) -> None:
         self.engine, self.path, self.seats, self.version = engine, path, seats, version
-        self._knows_events = version >= schema.KNOWS_EVENTS
+        self._knows_events = version >= KNOWS_EVENTS
 
     @property
     def name(self) -> str:
@@ -93,7 +89,7 @@ class SqliteHistory:
     @property
     def _of_publishers(self) -> list[sa.ColumnElement[bool]]:
         """What is true of the updates of publishers; older tables do not tell the hub's own events apart."""
-        return [~schema.is_event] if self._knows_events else []
+        return [~tables.is_event] if self._knows_events else []
 
     def page(
         self, after: int, upto: int, selection: Selection, *, is_backward: bool = False, has_data: bool = True
@@ -132,9 +128,9 @@ class SqliteHistory:
         """Discard updates in one transaction."""
         with self._turn() as connection:
             keys = [_Key(row.sequence, encoded_topics(row.update.topics)) for row in rows]
-            gone = retention.delete(connection, keys)
+            gone = retention.delete(driver_of(connection), keys)
             if self._knows_events:
-                retention.note_beginning(connection)
+                retention.note_beginning(driver_of(connection))
             return gone
 
     @contextmanager
@@ -192,8 +188,7 @@ class SqliteHistory:
     def return_space(self) -> None:
         """Give free pages back to the file system, some at a time."""
         with self.engine.connect() as connection:
-            driver = connection.connection.driver_connection
-            assert isinstance(driver, sqlite3.Connection)
+            driver = driver_of(connection)
             free = _free_pages(driver)
             while free:
                 with self.seats.turn_within(BOUND):
@@ -310,25 +305,25 @@ def opened(url: str, *, is_made: bool = False) -> Iterator[SqliteHistory]:
     :raises HistoryError: there is none, or it is something else.
     :raises StorageError: it cannot be read or written.
     """
-    parsed = sa.make_url(url)
-    path = Path(str(parsed.database))
+    name = path_of(url)
+    path = Path(name)
     if not is_made and not path.is_file():
         raise HistoryError(f"there is no database {str(path)!r}; name it with --transport-url")
-    check_file_system(parsed)
-    engine = make_engine(parsed)
+    check_file_system(name)
+    engine = make_engine(name)
     if is_made:
-        make_file(parsed)
+        make_file(name)
     try:
         with engine.connect() as connection:
-            version = version_of(connection)
+            version = version_of(driver_of(connection))
         if version is None and not is_made:
             raise HistoryError(f"{str(path)!r} is a database, but not one of mercure-hub")
         if version is not None:
             check_version(version)
-        with closing(_seats(path, lock_path(parsed))) as seats:
+        with closing(_seats(path, lock_path(name))) as seats:
             if is_made:
                 with seats.turn_within(BOUND), engine.connect() as connection, writing(connection):
-                    version = migrate(connection)
+                    version = migrate(driver_of(connection))
             yield SqliteHistory(engine, path, seats, version or 0)
     except BrokenPipeError:
         raise
@@ -351,7 +346,7 @@ def _events(connection: sa.Connection) -> tuple[int, int]:
     """How many events of the hub there are, and the size of their data."""
     count, size = connection.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(sa.func.length(_UPDATE.c.data)), 0)).where(
-            schema.is_event
+            tables.is_event
         )
     ).one()
     return count, size
