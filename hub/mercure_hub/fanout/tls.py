@@ -99,12 +99,11 @@ class TlsSocket:
 
         :param size: bytes to return at most.
         :returns: empty at the end.
-        :raises BlockingIOError: nothing has arrived.
-        :raises ssl.SSLWantReadError: nothing whole has arrived.
+        :raises BlockingIOError: nothing whole has arrived.
         :raises OSError: the connection is broken.
         """
         received = self._received
-        if not received:
+        while not received:
             arrived = os.read(self.fd, size)
             if not arrived:
                 return b""
@@ -112,8 +111,9 @@ class TlsSocket:
                 received = self._decrypt(arrived)
             finally:
                 self._answer()
-            if received is None:
-                raise ssl.SSLWantReadError
+            if received is not None:
+                break
+            # The rest of the record may be here already, and the socket is not reported for it again.
         self._received = received[size:]
         return received[:size]
 
