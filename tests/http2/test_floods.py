@@ -137,6 +137,19 @@ def test_frames_that_carry_nothing(hub: Victim, piece: bytes, ends: bool) -> Non
         assert not ends or last is not None
 
 
+def test_requests_that_are_dear_to_read(hub: Victim) -> None:
+    """What has arrived already would take the hub seconds: others have their turn in between."""
+    whole = GET + b"".join(literal("a", "b") for _ in range(190))
+    with hub.bounded(), hub.wild() as connection:
+        connection.sock.settimeout(0.2)
+        for first in range(1, 8000, 200):
+            try:
+                connection.sock.sendall(b"".join(headers(one, whole) for one in streams(first, 100)))
+            except TimeoutError:  # the hub reads no more for now
+                break
+        hub.serves()
+
+
 @pytest.mark.parametrize("padding", [None, 0], ids=["empty", "padded"])
 def test_bodies_of_nothing(hub: Victim, padding: int | None) -> None:
     with hub.bounded(), hub.wild() as connection:

@@ -26,6 +26,7 @@ MAX_STREAMS = 1000
 _MAX_CONTINUATIONS = 64  # frames of one field section
 _MAX_REMEMBERED = 64  # streams that ended lately
 _SECTIONS = 64  # field sections that are decoded before others have their turn: some 3 ms
+_USUAL_FIELDS = 16  # as many more count as another section
 _CREDIT = 16 << 10  # received bytes after which the window is opened again
 
 
@@ -205,7 +206,7 @@ class Receiver:
                 end = at + HEAD + size
                 if end > len(data):
                     break
-                if self._sections == _SECTIONS:
+                if self._sections >= _SECTIONS:
                     self.is_paused = True
                     break
                 number = int.from_bytes(data[at + 5 : at + HEAD], "big") & MAX_WINDOW
@@ -415,6 +416,7 @@ class Receiver:
             self._note_seen(number)
             raise StreamFault(number, Code.PROTOCOL_ERROR)
         pairs = [(bytes(name), bytes(value)) for name, value in decoded]
+        self._sections += len(pairs) // _USUAL_FIELDS
         ends = bool(flags & http2.END_STREAM)
         stream = self._connection.streams.get(number)
         try:

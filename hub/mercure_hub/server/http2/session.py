@@ -36,6 +36,7 @@ from mercure_hub.server.site import Site, Waiting
 _SIZE = 16 << 10  # bytes that are read at once
 _READS = 4  # before others have their turn
 _AT_ONCE = 128  # requests of a connection that are served at once
+_TURN = 0.005  # seconds in which connections go on before the loop looks at its sockets
 _IDLE = 16  # greenlets that wait for a request
 _SEND = 30.0  # seconds for which a client may take nothing of an answer
 
@@ -55,6 +56,8 @@ class Sessions:
         self._ready: deque[tuple[Session, Asked]] = deque()
         self._idle: list[greenlet] = []
         self._is_stopped = False
+        self._later: deque[Callable[[], None]] = deque()
+        self._turn = self._hub.loop.timer(0.0)
         self.serving = 0
 
     def begin(self, fd: int, tls: TlsSocket | None, peer: str, received: bytes) -> None:
@@ -89,6 +92,23 @@ class Sessions:
     def is_busy(self) -> bool:
         """Whether requests are being served, or still arrive."""
         return bool(self.serving or self._ready) or any(session.is_busy for session in self._open)
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Do something after the other clients had their turn.
+
+        A callback of the loop that adds another one would keep them waiting: gevent looks at its sockets only
+        after each fifty.
+        """
+        self._later.append(action)
+        if not self._turn.active:
+            self._turn.start(self._go_on)
+
+    def _go_on(self) -> None:
+        ends_at = time.monotonic() + _TURN
+        while self._later and time.monotonic() < ends_at:
+            self._later.popleft()()
+        if self._later and not self._turn.active:
+            self._turn.start(self._go_on)
 
     def serve(self, session: Session, asked: Asked) -> None:
         """Have a request served by a greenlet of its own."""
@@ -186,7 +206,7 @@ class Session(Waiting, Reader):
             self._feed(received)
         if not self._is_reading and connection.fd >= 0:  # the kernel does not report again what is left
             self._is_reading = True
-            gevent.get_hub().loop.run_callback(self._read_on)
+            self._sessions.later(self._read_on)
 
     def _read_on(self) -> None:
         self._is_reading = False
@@ -317,7 +337,7 @@ class Session(Waiting, Reader):
         """Others should have their turn before more is written."""
         if not self._is_writing:
             self._is_writing = True
-            gevent.get_hub().loop.run_callback(self._write_on)
+            self._sessions.later(self._write_on)
 
     def _write_on(self) -> None:
         self._is_writing = False
