@@ -41,9 +41,9 @@ endif
 FOREIGN := build/foreign
 TALK_TO_HUBS := tests/hub tests/server tests/test_together.py tests/flask_mercure/reading \
 	tests/flask_mercure/doctor tests/flask_mercure/publishing tests/examples/test_websocket.py
-PORTABLE_TESTS := tests/fanout tests/server tests/storage tests/metrics tests/hub/test_process.py tests/hub/test_stop.py \
-	tests/hub/test_streams.py tests/hub/test_websocket.py tests/hub/test_replay.py tests/flask_mercure/test_development.py \
-	tests/test_windows.py
+PORTABLE_TESTS := tests/test_windows.py tests/fanout tests/metrics tests/server tests/hub/test_process.py \
+	tests/hub/test_stop.py tests/hub/test_streams.py tests/hub/test_websocket.py tests/flask_mercure/test_development.py \
+	$(patsubst %,tests/storage/test_%.py,clock doorbell feed files locks migration retention several_processes sqlite store)
 
 .PHONY: help python demo demo-cluster test foreign check docs site chaos bench bench-quick bench-publish clean
 

@@ -89,6 +89,7 @@ def test_an_update_that_was_answered_is_sent_before_its_stream_ends(
 
 
 @pytest.mark.sqlite("it has a lock file")
+@pytest.mark.linux("it locks a byte of the lock file")
 class TestWhileSomebodyHoldsTheLock:
     """Any process that may read the lock file can lock it."""
 

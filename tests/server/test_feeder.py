@@ -103,6 +103,7 @@ def test_hubs_on_two_machines_have_one_history(engine: EngineServer, folder: Pat
                 assert stream.take(39 - position) == [str(n) for n in range(position + 1, 40)]
 
 
+@pytest.mark.linux("a process has a name of its own in /proc")
 def test_a_killed_feeder_is_replaced_and_streams_go_on(engine: EngineServer, folder: Path) -> None:
     with fed(engine, folder) as hub:
         streams = many(hub)
@@ -130,6 +131,7 @@ def test_streams_go_on_when_the_engine_was_killed(engine: EngineServer, folder: 
         until(lambda: hub.get(path="/readyz").status == 200)
 
 
+@pytest.mark.linux("a process has a name of its own in /proc")
 def test_workers_whose_feeder_stands_still_are_not_ready(engine: EngineServer, folder: Path) -> None:
     with fed(engine, folder, 2) as hub:
         feeder = feeder_of(hub)

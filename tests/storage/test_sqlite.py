@@ -660,6 +660,7 @@ def test_a_lock_file_that_was_removed_is_told(log: Log) -> None:
         log.store.check()
 
 
+@pytest.mark.linux("elsewhere there are more files with locks")
 class TestModes:
     """Private updates are in these files."""
 
@@ -709,6 +710,7 @@ class TestModes:
         assert caplog.text == ""
 
 
+@pytest.mark.linux("it locks a byte of the lock file")
 class TestHeldLock:
     """Any process that may read the lock file can lock it."""
 
