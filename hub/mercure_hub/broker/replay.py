@@ -27,6 +27,7 @@ from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.update import EARLIEST, Update
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Page, Resume, Resumed
 
+_GONE = State.GONE  # looking up a member in its class is slow before Python 3.12
 _READING = 1 << 20  # bytes that a page takes while it is read and encoded
 _SMALL_PAGE = 32 << 10  # bytes of history that may be in memory before the replay begins
 _UPDATES_PER_TOPIC = 8  # in a range of the history where it pays to look for topics first
@@ -259,7 +260,7 @@ class Replays:
         ending = self._reading[subscriber]
         if ending is None and self._clock() >= subscriber.ends_at:
             ending = Ending(Reason.TIME_IS_OVER)
-        elif ending is None and subscriber.state is State.GONE:  # the engine stopped holding updates for it
+        elif ending is None and subscriber.state is _GONE:  # the engine stopped holding updates for it
             ending = behind(self._buffer)
         self._reading[subscriber] = ending
         return ending is not None

@@ -52,14 +52,20 @@ class Form(Enum):
         self.is_chunked = is_chunked
         self.is_compressed = is_compressed
 
-    @classmethod
-    def of_stream(cls, *, is_chunked: bool, is_compressed: bool) -> Form:
+    @staticmethod
+    def of_stream(*, is_chunked: bool, is_compressed: bool) -> Form:
         """The form of an event stream."""
-        if is_compressed:
-            return cls.CHUNKED_ZSTD if is_chunked else cls.ZSTD
-        return cls.CHUNKED if is_chunked else cls.PLAIN
+        return _STREAMS[is_chunked, is_compressed]
+
+    __hash__ = object.__hash__  # that of Enum is written in Python
 
 
+_STREAMS = {
+    (False, False): Form.PLAIN,
+    (True, False): Form.CHUNKED,
+    (False, True): Form.ZSTD,
+    (True, True): Form.CHUNKED_ZSTD,
+}
 _WEBSOCKET = Form.WEBSOCKET  # looking up a member in its class is slow before Python 3.12
 
 

@@ -26,6 +26,8 @@ from mercure_hub.protocol.update import Update
 
 _log = logging.getLogger("mercure_hub.fanout")
 
+_HELD, _QUEUED, _GONE = State.HELD, State.QUEUED, State.GONE  # as in subscriber.py
+
 _PREPARATION = 4  # estimated microseconds to prepare an update
 
 
@@ -142,16 +144,16 @@ class Engine:
     def hold(self, subscriber: Subscriber) -> None:
         """Queue updates for a subscriber that still reads history; ``start`` lets them flow."""
         subscriber.queue = []
-        subscriber.state = State.HELD
+        subscriber.state = _HELD
         self._held[subscriber] = None
         self._receivers.add(subscriber)
 
     def release(self, subscriber: Subscriber) -> None:
         """Give up a subscriber that still reads history."""
-        if subscriber.state is State.HELD:
+        if subscriber.state is _HELD:
             del self._held[subscriber]
             self._receivers.remove(subscriber)
-        subscriber.state = State.GONE
+        subscriber.state = _GONE
         subscriber.queue = None
 
     def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsSocket | None = None) -> None:
@@ -160,12 +162,12 @@ class Engine:
         :param fd: the descriptor of its non-blocking socket; -1 if it has a stream of a shared connection.
         :param tls: the TLS layer over it, if there is one.
         """
-        if subscriber.state is State.HELD:
+        if subscriber.state is _HELD:
             del self._held[subscriber]
         else:
             self._receivers.add(subscriber)
         subscriber.fd, subscriber.tls = fd, tls
-        subscriber.state = State.QUEUED  # flush() finds out whether anything is
+        subscriber.state = _QUEUED  # flush() finds out whether anything is
         subscriber.queue = subscriber.queue or []
         try:
             self._sockets.add(subscriber)
@@ -196,7 +198,7 @@ class Engine:
         self._drop(subscriber, ending, linger=False)
 
     def _drop(self, subscriber: Subscriber, ending: Ending, *, linger: bool) -> None:
-        if subscriber.state is State.HELD:  # its replay ends when it sees that
+        if subscriber.state is _HELD:  # its replay ends when it sees that
             self.release(subscriber)
         if not subscriber.is_connected:
             return
@@ -206,7 +208,7 @@ class Engine:
             self._receivers.remove(subscriber)
         self._output.forget(subscriber)
         self._sockets.close(subscriber, linger=linger)
-        subscriber.state = State.GONE
+        subscriber.state = _GONE
         subscriber.queue = None
         self._on_gone(subscriber, ending)
         subscriber.matchers = ()  # the timetable keeps it for a while, and patterns take memory

@@ -28,6 +28,11 @@ class State(Enum):
     GONE = auto()  # no longer there: it gets nothing
 
 
+# Looking up a member in its class is slow before Python 3.12.
+_HISTORY, _READY, _QUEUED = State.HISTORY, State.READY, State.QUEUED
+_READY_TLS, _READY_STREAM = State.READY_TLS, State.READY_STREAM
+
+
 class Subscriber:
     """A connection that receives updates.
 
@@ -80,7 +85,7 @@ class Subscriber:
         form: Form = Form.PLAIN,
         websocket: WebSocket | None = None,
     ) -> None:
-        self.state = State.HISTORY
+        self.state = _HISTORY
         self.form = form
         self.websocket = websocket
         self.fd = -1
@@ -101,9 +106,4 @@ class Subscriber:
     def is_connected(self) -> bool:
         """Whether the engine has its connection."""
         state = self.state
-        return (
-            state is State.READY
-            or state is State.QUEUED
-            or state is State.READY_TLS
-            or state is State.READY_STREAM
-        )
+        return state is _READY or state is _QUEUED or state is _READY_TLS or state is _READY_STREAM

@@ -28,6 +28,8 @@ class MatcherType(enum.StrEnum):
     TEMPLATE = "topic"
     """A 0.x topic selector: equal, or a URI Template that matches."""
 
+    __hash__ = str.__hash__  # that of Enum is written in Python
+
 
 SUPPORTED = (MatcherType.EXACT, MatcherType.URLPATTERN)
 

@@ -40,6 +40,9 @@ MAX_LENGTH = 2048
 
 _AnyPattern = CompactPattern | URLPattern | CompactTemplate | Pattern
 
+# Looking up a member in its class is slow before Python 3.12.
+_TEMPLATE, _URLPATTERN = MatcherType.TEMPLATE, MatcherType.URLPATTERN
+
 _UNTRIED: tuple[str | None, bool] = (None, False)
 _MAX_PATTERN = 512
 _LEAST_SHARE = 10  # patterns with regular expressions that one request may have
@@ -240,9 +243,9 @@ def cost(type_: MatcherType, value: str) -> int:
 
 
 def _is_pattern(type_: MatcherType, value: str) -> bool:
-    if type_ is MatcherType.TEMPLATE:
+    if type_ is _TEMPLATE:
         return "{" in value
-    return type_ is MatcherType.URLPATTERN and value != WILDCARD
+    return type_ is _URLPATTERN and value != WILDCARD
 
 
 def _is_heavy(pattern: _AnyPattern | None) -> bool:
