@@ -38,6 +38,8 @@ def http2(bench: Bench) -> list[Case]:
             def load(running: Running, connections: int = connections) -> Result:
                 streams = ["-h2", str(connections)] if connections else []
                 who = [*running.where(), *running.subscribe(TOPIC), *streams]
+                # The first connection loads what speaks its version: memory of the process, not of a stream.
+                sseload("connect", *who, *size_options(n=1, settle=0), *(["-h2", "1"] if connections else []))
                 connected = sseload("connect", *who, *size_options(n=n, settle=settle))
                 delivered = sseload(
                     "fanout", *who, *running.publish("t"), "-order", *size_options(n=n, m=m, s=200)
