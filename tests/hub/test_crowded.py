@@ -15,7 +15,7 @@ import pytest
 
 from mercure_hub.metrics.tally import ProcessMetrics
 from mercure_hub.server.assembly import Limits
-from mercure_hub.server.open_requests import OPEN_REQUEST
+from mercure_hub.server.open_requests import OPEN_REQUEST, OVER_TLS
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
 from tests.hub.test_streams import self_signed
@@ -49,7 +49,8 @@ def test_the_oldest_incomplete_request_makes_room(folder: Path, caplog: pytest.L
 
 
 def test_connections_under_tls_that_ended_take_no_room(folder: Path) -> None:
-    with running_hub(folder, limits=ROOM_FOR_FIVE, tls_cert=self_signed(folder)) as hub:
+    limits = Limits(open_requests=5 * (OPEN_REQUEST + OVER_TLS))
+    with running_hub(folder, limits=limits, tls_cert=self_signed(folder)) as hub:
         for _ in range(20):
             assert hub.get(path="/livez").status == 200
 

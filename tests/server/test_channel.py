@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -16,9 +17,11 @@ from gevent.event import Event
 
 from mercure_hub.fanout.tls import TlsServer
 from mercure_hub.server.channel import Channel, Timeout
+from mercure_hub.server.open_requests import OPEN_REQUEST, OVER_TLS
 from tests.hub.test_streams import self_signed
 
 LIMIT = 0.2
+_PSS = Path("/proc/self/smaps_rollup")
 RECORD = b"\x17\x03\x03\x40\x00"  # the head of a TLS record with 16 KiB
 
 
@@ -154,3 +157,38 @@ def test_after_an_answer_the_next_request_is_waited_for(pair: tuple[Channel, soc
     theirs.sendall(b"request")
     assert channel.take(100) is None
     assert channel.receive(20) == b"request"
+
+
+@pytest.mark.skipif(not _PSS.exists(), reason="no /proc")
+def test_what_is_counted_for_a_handshake_covers_its_memory(server: TlsServer) -> None:
+    """A client that sends all but the end of its last message makes the server hold most."""
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    count, before, open_ones = 100, 0, []
+    with contextlib.ExitStack() as stack:
+        for number in range(10 + count):
+            if number == 10:
+                before = _pss()
+            ours, theirs = socket.socketpair()
+            stack.enter_context(theirs)
+            ours.setblocking(False)
+            tls = stack.enter_context(contextlib.closing(server.accept(ours.detach())))
+            open_ones.append(tls)
+            reads, writes = ssl.MemoryBIO(), ssl.MemoryBIO()
+            client = trusting.wrap_bio(reads, writes)
+            with pytest.raises(ssl.SSLWantReadError):
+                client.do_handshake()
+            for end in (None, -10):
+                theirs.sendall(writes.read()[:end])
+                with pytest.raises(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                if end is None:
+                    reads.write(theirs.recv(1 << 16))
+                    client.do_handshake()
+        assert _pss() - before < count * (OPEN_REQUEST + OVER_TLS)
+
+
+def _pss() -> int:
+    """Bytes of memory that this process takes."""
+    (line,) = [line for line in _PSS.read_text().splitlines() if line.startswith("Pss:")]
+    return int(line.split()[1]) << 10

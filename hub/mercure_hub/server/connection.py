@@ -21,6 +21,7 @@ from mercure_hub.server.http import (
     encode_stream_head,
     encode_switch,
 )
+from mercure_hub.server.open_requests import OVER_TLS
 from mercure_hub.server.site import Site, Waiting
 
 _LAST_REQUEST = 0.1  # seconds for the next request on a connection when the hub stops
@@ -56,13 +57,14 @@ class ClientConnection(Waiting):
         self._is_serving = False
         self._is_closing = False
         self._makes_room = False
+        self._layer = 0 if site.tls is None else OVER_TLS
 
     def run(self) -> None:
         """Serve requests until the client leaves, or becomes a subscriber."""
         self._has_begun = True
         try:
             if self._site.tls is not None:
-                self._site.open_requests.begin(self)
+                self._site.open_requests.begin(self, self._layer)
                 self._channel.handshake(self._site.tls, self._site.times.whole)
             if self._channel.speaks_http2:
                 self._speak_http2(b"")
@@ -122,7 +124,7 @@ class ClientConnection(Waiting):
             if received is not None and not self._take(received):
                 return None
         if not reader.ready:
-            self._site.open_requests.begin(self, len(received or b""))
+            self._site.open_requests.begin(self, self._layer + len(received or b""))
             try:
                 if not self._receive():
                     return None
@@ -199,7 +201,7 @@ class ClientConnection(Waiting):
     @contextlib.contextmanager
     def _watched(self, on_end: Callable[[], None]) -> Iterator[None]:
         """Call a function if the client leaves, or has to leave because too many wait."""
-        self._site.open_requests.begin(self)
+        self._site.open_requests.begin(self, self._layer)
         try:
             with self._channel.watched(on_end):
                 yield
@@ -210,7 +212,7 @@ class ClientConnection(Waiting):
         sent = self._channel.offer(memoryview(content))
         if sent == len(content):
             return
-        self._site.open_requests.begin(self, len(content))
+        self._site.open_requests.begin(self, self._layer + len(content))
         try:
             self._channel.send(memoryview(content)[sent:], _SEND)
         finally:

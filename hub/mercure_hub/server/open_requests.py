@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 OPEN_REQUEST = 32 << 10
 """Bytes that a connection takes while it waits for its client, besides what it has received."""
 
+OVER_TLS = 48 << 10
+"""Bytes that it takes besides over TLS, in the handshake; later less."""
+
 _NOTICE = 60.0  # seconds between two log lines about ended connections
 
 _log = logging.getLogger("mercure_hub.server")
