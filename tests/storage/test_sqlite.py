@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import pytest
 
-from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage import encoding
 from mercure_hub.storage.interface import Entry, Presence, Retention
@@ -473,6 +473,13 @@ class TestUnopenable:
         path.write_text("this is a letter to my aunt" * 100)
         assert "is not an SQLite database" in self.refused(f"sqlite:///{path}")
         assert path.read_text().startswith("this is a letter")
+
+    def test_a_file_that_only_begins_as_one(self, tmp_path: Path) -> None:
+        """Another start does not help, so nobody should try."""
+        path = tmp_path / "mercure.db"
+        path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4080)
+        with pytest.raises(StorageUnusable, match="file is not a database"):
+            SqliteLink(f"sqlite:///{path}", Retention(), lambda: 0.0).open()
 
     def test_a_file_that_may_not_be_written(self, tmp_path: Path) -> None:
         path = tmp_path / "mercure.db"

@@ -119,7 +119,7 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
 
 def is_database(error: Exception) -> bool:
     """Whether an error leaves it possible that the file is a database."""
-    return getattr(getattr(error, "orig", None), "sqlite_errorcode", None) != sqlite3.SQLITE_NOTADB
+    return getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_NOTADB
 
 
 def reason(error: Exception) -> str:
