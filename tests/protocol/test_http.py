@@ -63,6 +63,9 @@ from mercure_hub.protocol.http import (
         (b"a[]=1", [("a[]", "1")]),
         ("a=😀".encode(), [("a", "😀")]),
         (b"a=%F0%9F%98%80", [("a", "😀")]),
+        (rb"a=\x41\u0042%5C%5Cn\N{DEGREE SIGN}", [("a", r"\x41\u0042\\n\N{DEGREE SIGN}")]),
+        (b"a=\\%41\\", [("a", "\\A\\")]),
+        (rb"a=%\41%x41%", [("a", r"%\41%x41%")]),
     ],
 )
 def test_parses_as_the_url_standard_says(encoded: bytes, pairs: Pairs) -> None:

@@ -80,7 +80,7 @@ class Dispatcher:
         self._has_room = Event()
         self._has_room.set()
         self._commits: deque[tuple[int, float, int]] = deque()  # last sequence, time, updates
-        self._has_work = Event()
+        self._idle: Waiter | None = None  # of the greenlet that dispatches, while it has nothing to do
         self._newest: tuple[int, str | None] | None = None  # where the history ends since a break
         self._dispatching: gevent.Greenlet | None = None
 
@@ -103,7 +103,8 @@ class Dispatcher:
         :raises StorageInDoubt: they may be stored, and then all receive them.
         :raises StorageError: they could not be stored; nobody receives any of them.
         """
-        self._has_room.wait()
+        if not self._has_room.is_set():
+            self._has_room.wait()
         absence = self._storage.absence
         if absence is not None:
             self._tally.add(FAILED, len(updates))
@@ -162,8 +163,10 @@ class Dispatcher:
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
-        if self._backlog or self._newest is not None:
-            self._has_work.set()
+        idle = self._idle
+        if idle is not None and (self._backlog or self._newest is not None):
+            self._idle = None
+            gevent.get_hub().loop.run_callback(idle.switch, None)
 
     def is_crowded(self) -> bool:
         """Whether so much is waiting for dispatch, by number or by size, that more has to wait."""
@@ -171,9 +174,9 @@ class Dispatcher:
 
     def _keep_dispatching(self) -> None:
         while True:
-            self._has_work.wait()
-            self._has_work.clear()
             self.dispatch()
+            idle = self._idle = Waiter()
+            idle.get()
 
     def dispatch(self) -> None:
         """Give the backlog to the engine until nothing is left of it."""

@@ -566,8 +566,9 @@ class Store(Generic[Ticket]):
         """
         with self._turn(batch):
             self._fill(batch)  # now, because more came while another process wrote
-            self._drop_ended(batch)
-            self._queue_behind_owed(batch)
+            if any(one.presence is not None for one in batch):
+                self._drop_ended(batch)
+                self._queue_behind_owed(batch)
             if not (batch or self._owed):
                 return None, 0
             sent = self._batch_of(batch)
@@ -610,15 +611,16 @@ class Store(Generic[Ticket]):
 
         :param batch: will be written; while the turn does not come, ``expire`` may take something out of it.
         """
-        with self._claim:
-            self._wait = _Wait(time.monotonic(), self.turn_timeout, batch, self._link.why_waiting)
+        # Only this thread sets it; the lock is for taking it away, which nobody must notice too late.
+        self._wait = _Wait(time.monotonic(), self.turn_timeout, batch, self._link.why_waiting)
         try:
             with self._link.turn():
                 self._end_wait()
                 yield
         finally:
-            with self._claim:
-                self._wait = None
+            if self._wait is not None:
+                with self._claim:
+                    self._wait = None
 
     def _end_wait(self) -> None:
         with self._claim:
@@ -628,6 +630,8 @@ class Store(Generic[Ticket]):
 
     def _fill(self, batch: list[_Waiting[Ticket]]) -> None:
         """Add whatever waits, up to a limit."""
+        if self._waiting.empty():  # as behind a single publisher
+            return
         count = sum(len(one.updates) for one in batch)
         characters = sum(_characters(one.updates) for one in batch)
         while count < self.max_batch and characters < self.max_batch_characters:

@@ -40,6 +40,7 @@ _MAGIC = b"SQLite format 3\0"  # how a database file begins (https://sqlite.org/
 _OTHERS = 0o007  # the bits of a mode that are for everyone
 _FILE_HEADER, _FRAME_HEADER = 32, 24  # bytes in a write-ahead log (SQLite, WAL-mode File Format)
 _NUMBER = 4  # bytes: what the file begins with, and the page of a frame
+_ZERO = bytes(_NUMBER)
 _SETTLED = 1.0  # seconds after which the time of a folder tells of each change: it is as coarse as a tick
 
 _log = logging.getLogger("mercure_hub.storage")
@@ -379,7 +380,7 @@ class _WriteAheadLog(_OpenFile):
     def _is_empty(self, offset: int) -> bool:
         """Whether zeros are where a number that is never 0 has to be: the file was cut and grew again."""
         try:
-            return self._fd >= 0 and os.pread(self._fd, _NUMBER, offset) == bytes(_NUMBER)
+            return self._fd >= 0 and os.pread(self._fd, _NUMBER, offset) == _ZERO
         except OSError:  # SQLite has reported it as written, and nothing contradicts that
             return False
 
