@@ -78,9 +78,12 @@ def one_thread(sock: socket.socket) -> Iterator[socket.socket]:
                 ready, _, _ = select.select([sock, outer], [], [])
                 if sock in ready:
                     while (data := receive()) is not None:
-                        outer.sendall(data)
                         if not data:
+                            outer.shutdown(socket.SHUT_WR)
+                            while outer.recv(65536):  # the answer to a close frame must not fail
+                                pass
                             return
+                        outer.sendall(data)
                 if outer in ready:
                     data = outer.recv(65536)
                     if not data:
