@@ -261,13 +261,9 @@ def identify(endpoint: Endpoint, answer: DatedAnswer, known: Profile | None) -> 
 def _not_a_hub(endpoint: Endpoint, answer: DatedAnswer, *, html: bool) -> Finding:
     status = answer.status
     if status in _GATEWAY:
-        hint = ""
-        server = answer.headers.get("Server", "")
-        if status == HTTPStatus.SERVICE_UNAVAILABLE and "nginx" not in server:
-            hint = ". Apache answers so, and logs nothing, when ProxyPass has h2:// or h2c://: use http://"
         return problem(
             "url",
-            f"a proxy answers {status} at {endpoint.named}: it does not reach the hub{hint}",
+            f"a proxy answers {status} at {endpoint.named}: it does not reach the hub",
             Symptom.PROXY_ERROR,
             apache('ProxyPass "http://127.0.0.1:3000/.well-known/mercure" …  # where the hub listens'),
             nginx("proxy_pass http://127.0.0.1:3000;  # where the hub listens"),

@@ -20,12 +20,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from flask_mercure import EVERYTHING
-from flask_mercure.doctor.addresses import identify
-from flask_mercure.doctor.connection import Endpoint, HubClient
 from flask_mercure.tokens import TokenFactory
 from mercure_hub.protocol.tokens.keys import load
 from tests.deployment import site
-from tests.deployment.front import Front, curl, free_ports, unverified, wait_until
+from tests.deployment.front import Front, curl, free_ports, wait_until
 from tests.deployment.site import (
     TOPIC,
     Apache,
@@ -317,10 +315,10 @@ def test_a_prefix_that_is_stripped(shop: Path, hub_port: int, folder: Path, ship
 
 
 @pytest.mark.parametrize("scheme", ["h2c", "h2"])
-def test_a_hub_is_not_spoken_to_over_http_2(
+def test_the_hub_is_spoken_to_over_http_2(
     shop: Path, hub_port: int, folder: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
-    """Apache says nothing of it; the doctor does."""
+    """The fragments need another scheme and no more; a WebSocket cannot pass."""
     fragment = "mercure.conf" if scheme == "h2c" else "mercure-tls.conf"
     text = (shipped / fragment).read_text().replace(" upgrade=websocket", "")
     (shipped / fragment).write_text(re.sub("https?://127", f"{scheme}://127", text))
@@ -328,13 +326,14 @@ def test_a_hub_is_not_spoken_to_over_http_2(
     settings = {} if scheme == "h2c" else {"MERCURE_TLS_CERT": str(shop / "self-signed.pem")}
     with (
         running_apache(shop, hub_port, fragment) as apache,
-        hub_process(folder, hub_port, apache.public_url, shop, **settings),
+        hub_process(folder, hub_port, apache.public_url, shop, MERCURE_SUBSCRIPTIONS="1", **settings) as hub,
+        apache.follow(ORDER, Cookie=apache.cookie()) as stream,
     ):
-        assert apache.fetch(f"{apache.path}?{ORDER}")[0] == 503
-        assert "proxy" not in apache.log()
-        endpoint = Endpoint(apache.public_url, "MERCURE_PUBLIC_URL")
-        answer = HubClient(endpoint, unverified(), 10).ask("GET")
-    assert "h2c://" in identify(endpoint, answer, None).summary
+        assert stream.response.status == 200
+        pay(apache, "paid")
+        assert stream.next().data == "paid"
+        check_refusal(apache)
+        check_names(apache, hub, shop)
 
 
 def check_websocket(front: Front) -> None:
