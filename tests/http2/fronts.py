@@ -50,8 +50,7 @@ def _apache(scheme: str) -> Callable[[int, int, str], str]:
 
 def _caddy(port: int, hub: int, _: str) -> str:
     options = "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n"
-    hub_site = f"reverse_proxy h2c://127.0.0.1:{hub} {{\n\t\tflush_interval -1\n\t}}"
-    return f"{options}http://127.0.0.1:{port} {{\n\t{hub_site}\n}}\n"
+    return f"{options}http://127.0.0.1:{port} {{\n\treverse_proxy h2c://127.0.0.1:{hub}\n}}\n"
 
 
 def _haproxy(port: int, hub: int, _: str) -> str:
