@@ -164,7 +164,7 @@ class Settings:
         plain,
         "",
         "PATH",
-        "Certificate chain in PEM; with it the hub speaks HTTPS.",
+        "Certificate chain in PEM; with it the hub speaks HTTPS, with HTTP/2 where a client can.",
         reloadable=True,
     )
     tls_key: str = _setting(
