@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -265,6 +267,40 @@ def test_heartbeats_of_a_connection_are_one_write(no_descriptor_left: None) -> N
         assert client.data(1) == HEARTBEATS[Form.STREAM_ZSTD]
         assert client.data(3) == HEARTBEATS[Form.STREAM]
         assert len(client.frames()) == 20
+    finally:
+        bench.close()
+
+
+def test_a_connection_of_any_moment_has_one_heartbeat_each_time(no_descriptor_left: None) -> None:
+    bench = Bench(EngineLimits(heartbeat=40))
+    try:
+        bench.tick(0.9)
+        client = Client(bench)
+        client.subscribe(1, "a")
+        bench.tick(0.2)
+        client.subscribe(3, "a")
+        for _ in range(100):  # each of the ticks early in its second, the connection late in its own
+            bench.tick(1)
+        assert client.data(1) == client.data(3) == HEARTBEATS[Form.STREAM] * 2
+    finally:
+        bench.close()
+
+
+def test_a_connection_that_is_gone_is_forgotten_also_without_a_timeout(no_descriptor_left: None) -> None:
+    bench = Bench(EngineLimits(heartbeat=0, dispatch_timeout=0))
+    try:
+        client = Client(bench)
+        for number in (1, 3):
+            client.subscribe(number, "a")
+        bench.publish("a", data="x" * 70_000)
+        connection = weakref.ref(client.connection)
+        client.sock.close()
+        bench.poll()
+        bench.engine.disconnect(client.connection, HUB_STOPS)
+        del client
+        bench.tick(1)
+        gc.collect()
+        assert connection() is None
     finally:
         bench.close()
 

@@ -271,13 +271,17 @@ class Output:
         connection.flush(now)
         if connection.is_full:
             self._await_room(connection.fd)
-        if connection.is_unfinished:
+        if connection.fd >= 0 and connection.is_unfinished:
             self._unfinished[connection] = None
+
+    def forget_connection(self, connection: Multiplexed) -> None:
+        """Stop watching a connection with many streams that is no longer there."""
+        self._unfinished.pop(connection, None)
 
     def _check_connection(self, connection: Multiplexed, now: float) -> None:
         """Drop a connection that took nothing for too long, or those of its streams that did."""
-        if connection.fd < 0 or not connection.is_unfinished:
-            del self._unfinished[connection]
+        if not connection.is_unfinished:
+            self.forget_connection(connection)
         elif connection.is_stuck:
             unacknowledged = unsent(connection.fd)
             if unacknowledged < connection.unacknowledged:  # slow, and alive

@@ -145,6 +145,7 @@ class Sockets:
         reader, connection.reader = connection.reader, None  # they refer to each other
         if reader is not None:
             reader.lost()
+        self._output.forget_connection(connection)
 
     def close_all(self) -> None:
         """Close sockets that linger, and watch none; the subscribers have to be dropped before."""
@@ -243,7 +244,8 @@ class Sockets:
         # Never far ahead: the timetable keeps those who left until their second comes.
         interval = self._heartbeat or _LOOK
         if subscriber.stream is not None:  # all streams of a connection together: one write
-            interval -= (now - subscriber.stream.connection.opened_at) % interval
+            # In whole seconds, as the timetable counts: it is early by a part of one.
+            interval -= (int(now) - int(subscriber.stream.connection.opened_at)) % interval
         self._timetable.put(subscriber, min(subscriber.ends_at, now + interval))
 
 
