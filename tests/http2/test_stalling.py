@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -26,6 +28,8 @@ from tests.http2.frames import (
     data,
     goaway,
     headers,
+    ping,
+    reset,
     settings,
 )
 from tests.http2.victim import Victim, victim
@@ -323,6 +327,27 @@ class TestLeaving:
             .get("subscriptions")
         ):
             pass
+
+    def test_requests_behind_the_end_of_a_connection_are_not_served(self, abused: Victim) -> None:
+        """The hub notices the end when it writes, while it still has requests to read."""
+        connection = Connection(open_socket(abused.hub))
+        first = connection.subscribe({"match": "behind"})
+        assert connection.fence()
+        abused.hub.child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, abused.hub.child.pid, os.WSTOPPED | os.WNOWAIT)
+        try:
+            target = f"{HUB_PATH}?match=behind"
+            late = [
+                headers(connection.new_stream(), block(connection.fields("GET", target))) for _ in range(3)
+            ]
+            connection.send(ping(b"answer: "), reset(first.number), *late)
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            connection.close()
+        finally:
+            abused.hub.child.send_signal(signal.SIGCONT)
+        api, deadline = f"{HUB_PATH}/subscriptions/exact/behind", time.monotonic() + 10
+        while found := abused.hub.get(path=api, token=abused.token).json().get("subscriptions"):
+            assert time.monotonic() < deadline, found
 
     def test_coming_and_going_leaves_no_descriptor_and_no_phantom(self, abused: Victim) -> None:
         api = f"{HUB_PATH}/subscriptions"

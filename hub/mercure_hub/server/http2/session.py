@@ -223,6 +223,8 @@ class Session(Waiting, Reader):
                     self._queued.append(event)
                 else:
                     self._engine.drop(event.subscriber, Ending(Reason.CLOSED_BY_CLIENT))
+                    if connection.fd < 0:  # it broke when it was written to: nobody waits for the rest
+                        return
         except Fault as fault:
             self._fail(fault)
             return
