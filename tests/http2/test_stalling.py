@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hpack
 import pytest
 
 from mercure_hub.server.assembly import Limits
@@ -269,6 +270,31 @@ def test_bodies_that_take_too_much_memory_end_the_connection_that_holds_them(fol
         assert last is not None
         assert last.code == Code.ENHANCE_YOUR_CALM
         assert other.publish({"topic": "t", "data": "x"}, token).status == 200
+        assert stream.take(1) == ["x"]
+
+
+@pytest.mark.parametrize("flags", [Flag.END_HEADERS, Flag.END_HEADERS | Flag.END_STREAM])
+def test_fields_that_take_too_much_memory_end_the_connection_that_holds_them(
+    folder: Path, flags: Flag
+) -> None:
+    """A few bytes stand for 60 KiB of fields, in requests that wait for others or are not complete."""
+    little, encoder = Limits(open_requests=2 << 20), hpack.Encoder()
+    with (
+        running_hub(folder, limits=little, anonymous=1) as hub,
+        Connection.to(hub, window_size=0) as greedy,
+        Connection.to(hub) as other,
+    ):
+        stream = other.subscribe({"match": "t"})
+        for _ in range(200):  # more than are served at once: their answers have no window
+            greedy.request("GET", "/nothing")
+        assert greedy.fence()
+        fields = [*greedy.fields("GET", "/nothing"), *[("cookie", "x" * 3900)] * 15]
+        for _ in range(40):
+            greedy.send(headers(greedy.new_stream(), encoder.encode(fields), flags))
+        last = greedy.end()
+        assert last is not None
+        assert last.code == Code.ENHANCE_YOUR_CALM
+        assert other.publish({"topic": "t", "data": "x"}, hub.token()).status == 200
         assert stream.take(1) == ["x"]
 
 

@@ -87,7 +87,7 @@ def respond(site: Site, peer: str, message: Message, watch: Watch, *, may_switch
     except Exception:
         _log.exception("%s %s failed; this is a defect of the hub", message.method, ascii(path))
         result = error_answer(MercureError())
-    message.body = b""  # do not keep it for as long as the client takes to read
+    message.body, message.headers = b"", {}  # do not keep them for as long as the client takes to read
     try:
         extra = [] if request is None else cors(site.hub, request)
         status = result.status if isinstance(result, Answer) else 200 if result.accept is None else 101
@@ -95,6 +95,7 @@ def respond(site: Site, peer: str, message: Message, watch: Watch, *, may_switch
         if site.access_log.is_on:
             seconds = time.perf_counter() - started
             site.access_log.write(client, message.method, message.target, status, seconds)
+        message.target = b""
     except BaseException:
         if isinstance(result, Stream):
             result.slot.release()

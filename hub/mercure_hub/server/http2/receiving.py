@@ -64,12 +64,14 @@ class Asked:
     :param message: the request.
     :param error: why it is refused; ``None`` if it is not.
     :param is_complete: no content of it may still arrive.
+    :param size: bytes of its fields and its content.
     """
 
     stream: Stream
     message: Message
     error: InvalidRequest | None = None
     is_complete: bool = True
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +123,16 @@ class Incoming:
 
     :param message: its head.
     :param length: bytes of content that it announces; ``None`` if it does not.
+    :param head: bytes of its fields.
     :param now: monotonic time in seconds.
     """
 
-    __slots__ = ("began_at", "body", "length", "message", "window")
+    __slots__ = ("began_at", "body", "head", "length", "message", "window")
 
-    def __init__(self, message: Message, length: int | None, now: float) -> None:
+    def __init__(self, message: Message, length: int | None, head: int, now: float) -> None:
         self.message = message
         self.length = length
+        self.head = head
         self.began_at = now
         self.body = bytearray()
         self.window = WINDOW
@@ -285,12 +289,15 @@ class Receiver:
         error = RequestTimeout(f"The request did not arrive within {patience:g} s.")
         for stream, _ in late:
             self._forget(stream)
-        return [Asked(stream, incoming.message, error, is_complete=False) for stream, incoming in late]
+        return [
+            Asked(stream, incoming.message, error, is_complete=False, size=incoming.head)
+            for stream, incoming in late
+        ]
 
     def _forget(self, stream: Stream) -> None:
         incoming = self.incomplete.pop(stream, None)
         if incoming is not None:
-            self.buffered -= len(incoming.body)
+            self.buffered -= incoming.head + len(incoming.body)
 
     def _remember(self, number: int, *, is_ignored: bool) -> None:
         self._ended[number] = is_ignored
@@ -337,7 +344,7 @@ class Receiver:
         incoming.body += content
         self.buffered += len(content)
         if len(incoming.body) > self._max_body:
-            self._refuse(stream, incoming.message, fields.too_large(self._max_body))
+            self._refuse(stream, incoming.message, fields.too_large(self._max_body), incoming.head)
             return
         if incoming.length is not None and len(incoming.body) > incoming.length:
             raise StreamFault(number, Code.PROTOCOL_ERROR)
@@ -360,11 +367,12 @@ class Receiver:
         self._forget(stream)
         stream.is_receiving = False
         incoming.message.body = bytes(incoming.body)
-        self._events.append(Asked(stream, incoming.message))
+        size = incoming.head + len(incoming.body)
+        self._events.append(Asked(stream, incoming.message, size=size))
 
-    def _refuse(self, stream: Stream, message: Message, error: InvalidRequest) -> None:
+    def _refuse(self, stream: Stream, message: Message, error: InvalidRequest, head: int) -> None:
         self._forget(stream)  # what still arrives is ignored
-        self._events.append(Asked(stream, message, error, is_complete=False))
+        self._events.append(Asked(stream, message, error, is_complete=False, size=head))
 
     def _headers(self, flags: int, number: int, content: bytes) -> None:
         if number % 2 == 0:
@@ -452,12 +460,14 @@ class Receiver:
         stream = self._connection.open(number)
         stream.is_receiving = not ends
         error = fields.problem_with(message, len(pairs), self._max_body)
+        head = sum([len(name) + len(value) for name, value in pairs])
         if error is not None and not ends:
-            self._refuse(stream, message, error)
+            self._refuse(stream, message, error, head)
         elif error is not None or ends:
-            self._events.append(Asked(stream, message, error))
+            self._events.append(Asked(stream, message, error, size=head))
         else:
-            self.incomplete[stream] = Incoming(message, length, self._now)
+            self.incomplete[stream] = Incoming(message, length, head, self._now)
+            self.buffered += head
             if message.headers.get("expect", "").lower() == "100-continue":
                 self._connection.write(http2.frame(http2.HEADERS, http2.END_HEADERS, number, fields.CONTINUE))
 

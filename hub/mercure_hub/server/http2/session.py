@@ -162,6 +162,7 @@ class Session(Waiting, Reader):
         self._connection = self._engine.connect(fd, tls, self)
         self._receiver = Receiver(self._connection, site.max_body, now)
         self._queued: deque[Asked] = deque()
+        self._queued_size = 0  # bytes of the requests in it, also of those that were given up
         self._in_progress = 0
         self._held: dict[Stream, int] = {}  # bytes of answers and requests whose client is waited for
         self._has_answered = False
@@ -220,7 +221,7 @@ class Session(Waiting, Reader):
         try:
             for event in self._receiver.feed(received, time.monotonic()):
                 if isinstance(event, Asked):
-                    self._queued.append(event)
+                    self._queue(event)
                 else:
                     self._engine.drop(event.subscriber, Ending(Reason.CLOSED_BY_CLIENT))
                     if connection.fd < 0:  # it broke when it was written to: nobody waits for the rest
@@ -262,8 +263,9 @@ class Session(Waiting, Reader):
         if is_idle and receiver.is_leaving and not self._in_progress:
             self._end(b"", Ending(Reason.HUB_STOPS))
             return
-        awaited = is_idle, bool(receiver.incomplete), bool(receiver.section_since), bool(self._held)
-        held = receiver.buffered + sum(self._held.values())
+        is_waiting = bool(self._held or self._queued)  # those that are queued wait for the answers to others
+        awaited = is_idle, bool(receiver.incomplete), bool(receiver.section_since), is_waiting
+        held = receiver.buffered + self._queued_size + sum(self._held.values())
         waiting = self._site.open_requests
         if any(awaited) and not self._is_waiting:
             self._is_waiting = True
@@ -300,7 +302,8 @@ class Session(Waiting, Reader):
         if not connection.streams and now - self._idle_since >= times.first_byte:
             self._end(http2.goaway(receiver.last, Code.NO_ERROR), Ending(Reason.TIME_IS_OVER))
             return
-        self._queued.extend(receiver.overdue(now, times.whole))
+        for asked in receiver.overdue(now, times.whole):
+            self._queue(asked)
         self._start_requests()
         self._look()
         if connection.fd >= 0:
@@ -317,7 +320,9 @@ class Session(Waiting, Reader):
         if self._receiver.section_since or not any(self._connection.subscriptions()):
             self._fail(Fault(Code.ENHANCE_YOUR_CALM, "the hub has too many incomplete requests"))
             return
-        for stream in [*self._receiver.incomplete, *self._held]:
+        queued = [asked.stream for asked in self._queued]
+        self._forget_queued()
+        for stream in [*self._receiver.incomplete, *self._held, *queued]:
             self._connection.reset(stream, Code.ENHANCE_YOUR_CALM)
         self._is_waiting = False
         self._engine.flush(self._connection)
@@ -348,6 +353,7 @@ class Session(Waiting, Reader):
     def ended(self, stream: Stream) -> None:
         """A stream is no longer there."""
         self._receiver.ended(stream)
+        self._held.pop(stream, None)  # before its greenlet notices: others must not make room for it, too
         if not self._connection.streams:
             gevent.get_hub().loop.run_callback(self._look)
 
@@ -356,15 +362,24 @@ class Session(Waiting, Reader):
         self._timer.close()
         self._site.open_requests.finish(self)
         self._sessions.remove(self)
-        self._queued.clear()
+        self._forget_queued()
         for stream in list(self._connection.streams.values()):
             self._connection.close(stream)
 
     # -- requests --------------------------------------------------------------------------------------------
 
+    def _queue(self, asked: Asked) -> None:
+        self._queued.append(asked)
+        self._queued_size += asked.size
+
+    def _forget_queued(self) -> None:
+        self._queued.clear()
+        self._queued_size = 0
+
     def _start_requests(self) -> None:
         while self._queued and self._in_progress < _AT_ONCE:
             asked = self._queued.popleft()
+            self._queued_size -= asked.size
             if asked.stream.is_open:
                 self._in_progress += 1
                 self._sessions.serve(self, asked)
@@ -448,12 +463,12 @@ class Exchange(Sender):
         :raises OSError: the client left.
         :raises Timeout: the client takes nothing.
         """
-        if error is not None:
-            self._answer(refuse(self._site, self._peer, error), [], is_head=message.method == "HEAD")
-            return
         is_head = message.method == "HEAD"
+        if error is not None:
+            message.headers, message.target = {}, b""
+            self._answer(refuse(self._site, self._peer, error), [], is_head=is_head)
+            return
         reply = respond(self._site, self._peer, message, self._watched, may_switch=False)
-        del message
         try:
             if not self._stream.is_open:
                 return
@@ -545,6 +560,8 @@ class Exchange(Sender):
             if size < len(piece) or connection.is_full:
                 break
         if sent < len(content):
+            if not self._stream.is_open:  # writing has shown that the client left
+                raise ConnectionResetError("the client left")
             self._may_go_on.clear()
             connection.wait(self._stream)
         return sent
