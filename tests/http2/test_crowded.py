@@ -41,3 +41,21 @@ def test_an_incomplete_request_makes_room_and_the_streams_beside_it_go_on(folder
         assert alone.end() is not None
         hub.send("t", "still there")
         assert stream.take(1) == ["still there"]
+
+
+def test_answers_that_make_room_make_it_once(folder: Path) -> None:
+    """Their greenlets notice later; until then, nobody else has to end for the same memory."""
+    limits = Limits(open_requests=240 << 10)
+    with running_hub(folder, anonymous=1, debugger=1, limits=limits) as hub, ExitStack() as stack:
+        shared = stack.enter_context(Connection.to(hub, window_size=1000))
+        shared.subscribe({"match": "t"})
+        held = [shared.request("GET", f"{HUB_PATH}/debugger/") for _ in range(15)]
+        for number in held:
+            assert shared.head(number).status == 200
+        assert shared.fence()
+        others = [stack.enter_context(Connection.to(hub)) for _ in range(4)]
+        for other in others:
+            assert other.fence()
+        for number in held:
+            assert shared.answer(number).reset == Code.ENHANCE_YOUR_CALM
+        assert all(other.fence() for other in others)
