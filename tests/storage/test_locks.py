@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from mercure_hub.storage.sqlite.locks import Seats, TurnTimeout
-from mercure_hub.storage.sqlite.numbered_locks import ByteLocks, FileLocks
+from mercure_hub.storage.sqlite.numbered_locks import ByteLocks, FileLocks, numbered_locks
 from tests.storage.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes
@@ -75,6 +75,13 @@ def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
             yield child
         finally:
             child.kill()
+
+
+def test_elsewhere_locks_are_those_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its module ``fcntl`` knows: its struct flock is not that of Linux."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with closing(numbered_locks(str(tmp_path / "lock"), create=True)) as locks:
+        assert isinstance(locks, FileLocks)
 
 
 def test_each_takes_the_first_free_seat(tmp_path: Path) -> None:

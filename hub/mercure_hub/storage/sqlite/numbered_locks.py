@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from typing import NamedTuple, Protocol
 
 
@@ -57,7 +58,9 @@ def numbered_locks(path: str, *, create: bool) -> NumberedLocks:
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     descriptor = os.open(path, flags, 0o600)
-    return ByteLocks(descriptor) if hasattr(fcntl, "F_OFD_SETLK") else FileLocks(descriptor, path)
+    # Another system may have the name, but the layout of its struct flock is another one.
+    is_linux = sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")
+    return ByteLocks(descriptor) if is_linux else FileLocks(descriptor, path)
 
 
 # struct flock of 64-bit Linux
