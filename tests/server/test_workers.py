@@ -474,6 +474,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     killed: list[int] = []
     hub = object.__new__(parent.Workers)
     hub._settings = load_settings({"MERCURE_PUBLISHER_JWT_KEY": "x" * 32}, {})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     hub._signals = Signals(())
     hub._listening, hub._metrics, hub._bells, hub._life = [], None, [], os.pipe()
     child = subprocess.Popen([sys.executable, "-c", ""])
@@ -486,6 +487,7 @@ def test_a_worker_that_starts_and_gives_way_during_an_upgrade(monkeypatch: pytes
     assert hub._is_succeeded()
     hub._stop()
     hub._signals.close()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # which each wait has blocked
     child.returncode = 0
     assert killed == [child.pid]  # told to give way
 
