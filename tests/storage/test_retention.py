@@ -210,6 +210,17 @@ def test_updates_of_a_clock_that_was_ahead_are_as_old_as_what_came_after_them(lo
     assert log.sequences() == [4]
 
 
+def test_many_updates_of_a_clock_that_was_ahead_are_no_younger(log: Log) -> None:
+    """With several processes, what seems to be of this moment stays for the others."""
+    log.now = NOW + DAY
+    log.append(*[update() for _ in range(20)])
+    log.now = NOW - 3600
+    log.append(*[update() for _ in range(5)])
+    with beside_as_hub(log) as connection:
+        assert Trimmer(Retention(size=3)).step(connection, NOW, 30.0) == 22
+    assert log.sequences() == [23, 24, 25]
+
+
 class TestEventsOfTheHub:
     """The writer of the log discards them too, at any time: only what is left can be told."""
 
