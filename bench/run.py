@@ -3,7 +3,7 @@
     make bench                          all rows but two groups, three runs of each
     make bench BENCH='--only engines'   PostgreSQL and Valkey
     make bench BENCH='--only millions'  a history of ten million updates
-    make bench-quick                    one small run of each, under two minutes
+    make bench-quick                    one small run of each, some three minutes
     make bench BENCH=--smoke            smaller still, for correctness only
     make bench BENCH='--only fanout,connect --runs 3'
     make bench BENCH='--hub-tree /path/to/an/older/checkout'

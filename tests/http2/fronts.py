@@ -58,7 +58,7 @@ def _haproxy(port: int, hub: int, _: str) -> str:
         f"defaults\n    mode http\n    timeout connect 5s\n    timeout client 1h\n    timeout server 1h\n"
         "    option http-no-delay\n"
         f"frontend site\n    bind 127.0.0.1:{port}\n    default_backend hub\n"
-        f"backend hub\n    server hub 127.0.0.1:{hub} proto h2\n"
+        f"backend hub\n    server hub 127.0.0.1:{hub} proto h2 ws h1\n"
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.deployment.front import free_ports, wait_until
-from tests.http2.fronts import PROXIES, running_proxy
+from tests.http2.fronts import PROXIES, Proxy, running_proxy
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
 from tests.hub.test_streams import self_signed
+from tests.hub.websocket import client, messages
 from tests.needs import need
 
 pytestmark = pytest.mark.servers
@@ -19,10 +22,14 @@ API = f"{HUB_PATH}/subscriptions"
 
 @pytest.fixture(scope="module", params=PROXIES)
 def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
+    with _hub_behind(PROXIES[request.param], tmp_path_factory.mktemp("hub")) as seen:
+        yield seen
+
+
+@contextmanager
+def _hub_behind(kind: Proxy, folder: Path) -> Iterator[RunningHub]:
     """The hub behind a proxy, as its clients see it."""
-    kind = PROXIES[request.param]
     need(kind.package)
-    folder = tmp_path_factory.mktemp("hub")
     (port,) = free_ports(1)
     certificate = str(self_signed(folder)) if kind.is_tls else ""
     url = f"http://127.0.0.1:{port}{HUB_PATH}"
@@ -92,3 +99,12 @@ def test_who_leaves_is_noticed(front: RunningHub) -> None:
     wait_until(lambda: listed() == 1, "the subscriber is not listed")
     stream.close()
     wait_until(lambda: listed() == 0, "the subscriber is still there")
+
+
+def test_haproxy_takes_websockets_to_the_same_port(tmp_path: Path) -> None:
+    with (
+        _hub_behind(PROXIES["HAProxy"], tmp_path) as front,
+        client(front, {"match": "t"}) as connection,
+    ):
+        id_ = front.send("t", "over HTTP/1.1")
+        assert [one["id"] for one in messages(connection)] == [id_]
