@@ -9,10 +9,12 @@ import pytest
 
 from mercure_hub.endpoints.request import Request
 from mercure_hub.fanout.multiplexed import Multiplexed
+from mercure_hub.server.connection import ClientConnection
 from mercure_hub.server.http2.receiving import Receiver
 from mercure_hub.server.http2.session import Exchange, Session
 from tests.http2.client import Connection
 from tests.hub.running import running_hub
+from tests.storage.log import until
 
 pytestmark = pytest.mark.minutes
 
@@ -46,3 +48,13 @@ def test_nothing_waits_for_the_garbage_collector(folder: Path) -> None:
                 assert _left() == LAST
         finally:
             gc.enable()
+
+
+def test_no_connection_waits_for_the_next_one(folder: Path) -> None:
+    """The greenlet that served a subscriber's request waits for another connection."""
+    with running_hub(folder, anonymous=1) as hub:
+        streams = [hub.subscribe({"match": "t"}) for _ in range(3)]
+        hub.send("t", "x")
+        assert [stream.take(1) for stream in streams] == [["x"]] * 3
+        hub.close()
+        until(lambda: not any(isinstance(one, ClientConnection) for one in gc.get_objects()))

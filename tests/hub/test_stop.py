@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -60,6 +62,43 @@ def test_a_request_that_has_arrived_in_a_kept_connection_is_answered(folder: Pat
     with running_hub(folder, anonymous=1) as again:
         stored = again.subscribe({"match": "t", "last_event_id": "earliest"}).take(2 * SOME)
         assert sorted(stored, key=int) == [str(number) for number in range(2 * SOME)]
+
+
+def test_a_client_in_the_middle_of_its_tls_handshake_is_answered(folder: Path) -> None:
+    """It has been accepted: no successor will have its request."""
+    with running_hub(folder, tls_cert=self_signed(folder)) as hub:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(received, sent)
+        with socket.create_connection(("127.0.0.1", hub.port), TIMEOUT) as sock:
+            with pytest.raises(ssl.SSLWantReadError):
+                client.do_handshake()
+            sock.sendall(sent.read())
+            received.write(sock.recv(65536))
+            client.do_handshake()
+            assert hub.stop_after is not None
+            hub.stop_after(lambda: None)
+            until(lambda: not accepts(hub))
+            client.write(publication(hub, 1))
+            sock.sendall(sent.read())
+            answer = b""
+            while b"\r\n\r\n" not in answer:
+                piece = sock.recv(65536)
+                assert piece, "the hub gave up"
+                received.write(piece)
+                with suppress(ssl.SSLWantReadError):
+                    answer += client.read(65536)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def accepts(hub: RunningHub) -> bool:
+    """Whether the hub accepts connections."""
+    try:
+        socket.create_connection(("127.0.0.1", hub.port), TIMEOUT).close()
+    except ConnectionError:
+        return False
+    return True
 
 
 def test_an_update_that_was_answered_is_sent_before_its_stream_ends(

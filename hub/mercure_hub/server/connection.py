@@ -53,7 +53,7 @@ class ClientConnection(Waiting):
         self._before: bytes | None = b""  # what came before it is known which version of HTTP this is
         self._is_detached = False
         self._reader = RequestReader(site.max_body)
-        self._has_begun = False
+        self._can_be_read = False
         self._is_serving = False
         self._is_closing = False
         self._makes_room = False
@@ -61,11 +61,11 @@ class ClientConnection(Waiting):
 
     def run(self) -> None:
         """Serve requests until the client leaves, or becomes a subscriber."""
-        self._has_begun = True
         try:
             if self._site.tls is not None:
                 self._site.open_requests.begin(self, self._layer)
                 self._channel.handshake(self._site.tls, self._site.times.whole)
+            self._can_be_read = True
             if self._channel.speaks_http2:
                 self._speak_http2(b"")
                 return
@@ -91,10 +91,11 @@ class ClientConnection(Waiting):
     def stop(self) -> None:
         """End after the request that is being served, or at once if there is none.
 
-        A connection that was just accepted has sent its request, so it is served.
+        A connection that was just accepted has sent its request, so it is served. After a handshake of TLS,
+        the request follows.
         """
         self._is_closing = True
-        if self._has_begun and not self._is_serving and not self._reader.started:
+        if self._can_be_read and not self._is_serving and not self._reader.started:
             self._channel.end()
 
     def _serve(self) -> None:

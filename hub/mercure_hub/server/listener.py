@@ -122,22 +122,26 @@ class Listener:
         """Give each connection to a greenlet; runs in the event loop, which goes on when one waits."""
         while self._accepted:
             worker = self._idle.pop() if self._idle else greenlet(self._work, self._hub)
-            worker.switch(self._accepted.popleft())
+            worker.switch()
 
-    def _work(self, connection: ClientConnection | None) -> None:
-        while connection is not None:
-            try:
-                connection.run()
-            finally:
-                self._connections.discard(connection)
-            connection = None  # an idle greenlet must not keep it alive
+    def _work(self) -> None:
+        # The connection is no argument: an idle greenlet would keep it alive.
+        while self._accepted:
+            self._serve_one()
             if len(self._idle) < _IDLE and not self._is_stopped:
                 self._idle.append(getcurrent())
-                connection = self._hub.switch()
+                self._hub.switch()
+
+    def _serve_one(self) -> None:
+        connection = self._accepted.popleft()
+        try:
+            connection.run()
+        finally:
+            self._connections.discard(connection)
 
     def _dismiss(self) -> None:
         while self._idle:
-            self._idle.pop().switch(None)
+            self._idle.pop().switch()
 
     def _on_failure(self, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
