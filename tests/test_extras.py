@@ -35,9 +35,9 @@ _INSTALLS = re.compile(r"pip install(?: -[-\w]+)* ('[^']*'|[^\s`]+)")
 _BY_NAME = re.compile(r"flask-mercure\[|(?:pip|uv|poetry) (?:install|add)[^\n#]*\bflask[-_]mercure\b(?!/)")
 
 
-def without(*words: str) -> subprocess.CompletedProcess[str]:
+def without(*words: str, script: str = WITHOUT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
 
@@ -65,6 +65,15 @@ def test_other_commands_say_what_is_missing(words: str) -> None:
     (line,) = done.stderr.splitlines()
     assert line.startswith("mercure-hub: a package that the hub needs is missing (")
     assert line.endswith(INSTALL.format("hub"))
+
+
+@pytest.mark.minutes
+@pytest.mark.parametrize("name", ["hpack", "geventwebsocket"])
+def test_a_package_that_is_imported_late_is_missed_at_the_start(name: str) -> None:
+    done = without(script=WITHOUT.replace("in PACKAGES", f"== {name!r}"))
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"mercure-hub: a package that the hub needs is missing ({name})")
 
 
 def test_the_packages_of_the_hub_are_those_of_its_extra() -> None:

@@ -123,9 +123,7 @@ def _check(words: Sequence[str]) -> int:
     parser.add_argument("--quiet", action="store_true", help="print only what is wrong")
     flags = _flags(parser, words)
     is_quiet = flags.pop("quiet")
-    for name in PACKAGES:  # checking the settings imports only some of them
-        if find_spec(name) is None:
-            raise ModuleNotFoundError(name=name)
+    _look_for_packages()
     from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
     from mercure_hub.tools.check import check  # noqa: PLC0415
 
@@ -140,8 +138,19 @@ def _check(words: Sequence[str]) -> int:
     return 0
 
 
+def _look_for_packages() -> None:
+    """Miss a package now: some are imported late, for the first client that needs them.
+
+    :raises ModuleNotFoundError: one is not there.
+    """
+    for name in PACKAGES:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(name=name)
+
+
 def _serve(words: Sequence[str]) -> int:
     flags = _flags(_parser(), words)
+    _look_for_packages()
     from mercure_hub.config.loading import load_settings  # noqa: PLC0415
     from mercure_hub.config.settings import SettingError, unknown_variables  # noqa: PLC0415
 
