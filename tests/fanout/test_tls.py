@@ -340,6 +340,32 @@ def test_a_websocket_client_that_sends_no_tls_is_dropped(bench: Bench, contexts:
     assert is_empty(contexts.server)
 
 
+def test_a_client_that_sends_messages_of_tls_only_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They have to be read to the end, and new keys, say, take as long to read as to send."""
+    ours, theirs = socket.socketpair()
+    reads = 0
+
+    def endless(_: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert reads < 1000
+        return bytes(size)
+
+    class Nothing:
+        def read(self, _: int) -> bytes:
+            raise ssl.SSLWantReadError
+
+    with theirs:
+        tls = TlsSocket(ours.detach(), Nothing(), ssl.MemoryBIO(), ssl.MemoryBIO())  # type: ignore[arg-type]
+        monkeypatch.setattr(os, "read", endless)
+        for size in (1024, RECORD):
+            with pytest.raises(ConnectionAbortedError):
+                tls.recv(size)
+        tls.close()
+
+
 def test_a_client_is_not_answered_without_end(contexts: Contexts, bench: Bench) -> None:
     """A client may have TLS answer it; when it reads none of that, its connection ends."""
     reader = connect(bench, contexts, exact("a"))

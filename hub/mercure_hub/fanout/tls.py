@@ -16,6 +16,7 @@ from collections.abc import Sequence
 RECORD = 16 << 10
 """Bytes of the largest record (RFC 8446 section 5.1)."""
 
+_BARREN = 2 * RECORD  # bytes of a client that contain nothing, at once: more than a part of a record
 _ANSWERS = 4096  # bytes of answers to a client's TLS messages that may wait for it
 
 
@@ -103,10 +104,16 @@ class TlsSocket:
         :raises OSError: the connection is broken.
         """
         received = self._received
+        barren = 0
         while not received:
             arrived = os.read(self.fd, size)
             if not arrived:
                 return b""
+            barren += len(arrived)
+            if (
+                barren > _BARREN
+            ):  # TLS has messages of its own, and a client may send them faster than we read
+                raise ConnectionAbortedError
             try:
                 received = self._decrypt(arrived)
             finally:
