@@ -16,7 +16,7 @@ from collections.abc import Sequence
 RECORD = 16 << 10
 """Bytes of the largest record (RFC 8446 section 5.1)."""
 
-_BARREN = 2 * RECORD  # bytes of a client that contain nothing, at once: more than a part of a record
+_BARREN = 2 * RECORD  # bytes that a client may send before there is content; a part of a record has none
 _ANSWERS = 4096  # bytes of answers to a client's TLS messages that may wait for it
 
 
@@ -52,7 +52,7 @@ class TlsSocket:
     :param outgoing: what it is sent.
     """
 
-    __slots__ = ("_covers", "_incoming", "_layer", "_outgoing", "_received", "_unsent", "fd")
+    __slots__ = ("_barren", "_covers", "_incoming", "_layer", "_outgoing", "_received", "_unsent", "fd")
 
     def __init__(
         self, fd: int, layer: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
@@ -63,6 +63,7 @@ class TlsSocket:
         self._outgoing = outgoing
         self._received: bytes | None = None  # and was not asked for yet; None before the handshake is done
         self._unsent = b""  # sealed, and not taken by the socket
+        self._barren = 0  # bytes that arrived without content lately
         self._covers = 0  # bytes that were given to ``send`` and are sealed there
 
     def do_handshake(self) -> None:
@@ -104,22 +105,21 @@ class TlsSocket:
         :raises OSError: the connection is broken.
         """
         received = self._received
-        barren = 0
         while not received:
             arrived = os.read(self.fd, size)
             if not arrived:
                 return b""
-            barren += len(arrived)
-            if (
-                barren > _BARREN
-            ):  # TLS has messages of its own, and a client may send them faster than we read
-                raise ConnectionAbortedError
             try:
                 received = self._decrypt(arrived)
             finally:
                 self._answer()
             if received is not None:
+                self._barren = max(self._barren - 4 * len(received), 0)
                 break
+            self._barren += len(arrived)
+            if self._barren > _BARREN:
+                # Messages of TLS itself, which a client may send faster than they are read.
+                raise ConnectionAbortedError
             # The rest of the record may be here already, and the socket is not reported for it again.
         self._received = received[size:]
         return received[:size]
