@@ -41,7 +41,7 @@ endif
 FOREIGN := build/foreign
 TALK_TO_HUBS := tests/hub tests/server tests/test_together.py tests/flask_mercure/reading \
 	tests/flask_mercure/doctor tests/flask_mercure/publishing tests/examples/test_websocket.py
-PORTABLE_TESTS := tests/test_windows.py tests/fanout tests/metrics tests/server tests/hub/test_process.py \
+PORTABLE_TESTS := tests/test_windows.py tests/fanout tests/http2 tests/metrics tests/server tests/hub/test_process.py \
 	tests/hub/test_stop.py tests/hub/test_streams.py tests/hub/test_websocket.py tests/flask_mercure/test_development.py \
 	$(patsubst %,tests/storage/test_%.py,clock doorbell feed files locks migration retention several_processes sqlite store)
 

@@ -398,6 +398,7 @@ class TestLeaving:
         deadline = time.monotonic() + 10
         while len(abused.hub.get(path=api, token=abused.token).json()["subscriptions"]) > 1:
             assert time.monotonic() < deadline
+        deadline = time.monotonic() + 10
         while descriptors() > before + 1:
             assert time.monotonic() < deadline
 
