@@ -16,7 +16,7 @@ from mercure_hub.fanout.multiplexed import Reader, Stream
 from mercure_hub.fanout.subscriber import State, Subscriber
 from mercure_hub.protocol import http2
 from mercure_hub.protocol.http2 import MAX_WINDOW, WINDOW, Code
-from tests.fanout.bench import HUB_STOPS, Bench, exact, subscriber
+from tests.fanout.bench import HUB_STOPS, Bench, encoded, exact, subscriber
 
 TIMEOUT = 5.0
 WIDE = 1 << 24
@@ -125,9 +125,20 @@ def test_different_updates_keep_their_order(bench: Bench) -> None:
     client.subscribe(3, "b")
     entries = [bench.update(topic, data=topic) for topic in "abab"]
     bench.dispatch(*entries)
-    encoded = [entry.update.encode() for entry in entries]
-    assert client.data(1) == b"".join(encoded)
-    assert client.data(3) == encoded[1] + encoded[3]
+    assert client.data(1) == encoded(entries)
+    assert client.data(3) == encoded(entries[1::2])
+
+
+def test_a_stream_that_still_reads_history_delays_no_other(bench: Bench) -> None:
+    client = Client(bench)
+    reads_history = subscriber(exact("a"), form=Form.STREAM)
+    bench.engine.hold(reads_history)
+    client.subscribe(1, "a", "b")
+    first = bench.publish("a", data="x")
+    assert client.data(1) == first.update.encode()
+    bench.dispatch(second := bench.update("a"), third := bench.update("b"))
+    assert client.data(1) == encoded([first, second, third])
+    bench.engine.release(reads_history)
 
 
 def test_a_closed_window_delays_its_own_stream_only(bench: Bench) -> None:

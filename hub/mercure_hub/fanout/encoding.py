@@ -36,21 +36,22 @@ _PIECE = 4_000  # estimated microseconds that it takes to compress one piece of 
 class Form(Enum):
     """The form of a subscriber's stream.
 
-    ``is_chunked``: it is cut into chunks of HTTP/1.1; ``is_compressed``: it consists of Zstandard frames.
-    Those named after streams share a connection, which frames what they get (``multiplexed``).
+    ``is_chunked``: it is cut into chunks of HTTP/1.1; ``is_compressed``: it consists of Zstandard frames;
+    ``is_multiplexed``: it shares a connection, which frames what it gets (``multiplexed``).
     """
 
-    PLAIN = "plain", False, False
-    CHUNKED = "chunked", True, False
-    ZSTD = "zstd", False, True
-    CHUNKED_ZSTD = "chunked zstd", True, True
-    WEBSOCKET = "websocket", False, False
-    STREAM = "stream", False, False
-    STREAM_ZSTD = "stream zstd", False, True
+    PLAIN = "plain", False, False, False
+    CHUNKED = "chunked", True, False, False
+    ZSTD = "zstd", False, True, False
+    CHUNKED_ZSTD = "chunked zstd", True, True, False
+    WEBSOCKET = "websocket", False, False, False
+    STREAM = "stream", False, False, True
+    STREAM_ZSTD = "stream zstd", False, True, True
 
-    def __init__(self, _: str, is_chunked: bool, is_compressed: bool) -> None:
+    def __init__(self, _: str, is_chunked: bool, is_compressed: bool, is_multiplexed: bool) -> None:
         self.is_chunked = is_chunked
         self.is_compressed = is_compressed
+        self.is_multiplexed = is_multiplexed
 
     @staticmethod
     def of_stream(*, is_chunked: bool, is_compressed: bool) -> Form:

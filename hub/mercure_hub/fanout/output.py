@@ -71,14 +71,15 @@ class Output:
 
         :returns: an iterator to exhaust; each step writes one slice.
         """
-        if any(receivers[0].stream is not None for _, receivers in deliveries):
+        # By their form: one that still reads history, or has just left, has no stream.
+        if any(receivers[0].form.is_multiplexed for _, receivers in deliveries):
             return self._write_mixed(deliveries)
         return self._write_same(*deliveries[0]) if len(deliveries) == 1 else self._write_different(deliveries)
 
     def _write_mixed(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
         """Write to streams first; receivers of one delivery have one form."""
-        yield from self._write_streams([one for one in deliveries if one[1][0].stream is not None])
-        others = [one for one in deliveries if one[1][0].stream is None]
+        yield from self._write_streams([one for one in deliveries if one[1][0].form.is_multiplexed])
+        others = [one for one in deliveries if not one[1][0].form.is_multiplexed]
         if others:
             yield
             yield from self._write_same(*others[0]) if len(others) == 1 else self._write_different(others)
