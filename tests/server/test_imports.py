@@ -49,3 +49,15 @@ def test_a_hub_whose_keys_are_secrets_imports_no_more_than_it_needs(folder: Path
     imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
     assert "mercure_hub.server.lifecycle" in imported
     assert imported & NOT_NEEDED == set()
+
+
+def test_what_reads_fetched_keys_is_imported_before_the_workers_are_forked() -> None:
+    script = """
+import sys
+from mercure_hub.config.loading import load_settings
+settings = {"MERCURE_JWKS_URI": "https://login.example.com/keys", "MERCURE_PUBLIC_URL": "https://example.com/hub"}
+load_settings(settings, {})
+print("mercure_hub.protocol.tokens.asymmetric" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr

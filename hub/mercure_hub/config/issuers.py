@@ -175,6 +175,9 @@ def make_issuer(
                 "algorithms", f"allow no key of jwks_uri, which holds no secrets; add {', '.join(ASYMMETRIC)}"
             )
         _check_uri(jwks_uri, allow_private=allow_private)
+        # Now: when the set is fetched, the event loop would wait, and each worker take memory of its own.
+        from mercure_hub.protocol.tokens import asymmetric as _  # noqa: F401, PLC0415 - see keys.py
+
         remote = RemoteKeys(jwks_uri, asymmetric, allowed_roles, allow_private)
     return Issuer(identifier, keys["publish"], keys["subscribe"], remote, authorization_server)
 
