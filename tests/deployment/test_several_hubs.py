@@ -245,7 +245,8 @@ def test_streams_move_to_the_other_hub_and_miss_nothing(site: Site) -> None:
         site.kill(port)
         # A publication that was on its way to the hub is not sent to the other one: it would be stored twice.
         while (reply := site.publish("on its way")).status != 200:
-            assert reply.status == 502, reply.text
+            # An empty 503: the proxy has not noticed yet that the hub that was started again is there.
+            assert reply.status == 502 or (reply.status, reply.text) == (503, ""), reply.text
         expected = [reply.text]
         expected += [site.publish(f"{number}").text for number in range(10)]
         streams = [site.subscribe(last) for _ in streams]
