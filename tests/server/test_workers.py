@@ -89,8 +89,11 @@ def listens(pid: int, port: int) -> bool:
     needle = f":{port:04X} 00000000:0000 0A"
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()
     sockets = {f"socket:[{line.split()[9]}]" for line in lines if needle in line}
-    with contextlib.suppress(OSError):
-        return bool({str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()} & sockets)
+    with contextlib.suppress(OSError):  # the process has ended
+        for one in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # this descriptor was closed meanwhile
+                if str(one.readlink()) in sockets:
+                    return True
     return False
 
 
