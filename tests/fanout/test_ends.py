@@ -16,6 +16,8 @@ from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.writer import write_front
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact
 
 LARGE = random.Random(1).randbytes(100_000).hex()
@@ -75,14 +77,14 @@ class Narrow:
     def __init__(self, subscriber: Subscriber, room: int) -> None:
         self._subscriber = subscriber
         self._room = room
-        self._write = output._write
+        self._write = write_front
 
-    def __call__(self, subscriber: Subscriber, queue: list[bytes | memoryview]) -> int:
-        if subscriber is not self._subscriber:
-            return self._write(subscriber, queue)
+    def __call__(self, fd: int, tls: TlsSocket | None, queue: list[bytes | memoryview]) -> int:
+        if fd != self._subscriber.fd:
+            return self._write(fd, tls, queue)
         if not self._room:
             raise BlockingIOError
-        written = os.write(subscriber.fd, b"".join(queue)[: self._room])
+        written = os.write(fd, b"".join(queue)[: self._room])
         self._room -= written
         return written
 
@@ -98,7 +100,7 @@ def test_a_stream_ended_within_an_event_gets_no_end(
     first, second = (b"".join(bench.engine.history([one.update], form)) for one in updates)
     room = len(first) + (cut if cut >= 0 else len(second) - 1)
     with monkeypatch.context() as full:
-        full.setattr(output, "_write", Narrow(reader.subscriber, room))
+        full.setattr(output, "write_front", Narrow(reader.subscriber, room))
         bench.dispatch(*updates)
     assert reader.subscriber.queue
     assert end(bench, reader) == (first + second)[:room]

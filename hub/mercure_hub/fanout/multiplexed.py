@@ -7,14 +7,14 @@ be written wait with the connection. So a client that opens no window for one st
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from mercure_hub.fanout.endings import Ending, Reason, ending_of
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.fanout.tls import TlsSocket, first_record
+from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.writer import remove_front, write_front
 from mercure_hub.protocol.http2 import FRAME_SIZE, MAX_WINDOW, WINDOW, Code, data_prefix, rst_stream
 
 COUNTED = 16
@@ -22,7 +22,6 @@ COUNTED = 16
 
 _GATHERED = 128 << 10  # bytes of frames that are made before they are written
 _WRITES = 4  # of so many bytes, before others have their turn
-_MAX_BUFFERS = 512  # of one writev()
 _MAX_CONTROL = 1 << 20  # bytes that wait for a client which takes nothing
 _END = b"\x00\x00\x00\x00\x01"  # an empty DATA frame that ends its stream, up to the stream's number
 
@@ -300,8 +299,7 @@ class Multiplexed:
         out = self._out
         try:
             while out:
-                written = _write(self.fd, self.tls, out)
-                _remove(out, written)
+                remove_front(out, write_front(self.fd, self.tls, out))
                 if self.stalled_at:
                     self.stalled_at = now
         except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -352,26 +350,6 @@ class Multiplexed:
         self.fd, self.tls = -1, None
         self._out.clear()
         return fd, tls
-
-
-def _write(fd: int, tls: TlsSocket | None, out: Queue) -> int:
-    if tls is not None:
-        return tls.send(first_record(out))
-    if len(out) == 1:
-        return os.write(fd, out[0])
-    return os.writev(fd, out[:_MAX_BUFFERS])
-
-
-def _remove(out: Queue, written: int) -> None:
-    complete = 0
-    for data in out:
-        if written < len(data):
-            break
-        written -= len(data)
-        complete += 1
-    del out[:complete]
-    if written:
-        out[0] = memoryview(out[0])[written:]
 
 
 def _take(queue: Queue, most: int) -> tuple[Queue, int]:

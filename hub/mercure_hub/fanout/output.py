@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from mercure_hub.fanout.endings import Ending, Reason, behind, ending_of, took_nothing
 from mercure_hub.fanout.multiplexed import COUNTED, Multiplexed
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.fanout.tls import RECORD, first_record, seal_each
-from mercure_hub.fanout.writer import Writer, unsent
+from mercure_hub.fanout.tls import RECORD, seal_each
+from mercure_hub.fanout.writer import Writer, remove_front, unsent, write_front
 from mercure_hub.protocol.http2 import FRAME_SIZE, data_prefix
 
 SLICE = 512
@@ -24,7 +24,6 @@ SLICE = 512
 
 _SLICE_BYTES = 8 << 20  # bytes between two pauses: the same
 _SLICE_STREAMS = 4096  # streams of shared connections between two pauses
-_MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _SEALED = 256 << 10  # bytes that are sealed before they are written
 
 # Looking up a member of an enum in its class is slow before Python 3.12.
@@ -242,14 +241,14 @@ class Output:
             return
         while queue:
             try:
-                written = _write(subscriber, queue)
+                written = write_front(subscriber.fd, subscriber.tls, queue)
             except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 self._stall(subscriber, now)
                 return
             except OSError as error:
                 self._drop(subscriber, ending_of(error))
                 return
-            _remove(queue, written)
+            remove_front(queue, written)
             subscriber.queued -= written
             if subscriber.stalled_at:
                 subscriber.stalled_at = now
@@ -327,24 +326,3 @@ class Output:
     def close(self) -> None:
         """Give back what the writer has of the kernel."""
         self._writer.close()
-
-
-def _write(subscriber: Subscriber, queue: list[bytes | memoryview]) -> int:
-    if subscriber.tls is not None:
-        return subscriber.tls.send(first_record(queue))
-    if len(queue) == 1:
-        return os.write(subscriber.fd, queue[0])
-    return os.writev(subscriber.fd, queue[:_MAX_BUFFERS])
-
-
-def _remove(queue: list[bytes | memoryview], written: int) -> None:
-    """Remove the bytes that were written from the front."""
-    complete = 0
-    for data in queue:
-        if written < len(data):
-            break
-        written -= len(data)
-        complete += 1
-    del queue[:complete]
-    if written:
-        queue[0] = memoryview(queue[0])[written:]

@@ -21,6 +21,9 @@ from collections.abc import Callable, Sequence
 from operator import sub
 from typing import Any, Literal
 
+from mercure_hub.fanout.tls import TlsSocket, first_record
+
+_MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _INT = struct.Struct("i")
 _SO_NWRITE = 0x1024  # getsockopt(2) of macOS
 
@@ -142,6 +145,35 @@ def pieces_one_by_one(fds: array[int], data: bytes, ends: Sequence[int]) -> Inco
             incomplete.append((index, written))
         start = end
     return incomplete
+
+
+def write_front(fd: int, tls: TlsSocket | None, queue: list[bytes | memoryview]) -> int:
+    """Write as much as a socket takes from the front of a queue.
+
+    :param fd: descriptor of the socket, which does not block.
+    :param tls: the TLS layer over it, if there is one.
+    :param queue: of pieces; at least one.
+    :returns: bytes written.
+    :raises OSError: the socket takes nothing (``BlockingIOError``, ``ssl.SSLWantWriteError``), or is broken.
+    """
+    if tls is not None:
+        return tls.send(first_record(queue))
+    if len(queue) == 1:
+        return os.write(fd, queue[0])
+    return os.writev(fd, queue[:_MAX_BUFFERS])
+
+
+def remove_front(queue: list[bytes | memoryview], written: int) -> None:
+    """Remove the bytes that were written from the front of a queue."""
+    complete = 0
+    for data in queue:
+        if written < len(data):
+            break
+        written -= len(data)
+        complete += 1
+    del queue[:complete]
+    if written:
+        queue[0] = memoryview(queue[0])[written:]
 
 
 def unsent(fd: int) -> int:
