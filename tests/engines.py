@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import selectors
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -79,17 +80,34 @@ class EngineServer(ABC):
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all of its processes; those of PostgreSQL have process groups of their own."""
-        assert self.process is not None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for pid in (self.process.pid, *map(int, children)):
+        for pid in self._processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """End it without a chance to write anything."""
+        """End it without a chance to write anything, and wait until none of its processes is left.
+
+        A backend that outlived its parent would still take a statement.
+        """
         assert self.process is not None
-        self.signal(signal.SIGKILL)
+        with ExitStack() as stack, selectors.DefaultSelector() as running:
+            for pid in self._processes():
+                with suppress(ProcessLookupError):
+                    handle = os.pidfd_open(pid)
+                    stack.callback(os.close, handle)
+                    running.register(handle, selectors.EVENT_READ)  # readable once it has ended
+            self.signal(signal.SIGKILL)
+            while running.get_map():
+                ended = running.select(_PATIENCE)
+                assert ended, "a process of the server survived SIGKILL"
+                for key, _ in ended:
+                    running.unregister(key.fileobj)
         self.process.wait(_PATIENCE)
+
+    def _processes(self) -> list[int]:
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid, *map(int, children)]
 
     def stop(self) -> None:
         """End it, and remove its folder."""
