@@ -97,6 +97,7 @@ def publish(
 @click.option("--publish", multiple=True, metavar="TOPIC", help="Topic to publish on; * for all.")
 @click.option("--publish-urlpattern", multiple=True, metavar="PATTERN", help="The same, a URL Pattern.")
 @click.option("--lifetime", type=click.FloatRange(min=0, min_open=True), help="Seconds.")
+@click.option("--user", metavar="ID", help="Whose token it is: its sub.")
 def token(
     name: str | None,
     *,
@@ -105,6 +106,7 @@ def token(
     publish: tuple[str, ...],
     publish_urlpattern: tuple[str, ...],
     lifetime: float | None,
+    user: str | None,
 ) -> None:
     """Print an access token."""
     with _errors_as_messages():
@@ -113,6 +115,7 @@ def token(
             _topics(hub, subscribe, subscribe_urlpattern),
             _topics(hub, publish, publish_urlpattern) or None,
             lifetime=lifetime,
+            user=user,
         )
     click.echo(access_token)
 

@@ -23,7 +23,7 @@ from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from flask import Flask, Response, current_app, g, request, session
+from flask import Flask, Response, current_app, g, has_request_context, request, session
 from flask.globals import request_ctx
 from flask.json.tag import TaggedJSONSerializer
 from werkzeug.http import dump_cookie
@@ -57,9 +57,9 @@ class Grants:
     :param topics: whose private updates may be read, in the forms of
         :meth:`~flask_mercure.Mercure.set_cookie`; none at all makes a cookie that only connects.
     :param payload: shown with the active subscriptions, to everybody who may see those.
-    :param user: whose grants they are. Left out, Flask-Login or Flask-JWT-Extended tell it, or else the
-        whole content of the session stands for it.
-    :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
+    :param user: whose grants they are, the ``sub`` of the token. Left out, Flask-Login or Flask-JWT-Extended
+        tell it, or else the whole content of the session stands for it, and ``sub`` is random.
+    :param additional_claims: replace or join those of the token.
     :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
     """
 
@@ -97,6 +97,7 @@ def create_token(
     *,
     lifetime: float | timedelta | None = None,
     payload: Any = None,
+    user: str | int | None = None,
 ) -> str:
     """Make a token; arguments and errors are those of :meth:`flask_mercure.Mercure.create_token`."""
     claims = dict(additional_claims or {})
@@ -104,6 +105,8 @@ def create_token(
         if "exp" in claims:
             raise InvalidArgument("give lifetime, or exp in additional_claims, not both")
         claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
+    if "sub" not in claims and (subject := _subject(user)) is not None:
+        claims["sub"] = subject
     subscribe = as_list(subscribe, "subscribe")  # iterators are read once
     publish = as_list(publish, "publish")
     for topics, argument in ((subscribe, "subscribe"), (publish, "publish")):
@@ -124,13 +127,16 @@ def set_cookie(
     additional_claims: Mapping[str, Any] | None = None,
     lifetime: float | timedelta | None = None,
     payload: Any = None,
+    user: str | int | None = None,
 ) -> None:
     """Add the cookie to a response; arguments and errors are those of :meth:`Mercure.set_cookie`."""
     cookie = state.configuration.cookie
     host = host_of(request.host)
     if not request.is_secure and not cookie.is_delivered_over_http(host):
         _check_http(cookie, host)
-    token = create_token(state, subscribe, publish, additional_claims, lifetime=lifetime, payload=payload)
+    token = create_token(
+        state, subscribe, publish, additional_claims, lifetime=lifetime, payload=payload, user=user
+    )
     end = expiry(token)
     max_age = None if end is None else math.floor(end - time.time())
     if max_age is not None and max_age <= 0:
@@ -268,6 +274,7 @@ def _give(state: HubState, response: Response, grants: Grants, mark: str | None)
             payload=grants.payload,
             additional_claims=grants.additional_claims,
             lifetime=grants.lifetime,
+            user=grants.user,
         )
     except Exception as error:  # of a token factory of the app's own, too
         if is_other:  # what the browser has may be of another user
@@ -476,8 +483,23 @@ def _keyed(text: str) -> str:
     return urlsafe_b64encode(code[:18]).decode()
 
 
-def _user() -> list[str]:
-    """The user of the app's login extension; without one, the content of its session."""
+def _subject(user: object) -> str | None:
+    """The ``sub`` of a user's tokens.
+
+    :param user: who was named; ``None``: the current one of the app's login extension.
+    :returns: ``None`` when nobody is known.
+    :raises InvalidArgument: the user is named by an empty string, or by something that is no name.
+    """
+    if user is None:
+        login = _login() if has_request_context() else None
+        return None if login is None else login[1]
+    if isinstance(user, bool) or not (name := str(user)):
+        raise InvalidArgument(f"user is {user!r}; give the id of the user, as a str or an int")
+    return name
+
+
+def _login() -> list[str] | None:
+    """The login extension that knows the current user, and the user's id."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     if hasattr(app, "login_manager") and "flask_login" in sys.modules:
         from flask_login import current_user  # type: ignore[import-untyped] # noqa: PLC0415
@@ -488,6 +510,13 @@ def _user() -> list[str]:
         from flask_jwt_extended import get_jwt_identity  # noqa: PLC0415
 
         return ["flask-jwt-extended", str(get_jwt_identity())]
+    return None
+
+
+def _user() -> list[str]:
+    """The user of the app's login extension; without one, the content of its session."""
+    if (login := _login()) is not None:
+        return login
     held = {key: value for key, value in session.items() if key not in _CHANGING}
     try:
         return ["session", TaggedJSONSerializer().dumps({key: held[key] for key in sorted(held)})]

@@ -380,20 +380,29 @@ class Hub:
         *,
         lifetime: float | timedelta | None = None,
         payload: Any = None,
+        user: str | int | None = None,
     ) -> str:
         """Make a token with the app's factory, for a client that is no browser or sends a header.
 
         :param subscribe: topics whose private updates may be read: a topic, a
             :class:`~flask_mercure.URLPattern`, :data:`~flask_mercure.EVERYTHING`, or several.
         :param publish: topics on which updates may be published, in the same forms.
-        :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
+        :param additional_claims: replace or join those of the token.
         :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
         :param payload: shown with the active subscriptions, to everybody who may see those.
+        :param user: whose token it is, its ``sub``; default: the current user of Flask-Login or
+            Flask-JWT-Extended. Without any, ``sub`` is random.
         :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
         :raises TokenError: the factory cannot make such a token.
         """
         return grants.create_token(
-            self._state, subscribe, publish, additional_claims, lifetime=lifetime, payload=payload
+            self._state,
+            subscribe,
+            publish,
+            additional_claims,
+            lifetime=lifetime,
+            payload=payload,
+            user=user,
         )
 
     def claims(
@@ -426,6 +435,7 @@ class Hub:
         additional_claims: Mapping[str, Any] | None = None,
         lifetime: float | timedelta | None = None,
         payload: Any = None,
+        user: str | int | None = None,
     ) -> _Response:
         """Give the browser a token, in the cookie that it sends to the hub (spec, Cookie).
 
@@ -435,9 +445,11 @@ class Hub:
         :param subscribe: topics whose private updates the browser may read: a topic, a
             :class:`~flask_mercure.URLPattern`, :data:`~flask_mercure.EVERYTHING`, or several.
         :param publish: topics on which the browser itself may publish; seldom needed.
-        :param additional_claims: such as ``{"sub": "https://example.com/users/1"}``.
+        :param additional_claims: replace or join those of the token.
         :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
         :param payload: shown with the active subscriptions, to everybody who may see those.
+        :param user: whose token it is, its ``sub``; default: the current user of Flask-Login or
+            Flask-JWT-Extended. Without any, ``sub`` is random.
         :returns: the response.
         :raises CookieError: a browser would refuse the cookie, or not send it to the hub.
         :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
@@ -451,6 +463,7 @@ class Hub:
             additional_claims=additional_claims,
             lifetime=lifetime,
             payload=payload,
+            user=user,
         )
         return response
 

@@ -313,14 +313,18 @@ class TokenFactory:
         return claims
 
     def _standard_claims(self, *, subscriber: bool) -> dict[str, Any]:
-        now = int(self._clock())
-        claims: dict[str, Any] = {"iat": now, "exp": math.ceil(now + self._lifetime)}
+        now = self._clock()
+        claims: dict[str, Any] = {
+            # With a fraction (RFC 7519 section 2), so that a hub tells a login from a revocation just before.
+            "iat": math.floor(now * 1e6) / 1e6,
+            "exp": math.ceil(math.floor(now) + self._lifetime),
+        }
         if self._protocol == "0.x":
             return claims
         return claims | {
             "iss": self._issuer,
             "aud": self._audience,
-            # Random for a subscriber, so that a hub which counts connections by subject tells them apart.
+            # Without a user random, so that a hub which counts connections by subject tells them apart.
             "sub": f"urn:uuid:{uuid.uuid4()}" if subscriber else self._issuer,
             "client_id": self._issuer,
             "jti": f"urn:uuid:{uuid.uuid4()}",

@@ -42,8 +42,12 @@ def cookies(response: TestResponse) -> dict[str, str]:
     return {name: value for name, _, value in lines if name in (COOKIE, MARK)}
 
 
+def claims_in(response: TestResponse) -> dict[str, Any]:
+    return jwt.decode(cookies(response)[COOKIE], SECRET, algorithms=["HS256"], audience=HUB)
+
+
 def topics_in(response: TestResponse) -> list[str]:
-    claims = jwt.decode(cookies(response)[COOKIE], SECRET, algorithms=["HS256"], audience=HUB)
+    claims = claims_in(response)
     return [topic["match"] for detail in claims["authorization_details"] for topic in detail["topics"]]
 
 
@@ -598,6 +602,32 @@ def test_a_session_that_changes_changes_the_cookie_unless_the_user_is_named(site
     assert cookies(site.get("/cart")) == {}
 
 
+@pytest.mark.parametrize(
+    ("grants", "subject"),
+    [
+        (Grants(["a"], user=7), "7"),
+        (Grants(["a"], user="ann@example.com"), "ann@example.com"),
+        (Grants(["a"], user=7, additional_claims={"sub": "of the app's own"}), "of the app's own"),
+    ],
+)
+def test_the_subject_of_the_token_is_the_user(site: Site, grants: Grants, subject: str) -> None:
+    site.answer = lambda: grants
+    assert claims_in(site.get())["sub"] == subject
+
+
+def test_the_subject_of_a_user_without_a_name_is_random(site: Site) -> None:
+    first, second = claims_in(site.get("/login/ann")), claims_in(site.get("/login/bob"))
+    assert first["sub"].startswith("urn:uuid:")
+    assert second["sub"] not in (first["sub"], "bob")
+
+
+@pytest.mark.parametrize("user", ["", True])
+def test_a_user_without_a_name_is_refused(site: Site, user: Any) -> None:
+    site.answer = lambda: Grants(["a"], user=user)
+    with pytest.raises(InvalidArgument, match="user is"):
+        site.get()
+
+
 def test_a_subscriber_view_needs_subscribe_grants() -> None:
     mercure = Mercure()
     app = make_app(mercure)
@@ -674,14 +704,41 @@ def test_grants_know_the_user_of_flask_login(monkeypatch: pytest.MonkeyPatch) ->
         return cookies(client.get(path, base_url=SITE))
 
     assert get("/") == {}
-    ann = get("/login/ann")
-    assert ann[COOKIE]
+    response = client.get("/login/ann", base_url=SITE)
+    ann = cookies(response)
+    assert claims_in(response)["sub"] == "ann"
     assert get("/") == {}
     bob = get("/login/bob")
     assert bob[COOKIE] not in ("", ann[COOKIE])
     assert get("/") == {}
     assert get("/logout") == {COOKIE: "", MARK: ""}
     assert get("/") == {}
+
+
+def test_tokens_that_a_view_makes_are_the_users_unless_another_is_named() -> None:
+    mercure = Mercure()
+    app = make_app(mercure, PUBLIC_URL=HUB)
+    app.secret_key = "of the session"
+    flask_login.LoginManager(app).user_loader(lambda id: None)
+    user = flask_login.UserMixin()
+    user.id = 7
+
+    def subject(**arguments: Any) -> str:
+        return str(
+            jwt.decode(mercure.create_token("a", **arguments), options={"verify_signature": False})["sub"]
+        )
+
+    with app.app_context():
+        assert subject().startswith("urn:uuid:")
+        assert subject(user="8") == "8"
+    with app.test_request_context(base_url=SITE):
+        assert subject().startswith("urn:uuid:")
+        flask_login.login_user(user)
+        assert subject() == "7"
+        assert subject(user=8) == "8"
+        response = mercure.set_cookie(make_response(), "a", user="9")
+        token = state_of(app).configuration.cookie.is_set(response.headers)
+        assert jwt.decode(token or "", options={"verify_signature": False})["sub"] == "9"
 
 
 def test_a_login_that_cannot_tell_the_user_changes_no_response_and_takes_no_cookie() -> None:
@@ -749,8 +806,9 @@ def test_grants_know_the_user_of_flask_jwt_extended() -> None:
         return cookies(client.get(path, base_url=SITE))
 
     get("/login/ann")
-    ann = get("/")  # its login is seen with the next request, which brings the JWT
-    assert ann[COOKIE]
+    response = client.get("/", base_url=SITE)  # its login is seen with the next request, which brings the JWT
+    ann = cookies(response)
+    assert claims_in(response)["sub"] == "ann"
     assert get("/") == {}
     get("/login/bob")
     assert get("/")[COOKIE] not in ("", ann[COOKIE])
