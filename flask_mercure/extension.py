@@ -72,7 +72,7 @@ class Mercure(Hub):
         settings = read_app(app.config)
         outbox = _open_outbox(app, settings)
         pages.install(app, state, settings.static_path)
-        app.extensions[pipeline.KEY] = Pipeline(app, settings, outbox)
+        app.extensions[pipeline.KEY] = Pipeline(app.app_context, settings, outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)
 

@@ -113,7 +113,7 @@ def create_token(
         # Here, since a factory of the app's own cannot tell a user's "*" from all topics.
         matchers(topics, state.configuration.protocol, argument)
     token = state.configuration.tokens.create(subscribe, publish, claims, payload)
-    state_of(current_app).readers.let_in.add(state.name)
+    state.readers.are_let_in = True
     return token
 
 
@@ -529,10 +529,11 @@ def warn_of_unread(state: MercureState) -> None:
 
     :param state: of the current app.
     """
-    readers = state.readers
-    for name in readers.private - readers.let_in - readers.told:
-        if current_app.debug and not state.has_grants(name):
-            readers.told.add(name)
+    for name, hub in state.hubs.items():
+        readers = hub.readers
+        is_unread = readers.are_private and not readers.are_let_in and not readers.is_told
+        if is_unread and current_app.debug and not state.has_grants(name):
+            readers.is_told = True
             current_app.logger.warning(
                 "A private update was published%s, and this app has let no browser read such updates yet: "
                 "register a function with @mercure.subscribe_grants, or call mercure.set_cookie where users "

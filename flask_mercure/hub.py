@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -14,7 +15,7 @@ from flask_mercure import grants
 from flask_mercure.config.values import OnFailure
 from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
-from flask_mercure.publishing.pipeline import pipeline_of
+from flask_mercure.publishing.pipeline import Pipeline, pipeline_of
 from flask_mercure.publishing.stream import (
     BROKEN_OFF,
     Grouping,
@@ -44,25 +45,22 @@ _Callback = TypeVar("_Callback", bound=Callable[[], Any])
 _Response = TypeVar("_Response", bound=BaseResponse)
 
 
-class Hub:
-    """A hub that the configuration names; :meth:`flask_mercure.Mercure.hub` gives it.
-
-    The object belongs to no app; what it does concerns the app whose context is active.
-
-    :param name: in the configuration; ``None`` for the default hub.
-    """
-
-    def __init__(self, name: str | None = None) -> None:
-        self._name = name
-        self._user_cookie = grants.UserCookie(name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({'' if self._name is None else repr(self._name)})"
+class HubOperations(ABC):
+    """What an app does with a hub, and what :class:`~flask_mercure.HubClient` does without an app."""
 
     @property
+    @abstractmethod
     def _state(self) -> HubState:
-        """The hub, in the app whose context is active."""
-        return state_of(current_app).hub(self._name)
+        """The hub."""
+
+    @property
+    @abstractmethod
+    def _pipeline(self) -> Pipeline:
+        """The path of updates to it."""
+
+    @abstractmethod
+    def _position(self) -> str | None:
+        """The hub's position."""
 
     def publish(
         self,
@@ -99,7 +97,7 @@ class Hub:
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
         publication = Update(topics, data, private, id, type, retry, encrypt_for).publication()
-        return pipeline_of(current_app).publish(self._state, [publication], on_failure)[0]
+        return self._pipeline.publish(self._state, [publication], on_failure)[0]
 
     def publish_many(self, updates: Iterable[Update], *, on_failure: OnFailure | None = None) -> list[str]:
         """Publish updates together, in order (docs/protocol.md, Batches).
@@ -116,7 +114,7 @@ class Hub:
         :raises TypeError: an element is not an :class:`~flask_mercure.Update`, or a value has the wrong type.
         """
         checked = publications(updates)
-        return pipeline_of(current_app).publish(self._state, checked, on_failure) if checked else []
+        return self._pipeline.publish(self._state, checked, on_failure) if checked else []
 
     def batch(self, *, on_failure: OnFailure | None = None) -> Batch:
         """Collect updates in a ``with`` block and publish them together at its end, unless it raises.
@@ -164,7 +162,9 @@ class Hub:
         :raises TypeError: ``tokens`` is not iterable, or gives something other than ``str``.
         :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
         """
-        delivery = delivery_to(self._state, topics, private=private, type=type, on_failure=on_failure)
+        delivery = delivery_to(
+            self._pipeline, self._state, topics, private=private, type=type, on_failure=on_failure
+        )
         grouping = Grouping(interval, size)
         return publish_text(tokens, delivery, grouping, stream_id=stream_id, error=error)
 
@@ -193,7 +193,9 @@ class Hub:
         :raises TypeError: ``tokens`` is not an async iterable, or gives something other than ``str``.
         :raises Exception: what ``tokens`` raises, after an update of the kind ``error``.
         """
-        delivery = delivery_to(self._state, topics, private=private, type=type, on_failure=on_failure)
+        delivery = delivery_to(
+            self._pipeline, self._state, topics, private=private, type=type, on_failure=on_failure
+        )
         grouping = Grouping(interval, size)
         return await publish_async_text(tokens, delivery, grouping, stream_id=stream_id, error=error)
 
@@ -233,10 +235,10 @@ class Hub:
             raise InvalidArgument("topics is empty; name what to subscribe to")
         if last_event_id is not None:
             check_characters(last_event_id, "last_event_id")
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        context = self._pipeline.context
 
         def token() -> str:
-            with app.app_context():  # the factory may need it, and a worker's thread has none
+            with context():  # the factory may need it, and a worker's thread has none
                 return configuration.tokens.create(wanted, None, configuration.own_claims, payload)
 
         return Subscription(
@@ -266,7 +268,7 @@ class Hub:
         :returns: id of the hub's newest update; ``earliest`` when it has none; ``None`` when the hub does not
             tell, and in tests with :meth:`Mercure.record`: the page's stream then begins when it is open.
         """
-        return position(current_app._get_current_object(), self._state)  # type: ignore[attr-defined]
+        return self._position()
 
     def subscriptions(self, topic: Topic | None = None) -> ActiveSubscriptions:
         """Who is connected now (spec, Subscription API); the hub needs ``MERCURE_SUBSCRIPTIONS=1``.
@@ -300,6 +302,88 @@ class Hub:
         """
         configuration = self._state.configuration
         return subscription_url(page_url(configuration), configuration.protocol, topics, last_event_id)
+
+    def create_token(
+        self,
+        subscribe: Topics | None = None,
+        publish: Topics | None = None,
+        additional_claims: Mapping[str, Any] | None = None,
+        *,
+        lifetime: float | timedelta | None = None,
+        payload: Any = None,
+        user: str | int | None = None,
+    ) -> str:
+        """Make a token with the app's factory, for a client that is no browser or sends a header.
+
+        :param subscribe: topics whose private updates may be read: a topic, a
+            :class:`~flask_mercure.URLPattern`, :data:`~flask_mercure.EVERYTHING`, or several.
+        :param publish: topics on which updates may be published, in the same forms.
+        :param additional_claims: replace or join those of the token.
+        :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
+        :param payload: shown with the active subscriptions, to everybody who may see those.
+        :param user: whose token it is, its ``sub``; default: the current user of Flask-Login or
+            Flask-JWT-Extended. Without any, ``sub`` is random.
+        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
+        :raises TokenError: the factory cannot make such a token.
+        """
+        return grants.create_token(
+            self._state,
+            subscribe,
+            publish,
+            additional_claims,
+            lifetime=lifetime,
+            payload=payload,
+            user=user,
+        )
+
+    def claims(
+        self,
+        subscribe: Topics | None = None,
+        publish: Topics | None = None,
+        additional_claims: Mapping[str, Any] | None = None,
+        payload: Any = None,
+    ) -> dict[str, Any]:
+        """All claims of a token for the app's hub, to be signed by a JWT library of the app's own.
+
+        Meant for the object of ``MERCURE_TOKEN_FACTORY``, which passes its arguments on. In protocol 1.0 the
+        header of the token must have ``"typ": "at+jwt"`` (RFC 9068).
+
+        :param subscribe: as in :meth:`create_token`.
+        :param publish: as in :meth:`create_token`.
+        :param additional_claims: replace or join the standard claims.
+        :param payload: shown with the active subscriptions, to everybody who may see those.
+        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
+        """
+        factory = self._state.configuration.own_factory
+        return factory.claims(subscribe, publish, additional_claims, payload)
+
+
+class Hub(HubOperations):
+    """A hub that the configuration names; :meth:`flask_mercure.Mercure.hub` gives it.
+
+    The object belongs to no app; what it does concerns the app whose context is active.
+
+    :param name: in the configuration; ``None`` for the default hub.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+        self._user_cookie = grants.UserCookie(name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'' if self._name is None else repr(self._name)})"
+
+    @property
+    def _state(self) -> HubState:
+        """The hub, in the app whose context is active."""
+        return state_of(current_app).hub(self._name)
+
+    @property
+    def _pipeline(self) -> Pipeline:
+        return pipeline_of(current_app)
+
+    def _position(self) -> str | None:
+        return position(current_app._get_current_object(), self._state)  # type: ignore[attr-defined]
 
     @overload
     def discover(
@@ -371,60 +455,6 @@ class Hub:
             return late
 
         return None
-
-    def create_token(
-        self,
-        subscribe: Topics | None = None,
-        publish: Topics | None = None,
-        additional_claims: Mapping[str, Any] | None = None,
-        *,
-        lifetime: float | timedelta | None = None,
-        payload: Any = None,
-        user: str | int | None = None,
-    ) -> str:
-        """Make a token with the app's factory, for a client that is no browser or sends a header.
-
-        :param subscribe: topics whose private updates may be read: a topic, a
-            :class:`~flask_mercure.URLPattern`, :data:`~flask_mercure.EVERYTHING`, or several.
-        :param publish: topics on which updates may be published, in the same forms.
-        :param additional_claims: replace or join those of the token.
-        :param lifetime: seconds or a timedelta; default: ``MERCURE_TOKEN_LIFETIME``.
-        :param payload: shown with the active subscriptions, to everybody who may see those.
-        :param user: whose token it is, its ``sub``; default: the current user of Flask-Login or
-            Flask-JWT-Extended. Without any, ``sub`` is random.
-        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
-        :raises TokenError: the factory cannot make such a token.
-        """
-        return grants.create_token(
-            self._state,
-            subscribe,
-            publish,
-            additional_claims,
-            lifetime=lifetime,
-            payload=payload,
-            user=user,
-        )
-
-    def claims(
-        self,
-        subscribe: Topics | None = None,
-        publish: Topics | None = None,
-        additional_claims: Mapping[str, Any] | None = None,
-        payload: Any = None,
-    ) -> dict[str, Any]:
-        """All claims of a token for the app's hub, to be signed by a JWT library of the app's own.
-
-        Meant for the object of ``MERCURE_TOKEN_FACTORY``, which passes its arguments on. In protocol 1.0 the
-        header of the token must have ``"typ": "at+jwt"`` (RFC 9068).
-
-        :param subscribe: as in :meth:`create_token`.
-        :param publish: as in :meth:`create_token`.
-        :param additional_claims: replace or join the standard claims.
-        :param payload: shown with the active subscriptions, to everybody who may see those.
-        :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
-        """
-        factory = self._state.configuration.own_factory
-        return factory.claims(subscribe, publish, additional_claims, payload)
 
     def set_cookie(
         self,

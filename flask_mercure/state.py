@@ -18,32 +18,34 @@ KEY = "mercure"
 _Kept = TypeVar("_Kept")
 
 
+@dataclass(slots=True)
+class Readers:
+    """Whether somebody can read the private updates that this process publishes on a hub.
+
+    :param are_private: a private update was published.
+    :param are_let_in: a client got a token.
+    :param is_told: the developer was warned that nobody can read there.
+    """
+
+    are_private: bool = False
+    are_let_in: bool = False
+    is_told: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """One hub of one app.
+    """One hub of one app, or of a client without an app.
 
     :param name: of the hub, in the app's configuration.
     :param configuration: how to reach it and what it accepts.
     :param publisher: sends updates to it.
+    :param readers: of private updates.
     """
 
     name: str
     configuration: Configuration
     publisher: Publisher
-
-
-@dataclass(slots=True)
-class Readers:
-    """Whether somebody can read the private updates of this process, by the names of hubs.
-
-    :param private: hubs on which private updates were published.
-    :param let_in: hubs for which a client got a token.
-    :param told: hubs about which the developer was warned that nobody can read there.
-    """
-
-    private: set[str] = field(default_factory=set)
-    let_in: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
+    readers: Readers = field(default_factory=Readers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,11 @@ class MercureState:
     :param hubs: by name, in the order of the configuration.
     :param default: name of the default hub.
     :param has_grants: whether ``subscribe_grants`` is used for the hub of a name.
-    :param readers: of private updates.
     """
 
     hubs: Mapping[str, HubState]
     default: str
     has_grants: Callable[[str], bool]
-    readers: Readers = field(default_factory=Readers)
 
     def hub(self, name: str | None = None) -> HubState:
         """The hub of a name.

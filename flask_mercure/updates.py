@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, Unpack
 from urllib.parse import urlencode
 
-from flask import current_app
+from flask import json
 
 from flask_mercure.encryption import encrypt
 from flask_mercure.errors import InvalidArgument
@@ -152,7 +152,7 @@ def as_text(data: Any) -> str:
     """
     if isinstance(data, bytes | bytearray | memoryview):
         raise TypeError("data is bytes, and an update is text: decode it, or encode it as base64")
-    return data if isinstance(data, str) else current_app.json.dumps(data)
+    return data if isinstance(data, str) else json.dumps(data)
 
 
 def encrypted(data: Any, keys: Recipients, content_type: str | None = None) -> str:
@@ -163,7 +163,7 @@ def encrypted(data: Any, keys: Recipients, content_type: str | None = None) -> s
     elif isinstance(data, str):
         plain, default_type = data, "text/plain;charset=utf-8"
     else:
-        plain, default_type = current_app.json.dumps(data), "application/json"
+        plain, default_type = json.dumps(data), "application/json"
     return encrypt(plain, keys, default_type if content_type is None else content_type)
 
 

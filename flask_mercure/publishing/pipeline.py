@@ -11,7 +11,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from flask import Flask
@@ -23,7 +24,7 @@ from flask_mercure.publishing import recorder
 from flask_mercure.publishing.background import BackgroundCounters, BackgroundQueue
 from flask_mercure.publishing.events import log_failure, observed
 from flask_mercure.publishing.retry import Verdict, verdict
-from flask_mercure.state import HubState, kept, state_of
+from flask_mercure.state import HubState, kept
 from flask_mercure.updates import Publication
 
 KEY = "mercure.publishing"
@@ -43,13 +44,18 @@ class UpdateStore(Protocol):
 class Pipeline:
     """The path of one app's updates to its hubs.
 
-    :param app: whose context a background thread needs, for a token factory of the app's own.
+    :param context: the app's, which another thread needs, for a token factory of the app's own.
     :param settings: of the app.
     :param outbox: of the app, or ``None``.
     """
 
-    def __init__(self, app: Flask, settings: AppSettings, outbox: UpdateStore | None) -> None:
-        self._app = app
+    def __init__(
+        self,
+        context: Callable[[], AbstractContextManager[object]],
+        settings: AppSettings,
+        outbox: UpdateStore | None = None,
+    ) -> None:
+        self.context = context
         self.settings = settings
         self.outbox = outbox
         self._queues: dict[str, BackgroundQueue] = {}
@@ -79,7 +85,7 @@ class Pipeline:
         """
         policy = self.settings.on_failure if on_failure is None else check_policy(on_failure)
         if any(one.private for one in publications):
-            state_of(self._app).readers.private.add(hub.name)
+            hub.readers.are_private = True
         outbox = self.outbox if self.settings.outbox_publish and on_failure is None else None
         match policy:
             case _ if outbox is not None:
@@ -165,7 +171,7 @@ class Pipeline:
         if queue is None:
 
             def send(publication: Publication) -> None:
-                with self._app.app_context():
+                with self.context():
                     self._send(hub, [publication])
 
             # setdefault is atomic: two threads that come here at once get the same queue

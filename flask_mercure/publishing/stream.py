@@ -22,12 +22,10 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import current_app
-
 from flask_mercure.config.values import OnFailure, check_policy
 from flask_mercure.errors import InvalidArgument, MercureError
 from flask_mercure.publishing.events import log_failure
-from flask_mercure.publishing.pipeline import pipeline_of
+from flask_mercure.publishing.pipeline import Pipeline
 from flask_mercure.publishing.retry import MAX_ATTEMPTS, Verdict, delay, verdict
 from flask_mercure.state import HubState
 from flask_mercure.topics import exact_topics
@@ -78,6 +76,7 @@ class Delivery:
 
 
 def delivery_to(
+    pipeline: Pipeline,
     hub: HubState,
     topics: str | Iterable[str],
     *,
@@ -85,7 +84,7 @@ def delivery_to(
     type: str | None,
     on_failure: OnFailure | None,
 ) -> Delivery:
-    """Publish a text on a hub of the current app; raises for wrong arguments before the source starts.
+    """Publish a text on a hub; raises for wrong arguments before the source starts.
 
     The outbox is bypassed: its updates come with a commit, and a page waits for these.
 
@@ -93,7 +92,6 @@ def delivery_to(
     :raises ValueError: there is no such policy.
     """
     template = Publication(exact_topics(topics), "", private, type=type)
-    pipeline = pipeline_of(current_app)
     policy = pipeline.settings.on_failure if on_failure is None else check_policy(on_failure)
 
     def publish(content: dict[str, Any], id: str) -> None:
