@@ -21,6 +21,7 @@ from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.threads import Lookups
 from mercure_hub.fanout.endings import Ending, Reason, behind
 from mercure_hub.fanout.engine import Engine
+from mercure_hub.fanout.receivers import named_topics
 from mercure_hub.fanout.subscriber import State, Subscriber
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
@@ -326,7 +327,8 @@ class Replays:
         """What a subscriber gets of a page, as it is sent; always the same for the same page."""
         updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
         pieces = []
-        for piece in self._engine.history(updates, subscriber.form):
+        named = partial(named_topics, subscriber, wanted)
+        for piece in self._engine.history(updates, subscriber.form, named):
             pieces.append(piece)
             gevent.sleep(0)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)

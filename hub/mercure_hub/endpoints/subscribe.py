@@ -18,7 +18,13 @@ from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.http import Headers, prefers
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher
-from mercure_hub.protocol.subscription import check_shown, matchers_from, requested_cursor
+from mercure_hub.protocol.subscription import (
+    WITH_TOPICS,
+    check_shown,
+    matchers_from,
+    requested_cursor,
+    wants_topics,
+)
 from mercure_hub.protocol.tokens.grant import Grant
 
 _HEADERS: Headers = [
@@ -42,6 +48,7 @@ class Stream:
     :param lifetime: seconds until the connection has to end; infinite if never.
     :param ends_with_token: the token sets that end, not the configured lifetime.
     :param is_compressed: the stream is made of Zstandard frames.
+    :param names_topics: updates come with the topics that the matchers select.
     :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
     :param slot: counts the connection until a subscriber does.
     """
@@ -53,6 +60,7 @@ class Stream:
     lifetime: float
     ends_with_token: bool
     is_compressed: bool
+    names_topics: bool
     accept: str | None
     slot: Slot
 
@@ -95,9 +103,22 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         headers.append(("Content-Encoding", "zstd"))
     if accept is None and hub.compression:
         headers.append(("Vary", "Accept-Encoding"))
+    names_topics = wants_topics(parameters)
+    if names_topics:  # a client learns that the hub knows the parameter
+        headers.append(("Mercure-With", WITH_TOPICS))
     lifetime = _lifetime(hub, grant)
-    ends_with_token = lifetime < (hub.lifetime or inf)
-    return Stream(matchers, grant, start, headers, lifetime, ends_with_token, is_compressed, accept, slot)
+    return Stream(
+        matchers,
+        grant,
+        start,
+        headers,
+        lifetime,
+        ends_with_token=lifetime < (hub.lifetime or inf),
+        is_compressed=is_compressed,
+        names_topics=names_topics,
+        accept=accept,
+        slot=slot,
+    )
 
 
 def _may_get_events(matchers: Sequence[Matcher], grant: Grant, identity: Identity) -> bool:

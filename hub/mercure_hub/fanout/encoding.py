@@ -8,6 +8,8 @@ All subscribers with one form get the same bytes, so an update is encoded once f
   No frame holds two events: the size of one must not depend on the content of another (the attack is known as
   BREACH). A frame states the size of its content and needs a window no larger than that.
 * A server does not mask the frames of a WebSocket (RFC 6455 section 5.1).
+
+A form may name topics: then subscribers share the bytes if they select the same topics of the update.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import cache, partial
 from importlib.util import find_spec
+from itertools import repeat
 
 from mercure_hub.protocol import websocket
 from mercure_hub.protocol.event_stream import HEARTBEAT
@@ -36,27 +39,43 @@ _PIECE = 4_000  # estimated microseconds that it takes to compress one piece of 
 class Form(Enum):
     """The form of a subscriber's stream.
 
-    ``is_chunked``: it is cut into chunks of HTTP/1.1; ``is_compressed``: it consists of Zstandard frames;
-    ``is_multiplexed``: it shares a connection, which frames what it gets (``multiplexed``).
+    ``is_websocket``: it is a WebSocket; ``is_chunked``: it is cut into chunks of HTTP/1.1;
+    ``is_compressed``: it consists of Zstandard frames; ``is_multiplexed``: it shares a connection, which
+    frames what it gets (``multiplexed``); ``names_topics``: updates come with those of their topics that the
+    subscriber selects.
     """
 
-    PLAIN = "plain", False, False, False
-    CHUNKED = "chunked", True, False, False
-    ZSTD = "zstd", False, True, False
-    CHUNKED_ZSTD = "chunked zstd", True, True, False
-    WEBSOCKET = "websocket", False, False, False
-    STREAM = "stream", False, False, True
-    STREAM_ZSTD = "stream zstd", False, True, True
+    PLAIN = "plain"
+    CHUNKED = "chunked"
+    ZSTD = "zstd"
+    CHUNKED_ZSTD = "chunked zstd"
+    WEBSOCKET = "websocket"
+    STREAM = "stream"
+    STREAM_ZSTD = "stream zstd"
+    PLAIN_TOPICS = "plain topics"
+    CHUNKED_TOPICS = "chunked topics"
+    ZSTD_TOPICS = "zstd topics"
+    CHUNKED_ZSTD_TOPICS = "chunked zstd topics"
+    WEBSOCKET_TOPICS = "websocket topics"
+    STREAM_TOPICS = "stream topics"
+    STREAM_ZSTD_TOPICS = "stream zstd topics"
 
-    def __init__(self, _: str, is_chunked: bool, is_compressed: bool, is_multiplexed: bool) -> None:
-        self.is_chunked = is_chunked
-        self.is_compressed = is_compressed
-        self.is_multiplexed = is_multiplexed
+    def __init__(self, kind: str) -> None:
+        kinds = kind.split()
+        self.is_websocket = "websocket" in kinds
+        self.is_chunked = "chunked" in kinds
+        self.is_compressed = "zstd" in kinds
+        self.is_multiplexed = "stream" in kinds
+        self.names_topics = "topics" in kinds
 
     @staticmethod
     def of_stream(*, is_chunked: bool, is_compressed: bool) -> Form:
         """The form of an event stream."""
         return _STREAMS[is_chunked, is_compressed]
+
+    def naming_topics(self, wanted: bool) -> Form:
+        """This form, which names topics if that is wanted."""
+        return Form(f"{self.value} topics") if wanted else self
 
     __hash__ = object.__hash__  # that of Enum is written in Python
 
@@ -67,32 +86,47 @@ _STREAMS = {
     (False, True): Form.ZSTD,
     (True, True): Form.CHUNKED_ZSTD,
 }
-_WEBSOCKET = Form.WEBSOCKET  # looking up a member in its class is slow before Python 3.12
+Topics = tuple[str, ...]
+"""Those topics of an update that a subscriber selects."""
 
 
-def encode(form: Form, updates: Iterable[Update], events: Sequence[bytes], frames: bytes = b"") -> bytes:
+def encode(
+    form: Form,
+    updates: Iterable[Update],
+    events: Sequence[bytes],
+    frames: bytes = b"",
+    topics: Iterable[Topics | None] = repeat(None),
+) -> bytes:
     """Encode updates for the subscribers with one form.
 
     :param updates: read only for a WebSocket.
     :param events: the same updates as events of a stream, at least one; not read for a WebSocket.
     :param frames: the same events compressed; read only for a compressed form.
+    :param topics: to name with each update; read only for a WebSocket, because ``events`` have them already.
     """
-    if form is _WEBSOCKET:
-        return b"".join([_message(update) for update in updates])
+    if form.is_websocket:
+        return b"".join([_message(update, some) for update, some in zip(updates, topics, strict=False)])
     content = frames if form.is_compressed else events[0] if len(events) == 1 else b"".join(events)
     return chunk(content) if form.is_chunked else content
 
 
-def history(form: Form, updates: Sequence[Update], compressor: Compressor | None) -> Iterator[bytes]:
+def history(
+    form: Form,
+    updates: Sequence[Update],
+    compressor: Compressor | None,
+    topics: Callable[[Update], Topics],
+) -> Iterator[bytes]:
     """Encode updates of the history for a subscriber.
 
+    :param topics: tells which topics of an update the subscriber selects; asked if the form names topics.
     :returns: pieces, none of them empty; the work between two of them is bounded.
     """
     if not updates:
         return
-    events = [] if form is _WEBSOCKET else [update.encode() for update in updates]
+    named = [topics(update) for update in updates] if form.names_topics else [None] * len(updates)
+    events = [] if form.is_websocket else [one.encode(some) for one, some in zip(updates, named, strict=True)]
     if not form.is_compressed or compressor is None:
-        yield encode(form, updates, events)
+        yield encode(form, updates, events, b"", named)
         return
     frames: list[bytes] = []
     spent = 0
@@ -198,8 +232,8 @@ def close_frame(code: int, reason: str) -> bytes:
     return _frame(_CLOSE, code.to_bytes(2, "big") + text)
 
 
-def _message(update: Update) -> bytes:
-    return _frame(_TEXT, websocket.message(update))
+def _message(update: Update, topics: Topics | None) -> bytes:
+    return _frame(_TEXT, websocket.message(update, topics))
 
 
 def _frame(opcode: int, content: bytes) -> bytes:
@@ -216,13 +250,9 @@ def _encode_header() -> Callable[..., bytes]:
     return Header.encode_header  # type: ignore[no-any-return]
 
 
-HEARTBEATS = {
-    Form.PLAIN: HEARTBEAT,
-    Form.CHUNKED: chunk(HEARTBEAT),
-    Form.ZSTD: stored(HEARTBEAT),
-    Form.CHUNKED_ZSTD: chunk(stored(HEARTBEAT)),
-    Form.WEBSOCKET: _PING,
-    Form.STREAM: HEARTBEAT,
-    Form.STREAM_ZSTD: stored(HEARTBEAT),
-}
+def _heartbeat(form: Form) -> bytes:
+    return _PING if form.is_websocket else encode(form, (), [HEARTBEAT], stored(HEARTBEAT))
+
+
+HEARTBEATS = {form: _heartbeat(form) for form in Form}
 """A heartbeat in each form: a comment, or a ping."""

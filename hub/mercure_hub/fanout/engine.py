@@ -10,9 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
-from mercure_hub.fanout.encoding import LAST_CHUNK, Compressor, Form, close_frame, encode, estimate, history
+from mercure_hub.fanout.encoding import (
+    LAST_CHUNK,
+    Compressor,
+    Form,
+    Topics,
+    close_frame,
+    encode,
+    estimate,
+    history,
+)
 from mercure_hub.fanout.endings import Ending, ending_of
 from mercure_hub.fanout.multiplexed import Multiplexed, Reader
 from mercure_hub.fanout.output import Delivery, Output
@@ -131,8 +141,8 @@ class Engine:
     @property
     def websockets(self) -> int:
         """How many of the subscribers have a WebSocket."""
-        silent = sum(one.form is Form.WEBSOCKET for one in self._silent)
-        return self._receivers.count(Form.WEBSOCKET) + silent
+        silent = sum(one.form.is_websocket for one in self._silent)
+        return self._receivers.websockets + silent
 
     @property
     def compresses(self) -> bool:
@@ -186,7 +196,7 @@ class Engine:
         """End a subscriber's stream in order: with a last chunk or a close frame, if nothing is queued."""
         is_told = subscriber.state is State.READY_STREAM
         if subscriber.state in (State.READY, State.READY_TLS):
-            if subscriber.form is Form.WEBSOCKET:
+            if subscriber.form.is_websocket:
                 self._output.send(subscriber, close_frame(ending.code, ending.text))
                 is_told = subscriber.queue is None
             elif subscriber.form.is_chunked:
@@ -252,7 +262,7 @@ class Engine:
         position = 0
         while position < len(entries):
             prepared: list[Delivery] = []
-            deliveries = 0
+            deliveries = runs = 0
             while position < len(entries) and deliveries < self._batch:
                 run = _run(entries, position)
                 position += len(run)
@@ -267,21 +277,34 @@ class Engine:
                     allowed = yield from self._receivers.allowed(receivers, update.topics)
                     receivers = allowed or self._nobody(run[0], len(receivers))
                 if receivers:
-                    groups = self._receivers.by_form(receivers)
-                    updates = [entry.update for entry in run]
-                    events = [update.encode() for update in updates]
-                    frames = b""
-                    if self._compressor is not None and any(form.is_compressed for form, _ in groups):
-                        frames = yield from self._frames(self._compressor, events)
-                    prepared += [(encode(form, updates, events, frames), group) for form, group in groups]
+                    prepared += yield from self._prepared([entry.update for entry in run], receivers)
                     deliveries += len(receivers)
                     self.delivered += len(receivers) * len(run)
+                    runs += 1
                 if self._pace.is_over(_PREPARATION):
                     yield
             if prepared:
-                yield from self._output.deliver(prepared)
+                yield from self._output.deliver(prepared, are_disjoint=runs == 1)
             if position < len(entries):
                 yield
+
+    def _prepared(
+        self, updates: Sequence[Update], receivers: list[Subscriber]
+    ) -> Generator[None, None, list[Delivery]]:
+        """Encode updates with the same topics, once for all receivers that can share the bytes."""
+        prepared: list[Delivery] = []
+        encoded: dict[Topics | None, tuple[list[bytes], bytes]] = {}
+        for form, group in self._receivers.by_form(receivers):
+            shared: list[tuple[Topics | None, list[Subscriber]]] = [(None, group)]
+            if form.names_topics:
+                shared = yield from self._receivers.by_topics(group, updates[0])
+            for topics, some in shared:
+                events, frames = encoded.get(topics) or ([update.encode(topics) for update in updates], b"")
+                if form.is_compressed and not frames and self._compressor is not None:
+                    frames = yield from self._frames(self._compressor, events)
+                encoded[topics] = events, frames
+                prepared.append((encode(form, updates, events, frames, repeat(topics)), some))
+        return prepared
 
     def _nobody(self, entry: Logged, listening: int) -> list[Subscriber]:
         """The receivers of a private update that no listener's token covers."""
@@ -299,12 +322,15 @@ class Engine:
                     yield
         return b"".join(frames)
 
-    def history(self, updates: Sequence[Update], form: Form) -> Iterator[bytes]:
+    def history(
+        self, updates: Sequence[Update], form: Form, topics: Callable[[Update], Topics] = lambda _: ()
+    ) -> Iterator[bytes]:
         """Encode updates of the history for a subscriber.
 
+        :param topics: tells which topics of an update to name, if the form names topics.
         :returns: pieces, none of them empty; the work between two of them is bounded.
         """
-        return history(form, updates, self._compressor)
+        return history(form, updates, self._compressor, topics)
 
     # -- for the event loop ----------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ SLICE = 512
 """Writes between two pauses: some 4 ms."""
 
 _SLICE_BYTES = 8 << 20  # bytes between two pauses: the same
+_MOST_ALONE = 14  # deliveries that are written one after the other: one for each form
 _SLICE_STREAMS = 4096  # streams of shared connections between two pauses
 _SEALED = 256 << 10  # bytes that are sealed before they are written
 
@@ -65,23 +66,38 @@ class Output:
         self._touched: dict[Multiplexed, None] = {}  # have something to write
         self._unfinished: dict[Multiplexed, None] = {}  # could not write everything
 
-    def deliver(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+    def deliver(self, deliveries: Sequence[Delivery], *, are_disjoint: bool = False) -> Iterator[None]:
         """Write each delivery to its receivers.
 
+        :param are_disjoint: nobody gets two of them.
         :returns: an iterator to exhaust; each step writes one slice.
         """
         # By their form: one that still reads history, or has just left, has no stream.
         if any(receivers[0].form.is_multiplexed for _, receivers in deliveries):
-            return self._write_mixed(deliveries)
-        return self._write_same(*deliveries[0]) if len(deliveries) == 1 else self._write_different(deliveries)
+            return self._write_mixed(deliveries, are_disjoint=are_disjoint)
+        return self._write_each(deliveries, are_disjoint=are_disjoint)
 
-    def _write_mixed(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+    def _write_each(self, deliveries: Sequence[Delivery], *, are_disjoint: bool) -> Iterator[None]:
+        """Write the same bytes to many where that is possible, else gather what each subscriber gets."""
+        if len(deliveries) == 1:
+            return self._write_same(*deliveries[0])
+        if not are_disjoint or len(deliveries) > _MOST_ALONE:
+            return self._write_different(deliveries)
+        return self._write_in_turn(deliveries)
+
+    def _write_in_turn(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        for number, one in enumerate(deliveries):
+            if number:
+                yield
+            yield from self._write_same(*one)
+
+    def _write_mixed(self, deliveries: Sequence[Delivery], *, are_disjoint: bool) -> Iterator[None]:
         """Write to streams first; receivers of one delivery have one form."""
         yield from self._write_streams([one for one in deliveries if one[1][0].form.is_multiplexed])
         others = [one for one in deliveries if not one[1][0].form.is_multiplexed]
         if others:
             yield
-            yield from self._write_same(*others[0]) if len(others) == 1 else self._write_different(others)
+            yield from self._write_each(others, are_disjoint=are_disjoint)
 
     def _write_streams(self, deliveries: Sequence[Delivery]) -> Iterator[None]:
         """Gather the frames of each connection, then write them in one call."""

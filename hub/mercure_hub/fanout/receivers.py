@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 
-from mercure_hub.fanout.encoding import Form
+from mercure_hub.fanout.encoding import Form, Topics
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.protocol.matching.table import PatternTable, Scope
 from mercure_hub.protocol.topics import WILDCARD
 from mercure_hub.protocol.update import Update
 
 _TRIAL, _DECISION = 5, 8  # estimated microseconds: to try a pattern, to ask a token
+_NAMED = 4  # subscribers to whom a topic is named in a microsecond
 
 Listeners = Subscriber | dict[Subscriber, None]
 """Who listens to one thing: a subscriber, or several, in their order.
@@ -93,9 +94,10 @@ class Receivers:
                     self._patterns.remove(matcher)
                     self._forget()
 
-    def count(self, form: Form) -> int:
-        """How many subscribers have a form."""
-        return self._count[form]
+    @property
+    def websockets(self) -> int:
+        """How many subscribers have a WebSocket."""
+        return sum(count for form, count in self._count.items() if form.is_websocket)
 
     def _change_count(self, form: Form, change: int) -> None:
         before = self._count[form]
@@ -210,10 +212,61 @@ class Receivers:
         groups = ((form, [one for one in receivers if one.form is form]) for form in self._forms)
         return [(form, group) for form, group in groups if group]
 
+    def by_topics(
+        self, receivers: list[Subscriber], update: Update
+    ) -> Generator[None, None, list[tuple[Topics | None, list[Subscriber]]]]:
+        """Group receivers of an update by those of its topics that are named to them; see ``named_topics``.
+
+        :returns: a generator; each step is a pause.
+        """
+        topics = update.topics
+        if len(topics) == 1:
+            return [(topics, receivers)]
+        named: dict[Subscriber, dict[str, None]] = {one: {} for one in receivers}
+        for topic in topics:
+            for one in as_list(self._exact.get(topic, {})):
+                if one in named:
+                    named[one][topic] = None
+            is_open = not update.private or topic is topics[0]
+            decided: dict[Scope, bool] = {}
+            for listeners in (self._everything, *(self._by_pattern(topic) if self._patterns else ())):
+                for one in as_list(listeners):
+                    if one in named and (is_open or _covers(one.grant.subscribe, topic, decided)):
+                        named[one][topic] = None
+                if self._pace.is_over(len(as_list(listeners)) // _NAMED + len(decided) * _DECISION):
+                    yield
+        groups: dict[Topics, list[Subscriber]] = {}
+        for one, some in named.items():
+            groups.setdefault(tuple(some), []).append(one)
+        return list(groups.items())
+
 
 def may_read(subscriber: Subscriber, update: Update) -> bool:
     """Whether a subscriber's token covers a private update."""
     return subscriber.grant.subscribe.covers_any(update.topics)
+
+
+def named_topics(subscriber: Subscriber, wanted: Scope, update: Update) -> Topics:
+    """The topics of an update that are named to a subscriber: those that its matchers select.
+
+    The alternate topics of a private update say whom else it is for. One that a pattern selects is named only
+    if the token covers it, or a user could list those of others.
+
+    :param wanted: its matchers.
+    """
+    selected = [topic for topic in update.topics if wanted.covers(topic)]
+    if update.private and len(update.topics) > 1:
+        known = {update.topics[0], *(matcher.exact for matcher in subscriber.matchers)}
+        scope = subscriber.grant.subscribe
+        selected = [topic for topic in selected if topic in known or scope.covers(topic)]
+    return tuple(selected)
+
+
+def _covers(scope: Scope, topic: str, decided: dict[Scope, bool]) -> bool:
+    decision = decided.get(scope)
+    if decision is None:
+        decision = decided[scope] = scope.covers(topic)
+    return decision
 
 
 def with_one(listeners: Listeners | None, subscriber: Subscriber) -> Listeners:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 HEARTBEAT = b":\n"
+
+TOPIC_FIELD = "topic"
+"""The field that names a topic of an event: an extension of this hub (docs/protocol.md)."""
 
 _MAX_RETRY = 2**31 - 1  # browsers keep it in 32 bits or more
 
@@ -32,6 +35,14 @@ def encode(event_id: str, data: str, event: str | None = None, retry: int | None
     if "\n" in data:
         data = data.replace("\n", "\ndata: ")
     return f"{head}data: {data}\n\n".encode()
+
+
+def encode_topics(topics: Iterable[str]) -> bytes:
+    """The fields that name topics; clients that do not know them ignore them (HTML standard, 9.2.6).
+
+    :param topics: free of control characters, as the topics of all updates are.
+    """
+    return "".join([f"{TOPIC_FIELD}: {topic}\n" for topic in topics]).encode()
 
 
 def retry_from(digits: str) -> int | None:

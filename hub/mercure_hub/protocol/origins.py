@@ -14,7 +14,7 @@ _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[^\[\]:@/]+))(?::
 _SUBDOMAIN = re.compile(r"([a-z][a-z0-9+.-]*://)[a-z0-9_-]+(\.[a-z0-9._-]+)((?::[0-9]{1,5})?)")
 _ALLOWED_METHODS = "GET, HEAD, POST, QUERY"
 _ALLOWED_HEADERS = "Authorization, Cache-Control, Content-Type, Last-Event-ID"
-_EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID"
+_EXPOSED_HEADERS = "Link, Mercure-Last-Event-ID, Last-Event-ID, Mercure-With"
 
 
 def cors_headers(origin: str | None, allowed: Collection[str]) -> Headers:

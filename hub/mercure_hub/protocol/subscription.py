@@ -39,6 +39,21 @@ def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> st
     return next(filter(None, sent), "") if sent else None
 
 
+WITH = "with"
+"""The parameter that asks for more than the protocol sends with each update; an extension of this hub."""
+
+WITH_TOPICS = "topics"
+"""Its value that asks for the topics."""
+
+WITH_METADATA = "flask_mercure_with"
+"""The member of the metadata that lists the values that the hub knows."""
+
+
+def wants_topics(parameters: Pairs) -> bool:
+    """Whether a subscriber asks for the topics of each update; values that are unknown are ignored."""
+    return (WITH, WITH_TOPICS) in parameters
+
+
 _PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}
 _OLD_PARAMETER = "topic"
 _OLD_CONTEXT = "https://mercure.rocks/"

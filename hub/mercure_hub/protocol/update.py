@@ -41,9 +41,13 @@ class Update:
     type: str | None = None
     retry: int | None = None
 
-    def encode(self) -> bytes:
-        """The update as one Server-Sent Event."""
-        return event_stream.encode(self.id, self.data, self.type, self.retry)
+    def encode(self, topics: Sequence[str] | None = None) -> bytes:
+        """The update as one Server-Sent Event.
+
+        :param topics: to name in it.
+        """
+        event = event_stream.encode(self.id, self.data, self.type, self.retry)
+        return event if topics is None else event_stream.encode_topics(topics) + event
 
 
 @dataclass(frozen=True, slots=True)

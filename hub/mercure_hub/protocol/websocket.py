@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha1
@@ -72,8 +72,11 @@ def _has(headers: Mapping[str, str], name: str, token: str) -> bool:
     return token in (one.strip().lower() for one in headers.get(name, "").split(","))
 
 
-def message(update: Update) -> bytes:
-    """An update as a message: a JSON object with ``id``, ``type``, ``data`` and, if it has one, ``retry``."""
+def message(update: Update, topics: Sequence[str] | None = None) -> bytes:
+    """An update as a message: a JSON object with ``id``, ``type``, ``data`` and, if it has one, ``retry``.
+
+    :param topics: for its member ``topics``; ``None`` for none.
+    """
     document: dict[str, object] = {
         "id": update.id,
         "type": update.type or "message",
@@ -81,6 +84,8 @@ def message(update: Update) -> bytes:
     }
     if update.retry is not None:
         document["retry"] = update.retry
+    if topics is not None:
+        document["topics"] = topics
     return _encode(document).encode("utf-8", "backslashreplace")  # \ud800 is how JSON writes a half pair
 
 

@@ -223,7 +223,9 @@ class ClientConnection(Waiting):
         """Begin a stream, or send its head."""
         now = time.time()
         if stream.accept is not None:
-            self._subscribe(reply, encode_switch(stream.headers, now), Form.WEBSOCKET)
+            self._subscribe(
+                reply, encode_switch(stream.headers, now), Form.WEBSOCKET.naming_topics(stream.names_topics)
+            )
             return
         is_head = message.method == "HEAD"
         head = encode_stream_head(
@@ -237,6 +239,7 @@ class ClientConnection(Waiting):
             self._channel.send(head, _SEND)
             return
         form = Form.of_stream(is_chunked=message.takes_chunks, is_compressed=stream.is_compressed)
+        form = form.naming_topics(stream.names_topics)
         # A comment follows the head at once, so that a proxy passes the head on.
         self._subscribe(reply, head + HEARTBEATS[form], form)
 

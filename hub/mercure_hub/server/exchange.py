@@ -34,7 +34,6 @@ from mercure_hub.server.site import Site
 _ANY_URL = frozenset({HEALTH, LIVE, READY})  # paths that are served whatever the URL
 
 _LEFT = Ending(Reason.CLOSED_BY_CLIENT)
-_WEBSOCKET = Form.WEBSOCKET  # looking up a member in its class is slow before Python 3.12
 
 _log = logging.getLogger("mercure_hub.server")
 
@@ -138,7 +137,7 @@ def begin_stream(
         now=now,
         ends_at=now + stream.lifetime,
         form=form,
-        websocket=WebSocket(ends_with_token=stream.ends_with_token) if form is _WEBSOCKET else None,
+        websocket=WebSocket(ends_with_token=stream.ends_with_token) if form.is_websocket else None,
     )
     stream.slot.keep()
     broker.enter(subscriber)

@@ -497,6 +497,7 @@ class Exchange(Sender):
             self._session.end_stream(self._stream)
             return
         form = Form.STREAM_ZSTD if subscription.is_compressed else Form.STREAM
+        form = form.naming_topics(subscription.names_topics)
 
         def send_head() -> None:
             self._session.write_head(self._stream, section, ends=False)
