@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 
 import click
 from flask import Flask, current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, ScriptInfo, run_command
+from werkzeug.serving import is_running_from_reloader
 
 from flask_mercure import development
 from flask_mercure.doctor.command import doctor
@@ -61,6 +63,40 @@ def run_hub(name: str | None, arguments: tuple[str, ...]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(command[0], command, environment)  # noqa: S606 - our own interpreter, no shell
+
+
+@mercure.command(
+    "run",
+    with_appcontext=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[RUN OPTIONS]...")
+@click.pass_context
+def run(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run the app and its hub together, for development.
+
+    The options are those of "flask run", such as --host, --port, --cert and --key. An app that calls
+    app.config.from_prefixed_env() needs no settings: it gets new secrets, and a hub under the host name of
+    its pages. What the app or the environment sets counts. The hub's history is in the instance folder.
+
+      flask --app shop --debug mercure run --port 8000
+    """
+    command = run_command.make_context("run", [*arguments], parent=context)
+    if not is_running_from_reloader():  # the process that restarts the app has the hub
+        with _errors_as_messages():
+            certificate = command.params["cert"] if isinstance(command.params["cert"], tuple) else None
+            for name, value in development.settings_of_a_run(command.params["host"], certificate).items():
+                os.environ.setdefault(name, value)
+            app = context.ensure_object(ScriptInfo).load_app()
+            with app.app_context():
+                configuration = state_of(app).hub(None).configuration
+            for number in (signal.SIGINT, signal.SIGTERM):  # whatever ends this process ends the hub, too
+                signal.signal(number, signal.default_int_handler)
+            with development.hub_beside(app, configuration, os.environ), suppress(KeyboardInterrupt):
+                click.echo(f" * Hub of {app.name!r} on {configuration.url}")
+                run_command.invoke(command)
+        return
+    run_command.invoke(command)
 
 
 @mercure.command("publish")

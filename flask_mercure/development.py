@@ -1,12 +1,15 @@
 """A hub beside the application, for development and tests.
 
-``flask mercure hub`` starts one with the configuration of the app, the fixtures for pytest one of their own.
+``flask mercure hub`` and ``flask mercure run`` start one with the configuration of the app, the fixtures for
+pytest one of their own.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -20,9 +23,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flask import Flask
 
 import mercure_hub
 from flask_mercure.config.settings import Configuration
@@ -32,10 +36,12 @@ from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.asymmetric import PrivateKey
+from mercure_hub.protocol.tokens.credentials import COOKIE
 from mercure_hub.protocol.tokens.keys import Key
 
 _STARTS_WITHIN = 20.0  # seconds
 _ENDS_WITHIN = 10.0
+_FIRST_PORT = 3000
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 
 
@@ -210,25 +216,78 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
     }
     variables |= import_path(variables)
     with _service_manager() as manager:
-        variables["NOTIFY_SOCKET"] = manager.getsockname()
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            command(()),
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        log = _Log(process)
+        hub = _Hub(variables, manager, keeps_log=True)
         try:
-            address = _announced_address(manager, process)
+            address = hub.wait()
             if not address:
-                log.end()
-                raise ConfigurationError(f"the hub did not start. It said:\n{log.text()}")
-            yield LocalHub(address + WELL_KNOWN, secret, log.text)
+                hub.end()
+                raise ConfigurationError(f"the hub did not start. It said:\n{hub.log()}")
+            yield LocalHub(address + WELL_KNOWN, secret, hub.log)
         finally:
-            log.end()
+            hub.end()
+
+
+def settings_of_a_run(host: str, certificate: tuple[str, str] | None) -> dict[str, str]:
+    """Variables for an app and a hub that are started together, for whatever nobody has set.
+
+    The app reads them with ``app.config.from_prefixed_env()``: secrets for this run, and a hub under the
+    host name of the pages, on port 3000 or the next free one. Without TLS the cookie is not ``Secure``:
+    Safari, and other browsers at an address that is not loopback, would refuse it.
+
+    :param host: of the pages.
+    :param certificate: paths of the certificate and of its key, for pages and hub on HTTPS.
+    :raises ConfigurationError: no server can listen there.
+    """
+    scheme = "http" if certificate is None else "https"
+    name = f"[{host}]" if ":" in host else host
+    settings = {
+        "FLASK_SECRET_KEY": secrets.token_urlsafe(48),  # of the app's own sessions
+        "FLASK_MERCURE_JWT_SECRET": secrets.token_urlsafe(48),
+        "FLASK_MERCURE_URL": f"{scheme}://{name}:{_free_port(host)}{WELL_KNOWN}",
+    }
+    if certificate is None:
+        return settings | {
+            "FLASK_MERCURE_COOKIE_NAME": COOKIE.removeprefix("__Secure-"),
+            "FLASK_MERCURE_COOKIE_SECURE": "false",
+        }
+    cert, key = certificate
+    return settings | {
+        "FLASK_MERCURE_VERIFY_TLS": cert,
+        "MERCURE_TLS_CERT": cert,
+        "MERCURE_TLS_KEY": key,
+    }
+
+
+@contextmanager
+def hub_beside(app: Flask, configuration: Configuration, inherited: Mapping[str, str]) -> Iterator[None]:
+    """Run the hub of an app for the length of a ``with`` block, which SIGTERM ends if the hub dies first.
+
+    Its history is in the instance folder, in a file for each port.
+
+    :param app: the application.
+    :param configuration: of the app.
+    :param inherited: environment of this process.
+    :raises ConfigurationError: the extra ``[hub]`` is not installed, or the hub does not start, or has died.
+    """
+    check_packages()
+    variables = environment(configuration, inherited)
+    if not inherited.get("MERCURE_TRANSPORT_URL"):
+        folder = Path(app.instance_path)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = f"mercure-{variables['MERCURE_LISTEN'].rpartition(':')[2]}.db"
+        variables["MERCURE_TRANSPORT_URL"] = f"sqlite:///{quote(str(folder / name))}"
+    variables.setdefault("MERCURE_LOG_LEVEL", "warning")  # the terminal is the app's
+    with _service_manager() as manager:
+        hub = _Hub(variables, manager, keeps_log=False)
+        try:
+            if not hub.wait():
+                raise ConfigurationError("the hub did not start")
+            hub.on_death(lambda: os.kill(os.getpid(), signal.SIGTERM))
+            yield
+        finally:
+            status = hub.end()
+            if status is not None:
+                raise ConfigurationError(f"the hub has ended with status {status}; it has said why above")
 
 
 @contextmanager
@@ -244,46 +303,112 @@ def _service_manager() -> Iterator[socket.socket]:
         yield manager
 
 
-def _announced_address(manager: socket.socket, process: subprocess.Popen[str]) -> str:
-    """Wait for the address that the hub tells its service manager when it is ready (sd_notify).
+class _Hub:
+    """A process of the hub.
 
-    :returns: scheme, host and port; empty when the hub has ended, or was not ready in time.
+    :param variables: its environment.
+    :param manager: the socket that it notifies when it is ready.
+    :param keeps_log: read what it logs, instead of leaving it on the terminal.
     """
-    manager.settimeout(0.1)
-    deadline = time.monotonic() + _STARTS_WITHIN
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(TimeoutError):
-            assignments = manager.recv(4096).decode().splitlines()
-            values = dict(one.split("=", 1) for one in assignments)
-            return values.get("X_ADDRESS", "")
-    return ""
 
-
-class _Log:
-    """Reads what a hub logs, so that its pipe never fills up."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    def __init__(self, variables: dict[str, str], manager: socket.socket, *, keeps_log: bool) -> None:
+        self._manager = manager
         self._lines: list[str] = []
-        self._thread = threading.Thread(target=self._read, name="mercure-hub log", daemon=True)
-        self._thread.start()
+        self._is_ending = False
+        self._threads: list[threading.Thread] = []
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+            command(()),
+            env=variables | {"NOTIFY_SOCKET": manager.getsockname()},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if keeps_log else None,
+            stderr=subprocess.PIPE if keeps_log else None,
+            text=True,
+            errors="replace",
+            # Ctrl-C at a terminal is for this process, which then ends the hub.
+            start_new_session=not keeps_log,
+        )
+        if keeps_log:
+            self._begin(self._read)  # or its pipe would fill up
 
-    def text(self) -> str:
+    def wait(self) -> str:
+        """Wait until it is ready.
+
+        :returns: scheme, host and port; empty when it has ended, or was not ready in time.
+        """
+        self._manager.settimeout(0.1)
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                assignments = self._manager.recv(4096).decode().splitlines()
+                values = dict(one.split("=", 1) for one in assignments)
+                return values.get("X_ADDRESS", "")
+        return ""
+
+    def log(self) -> str:
+        """What it has logged so far."""
         return "".join(self._lines)
 
-    def end(self) -> None:
-        """Stop the hub, if need be by force."""
-        process = self._process
-        process.terminate()
+    def on_death(self, call: Callable[[], object]) -> None:
+        """Have a function called in a thread, should the hub end by itself."""
+
+        def watch() -> None:
+            self._process.wait()
+            if not self._is_ending:
+                call()
+
+        self._begin(watch)
+
+    def end(self) -> int | None:
+        """Stop it, if need be by force.
+
+        :returns: its status, if it had ended before.
+        """
+        if self._is_ending:
+            return None
+        self._is_ending = True
+        status = self._process.poll()
+        self._process.terminate()
         try:
-            process.wait(_ENDS_WITHIN)
+            self._process.wait(_ENDS_WITHIN)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        self._thread.join(_ENDS_WITHIN)
-        if process.stderr is not None:
-            process.stderr.close()
+            self._process.kill()
+            self._process.wait()
+        for thread in self._threads:
+            thread.join(_ENDS_WITHIN)
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        return status
+
+    def _begin(self, work: Callable[[], object]) -> None:
+        self._threads.append(threading.Thread(target=work, name="mercure-hub", daemon=True))
+        self._threads[-1].start()
 
     def _read(self) -> None:
         for line in self._process.stderr or ():
             self._lines.append(line)
+
+
+def _free_port(host: str) -> int:
+    """Port 3000, or the next one that is free."""
+    for port in range(_FIRST_PORT, _FIRST_PORT + 50):
+        # Browsers try ::1 first for localhost, and would find another server there.
+        for address in ("127.0.0.1", "::1") if host == "localhost" else (host,):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((address, port))
+                except OSError as error:
+                    if error.errno == errno.EADDRINUSE:
+                        break
+                    if address == host:
+                        raise ConfigurationError(
+                            f"nothing can listen on {host!r}: {error.strerror}; give --host an address of "
+                            "this machine"
+                        ) from None
+        else:
+            return port
+    raise ConfigurationError(
+        f"no port from {_FIRST_PORT} to {_FIRST_PORT + 49} is free for the hub; choose one with "
+        "FLASK_MERCURE_URL"
+    )
