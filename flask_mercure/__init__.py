@@ -42,6 +42,7 @@ from flask_mercure.grants import Grants
 from flask_mercure.hub import Hub
 from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
+from flask_mercure.publishing.runs import Run
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.tokens import CreatesTokens, TokenFactory
@@ -71,6 +72,7 @@ __all__ = [
     "RecordedUpdate",
     "Recording",
     "Refused",
+    "Run",
     "SomeHubsFailed",
     "Subscription",
     "TokenError",

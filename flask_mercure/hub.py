@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping
 from datetime import timedelta
@@ -15,7 +16,9 @@ from flask_mercure import grants
 from flask_mercure.config.values import OnFailure
 from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
+from flask_mercure.publishing import recorder
 from flask_mercure.publishing.pipeline import Pipeline, pipeline_of
+from flask_mercure.publishing.runs import Attempt, Run, ending
 from flask_mercure.publishing.stream import (
     BROKEN_OFF,
     Grouping,
@@ -30,6 +33,7 @@ from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState, state_of
 from flask_mercure.topics import Topic, Topics, check_characters, matchers, subscription_url
 from flask_mercure.updates import UNSET, Batch, Unset, Update, publications
+from mercure_hub.protocol.update import EARLIEST
 
 if TYPE_CHECKING:
     from flask_mercure.database.outbox import OutboxWriter, Target
@@ -198,6 +202,112 @@ class HubOperations(ABC):
         )
         grouping = Grouping(interval, size)
         return await publish_async_text(tokens, delivery, grouping, stream_id=stream_id, error=error)
+
+    def stream_events(
+        self,
+        topic: str,
+        events: Iterable[Any] | AsyncIterable[Any],
+        *,
+        private: bool = True,
+        type: str | None = None,
+        interval: float = 0.1,
+        size: int = 2000,
+        error: str = BROKEN_OFF,
+        will_retry: bool = False,
+    ) -> Run:
+        """Publish a run: events on a topic of their own while they are made, and exactly one end. ::
+
+            @celery.task(acks_late=True)
+            def answer(topic, messages):
+                run = mercure.stream_events(topic, model.generate(messages))
+                save(messages, run.text)
+
+        Call it in a job or a thread, not in a view, whose request would wait. Pages follow the run from its
+        beginning whenever they are loaded, with ``runs.js`` or ``ai.js`` (docs/llm.md). It ends when
+        ``events`` does (``done``), when that raises (``error``), or with :meth:`stop`, in whichever process.
+        If the job is tried again, pages go over to the new attempt; if the run had ended, ``events`` is not
+        started, and the events are those of the earlier attempt.
+
+        :param topic: of this run alone, such as ``build_topic("/users/{}/runs/{}", user.id, uuid4())``.
+        :param events: gives strings, or what can be written as JSON; closed at the end if it can be.
+        :param private: deliver only to subscribers whose token allows the topic.
+        :param type: event type.
+        :param interval: seconds from one update to the next, at least.
+        :param size: characters, as JSON, that are sent at once, whatever the interval.
+        :param error: what subscribers get when ``events`` raises, in place of its message, which may hold
+            secrets.
+        :param will_retry: the job is tried again when this raises: subscribers get no end then.
+        :returns: how it ended, and the events.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        :raises PublishError: the hub refused an update, or could not be reached for 30 seconds.
+        :raises TypeError: ``events`` is not iterable, or gives what cannot be written as JSON.
+        :raises Exception: what ``events`` raises.
+        """
+        if isinstance(events, AsyncIterable):
+            if _is_in_event_loop():
+                raise RuntimeError("events would block the event loop; await mercure.astream_events()")
+        elif not isinstance(events, Iterable) or isinstance(events, str):
+            raise TypeError(f"events is a {events.__class__.__name__}; give an iterable of events")
+        attempt = self._attempt(topic, Grouping(interval, size), private=private, type=type)
+        told = None if will_retry else error
+        if isinstance(events, AsyncIterable):
+            return asyncio.run(attempt.publish_async(events, told))
+        return attempt.publish(events, told)
+
+    async def astream_events(
+        self,
+        topic: str,
+        events: AsyncIterable[Any],
+        *,
+        private: bool = True,
+        type: str | None = None,
+        interval: float = 0.1,
+        size: int = 2000,
+        error: str = BROKEN_OFF,
+        will_retry: bool = False,
+    ) -> Run:
+        """Publish a run in an asynchronous task; arguments and result are those of :meth:`stream_events`.
+
+        :param events: gives the events to ``async for``; closed at the end if it can be.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        :raises PublishError: the hub refused an update, or could not be reached for 30 seconds.
+        :raises TypeError: ``events`` is no async iterable, or gives what cannot be written as JSON.
+        :raises Exception: what ``events`` raises.
+        """
+        if not isinstance(events, AsyncIterable):
+            raise TypeError(
+                f"events is a {events.__class__.__name__}, not an async iterable; use mercure.stream_events()"
+            )
+        attempt = self._attempt(topic, Grouping(interval, size), private=private, type=type)
+        return await attempt.publish_async(events, None if will_retry else error)
+
+    def stop(
+        self, topic: str, *, private: bool = True, type: str | None = None, error: str | None = None
+    ) -> None:
+        """End a run of :meth:`stream_events` from any process, also one that has not begun or has died.
+
+        Its subscribers get the end at once. The job learns of it in less than a second, closes ``events``
+        at the next one that it gives, and returns. A run that has ended stays as it is.
+
+        Check first that the user may stop it: build the topic from the user's id and the id of the run.
+
+        :param topic: of the run.
+        :param private: as of the run.
+        :param type: as of the run.
+        :param error: the run has failed, and subscribers get this sentence; for a supervisor that finds that
+            its worker is gone.
+        :raises InvalidArgument: the hub would refuse the topic.
+        :raises PublishError: the hub refused the update, or could not be reached.
+        """
+        self.publish(topic, ending(topic, error), private=private, type=type, on_failure="raise")
+
+    def _attempt(self, topic: str, grouping: Grouping, *, private: bool, type: str | None) -> Attempt:
+        delivery = delivery_to(
+            self._pipeline, self._state, topic, private=private, type=type, on_failure="raise"
+        )
+        # Nobody answers in tests with record().
+        subscribe = None if recorder.is_recording() else partial(self.subscribe, topic, EARLIEST)
+        return Attempt(topic, delivery, grouping, subscribe)
 
     def subscribe(
         self,
@@ -643,3 +753,11 @@ class Hub(HubOperations):
             on_failure=on_failure,
         )
         return lambda model: broadcast_model(model, rule)
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import flask
 from flask import Flask
@@ -21,7 +22,7 @@ from flask_mercure.state import state_of
 from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from tests.hub.running import SECRET, RunningHub
 
-FLASK = ("Flask", "Response", "make_response", "redirect", "render_template", "url_for")
+FLASK = ("Flask", "Response", "make_response", "redirect", "render_template", "request", "url_for")
 ORIGIN = "http://127.0.0.1:5000"
 TEMPLATES = {
     "_things.html": "{% for one in things %}<li>{{ one }}</li>{% endfor %}",
@@ -107,6 +108,7 @@ def stage(hub: RunningHub, folder: Path, code: str) -> Iterator[dict[str, Any]]:
 def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
     device = SimpleNamespace(jwk=KeySet.generate().public_key)
     user = SimpleNamespace(id=7, name="Ada", tenant="Ada & Co", is_authenticated=True, devices=[device])
+    sdk = SimpleNamespace(responses=SimpleNamespace(create=lambda *args, stream: iter(())))
     book = SimpleNamespace(id=1, to_dict=lambda: {"title": "Ulysses"})
     return {
         **{name: getattr(flask_mercure, name) for name in flask_mercure.__all__},
@@ -126,6 +128,11 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "keys": KeySet.generate(),
         "model": SimpleNamespace(generate=lambda question: iter(["an ", "answer"])),
         "question": "?",
+        "topic": "/users/7/runs/1",
+        "client": sdk,
+        "celery": SimpleNamespace(task=lambda **options: lambda function: function),
+        "ModelOverloaded": OSError,
+        "uuid4": uuid4,
         "metrics": SimpleNamespace(timing=lambda name, seconds: None),
         "position": None,
         "things": ["tea"],

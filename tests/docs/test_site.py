@@ -119,6 +119,8 @@ def test_each_public_name_is_in_the_reference(site: Path, pages: dict[Path, Page
         "publish_many",
         "batch",
         "stream",
+        "stream_events",
+        "stop",
         "set_cookie",
         "subscribe",
         "outbox",

@@ -5,7 +5,7 @@ It is checked with the tree, in strict mode, and again by test_typing.py with th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -19,6 +19,7 @@ from flask_mercure import (
     KeySet,
     Mercure,
     PublishError,
+    Run,
     SomeHubsFailed,
     TokenFactory,
     URLPattern,
@@ -105,6 +106,14 @@ def publish(keys: KeySet) -> None:
         assert_type(error.status, int | None)
         assert_type(error.reason, str | None)
         assert_type(error.possibly_published, bool)
+
+
+async def answer(topic: str, tokens: Iterator[str], events: AsyncIterator[dict[str, Any]]) -> None:
+    assert_type(mercure.stream(topic, tokens), str)
+    assert_type(mercure.stream_events(topic, tokens, private=False), Run)
+    assert_type(mercure.stream_events(topic, events, will_retry=True).text, str)
+    assert_type(await mercure.astream_events(topic, events), Run)
+    mercure.stop(topic, error="The worker is gone.")
 
 
 def sign() -> str:
