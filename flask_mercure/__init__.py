@@ -7,6 +7,7 @@ The parts, each of which knows those above it only:
 
 * ``errors`` - the exceptions that all of these raise;
 * ``topics`` - topics and patterns, and the URL to subscribe with;
+* ``html`` - partials, Turbo Streams, swaps of htmx;
 * ``encryption`` - updates that the hub cannot read, and the keys to them;
 * ``tokens``, ``cookies`` - access tokens, and the cookie that carries one;
 * ``updates`` - updates, and the form that is sent;
@@ -39,6 +40,7 @@ from flask_mercure.errors import (
 )
 from flask_mercure.extension import Mercure
 from flask_mercure.grants import Grants
+from flask_mercure.html import TurboStream, dom_id
 from flask_mercure.hub import Hub
 from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
@@ -78,11 +80,13 @@ __all__ = [
     "TokenError",
     "TokenFactory",
     "TokenUnavailable",
+    "TurboStream",
     "URITemplate",
     "URLPattern",
     "Update",
     "__version__",
     "build_topic",
+    "dom_id",
     "publish_failed",
     "update_published",
 ]

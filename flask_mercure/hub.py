@@ -84,7 +84,8 @@ class HubOperations(ABC):
         tells whether subscribers may get the update twice if it is published again.
 
         :param topics: the canonical topic, or several: the canonical one and its alternates.
-        :param data: a ``str`` is sent as it is, anything else as JSON, by Flask's provider.
+        :param data: a ``str`` is sent as it is, a :class:`~flask_mercure.TurboStream` as HTML, anything else
+            as JSON, by Flask's provider.
         :param private: deliver only to subscribers whose token allows one of the topics.
         :param id: of the update; by default the hub makes one.
         :param type: event type, for ``addEventListener`` in the browser.
@@ -696,6 +697,21 @@ class Hub(HubOperations):
         on_failure: OnFailure | None = ...,
     ) -> Callable[[_Model], _Model]: ...
 
+    @overload
+    def broadcast(
+        self,
+        topics: BroadcastTopics,
+        *,
+        template: str,
+        private: bool | Callable[[Any], bool],
+        target: str | Callable[[Any], str] | None = ...,
+        actions: Mapping[str, str] | None = ...,
+        format: Literal["turbo", "htmx"] | None = ...,
+        on: str | Iterable[str] = ...,
+        type: str | Callable[[Any], str | None] | None = ...,
+        on_failure: OnFailure | None = ...,
+    ) -> Callable[[_Model], _Model]: ...
+
     def broadcast(
         self,
         topics: BroadcastTopics,
@@ -707,13 +723,21 @@ class Hub(HubOperations):
         type: str | Callable[[Any], str | None] | None = None,
         deleted: Any = None,
         on_failure: OnFailure | None = None,
+        template: str | None = None,
+        target: str | Callable[[Any], str] | None = None,
+        actions: Mapping[str, str] | None = None,
+        format: Literal["turbo", "htmx"] | None = None,
     ) -> Callable[[_Model], _Model]:
         """Mark a SQLAlchemy model: what happens to its objects is published when it is committed. ::
 
             @mercure.broadcast("books/{id}", columns=("id", "title"), private=False)
             class Book(db.Model): ...
 
-        What is published, and to whom, has no default: say ``columns`` or ``serializer``, and ``private``.
+            @mercure.broadcast("orders", template="_order.html", private=True)
+            class Order(db.Model): ...
+
+        What is published, and to whom, has no default: say ``columns``, ``serializer`` or ``template``, and
+        ``private``.
 
         Each object gets one update for a transaction, with its last state. With ``MERCURE_OUTBOX`` the update
         is written in the transaction; without, it is sent after the commit. Statements that bypass the
@@ -732,7 +756,16 @@ class Hub(HubOperations):
         :param type: event type, or a callable that is given one of these three words.
         :param deleted: serializer for deletions; default: the primary key and ``"deleted": true``.
         :param on_failure: as for :meth:`publish`; default: ``MERCURE_ON_FAILURE``, or ``log`` where that is
-            ``raise``. An object that cannot be serialised is logged too, unless this is ``raise``.
+            ``raise``. An object that cannot be serialised or rendered is logged too, unless this is
+            ``raise``, with which the commit fails.
+        :param template: a partial, in place of ``columns``: pages add, replace and remove the element that it
+            makes. It has the object as ``order`` for the class ``Order``, and writes
+            ``id="{{ dom_id(order) }}"``. It is rendered within the transaction and without the request.
+        :param target: id of the element that holds those elements, or a callable that is given the object;
+            default: the first topic, if that is a plain string.
+        :param actions: what pages do, where it is not ``append``, ``replace`` and ``remove``:
+            ``{"create": "prepend"}``; with Turbo also ``{"update": "morph"}``, and ``refresh`` for each.
+        :param format: ``turbo`` (default) for Turbo Streams, or ``htmx`` for its out-of-band swaps.
         :returns: a decorator for classes.
         :raises ConfigurationError: SQLAlchemy is not installed.
         :raises InvalidArgument: a value is not one of those that there are.
@@ -751,6 +784,10 @@ class Hub(HubOperations):
             type=type,
             deleted=deleted,
             on_failure=on_failure,
+            template=template,
+            target=target,
+            actions=actions,
+            format=format,
         )
         return lambda model: broadcast_model(model, rule)
 

@@ -2,7 +2,8 @@
 
 * the hub's URL, for the page that is being made;
 * ``Link`` headers that advertise hub and topic (spec, Discovery; RFC 8288);
-* template functions: elements with the configuration for scripts, and for Hotwire Turbo;
+* template functions: elements with the configuration for scripts, for what a page does with updates, and
+  for Hotwire Turbo;
 * the JavaScript module in ``static/``. The app itself serves it, under a path with a digest of its files, so
   that browsers keep it for a year and fetch it again when it changes.
 """
@@ -26,6 +27,7 @@ from werkzeug.datastructures import Headers
 from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import host_of
 from flask_mercure.errors import InvalidArgument
+from flask_mercure.html import dom_id
 from flask_mercure.state import MercureState
 from flask_mercure.topics import (
     Topics,
@@ -47,6 +49,7 @@ _TYPES = {".js": "text/javascript", ".ts": "text/plain"}
 _RENEW_AT = 0.8  # of a token's lifetime
 _TRANSPORTS = ("fetch", "eventsource", "websocket")
 
+_FUNCTION = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
 _OWN_LINK = re.compile(r'<([^>]*)>; rel="(mercure|self)"')
 _URI = "%/:?#[]@!$&'()*+,;=-._~"  # RFC 3986: what a URI reference may hold, "%" being an escape already
 
@@ -152,12 +155,18 @@ def install(app: Flask, state: MercureState, path: str) -> None:
     app.add_template_global(URLPattern.build, "mercure_pattern")
     app.add_template_global(module_url, "mercure_module")
     app.add_template_global(_script(state), "mercure_script")
+    app.add_template_global(_on(state), "mercure_on")
     app.add_template_global(_turbo(state), "turbo_stream_from")
+    app.add_template_global(dom_id)
 
 
 def module_url() -> str:
     """The URL of the JavaScript module, for ``import``."""
-    return url_for(ENDPOINT, digest=version(), filename=_MODULE)
+    return _file_url(_MODULE)
+
+
+def _file_url(filename: str) -> str:
+    return url_for(ENDPOINT, digest=version(), filename=filename)
 
 
 def _serve(digest: str, filename: str) -> Response:
@@ -247,6 +256,70 @@ def _elements(
         names = _json({"imports": {"mercure": module_url()}})
         elements.append(Markup('<script type="importmap"{}>{}</script>').format(allowed, names))
     return elements
+
+
+def _on(state: MercureState) -> Callable[..., Markup]:
+    def mercure_on(
+        type: str,
+        call: str | None = None,
+        *,
+        topics: Topics = (),
+        text: str | None = None,
+        field: str | None = None,
+        reload: bool | None = None,
+        nonce: str | None = None,
+    ) -> Markup:
+        """An element for the page's body that says what the page does with updates of a type.
+
+        It listens for as long as it is in the page, on the connection that ``mercure_script`` describes.
+
+        :param type: event type; ``message`` for updates that were published without one.
+        :param call: ``turbo`` shows Turbo Streams; ``htmx`` does the out-of-band swaps in the data; anything
+            else is the name of a function of the page's own, such as ``toast`` or ``app.toast``, which is
+            given the update.
+        :param topics: to subscribe to in addition, for as long as the element is in the page.
+        :param text: in place of ``call``: a CSS selector; the elements show the update's data as text. In
+            ``#item-{id}``, fields of JSON are put in, escaped.
+        :param field: of the JSON, whose value they show; default: all of the data.
+        :param reload: whether the page reloads itself when updates may be missing; default: unless ``call``
+            names a function.
+        :param nonce: of the page's Content-Security-Policy, where that does not allow scripts of ``'self'``.
+        :raises InvalidArgument: ``call`` names no function, or a topic cannot be expressed.
+        :raises TypeError: there are both ``call`` and ``text``, or neither.
+        """
+        if (call is None) == (text is None):
+            raise TypeError("mercure_on needs either call, such as 'toast', or text, a CSS selector")
+        if field is not None and text is None:
+            raise TypeError("mercure_on has a field, and no text= that says which elements show it")
+        if call is not None and not _FUNCTION.fullmatch(call):
+            raise InvalidArgument(
+                f"call is {call!r}; give 'turbo', 'htmx', or the name of a function such as 'app.toast'"
+            )
+        wanted = [_as_json(one) for one in matchers(topics, state.configuration.protocol, "topics")]
+        reloads = call in (None, "turbo", "htmx") if reload is None else reload
+        given = {
+            "type": type,
+            "call": call,
+            "topics": json.dumps(wanted) if wanted else None,
+            "text": text,
+            "field": field,
+            "reload": "" if reloads else None,
+        }
+        attributes = _attributes({name: value for name, value in given.items() if value is not None})
+        element = Markup("<mercure-on{} hidden></mercure-on>").format(attributes)
+        return _module_element("on.js", nonce) + element
+
+    return mercure_on
+
+
+def _module_element(filename: str, nonce: str | None) -> Markup:
+    """A script of this package; a browser runs it once, however many there are."""
+    source = {"src": _file_url(filename)} | ({"nonce": nonce} if nonce else {})
+    return Markup('<script type="module"{}></script>').format(_attributes(source))
+
+
+def _attributes(values: Mapping[str, str]) -> Markup:
+    return Markup("").join(Markup(' {}="{}"').format(name, value) for name, value in values.items())
 
 
 def _turbo(state: MercureState) -> Callable[..., Markup]:

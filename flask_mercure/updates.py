@@ -13,6 +13,7 @@ from flask import json
 
 from flask_mercure.encryption import encrypt
 from flask_mercure.errors import InvalidArgument
+from flask_mercure.html import TurboStream
 from flask_mercure.topics import check_characters, exact_topics
 from mercure_hub.protocol.http import Pairs
 from mercure_hub.protocol.topics import WILDCARD
@@ -146,10 +147,12 @@ class UpdateOptions(TypedDict, total=False):
 
 
 def as_text(data: Any) -> str:
-    """Data as a hub takes it: a ``str`` as it is, anything else as JSON, by Flask's provider.
+    """Data as a hub takes it: text and Turbo Streams as they are, anything else as JSON, by Flask's provider.
 
     :raises TypeError: ``data`` is bytes, or cannot be written as JSON.
     """
+    if isinstance(data, TurboStream):
+        return data.published()
     if isinstance(data, bytes | bytearray | memoryview):
         raise TypeError("data is bytes, and an update is text: decode it, or encode it as base64")
     return data if isinstance(data, str) else json.dumps(data)

@@ -40,19 +40,20 @@ HUB: dict[str, tuple[str, ...]] = {
 # A module that is imported by name at run time counts too.
 EXTENSION: dict[str, tuple[str, ...]] = {
     "errors": (),
+    "html": ("errors",),
     "topics": ("errors",),
     "encryption": ("errors", "topics"),
     "tokens": ("errors", "topics"),
     "cookies": ("errors",),
-    "updates": ("errors", "topics", "encryption"),
+    "updates": ("errors", "html", "topics", "encryption"),
     "config": ("errors", "topics", "tokens", "cookies"),
     "client": ("errors", "tokens", "updates", "config"),
     "state": ("errors", "config", "client"),
     "publishing": ("errors", "topics", "updates", "config", "state"),
     "reading": ("errors", "topics", "tokens", "config", "client", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "config", "state"),
-    "pages": ("errors", "topics", "cookies", "config", "state"),
-    "database": ("errors", "topics", "updates", "config", "state", "publishing"),
+    "pages": ("errors", "html", "topics", "cookies", "config", "state"),
+    "database": ("errors", "html", "topics", "updates", "config", "state", "publishing"),
     "hub": (
         *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
         *("grants", "pages", "database"),

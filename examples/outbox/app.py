@@ -39,13 +39,8 @@ PAGE = """
     <button name="by" value="1">+</button> <button name="by" value="-1">-</button></form>{% endfor %}
 </ul>
 <p>{{ waiting }} updates wait for the hub.</p>
-<script>
-  const source = new EventSource({{ mercure_url(topics, position) | tojson }});
-  source.onmessage = ({ data }) => {
-    const item = JSON.parse(data);
-    document.getElementById(`item-${item.id}`).textContent = item.count;
-  };
-</script>
+{{ mercure_script(topics, position) }}
+{{ mercure_on("message", text="#item-{id}", field="count") }}
 """
 
 

@@ -23,7 +23,7 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
-from flask_mercure import Mercure
+from flask_mercure import Mercure, TurboStream
 
 TOPIC = "https://votes.example/fruit"  # a name and not an address: nothing is ever fetched from there
 FRUIT = ("apple", "pear", "plum")
@@ -68,7 +68,8 @@ def vote(fruit: str) -> ResponseReturnValue:
     if fruit not in votes:
         abort(404)
     votes[fruit] += 1
-    mercure.publish(TOPIC, render_template("_vote.turbo.html", fruit=fruit, count=votes[fruit]), private=True)
+    changed = TurboStream.replace(fruit, template="_vote.html", fruit=fruit, count=votes[fruit])
+    mercure.publish(TOPIC, changed, private=True)
     return redirect(url_for(".element" if request.form.get("back") == "element" else ".index"), 303)
 
 

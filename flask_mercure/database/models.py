@@ -58,7 +58,7 @@ def broadcast_model(model: _Model, rule: Rule) -> _Model:
         inspect(model)
     except NoInspectionAvailable:
         raise TypeError(f"broadcast marks SQLAlchemy models, and {model!r} is not mapped") from None
-    rule.check(model)
+    rule = rule.of(model)
     listen()
 
     known: weakref.WeakKeyDictionary[InstanceState[Any], _Before] = weakref.WeakKeyDictionary()
@@ -126,13 +126,10 @@ def _changed(rule: Rule, target: Any, action: Action, before: _Before | None = N
 def _look_back(rule: Rule, target: Any, action: Action, connection: Connection) -> _Before | None:
     """What subscribers know of an object, before a flush changes or deletes its row.
 
-    :returns: ``None`` if an update keeps its topics, or if deletions are not published.
+    :returns: ``None`` if an update keeps its topics, or if nobody needs to know.
     """
-    if (
-        "delete" not in rule.on
-        or not has_app_context()
-        or (action == "update" and not _may_move(rule, target))
-    ):
+    is_wanted = "delete" in rule.on or (action == "update" and rule.partial is not None)
+    if not is_wanted or not has_app_context() or (action == "update" and not _may_move(rule, target)):
         return None
     try:
         destination = _Destination.of(rule)
@@ -214,7 +211,9 @@ class _Before:
     topics: list[str]
 
     def gone(self, topics: list[str]) -> Publication | None:
-        """The update that tells of its end on these topics."""
+        """The update that tells of its end on these topics, if that is published."""
+        if "delete" not in self.rule.on:
+            return None
         return _made(
             self.destination,
             self.earlier,
@@ -259,23 +258,31 @@ class _Change:
         ]
 
     def _now(self) -> Sequence[Publication | None]:
-        """The end on topics that it has no more, and its update."""
+        """The end on topics that it has no more, and its update; in pages, its beginning on new topics."""
         if self.action not in self.rule.on and self.before is None:
             return ()
         lost: list[str] = []
+        new: list[str] = []
 
         def update() -> Update | None:
             forget_stale_relations(self.target)
             topics = self.rule.topics_of(self.target)
             if self.before is not None:
                 lost.extend(one for one in self.before.topics if one not in topics)
-            return (
-                self.rule.update_on(topics, self.target, self.action) if self.action in self.rule.on else None
-            )
+                # Data is about the object. HTML is about a page, which lacks its element if the topic is new.
+                if self.rule.partial is not None:
+                    new.extend(one for one in topics if one not in self.before.topics)
+            return self._update_on([one for one in topics if one not in new], self.action)
 
         publication = _made(self.destination, self.target, self.action, update)
         ended = self.before.gone(lost) if self.before is not None and lost else None
-        return ended, publication
+        begun = None
+        if new:
+            begun = _made(self.destination, self.target, "create", lambda: self._update_on(new, "create"))
+        return ended, publication, begun
+
+    def _update_on(self, topics: list[str], action: Action) -> Update | None:
+        return self.rule.update_on(topics, self.target, action) if action in self.rule.on else None
 
 
 def _made(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,16 @@ from sqlalchemy.orm import Mapper
 
 from flask_mercure.config.values import OnFailure, check_policy
 from flask_mercure.errors import InvalidArgument
+from flask_mercure.html import (
+    TurboStream,
+    check_id,
+    dom_id,
+    htmx_insertion,
+    htmx_removal,
+    htmx_replacement,
+    render_shared,
+    variable_name,
+)
 from flask_mercure.topics import check_template, filled, is_dot_segment
 from flask_mercure.updates import Update
 
@@ -23,6 +33,65 @@ Topics = str | Callable[[Any], Any] | Iterable[Any]
 """A format string over the object's attributes, a callable, or several of these."""
 
 _Topic = Callable[[Any], Any]
+
+Format = Literal["turbo", "htmx"]
+
+# By format and what happened to an object: what can happen to its element; the first is the default.
+_IN_PAGES: dict[Format, dict[Action, tuple[str, ...]]] = {
+    "turbo": {
+        "create": ("append", "prepend", "refresh"),
+        "update": ("replace", "morph", "refresh"),
+        "delete": ("remove", "refresh"),
+    },
+    "htmx": {"create": ("append", "prepend"), "update": ("replace",), "delete": ("remove",)},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """How pages show the objects of a model: one element for each, with its ``dom_id``, in another one.
+
+    :param template: name of the partial that makes the element.
+    :param target: id of the element around it, or a callable that is given the object.
+    :param actions: what happens in pages when an object is created, updated or deleted.
+    :param format: of the library in the pages.
+    :param variable: name of the object in the partial.
+    """
+
+    template: str
+    target: str | Callable[[Any], str]
+    actions: Mapping[Action, str]
+    format: Format
+    variable: str = ""
+
+    def change(self, instance: Any, action: Action) -> Any:
+        """The data of the update that changes pages.
+
+        :raises InvalidArgument: the partial does not make the element.
+        :raises Exception: what the partial raises.
+        """
+        in_page = self.actions[action]
+        id = dom_id(instance)
+        if in_page == "refresh":
+            return TurboStream.refresh()
+        if in_page == "remove":
+            return TurboStream.remove(id) if self.format == "turbo" else htmx_removal(id)
+        html = render_shared(self.template, **{self.variable: instance})
+        if f'id="{id}"' not in html and f"id='{id}'" not in html:
+            name = self.variable
+            raise InvalidArgument(
+                f"the template {self.template!r} makes no element with the id {id!r}, by which pages find "
+                f'it: write id="{{{{ dom_id({name}) }}}}" into it'
+            )
+        if in_page in ("replace", "morph"):
+            if self.format == "turbo":
+                return TurboStream.replace(id, html, morph=in_page == "morph")
+            return htmx_replacement(html, id)
+        target = check_id(self.target(instance) if callable(self.target) else self.target)
+        if self.format == "htmx":
+            return htmx_insertion(in_page, target, html, id)
+        add = TurboStream.append if in_page == "append" else TurboStream.prepend
+        return add(target, html)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +108,7 @@ class Rule:
     :param type: event type of the updates.
     :param deleted: makes the data of a deleted object; ``None``: its identity.
     :param on_failure: what happens when the hub does not take an update.
+    :param partial: makes the data instead of ``serializer`` and ``deleted``.
     """
 
     hub: str | None
@@ -51,6 +121,7 @@ class Rule:
     type: str | Callable[[Action], str | None] | None
     deleted: Callable[[Any], Any] | None
     on_failure: OnFailure | None
+    partial: Partial | None = None
 
     def update(self, instance: Any, action: Action) -> Update | None:
         """The update that an object's change is, as the object is now.
@@ -75,7 +146,9 @@ class Rule:
         if not isinstance(private, bool):
             # It decides who can read the update: do not guess what None means.
             raise TypeError(f"private of {type(instance).__name__} gives {private!r}; return True or False")
-        if action == "delete":
+        if self.partial is not None:
+            data = self.partial.change(instance, action)
+        elif action == "delete":
             data = identity(instance) | {"deleted": True} if self.deleted is None else self.deleted(instance)
         else:
             data = self.serializer(instance)
@@ -94,15 +167,18 @@ class Rule:
                 topics += (made,) if isinstance(made, str) else made
         return topics
 
-    def check(self, model: Any) -> None:
-        """Check that the model has the attributes that are published.
+    def of(self, model: Any) -> Rule:
+        """The rule for the objects of a model.
 
-        :raises InvalidArgument: it does not.
+        :raises InvalidArgument: it does not have the attributes that are published.
         """
         for name in self.columns:
             if not hasattr(model, name):
                 columns = ", ".join(map(repr, inspect(model).mapper.column_attrs.keys()))
                 raise InvalidArgument(f"columns holds {name!r}; {model.__name__} has {columns}")
+        if self.partial is None:
+            return self
+        return replace(self, partial=replace(self.partial, variable=variable_name(model)))
 
 
 def make_rule(
@@ -116,6 +192,10 @@ def make_rule(
     type: Any,
     deleted: Any,
     on_failure: str | None,
+    template: str | None = None,
+    target: Any = None,
+    actions: Any = None,
+    format: Any = None,
 ) -> Rule:
     """Check the arguments of ``@mercure.broadcast``.
 
@@ -130,18 +210,26 @@ def make_rule(
             raise TypeError(
                 f"topics holds {topic!r}; give format strings such as 'books/{{id}}', or callables"
             )
-    actions = (on,) if isinstance(on, str) else tuple(on)
-    for action in actions:
+    published = (on,) if isinstance(on, str) else tuple(on)
+    for action in published:
         if action not in ACTIONS:
             raise InvalidArgument(f"on holds {action!r}; use 'create', 'update' and 'delete'")
-    if not actions:
+    if not published:
         raise InvalidArgument("on is empty; use 'create', 'update' and 'delete'")
-    if (columns is None) == (serializer is None):
-        given = "neither columns nor serializer" if columns is None else "both columns and serializer"
+    contents = {"columns": columns, "serializer": serializer, "template": template}
+    given = [name for name, value in contents.items() if value is not None]
+    if len(given) != 1:
         raise TypeError(
-            f"broadcast has {given}: write columns=('id', 'title') with all that subscribers may read, or "
-            "serializer=, a callable that is given the object; and with either private=True or private=False"
+            f"broadcast has {' and '.join(given) or 'neither columns, serializer nor template'}: write "
+            "columns=('id', 'title') with all that subscribers may read; or serializer=, a callable that is "
+            "given the object; or template=, a partial; and with any of these private=True or private=False"
         )
+    for_others = ("deleted",) if template is not None else ("target", "actions", "format")
+    values = {"deleted": deleted, "target": target, "actions": actions, "format": format}
+    for name in for_others:
+        if values[name] is not None:
+            raise TypeError(f"broadcast has {given[0]}, for which there is no {name}")
+    partial = None if template is None else _partial(template, several, target, actions, format)
     if not (isinstance(private, bool) or callable(private)):
         raise TypeError(
             f"private is {private!r}: write private=True for subscribers whose token allows the topic, "
@@ -155,13 +243,49 @@ def make_rule(
         made,
         frozenset().union(*attributes) if len(attributes) == len(made) else None,
         names,
-        _attributes(names) if names else _serializer(serializer, "serializer"),
+        _attributes(names)
+        if names
+        else _serializer(identity if serializer is None else serializer, "serializer"),
         private,
-        frozenset(action for action in ACTIONS if action in actions),
+        frozenset(action for action in ACTIONS if action in published),
         type,
         None if deleted is None else _serializer(deleted, "deleted"),
         None if on_failure is None else check_policy(on_failure),
+        partial,
     )
+
+
+def _partial(template: Any, topics: tuple[Any, ...], target: Any, actions: Any, format: Any) -> Partial:
+    """Check the arguments about pages."""
+    if not isinstance(template, str):
+        raise TypeError(f"template is {template!r}; give the name of a template, such as '_order.html'")
+    chosen: Format = "turbo" if format is None else format
+    if chosen not in _IN_PAGES:
+        raise InvalidArgument(f"format is {format!r}; known are {', '.join(map(repr, _IN_PAGES))}")
+    known = _IN_PAGES[chosen]
+    in_pages = {action: possible[0] for action, possible in known.items()}
+    for action, in_page in dict(actions or {}).items():
+        if action not in known:
+            raise InvalidArgument(f"actions holds {action!r}; use 'create', 'update' and 'delete'")
+        if in_page not in known[action]:
+            raise InvalidArgument(
+                f"actions has {in_page!r} for {action!r}; in pages with {chosen} there is "
+                f"{', '.join(map(repr, known[action]))}"
+            )
+        in_pages[action] = in_page
+    if target is None:
+        (first, *_) = topics
+        if not isinstance(first, str) or "{" in first or "}" in first:
+            raise TypeError(
+                "broadcast has no target: name the id of the element in which pages show the objects, "
+                "target='orders', or give a callable that is given the object"
+            )
+        target = first
+    if not callable(target):
+        if not isinstance(target, str):
+            raise TypeError(f"target is {target!r}; give the id of an element, or a callable")
+        check_id(target)
+    return Partial(template, target, in_pages, chosen)
 
 
 def _serializer(given: Any, name: str) -> Callable[[Any], Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 from selenium import webdriver
 
-from tests.examples.browser import start_chromium, windows_of
+from tests.examples.browser import ROOT, start_chromium, windows_of
 from tests.examples.chat_window import Window
 from tests.needs import need
+
+_INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +40,20 @@ def windows(
 ) -> Iterator[Callable[[int], list[Window]]]:
     with windows_of(Window, chromium) as several:
         yield several
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Installs what an example needs, outside of the repository."""
+    need("npm")
+
+    def install(example: str) -> str:
+        folder = tmp_path_factory.mktemp(example)
+        shutil.copy(ROOT / "examples" / example / "package.json", folder)
+        run = subprocess.run(
+            ["npm", *_INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        return str(folder / "node_modules")
+
+    return install

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
 
-from tests.examples.browser import ROOT, leave
+from tests.examples.browser import leave
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
-from tests.needs import need
 
 pytestmark = pytest.mark.servers
-
-_INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
-
-
-@pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Installs what an example needs, outside of the repository."""
-    need("npm")
-
-    def install(example: str) -> str:
-        folder = tmp_path_factory.mktemp(example)
-        shutil.copy(ROOT / "examples" / example / "package.json", folder)
-        run = subprocess.run(
-            ["npm", *_INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert run.returncode == 0, run.stderr
-        return str(folder / "node_modules")
-
-    return install
 
 
 @pytest.fixture

@@ -663,9 +663,9 @@ def test_two_rules_for_one_model(hub: FakeHub, books: Library) -> None:
         ({"topics": "a", "private": None}, "private is None.*private=True.*private=False"),
         (
             {"topics": "a", "columns": None},
-            r"neither columns nor serializer: write columns=\('id', 'title'\)",
+            r"neither columns, serializer nor template: write columns=\('id', 'title'\)",
         ),
-        ({"topics": "a", "serializer": str}, "both columns and serializer"),
+        ({"topics": "a", "serializer": str}, "has columns and serializer: write"),
         ({"topics": "a", "columns": None, "serializer": "title"}, "serializer is 'title'"),
         ({"topics": "a", "columns": None, "serializer": ("id",)}, r"columns=\('id', 'title'\)"),
         ({"topics": "a", "columns": "title", "private": True}, "columns is 'title'"),

@@ -1,0 +1,69 @@
+// <mercure-on>: what a page does with its updates, said in its HTML; mercure_on() writes it.
+
+import { connect } from "./mercure.js";
+
+let shared = null; // one connection, however many elements
+
+/** Its elements act when they are in the page: not before Turbo has defined them. */
+async function turbo({ data }) {
+  await customElements.whenDefined("turbo-stream");
+  window.Turbo.renderStreamMessage(data);
+}
+
+/** The data's out-of-band swaps; nothing else of it gets into the page. */
+function htmx({ data }) {
+  window.htmx.swap(document.body, data, { swapStyle: "none" });
+}
+
+const LIBRARIES = new Map(Object.entries({ turbo, htmx }));
+
+/** The function of a name such as `app.toast`, when it is called: scripts may define it later. */
+function named(path) {
+  return (update) => {
+    const names = path.split(".");
+    const name = names.pop();
+    const owner = names.reduce((object, part) => object?.[part], window);
+    if (typeof owner?.[name] !== "function") {
+      throw new TypeError(`mercure_on calls ${path}(), and the page has no such function`);
+    }
+    owner[name](update);
+  };
+}
+
+/** Shows data, or a field of it, in the elements of a selector. */
+function written(pattern, field) {
+  return (update) => {
+    const hasNames = /\{\w+\}/.test(pattern);
+    const data = hasNames || field !== null ? update.json() : null;
+    const value = field === null ? update.data : data[field];
+    if (value === undefined) return; // such as of what was deleted
+    const selector = pattern.replace(/\{(\w+)\}/g, (_, name) => CSS.escape(data[name]));
+    for (const element of document.querySelectorAll(selector)) element.textContent = value;
+  };
+}
+
+class MercureOn extends HTMLElement {
+  #end = () => {};
+
+  connectedCallback() {
+    const mercure = (shared ??= connect());
+    const [type, call, topics, text, field] = ["type", "call", "topics", "text", "field"].map((name) =>
+      this.getAttribute(name),
+    );
+    const listener = call === null ? written(text, field) : (LIBRARIES.get(call) ?? named(call));
+    const ends = [mercure.on(type, listener)];
+    if (topics !== null) ends.push(mercure.subscribe(JSON.parse(topics)));
+    if (this.hasAttribute("reload")) {
+      const reload = () => mercure.reload();
+      mercure.addEventListener("gap", reload);
+      ends.push(() => mercure.removeEventListener("gap", reload));
+    }
+    this.#end = () => ends.forEach((end) => end());
+  }
+
+  disconnectedCallback() {
+    this.#end();
+  }
+}
+
+if (!customElements.get("mercure-on")) customElements.define("mercure-on", MercureOn);

@@ -1,0 +1,150 @@
+"""Rows of a database in pages with Turbo and htmx: a job changes them, the pages follow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from markupsafe import Markup
+from selenium import webdriver
+
+from flask_mercure import TurboStream
+from flask_mercure.html import htmx_insertion
+from tests.examples import html_site
+from tests.examples.browser import ROOT, leave
+from tests.examples.page_site import SECRET, Served, Tab
+
+pytestmark = pytest.mark.servers
+
+ROWS = "return [...document.querySelectorAll('#orders > tr')].map((one) => [one.id, one.innerText])"
+
+
+class Orders(Served):
+    """The app with its hub, and jobs in processes of their own."""
+
+    def __init__(self, directory: Path, modules: dict[str, str]) -> None:
+        self._database = directory / "orders.db"
+        make = partial(html_site.create_app, database=self._database, modules=modules)
+        super().__init__(
+            directory, lambda config: make({**config, "MERCURE_RELAY_THREAD": True}), html_site.mercure
+        )
+
+    def do(self, *job: str) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "tests.examples.html_site",
+            str(self._database),
+            self.hub.url,
+            SECRET,
+        ]
+        subprocess.run([*command, *job], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def modules(libraries: Callable[[str], str]) -> dict[str, str]:
+    return {name: libraries(name) for name in ("turbo", "htmx")}
+
+
+@pytest.fixture
+def site(tmp_path: Path, modules: dict[str, str]) -> Iterator[Orders]:
+    site = Orders(tmp_path, modules)
+    yield site
+    with site.app.app_context():
+        html_site.mercure.flush()
+    site.close()
+
+
+@pytest.fixture
+def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
+    first = Tab(chromium(1)[0])
+    yield first
+    # htmx says so when a page has a row before the update that would add it.
+    assert [one for one in leave([first]) if "htmx:oobErrorNoTarget" not in one] == []
+
+
+def _visit(site: Orders, tab: Tab, library: str) -> None:
+    tab.driver.get(f"{site.url}/{library}")
+    tab.wait_for("connections", site.topics, [[library]])
+
+
+def _wait_rows(tab: Tab, *rows: tuple[str, str]) -> None:
+    tab.wait_for("rows", lambda: tab.run(ROWS), [list(row) for row in rows])
+
+
+@pytest.mark.parametrize("library", ["turbo", "htmx"])
+def test_a_page_follows_the_jobs(site: Orders, tab: Tab, library: str) -> None:
+    site.do("create", "There before")
+    _visit(site, tab, library)
+    _wait_rows(tab, ("order-1", "There before"))
+    tab.run("window.isSame = true")
+
+    site.do("create", "<b>bold</b>")
+    _wait_rows(tab, ("order-1", "There before"), ("order-2", "<b>bold</b>"))
+    assert tab.run("return document.querySelector('#order-2 a').getAttribute('href')") == "/orders/2"
+    site.do("change", "1", "Changed")
+    _wait_rows(tab, ("order-1", "Changed"), ("order-2", "<b>bold</b>"))
+    site.do("delete", "2")
+    _wait_rows(tab, ("order-1", "Changed"))
+    assert tab.run("return window.isSame") is True
+
+
+@pytest.mark.parametrize("library", ["turbo", "htmx"])
+def test_a_row_is_not_added_twice(site: Orders, tab: Tab, library: str) -> None:
+    """The page is made after the commit, and the relay sends the update after that."""
+    site.do("create", "Once")
+    position = site.publish(library, "", type="other", private=True)
+    tab.driver.get(f"{site.url}/{library}?position={position}")
+    _wait_rows(tab, ("order-1", "Once"))
+    row = Markup('<tr id="order-1"><td>Once</td></tr>')
+    data = (
+        TurboStream.append("orders", row)
+        if library == "turbo"
+        else htmx_insertion("append", "orders", row, "order-1")
+    )
+    site.publish(library, data, private=True)
+    site.do("change", "1", "Changed")
+    _wait_rows(tab, ("order-1", "Changed"))
+
+
+def test_other_things_that_a_page_does(site: Orders, tab: Tab) -> None:
+    _visit(site, tab, "turbo")
+    site.publish("turbo", {"kind": "open", "count": 7}, type="count", private=True)
+    site.publish("turbo", {"kind": "open"}, type="count", private=True)  # without the field
+    site.publish("turbo", {"kind": "a,p", "count": 8}, type="count", private=True)  # no selector of its own
+    site.publish("turbo", "saved", type="note", private=True)
+    tab.wait_for("toasts", lambda: tab.run("return app.toasts"), ["saved"])
+    assert tab.run("return document.querySelector('#count-open').textContent") == "7"
+
+    tab.run("document.querySelector('mercure-on[type=note]').remove()")
+    site.publish("turbo", "unheard", type="note", private=True)
+    site.publish("turbo", {"kind": "open", "count": 9}, type="count", private=True)
+    count = "return document.querySelector('#count-open').textContent"
+    tab.wait_for("count", lambda: tab.run(count), "9")
+    assert tab.run("return app.toasts") == ["saved"]
+
+
+def test_a_page_that_missed_updates_reloads_itself(site: Orders, tab: Tab) -> None:
+    tab.driver.get(f"{site.url}/turbo?position=urn:unknown")
+    kind = "return performance.getEntriesByType('navigation')[0].type"
+    tab.wait_for("navigation", lambda: tab.run(kind), "reload")
+    warnings = tab.driver.get_log("browser")  # type: ignore[no-untyped-call]
+    assert any("does not have the update urn:unknown" in entry["message"] for entry in warnings)
+
+
+def test_a_form_is_answered_with_a_stream(site: Orders, tab: Tab) -> None:
+    _visit(site, tab, "turbo")
+    tab.wait_for("Turbo", lambda: tab.run("return typeof Turbo"), "object")
+    tab.run("document.querySelector('form button').click()")
+    text = "return document.querySelector('#orders').textContent"
+    tab.wait_for("the error", lambda: tab.run(text), "<b>No title</b>")
+    tab.run("document.querySelector('#orders').textContent = ''")
+    tab.driver.find_element("name", "title").send_keys("From the form\n")
+    tab.wait_for(
+        "the form", lambda: tab.run("return document.querySelector('form').innerText"), "Thanks & bye"
+    )
+    _wait_rows(tab, ("order-1", "From the form"))
