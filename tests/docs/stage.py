@@ -26,8 +26,19 @@ FLASK = ("Flask", "Response", "make_response", "redirect", "render_template", "r
 ORIGIN = "http://127.0.0.1:5000"
 TEMPLATES = {
     "_things.html": "{% for one in things %}<li>{{ one }}</li>{% endfor %}",
-    "_vote.turbo.html": "<turbo-stream></turbo-stream>",
+    "_order.html": '<li id="{{ dom_id(order) }}">{{ order.title }}</li>',
+    "_vote.html": '<output id="plum">{{ vote }}</output>',
 }
+
+
+class Base(DeclarativeBase):
+    """Of what examples have already."""
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
 
 
 class MercureOnStage(Mercure):
@@ -137,6 +148,7 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "position": None,
         "things": ["tea"],
         "vote": SimpleNamespace(),
+        "order": Order(id=7, title="Tea"),
         "topics_of": lambda one: [f"users/{one.id}"],
         "your_library": SimpleNamespace(encode=lambda claims, headers: "token"),
         "load": lambda: None,

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, cast
 
+import flask_login  # type: ignore[import-untyped]
 import pytest
 from flask import Flask, Response, g, make_response, render_template_string, session
-from flask_login import LoginManager, UserMixin, current_user, login_user
 from jinja2 import DictLoader
 from markupsafe import Markup
 from sqlalchemy import create_engine
@@ -217,15 +217,15 @@ def test_a_refresh_spares_the_page_that_asked_for_it(app: Flask) -> None:
 # -- rendering for everybody
 
 
-class User(UserMixin):  # type: ignore[misc]
+class User(flask_login.UserMixin):  # type: ignore[misc]
     id = "the user"
 
 
 def test_nothing_of_the_request_gets_into_what_is_published(app: Flask) -> None:
-    logins = LoginManager(app)
+    logins = flask_login.LoginManager(app)
     logins.user_loader(lambda _: User())
     with app.test_request_context():
-        login_user(User())
+        flask_login.login_user(User())
         g.secret = "of the request"
         session["user"] = "of the session"
         stream = TurboStream.update("a", template="user.html")
@@ -236,16 +236,16 @@ def test_nothing_of_the_request_gets_into_what_is_published(app: Flask) -> None:
         )
         with pytest.raises(RuntimeError, match="outside of request context"):
             render_shared("session.html")
-        assert current_user.id == "the user"
+        assert flask_login.current_user.id == "the user"
         assert g.secret == "of the request"
 
 
 def test_a_stream_is_published_without_the_request(app: Flask) -> None:
     mercure = Mercure()
-    logins = LoginManager(app)
+    logins = flask_login.LoginManager(app)
     logins.user_loader(lambda _: User())
     with mercure.record() as updates, app.test_request_context():
-        login_user(User())
+        flask_login.login_user(User())
         stream = TurboStream.update("a", template="user.html")
         mercure.publish("orders", stream, private=True)
         with mercure.batch() as batch:

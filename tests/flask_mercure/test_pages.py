@@ -175,3 +175,56 @@ def test_a_page_on_the_loopback_gets_the_hub_under_its_own_name(page: str, hub: 
 def test_a_page_on_another_host_gets_the_public_url(hub: str) -> None:
     app = make_app(MERCURE_PUBLIC_URL=hub)
     assert render("{{ mercure_url() }}", app, "http://localhost:5000") == hub
+
+
+# -- mercure_on
+
+
+@pytest.mark.parametrize(
+    ("call", "attributes"),
+    [
+        ('"message", "turbo"', 'type="message" call="turbo" reload=""'),
+        ('"message", "htmx", reload=False', 'type="message" call="htmx"'),
+        ('"saved", "app.toast"', 'type="saved" call="app.toast"'),
+        ('"saved", "toast", reload=True', 'type="saved" call="toast" reload=""'),
+        ('"count", text="#count"', 'type="count" text="#count" reload=""'),
+        (
+            '"a", text="#a-{id} > b", field="count"',
+            'type="a" text="#a-{id} &gt; b" field="count" reload=""',
+        ),
+        (
+            '"a", "b", topics=["x", mercure_pattern("/books/:id")]',
+            'type="a" call="b" topics="[&#34;x&#34;, {&#34;match&#34;: &#34;/books/:id&#34;, '
+            '&#34;match_type&#34;: &#34;urlpattern&#34;}]"',
+        ),
+        ("name, 'b'", 'type="&#34;&gt;&lt;script&gt;" call="b"'),
+    ],
+)
+def test_mercure_on_writes_an_element(call: str, attributes: str) -> None:
+    html = render("{{ mercure_on(" + call + ") }}", name='"><script>')
+    script = f'<script type="module" src="/_mercure/{version()}/on.js"></script>'
+    assert html == f"{script}<mercure-on {attributes} hidden></mercure-on>"
+
+
+def test_mercure_on_has_a_nonce() -> None:
+    html = render("{{ mercure_on('a', 'b', nonce='x\"y') }}")
+    assert f'src="/_mercure/{version()}/on.js" nonce="x&#34;y"></script>' in html
+
+
+@pytest.mark.parametrize("name", ["alert(1)", "a b", "a..b", "1a", "", "a.", "a['b']", "ä"])
+def test_mercure_on_calls_nothing_but_functions(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="call is"):
+        render("{{ mercure_on('a', name) }}", name=name)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("'a'", "either call.* or text"),
+        ("'a', 'b', text='c'", "either call.* or text"),
+        ("'a', 'b', field='c'", "has a field"),
+    ],
+)
+def test_mercure_on_does_one_thing(call: str, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        render("{{ mercure_on(" + call + ") }}")

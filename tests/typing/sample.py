@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from flask import Flask, Response, make_response, redirect
+from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure import (
@@ -22,7 +23,9 @@ from flask_mercure import (
     Run,
     SomeHubsFailed,
     TokenFactory,
+    TurboStream,
     URLPattern,
+    dom_id,
 )
 
 mercure = Mercure()
@@ -118,3 +121,19 @@ async def answer(topic: str, tokens: Iterator[str], events: AsyncIterator[dict[s
 
 def sign() -> str:
     return TokenFactory(issuer="urn:x", audience=["https://e.example/m"]).create(subscribe="a")
+
+
+def add(order: object) -> ResponseReturnValue:
+    stream = TurboStream.append("orders", template="_order.html", order=order)
+    assert_type(stream + TurboStream.remove(order) + TurboStream.refresh(), TurboStream)
+    mercure.publish("orders", stream, private=True)
+    assert_type(dom_id(order), str)
+    return stream
+
+
+@mercure.broadcast("orders", template="_order.html", private=True, actions={"create": "prepend"})
+class Order:
+    """Not mapped, but types do not tell."""
+
+
+assert_type(Order(), Order)
