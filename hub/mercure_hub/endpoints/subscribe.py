@@ -19,11 +19,12 @@ from mercure_hub.protocol.http import Headers, prefers
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher
 from mercure_hub.protocol.subscription import (
+    WITH_LIVE,
     WITH_TOPICS,
     check_shown,
     matchers_from,
     requested_cursor,
-    wants_topics,
+    wanted_with,
 )
 from mercure_hub.protocol.tokens.grant import Grant
 
@@ -49,6 +50,7 @@ class Stream:
     :param ends_with_token: the token sets that end, not the configured lifetime.
     :param is_compressed: the stream is made of Zstandard frames.
     :param names_topics: updates come with the topics that the matchers select.
+    :param marks_live: a mark follows the history.
     :param accept: the value that accepts a WebSocket; ``None`` for an event stream.
     :param slot: counts the connection until a subscriber does.
     """
@@ -61,6 +63,7 @@ class Stream:
     ends_with_token: bool
     is_compressed: bool
     names_topics: bool
+    marks_live: bool
     accept: str | None
     slot: Slot
 
@@ -103,9 +106,9 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         headers.append(("Content-Encoding", "zstd"))
     if accept is None and hub.compression:
         headers.append(("Vary", "Accept-Encoding"))
-    names_topics = wants_topics(parameters)
-    if names_topics:  # a client learns that the hub knows the parameter
-        headers.append(("Mercure-With", WITH_TOPICS))
+    extras = wanted_with(parameters)
+    if extras:  # a client learns that the hub knows them
+        headers.append(("Mercure-With", ", ".join(extras)))
     lifetime = _lifetime(hub, grant)
     return Stream(
         matchers,
@@ -115,7 +118,8 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         lifetime,
         ends_with_token=lifetime < (hub.lifetime or inf),
         is_compressed=is_compressed,
-        names_topics=names_topics,
+        names_topics=WITH_TOPICS in extras,
+        marks_live=WITH_LIVE in extras,
         accept=accept,
         slot=slot,
     )

@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from itertools import repeat
 
 from mercure_hub.protocol import websocket
-from mercure_hub.protocol.event_stream import HEARTBEAT
+from mercure_hub.protocol.event_stream import HEARTBEAT, LIVE
 from mercure_hub.protocol.update import Update
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -248,6 +248,13 @@ def _encode_header() -> Callable[..., bytes]:
     from geventwebsocket.websocket import Header  # noqa: PLC0415 - takes MiB that most hubs do not need
 
     return Header.encode_header  # type: ignore[no-any-return]
+
+
+def live_mark(form: Form) -> bytes:
+    """The mark that follows the history: a comment, or a message without an update."""
+    if form.is_websocket:
+        return _frame(_TEXT, websocket.LIVE)
+    return encode(form, (), [LIVE], stored(LIVE))
 
 
 def _heartbeat(form: Form) -> bytes:

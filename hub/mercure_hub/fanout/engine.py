@@ -22,6 +22,7 @@ from mercure_hub.fanout.encoding import (
     encode,
     estimate,
     history,
+    live_mark,
 )
 from mercure_hub.fanout.endings import Ending, ending_of
 from mercure_hub.fanout.multiplexed import Multiplexed, Reader
@@ -165,6 +166,12 @@ class Engine:
             self._receivers.remove(subscriber)
         subscriber.state = _GONE
         subscriber.queue = None
+
+    def mark_live(self, subscriber: Subscriber) -> None:
+        """Queue the mark behind the history of a subscriber, before ``start``."""
+        mark = live_mark(subscriber.form)
+        subscriber.queue = [*(subscriber.queue or ()), mark]
+        subscriber.queued += len(mark)
 
     def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsSocket | None = None) -> None:
         """Take over a subscriber's connection and send it every update from now on.

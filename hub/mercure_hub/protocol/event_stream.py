@@ -10,6 +10,9 @@ from typing import Any
 
 HEARTBEAT = b":\n"
 
+LIVE = b": live\n"
+"""The comment that follows the history: an extension of this hub (docs/protocol.md)."""
+
 TOPIC_FIELD = "topic"
 """The field that names a topic of an event: an extension of this hub (docs/protocol.md)."""
 

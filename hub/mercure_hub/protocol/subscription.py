@@ -40,18 +40,23 @@ def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> st
 
 
 WITH = "with"
-"""The parameter that asks for more than the protocol sends with each update; an extension of this hub."""
+"""The parameter that asks for more than the protocol sends; an extension of this hub."""
 
 WITH_TOPICS = "topics"
-"""Its value that asks for the topics."""
+"""Its value that asks for the topics of each update."""
+
+WITH_LIVE = "live"
+"""Its value that asks for a mark behind the history."""
+
+WITH_KNOWN = (WITH_TOPICS, WITH_LIVE)
 
 WITH_METADATA = "flask_mercure_with"
 """The member of the metadata that lists the values that the hub knows."""
 
 
-def wants_topics(parameters: Pairs) -> bool:
-    """Whether a subscriber asks for the topics of each update; values that are unknown are ignored."""
-    return (WITH, WITH_TOPICS) in parameters
+def wanted_with(parameters: Pairs) -> list[str]:
+    """What a subscriber asks for beside the updates; values that are unknown are ignored."""
+    return [known for known in WITH_KNOWN if (WITH, known) in parameters]
 
 
 _PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}

@@ -72,6 +72,10 @@ def _has(headers: Mapping[str, str], name: str, token: str) -> bool:
     return token in (one.strip().lower() for one in headers.get(name, "").split(","))
 
 
+LIVE = b'{"live":true}'
+"""The message that follows the history, for clients that ask for it: an extension (docs/protocol.md)."""
+
+
 def message(update: Update, topics: Sequence[str] | None = None) -> bytes:
     """An update as a message: a JSON object with ``id``, ``type``, ``data`` and, if it has one, ``retry``.
 

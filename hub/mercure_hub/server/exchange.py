@@ -156,6 +156,8 @@ def begin_stream(
     finally:
         if not is_complete:
             broker.abandon(subscriber, ending)
+    if is_complete and stream.marks_live:
+        broker.engine.mark_live(subscriber)
     return subscriber if is_complete else None
 
 
