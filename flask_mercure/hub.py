@@ -318,6 +318,7 @@ class HubOperations(ABC):
         *,
         on_gap: Callable[[Gap], object] | None = None,
         payload: Any = None,
+        last_value: bool = False,
     ) -> Subscription:
         """Read updates, in a worker, a command or a test; not in a view, whose request would wait.
 
@@ -334,6 +335,8 @@ class HubOperations(ABC):
         :param on_gap: called with a :class:`~flask_mercure.Gap` when the hub does not have all updates that
             were missed: read the resource again. By default the log gets a warning.
         :param payload: shown with the active subscriptions.
+        :param last_value: without ``last_event_id``, begin with the newest update of each topic; the hub has
+            to be of this project.
         :returns: an iterator of events with ``data``, ``id``, ``type`` and ``json()``; it is subscribed.
         :raises HubUnreachable: there is no connection. Later ones that fail are tried again.
         :raises InvalidArgument: a topic or the id cannot be expressed, or there is no topic.
@@ -353,13 +356,14 @@ class HubOperations(ABC):
                 return configuration.tokens.create(wanted, None, configuration.own_claims, payload)
 
         return Subscription(
-            subscription_url(configuration.url, configuration.protocol, wanted),
+            subscription_url(configuration.url, configuration.protocol, wanted, last_value=last_value),
             token,
             verify=configuration.verify_tls,
             connect_timeout=configuration.connect_timeout,
             last_event_id=last_event_id,
             timeout=timeout,
             on_gap=on_gap,
+            begins_with_values=last_value,
         )
 
     def last_event_id(self) -> str | None:
@@ -404,15 +408,18 @@ class HubOperations(ABC):
             wanted, configuration, configuration.tokens.create(allowed, None, configuration.own_claims)
         )
 
-    def url(self, topics: Topics = (), last_event_id: str | None = None) -> str:
+    def url(self, topics: Topics = (), last_event_id: str | None = None, *, last_value: bool = False) -> str:
         """The URL to open an ``EventSource`` with; templates have it as ``mercure_url``.
 
         :param topics: to subscribe to; none gives the hub's URL.
         :param last_event_id: of the last update that the page includes.
+        :param last_value: begin with the newest update of each topic; the hub has to be of this project.
         :raises InvalidArgument: a topic or the id holds forbidden characters.
         """
         configuration = self._state.configuration
-        return subscription_url(page_url(configuration), configuration.protocol, topics, last_event_id)
+        return subscription_url(
+            page_url(configuration), configuration.protocol, topics, last_event_id, last_value=last_value
+        )
 
     def create_token(
         self,

@@ -180,9 +180,17 @@ def _serve(digest: str, filename: str) -> Response:
 
 
 def _url(state: MercureState) -> Callable[..., str]:
-    def mercure_url(topics: Topics = (), last_event_id: str | None = None, hub: str | None = None) -> str:
+    def mercure_url(
+        topics: Topics = (),
+        last_event_id: str | None = None,
+        hub: str | None = None,
+        *,
+        last_value: bool = False,
+    ) -> str:
         configuration = state.hub(hub).configuration
-        return subscription_url(page_url(configuration), configuration.protocol, topics, last_event_id)
+        return subscription_url(
+            page_url(configuration), configuration.protocol, topics, last_event_id, last_value=last_value
+        )
 
     return mercure_url
 
@@ -199,6 +207,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         identity: str | None = None,
         topic_of: str | None = None,
         transport: str | None = None,
+        last_value: bool = False,
     ) -> Markup:
         """Elements for the page's head, after which scripts can ``import { connect } from "mercure"``.
 
@@ -211,6 +220,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param identity: of the user, where tabs of two users must not share a connection.
         :param topic_of: ``"type"`` when updates are published with their topic as type.
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
+        :param last_value: begin with the newest update of each topic.
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
         configuration = state.hub(hub).configuration
@@ -233,6 +243,8 @@ def _script(state: MercureState) -> Callable[..., Markup]:
             )
         given = {"identity": identity, "topicOf": topic_of, "transport": transport}
         options |= {name: value for name, value in given.items() if value is not None}
+        if last_value:
+            options["lastValue"] = True
         return Markup("\n").join(_elements(configuration, options, nonce, import_map))
 
     return mercure_script

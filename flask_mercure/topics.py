@@ -264,7 +264,12 @@ def _not_wildcard(value: _Text, argument: str) -> _Text:
 
 
 def subscription_url(
-    public_url: str, protocol: Protocol, topics: Topics = (), last_event_id: str | None = None
+    public_url: str,
+    protocol: Protocol,
+    topics: Topics = (),
+    last_event_id: str | None = None,
+    *,
+    last_value: bool = False,
 ) -> str:
     """The URL to open an ``EventSource`` with.
 
@@ -272,6 +277,7 @@ def subscription_url(
     :param protocol: its generation, which names the parameters.
     :param topics: to subscribe to; none gives the hub's URL, to add parameters to in the browser.
     :param last_event_id: of the last update that is known already.
+    :param last_value: ask for the newest update of each topic first; only the hub of this project does that.
     :raises InvalidArgument: a topic or the id holds forbidden characters.
     """
     exact, cursor = ("topic", "lastEventID") if protocol == "0.x" else ("match", "last_event_id")
@@ -281,6 +287,8 @@ def subscription_url(
     ]
     if last_event_id is not None:
         query.append((cursor, check_characters(last_event_id, "last_event_id")))
+    if last_value:
+        query.append(("last_value", "1"))
     return f"{public_url}?{urlencode(query)}" if query else public_url
 
 

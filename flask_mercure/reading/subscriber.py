@@ -66,6 +66,7 @@ class Subscription(Iterator[Event]):
     :param timeout: seconds without an event after which iteration ends and the subscription closes; ``None``
         for never.
     :param on_gap: called when the hub cannot resume where it should, before the events that follow.
+    :param begins_with_values: the URL asks for the last values, as long as nothing has been received.
     :param clock: monotonic time in seconds.
     :param pause: waits for a number of seconds between two connections, or until the subscription is closed;
         the arguments are those of :meth:`threading.Event.wait`.
@@ -87,6 +88,7 @@ class Subscription(Iterator[Event]):
         last_event_id: str | None = None,
         timeout: float | None = None,
         on_gap: Callable[[Gap], object] | None = None,
+        begins_with_values: bool = False,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
@@ -103,6 +105,7 @@ class Subscription(Iterator[Event]):
         self._connect_timeout = connect_timeout
         self._timeout = timeout
         self._on_gap = on_gap
+        self._begins_with_values = begins_with_values
         self._clock = clock
         self._pause = pause or self._closed.wait
         self._jitter = jitter
@@ -297,7 +300,7 @@ class Subscription(Iterator[Event]):
         headers = opened.head.headers
         answered = headers.get("Mercure-Last-Event-ID", headers.get("Last-Event-ID"))
         if answered is None:
-            if not requested and not is_first:
+            if not requested and not is_first and not self._begins_with_values:
                 self._tell(Gap(None, None, "position"))
             return
         resumed_after = answered.encode("latin-1").decode("utf-8", "replace")

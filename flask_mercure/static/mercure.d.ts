@@ -9,6 +9,11 @@ export interface Options {
   topics?: Topics;
   /** What `mercure.last_event_id()` gave to the view; without it the stream begins when it is open. */
   lastEventId?: string | null;
+  /**
+   * Begin with the newest update of each topic, also of topics that `subscribe` adds; without `lastEventId`. Needs
+   * the hub of this project. The page has a stream of its own then.
+   */
+  lastValue?: boolean;
   /** Default: `1.0`, or what the URL's parameters tell. */
   protocol?: "1.0" | "0.x";
   /**

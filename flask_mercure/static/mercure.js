@@ -75,6 +75,7 @@ export class Mercure extends EventTarget {
     const {
       topics = [],
       lastEventId = read.lastEventId,
+      lastValue = read.lastValue,
       protocol = read.protocol ?? "1.0",
       transport = "fetch",
       fallback = true,
@@ -96,7 +97,8 @@ export class Mercure extends EventTarget {
     if (token !== null && typeof token !== "function") {
       throw new TypeError("token is no function that returns one");
     }
-    this.#options = { share, identity: options.identity ?? "", lastEventId };
+    // A stream that runs already in another tab has sent the last values there.
+    this.#options = { share: share && !lastValue, identity: options.identity ?? "", lastEventId };
     this.#topicOf = topicOf === "type" ? ({ type }) => type : topicOf;
     this.#settings = {
       url: read.url,
@@ -106,6 +108,7 @@ export class Mercure extends EventTarget {
       token,
       credentials,
       access: new Credentials(refresh, refreshAfter * 1000),
+      lastValue,
       heartbeat: heartbeat * 1000,
       ownTypes: () => this.#byType.keys(),
       types: () => this.#byType.keys(),

@@ -17,6 +17,7 @@ const UNANSWERED = 10_000; // milliseconds without an answer, after which someth
  * @property {(() => string | Promise<string>) | null} token
  * @property {RequestCredentials} credentials
  * @property {Credentials} access renews the cookie
+ * @property {boolean} lastValue begin with the newest update of each topic
  * @property {number} heartbeat of the hub, in milliseconds; 0 when it has none
  * @property {() => Iterable<string>} types event types that somebody listens to
  */
@@ -86,7 +87,7 @@ export class Stream {
 
   async #open() {
     this.#stop();
-    const { access, url, protocol, fallback, token, credentials, types } = this.#settings;
+    const { access, url, protocol, fallback, token, credentials, types, lastValue } = this.#settings;
     this.#sink.state("connecting", {});
     if (access.isDue()) {
       const turn = this.#turn;
@@ -98,7 +99,12 @@ export class Stream {
     this.#name = fallback.name;
     this.#watch = setTimeout(() => this.#heldBack("unanswered"), UNANSWERED);
     this.#end = this.#transport.open(
-      { url: subscriptionUrl(url, this.topics, protocol, requested), token, credentials, types: types() },
+      {
+        url: subscriptionUrl(url, this.topics, protocol, requested, lastValue),
+        token,
+        credentials,
+        types: types(),
+      },
       {
         open: ({ position }) => this.#opened(requested, position),
         alive: () => (this.#lastSign = Date.now()),
@@ -140,7 +146,7 @@ export class Stream {
     if (requested !== null) {
       const isKnown = position === null || position === requested || requested === EARLIEST;
       if (!isKnown) this.#sink.gap({ reason: "history", requested, resumed: position });
-    } else if (this.isLate) {
+    } else if (this.isLate && !this.#settings.lastValue) {
       // It began with no position, and later than the page, or was cut off before it learned one.
       this.#sink.gap({ reason: "position", requested, resumed: position });
     }

@@ -38,23 +38,26 @@ export function isSubset(some, all) {
  * Take the matchers and the cursor out of a URL such as `mercure_url` gives.
  *
  * @param {string} text
- * @returns {{url: URL, topics: Topic[], lastEventId: string | null, protocol: "1.0" | "0.x" | null}}
+ * @returns {{url: URL, topics: Topic[], lastEventId: string | null, lastValue: boolean,
+ *   protocol: "1.0" | "0.x" | null}}
  */
 export function readUrl(text) {
   const url = new URL(text, document.baseURI);
   const topics = [];
   let lastEventId = null;
+  let lastValue = false;
   let protocol = null;
   for (const [name, value] of [...url.searchParams]) {
     if (name === "match" || name === "match_exact") topics.push(value);
     else if (name === "match_urlpattern") topics.push({ match: value, match_type: "urlpattern" });
     else if (name === "topic") topics.push(value);
     else if (name === "last_event_id" || name === "lastEventID") lastEventId = value || null;
+    else if (name === "last_value") lastValue = value === "1";
     else continue;
     if (name === "topic" || name === "lastEventID") protocol = "0.x";
     url.searchParams.delete(name, value);
   }
-  return { url, topics, lastEventId, protocol };
+  return { url, topics, lastEventId, lastValue, protocol };
 }
 
 /**
@@ -64,14 +67,16 @@ export function readUrl(text) {
  * @param {Matchers} matchers
  * @param {"1.0" | "0.x"} protocol
  * @param {string | null} cursor `null` starts now, and has this project's hub say where that is
+ * @param {boolean} lastValue without a cursor, begin with the newest update of each topic
  */
-export function subscriptionUrl(base, matchers, protocol, cursor) {
+export function subscriptionUrl(base, matchers, protocol, cursor, lastValue) {
   const url = new URL(base);
   for (const { type, value } of matchers.values()) {
     if (protocol === "0.x") url.searchParams.append("topic", value);
     else url.searchParams.append(type === "exact" ? "match" : "match_urlpattern", value);
   }
   url.searchParams.set(protocol === "0.x" ? "lastEventID" : "last_event_id", cursor ?? "");
+  if (lastValue) url.searchParams.set("last_value", "1");
   return url;
 }
 

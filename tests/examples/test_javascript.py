@@ -80,6 +80,21 @@ def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
     assert tab.seen("states") == ["connecting", "open"]
 
 
+def test_the_last_values_come_first_also_of_topics_that_are_added(site: Site, tab: Tab) -> None:
+    for name in ("gauge", "other"):
+        for data in ("old", "value"):
+            site.publish(name, f"{name} {data}")
+    tab.visit(f"{site.url}/?topics=a")
+    tab.run("follow({ topics: ['gauge'], lastValue: true })")
+    tab.wait_updates("gauge value")
+    assert tab.seen("gaps") == []
+    tab.run("mercure.subscribe('other')")
+    tab.wait_updates("gauge value", "other value")
+    site.publish("gauge", "gauge live")
+    tab.wait_updates("gauge value", "other value", "gauge live")
+    tab.run("mercure.close()")
+
+
 def test_close_ends_everything(site: Site, tab: Tab) -> None:
     tab.enter(f"{site.url}/?topics=a")
     tab.run("mercure.close()")

@@ -51,6 +51,16 @@ def test_subscription_urls(topics: Any, last_event_id: str | None, protocol: str
     assert parse_form(parts.query.encode("ascii")) == expected
 
 
+@pytest.mark.parametrize("protocol", ["1.0", "0.x"])
+def test_subscription_urls_that_ask_for_last_values(protocol: str) -> None:
+    app = make_app(PUBLIC_URL=PUBLIC, PROTOCOL=protocol)
+    with app.test_request_context():
+        shown = render_template_string("{{ mercure_url('gauge', last_value=True) }}").replace("&amp;", "&")
+    expected = [("match" if protocol == "1.0" else "topic", "gauge"), ("last_value", "1")]
+    assert parse_form(urlsplit(shown).query.encode()) == expected
+    assert url("gauge", last_value=True, protocol=protocol) == shown
+
+
 def test_templates_build_topics_and_patterns_too() -> None:
     app = make_app(PUBLIC_URL=PUBLIC)
     page = "{{ mercure_url([mercure_topic('/rooms/{}', room), mercure_pattern('/rooms/{}/*', room)]) }}"

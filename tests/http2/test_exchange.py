@@ -31,6 +31,14 @@ def test_publishers_and_subscribers_share_a_connection(hub: RunningHub, connecti
         assert (events[0].id, events[-1].id) == (first.text, second.text)
 
 
+def test_the_last_value_comes_first(hub: RunningHub, connection: Connection) -> None:
+    for data_ in ("old", "value"):
+        hub.send("http2/last", data_)
+    stream = connection.subscribe({"match": "http2/last", "last_value": "1"})
+    hub.send("http2/last", "live")
+    assert [stream.next().data for _ in range(2)] == ["value", "live"]
+
+
 def test_an_answer_has_the_fields_of_http_1_1(hub: RunningHub, connection: Connection) -> None:
     stream = connection.subscribe({"match": "fields"}, origin="https://app.example")
     expected = hub.subscribe({"match": "fields"}, Origin="https://app.example").reply.headers

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
+from mercure_hub.storage.encoding import bounded
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
     Batch,
     Beginning,
     Entry,
     LeaseLost,
+    Outline,
     Page,
     Position,
     Presence,
@@ -255,6 +257,20 @@ class MemoryLink:
         some = known[first : first + limit]
         more = first + limit if len(some) == limit else None
         return TopicPage([topic for topic in some if topic in here], more)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        return [
+            [
+                Outline(one.sequence, one.update.topics, one.update.private, len(one.update.data.encode()))
+                for one in reversed(self._entries(0, upto))
+                if topic in one.update.topics and not one.is_event
+            ][:limit]
+            for topic, upto in wanted
+        ]
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        some = [one for one in self._entries(0, 1 << 62) if one.sequence in sequences]
+        return bounded(some, 0, len(sequences))[0]
 
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         self._look()

@@ -392,6 +392,50 @@ class TestRead:
         assert sorted(topics) == ["a", "all/3", "all/4", "all/5", "b", "c"]
 
 
+class TestNewest:
+    def test_of_each_topic_the_newest_first(self, node: Node) -> None:
+        node.append(*[update("abc"[n % 3], f"all/{n}", id=str(n + 1)) for n in range(30)])
+        wanted = [("a", END), ("nothing", END), ("b", 20), ("all/7", END), ("all/7", 7)]
+        found = node.link.newest_of(wanted, 2)
+        assert [[one.sequence for one in some] for some in found] == [[28, 25], [], [20, 17], [8], []]
+        assert [one.topics for one in found[0]] == [("a", "all/27"), ("a", "all/24")]
+        assert [[one.sequence for one in some] for some in node.link.newest_of(wanted[:1], 1)] == [[28]]
+        assert node.link.newest_of([], 1) == []
+
+    def test_an_outline_tells_what_is_known_without_the_data(self, node: Node) -> None:
+        node.append(*ODD)
+        for number, one in enumerate(ODD, 1):
+            (outline,) = node.link.newest_of([(one.topics[0], number)], 1)[0]
+            assert (outline.sequence, outline.topics, outline.private) == (number, one.topics, one.private)
+            assert outline.size == len(one.data.encode())
+
+    def test_events_do_not_count(self, node: Node) -> None:
+        node.announce("key", "record")
+        assert node.link.newest_of([("/subscriptions/key", END)], 1) == [[]]
+
+    def test_of_many_topics(self, node: Node) -> None:
+        topics = [f"t/{n}" for n in range(600)]
+        node.append(*[update(topic) for topic in topics])
+        found = node.link.newest_of([(topic, END) for topic in topics], 3)
+        assert [[one.sequence for one in some] for some in found] == [[n + 1] for n in range(600)]
+
+    def test_entries_at_sequences(self, node: Node) -> None:
+        node.append(*[update(id=str(n + 1)) for n in range(20)])
+        entries = node.link.at([2, 3, 17, 25])
+        assert [(entry.sequence, entry.update.id) for entry in entries] == [(2, "2"), (3, "3"), (17, "17")]
+        assert node.link.at([]) == node.link.at([30]) == []
+
+    def test_large_entries_at_sequences_come_one_after_the_other(self, node: Node) -> None:
+        node.append(*[update(data=str(n) * 200_000) for n in range(1, 6)])
+        left, found = [1, 2, 3, 5], list[int]()
+        while left:
+            some = node.link.at(left)
+            assert 0 < len(some) <= 2
+            found += [entry.sequence for entry in some]
+            left = [one for one in left if one > found[-1]]
+        assert found == [1, 2, 3, 5]
+
+
 class TestResume:
     @pytest.fixture
     def node(self, node: Node) -> Node:

@@ -244,17 +244,21 @@ class Broker:
         matchers: tuple[Matcher, ...],
         *,
         takes_events: bool = False,
+        wants_values: bool = False,
         watch: Watch = lambda _: nullcontext(),
     ) -> Start:
         """Find the update after which a subscriber wants to resume; see ``Replays.locate``.
 
         While the engine is away, a subscriber with a cursor waits.
 
+        :param wants_values: without a cursor, the last value of each topic is to come first.
         :param watch: tells when its client leaves.
         :raises StorageAway: the engine is away for too long.
         :raises StorageError: the history cannot be read.
         """
-        locate = partial(self._replays.locate, cursor, matchers, takes_events=takes_events)
+        locate = partial(
+            self._replays.locate, cursor, matchers, takes_events=takes_events, wants_values=wants_values
+        )
         return self._room.run(locate, watch) if cursor else locate()
 
     def enter(self, subscriber: Subscriber) -> None:

@@ -2,12 +2,14 @@
 
 ``locate`` finds the update that the subscriber has. ``replay`` reads what comes after it, up to what the
 engine has dispatched. Within one page of that boundary it lets the engine hold newer updates, reads the rest,
-and the subscriber goes live: nothing is missing, and nothing comes twice.
+and the subscriber goes live: nothing is missing, and nothing comes twice. A subscriber without a cursor may
+ask for the last value of each topic first.
 """
 
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ import gevent
 from gevent.event import Event
 
 from mercure_hub.broker.dispatch import Dispatcher, Storage
+from mercure_hub.broker.last_values import Search, Values
 from mercure_hub.broker.threads import Lookups
 from mercure_hub.fanout.endings import Ending, Reason, behind
 from mercure_hub.fanout.engine import Engine
@@ -46,10 +49,12 @@ class ReplayLimits:
 
     :param page: updates, or topics, that are read from the history at once.
     :param memory: bytes of history in memory, for all replays together.
+    :param values: last values that one subscriber is sent at most.
     """
 
     page: int = 500
     memory: int = 32 << 20
+    values: int = 10_000
 
 
 @dataclass(slots=True)
@@ -59,6 +64,7 @@ class Start:
     :param after: sequence of the last update that the subscriber has; ``None`` for "from now on".
     :param last_event_id: value of the ``Mercure-Last-Event-ID`` response header, or ``None``.
     :param page: the first page after it, if that has been read already; ``take_page`` removes it.
+    :param has_values: the last value of each topic up to there comes first.
     :param takes_events: the subscriber may get subscription events.
     :param then: where the history began when the subscriber was told that updates may be missing, if it was.
     :param generation: of the dispatcher at that time.
@@ -70,6 +76,7 @@ class Start:
     takes_events: bool = False
     then: Beginning | None = None
     generation: int = 0
+    has_values: bool = False
 
     def take_page(self) -> Page | None:
         """The first page; forgotten here, so that its memory can be freed."""
@@ -98,11 +105,15 @@ class Outlet(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """A span of the history to read; see ``Store.read``."""
+    """A span of the history to read; see ``Store.read``.
+
+    :param sequences: only these, of which it does not matter whether they are there; see ``Store.at``.
+    """
 
     after: int
     upto: int
     topics: frozenset[str] | None
+    sequences: Sequence[int] | None = None
 
 
 class Replays:
@@ -132,13 +143,21 @@ class Replays:
         self._clock = clock
         self._buffer = buffer
         self._page = limits.page
+        self._most_values = limits.values
         self._lookups = Lookups()
         self._budget = ReplayBudget(limits.memory)
         self._reading: dict[Subscriber, Ending | None] = {}  # and why its stream has to end, if it has to
 
     # -- where it begins -------------------------------------------------------------------------
 
-    def locate(self, cursor: str | None, matchers: tuple[Matcher, ...], *, takes_events: bool) -> Start:
+    def locate(
+        self,
+        cursor: str | None,
+        matchers: tuple[Matcher, ...],
+        *,
+        takes_events: bool,
+        wants_values: bool = False,
+    ) -> Start:
         """Find the update after which a subscriber wants to resume.
 
         An unknown id stands for an update that was discarded, or never existed: everything that is left comes
@@ -147,8 +166,17 @@ class Replays:
         :param cursor: the requested event id, ``earliest``, empty, or ``None``.
         :param matchers: what the subscriber listens to.
         :param takes_events: it may get subscription events; discarded ones do not matter to others.
+        :param wants_values: without a cursor, the last value of each topic is to come first.
         """
         dispatcher = self._dispatcher
+        if not cursor and wants_values:
+            # No position is told: whoever leaves before it has all values asks for them again.
+            return Start(
+                self._engine.dispatched,
+                takes_events=takes_events,
+                generation=dispatcher.generation,
+                has_values=True,
+            )
         if not cursor:  # an empty cursor also starts now, and the answer says where that is
             here = dispatcher.last_event_id if takes_events else dispatcher.last_update_id
             return Start(None, None if cursor is None else here, generation=dispatcher.generation)
@@ -214,9 +242,12 @@ class Replays:
             self._reading[subscriber] = Ending(Reason.INCOMPLETE)
         if after is None:
             return not self._is_over(subscriber)
-        if not self._wait_until_dispatched(subscriber, after):
-            return False
         wanted = Scope(subscriber.matchers)
+        if not (
+            self._wait_until_dispatched(subscriber, after)
+            and self._send_values(subscriber, wanted, start, after, outlet)
+        ):
+            return False
         topics = _exact_topics(subscriber.matchers)
         boundary = self._engine.dispatched  # later updates may have other topics
         selected: frozenset[str] | None = None
@@ -245,6 +276,61 @@ class Replays:
             if reached is None:
                 return False
             after = reached
+
+    def _send_values(
+        self, subscriber: Subscriber, wanted: Scope, start: Start, upto: int, outlet: Outlet
+    ) -> bool:
+        """Send the newest update of each topic that the subscriber listens to and may read, if it asked.
+
+        :param upto: sequence of the last update that counts.
+        :returns: false when the stream has to end.
+        """
+        if not start.has_values:
+            return True
+        values = Values(self._most_values)
+        for topics in self._listened_to(subscriber.matchers, wanted, upto):
+            search = Search(topics, upto, lambda one: not one.private or _may_read(subscriber, one.topics))
+            for question in search.questions():
+                if self._is_over(subscriber):
+                    return False
+                answers = self._lookups.run(partial(self._storage.newest_of, *question))
+                for outline in search.take(answers):
+                    values.add(outline)
+        if values.is_cut:
+            _log.warning(
+                "%s asked for the last values of more topics than one subscriber is sent; it gets the newest "
+                "ones, %d updates: its matchers should select fewer",
+                subscriber.peer,
+                len(values.sequences),
+            )
+        sequences = values.sequences
+        while sequences:
+            some, after = sequences[: self._page], sequences[0] - 1
+            span = _Span(after, some[-1], None, some)
+            reached = self._send_page(subscriber, wanted, span, start, outlet)
+            if reached is None:
+                return False
+            sequences = sequences[bisect_right(sequences, reached) :]
+        return True
+
+    def _listened_to(self, matchers: Sequence[Matcher], wanted: Scope, upto: int) -> Iterator[Sequence[str]]:
+        """The topics of the history that matchers select, some at a time."""
+        exact = dict.fromkeys(matcher.exact for matcher in matchers if matcher.exact is not None)
+        if exact:
+            yield list(exact)
+        if len(exact) == len(matchers):
+            return
+        beyond, is_last = None, False
+        while not is_last:
+            page = self._lookups.run(partial(self._storage.topics, 0, upto, beyond, self._page))
+            beyond, is_last = page.beyond, page.beyond is None
+            selected = []
+            for number, topic in enumerate(page.topics, 1):
+                if topic not in exact and wanted.covers(topic):
+                    selected.append(topic)
+                if number % _TOPICS_BETWEEN_PAUSES == 0:
+                    gevent.sleep(0)
+            yield selected
 
     def _wait_until_dispatched(self, subscriber: Subscriber, sequence: int) -> bool:
         """Wait for an update that is stored, but not yet sent to others; false if the stream has to end."""
@@ -289,10 +375,12 @@ class Replays:
                     if page is None and not self._take_memory(share, subscriber):
                         continue
                     page = page or self._lookups.run(partial(self._read, span, start))
-                    span = _Span(span.after, page.reached, span.topics)
+                    span = replace(span, upto=page.reached)
                     content = self._encoded(subscriber, wanted, page)
                     # Also for the first page: it is read by several statements.
-                    lacks = page.beginning.lacks(span.after, start.then, events=start.takes_events)
+                    lacks = span.sequences is None and page.beginning.lacks(
+                        span.after, start.then, events=start.takes_events
+                    )
                     if lacks or offered not in (None, hash(content)):
                         self._end_discarded(subscriber, span)
                         return None
@@ -319,6 +407,9 @@ class Replays:
 
     def _read(self, span: _Span, start: Start) -> Page:
         """Read a page, in a thread. Before the first page of the whole history, note where that begins."""
+        if span.sequences is not None:
+            entries = self._storage.at(span.sequences)
+            return Page(entries, entries[-1].sequence if entries else span.upto, Beginning(0, 0))
         if not span.after and start.then is None:
             start.then = self._storage.beginning(span.upto)  # first: what is discarded later is missing
         return self._storage.read(span.after, span.upto, span.topics, self._page)
@@ -384,9 +475,14 @@ def _start(
 
 
 def _is_for(subscriber: Subscriber, wanted: Scope, update: Update) -> bool:
-    if update.private and not subscriber.grant.subscribe.covers_any(update.topics):
+    if update.private and not _may_read(subscriber, update.topics):
         return False
     return wanted.covers_any(update.topics)
+
+
+def _may_read(subscriber: Subscriber, topics: Sequence[str]) -> bool:
+    """Whether its token covers a private update with these topics."""
+    return subscriber.grant.subscribe.covers_any(topics)
 
 
 def _exact_topics(matchers: tuple[Matcher, ...]) -> frozenset[str] | None:

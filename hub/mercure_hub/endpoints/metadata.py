@@ -5,7 +5,7 @@ from __future__ import annotations
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol.http import Answer, json_answer
-from mercure_hub.protocol.subscription import WITH_KNOWN, WITH_METADATA
+from mercure_hub.protocol.subscription import LAST_VALUE_METADATA, WITH_KNOWN, WITH_METADATA
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
 from mercure_hub.protocol.topics import SUPPORTED
 from mercure_hub.protocol.update import BATCH_METADATA
@@ -22,6 +22,7 @@ def metadata(hub: Hub, request: Request) -> Answer:
     }
     document[BATCH_METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
     document[WITH_METADATA] = list(WITH_KNOWN)
+    document[LAST_VALUE_METADATA] = True
     if hub.gatekeeper.authorization_servers:
         document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
     if hub.subscriptions:

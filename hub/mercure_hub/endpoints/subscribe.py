@@ -25,6 +25,7 @@ from mercure_hub.protocol.subscription import (
     matchers_from,
     requested_cursor,
     wanted_with,
+    wants_last_values,
 )
 from mercure_hub.protocol.tokens.grant import Grant
 
@@ -87,10 +88,14 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.
     wanted = requested_cursor(_event_id(request.header("last-event-id")), parameters, old_names=old)
-    takes_events = wanted is not None and _may_get_events(matchers, grant, request.identity)
+    wants_values = wants_last_values(parameters)
+    reads_history = wanted is not None or wants_values
+    takes_events = reads_history and _may_get_events(matchers, grant, request.identity)
     slot = hub.broker.quota.enter(request.peer, grant.fingerprint)
     try:
-        start = hub.broker.locate(wanted, matchers, takes_events=takes_events, watch=request.watch)
+        start = hub.broker.locate(
+            wanted, matchers, takes_events=takes_events, wants_values=wants_values, watch=request.watch
+        )
         hub.gatekeeper.check_again(grant)
     except BaseException:
         slot.release()

@@ -59,6 +59,27 @@ def wanted_with(parameters: Pairs) -> list[str]:
     return [known for known in WITH_KNOWN if (WITH, known) in parameters]
 
 
+LAST_VALUE = "last_value"
+"""Parameter with which a subscriber asks for the newest update of each topic: an extension of this hub."""
+
+LAST_VALUE_METADATA = "flask_mercure_last_value"
+"""Member of the metadata document that tells that the hub knows this parameter."""
+
+_ON, _OFF = ("1", "true"), ("", "0", "false")
+
+
+def wants_last_values(parameters: Pairs) -> bool:
+    """Whether a request asks for the last values of its topics.
+
+    :param parameters: names and values of query and body together; the first one counts.
+    :raises InvalidRequest: the value is neither yes nor no.
+    """
+    value = next((value for name, value in parameters if name == LAST_VALUE), "")
+    if value in _ON or value in _OFF:
+        return value in _ON
+    raise InvalidRequest(f"{LAST_VALUE} is {value[:40]!r}; send 1, or leave it out.", LAST_VALUE)
+
+
 _PARAMETERS = {"match": MatcherType.EXACT, **{f"match_{type_}": type_ for type_ in SUPPORTED}}
 _OLD_PARAMETER = "topic"
 _OLD_CONTEXT = "https://mercure.rocks/"

@@ -207,6 +207,19 @@ class TopicPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of a stored update of a publisher without its data.
+
+    :param size: bytes of its data.
+    """
+
+    sequence: int
+    topics: tuple[str, ...]
+    private: bool
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """A subscriber that comes back, with what it needs to resume.
 
@@ -490,6 +503,21 @@ class Link(Protocol):
         :param upto: sequence of the last one.
         :param beyond: of the page before; ``None`` for the first one.
         :param limit: topics to look at; those outside of this part of the history are not returned.
+        """
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics, which publishers have sent.
+
+        :param wanted: topics, each with the last sequence wanted.
+        :param limit: updates of each topic at most.
+        :returns: for each topic, the newest first. Of two topics that share a hash, those of both.
+        """
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences, in order, without those that are not there.
+
+        :param sequences: in order. Not all are looked at if the entries would take too much memory: after the
+            last one that is returned the caller asks again.
         """
 
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:

@@ -32,6 +32,7 @@ from mercure_hub.storage.interface import (
     Lag,
     LeaseLost,
     Link,
+    Outline,
     Page,
     Presence,
     Records,
@@ -358,6 +359,14 @@ class Store(Generic[Ticket]):
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics in a part of the history; see ``Link.topics``."""
         return self._link.topics(after, upto, beyond, limit)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics; see ``Link.newest_of``."""
+        return self._link.newest_of(wanted, limit)
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences; see ``Link.at``."""
+        return self._link.at(sequences)
 
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         """The subscriptions that other processes have; see ``Link.others``."""

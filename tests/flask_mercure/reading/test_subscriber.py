@@ -74,6 +74,16 @@ def test_subscription_replays_from_a_cursor_and_from_the_earliest(app: Any) -> N
         assert events.gap is None
 
 
+def test_subscription_begins_with_the_last_value_of_each_topic(app: Any) -> None:
+    for number in range(4):
+        last = mercure.publish(f"s-value/{number % 2}", str(number))
+    with mercure.subscribe([f"s-value/{number}" for number in range(2)], last_value=True) as events:
+        mercure.publish("s-value/0", "live")
+        assert [events.wait(PATIENCE).data for _ in range(2)] == ["2", "3"]
+        assert (events.last_event_id, events.gap) == (last, None)
+        assert events.wait(PATIENCE).data == "live"
+
+
 def test_subscription_iteration_ends_after_its_timeout_and_closes(app: Any) -> None:
     events = mercure.subscribe("s-time", timeout=0.1)
     mercure.publish("s-time", "1")
@@ -361,6 +371,13 @@ def test_subscription_gap_when_the_position_is_unknown(
         assert next(events).data == "1"
         assert events.gap == Gap(None, header.get("Last_Event_ID"), "position")
     assert "before the first update" in caplog.text
+
+
+def test_subscription_without_a_gap_when_the_last_values_come_again(other: FakeHub) -> None:
+    other.answers = [stream(b":\n"), stream(b"id: 1\ndata: 1\n\n")]
+    with on(other, begins_with_values=True) as events:
+        assert next(events).data == "1"
+        assert events.gap is None
 
 
 def test_subscription_logs_do_not_show_the_token(other: FakeHub, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ from mercure_hub.storage.interface import (
     Beginning,
     Entry,
     Lag,
+    Outline,
     Page,
     Position,
     Records,
@@ -241,6 +242,27 @@ class FedLink:
             is_of_engine = True
         ends = None if found.beyond is None else found.beyond << 1 | is_of_engine
         return TopicPage(found.topics, ends)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """From the copy what it has; its updates are the newest ones."""
+        base, upto = self._state.base, max((upto for _, upto in wanted), default=0)
+        found = self._from_copy(base, upto, lambda: self._reader.newest_of(wanted, limit))
+        if found is None:
+            return self._engine.newest_of(wanted, limit)
+        if base == 0:
+            return found
+        lacking = [number for number, some in enumerate(found) if len(some) < limit]
+        others = self._engine.newest_of([wanted[number] for number in lacking], limit) if lacking else []
+        for number, some in zip(lacking, others, strict=True):
+            found[number] = some
+        return found
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """From the copy, if it has all of them."""
+        if not sequences:
+            return []
+        found = self._from_copy(sequences[0] - 1, sequences[-1], lambda: self._reader.at(sequences))
+        return self._engine.at(sequences) if found is None else found
 
     def _from_copy(self, after: int, upto: int, read: Callable[[], T]) -> T | None:
         """What the copy says on a part of the history; ``None`` unless it has all of it."""

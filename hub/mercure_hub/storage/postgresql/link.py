@@ -28,6 +28,7 @@ from mercure_hub.storage.interface import (
     Beginning,
     Entry,
     LeaseLost,
+    Outline,
     Page,
     Position,
     Records,
@@ -456,6 +457,14 @@ class PostgresqlLink:
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics in a part of the history."""
         return self._reader.topics(after, upto, beyond, limit)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics."""
+        return self._reader.newest_of(wanted, limit)
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences."""
+        return self._reader.at(sequences)
 
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         """The records of other nodes."""

@@ -11,12 +11,13 @@ from typing import Any
 import psycopg
 
 from mercure_hub.protocol.errors import StorageAway
-from mercure_hub.storage.encoding import MAX_PAGE, topic_hash, topic_page
+from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, topic_hash, topic_page
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
     OVERHEAD,
     Beginning,
     Entry,
+    Outline,
     Page,
     Resume,
     Resumed,
@@ -77,6 +78,16 @@ _SEQUENCES_OF_MANY = """
 """
 _OF_SEQUENCES = _bounded("SELECT * FROM mercure_update WHERE sequence = ANY(%(sequences)s)", OVERHEAD)
 _FOLLOWING = _bounded(_RANGE, 0, f", {INCARNATION}")
+
+_NEWEST = """
+    SELECT w.number, u.sequence, u.topics, u.private, octet_length(u.data)
+    FROM unnest(%(hashes)s, %(uptos)s) WITH ORDINALITY w(hash, upto, number) CROSS JOIN LATERAL (
+        SELECT u.sequence, u.topics, u.private, u.data
+        FROM mercure_topic t JOIN mercure_update u ON u.sequence = t.sequence
+        WHERE t.topic_hash = w.hash AND t.sequence <= w.upto AND u.event_bytes IS NULL
+        ORDER BY t.topic_hash DESC, t.sequence DESC LIMIT %(limit)s
+    ) u ORDER BY w.number, u.sequence DESC
+"""
 
 # Skips through the index of topics from one to the next: each costs one look-up, however many updates it has.
 _TOPICS = """
@@ -205,6 +216,25 @@ class Reader:
         bounds["beyond"] = before_all if beyond is None else beyond
         with self.connection() as connection:
             return topic_page(connection.ask(_TOPICS, bounds), limit)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics; see ``Link.newest_of``."""
+        values = {
+            "hashes": bigints([topic_hash(topic) for topic, _ in wanted]),
+            "uptos": bigints([upto for _, upto in wanted]),
+            "limit": limit,
+        }
+        found: list[list[Outline]] = [[] for _ in wanted]
+        with self.connection() as connection:
+            for number, sequence, topics, private, size in connection.ask(_NEWEST, values):
+                found[number - 1].append(Outline(sequence, decoded_topics(topics), private, size))
+        return list(found)
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences; see ``Link.at``."""
+        values = {"sequences": bigints(sequences), "size": MAX_PAGE}
+        with self.connection() as connection:
+            return [entry(row) for row in connection.ask(_OF_SEQUENCES, values)]
 
 
 def following(

@@ -32,6 +32,7 @@ from mercure_hub.storage.interface import (
     Beginning,
     Entry,
     LeaseLost,
+    Outline,
     Page,
     Position,
     Records,
@@ -386,6 +387,35 @@ class RedisLink:
         more = int.from_bytes(members[-1][:8], "big", signed=True) if len(members) == limit else None
         return TopicPage(topics, more)
 
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics, from a few topics with each call of a script."""
+        found: list[list[Outline]] = [[] for _ in wanted]
+        at_once = max(_AT_ONCE // limit, 1)
+        with self._errors("read"), self._readers.line() as line:
+            for start in range(0, len(wanted), at_once):
+                arguments: list[Argument] = []
+                for topic, upto in wanted[start : start + at_once]:
+                    arguments += (_hash(topic_hash(topic)), upto)
+                (reply,) = line.ask(self._call(scripts.NEWEST, limit, *arguments))
+                for number, sequence, topics, size, rest in _columns(reply):
+                    private, _, _, is_event = decoded_rest(rest) if rest else _USUAL
+                    if not is_event:
+                        outline = Outline(int(sequence), decoded_topics(topics.decode()), private, int(size))
+                        found[start + int(number)].append(outline)
+        return list(found)
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences."""
+        entries: list[Entry] = []
+        with self._errors("read"), self._readers.line() as line:
+            for start in range(0, len(sequences), _AT_ONCE):
+                some = sequences[start : start + _AT_ONCE]
+                (reply,) = line.ask(self._call(scripts.ENTRIES, MAX_PAGE, OVERHEAD, *some))
+                entries += _entries(reply)
+                if sum(OVERHEAD + len(entry.update.data.encode()) for entry in entries) >= MAX_PAGE:
+                    break
+        return entries
+
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         """The records of other nodes."""
         try:
@@ -636,17 +666,24 @@ def decoded_rest(encoded: bytes) -> tuple[bool, str | None, int | None, bool]:
     return private, type_, retry, is_event
 
 
-def _entries(reply: Sequence[bytes]) -> list[Entry]:
-    """The entries that ``scripts.PAGE`` and ``scripts.ENTRIES`` return."""
+_USUAL = (False, None, None, False)  # the rest of an update that has none
+
+
+def _columns(reply: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
+    """The rows of five texts that scripts return as two."""
     lengths, joined = reply
     parts: list[bytes] = []
     end = 0
     for length in map(int, lengths.split()):
         begin, end = end, end + length
         parts.append(joined[begin:end])
+    return zip(*[iter(parts)] * 5, strict=True)
+
+
+def _entries(reply: Sequence[bytes]) -> list[Entry]:
+    """The entries that ``scripts.PAGE`` and ``scripts.ENTRIES`` return."""
     entries: list[Entry] = []
-    columns: Iterable[tuple[bytes, ...]] = zip(*[iter(parts)] * 5, strict=True)
-    for sequence, id_, topics, data, rest in columns:
+    for sequence, id_, topics, data, rest in _columns(reply):
         texts = decoded_topics(topics.decode()), data.decode(), id_.decode()
         if rest:
             private, type_, retry, is_event = decoded_rest(rest)

@@ -386,6 +386,34 @@ ENTRIES = Script(
 )
 """The same for given sequences."""
 
+NEWEST = Script(
+    "no-writes",
+    """
+    local limit, lengths, parts = tonumber(ARGV[1]), {}, {}
+    for k = 2, #ARGV, 2 do
+        local places = call('ZREVRANGEBYSCORE', p .. 't:' .. ARGV[k], ARGV[k + 1], '-inf', 'LIMIT', 0, limit)
+        for _, sequence in ipairs(places) do
+            local place = '0-' .. sequence
+            local entry = call('XRANGE', p .. 'log', place, place)[1]
+            if entry then
+                local fields = entry[2]
+                local found = {k / 2 - 1, sequence, fields[4], #fields[6], fields[8]}
+                for part = 1, 5 do
+                    local text = tostring(found[part])
+                    lengths[#lengths + 1], parts[#parts + 1] = #text, text
+                end
+            end
+        end
+    end
+    return {table.concat(lengths, ' '), table.concat(parts)}
+    """,
+)
+"""Returns the newest entries of topics, which are given as hash and last sequence.
+
+For each entry the place of its topic among those, and its sequence, topics, size of the data and rest; in two
+strings as ``PAGE`` does.
+"""
+
 DISCARD = Script(
     "allow-oom",
     f"""
@@ -461,12 +489,12 @@ CHECK = Script(
 )
 """Writes something that changes nothing."""
 
-_WORKING = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, DISCARD, CHECK)
+_WORKING = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, NEWEST, DISCARD, CHECK)
 _TAKES_NOTHING = frozenset({"DEL", "EXISTS", "SMEMBERS", "SPOP", "SRANDMEMBER", "XLEN", "ZCARD", "ZPOPMIN"})
 _TAKES_TWO = frozenset(
     {
         *("HINCRBY", "HSET", "HSETNX", "XRANGE", "XREVRANGE"),
-        *("ZADD", "ZCOUNT", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREMRANGEBYLEX"),
+        *("ZADD", "ZCOUNT", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZREMRANGEBYLEX"),
     }
 )
 _CALLS = {name for script in _WORKING for name in re.findall(r"[( ]call\('([A-Z]+)'", script.text)}

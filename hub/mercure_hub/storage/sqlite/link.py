@@ -20,6 +20,7 @@ from mercure_hub.storage.interface import (
     Batch,
     Beginning,
     Entry,
+    Outline,
     Page,
     Position,
     Records,
@@ -309,6 +310,16 @@ class SqliteLink:
         """Topics in a part of the history."""
         with self._read_errors():
             return self._reader.topics(after, upto, beyond, limit)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics."""
+        with self._read_errors():
+            return self._reader.newest_of(wanted, limit)
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences."""
+        with self._read_errors():
+            return self._reader.at(sequences)
 
     def others(self, value: str | None, beyond: str | None, limit: int) -> Records:
         """The records with the seats of others."""

@@ -10,8 +10,17 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from mercure_hub.storage.encoding import bounded, topic_hash, topic_page
-from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Entry, Page, Resume, Resumed, TopicPage
+from mercure_hub.storage.encoding import bounded, decoded_topics, topic_hash, topic_page
+from mercure_hub.storage.interface import (
+    MANY_TOPICS,
+    Beginning,
+    Entry,
+    Outline,
+    Page,
+    Resume,
+    Resumed,
+    TopicPage,
+)
 from mercure_hub.storage.sqlite import schema
 from mercure_hub.storage.sqlite.database import Database
 
@@ -52,6 +61,11 @@ _SEQUENCES = """
 _SEQUENCES_OF_MANY = """
     SELECT DISTINCT sequence FROM mercure_topic WHERE topic_hash IN ({}) AND sequence > ? AND sequence <= ?
     ORDER BY sequence
+"""
+_NEWEST = """
+    SELECT u.sequence, u.topics, u.private, length(u.data)
+    FROM mercure_topic t JOIN mercure_update u ON t.sequence = u.sequence
+    WHERE t.topic_hash = ? AND t.sequence <= ? AND u.event_bytes IS NULL ORDER BY t.sequence DESC LIMIT ?
 """
 # Skips through the index of topics from one to the next: each costs one look-up, however many updates it has.
 _TOPICS = """
@@ -159,6 +173,25 @@ class Reader:
         bounds["beyond"] = before_all if beyond is None else beyond
         with self._cursor() as cursor:
             return topic_page(cursor.execute(_TOPICS, bounds).fetchall(), limit)
+
+    def newest_of(self, wanted: Sequence[tuple[str, int]], limit: int) -> list[Sequence[Outline]]:
+        """The newest updates of topics; see ``Link.newest_of``."""
+        with self._cursor() as cursor:
+            return [
+                [
+                    Outline(sequence, decoded_topics(topics), bool(private), size)
+                    for sequence, topics, private, size in cursor.execute(
+                        _NEWEST, (topic_hash(topic), upto, limit)
+                    ).fetchall()
+                ]
+                for topic, upto in wanted
+            ]
+
+    def at(self, sequences: Sequence[int]) -> list[Entry]:
+        """The entries with some sequences; see ``Link.at``."""
+        with self._cursor() as cursor:
+            entries, _ = bounded(_entries_at(cursor, sequences), 0, len(sequences))
+            return entries
 
     @contextlib.contextmanager
     def _cursor(self) -> Iterator[Any]:
