@@ -18,6 +18,7 @@ The parts, each of which knows those above it only:
 * ``reading`` - reading updates, and who is connected;
 * ``grants`` - what the current user may read, and the cookie that follows it;
 * ``pages`` - template functions, the JavaScript module, ``Link`` headers;
+* ``page_session`` - the same for pages without a template, and the view that renews their access;
 * ``database`` - publishing with the commits of a database;
 * ``hub`` and ``extension`` - :class:`Hub` and :class:`Mercure`, what an application calls;
 * ``development``, ``doctor``, ``debug_panel`` - for developers: a hub, diagnosis, published updates;
@@ -32,6 +33,7 @@ from flask_mercure.errors import (
     HubUnreachable,
     InvalidArgument,
     MercureError,
+    NotGranted,
     PublishError,
     Refused,
     SomeHubsFailed,
@@ -70,6 +72,7 @@ __all__ = [
     "KeySet",
     "Mercure",
     "MercureError",
+    "NotGranted",
     "PublishError",
     "RecordedUpdate",
     "Recording",

@@ -222,7 +222,7 @@ class CookiePolicy:
             )
             raise CookieError(
                 f"{between}: {shared}, so no cookie can reach both. Put the hub on a subdomain of the site "
-                "or behind the app's host; else hand the token to fetch() with an Authorization header. "
+                "or behind the app's host; else give the page a token, with mercure.session(token=True). "
                 f"{of('COOKIE_DOMAIN')} overrules this"
             )
         return parent

@@ -6,6 +6,7 @@
     ├── TokenError              the token factory did not give a usable token
     │   └── TokenUnavailable    the app's own factory or provider raised an error
     ├── CookieError             a browser would refuse the authorization cookie
+    ├── NotGranted              the current user may not read a topic
     ├── EncryptionError         a key cannot be used to encrypt updates
     ├── Refused                 the hub does not admit a subscriber
     └── PublishError            the hub did not publish the update
@@ -23,6 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+from werkzeug.exceptions import HTTPException
 
 from mercure_hub import INSTALL
 
@@ -60,6 +63,22 @@ class TokenUnavailable(TokenError):
 
 class CookieError(MercureError):
     """A browser would refuse the authorization cookie, or would not send it to the hub."""
+
+
+class NotGranted(MercureError, HTTPException):
+    """The current user may not read a topic, as ``subscribe_grants`` tells.
+
+    A view that does not handle it answers 403, or 401 when nobody is signed in.
+
+    :param description: what is not granted; the client reads it.
+    :param code: HTTP status of the answer.
+    """
+
+    def __init__(self, description: str, code: int = 403) -> None:
+        super().__init__(description)
+        self.description = description
+        self.code = code
+        self.response = None
 
 
 class EncryptionError(MercureError, ValueError):

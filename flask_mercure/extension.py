@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from flask import Flask, Response, current_app, request, request_finished
 
-from flask_mercure import pages
+from flask_mercure import page_session, pages
 from flask_mercure.client.publisher import Publisher
 from flask_mercure.config.settings import AppSettings, read_app, read_hubs, unknown_names
 from flask_mercure.config.values import OnFailure
@@ -72,6 +72,7 @@ class Mercure(Hub):
         settings = read_app(app.config)
         outbox = _open_outbox(app, settings)
         pages.install(app, state, settings.static_path)
+        page_session.install(app, settings.static_path, partial(self._cookie_of, default))
         app.extensions[pipeline.KEY] = Pipeline(app.app_context, settings, outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)
@@ -86,8 +87,13 @@ class Mercure(Hub):
     def _user_cookies(self) -> Iterator[UserCookie]:
         return (hub._user_cookie for hub in (self, *self._named.values()))
 
+    def _cookie_of(self, default: str, name: str) -> UserCookie | None:
+        """The cookie of a hub's users, if ``subscribe_grants`` is used for it."""
+        used = (one for one in self._user_cookies() if one.is_used and name == (one.hub or default))
+        return next(used, None)
+
     def _has_grants(self, default: str, name: str) -> bool:
-        return any(one.is_used and name == (one.hub or default) for one in self._user_cookies())
+        return self._cookie_of(default, name) is not None
 
     def hub(self, name: str | None = None) -> Hub:
         """One of the hubs that the configuration names; it can be called before there is an app.

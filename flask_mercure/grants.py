@@ -34,7 +34,9 @@ from flask_mercure.cookies import CookiePolicy, host_of, keep_private, replace_c
 from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, MercureError, TokenError
 from flask_mercure.state import HubState, MercureState, state_of
 from flask_mercure.tokens import expiry, without_frames
-from flask_mercure.topics import Topics, URLPattern, as_list, matchers
+from flask_mercure.topics import EVERYTHING, Topics, URITemplate, URLPattern, as_list, matchers
+from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.topics import MatcherType
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -87,6 +89,43 @@ def as_grants(answer: object) -> Grants | None:
         f"the callback of subscribe_grants gave a {type(answer).__name__}; it gives topics, Grants, or None "
         "for a visitor who gets no cookie"
     )
+
+
+def ungranted(topics: Topics, grants: Grants, configuration: Configuration) -> list[str]:
+    """Those of some topics whose private updates grants do not allow to be read.
+
+    Patterns are only evaluated where the extra ``hub`` is installed; without it, the hub alone decides.
+
+    :param topics: to subscribe to.
+    :param grants: of the current user.
+    :param configuration: of the hub.
+    :raises InvalidArgument: a topic cannot be expressed, or the hub would refuse a pattern.
+    """
+    wanted = matchers(topics, configuration.protocol, "topics")
+    allowed = matchers(grants.topics, configuration.protocol, "topics")
+    if EVERYTHING in allowed:
+        return []
+    patterns = [one for one in allowed if isinstance(one, URLPattern | URITemplate)]
+    left = [str(one) for one in wanted if one not in allowed]
+    if not left or not patterns:
+        return left
+    try:
+        # Loads compiled libraries.
+        from mercure_hub.protocol.matching.matcher import make  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return [one for one in left if one == EVERYTHING]
+    try:
+        made = [
+            make(
+                MatcherType.URLPATTERN if isinstance(one, URLPattern) else MatcherType.TEMPLATE,
+                str(one),
+                configuration.public_url,
+            )
+            for one in patterns
+        ]
+    except InvalidRequest as error:
+        raise InvalidArgument(f"subscribe_grants gave a pattern that hubs refuse: {error.detail}") from None
+    return [one for one in left if one == EVERYTHING or not any(each.matches(one) for each in made)]
 
 
 def create_token(
@@ -231,6 +270,8 @@ class UserCookie:
         """
         mark = request.cookies.get(_mark_name(state))
         given = state.configuration.cookie.is_set(response.headers)
+        if state.name in _given() and _given()[state.name] == given:
+            return
         if given is not None:
             _mark_own_cookie(state, response, given)
         elif self._callback is not None and (
@@ -255,6 +296,74 @@ class UserCookie:
             elif mark is not None:
                 _take(state, response)
 
+    def current(self) -> Grants | None:
+        """What the current user may read; ``None`` for a visitor who gets no cookie.
+
+        :raises ConfigurationError: no callback tells.
+        :raises TypeError: its answer is none.
+        """
+        if self._callback is None:
+            raise ConfigurationError(
+                "nothing tells what the current user may read: register a function with "
+                "@mercure.subscribe_grants, on the same hub"
+            )
+        return as_grants(current_app.ensure_sync(self._callback)())
+
+    def give(self, state: HubState, response: Response, grants: Grants) -> float | None:
+        """Set the cookie anew, whatever the browser has.
+
+        :param state: of the hub.
+        :param response: gets the cookie.
+        :param grants: of the current user.
+        :returns: when it ends, in seconds since the epoch; ``None`` for a cookie without an end.
+        :raises MercureError: it cannot be set.
+        """
+        end = _set_granted(state, response, grants)
+        _given()[state.name] = state.configuration.cookie.is_set(response.headers)
+        return end
+
+    @without_frames
+    def give_token(self, state: HubState, grants: Grants) -> tuple[str, float | None]:
+        """Make a token for a page that sends it itself; its response leaves the cookie alone.
+
+        :param state: of the hub.
+        :param grants: of the current user.
+        :returns: the token, and when it ends, in seconds since the epoch.
+        :raises MercureError: it cannot be made.
+        """
+        _given()[state.name] = None
+        token = create_token(
+            state,
+            grants.topics,
+            additional_claims=grants.additional_claims,
+            lifetime=grants.lifetime,
+            payload=grants.payload,
+            user=grants.user,
+        )
+        return token, expiry(token)
+
+
+def _given() -> dict[str, str | None]:
+    """What the view of this request gave by itself: cookies by hub, ``None`` for a token without cookie."""
+    given: dict[str, str | None] = request.environ.setdefault("flask_mercure.given", {})
+    return given
+
+
+def _set_granted(state: HubState, response: Response, grants: Grants) -> float | None:
+    """Set the cookie for a user, with its mark; gives its end."""
+    set_cookie(
+        state,
+        response,
+        grants.topics,
+        payload=grants.payload,
+        additional_claims=grants.additional_claims,
+        lifetime=grants.lifetime,
+        user=grants.user,
+    )
+    end = expiry(state.configuration.cookie.is_set(response.headers) or "")
+    _set_mark(state, response, _digest(grants, state.name, state.configuration), end)
+    return end
+
 
 def _give(state: HubState, response: Response, grants: Grants, mark: str | None) -> None:
     """The cookie for a user, unless the mark shows that the browser has just this one."""
@@ -267,15 +376,7 @@ def _give(state: HubState, response: Response, grants: Grants, mark: str | None)
             start, end = times
             if end - time.time() > (end - start) * _RENEWED_BELOW:
                 return
-        set_cookie(
-            state,
-            response,
-            grants.topics,
-            payload=grants.payload,
-            additional_claims=grants.additional_claims,
-            lifetime=grants.lifetime,
-            user=grants.user,
-        )
+        _set_granted(state, response, grants)
     except Exception as error:  # of a token factory of the app's own, too
         if is_other:  # what the browser has may be of another user
             _take(state, response)
@@ -288,9 +389,6 @@ def _give(state: HubState, response: Response, grants: Grants, mark: str | None)
             error if is_ours else type(error).__name__,
             exc_info=None if is_ours else error,
         )
-        return
-    token = state.configuration.cookie.is_set(response.headers) or ""
-    _set_mark(state, response, content, expiry(token))
 
 
 def _take(state: HubState, response: Response) -> None:
@@ -426,7 +524,7 @@ def _digest(grants: Grants, name: str, configuration: Configuration) -> str:
         grants.additional_claims and dict(grants.additional_claims),
         _user() if grants.user is None else ["user", str(grants.user)],
     ]
-    return _keyed(json.dumps(content, sort_keys=True, default=str))
+    return keyed(json.dumps(content, sort_keys=True, default=str))
 
 
 def _visitor() -> str:
@@ -435,7 +533,7 @@ def _visitor() -> str:
         user = _user()
     except Exception:  # its database may be away
         return _UNKNOWN
-    return _keyed(json.dumps(["visitor", user]))
+    return keyed(json.dumps(["visitor", user]))
 
 
 def _seal(start: int, end: int, whose: str, content: str) -> str:
@@ -447,7 +545,7 @@ def _seal(start: int, end: int, whose: str, content: str) -> str:
     :param content: made by :func:`_digest`.
     """
     known = f"{start}-{end}.{whose}."
-    return known + _keyed(known + content)
+    return known + keyed(known + content)
 
 
 def _times_of(mark: str, content: str) -> tuple[int, int] | None:
@@ -476,11 +574,25 @@ def _is_of_another(mark: str, whose: str) -> bool:
     return parts is None or (_UNKNOWN not in (parts[3], whose) and parts[3] != whose)
 
 
-def _keyed(text: str) -> str:
+def keyed(text: str) -> str:
+    """A digest that only this app can make.
+
+    :param text: begins with what it is for.
+    """
     secret = current_app.secret_key or b""
     key = hashlib.sha256(_DOMAIN + (secret.encode() if isinstance(secret, str) else secret)).digest()
     code = hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256")
     return urlsafe_b64encode(code[:18]).decode()
+
+
+def identity(grants: Grants) -> str | None:
+    """A name for the user that tells tabs of two users apart, and nobody who the user is.
+
+    :param grants: of the current user.
+    :returns: ``None`` when nobody is known.
+    """
+    name = _subject(grants.user)
+    return None if name is None else keyed(json.dumps(["identity", name]))
 
 
 def _subject(user: object) -> str | None:

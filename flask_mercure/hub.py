@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from flask import Response, after_this_request, current_app
 from werkzeug.wrappers import Response as BaseResponse
 
-from flask_mercure import grants
+from flask_mercure import grants, page_session
 from flask_mercure.config.values import OnFailure
 from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
@@ -614,6 +614,36 @@ class Hub(HubOperations):
             user=user,
         )
         return response
+
+    def session(
+        self, topics: Topics = (), last_event_id: str | None = None, *, token: bool = False
+    ) -> Response:
+        """The answer of a view with all that a page needs for its stream, for a single-page application. ::
+
+            @app.get("/session")
+            @login_required
+            def session():
+                return mercure.session(["orders/42"])
+
+        In the page, ``connect(await (await fetch("/session")).json())`` takes it as it is. It sets the cookie
+        with what :meth:`subscribe_grants` tells, and says where and when the page renews that. Without
+        ``subscribe_grants`` there is no cookie: add one with :meth:`set_cookie`, or read public updates only.
+
+        :param topics: that ``connect()`` subscribes to. The page can subscribe to others later.
+        :param last_event_id: of the last update that the page has; default: :meth:`last_event_id` of now, so
+            that the page misses nothing of what it fetches afterwards.
+        :param token: put a token into the answer in place of the cookie, for a page whose browser sends no
+            cookie to the hub: one of another site than the hub, or an app of a phone.
+        :returns: a JSON document that no cache keeps.
+        :raises ConfigurationError: a token is wanted, and nothing tells what it may read.
+        :raises CookieError: a browser would refuse the cookie, or not send it to the hub.
+        :raises InvalidArgument: a topic or the id cannot be expressed.
+        :raises NotGranted: the user may not read a topic, or nobody is signed in; the view then answers 403
+            or 401.
+        :raises TokenError: the factory cannot make such a token.
+        """
+        position = self.last_event_id() if last_event_id is None else last_event_id
+        return page_session.session(self._state, self._user_cookie, topics, position, token=token)
 
     def clear_cookie(self, response: _Response) -> _Response:
         """Make the browser delete the cookie, where the user signs out.

@@ -41,12 +41,17 @@ from flask_mercure.topics import (
 from mercure_hub.protocol.topics import MatcherType
 
 ENDPOINT = "mercure_static"
+REFRESH = "mercure_refresh"
+"""Endpoint of the view that renews cookies and tokens."""
+
+RENEW_AT = 0.8
+"""Part of the lifetime of a cookie or a token after which the page renews it."""
+
 _MODULE = "mercure.js"
 
 _STATIC = Path(__file__).with_name("static")
 _YEAR = 365 * 24 * 3600
 _TYPES = {".js": "text/javascript", ".ts": "text/plain"}
-_RENEW_AT = 0.8  # of a token's lifetime
 _TRANSPORTS = ("fetch", "eventsource", "websocket")
 
 _FUNCTION = re.compile(r"[A-Za-z_$][\w$]*(\.[A-Za-z_$][\w$]*)*", re.ASCII)
@@ -160,18 +165,52 @@ def install(app: Flask, state: MercureState, path: str) -> None:
     app.add_template_global(dom_id)
 
 
-def module_url() -> str:
-    """The URL of the JavaScript module, for ``import``."""
-    return _file_url(_MODULE)
+def module_url(*, external: bool = False) -> str:
+    """The URL of the JavaScript module, for ``import``.
+
+    :param external: with the app's origin, for a page of another one.
+    """
+    return _file_url(_MODULE, external=external)
 
 
-def _file_url(filename: str) -> str:
-    return url_for(ENDPOINT, digest=version(), filename=filename)
+def _file_url(filename: str, *, external: bool = False) -> str:
+    return url_for(ENDPOINT, digest=version(), filename=filename, _external=external)
+
+
+def refresh_url(hub: str, *, external: bool = False, **query: str) -> str:
+    """The URL where a page renews its cookie or token.
+
+    :param hub: its name.
+    :param external: with the app's origin, for a page of another one.
+    :param query: parameters.
+    """
+    return url_for(REFRESH, hub=hub, _external=external, **query)
+
+
+def page_options(configuration: Configuration, topics: Topics, last_event_id: str | None) -> dict[str, Any]:
+    """What ``connect`` of the module has to know.
+
+    :param configuration: of the hub.
+    :param topics: to subscribe to.
+    :param last_event_id: of the last update that the page includes.
+    :raises InvalidArgument: a topic or the id cannot be expressed.
+    """
+    options: dict[str, Any] = {
+        "url": page_url(configuration),
+        "protocol": configuration.protocol,
+        "topics": [_as_json(one) for one in matchers(topics, configuration.protocol, "topics")],
+    }
+    if last_event_id is not None:
+        options["lastEventId"] = check_characters(last_event_id, "last_event_id")
+    return options
 
 
 def _serve(digest: str, filename: str) -> Response:
     response = send_from_directory(_STATIC, filename, mimetype=_TYPES.get(Path(filename).suffix))
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Access-Control-Allow-Origin"] = (
+        "*"  # public, and imported by pages of other origins too
+    )
     if digest == version():
         response.headers["Cache-Control"] = f"public, max-age={_YEAR}, immutable"
     else:  # while an update rolls out, another process may have made the page
@@ -216,7 +255,8 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param hub: name of a hub; ``None`` for the default one.
         :param nonce: of the page's Content-Security-Policy, for the import map.
         :param import_map: ``False`` when the page has its own; scripts then import ``mercure_module()``.
-        :param refresh: URL that answers a POST with a fresh cookie; called before the token ends.
+        :param refresh: URL that answers a POST with a fresh cookie; called before the token ends. Default: a
+            view of the extension, where ``subscribe_grants`` is used.
         :param identity: of the user, where tabs of two users must not share a connection.
         :param topic_of: ``"type"`` when updates are published with their topic as type.
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
@@ -224,15 +264,11 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
         configuration = state.hub(hub).configuration
-        options: dict[str, Any] = {
-            "url": page_url(configuration),
-            "protocol": configuration.protocol,
-            "topics": [_as_json(one) for one in matchers(topics, configuration.protocol, "topics")],
-        }
-        if last_event_id is not None:
-            options["lastEventId"] = check_characters(last_event_id, "last_event_id")
+        options = page_options(configuration, topics, last_event_id)
+        if refresh is None and state.has_grants(name := state.hub(hub).name):
+            refresh = refresh_url(name)
         if refresh is not None:
-            options |= {"refresh": refresh, "refreshAfter": round(configuration.lifetime * _RENEW_AT, 3)}
+            options |= {"refresh": refresh, "refreshAfter": round(configuration.lifetime * RENEW_AT, 3)}
         if topic_of not in (None, "type"):
             raise InvalidArgument(
                 f"topic_of is {topic_of!r}; give 'type', or a function to connect() in the page"

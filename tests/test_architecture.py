@@ -53,14 +53,15 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "reading": ("errors", "topics", "tokens", "config", "client", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "config", "state"),
     "pages": ("errors", "html", "topics", "cookies", "config", "state"),
+    "page_session": ("errors", "topics", "state", "grants", "pages"),
     "database": ("errors", "html", "topics", "updates", "config", "state", "publishing"),
     "hub": (
         *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
-        *("grants", "pages", "database"),
+        *("grants", "pages", "page_session", "database"),
     ),
     "extension": (
         *("errors", "encryption", "updates", "config", "client", "state", "publishing"),
-        *("grants", "pages", "database", "hub"),
+        *("grants", "pages", "page_session", "database", "hub"),
     ),
     "development": ("errors", "topics", "tokens", "config", "reading"),
     "doctor": ("errors", "topics", "tokens", "cookies", "updates", "config", "client", "state"),

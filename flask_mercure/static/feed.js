@@ -185,10 +185,10 @@ export class Feed {
     const { access } = this.#settings;
     if (access.left === null) return;
     this.#renewal = setTimeout(async () => {
-      const isRenewed = (await access.renew()) === "renewed";
+      const outcome = await access.renew();
       if (this.#isAway) return;
-      if (isRenewed) this.renew();
-      else access.postpone();
+      if (outcome === "renewed") this.renew();
+      else if (outcome === "failed") access.postpone();
       this.#schedule();
     }, access.left);
   }

@@ -23,13 +23,14 @@ export interface Options {
   transport?: TransportName;
   /** Go over to a WebSocket when event streams are held back. Default: true; never with a token. */
   fallback?: boolean;
-  /** Called for each request; sent as `Authorization: Bearer`, and cookies are not. */
-  token?: (() => string | Promise<string>) | null;
+  /** Sent as `Authorization: Bearer`, and cookies are not; a function is called for each request. */
+  token?: string | (() => string | Promise<string>) | null;
   /** Default: `include`. A hub that allows any origin (`*`) wants `omit`. */
   credentials?: RequestCredentials;
   /**
-   * Renews the cookie: a URL that answers a POST with one, or a function; `false` from it, and 401, 403 or a
-   * redirect from the URL, mean that the user is signed out.
+   * Renews the cookie or the token: a URL that answers a POST, or a function. The function returns a new token, a
+   * `Session`, the `Response` of a fetch, or nothing after it has had the cookie set. `false` from it, and 401, 403
+   * or a redirect, mean that the user is signed out.
    */
   refresh?: string | (() => unknown) | null;
   /** Seconds after which the cookie is renewed unasked; 0 for never. */
@@ -42,6 +43,14 @@ export interface Options {
   identity?: string;
   /** What an update is about: `"type"`, its event type; or a function that finds it in the update. */
   topicOf?: "type" | ((update: Update) => string | string[] | null | undefined) | null;
+}
+
+/** What `mercure.session()` answers. */
+export interface Session extends Options {
+  /** Of the hub. */
+  url: string;
+  /** Of this module, for a page that neither has it from npm nor from `mercure_script()`. */
+  module?: string;
 }
 
 export class Update {
@@ -109,8 +118,8 @@ export class Mercure extends EventTarget {
   subscribe(topics: Topics, listener?: (update: Update) => void): () => void;
   /** Reload the page after a gap, at the earliest 30 seconds after the previous reload. */
   reload(): void;
-  /** Tell that the cookie has changed. */
-  renewed(): void;
+  /** Tell that the cookie has changed, or what the token is now. */
+  renewed(token?: string): void;
   close(): void;
   addEventListener<K extends keyof MercureEvents>(
     type: K,
@@ -126,5 +135,7 @@ export class Mercure extends EventTarget {
 
 /** Subscribe to what `mercure_script()` has put into the page; the options win. */
 export function connect(options?: Options): Mercure;
+/** Subscribe as `mercure.session()` says: `connect(await (await fetch("/session")).json())`. */
+export function connect(session: Session, options?: Options): Mercure;
 /** Subscribe at a hub. The URL may have matchers, as `mercure_url()` gives it. */
 export function connect(url: string | URL, options?: Options): Mercure;

@@ -39,17 +39,24 @@ export class Update {
 /**
  * Subscribe.
  *
- * @param {string | URL | object} [url] of the hub, with or without matchers; left out, all is as
- *   `mercure_script` has put it into the page, but for the options
+ * @param {string | URL | object} [url] of the hub, with or without matchers, or what `mercure.session()` has
+ *   answered; left out, all is as `mercure_script` has put it into the page, but for the options
  * @param {object} [options] see mercure.d.ts
  * @returns {Mercure}
  */
 export function connect(url, options = {}) {
   if (typeof url === "string" || url instanceof URL) return new Mercure(url, options);
+  const { url: hub, ...rest } = url?.url === undefined ? { ...configuration(), ...url } : url;
+  return new Mercure(hub, { ...rest, ...options });
+}
+
+/** What `mercure_script` has put into the page. */
+function configuration() {
   const element = document.querySelector(CONFIGURATION);
-  if (!element) throw new Error("there is no URL: give one, or use mercure_script() in the page's template");
-  const { url: configured, ...rest } = JSON.parse(element.textContent);
-  return new Mercure(configured, { ...rest, ...url, ...options });
+  if (element) return JSON.parse(element.textContent);
+  throw new Error(
+    "there is no URL: give one, or what mercure.session() answers, or use mercure_script() in the page's template",
+  );
 }
 
 /** Its own events: "state", "gap" and "problem", each with a `detail`. Updates go to `on` and `subscribe`. */
@@ -94,8 +101,8 @@ export class Mercure extends EventTarget {
     if (token !== null && transport !== "fetch") {
       throw new TypeError("only the transport fetch can send a token");
     }
-    if (token !== null && typeof token !== "function") {
-      throw new TypeError("token is no function that returns one");
+    if (token !== null && typeof token !== "function" && (typeof token !== "string" || token === "")) {
+      throw new TypeError("token is neither a token nor a function that returns one");
     }
     // A stream that runs already in another tab has sent the last values there.
     this.#options = { share: share && !lastValue, identity: options.identity ?? "", lastEventId };
@@ -105,9 +112,8 @@ export class Mercure extends EventTarget {
       protocol,
       fallback: new Fallback(transport, fallback, token !== null, read.url),
       hearsAllTypes: TRANSPORTS[transport].hearsAllTypes, // the fallback hears them all
-      token,
       credentials,
-      access: new Credentials(refresh, refreshAfter * 1000),
+      access: new Credentials(refresh, refreshAfter * 1000, token),
       lastValue,
       heartbeat: heartbeat * 1000,
       ownTypes: () => this.#byType.keys(),
@@ -178,10 +184,10 @@ export class Mercure extends EventTarget {
     };
   }
 
-  /** The cookie has changed: go over to a stream that was opened with it. */
-  renewed() {
+  /** The cookie, or the token, has changed: go over to a stream that was opened with it. */
+  renewed(token) {
     this.#check();
-    this.#settings.access.note();
+    this.#settings.access.note(token === undefined ? {} : { token });
     this.#feed?.renew();
   }
 

@@ -14,9 +14,8 @@ const UNANSWERED = 10_000; // milliseconds without an answer, after which someth
  * @property {"1.0" | "0.x"} protocol
  * @property {import("./fallback.js").Fallback} fallback names the transport
  * @property {boolean} hearsAllTypes whichever transport it may be
- * @property {(() => string | Promise<string>) | null} token
  * @property {RequestCredentials} credentials
- * @property {Credentials} access renews the cookie
+ * @property {Credentials} access has the token, and renews it or the cookie
  * @property {boolean} lastValue begin with the newest update of each topic
  * @property {number} heartbeat of the hub, in milliseconds; 0 when it has none
  * @property {() => Iterable<string>} types event types that somebody listens to
@@ -87,11 +86,11 @@ export class Stream {
 
   async #open() {
     this.#stop();
-    const { access, url, protocol, fallback, token, credentials, types, lastValue } = this.#settings;
+    const { access, url, protocol, fallback, credentials, types, lastValue } = this.#settings;
     this.#sink.state("connecting", {});
     if (access.isDue()) {
       const turn = this.#turn;
-      if ((await access.renew()) !== "renewed") access.postpone();
+      if ((await access.renew()) === "failed") access.postpone();
       if (turn !== this.#turn) return;
     }
     const requested = this.cursor;
@@ -101,7 +100,7 @@ export class Stream {
     this.#end = this.#transport.open(
       {
         url: subscriptionUrl(url, this.topics, protocol, requested, lastValue),
-        token,
+        token: access.token,
         credentials,
         types: types(),
       },
@@ -215,20 +214,29 @@ export class Stream {
   }
 }
 
-/** Renews the cookie, for all streams of the page at once. */
+/** The token, if the page has one, and what renews it or the cookie, for all streams of the page at once. */
 export class Credentials {
   #refresh;
   #lifetime;
+  #token;
   #renewed = Date.now();
   #underWay = null;
 
   /**
-   * @param {string | (() => unknown) | null} refresh URL that answers a POST with a cookie, or a function
-   * @param {number} lifetime milliseconds after which a cookie is renewed before it is used; 0 for never
+   * @param {string | (() => unknown) | null} refresh URL that answers a POST with a cookie or a token, or a function
+   * @param {number} lifetime milliseconds after which they are renewed before they are used; 0 for never
+   * @param {string | (() => string | Promise<string>) | null} token `null` for a cookie
    */
-  constructor(refresh, lifetime) {
+  constructor(refresh, lifetime, token = null) {
     this.#refresh = refresh;
     this.#lifetime = lifetime;
+    this.#token = token;
+  }
+
+  /** What gives the token for a request; `null` when the cookie is sent. */
+  get token() {
+    if (this.#token === null || typeof this.#token === "function") return this.#token;
+    return () => this.#token;
   }
 
   get canRenew() {
@@ -249,9 +257,15 @@ export class Credentials {
     this.#renewed = Date.now() - this.#lifetime + Math.min(this.#lifetime, LONGEST_DELAY);
   }
 
-  /** Somebody else has renewed it. */
-  note() {
+  /**
+   * It was renewed.
+   *
+   * @param {{token?: string, refreshAfter?: number}} answer what is known of the new one
+   */
+  note({ token, refreshAfter } = {}) {
     this.#renewed = Date.now();
+    if (typeof token === "string" && typeof this.#token === "string") this.#token = token;
+    if (typeof refreshAfter === "number") this.#lifetime = refreshAfter * 1000;
   }
 
   /** @returns {Promise<"renewed" | "refused" | "failed">} */
@@ -262,24 +276,35 @@ export class Credentials {
 
   async #ask() {
     try {
-      if (typeof this.#refresh === "function") {
-        if ((await this.#refresh()) === false) return "refused";
-      } else {
-        const response = await fetch(this.#refresh, {
-          method: "POST",
-          credentials: "same-origin",
-          redirect: "manual", // to a login page: signed out
-          cache: "no-store",
-        });
-        if (response.type === "opaqueredirect" || response.status === 401 || response.status === 403) {
-          return "refused";
+      let answer = await (typeof this.#refresh === "function" ? this.#refresh() : post(this.#refresh));
+      if (answer instanceof Response) {
+        const { type, status, ok, headers, bodyUsed } = answer;
+        if (type === "opaqueredirect" || status === 401 || status === 403) answer = false;
+        else if (!ok) return "failed";
+        else if (!bodyUsed && headers.get("Content-Type")?.startsWith("application/json")) {
+          answer = await answer.json();
         }
-        if (!response.ok) return "failed";
       }
-      this.note();
+      if (answer === false) {
+        // Nobody is signed in. A public stream goes on all the same, and need not ask again soon.
+        this.#renewed = Date.now();
+        return "refused";
+      }
+      this.note(typeof answer === "string" ? { token: answer } : (answer ?? {}));
       return "renewed";
     } catch {
       return "failed";
     }
   }
+}
+
+/** Ask a view for a cookie or a token. */
+function post(url) {
+  return fetch(url, {
+    method: "POST",
+    headers: { "X-Requested-With": "mercure" }, // no form of another site can send it
+    credentials: "include",
+    redirect: "manual", // to a login page: signed out
+    cache: "no-store",
+  });
 }

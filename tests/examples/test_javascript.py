@@ -369,7 +369,7 @@ def test_a_listener_that_fails_keeps_no_other_from_its_update(site: Site, tab: T
     [
         ("{ transport: 'carrier pigeon' }", "the transport is"),
         ("{ transport: 'eventsource', token: () => '' }", "only the transport fetch"),
-        ("{ token: 'abc' }", "token is no function"),
+        ("{ token: '' }", "token is neither a token nor a function"),
         ("{ topics: [''] }", "is no topic"),
         ("{ topics: [{ match: 'a', match_type: 'regexp' }] }", "known are"),
     ],

@@ -81,6 +81,11 @@ def login() -> BaseResponse:
     return mercure.set_cookie(response, subscribe={"match": "a"})
 
 
+def page_session() -> Response:
+    assert_type(mercure.session(), Response)
+    return mercure.session(["a", URLPattern("/b/:id")], "urn:uuid:1", token=True)
+
+
 def logout() -> Response:
     response = mercure.clear_cookie(make_response("bye"))
     assert_type(response, Response)
