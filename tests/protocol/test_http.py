@@ -183,6 +183,7 @@ ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
     (errors.TokenMissing("x"), 401, ""),
     (errors.TokenInvalid("x"), 401, "invalid_token"),
     (errors.KeyUnknown("x", "urn:issuer"), 401, "invalid_token"),
+    (errors.TokenRevoked("x"), 401, "invalid_token"),
     (errors.TokenMalformed("x"), 400, "invalid_request"),
     (errors.InsufficientScope("x"), 403, "insufficient_scope"),
     (errors.CrossSite("x"), 403, "insufficient_scope"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.storage.encoding import bounded
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
@@ -24,6 +25,7 @@ from mercure_hub.storage.interface import (
     Resume,
     Resumed,
     Retention,
+    Revoked,
     Size,
     TopicPage,
     Unstorable,
@@ -44,6 +46,8 @@ class MemoryEngine:
     gone: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})  # by whether it is an event
     living: set[int] = field(default_factory=set)
     nodes: int = 0
+    revoked: dict[bytes, tuple[int, Revocation]] = field(default_factory=dict)  # with the version
+    revocations: int = 0  # ever
     changed: threading.Condition = field(default_factory=threading.Condition)
     turn: threading.Lock = field(default_factory=threading.Lock)
 
@@ -296,6 +300,26 @@ class MemoryLink:
             dead = dict(islice(left, limit))
             engine.presence.update({key: (self._node, one) for key, one in dead.items()})
             return [one.record for one in dead.values() if one.record is not None]
+
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        self._look()
+        engine = self.engine
+        with engine.changed:
+            for key, (_, one) in list(engine.revoked.items()):
+                if one.until < now:
+                    del engine.revoked[key]
+            for one in revocations:
+                engine.revocations += 1
+                _, known = engine.revoked.get(one.key, (0, one))
+                engine.revoked[one.key] = engine.revocations, one.joined(known)
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        self._look()
+        with self.engine.changed:
+            newer = sorted((version, one.key) for version, one in self.engine.revoked.values())
+            newer = [(version, key) for version, key in newer if version > after][:limit]
+            found = [self.engine.revoked[key][1] for _, key in newer]
+            return Revoked(found, newer[-1][0] if newer else after, self.engine.revocations)
 
     def size(self) -> Size:
         return Size(sum(not entry.is_event for entry, _ in self.engine.stored))

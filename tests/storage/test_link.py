@@ -10,6 +10,7 @@ from typing import Protocol
 
 import pytest
 
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.doorbell import Doorbell, bells
@@ -621,3 +622,94 @@ def test_a_check_changes_nothing(node: Node) -> None:
         node.link.check(by_writing=by_writing)
     assert node.sequences() == [1]
     assert node.append(update()) == 2
+
+
+def revocation(name: str, topic: str = "", before: float = 100.0, until: float = 2000.0) -> Revocation:
+    return Revocation(name.encode().ljust(16, b"\0"), topic, before, until)
+
+
+def revoked(node: Node, after: int = 0, limit: int = 100) -> list[Revocation]:
+    return list(node.link.revocations(after, limit).revocations)
+
+
+class TestRevocations:
+    def test_an_engine_has_none_at_first(self, node: Node) -> None:
+        found = node.link.revocations(0, 10)
+        assert (list(found.revocations), found.reached, found.newest) == ([], 0, 0)
+
+    def test_they_are_kept_as_they_are(self, node: Node) -> None:
+        some = [
+            revocation("a", before=1_732_641_000.123456, until=2.0**53),
+            revocation("a", "orders/1"),
+            revocation("\xff\xfe", "\N{GRINNING FACE} it's \"quoted\\ %s" + "x" * 2000, before=0.0),
+        ]
+        node.link.revoke(some, 0.0)
+        assert revoked(node) == some
+
+    def test_the_others_read_what_is_new_in_order(self, cluster: Cluster) -> None:
+        one, other = cluster.join(), cluster.join()
+        one.link.revoke([revocation("a"), revocation("b")], 0.0)
+        reached = other.link.revocations(0, 100).reached
+        assert revoked(other, reached) == []
+        one.link.revoke([revocation("c")], 0.0)
+        other.link.revoke([revocation("a", until=3000.0)], 0.0)
+        assert revoked(one, reached) == [revocation("c"), revocation("a", until=3000.0)]
+        assert one.link.revocations(reached, 100).newest > reached
+
+    def test_they_come_in_pages(self, node: Node) -> None:
+        some = [revocation(str(number)) for number in range(7)]
+        node.link.revoke(some, 0.0)
+        found: list[Revocation] = []
+        reached, newest = 0, -1
+        while reached != newest:
+            page = node.link.revocations(reached, 3)
+            assert len(page.revocations) <= 3
+            found += page.revocations
+            reached, newest = page.reached, page.newest
+        assert found == some
+
+    def test_several_of_one_user_are_one(self, node: Node) -> None:
+        node.link.revoke([revocation("a", before=100.0, until=5000.0)], 0.0)
+        node.link.revoke([revocation("a", before=300.0, until=2000.0)], 0.0)
+        node.link.revoke([revocation("a", before=200.0, until=3000.0)], 0.0)
+        assert revoked(node) == [revocation("a", before=300.0, until=5000.0)]
+
+    def test_those_whose_time_is_over_are_discarded(self, node: Node) -> None:
+        node.link.revoke([revocation("a", until=10.0), revocation("b", until=30.0)], 0.0)
+        newest = node.link.revocations(0, 100).newest
+        node.link.revoke([revocation("c", until=30.0)], 20.0)
+        assert revoked(node) == [revocation("b", until=30.0), revocation("c", until=30.0)]
+        assert revoked(node, newest) == [revocation("c", until=30.0)]
+
+    def test_a_version_is_never_given_twice(self, node: Node) -> None:
+        node.link.revoke([revocation("a", until=10.0)], 0.0)
+        reached = node.link.revocations(0, 100).reached
+        node.link.revoke([revocation("b")], 20.0)
+        assert revoked(node, reached) == [revocation("b")]
+
+    def test_those_of_several_processes_at_once_are_all_read(self, cluster: Cluster) -> None:
+        nodes = [cluster.join() for _ in range(3)]
+        found: set[bytes] = set()
+        is_over = threading.Event()
+
+        def write(node: Node, name: str) -> None:
+            for number in range(20):
+                node.link.revoke([revocation(f"{name}{number}")], 0.0)
+
+        def read() -> None:
+            reached, is_last = 0, False
+            while not is_last:
+                is_last = is_over.is_set()
+                page = nodes[0].link.revocations(reached, 100)
+                found.update(one.name for one in page.revocations)
+                reached = page.reached
+
+        reader = threading.Thread(target=read)
+        threads = [threading.Thread(target=write, args=one) for one in zip(nodes, "abc", strict=True)]
+        for thread in [reader, *threads]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        is_over.set()
+        reader.join()
+        assert len(found) == 60

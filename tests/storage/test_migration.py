@@ -77,7 +77,7 @@ def test_a_new_database_has_the_newest_version(path: Path) -> None:
     log = Log(path)
     log.open()
     log.close()
-    assert version(path) == max(STEPS) == 3
+    assert version(path) == max(STEPS) == 4
 
 
 def test_a_database_of_before_is_taken_over(path: Path) -> None:
@@ -92,8 +92,26 @@ def test_a_database_of_before_is_taken_over(path: Path) -> None:
         assert [one.sequence for one in log.store.read(0, 100, ["a"], 10).entries] == [7, 8]
     finally:
         log.close()
-    assert version(path) == 3
+    assert version(path) == 4
     assert tables(path) >= {"mercure_presence", "mercure_schema"}
+
+
+def test_a_database_of_the_version_before_is_taken_over(path: Path) -> None:
+    log = Log(path)
+    log.open()
+    log.append(update("a"))
+    log.close()
+    with beside(path) as database:
+        database.execute("DROP TABLE mercure_revocation")
+        database.execute("UPDATE mercure_schema SET version = 3")
+    log = Log(path)
+    log.open()
+    try:
+        assert len(log.everything()) == 1
+        assert log.store.revocations(0, 10).newest == 0
+    finally:
+        log.close()
+    assert version(path) == 4
 
 
 def test_a_database_of_a_newer_hub_is_refused_and_stays_as_it_is(path: Path) -> None:
@@ -103,7 +121,7 @@ def test_a_database_of_a_newer_hub_is_refused_and_stays_as_it_is(path: Path) -> 
     with beside(path) as database:
         database.execute("UPDATE mercure_schema SET version = 9")
     with pytest.raises(
-        StorageError, match="version 9, made by a newer mercure-hub; this one knows version 3"
+        StorageError, match="version 9, made by a newer mercure-hub; this one knows version 4"
     ):
         Log(path).open()
     assert version(path) == 9
@@ -189,7 +207,7 @@ def test_two_processes_that_start_at_once(path: Path) -> None:
         for child in children:
             child.kill()
             child.wait()
-    assert version(path) == 3
+    assert version(path) == 4
 
 
 def test_the_second_process_waits_for_the_first_ones_turn(path: Path) -> None:

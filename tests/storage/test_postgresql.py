@@ -500,7 +500,7 @@ class TestOpen:
         assert link.append(batch(1, "x")) == 1
 
 
-_STEPS = {**schema.STEPS, 2: "ALTER TABLE mercure_update ADD COLUMN new text"}
+_STEPS = {**schema.STEPS, 3: "ALTER TABLE mercure_update ADD COLUMN new text"}
 
 
 class TestTables:
@@ -511,14 +511,27 @@ class TestTables:
         assert old.append(batch(1, "x")) == 1
         assert ids(old) == ["x"]
         assert ids(join()) == ["x"]
-        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(2, 1)]
+        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(3, 1)]
 
     def test_a_hub_that_is_too_old_is_refused(self, join: Join) -> None:
         link = join()
         with Connector(link._address.url, "it").connect() as connection:
-            schema.migrate(connection, _STEPS, oldest=2)
-        with pytest.raises(StorageUnusable, match=r"version 2.*knows version 1"):
+            schema.migrate(connection, _STEPS, oldest=3)
+        with pytest.raises(StorageUnusable, match=r"version 3.*knows version 2"):
             join()
+
+    def test_tables_of_the_version_before_are_brought_up_to_date(
+        self, join: Join, sql: psycopg.Connection
+    ) -> None:
+        first = join()
+        assert first.append(batch(1, "x")) == 1
+        first.close(is_writer_left=False)
+        sql.execute("DROP TABLE mercure_revocation")
+        sql.execute("UPDATE mercure_schema SET version = 1")
+        link = join()
+        assert ids(link) == ["x"]
+        assert link.revocations(0, 10).newest == 0
+        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(2, 1)]
 
     def test_of_several_hubs_one_makes_the_tables(
         self, join: Join, aside: ThreadPoolExecutor, sql: psycopg.Connection

@@ -13,6 +13,7 @@ import gevent
 from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.presence import ActiveSubscriptions
 from mercure_hub.broker.replay import Outlet, ReplayLimits, Replays, Start
+from mercure_hub.broker.revocation import Revocations
 from mercure_hub.broker.threads import in_thread, reserve_threads
 from mercure_hub.broker.waiting import WaitingRoom, Watch
 from mercure_hub.fanout.endings import Ending, Reason
@@ -66,8 +67,10 @@ class Broker:
         come back at once.
     :param patience: seconds for which a subscriber with a cursor waits for an engine that is away.
     :param log_end: logs, at level info, that a subscriber has left.
+    :param revokes: tokens can be revoked.
 
-    ``is_draining`` is true when the hub stops or hands over: new connections are not welcome any more.
+    ``revocations`` is ``None`` if they cannot. ``is_draining`` is true when the hub stops or hands over: new
+    connections are not welcome any more.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Broker:
         spread: float = 10.0,
         patience: float = 30.0,
         log_end: Callable[[str], None] = _log.info,
+        revokes: bool = False,
     ) -> None:
         self.tally = Board(1).of(0) if tally is None else tally
         self.is_draining = False
@@ -110,6 +114,7 @@ class Broker:
             are_announced=subscriptions,
             interval=adoption_interval,
         )
+        self.revocations = Revocations(storage, self.everyone, self.end, clock) if revokes else None
         self._spread = spread
         self._log_end = log_end
         self._silenced: list[Subscriber] = []
@@ -129,6 +134,8 @@ class Broker:
         wake.start(self._wake)
         self._storage.on_append = self._note_append
         newest = in_thread(partial(self._storage.open, wake.send, self._dispatcher.is_crowded))
+        if self.revocations is not None:
+            self.revocations.open()
         self._dispatcher.start(*newest, in_thread(self._storage.newest_update))
         if self._storage.is_relaxed:
             _log.warning(
@@ -145,6 +152,8 @@ class Broker:
         for greenlet in (self._ticking, self._ending):
             if greenlet is not None:
                 greenlet.kill()
+        if self.revocations is not None:
+            self.revocations.close()
         for subscriber in self.engine:
             self.engine.end(subscriber, Ending(Reason.HUB_STOPS))
         self._active.close()
@@ -267,6 +276,8 @@ class Broker:
         ``start`` or ``abandon`` has to follow.
         """
         self._replays.enter(subscriber)
+        if self.revocations is not None:
+            self.revocations.look(subscriber)
 
     def replay(self, subscriber: Subscriber, start: Start, outlet: Outlet) -> bool:
         """Send a registered subscriber what it missed, before ``start``; see ``Replays.replay``."""

@@ -249,6 +249,12 @@ class Settings:
         "Active subscriptions: their events and their API. A matcher may have 512 characters then.",
         in_playground="1",
     )
+    revocations: bool = _switch(
+        _WHO,
+        "Serve /revocations below the hub's URL, where publishers whose token allows it end the access of "
+        "users at once.",
+        in_playground="1",
+    )
     cors_origins: tuple[str, ...] = _setting(
         _WHO,
         origins,

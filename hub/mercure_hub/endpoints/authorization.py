@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from mercure_hub.endpoints.request import Request
 from mercure_hub.protocol import origins
-from mercure_hub.protocol.errors import KeyUnknown, Section, TokenInvalid, TokenMissing, reference, shown
+from mercure_hub.protocol.errors import (
+    KeyUnknown,
+    Section,
+    TokenInvalid,
+    TokenMissing,
+    TokenRevoked,
+    reference,
+    shown,
+)
 from mercure_hub.protocol.tokens import credentials
 from mercure_hub.protocol.tokens.access_token import TokenVerifier
 from mercure_hub.protocol.tokens.claims import Protocol, Role
@@ -32,6 +40,7 @@ class Gatekeeper:
     :param publish_origins: other origins whose pages may publish with a cookie.
     :param authorization_servers: issuers that the metadata document names.
     :param renew: fetches the keys of an issuer and waits for them; true when they have changed.
+    :param is_revoked: whether the token of a grant was revoked.
     """
 
     verifier: TokenVerifier
@@ -42,6 +51,7 @@ class Gatekeeper:
     publish_origins: Collection[str]
     authorization_servers: tuple[str, ...] = ()
     renew: Callable[[str], bool] = lambda _: False
+    is_revoked: Callable[[Grant], bool] = lambda _: False
 
     def subscriber(self, request: Request) -> Grant:
         """The grant of a subscriber.
@@ -73,14 +83,20 @@ class Gatekeeper:
         return self.grant(credential, "publish", request)
 
     def check_again(self, grant: Grant) -> None:
-        """Check that the key of a subscriber's token is still trusted, after the request has waited.
+        """Check that a subscriber's token is still good, after the request has waited.
 
-        A reload of the keys ends the streams that exist then; this one has not begun.
+        A reload of the keys and a revocation end the streams that exist then; this one has not begun.
 
-        :raises TokenInvalid: it is not trusted any more.
+        :raises TokenInvalid: its key is not trusted any more, or it was revoked.
+        :raises StorageAway: the revocations are unknown.
         """
         if grant.key is not None and not self.verifier.trusts(grant.key, "subscribe"):
             raise TokenInvalid("its key was removed while the request waited", Section.SIGNATURE)
+        self._refuse_revoked(grant)
+
+    def _refuse_revoked(self, grant: Grant) -> None:
+        if self.is_revoked(grant):
+            raise TokenRevoked("the token was revoked")
 
     def credential(self, request: Request) -> Credential | None:
         """The token that a request presents.
@@ -124,6 +140,7 @@ class Gatekeeper:
 
         :param role: what it is presented for.
         :raises TokenInvalid: it is refused.
+        :raises StorageAway: it may have been revoked, and this process cannot know.
         """
         token, resource = credential.token, request.identity.url
         try:
@@ -137,6 +154,7 @@ class Gatekeeper:
                 "a token of protocol 1.0 came in the URL; send it in a header or a cookie",
                 Section.TOKEN_IN_URL,
             )
+        self._refuse_revoked(grant)
         return grant
 
 

@@ -12,6 +12,8 @@ from mercure_hub.endpoints.metadata import metadata
 from mercure_hub.endpoints.monitoring import HEALTH, LIVE, METRICS, READY, health, live, metrics, ready
 from mercure_hub.endpoints.publish import is_batch, publish, publish_batch
 from mercure_hub.endpoints.request import Request
+from mercure_hub.endpoints.revoke import PATH as REVOCATIONS
+from mercure_hub.endpoints.revoke import revoke
 from mercure_hub.endpoints.subscribe import Stream, subscribe
 from mercure_hub.endpoints.subscriptions import subscriptions
 from mercure_hub.protocol import origins
@@ -24,6 +26,7 @@ _log = logging.getLogger("mercure_hub.server")
 
 _READ = ("GET", "HEAD")
 _API = "/subscriptions"
+_BELOW = (_API, REVOCATIONS, DEBUGGER)
 _METHODS = "GET, HEAD, QUERY, POST, OPTIONS"
 
 
@@ -48,10 +51,19 @@ def route(hub: Hub, request: Request) -> Answer | Stream:
         if request.path == base:
             return _hub(hub, request)
         below = request.path.removeprefix(base.rstrip("/"))
-        if below != request.path and (below == _API or below.startswith(_API + "/")):
-            return _subscriptions(hub, request, request.identity.path.rstrip("/") + below)
-        if below != request.path and (below == DEBUGGER or below.startswith(DEBUGGER + "/")):
-            return _debugger(hub, request, below.removeprefix(DEBUGGER))
+        if below != request.path and below.startswith(_BELOW):
+            return _below(hub, request, below)
+    raise NotFound("There is nothing here.")
+
+
+def _below(hub: Hub, request: Request, path: str) -> Answer:
+    """Serve a request for what is below the hub's URL."""
+    if path == REVOCATIONS:
+        return _revocations(hub, request)
+    if path == DEBUGGER or path.startswith(DEBUGGER + "/"):
+        return _debugger(hub, request, path.removeprefix(DEBUGGER))
+    if path == _API or path.startswith(_API + "/"):
+        return _subscriptions(hub, request, request.identity.path.rstrip("/") + path)
     raise NotFound("There is nothing here.")
 
 
@@ -120,6 +132,11 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
 def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     _allow(request, (*_READ, "OPTIONS"))
     return _preflight(hub, request) if request.method == "OPTIONS" else subscriptions(hub, request, path)
+
+
+def _revocations(hub: Hub, request: Request) -> Answer:
+    _allow(request, ("POST", "OPTIONS"))
+    return _preflight(hub, request) if request.method == "OPTIONS" else revoke(hub, request)
 
 
 def _debugger(hub: Hub, request: Request, below: str) -> Answer:

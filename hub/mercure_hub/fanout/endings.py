@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from enum import Enum
 
-from mercure_hub.protocol.websocket import GOING_AWAY, VIOLATION
+from mercure_hub.protocol.websocket import GOING_AWAY, REVOKED, VIOLATION
 
 
 class Reason(Enum):
@@ -22,6 +22,7 @@ class Reason(Enum):
     HUB_STOPS = "the hub stops", "stop", GOING_AWAY
     HANDOVER = "another hub takes over", "handover", GOING_AWAY
     KEY_IS_GONE = "the key of its token is no longer trusted", "key", VIOLATION
+    REVOKED = "its token was revoked", "revoked", REVOKED
     INCOMPLETE = "an update could not be sent", "incomplete", GOING_AWAY
     DISCARDED = "updates that it should still get were discarded", "incomplete", GOING_AWAY
     UNREADABLE = "the history could not be read", "incomplete", GOING_AWAY

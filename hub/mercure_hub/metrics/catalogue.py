@@ -70,9 +70,9 @@ ENDED = Family(
     Kind.COUNTER,
     "Subscriptions that ended, by reason: the client left; it was too slow; its time or its token was "
     "over; the hub stopped; another hub took over; an update could not be sent; the key of its token was "
-    "taken away; the client sent what it must not.",
+    "taken away; its token was revoked; the client sent what it must not.",
     "reason",
-    ("client", "slow", "time", "stop", "handover", "incomplete", "key", "violation", OTHER),
+    ("client", "slow", "time", "stop", "handover", "incomplete", "key", "revoked", "violation", OTHER),
 )
 UPDATES = Family("mercure_updates", Kind.COUNTER, "Updates that were published here and are durable.")
 FAILED = Family("mercure_updates_failed", Kind.COUNTER, "Updates that could not be stored.")

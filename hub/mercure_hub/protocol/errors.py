@@ -15,7 +15,8 @@
     ├── AuthorizationError           what the token does not allow
     │   ├── TokenMissing        401
     │   ├── TokenInvalid        401  error="invalid_token"
-    │   │   └── KeyUnknown           its issuer may have the key by now
+    │   │   ├── KeyUnknown           its issuer may have the key by now
+    │   │   └── TokenRevoked         it was valid, and was revoked
     │   ├── TokenMalformed      400  error="invalid_request"
     │   ├── InsufficientScope   403  error="insufficient_scope"
     │   └── CrossSite           403  a page of another site may not do this
@@ -51,6 +52,7 @@ class Section(StrEnum):
     TOKEN_REFUSED = "token-refused"
     TOKEN_MALFORMED = "token-malformed"
     TOKEN_EXPIRED = "token-expired"
+    TOKEN_REVOKED = "token-revoked"
     TOKEN_NOT_YET_VALID = "token-not-yet-valid"
     TOKEN_CLAIMS = "token-claims"
     TOKEN_IN_URL = "token-in-url"
@@ -80,7 +82,13 @@ class Section(StrEnum):
 
 REFUSALS = (
     *(Section.TOKEN_MISSING, Section.TOKEN_REFUSED, Section.TOKEN_MALFORMED, Section.TOKEN_EXPIRED),
-    *(Section.TOKEN_NOT_YET_VALID, Section.TOKEN_CLAIMS, Section.TOKEN_IN_URL, Section.SIGNATURE),
+    *(
+        Section.TOKEN_REVOKED,
+        Section.TOKEN_NOT_YET_VALID,
+        Section.TOKEN_CLAIMS,
+        Section.TOKEN_IN_URL,
+        Section.SIGNATURE,
+    ),
     *(Section.ALGORITHM, Section.ISSUER, Section.KEY_UNKNOWN, Section.AUDIENCE, Section.GENERATION),
     *(Section.SCOPE, Section.CROSS_SITE),
 )
@@ -248,6 +256,12 @@ class KeyUnknown(TokenInvalid):
     def __init__(self, cause: str, issuer: str, explained: Section | None = None) -> None:
         super().__init__(cause, explained)
         self.issuer = issuer
+
+
+class TokenRevoked(TokenInvalid):
+    """The token is valid but for a revocation. Its holder is told so."""
+
+    section = Section.TOKEN_REVOKED
 
 
 class TokenMalformed(AuthorizationError):

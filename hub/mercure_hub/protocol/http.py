@@ -18,6 +18,7 @@ from mercure_hub.protocol.errors import (
     StorageError,
     StorageInDoubt,
     TokenMissing,
+    TokenRevoked,
     TooManyRequests,
     UpgradeRequired,
     problem_type,
@@ -212,6 +213,8 @@ def _challenge(error: AuthorizationError, resource_metadata: str | None) -> Answ
 def _public_detail(error: AuthorizationError) -> str:
     if isinstance(error, TokenMissing):
         return "This needs an access token, in an Authorization header or a cookie."
+    if isinstance(error, TokenRevoked):
+        return "This access token was revoked, as at a logout. Get a new one."
     if error.status == 401:
         return "The access token was refused. The hub's log says why."
     return error.cause

@@ -21,6 +21,9 @@ VERSION = "13"
 GOING_AWAY, PROTOCOL_ERROR, NO_CONTENT, NOT_UTF8, VIOLATION, TOO_LARGE = 1001, 1002, 1003, 1007, 1008, 1009
 """Codes of close frames (RFC 6455 section 7.4.1)."""
 
+REVOKED = 4401
+"""Code of a close frame for a token that was revoked, of those for private use (RFC 6455 section 7.4.2)."""
+
 NO_STATUS = 1005
 """Stands for a close frame without a code; never sent."""
 

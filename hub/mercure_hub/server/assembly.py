@@ -225,6 +225,7 @@ def _broker(
         spread=settings.drain,
         patience=limits.patience,
         log_end=InfoLog(LOG).info,
+        revokes=settings.revocations,
     )
     if settings.debugger:
         broker.engine.unread = Unread().tell
@@ -250,6 +251,7 @@ def _hub(
             frozenset(settings.publish_origins),
             tuple(one.identifier for one in settings.issuers if one.is_authorization_server),
             key_sources.renew,
+            *(() if broker.revocations is None else (broker.revocations.refuses,)),
         ),
         protocol=settings.protocol,
         subscriptions=settings.subscriptions,

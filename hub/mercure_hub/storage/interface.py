@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
 
 MANY_TOPICS = 1000
@@ -300,6 +301,20 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """Some of the revocations, in the order in which they were stored or changed last.
+
+    :param revocations: those after the version that was asked for.
+    :param reached: the version of the last of them; else the one that was asked for.
+    :param newest: the newest version that the engine has; 0: none.
+    """
+
+    revocations: Sequence[Revocation]
+    reached: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What becomes durable in one round trip, or not at all.
 
@@ -535,6 +550,23 @@ class Link(Protocol):
 
         :param limit: records to return at most.
         :returns: their records; fewer than the limit: there are no more.
+        """
+
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        """Store revocations durably, each joined with the one of its key, and discard what is over.
+
+        An engine that did not answer may have stored them; to store them again does no harm.
+
+        :param revocations: each key once.
+        :param now: seconds since the epoch: those whose time is over by then are discarded.
+        :raises StorageError: they may not be stored.
+        """
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        """The revocations that were stored, or changed, after a version.
+
+        :param after: the version up to which the caller has read; 0 for all.
+        :param limit: how many to return at most.
         """
 
     def size(self) -> Size:

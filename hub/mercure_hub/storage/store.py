@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Generic, NamedTuple
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import (
     Batch,
@@ -38,6 +39,7 @@ from mercure_hub.storage.interface import (
     Records,
     Resume,
     Resumed,
+    Revoked,
     Seen,
     Size,
     Ticket,
@@ -378,6 +380,14 @@ class Store(Generic[Ticket]):
         :returns: their records; each has to be ended with an update.
         """
         return self._link.adopt(limit)
+
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        """Store revocations; see ``Link.revoke``."""
+        self._link.revoke(revocations, now)
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        """The revocations after a version; see ``Link.revocations``."""
+        return self._link.revocations(after, limit)
 
     def size(self) -> Size:
         """How much history there is."""

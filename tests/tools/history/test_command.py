@@ -102,7 +102,7 @@ class TestStats:
 
     def test_stats_are_printed_as_json(self, run: Run, filled: Path) -> None:
         (found,) = run("stats", "--json").lines
-        assert (found["updates"], found["bytes"], found["version"], found["hubs"]) == (10, 30, 3, 0)
+        assert (found["updates"], found["bytes"], found["version"], found["hubs"]) == (10, 30, 4, 0)
         assert found["oldest"] == {"id": "id0", "published_at": 1_000_000.0}
         assert found["newest"] == {"id": "id9", "published_at": 1_000_009.0}
         assert {(one["topic"], one["updates"]) for one in found["topics"]} == {

@@ -122,6 +122,10 @@ class Scope:
             return any(matcher.matches(topic) for matcher, _ in self._table.candidates(topic))
         return any(matcher.matches(topic) for matcher in self._patterns)
 
+    def has_pattern(self, value: str) -> bool:
+        """Tell whether one of the patterns has this text."""
+        return any(matcher.value == value for matcher in self._patterns)
+
     def covers_any(self, topics: Sequence[str]) -> bool:
         """Tell whether one of the topics is allowed, which is enough to read a private update."""
         return any(self.covers(topic) for topic in topics)

@@ -12,9 +12,11 @@ from hashlib import blake2b
 from typing import Any
 
 from mercure_hub.protocol.errors import Section, TokenInvalid, shown
+from mercure_hub.protocol.revocation import digest_of
 from mercure_hub.protocol.tokens.claims import (
     DETAILS,
     HOLDERS,
+    REVOCABLE,
     TOKEN_TYPE,
     Protocol,
     Role,
@@ -22,7 +24,7 @@ from mercure_hub.protocol.tokens.claims import (
     is_access_token,
     unverified,
 )
-from mercure_hub.protocol.tokens.grant import Grant, grant_of, old_grant_of
+from mercure_hub.protocol.tokens.grant import Grant, Provenance, grant_of, old_grant_of
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key
 
@@ -149,8 +151,15 @@ class TokenVerifier:
         if not current:
             if self._knows_its_url and "aud" in claims:
                 _check_audience(claims["aud"], resource)
-            subject = _subject(claims, issuer)
-            old = old_grant_of(claims, expires_at, resource, fingerprint, key, subject=subject)
+            old = old_grant_of(
+                claims,
+                expires_at,
+                resource,
+                fingerprint,
+                key,
+                subject=_subject(claims, issuer),
+                provenance=_provenance(claims, issuer),
+            )
             return old, not_before, issuer.identifier, key
         if not is_access_token(header):
             raise TokenInvalid(
@@ -160,7 +169,15 @@ class TokenVerifier:
             raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
         _check_audience(claims.get("aud"), resource)
         details = claims.get(DETAILS, [])
-        grant = grant_of(details, expires_at, resource, fingerprint, key, subject=_subject(claims, issuer))
+        grant = grant_of(
+            details,
+            expires_at,
+            resource,
+            fingerprint,
+            key,
+            subject=_subject(claims, issuer),
+            provenance=_provenance(claims, issuer),
+        )
         return grant, not_before, issuer.identifier, key
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
@@ -191,6 +208,23 @@ def _subject(claims: Mapping[str, Any], issuer: Issuer) -> str:
     if not isinstance(subject, str) or not subject:
         return ""
     return f"{issuer.identifier} {subject[:_MAX_SUBJECT]}"
+
+
+def _provenance(claims: Mapping[str, Any], issuer: Issuer) -> Provenance:
+    """By what a token can be revoked. One without ``iat`` counts as old: nobody can tell when it was made."""
+    value = claims.get("iat")
+    issued_at = 0.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        issued_at = float(max(0, min(value, _MAX_TIME)))
+    return Provenance(
+        issuer.identifier,
+        issued_at,
+        tuple(
+            digest_of(claim, issuer.identifier, name)
+            for claim in REVOCABLE
+            if isinstance(name := claims.get(claim), str) and name
+        ),
+    )
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:

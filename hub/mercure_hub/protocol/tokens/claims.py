@@ -29,6 +29,15 @@ DETAILS = "authorization_details"
 DETAIL_TYPE = "https://mercure.rocks/authorization-detail"
 """``type`` of the entries of ``authorization_details`` that are for a hub."""
 
+REVOCATION_TYPE = "urn:flask-mercure:revocation"
+"""``type`` of an entry of ``authorization_details`` with the action ``revoke``: an extension of this hub."""
+
+REVOKE = "revoke"
+"""That action, and the member of the ``mercure`` claim of 0.x that stands for it."""
+
+REVOCABLE = ("sub", "sid", "jti")
+"""Claims by which tokens are revoked: the user, the session (OpenID Connect), the token itself."""
+
 OLD_CLAIM, OLD_NAMESPACED_CLAIM = "mercure", "https://mercure.rocks/"
 """Claims of 0.x that say what a token allows."""
 

@@ -9,11 +9,35 @@ from typing import Any
 from mercure_hub.protocol.errors import InvalidRequest, Section, TokenInvalid, shown
 from mercure_hub.protocol.matching.matcher import Matcher, make
 from mercure_hub.protocol.matching.table import NOTHING, Scope
-from mercure_hub.protocol.tokens.claims import DETAIL_TYPE, OLD_CLAIM, OLD_NAMESPACED_CLAIM, Role
+from mercure_hub.protocol.tokens.claims import (
+    DETAIL_TYPE,
+    OLD_CLAIM,
+    OLD_NAMESPACED_CLAIM,
+    REVOCATION_TYPE,
+    REVOKE,
+    Role,
+)
 from mercure_hub.protocol.tokens.keys import Key
 from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a token comes from, by which it can be revoked.
+
+    :param issuer: identifier of its issuer.
+    :param issued_at: seconds since the epoch; 0 without ``iat``.
+    :param names: digests of the claims that name it.
+    """
+
+    issuer: str = ""
+    issued_at: float = 0.0
+    names: tuple[bytes, ...] = ()
+
+
+_UNKNOWN = Provenance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +54,8 @@ class Grant:
     :param fingerprint: hash of the token; empty without a token.
     :param key: the key that verified the token; ``None`` without a token.
     :param subject: issuer and ``sub`` of the token; empty without ``sub``.
+    :param provenance: of the token.
+    :param may_revoke: the token allows revoking others of its issuer.
     """
 
     publish: Scope = NOTHING
@@ -40,6 +66,17 @@ class Grant:
     fingerprint: bytes = b""
     key: Key | None = None
     subject: str = ""
+    provenance: Provenance = _UNKNOWN
+    may_revoke: bool = False
+
+    def names(self, topic: str) -> bool:
+        """Whether a topic is granted, or the text of a pattern is one that grants.
+
+        :param topic: or pattern, as it was granted.
+        """
+        return any(
+            scope.covers(topic) or scope.has_pattern(topic) for scope in (self.publish, self.subscribe)
+        )
 
     def payload_for(self, matcher: Matcher) -> Json:
         """The payload of the first entry that covers a subscription's matcher (spec, Payloads).
@@ -62,7 +99,14 @@ _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
 
 def grant_of(
-    details: object, expires_at: float, resource: str, fingerprint: bytes, key: Key, *, subject: str = ""
+    details: object,
+    expires_at: float,
+    resource: str,
+    fingerprint: bytes,
+    key: Key,
+    *,
+    subject: str = "",
+    provenance: Provenance = _UNKNOWN,
 ) -> Grant:
     """Read ``authorization_details``; one defect invalidates all of it (spec, Authorization Details).
 
@@ -71,6 +115,7 @@ def grant_of(
     :param fingerprint: of the token.
     :param key: the key that verified it.
     :param subject: issuer and ``sub``; empty without ``sub``.
+    :param provenance: of the token.
     :raises TokenInvalid: something in it is not valid.
     """
     if not isinstance(details, list):
@@ -81,10 +126,13 @@ def grant_of(
         )
     allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
     payloads: list[tuple[tuple[Matcher, ...], Json]] = []
+    may_revoke = False
     for index, detail in enumerate(details):
         member = f"authorization_details[{index}]"
         if not isinstance(detail, dict):
             raise TokenInvalid(f"{member} is not an object", Section.TOKEN_CLAIMS)
+        if detail.get("type") == REVOCATION_TYPE and REVOKE in _named(detail.get("actions"), member):
+            may_revoke = True
         if detail.get("type") != DETAIL_TYPE:
             continue
         actions = _actions(detail.get("actions"), member)
@@ -107,6 +155,8 @@ def grant_of(
         fingerprint=fingerprint,
         key=key,
         subject=subject,
+        provenance=provenance,
+        may_revoke=may_revoke,
     )
 
 
@@ -127,11 +177,15 @@ def _check_depth(payload: Json, member: str) -> None:
 
 
 def _actions(value: object, member: str) -> set[Role]:
+    return {_ACTIONS[action] for action in _named(value, member) if action in _ACTIONS}
+
+
+def _named(value: object, member: str) -> list[str]:
     if not isinstance(value, list) or not value:
         raise TokenInvalid(f"{member}.actions is not an array with at least one action", Section.TOKEN_CLAIMS)
     if not all(isinstance(action, str) for action in value):
         raise TokenInvalid(f"{member}.actions holds something that is not a string", Section.TOKEN_CLAIMS)
-    return {_ACTIONS[action] for action in value if action in _ACTIONS}
+    return value
 
 
 def _topics(value: object, member: str, resource: str) -> tuple[Matcher, ...]:
@@ -171,6 +225,7 @@ def old_grant_of(
     key: Key,
     *,
     subject: str = "",
+    provenance: Provenance = _UNKNOWN,
 ) -> Grant:
     """Read the ``mercure`` claim of 0.x, also under its namespaced name.
 
@@ -179,6 +234,7 @@ def old_grant_of(
     :param fingerprint: of the token.
     :param key: the key that verified it.
     :param subject: issuer and ``sub``; empty without ``sub``.
+    :param provenance: of the token.
     :raises TokenInvalid: it is missing, or not valid.
     """
     claim = claims.get(OLD_NAMESPACED_CLAIM)
@@ -199,6 +255,8 @@ def old_grant_of(
         fingerprint=fingerprint,
         key=key,
         subject=subject,
+        provenance=provenance,
+        may_revoke=claim.get(REVOKE) is True,
     )
 
 

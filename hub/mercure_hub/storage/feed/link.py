@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.storage.doorbell import Doorbell
 from mercure_hub.storage.feed.database import CopyReader, copy_at, failure
 from mercure_hub.storage.feed.state import FeedState
@@ -29,6 +30,7 @@ from mercure_hub.storage.interface import (
     Records,
     Resume,
     Resumed,
+    Revoked,
     SharedLink,
     Size,
     TopicPage,
@@ -283,6 +285,14 @@ class FedLink:
     def adopt(self, limit: int) -> list[str]:
         """Ask the engine."""
         return self._engine.adopt(limit)
+
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        """Store them in the engine."""
+        self._engine.revoke(revocations, now)
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        """Ask the engine: a feeder that stands still must not keep them from this process."""
+        return self._engine.revocations(after, limit)
 
     def size(self) -> Size:
         """Ask the engine."""

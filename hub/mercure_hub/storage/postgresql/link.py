@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.encoding import topic_hash
@@ -35,6 +36,7 @@ from mercure_hub.storage.interface import (
     Resume,
     Resumed,
     Retention,
+    Revoked,
     Size,
     TopicPage,
     Unstorable,
@@ -47,6 +49,7 @@ from mercure_hub.storage.postgresql.connection import (
     blobs,
     is_answer,
     is_away,
+    texts,
 )
 from mercure_hub.storage.postgresql.reading import Reader, following, is_storable
 from mercure_hub.storage.postgresql.retention import Trimmer
@@ -508,6 +511,33 @@ class PostgresqlLink:
                 self._adopted = [key_hash for key_hash, _ in rows]
             self._adopted = []
             return [record for _, record in rows]
+
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        """Write rows, in one transaction."""
+        values = {
+            "keys": blobs([one.key for one in revocations]),
+            "names": blobs([one.name for one in revocations]),
+            "topics": texts([one.topic for one in revocations]),
+            "before": texts([repr(one.before) for one in revocations]),
+            "until": texts([repr(one.until) for one in revocations]),
+        }
+        with self._reader.connection("written") as connection, connection.transaction():
+            if self._needs_sync:
+                connection.ask(statements.SYNCHRONOUS)
+            connection.ask(statements.LOCK_REVOCATIONS)
+            connection.ask(statements.DISCARD_REVOCATIONS, {"now": now})
+            connection.ask(statements.REVOKE, values)
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        """Rows in the order of their versions."""
+        with self._reader.connection() as connection:
+            ((newest,),) = connection.ask(statements.NEWEST_REVOCATION)
+            if newest == after:  # mostly
+                return Revoked((), after, newest)
+            rows = connection.ask(statements.REVOCATIONS, {"after": after, "limit": limit})
+        return Revoked(
+            [Revocation(*columns) for *columns, _ in rows], rows[-1][-1] if rows else after, newest
+        )
 
     def size(self) -> Size:
         """Count by the first and the last sequence; the bytes are those of the tables' files."""

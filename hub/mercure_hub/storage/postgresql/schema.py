@@ -79,7 +79,19 @@ CREATE INDEX mercure_presence_key ON mercure_presence (left(key, 256));
 CREATE INDEX mercure_presence_value ON mercure_presence (value_hash, left(key, 256));
 """
 
-STEPS: Mapping[int, str] = {1: _FIRST}
+# Tokens that are refused before they end. The key is that of a revocation, the name a digest of the claim
+# that the tokens have. The version grows with each row that is written, over all rows; the row with the
+# newest one is never discarded.
+_REVOCATIONS = """
+CREATE TABLE mercure_revocation (
+    key bytea PRIMARY KEY, name bytea NOT NULL, topic text NOT NULL, issued_before double precision NOT NULL,
+    kept_until double precision NOT NULL, version bigint NOT NULL
+);
+CREATE UNIQUE INDEX mercure_revocation_version ON mercure_revocation (version);
+CREATE INDEX mercure_revocation_end ON mercure_revocation (kept_until);
+"""
+
+STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS}
 """The statements that lead to a version from the one before."""
 
 OLDEST = 1

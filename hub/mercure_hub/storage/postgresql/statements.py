@@ -90,3 +90,26 @@ SIZE = """
         WHERE u.sequence > d.updates_gone ORDER BY u.sequence LIMIT 1
     ) f ON true
 """
+
+# Of two transactions, the one that comes later has the later versions.
+LOCK_REVOCATIONS = "LOCK TABLE mercure_revocation IN EXCLUSIVE MODE"
+DISCARD_REVOCATIONS = """
+    DELETE FROM mercure_revocation
+    WHERE kept_until < %(now)s AND version < (SELECT max(version) FROM mercure_revocation)
+"""
+REVOKE = """
+    WITH newest AS (SELECT coalesce(max(version), 0) AS version FROM mercure_revocation)
+    INSERT INTO mercure_revocation AS old (key, name, topic, issued_before, kept_until, version)
+    SELECT k, n, t, b::double precision, u::double precision, newest.version + row_number() OVER ()
+    FROM newest, unnest(%(keys)s, %(names)s, %(topics)s, %(before)s, %(until)s) x(k, n, t, b, u)
+    ON CONFLICT (key) DO UPDATE SET
+        issued_before = greatest(old.issued_before, excluded.issued_before),
+        kept_until = greatest(old.kept_until, excluded.kept_until),
+        version = excluded.version
+"""
+NEWEST_REVOCATION = "SELECT coalesce(max(version), 0) FROM mercure_revocation"
+REVOCATIONS = """
+    SELECT name, topic, issued_before, kept_until, version FROM mercure_revocation
+    WHERE version > %(after)s ORDER BY version LIMIT %(limit)s
+"""
+SYNCHRONOUS = "SELECT set_config('synchronous_commit', 'on', true)"

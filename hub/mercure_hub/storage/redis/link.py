@@ -21,6 +21,7 @@ from redis.connection import Connection
 from redis.exceptions import BusyLoadingError, RedisError
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.doorbell import Bell
@@ -39,6 +40,7 @@ from mercure_hub.storage.interface import (
     Resume,
     Resumed,
     Retention,
+    Revoked,
     Size,
     TopicPage,
     Unstorable,
@@ -438,6 +440,27 @@ class RedisLink:
         self._known_adoption = number
         return [one.decode() for one in records]
 
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        """Store them by one call of a script."""
+        arguments: list[Argument] = []
+        for one in revocations:
+            rest = f"{one.name.hex()} {one.topic}".encode()
+            arguments += (one.key, rest, repr(one.before), repr(one.until))
+        with self._errors("written"), self._readers.line() as line:
+            call = self._call(scripts.REVOKE, repr(now), *arguments)
+            done, *acknowledged = line.replies(call, *self._await_replicas())
+            if isinstance(done, RedisError):
+                raise done
+        lacking = self._lacking(acknowledged)
+        if lacking is not None:
+            raise StorageError(lacking)
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        """Read them by one call of a script."""
+        newest, *parts = self._ask(self._call(scripts.REVOCATIONS, after, limit))
+        found = [_revocation(text) for text in parts[::2]]
+        return Revoked(found, int(parts[-1]) if parts else after, int(newest))
+
     def size(self) -> Size:
         """The number of updates; the bytes of the largest keys, from some samples."""
         keys = [self._key(name) for name in ("log", "updates", "events", "ids")]
@@ -691,6 +714,11 @@ def _entries(reply: Sequence[bytes]) -> list[Entry]:
         else:
             entries.append(Entry(int(sequence), Update(*texts)))
     return entries
+
+
+def _revocation(stored: bytes) -> Revocation:
+    before, until, name, topic = stored.split(b" ", 3)
+    return Revocation(bytes.fromhex(name.decode()), topic.decode(), float(before), float(until))
 
 
 def _beginning(gone: Sequence[bytes | None]) -> Beginning:

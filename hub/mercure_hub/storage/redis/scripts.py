@@ -22,7 +22,11 @@ pattern of an ACL can name them:
   sorted sets with the keys, and with hash and key; ``n:NODE``: a set with the keys of a node.
 * ``adoptions``: a hash from a node to the number of its last adoption; ``a:NODE``: a set with its keys.
 
-Times are those of the server.
+* ``revoked``: a hash from the key of a revocation to its times, name and topic, and under ``last`` the newest
+  version; ``revoked:versions`` and ``revoked:ends``: sorted sets with the keys, by when each was written last
+  and by when it is over.
+
+Times are those of the server, but for those of revocations.
 """
 
 from __future__ import annotations
@@ -478,6 +482,57 @@ DISCARD = Script(
 )
 """Discards one step of what is too old. Returns 1 if there is more."""
 
+REVOKE = Script(
+    "allow-oom",
+    """
+    local revoked, versions, ends = p .. 'revoked', p .. 'revoked:versions', p .. 'revoked:ends'
+    for _, key in ipairs(call('ZRANGEBYSCORE', ends, '-inf', '(' .. ARGV[1], 'LIMIT', 0, 1000)) do
+        call('HDEL', revoked, key)
+        call('ZREM', versions, key)
+        call('ZREM', ends, key)
+    end
+    for k = 2, #ARGV, 4 do
+        local key, rest, before, ends_at = ARGV[k], ARGV[k + 1], ARGV[k + 2], ARGV[k + 3]
+        local old = call('HGET', revoked, key)
+        if old then
+            local old_before, old_end = string.match(old, '^(%S+) (%S+) ')
+            if tonumber(old_before) > tonumber(before) then
+                before = old_before
+            end
+            if tonumber(old_end) > tonumber(ends_at) then
+                ends_at = old_end
+            end
+        end
+        call('HSET', revoked, key, before .. ' ' .. ends_at .. ' ' .. rest)
+        call('ZADD', versions, call('HINCRBY', revoked, 'last', 1), key)
+        call('ZADD', ends, ends_at, key)
+    end
+    return 1
+    """,
+)
+"""Stores revocations, each joined with the one of its key, and discards what is over."""
+
+REVOCATIONS = Script(
+    "no-writes",
+    """
+    local revoked = p .. 'revoked'
+    local newest = tonumber(call('HGET', revoked, 'last') or '0')
+    local found = {newest}
+    if newest == tonumber(ARGV[1]) then
+        return found
+    end
+    local keys = call(
+        'ZRANGEBYSCORE', p .. 'revoked:versions', '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2]
+    )
+    for k = 1, #keys, 2 do
+        found[#found + 1] = call('HGET', revoked, keys[k])
+        found[#found + 1] = keys[k + 1]
+    end
+    return found
+    """,
+)
+"""Returns the newest version, and the revocations after another one with their versions."""
+
 CHECK = Script(
     "",
     """
@@ -489,7 +544,7 @@ CHECK = Script(
 )
 """Writes something that changes nothing."""
 
-_WORKING = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, NEWEST, DISCARD, CHECK)
+_WORKING = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, NEWEST, DISCARD, REVOKE, REVOCATIONS, CHECK)
 _TAKES_NOTHING = frozenset({"DEL", "EXISTS", "SMEMBERS", "SPOP", "SRANDMEMBER", "XLEN", "ZCARD", "ZPOPMIN"})
 _TAKES_TWO = frozenset(
     {

@@ -189,12 +189,18 @@ def _name_matchers(connection: sqlite3.Connection) -> None:
     connection.execute(schema.VALUE_INDEX)
 
 
+def _keep_revocations(connection: sqlite3.Connection) -> None:
+    """To version 4: revocations are kept."""
+    schema.create(connection, ("mercure_revocation",))
+
+
 Step = Callable[[sqlite3.Connection], None]
 
 STEPS: Mapping[int, Step] = {
     1: _add_missing_tables,
     schema.KNOWS_EVENTS: _tell_events_apart,
     3: _name_matchers,
+    4: _keep_revocations,
 }
 """What leads to a version from the one before."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.storage.doorbell import Bell, Doorbell
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
@@ -27,6 +28,7 @@ from mercure_hub.storage.interface import (
     Resume,
     Resumed,
     Retention,
+    Revoked,
     Size,
     TopicPage,
     Unstorable,
@@ -385,6 +387,38 @@ class SqliteLink:
             if (self._own is not None if seat == seats.own else not seats.is_taken(seat))
         ]
 
+    def revoke(self, revocations: Sequence[Revocation], now: float) -> None:
+        """Write rows, in one transaction."""
+        try:
+            with (
+                self._database.connection() as connection,
+                self._opened.turn_within(self.turn_timeout),
+                self._same_files(connection),
+                writing(connection),
+            ):
+                (version,) = connection.execute(_NEWEST_REVOCATION).fetchone()
+                connection.execute(_DISCARD_REVOCATIONS, (now, version))
+                connection.executemany(
+                    _REVOKE,
+                    [
+                        (one.key, one.name, one.topic, one.before, one.until, version + number)
+                        for number, one in enumerate(revocations, 1)
+                    ],
+                )
+        except (*_ERRORS, StorageError) as error:
+            raise self._error("written", error) from None
+
+    def revocations(self, after: int, limit: int) -> Revoked:
+        """Rows in the order of their versions."""
+        with self._reading() as connection:
+            (newest,) = connection.execute(_NEWEST_REVOCATION).fetchone()
+            if newest == after:  # mostly
+                return Revoked((), after, newest)
+            rows = connection.execute(_REVOCATIONS, (after, limit)).fetchall()
+        return Revoked(
+            [Revocation(*columns) for *columns, _ in rows], rows[-1][-1] if rows else after, newest
+        )
+
     def size(self) -> Size:
         """Count by the first and the last sequence; the bytes are those of the database's pages."""
         with self._reading() as connection:
@@ -561,6 +595,21 @@ _EVENT_BYTES = """
     SELECT event_bytes FROM mercure_update WHERE event_bytes IS NOT NULL ORDER BY sequence DESC LIMIT 1
 """
 
+
+_NEWEST_REVOCATION = "SELECT coalesce(max(version), 0) FROM mercure_revocation"
+_DISCARD_REVOCATIONS = "DELETE FROM mercure_revocation WHERE kept_until < ? AND version < ?"
+_REVOKE = """
+    INSERT INTO mercure_revocation (key, name, topic, issued_before, kept_until, version)
+    VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (key) DO UPDATE SET
+        issued_before = max(issued_before, excluded.issued_before),
+        kept_until = max(kept_until, excluded.kept_until),
+        version = excluded.version
+"""
+_REVOCATIONS = """
+    SELECT name, topic, issued_before, kept_until, version FROM mercure_revocation
+    WHERE version > ? ORDER BY version LIMIT ?
+"""
 
 _NEWEST_UPDATE = """
     SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1

@@ -82,6 +82,23 @@ TABLES = {
         """,
         VALUE_INDEX,
     ),
+    # Tokens that are refused before they end. The key is that of a revocation, the name a digest of the claim
+    # that the tokens have. The version grows with each row that is written, over all rows; the row with the
+    # newest one is never discarded.
+    "mercure_revocation": (
+        """
+        CREATE TABLE mercure_revocation (
+            key BLOB NOT NULL PRIMARY KEY,
+            name BLOB NOT NULL,
+            topic TEXT NOT NULL,
+            issued_before FLOAT NOT NULL,
+            kept_until FLOAT NOT NULL,
+            version INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+        "CREATE UNIQUE INDEX mercure_revocation_version ON mercure_revocation (version)",
+        "CREATE INDEX mercure_revocation_end ON mercure_revocation (kept_until)",
+    ),
     # One row: which of the steps in ``database.STEPS`` these tables have behind them.
     "mercure_schema": (
         "CREATE TABLE mercure_schema (id INTEGER NOT NULL PRIMARY KEY, version INTEGER NOT NULL)",
