@@ -20,6 +20,7 @@ The parts, each of which knows those above it only:
 * ``pages`` - template functions, the JavaScript module, ``Link`` headers;
 * ``page_session`` - the same for pages without a template, and the view that renews their access;
 * ``database`` - publishing with the commits of a database;
+* ``hub_client`` - :class:`HubClient`, a hub for programs that are no Flask app;
 * ``hub`` and ``extension`` - :class:`Hub` and :class:`Mercure`, what an application calls;
 * ``development``, ``doctor``, ``debug_panel`` - for developers: a hub, diagnosis, published updates;
 * ``cli`` - ``flask mercure``, at the shell.
@@ -44,6 +45,8 @@ from flask_mercure.extension import Mercure
 from flask_mercure.grants import Grants
 from flask_mercure.html import TurboStream, dom_id
 from flask_mercure.hub import Hub
+from flask_mercure.hub_client import HubClient
+from flask_mercure.pages import STATIC_FOLDER
 from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.publishing.runs import Run
@@ -57,6 +60,7 @@ from mercure_hub.protocol.event_stream import Event
 
 __all__ = [
     "EVERYTHING",
+    "STATIC_FOLDER",
     "ActiveSubscription",
     "ActiveSubscriptions",
     "ConfigurationError",
@@ -67,6 +71,7 @@ __all__ = [
     "Gap",
     "Grants",
     "Hub",
+    "HubClient",
     "HubUnreachable",
     "InvalidArgument",
     "KeySet",

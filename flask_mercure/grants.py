@@ -26,6 +26,7 @@ from typing import Any, ParamSpec, TypeVar
 from flask import Flask, Response, current_app, g, has_request_context, request, session
 from flask.globals import request_ctx
 from flask.json.tag import TaggedJSONSerializer
+from werkzeug.datastructures import Headers
 from werkzeug.http import dump_cookie
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -169,18 +170,28 @@ def set_cookie(
     user: str | int | None = None,
 ) -> None:
     """Add the cookie to a response; arguments and errors are those of :meth:`Mercure.set_cookie`."""
-    cookie = state.configuration.cookie
     host = host_of(request.host)
-    if not request.is_secure and not cookie.is_delivered_over_http(host):
-        _check_http(cookie, host)
+    if not request.is_secure and not state.configuration.cookie.is_delivered_over_http(host):
+        _check_http(state.configuration.cookie, host)
     token = create_token(
         state, subscribe, publish, additional_claims, lifetime=lifetime, payload=payload, user=user
     )
+    add_cookie(state, response.headers, host, token)
+
+
+@without_frames
+def add_cookie(state: HubState, headers: Headers, host: str, token: str) -> None:
+    """Add the cookie with a token, which ends with the token, to the headers of a response.
+
+    :param host: of the page, without port.
+    :raises CookieError: a browser would refuse the cookie.
+    :raises TokenError: the token has expired, or is none.
+    """
     end = expiry(token)
     max_age = None if end is None else math.floor(end - time.time())
     if max_age is not None and max_age <= 0:
         raise TokenError(f"the token has expired {-max_age} s ago; look at its exp claim and at lifetime")
-    cookie.set(response.headers, host, token, max_age)
+    state.configuration.cookie.set(headers, host, token, max_age)
 
 
 def clear_cookie(state: HubState, response: BaseResponse) -> None:
@@ -216,8 +227,16 @@ def _check_http(cookie: CookiePolicy, host: str) -> None:
             host,
         )
         return
+    raise no_tls(cookie, host)
+
+
+def no_tls(cookie: CookiePolicy, host: str) -> CookieError:
+    """The error of a ``Secure`` cookie for a hub without TLS.
+
+    :param host: of the page, without port.
+    """
     of = cookie.setting
-    raise CookieError(
+    return CookieError(
         f"the page at {host!r} and the hub at {cookie.public_url} ({of('PUBLIC_URL')}) are not on https, and "
         "browsers refuse a Secure cookie there. For development without TLS open the page as "
         f"http://localhost, or set {of('COOKIE_SECURE')}=False and {of('COOKIE_NAME')}, in the hub too, to a "

@@ -49,7 +49,9 @@ RENEW_AT = 0.8
 
 _MODULE = "mercure.js"
 
-_STATIC = Path(__file__).with_name("static")
+STATIC_FOLDER = Path(__file__).with_name("static")
+"""The folder with the JavaScript module, ``mercure.js`` and what it imports, for frameworks that serve it."""
+
 _YEAR = 365 * 24 * 3600
 _TYPES = {".js": "text/javascript", ".ts": "text/plain"}
 _TRANSPORTS = ("fetch", "eventsource", "websocket")
@@ -141,7 +143,7 @@ def _parameter(name: str, value: str) -> str:
 def version() -> str:
     """A digest of the module's files."""
     digest = sha256()
-    for path in sorted(_STATIC.iterdir()):
+    for path in sorted(STATIC_FOLDER.iterdir()):
         if path.suffix in _TYPES:
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
@@ -206,7 +208,7 @@ def page_options(configuration: Configuration, topics: Topics, last_event_id: st
 
 
 def _serve(digest: str, filename: str) -> Response:
-    response = send_from_directory(_STATIC, filename, mimetype=_TYPES.get(Path(filename).suffix))
+    response = send_from_directory(STATIC_FOLDER, filename, mimetype=_TYPES.get(Path(filename).suffix))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Access-Control-Allow-Origin"] = (
         "*"  # public, and imported by pages of other origins too

@@ -59,6 +59,10 @@ EXTENSION: dict[str, tuple[str, ...]] = {
         *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
         *("grants", "pages", "page_session", "database"),
     ),
+    "hub_client": (
+        *("errors", "topics", "cookies", "config", "client", "state", "publishing", "reading"),
+        *("grants", "pages", "hub"),
+    ),
     "extension": (
         *("errors", "encryption", "updates", "config", "client", "state", "publishing"),
         *("grants", "pages", "page_session", "database", "hub"),

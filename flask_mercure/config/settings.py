@@ -279,6 +279,15 @@ class Naming:
         return f"MERCURE_HUBS[{self.hub!r}][{name!r}]" if name in self.own else f"MERCURE_{name}"
 
 
+class ArgumentNaming(Naming):
+    """How messages name the keys of a hub that is configured by the arguments of a function."""
+
+    __slots__ = ()
+
+    def __call__(self, name: str) -> str:
+        return "key" if name == "JWT_SECRET" else name.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """The configuration of one hub, checked.
@@ -410,7 +419,11 @@ def read_app(config: Mapping[str, Any]) -> AppSettings:
 
 
 def read_hub(
-    config: Mapping[str, Any], name: str | None = None, own: Mapping[str, Any] | None = None
+    config: Mapping[str, Any],
+    name: str | None = None,
+    own: Mapping[str, Any] | None = None,
+    *,
+    setting: Naming | None = None,
 ) -> Configuration:
     """Read the keys of one hub.
 
@@ -418,10 +431,11 @@ def read_hub(
         ``None`` and an empty string stand for not set.
     :param name: of the hub in ``MERCURE_HUBS``; ``None`` without that key.
     :param own: the settings of this hub, without the prefix; they win.
+    :param setting: names the keys in messages; default: as they are in ``app.config``.
     :raises ConfigurationError: with all problems at once.
     """
     own = own or {}
-    setting = Naming(name, frozenset(own))
+    setting = setting or Naming(name, frozenset(own))
     problems = _Problems(setting)
     given = _take(HubSettings, config, own, problems)
     public_url = given.public_url or given.url
@@ -618,9 +632,15 @@ def _wrong_entry(name: object, own: object) -> list[str]:
     ]
 
 
-def _hint(key: object) -> str:
+def closest(key: object) -> str | None:
+    """The key of a hub, without the prefix, that is most like what somebody wrote."""
     close = get_close_matches(str(key).upper().removeprefix(PREFIX), sorted(OF_A_HUB), 1)
-    return f"; do you mean {close[0]!r}?" if close else f": it can have {', '.join(sorted(OF_A_HUB))}"
+    return close[0] if close else None
+
+
+def _hint(key: object) -> str:
+    close = closest(key)
+    return f"; do you mean {close!r}?" if close else f": it can have {', '.join(sorted(OF_A_HUB))}"
 
 
 def _default(asked: object, entries: Mapping[str, Any], problems: list[str]) -> str:

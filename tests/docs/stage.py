@@ -17,7 +17,7 @@ from jinja2 import DictLoader
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import flask_mercure
-from flask_mercure import KeySet, Mercure, Subscription
+from flask_mercure import HubClient, KeySet, Mercure, Subscription
 from flask_mercure.state import state_of
 from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from tests.hub.running import SECRET, RunningHub
@@ -134,6 +134,7 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "current_user": user,
         "login_required": lambda view: view,
         "response": flask.make_response("page"),
+        "hub": HubClient(app.config["MERCURE_URL"], SECRET, public_url="https://example.com/hub"),
         "books": [book],
         "data": {"title": "Ulysses"},
         "keys": KeySet.generate(),

@@ -78,6 +78,8 @@ def test_python_runs(
 ) -> None:
     monkeypatch.setenv("FLASK_MERCURE_JWT_SECRET", SECRET)
     monkeypatch.setenv("EU_SECRET", SECRET)
+    monkeypatch.setenv("HUB_SECRET", SECRET)
+    monkeypatch.setenv("HUB_URL", hub.url)
     code = there(block.code, tmp_path)
     if is_body(code):
         code = f"def body():\n{textwrap.indent(code, '    ')}\nbody()\n"

@@ -17,6 +17,7 @@ from flask_mercure import (
     CreatesTokens,
     Grants,
     Hub,
+    HubClient,
     KeySet,
     Mercure,
     PublishError,
@@ -84,6 +85,15 @@ def login() -> BaseResponse:
 def page_session() -> Response:
     assert_type(mercure.session(), Response)
     return mercure.session(["a", URLPattern("/b/:id")], "urn:uuid:1", token=True)
+
+
+def without_an_app() -> None:
+    with HubClient("http://hub/", {"kty": "oct"}, token_lifetime=60, verify_tls=False) as hub:
+        assert_type(hub.publish("a", {"x": 1}, private=True), str)
+        assert_type(hub.cookie(["a"], "e.example", lifetime=timedelta(hours=1)), str)
+        assert_type(hub.expired_cookie(), str)
+        assert_type(hub.session("a", token=hub.create_token("a")), dict[str, Any])
+        assert_type(hub.close(), bool)
 
 
 def logout() -> Response:
