@@ -250,7 +250,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         transport: str | None = None,
         last_value: bool = False,
     ) -> Markup:
-        """Elements for the page's head, after which scripts can ``import { connect } from "mercure"``.
+        """Elements for the page's head, after which scripts can ``import { on, subscribe } from "mercure"``.
 
         :param topics: that ``connect()`` subscribes to.
         :param last_event_id: of the last update that the page includes.
@@ -260,7 +260,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param refresh: URL that answers a POST with a fresh cookie; called before the token ends. Default: a
             view of the extension, where ``subscribe_grants`` is used.
         :param identity: of the user, where tabs of two users must not share a connection.
-        :param topic_of: ``"type"`` when updates are published with their topic as type.
+        :param topic_of: ``"type"`` at a hub that does not name topics, when updates have their topic as type.
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
         :param last_value: begin with the newest update of each topic.
         :raises InvalidArgument: a topic or an argument cannot be expressed.

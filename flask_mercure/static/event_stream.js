@@ -12,11 +12,13 @@ export class EventStreamParser {
   #data = [];
   #type = "";
   #id = "";
+  #topics = [];
   #onevent;
   #onretry;
 
   /**
-   * @param {(event: {id: string, type: string, data: string}) => void} onevent
+   * @param {(event: {id: string, type: string, data: string, topics: string[]}) => void} onevent `topics` are
+   *   those of the fields by which this project's hub names them
    * @param {(milliseconds: number) => void} [onretry] the stream names a time before reconnecting
    */
   constructor(onevent, onretry = () => {}) {
@@ -54,14 +56,16 @@ export class EventStreamParser {
     if (value[0] === " ") value = value.slice(1);
     if (name === "data") this.#data.push(value);
     else if (name === "event") this.#type = value;
+    else if (name === "topic") this.#topics.push(value);
     else if (name === "id" && !value.includes("\0")) this.#id = value;
     else if (name === "retry" && /^[0-9]+$/.test(value)) this.#onretry(Number(value));
   }
 
   #dispatch() {
-    const [data, type] = [this.#data, this.#type];
+    const [data, type, topics] = [this.#data, this.#type, this.#topics];
     this.#data = [];
     this.#type = "";
-    if (data.length) this.#onevent({ id: this.#id, type: type || "message", data: data.join("\n") });
+    this.#topics = [];
+    if (data.length) this.#onevent({ id: this.#id, type: type || "message", data: data.join("\n"), topics });
   }
 }

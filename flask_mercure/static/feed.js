@@ -258,6 +258,7 @@ export class Feed {
       },
       gap: (detail) => this.#sink.gap(detail),
       problem: (detail) => this.#sink.problem(detail),
+      named: (isNamed) => this.#sink.named(isNamed),
     };
   }
 

@@ -41,7 +41,10 @@ export interface Options {
   share?: boolean;
   /** Tabs with another identity have a stream of their own. */
   identity?: string;
-  /** What an update is about: `"type"`, its event type; or a function that finds it in the update. */
+  /**
+   * For hubs that do not name the topics of updates, as this project's does: `"type"`, the event type is the topic; or a
+   * function that finds it in the update.
+   */
   topicOf?: "type" | ((update: Update) => string | string[] | null | undefined) | null;
 }
 
@@ -53,11 +56,16 @@ export interface Session extends Options {
   module?: string;
 }
 
+export interface SubscribeOptions {
+  /** Begin after this update: what `mercure.last_event_id()` gave. Without it, updates begin with the subscription. */
+  lastEventId?: string | null;
+}
+
 export class Update {
   readonly id: string;
   readonly type: string;
   readonly data: string;
-  /** What `topicOf` tells; the protocol itself does not carry topics. */
+  /** Those of its topics that were subscribed to, as the hub names them or `topicOf` tells; else empty. */
   readonly topics: string[];
   /** The data, parsed as JSON. */
   json<T = any>(): T;
@@ -92,8 +100,8 @@ export interface GapDetail {
 
 /**
  * `unanswered`: the hub's answer takes more than ten seconds. `silent`: it answered and nothing follows, as behind
- * a proxy that buffers. After both a WebSocket may take the stream's place. `no-topic`: `topicOf` told nothing about
- * the update `id`, which was dropped.
+ * a proxy that buffers. After both a WebSocket may take the stream's place. `no-topic`: nobody tells the topic of the
+ * update `id`, which was dropped: neither `topicOf`, nor the hub on a stream that several tabs share.
  */
 export interface ProblemDetail {
   reason: "unanswered" | "silent" | "no-topic";
@@ -114,8 +122,12 @@ export class Mercure extends EventTarget {
   readonly lastEventId: string | null;
   /** Listen to updates of a type, `message` for those without one. Returns what takes the listener off. */
   on(type: string, listener: (update: Update) => void): () => void;
-  /** Subscribe to more topics. A listener gets their updates only, and needs `topicOf`. Returns what ends it. */
-  subscribe(topics: Topics, listener?: (update: Update) => void): () => void;
+  /** Subscribe to more topics. A listener gets their updates and no others. Returns what ends it. */
+  subscribe(
+    topics: Topics,
+    listener?: ((update: Update) => void) | null,
+    options?: SubscribeOptions,
+  ): () => void;
   /** Reload the page after a gap, at the earliest 30 seconds after the previous reload. */
   reload(): void;
   /** Tell that the cookie has changed, or what the token is now. */
@@ -133,9 +145,20 @@ export class Mercure extends EventTarget {
   ): void;
 }
 
-/** Subscribe to what `mercure_script()` has put into the page; the options win. */
+/**
+ * The page's one connection, made of what `mercure_script()` has put into the page. The options win; only the first
+ * call may have some.
+ */
 export function connect(options?: Options): Mercure;
-/** Subscribe as `mercure.session()` says: `connect(await (await fetch("/session")).json())`. */
+/** The same, made of what `mercure.session()` answers: `connect(await (await fetch("/session")).json())`. */
 export function connect(session: Session, options?: Options): Mercure;
-/** Subscribe at a hub. The URL may have matchers, as `mercure_url()` gives it. */
+/** Another connection, to a hub. The URL may have matchers, as `mercure_url()` gives it. */
 export function connect(url: string | URL, options?: Options): Mercure;
+/** `connect().on(type, listener)` */
+export function on(type: string, listener: (update: Update) => void): () => void;
+/** `connect().subscribe(topics, listener, options)` */
+export function subscribe(
+  topics: Topics,
+  listener?: ((update: Update) => void) | null,
+  options?: SubscribeOptions,
+): () => void;

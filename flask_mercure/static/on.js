@@ -1,8 +1,6 @@
 // <mercure-on>: what a page does with its updates, said in its HTML; mercure_on() writes it.
 
-import { connect } from "./mercure.js";
-
-let shared = null; // one connection, however many elements
+import { connect } from "./page.js";
 
 /** Its elements act when they are in the page: not before Turbo has defined them. */
 async function turbo({ data }) {
@@ -46,7 +44,7 @@ class MercureOn extends HTMLElement {
   #end = () => {};
 
   connectedCallback() {
-    const mercure = (shared ??= connect());
+    const mercure = connect();
     const [type, call, topics, text, field] = ["type", "call", "topics", "text", "field"].map((name) =>
       this.getAttribute(name),
     );

@@ -10,11 +10,13 @@ import { isSubset } from "./topics.js";
 const TOGETHER = 50; // milliseconds in which changes are put together
 const CHECK = 10_000; // milliseconds between two looks at the leader
 const PATIENCE = 3000; // milliseconds it has for an answer
+const MOST_MATCHERS = 90; // in one request; hubs refuse more than a hundred, or a URL that is too long
+const MOST_CHARACTERS = 6000;
 const DROWSY = 240_000; // milliseconds in the background; after 300,000 browsers stretch timers to a minute
 
 export const canShare = () => Boolean(navigator.locks) && typeof BroadcastChannel === "function";
 
-/** Has the methods and the sink of a `Feed`. */
+/** Has the methods and the sink of a `Feed`; the sink's `crowded()`: there is no room for this tab's topics. */
 export class SharedFeed {
   #settings;
   #name;
@@ -195,6 +197,7 @@ export class SharedFeed {
       },
       gap: (detail) => this.#sink.gap(detail),
       problem: (detail) => this.#sink.problem(detail),
+      named: (isNamed) => this.#sink.named(isNamed),
       covered: () => this.#sink.covered(),
     });
     this.#own.start();
@@ -231,6 +234,10 @@ export class SharedFeed {
       problem: (detail) => {
         this.#post({ kind: "problem", detail });
         this.#sink.problem(detail);
+      },
+      named: (isNamed) => {
+        this.#post({ kind: "named", isNamed });
+        this.#sink.named(isNamed);
       },
     };
     const isLate = this.#isLate || epoch > 0;
@@ -343,6 +350,12 @@ export class SharedFeed {
         return;
       case "problem":
         this.#sink.problem(message.detail);
+        return;
+      case "named":
+        this.#sink.named(message.isNamed);
+        return;
+      case "crowded":
+        if (message.to === this.#me) this.#sink.crowded();
     }
   }
 
@@ -358,8 +371,12 @@ export class SharedFeed {
       const types = [...this.#types()].sort().join("\n");
       const isDeaf = !hearsAllTypes && this.#subscribedTypes !== null && types !== this.#subscribedTypes;
       this.#subscribedTypes = types;
-      const wanted = new Map(this.#topics);
-      for (const { topics } of this.#members.values()) for (const [key, one] of topics) wanted.set(key, one);
+      let wanted = new Map(this.#topics);
+      for (const [to, { topics }] of this.#members) {
+        const all = new Map([...wanted, ...topics]);
+        if (all.size === wanted.size || hasRoom(all)) wanted = all;
+        else this.#post({ kind: "crowded", to });
+      }
       this.#lead.change(wanted);
       if (isDeaf) this.#lead.renew();
     }, TOGETHER);
@@ -392,6 +409,11 @@ export class SharedFeed {
     } else if (this.#topics.size === 0) this.#sink.state("idle", {});
     else this.#sink.state(isCovered || state !== "open" ? state : "connecting", detail);
   }
+}
+
+function hasRoom(topics) {
+  const characters = [...topics.values()].reduce((sum, { value }) => sum + encodeURIComponent(value).length + 20, 0);
+  return topics.size <= MOST_MATCHERS && characters <= MOST_CHARACTERS;
 }
 
 /** What is known of the others before one of them says something. */

@@ -21,7 +21,10 @@ const UNANSWERED = 10_000; // milliseconds without an answer, after which someth
  * @property {() => Iterable<string>} types event types that somebody listens to
  */
 
-/** The sink's methods: `event(e)`, `state(state, detail)`, `gap(detail)`, `problem(detail)`. */
+/**
+ * The sink's methods: `event(e)`, `state(state, detail)`, `gap(detail)`, `problem(detail)`, and `named(isNamed)` before
+ * the state is open: whether events come with their topics.
+ */
 export class Stream {
   #settings;
   #sink;
@@ -97,15 +100,13 @@ export class Stream {
     this.#lastSign = Date.now();
     this.#name = fallback.name;
     this.#watch = setTimeout(() => this.#heldBack("unanswered"), UNANSWERED);
+    const address = subscriptionUrl(url, this.topics, protocol, requested, lastValue);
+    // This project's hub names them then; others do not know the parameter.
+    if (this.#transport.showsTopics) address.searchParams.append("with", "topics");
     this.#end = this.#transport.open(
+      { url: address, token: access.token, credentials, types: types() },
       {
-        url: subscriptionUrl(url, this.topics, protocol, requested, lastValue),
-        token: access.token,
-        credentials,
-        types: types(),
-      },
-      {
-        open: ({ position }) => this.#opened(requested, position),
+        open: ({ position, isNamed }) => this.#opened(requested, position, isNamed),
         alive: () => (this.#lastSign = Date.now()),
         retry: (milliseconds) => (this.#delay = Math.min(milliseconds, LONGEST_DELAY)),
         event: (event) => {
@@ -139,9 +140,11 @@ export class Stream {
     if (this.#name === "websocket") this.#again({});
   }
 
-  #opened(requested, position) {
+  #opened(requested, position, isNamed) {
     clearTimeout(this.#watch);
     this.#settings.fallback.opened(this.#name);
+    if (this.#transport.showsTopics) this.#sink.named(isNamed);
+    if (this.#isClosed) return;
     if (requested !== null) {
       const isKnown = position === null || position === requested || requested === EARLIEST;
       if (!isKnown) this.#sink.gap({ reason: "history", requested, resumed: position });

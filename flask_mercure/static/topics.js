@@ -85,15 +85,18 @@ export function subscriptionUrl(base, matchers, protocol, cursor, lastValue) {
  *
  * @param {Matchers} matchers
  * @param {URL} base the hub's URL: relative patterns and topics are resolved against it
- * @returns {(topic: string) => boolean}
+ * @param {"1.0" | "0.x"} protocol
+ * @returns {((topic: string) => boolean) | null} `null` when only the hub can tell: it has URI Templates, and some
+ *   browsers have no `URLPattern`
+ * @throws {TypeError} one is no URL Pattern
  */
-export function topicFilter(matchers, base) {
+export function topicFilter(matchers, base, protocol) {
   const exact = new Set();
   const patterns = [];
   for (const { type, value } of matchers.values()) {
-    if (type === "exact") exact.add(value);
-    else if (typeof URLPattern === "function") patterns.push(new URLPattern(value, base.href));
-    else throw new Error("this browser has no URLPattern: subscribe to exact topics, or without a listener");
+    if (type === "exact" && !(protocol === "0.x" && value.includes("{"))) exact.add(value);
+    else if (type === "exact" || typeof URLPattern !== "function") return null;
+    else patterns.push(new URLPattern(value, base.href));
   }
   return (topic) =>
     exact.has("*") || exact.has(topic) || patterns.some((pattern) => pattern.test(topic, base.href));

@@ -2,9 +2,9 @@
 //
 //   transport({url, token, credentials}, sink) -> close()
 //
-// The sink's `open({position})` comes first, then any number of `alive()`, `event({id, type, data})` and
-// `retry(milliseconds)`, and once `end({status?, retryAfter?, error?})`, after which nothing comes. After
-// `close()` nothing comes at all.
+// The sink's `open({position, isNamed})` comes first, then any number of `alive()`, `event({id, type, data, topics})`
+// and `retry(milliseconds)`, and once `end({status?, retryAfter?, error?})`, after which nothing comes. After
+// `close()` nothing comes at all. `isNamed` is whether events come with their topics, which was asked for.
 
 import { EventStreamParser } from "./event_stream.js";
 
@@ -14,6 +14,7 @@ import { EventStreamParser } from "./event_stream.js";
  * @property {boolean} showsBytes `alive` is called for each piece that arrives, comments too
  * @property {boolean} showsStatus `end` tells the status of a refusal
  * @property {boolean} hearsAllTypes whatever the types that were named
+ * @property {boolean} showsTopics with which this project's hub sends events
  */
 
 /**
@@ -43,7 +44,8 @@ function openFetch({ url, token, credentials }, sink) {
       return { status: response.status, retryAfter };
     }
     const position = response.headers.get("Mercure-Last-Event-ID") ?? response.headers.get("Last-Event-ID");
-    tell("open", { position: position === null ? null : fromBytes(position) });
+    const isNamed = response.headers.get("Mercure-With") !== null;
+    tell("open", { position: position === null ? null : fromBytes(position), isNamed });
     const parser = new EventStreamParser(
       (event) => tell("event", event),
       (milliseconds) => tell("retry", milliseconds),
@@ -69,8 +71,10 @@ function fromBytes(text) {
   return new TextDecoder().decode(Uint8Array.from(text, (character) => character.charCodeAt(0)));
 }
 
+const NativeEventSource = globalThis.EventSource; // a page may put ours into its place
+
 /**
- * With EventSource: shown as events by the browser's developer tools, and blind to headers and comments.
+ * With EventSource: shown as events by the browser's developer tools, and blind to headers, comments and topics.
  *
  * It only hears the types that it was told before.
  *
@@ -79,7 +83,7 @@ function fromBytes(text) {
  * @returns {() => void} ends it
  */
 function openEventSource({ url, credentials, types }, sink) {
-  const source = new EventSource(url, { withCredentials: credentials === "include" });
+  const source = new NativeEventSource(url, { withCredentials: credentials === "include" });
   source.onopen = () => sink.open({ position: null });
   source.onerror = () => {
     source.close(); // it would connect again by itself, and to the cursor of its URL at first
@@ -87,7 +91,7 @@ function openEventSource({ url, credentials, types }, sink) {
   };
   const listener = ({ lastEventId, type, data }) => {
     sink.alive();
-    sink.event({ id: lastEventId, type, data });
+    sink.event({ id: lastEventId, type, data, topics: [] });
   };
   for (const type of new Set(["message", ...types])) {
     // "open" and "error" are the source's own events as well, and those have no data.
@@ -119,12 +123,12 @@ function openWebSocket({ url }, sink) {
     const timer = setTimeout(() => sink.end({ error })); // the page may not, by its policy or from https to http
     return () => clearTimeout(timer);
   }
-  socket.onopen = () => sink.open({ position: null });
+  socket.onopen = () => sink.open({ position: null, isNamed: true });
   socket.onmessage = (message) => {
-    const { id, type, data, retry } = JSON.parse(message.data);
+    const { id, type, data, retry, topics = [] } = JSON.parse(message.data);
     sink.alive();
     if (retry !== undefined) sink.retry(retry);
-    sink.event({ id, type, data });
+    sink.event({ id, type, data, topics });
   };
   socket.onclose = ({ code, reason }) => {
     // The token's end is the only one of its code that a client which sends nothing can meet.
@@ -138,7 +142,13 @@ function openWebSocket({ url }, sink) {
 
 /** @type {Record<string, Transport>} */
 export const TRANSPORTS = {
-  fetch: { open: openFetch, showsBytes: true, showsStatus: true, hearsAllTypes: true },
-  eventsource: { open: openEventSource, showsBytes: false, showsStatus: false, hearsAllTypes: false },
-  websocket: { open: openWebSocket, showsBytes: false, showsStatus: false, hearsAllTypes: true },
+  fetch: { open: openFetch, showsBytes: true, showsStatus: true, hearsAllTypes: true, showsTopics: true },
+  eventsource: {
+    open: openEventSource,
+    showsBytes: false,
+    showsStatus: false,
+    hearsAllTypes: false,
+    showsTopics: false,
+  },
+  websocket: { open: openWebSocket, showsBytes: false, showsStatus: false, hearsAllTypes: true, showsTopics: true },
 };

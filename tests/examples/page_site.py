@@ -36,9 +36,11 @@ _PAGE = """<!doctype html>
 """
 
 _SCRIPT = """
-import { connect } from "mercure";
+import * as module from "mercure";
 
+const { connect } = module;
 window.connect = connect;
+window.module = module;
 window.follow = (url, options = {}, types = ["message"]) => {
   const seen = { updates: [], states: [], gaps: [], problems: [] };
   const mercure = connect(url, options);
@@ -135,7 +137,8 @@ class Served:
         headers = {"Cookie": request.headers.get("Cookie", ""), "Accept": "text/event-stream"}
         answer = requests.get(f"{self.hub.url}?{query}", headers=headers, stream=True, timeout=60)
         content = answer.raw.stream(decode_content=True)
-        return Response(content, answer.status_code, content_type=answer.headers["Content-Type"])
+        passed = {name: value for name, value in answer.headers.items() if name.startswith("Mercure-")}
+        return Response(content, answer.status_code, passed, content_type=answer.headers["Content-Type"])
 
     def publish(self, topics: str | list[str], data: Any = "", **options: Any) -> str:
         with self.app.app_context():

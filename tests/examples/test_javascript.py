@@ -134,17 +134,6 @@ def test_tabs_with_different_topics_share_one_when_updates_tell_their_topic(
     tab.wait_for("connections", site.topics, [["a"]])
 
 
-def test_tabs_with_different_topics_do_not_mix_updates_without_that(site: Site, tab: Tab) -> None:
-    tab.enter(f"{site.url}/?topics=a")
-    other = tab.new()
-    other.enter(f"{site.url}/?topics=b")
-    site.publish("a", "1")
-    site.publish("b", "2")
-    tab.wait_updates("1")
-    other.wait_updates("2")
-    assert site.topics() == [["a"], ["b"]]
-
-
 def test_the_leader_closes_under_steady_publishing(site: Site, tab: Tab) -> None:
     leader = lead(site, tab)
     with site.steady("a") as sent:
@@ -268,8 +257,6 @@ def test_an_update_whose_topic_nobody_knows_is_reported(site: Site, tab: Tab) ->
     site.publish("a", {"topic": "a"})
     tab.wait_updates('{"topic": "a"}')
     assert tab.seen("problems") == [{"reason": "no-topic", "id": nobody}]
-    with pytest.raises(JavascriptException, match="needs the option topicOf"):
-        tab.run("connect('/hub').subscribe('a', () => {})")
 
 
 def test_a_token_in_the_header(site: Site, tab: Tab) -> None:
@@ -394,15 +381,16 @@ def test_the_hub_is_killed_under_an_open_page(site: Site, tab: Tab) -> None:
 
 
 def test_a_tab_without_a_connection_says_so(site: Site, tab: Tab) -> None:
-    """Tabs with different topics, over HTTP/1.1; without WebSockets, which have a limit of their own."""
-    tab.enter(f"{site.url}/?topics=0", options={"fallback": False})
+    """Tabs that share none, over HTTP/1.1; without WebSockets, which have a limit of their own."""
+    options = {"fallback": False, "share": False}
+    tab.enter(f"{site.url}/?topics=0", options=options)
     tabs = [tab]
     for number in range(1, 6):
         tabs.append(tab.new())
-        tabs[-1].enter(f"{site.url}/?topics={number}", options={"fallback": False})
+        tabs[-1].enter(f"{site.url}/?topics={number}", options=options)
     seventh = tab.new()
     seventh.visit(f"{site.url}/?topics=6")
-    seventh.follow(options={"fallback": False})
+    seventh.follow(options=options)
     seventh.wait_for("problems", lambda: seventh.seen("problems"), [{"reason": "unanswered"}])
     (warning,) = seventh.problems()
     assert "six connections to a host" in warning

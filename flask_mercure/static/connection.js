@@ -1,0 +1,450 @@
+// A connection to a hub: its topics, who listens to them, and which updates are for whom.
+
+import { Fallback } from "./fallback.js";
+import { Feed, Seen } from "./feed.js";
+import { canShare, SharedFeed } from "./shared_feed.js";
+import { Credentials } from "./stream.js";
+import { Subscription } from "./subscription.js";
+import { isSubset, readTopics, readUrl, topicFilter } from "./topics.js";
+import { TRANSPORTS } from "./transports.js";
+
+const LOADED_ANEW = 30_000; // milliseconds between two reloads of a page by itself
+
+/** An update. */
+export class Update {
+  /**
+   * @param {{id: string, type: string, data: string}} event
+   * @param {string[]} topics those of its topics that the page has subscribed to, as far as somebody tells
+   */
+  constructor({ id, type, data }, topics = []) {
+    this.id = id;
+    this.type = type;
+    this.data = data;
+    this.topics = topics;
+  }
+
+  /** The data, parsed as JSON. */
+  json() {
+    return JSON.parse(this.data);
+  }
+}
+
+/** Which hubs do not name topics, as the browser remembers. */
+class Naming {
+  #key;
+  isNamed;
+
+  constructor(url, transport) {
+    this.#key = `mercure without topics ${url.href}`;
+    this.isNamed = TRANSPORTS[transport].showsTopics && !this.#remembered();
+  }
+
+  /** @returns {boolean} whether that is news, and bad ones */
+  learn(isNamed) {
+    const before = this.isNamed;
+    try {
+      if (isNamed) localStorage.removeItem(this.#key);
+      else localStorage.setItem(this.#key, "1");
+    } catch {
+      // the next page finds out for itself
+    }
+    this.isNamed &&= isNamed; // for as long as the page lives: its tabs have parted
+    return before && !isNamed;
+  }
+
+  #remembered() {
+    try {
+      return localStorage.getItem(this.#key) !== null;
+    } catch {
+      return false; // the browser gives the page no storage
+    }
+  }
+}
+
+/** Subscribes as `Mercure.subscribe` does, for other parts of this module: each has its own state and position. */
+export let follow;
+
+/** Its own events: "state", "gap" and "problem", each with a `detail`. Updates go to `on` and `subscribe`. */
+export class Mercure extends EventTarget {
+  #settings;
+  #options;
+  #topicOf;
+  #wanted = new Map(); // key of a matcher -> {matcher, count}
+  #byType = new Map(); // type -> Set of listeners
+  #subscriptions = new Set(); // of listeners to topics
+  #beginnings = new Map(); // subscription -> position, until it is placed
+  #feed = null;
+  #name = "";
+  #filter = null; // the topics of this page, where a stream carries those of others too
+  #seen = new Seen();
+  #naming;
+  #changes = 0; // timer
+  #abort = new AbortController(); // takes the listeners off the page
+  #state = "idle";
+  #hasBegun = false; // a stream was open
+  #isCrowded = false; // the stream of all tabs has no room for the topics of this one
+  #detail = {};
+  #reload = 0; // timer
+
+  static {
+    follow = (mercure, topics, options) => mercure.#follow(readTopics(topics), options);
+  }
+
+  constructor(url, options) {
+    super();
+    const read = readUrl(url);
+    const {
+      topics = [],
+      lastEventId = read.lastEventId,
+      lastValue = read.lastValue,
+      protocol = read.protocol ?? "1.0",
+      transport = "fetch",
+      fallback = true,
+      token = null,
+      credentials = "include",
+      refresh = null,
+      refreshAfter = 0,
+      heartbeat = 40,
+      share = token === null || options.identity !== undefined,
+      topicOf = null,
+    } = options;
+    if (!Object.hasOwn(TRANSPORTS, transport)) {
+      const given = JSON.stringify(transport);
+      throw new TypeError(`the transport is ${given}; known are "fetch", "eventsource" and "websocket"`);
+    }
+    if (token !== null && transport !== "fetch") {
+      throw new TypeError("only the transport fetch can send a token");
+    }
+    if (token !== null && typeof token !== "function" && (typeof token !== "string" || token === "")) {
+      throw new TypeError("token is neither a token nor a function that returns one");
+    }
+    // A stream that runs already in another tab has sent the last values there.
+    this.#options = { share: share && !lastValue, identity: options.identity ?? "", lastEventId };
+    this.#naming = new Naming(read.url, transport);
+    this.#topicOf = topicOf === "type" ? ({ type }) => type : topicOf;
+    this.#settings = {
+      url: read.url,
+      protocol,
+      fallback: new Fallback(transport, fallback, token !== null, read.url),
+      hearsAllTypes: TRANSPORTS[transport].hearsAllTypes, // the fallback hears them all
+      credentials,
+      access: new Credentials(refresh, refreshAfter * 1000, token),
+      lastValue,
+      heartbeat: heartbeat * 1000,
+      ownTypes: () => this.#byType.keys(),
+      types: () => this.#byType.keys(),
+    };
+    this.#count(new Map([...readTopics(read.topics), ...readTopics(topics)]), 1);
+    this.#watchPage();
+    this.#changed(); // not yet: who has made this object may want to listen first
+  }
+
+  /** "idle", "connecting", "open", "offline", "refused" or "closed". */
+  get state() {
+    return this.#state;
+  }
+
+  /** "fetch", "eventsource" or "websocket": what the option says, or what took its place. */
+  get transport() {
+    return this.#settings.fallback.name;
+  }
+
+  /** Id of the last update. */
+  get lastEventId() {
+    return this.#feed?.cursor ?? null;
+  }
+
+  /**
+   * Listen to updates of a type: "message" are those that were published without one.
+   *
+   * @returns {() => void} takes the listener off
+   */
+  on(type, listener) {
+    const listeners = this.#byType.get(type) ?? new Set();
+    const isNew = !this.#byType.has(type) && type !== "message";
+    this.#byType.set(type, listeners.add(listener));
+    if (isNew && !this.#settings.hearsAllTypes) this.#retype();
+    return () => void listeners.delete(listener);
+  }
+
+  /**
+   * Subscribe to more topics.
+   *
+   * @param {import("./topics.js").Topic | Iterable<import("./topics.js").Topic>} topics
+   * @param {((update: Update) => void) | null} [listener] gets their updates and no others
+   * @param {{lastEventId?: string | null}} [options] the position after which their updates begin; without one they
+   *   begin when the hub has heard of it
+   * @returns {() => void} ends this subscription
+   */
+  subscribe(topics, listener = null, { lastEventId = null } = {}) {
+    const give = listener
+      ? (update) => call(listener, update)
+      : lastEventId !== null && ((update) => this.#giveByType(update));
+    return this.#follow(readTopics(topics), { give, lastEventId });
+  }
+
+  /**
+   * @param {import("./topics.js").Matchers} matchers
+   * @param {{give: ((update: Update) => void) | false, lastEventId: string | null, onstate?: Function}} options
+   * @returns {() => void}
+   */
+  #follow(matchers, { give, lastEventId, onstate = () => {} }) {
+    this.#check();
+    const { url, protocol } = this.#settings;
+    const filter = topicFilter(matchers, url, protocol);
+    let subscription = null;
+    if (give) {
+      const update = (event) => new Update(event, this.#topicsOf(event).filter(filter ?? (() => true)));
+      subscription = new Subscription(matchers, filter, (event) => give(update(event)), onstate);
+      // The connection begins where the first one does that has a position.
+      if (!this.#feed && this.#wanted.size === 0) this.#options.lastEventId ??= lastEventId;
+      const isAtHand = !this.#feed && this.#options.lastEventId === lastEventId;
+      if (lastEventId !== null && !isAtHand) this.#beginnings.set(subscription, lastEventId);
+      this.#subscriptions.add(subscription);
+    }
+    this.#count(matchers, 1);
+    this.#changed();
+    return () => {
+      if (!matchers || this.#state === "closed") return;
+      this.#beginnings.delete(subscription);
+      this.#subscriptions.delete(subscription);
+      subscription?.close();
+      this.#count(matchers, -1);
+      matchers = null;
+      this.#changed();
+    };
+  }
+
+  /** The cookie, or the token, has changed: go over to a stream that was opened with it. */
+  renewed(token) {
+    this.#check();
+    this.#settings.access.note(token === undefined ? {} : { token });
+    for (const feed of this.#feeds()) feed.renew();
+  }
+
+  /**
+   * Reload the page, because updates are missing.
+   *
+   * A page that was reloaded less than 30 seconds ago waits until then: what did not help the first time
+   * must not make it do so for ever.
+   */
+  reload() {
+    const [navigation] = performance.getEntriesByType("navigation");
+    const age = performance.now();
+    const rest = navigation?.type === "reload" ? LOADED_ANEW - age : 0;
+    this.#reload ||= setTimeout(() => location.reload(), Math.max(0, rest));
+  }
+
+  /** End everything. */
+  close() {
+    clearTimeout(this.#changes);
+    clearTimeout(this.#reload);
+    this.#abort.abort();
+    this.#feed?.close();
+    this.#feed = null;
+    this.#byType.clear();
+    const subscriptions = [...this.#subscriptions];
+    this.#subscriptions.clear();
+    this.#setState("closed", {});
+    for (const one of subscriptions) {
+      one.settle("closed", {}, new Map());
+      one.close();
+    }
+  }
+
+  /** All that are open: the page's, and those of listeners for themselves. */
+  #feeds() {
+    const own = [...this.#subscriptions].map((one) => one.own);
+    return [this.#feed, ...own].filter((feed) => feed !== null);
+  }
+
+  #check() {
+    if (this.#state === "closed") throw new Error("this connection was closed");
+  }
+
+  #count(matchers, step) {
+    for (const [key, matcher] of matchers) {
+      const count = (this.#wanted.get(key)?.count ?? 0) + step;
+      if (count > 0) this.#wanted.set(key, { matcher, count });
+      else this.#wanted.delete(key);
+    }
+  }
+
+  /** Several changes of one moment are one for the hub. */
+  #changed() {
+    this.#changes ||= setTimeout(() => {
+      this.#changes = 0;
+      this.#apply();
+    });
+  }
+
+  #apply() {
+    this.#connect(new Map([...this.#wanted].map(([key, { matcher }]) => [key, matcher])));
+    this.#place();
+    this.#settle();
+  }
+
+  #connect(topics) {
+    const { share, identity, lastEventId } = this.#options;
+    const { url, protocol } = this.#settings;
+    const isShared = share && canShare();
+    this.#filter = topicFilter(topics, url, protocol);
+    // Tabs that cannot tell the topic of an update share a stream only when they want the same topics:
+    // otherwise one would get what the other has subscribed to.
+    // The module's address has its version: tabs of two versions do not understand each other.
+    const parts = [import.meta.url, url.href, identity];
+    if (this.#topicOf) parts.push("topicOf");
+    else if (this.#naming.isNamed && this.#filter && !this.#isCrowded) parts.push("topics");
+    else parts.push("same topics", ...[...topics.keys()].sort());
+    const name = isShared ? `mercure ${JSON.stringify(parts)}` : "";
+    if (this.#feed && this.#name === name) {
+      this.#feed.change(topics);
+      return;
+    }
+    this.#name = name;
+    const before = this.#feed;
+    const cursor = before ? before.cursor : lastEventId;
+    const from = before && cursor !== null ? before.covered : topics;
+    before?.close();
+    const isCurrent = () => this.#feed === feed;
+    const sink = {
+      event: (event) => isCurrent() && this.#deliver(event),
+      state: (state, detail) => {
+        if (!isCurrent()) return;
+        this.#setState(state, detail);
+        this.#settle();
+      },
+      gap: (detail) => isCurrent() && this.#gap(detail),
+      problem: (detail) => isCurrent() && this.#tell("problem", detail),
+      covered: () => isCurrent() && this.#settle(),
+      named: (isNamed) => isCurrent() && this.#naming.learn(isNamed) && this.#apply(),
+      crowded: () => {
+        if (!isCurrent()) return;
+        this.#isCrowded = true;
+        this.#apply();
+      },
+    };
+    const feed = isShared
+      ? new SharedFeed(this.#settings, name, from, cursor, sink)
+      : new Feed(this.#settings, from, cursor, sink);
+    this.#feed = feed;
+    feed.start();
+    if (!isSubset(topics, from) || !isSubset(from, topics)) feed.change(topics);
+  }
+
+  /** Give those their own stream that begin elsewhere, or whose updates nobody could tell from others. */
+  #place() {
+    const sink = {
+      gap: (detail) => this.#gap(detail),
+      problem: (detail) => this.#tell("problem", detail),
+      changed: () => this.#settle(),
+    };
+    const tells = this.#topicOf !== null || this.#naming.isNamed;
+    for (const one of this.#subscriptions) {
+      const isAlone = isSubset(this.#wanted, one.matchers);
+      const canReturn = isAlone || (tells && one.canTell);
+      const beginning = this.#beginnings.get(one) ?? null;
+      this.#beginnings.delete(one);
+      if (one.own) {
+        if (!canReturn) one.stay();
+      } else if (beginning !== null || !canReturn) {
+        one.begin(this.#settings, beginning ?? this.#feed.cursor, canReturn, sink);
+      }
+    }
+  }
+
+  #settle() {
+    if (!this.#feed) return;
+    for (const one of [...this.#subscriptions]) one.settle(this.#state, this.#detail, this.#feed.covered);
+  }
+
+  #retype() {
+    for (const feed of this.#feeds()) {
+      if (feed instanceof SharedFeed) feed.retype();
+      else feed.renew();
+    }
+  }
+
+  #deliver(event) {
+    const { covered } = this.#feed;
+    const isOwn = !this.#topicOf && isSubset(covered, this.#wanted);
+    let topics = this.#topicsOf(event);
+    if (topics.length === 0 && !isOwn) {
+      this.#tell("problem", { reason: "no-topic", id: event.id });
+      return;
+    }
+    if (!isOwn) {
+      topics = topics.filter(this.#filter ?? (() => true));
+      if (topics.length === 0) return; // for another tab
+    }
+    const receivers = [...this.#subscriptions].filter((one) => one.selects(topics, covered));
+    this.#giveByType(new Update(event, topics));
+    for (const one of receivers) one.take(event);
+  }
+
+  #giveByType(update) {
+    if (!this.#seen.add(update)) return;
+    for (const listener of [...(this.#byType.get(update.type) ?? [])]) call(listener, update);
+  }
+
+  /** The topics of an update, as far as somebody tells. */
+  #topicsOf(event) {
+    if (!this.#topicOf) return event.topics;
+    try {
+      const update = new Update(event);
+      // The hub's own updates, about subscriptions, name their topic in their way.
+      const found = update.type === "mercure" ? update.json().id : this.#topicOf(update);
+      return (Array.isArray(found) ? found : [found]).filter((topic) => typeof topic === "string");
+    } catch (error) {
+      reportError(error);
+      return [];
+    }
+  }
+
+  #gap(detail) {
+    const isStart = !this.#hasBegun && detail.reason === "history";
+    if (isStart) {
+      console.warn(
+        `mercure: the hub does not have the update ${detail.requested}, after which this page begins: take ` +
+          "last_event_id from mercure.last_event_id(), in the view and before its data",
+      );
+    }
+    this.#tell("gap", isStart ? { ...detail, reason: "start" } : detail);
+  }
+
+  #setState(state, detail) {
+    if (state === this.#state && state !== "offline") return;
+    this.#state = state;
+    this.#detail = detail;
+    if (state === "open") this.#hasBegun = true;
+    this.#tell("state", { ...detail, state });
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /** Come back from wherever the page was: without network, in the background, in the back/forward cache. */
+  #watchPage() {
+    const { signal } = this.#abort;
+    const wake = () => this.#feeds().forEach((feed) => feed.wake());
+    const close = () => this.#feeds().forEach((feed) => feed.close());
+    window.addEventListener("online", wake, { signal });
+    window.addEventListener("offline", () => this.#feeds().forEach((feed) => feed.doubt()), { signal });
+    window.addEventListener("pageshow", wake, { signal });
+    document.addEventListener("resume", wake, { signal });
+    document.addEventListener("visibilitychange", wake, { signal });
+    // A page that is put away holds no stream, and no lock: another tab leads.
+    window.addEventListener("pagehide", close, { signal });
+    document.addEventListener("freeze", close, { signal });
+  }
+}
+
+/** A listener that fails keeps no other from its update. */
+function call(listener, update) {
+  try {
+    listener(update);
+  } catch (error) {
+    reportError(error);
+  }
+}
