@@ -360,3 +360,31 @@ def test_what_is_encoded_is_read() -> None:
     first, second = from_batch(to_batch(pairs), BATCH_LIMITS)
     assert (first.topics, first.data) == (("a",), "é\u2028\U0001f600")
     assert second == Update(("b", "c"), "", "1", private=True, retry=0)
+
+
+@pytest.mark.parametrize("value", ["on", "", "off", "0"])
+def test_once_by_presence_whatever_its_value(value: str) -> None:
+    update = read(("id", "1"), ("once", value))
+    assert update.once
+    assert update == Update(("t",), "", "1")  # it is no part of the update
+
+
+@pytest.mark.parametrize("name", ["Once", "ONCE", " once", "onc", "only_once"])
+def test_other_names_are_not_once(name: str) -> None:
+    assert not read(("id", "1"), (name, "on")).once
+
+
+@pytest.mark.parametrize("pairs", [[("once", "on")], [("once", "on"), ("id", "")]])
+def test_once_needs_an_id(pairs: Pairs) -> None:
+    assert refused(("topic", "t"), *pairs).field == "id"
+
+
+def test_once_in_a_batch() -> None:
+    forms: list[Pairs] = [
+        [("topic", "t"), ("data", "x"), ("id", "1"), ("once", "on")],
+        [("topic", "t"), ("data", "x"), ("id", "2")],
+    ]
+    body = to_batch(forms)
+    assert [item.get("once") for item in json.loads(body)] == [True, None]
+    assert [one.once for one in from_batch(body, LIMITS)] == [True, False]
+    assert not from_batch(b'[{"topic": "t", "once": false}]', LIMITS)[0].once

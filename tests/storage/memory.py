@@ -10,9 +10,12 @@ from itertools import islice
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.protocol.revocation import Revocation
+from mercure_hub.protocol.update import Update
 from mercure_hub.storage.encoding import bounded
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
+    MOST_COMPARED,
+    AlreadyStored,
     Batch,
     Beginning,
     Entry,
@@ -140,6 +143,9 @@ class MemoryLink:
             number, stored = engine.batches.get(self._node, (0, 0))
             if number >= batch.number:
                 return stored or 0
+            known = [position for position in batch.once if self._has(batch.updates[position])]
+            if known:
+                raise AlreadyStored(known)
             first = engine.last + 1
             for update, is_event in zip(batch.updates, batch.are_events, strict=True):
                 engine.last += 1
@@ -151,6 +157,10 @@ class MemoryLink:
             engine.batches[self._node] = batch.number, first
             engine.changed.notify_all()
             return first
+
+    def _has(self, update: Update) -> bool:
+        with_id = [entry for entry, _ in self.engine.stored if entry.update.id == update.id]
+        return any(one.update == update and not one.is_event for one in with_id[-MOST_COMPARED:])
 
     def outcome(self, number: int) -> int | None:
         self._look()

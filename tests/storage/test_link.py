@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from mercure_hub.storage.address import address_of
 from mercure_hub.storage.doorbell import Doorbell, bells
 from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.interface import (
+    MOST_COMPARED,
+    AlreadyStored,
     Batch,
     Entry,
     Link,
@@ -287,6 +290,131 @@ class TestAppend:
         assert second.link.position().last == 2
         assert second.link.id_at(2) == "y"
         assert second.append(update(id="z")) == 3
+
+
+ONCE = Update(("a", "b"), "d\0ata", "x", private=True, type="news", retry=5, once=True)
+
+
+class TestOnce:
+    @pytest.mark.parametrize("stored", [replace(one, once=True) for one in ODD], ids=range(len(ODD)))
+    def test_an_update_is_stored_once_whoever_stored_it(self, cluster: Cluster, stored: Update) -> None:
+        one, other = cluster.join(), cluster.join()
+        one.append(stored)
+        for node in (one, other, one):
+            with pytest.raises(AlreadyStored) as caught:
+                node.append(replace(stored))
+            assert list(caught.value.positions) == [0]
+        assert one.everything() == [stored]
+        assert other.append(update(id="next")) == 2
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            replace(ONCE, topics=("b", "a")),
+            replace(ONCE, topics=("a",)),
+            replace(ONCE, topics=("a", "b", "c")),
+            replace(ONCE, data=""),
+            replace(ONCE, data="d\0ATA"),
+            replace(ONCE, id="X"),
+            replace(ONCE, private=False),
+            replace(ONCE, type=None),
+            replace(ONCE, type=""),
+            replace(ONCE, retry=None),
+            replace(ONCE, retry=0),
+        ],
+    )
+    def test_an_update_with_another_value_is_another_one(self, node: Node, other: Update) -> None:
+        node.append(ONCE)
+        node.append(other)
+        assert node.everything() == [ONCE, other]
+        for stored in (ONCE, other):
+            with pytest.raises(AlreadyStored):
+                node.append(stored)
+
+    def test_what_is_not_to_be_stored_once_is_stored_again(self, node: Node) -> None:
+        plain = replace(ONCE, once=False)
+        node.append(ONCE)
+        node.append(plain, plain)
+        with pytest.raises(AlreadyStored):
+            node.append(ONCE)
+        assert node.everything() == [ONCE] * 3
+
+    def test_a_batch_with_such_an_update_is_not_stored(self, node: Node) -> None:
+        stored = [update(id=f"{number}") for number in range(0, 200, 2)]
+        node.append(*stored)
+        batch = [replace(update(id=f"{number}"), once=True) for number in range(200)]
+        batch[4] = replace(batch[4], once=False)
+        with pytest.raises(AlreadyStored) as caught:
+            node.append(*batch)
+        assert list(caught.value.positions) == [number for number in range(0, 200, 2) if number != 4]
+        assert node.link.outcome(node.number) is None
+        assert node.everything() == stored
+        assert node.append(*batch[1::2]) == 101
+        assert node.sequences() == list(range(1, 201))
+
+    def test_presence_is_not_stored_either(self, cluster: Cluster) -> None:
+        node, other = cluster.join(), cluster.join()
+        node.append(ONCE)
+        presence = [Presence("key", "record")]
+        with node.link.turn(), pytest.raises(AlreadyStored) as caught:
+            node.link.append(Batch(2, [update(id="event"), ONCE], [True, False], presence))
+        assert list(caught.value.positions) == [1]
+        assert other.others() == []
+        assert [one.id for one in node.everything()] == ["x"]
+
+    def test_an_event_of_the_hub_is_no_update(self, node: Node) -> None:
+        event = replace(update("/subscriptions/x", id="x"), once=True)
+        node.append(replace(event, once=False), presence=Presence("key", "record"))
+        node.append(event)
+        assert len(node.everything()) == 2
+
+    def test_what_was_discarded_is_stored_again(self, cluster: Cluster) -> None:
+        node = cluster.join(Retention(size=1))
+        node.append(ONCE)
+        node.append(update(id="newer"))
+        cluster.now += DAY
+        node.discard()
+        assert node.append(ONCE) == 3
+
+    def test_one_of_several_nodes_stores_it(self, cluster: Cluster) -> None:
+        nodes = [cluster.join() for _ in range(3)]
+        numbers = range(40)
+        updates = [replace(update(id=f"{number}", data="x" * 1000), once=True) for number in numbers]
+
+        def publish(node: Node) -> None:
+            for number in range(0, len(updates), 4):
+                batch = updates[number : number + 4]
+                while batch:
+                    try:
+                        node.append(*batch)
+                    except AlreadyStored as known:
+                        batch = [one for k, one in enumerate(batch) if k not in set(known.positions)]
+                    else:
+                        break
+
+        threads = [threading.Thread(target=publish, args=(node,)) for node in nodes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        entries = nodes[0].link.after(0, 1000, 1 << 30)
+        assert sorted(int(entry.update.id) for entry in entries) == list(numbers)
+        assert [entry.sequence for entry in entries] == [number + 1 for number in numbers]
+
+    def test_an_id_for_everything_costs_no_more(self, node: Node) -> None:
+        others = [replace(ONCE, data=f"{number}") for number in range(MOST_COMPARED)]
+        node.append(replace(ONCE, data="earliest"))
+        node.append(ONCE)
+        node.append(*others)
+        assert node.append(ONCE) == MOST_COMPARED + 3  # the first is not among the newest
+        for stored in (ONCE, *others[2:]):
+            with pytest.raises(AlreadyStored):
+                node.append(stored)
+
+    def test_values_that_cannot_be_stored(self, node: Node) -> None:
+        with pytest.raises(Unstorable):
+            node.append(ONCE, replace(ONCE, data="\ud800"))
+        assert node.append(ONCE) == 1
 
 
 class TestFollow:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +24,10 @@ import pytest
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
+from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import (
     SHARED_GRACE,
+    AlreadyStored,
     Batch,
     Break,
     Commit,
@@ -106,6 +109,11 @@ def aside() -> Iterator[ThreadPoolExecutor]:
 def batch(number: int, *ids: str, presence: Presence | None = None) -> Batch:
     updates = [update(id=one) for one in ids]
     return Batch(number, updates, [presence is not None] * len(ids), [presence] if presence else ())
+
+
+def once(number: int, *ids: str) -> Batch:
+    updates = [replace(update(id=one), once=True) for one in ids]
+    return Batch(number, updates, [False] * len(ids), ())
 
 
 def ids(link: PostgresqlLink) -> list[str]:
@@ -265,6 +273,71 @@ class TestDoubt:
         own_server.run("ALTER SYSTEM RESET synchronous_standby_names")
         own_server.run("SELECT pg_reload_conf()")
         assert _sure(lambda: link.outcome(1)) == 1
+
+
+class TestOnce:
+    def test_an_append_sees_the_one_that_it_waited_for(
+        self, join: Join, url: str, aside: ThreadPoolExecutor
+    ) -> None:
+        """Its statement began before the other was committed."""
+        one, other, third = join(), join(), join()
+        with psycopg.connect(url) as sql:
+            sql.execute("SELECT FROM mercure_position FOR UPDATE")
+            appended = [
+                aside.submit(link.append, once(1, f"own {number}", "x"))
+                for number, link in enumerate((one, other, third))
+            ]
+            until(lambda: _sessions(one, "wait_event_type = 'Lock'") == 3)
+        known = []
+        for future in appended:
+            try:
+                future.result(PATIENCE)
+            except AlreadyStored as error:
+                known.append(list(error.positions))
+        assert known == [[1], [1]]
+        assert [number for number in ids(one) if number == "x"] == ["x"]
+        assert one.position().last == 2
+
+    def test_the_same_ids_with_other_content_keep_nobody_waiting(
+        self, join: Join, sql: psycopg.Connection, aside: ThreadPoolExecutor
+    ) -> None:
+        one, other = join(), join()
+        one.append(once(1, "x"))
+        fresh = Update(("a",), "fresh", "x", once=True)
+        with sql.transaction():
+            sql.execute("SELECT FROM mercure_position FOR UPDATE")
+            appended = [aside.submit(link.append, Batch(2, [fresh], [False], ())) for link in (one, other)]
+            until(lambda: _sessions(one, "wait_event_type = 'Lock'") == 2)
+        failures = [future.exception(PATIENCE) for future in appended]
+        assert [type(one) for one in failures if one is not None] == [AlreadyStored]
+        assert [entry.update.data for entry in one.after(0, 9, 99)] == ["", "fresh"]
+
+    def test_what_no_replica_has_is_not_acknowledged_to_its_publisher_either(
+        self, own_server: PostgresqlServer, join: Join, aside: ThreadPoolExecutor
+    ) -> None:
+        url = own_server.url()
+        link = join(url)
+        own_server.run("ALTER SYSTEM SET synchronous_standby_names = 'missing'")
+        own_server.run("SELECT pg_reload_conf()")
+        appended = aside.submit(link.append, once(1, "x"))
+        until(lambda: own_server.run(_WAITS_FOR_REPLICA) == ["1"])
+        own_server.kill()  # as a crash: the update is there afterwards
+        with pytest.raises(StorageInDoubt):
+            appended.result(PATIENCE)
+        own_server.start()
+        other = aside.submit(join, url)
+        until(lambda: own_server.run(_WAITS_FOR_REPLICA) == ["1"])  # for its registration
+        own_server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        own_server.run("SELECT pg_reload_conf()")
+        link = other.result(PATIENCE)
+        own_server.run("ALTER SYSTEM SET synchronous_standby_names = 'missing'")
+        own_server.run("SELECT pg_reload_conf()")
+        repeated = aside.submit(link.append, once(1, "x"))
+        until(lambda: own_server.run(_WAITS_FOR_REPLICA) == ["1"])
+        assert not repeated.done()
+        own_server.run("ALTER SYSTEM RESET synchronous_standby_names")
+        own_server.run("SELECT pg_reload_conf()")
+        assert isinstance(repeated.exception(PATIENCE), AlreadyStored)
 
 
 class TestServerAway:
@@ -500,7 +573,8 @@ class TestOpen:
         assert link.append(batch(1, "x")) == 1
 
 
-_STEPS = {**schema.STEPS, 3: "ALTER TABLE mercure_update ADD COLUMN new text"}
+_NEXT = max(schema.STEPS) + 1
+_STEPS = {**schema.STEPS, _NEXT: "ALTER TABLE mercure_update ADD COLUMN new text"}
 
 
 class TestTables:
@@ -511,27 +585,32 @@ class TestTables:
         assert old.append(batch(1, "x")) == 1
         assert ids(old) == ["x"]
         assert ids(join()) == ["x"]
-        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(3, 1)]
+        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(_NEXT, 1)]
 
     def test_a_hub_that_is_too_old_is_refused(self, join: Join) -> None:
         link = join()
         with Connector(link._address.url, "it").connect() as connection:
-            schema.migrate(connection, _STEPS, oldest=3)
-        with pytest.raises(StorageUnusable, match=r"version 3.*knows version 2"):
+            schema.migrate(connection, _STEPS, oldest=_NEXT)
+        with pytest.raises(StorageUnusable, match=rf"version {_NEXT}.*knows version {_NEXT - 1}"):
             join()
 
-    def test_tables_of_the_version_before_are_brought_up_to_date(
-        self, join: Join, sql: psycopg.Connection
+    def test_a_history_of_the_first_version_is_brought_up_to_date(
+        self, join: Join, url: str, sql: psycopg.Connection
     ) -> None:
-        first = join()
-        assert first.append(batch(1, "x")) == 1
-        first.close(is_writer_left=False)
-        sql.execute("DROP TABLE mercure_revocation")
-        sql.execute("UPDATE mercure_schema SET version = 1")
+        with Connector(url, "it").connect() as connection:
+            schema.migrate(connection, {1: schema.STEPS[1]})
+        old = (("a",), "data", "x")
+        sql.execute("UPDATE mercure_position SET last_sequence = 1")
+        sql.execute(
+            "INSERT INTO mercure_update VALUES (1, %s, 'x', %s, 'data', false, NULL, NULL, 0, 0, NULL)",
+            [topic_hash("x"), '["a"]'],
+        )
         link = join()
-        assert ids(link) == ["x"]
+        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(_NEXT - 1, 1)]
+        with pytest.raises(AlreadyStored):
+            link.append(Batch(1, [Update(*old, once=True)], [False], ()))
+        assert link.append(once(2, "y")) == 2
         assert link.revocations(0, 10).newest == 0
-        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(2, 1)]
 
     def test_of_several_hubs_one_makes_the_tables(
         self, join: Join, aside: ThreadPoolExecutor, sql: psycopg.Connection

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,9 +20,11 @@ import pytest
 from redis import Redis
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
+from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.interface import (
     SHARED_GRACE,
+    AlreadyStored,
     Batch,
     Break,
     Commit,
@@ -226,6 +229,8 @@ class TestAcl:
         change = Presence("key", "record", "value")
         one.append(Batch(1, [update(id="x"), update(id="x"), update()], [False, False, True], [change]))
         assert list(other.others("value", None, 9).records) == ["record"]
+        with pytest.raises(AlreadyStored):
+            one.append(Batch(2, [replace(update(id="x"), once=True)], [False], ()))
         other.wait(0, 0)
         other.wait(0, 0)
         other.resume([Resume("x", 3, ("a",), 9)])
@@ -545,6 +550,26 @@ class TestFailover:
         assert link.outcome(2) == 2
         assert link.outcome(3) is None
         assert ids(link) == ["x", "y"]
+
+    def test_an_update_without_its_replicas_is_in_doubt_for_a_repeat_too(self, servers: Servers) -> None:
+        primary = servers.server()
+        replica = servers.server("--replicaof", f"127.0.0.1 {primary.port}")
+        client = servers.client(primary)
+        until(lambda: client.info("replication").get("slave0", {}).get("state") == "online")
+        url = primary.url() + "&replicas=1"
+        one, other = servers.link(url), servers.link(url)
+        until(lambda: _is_stored(lambda: one.append(batch(1, "x"))))
+        replica.signal(signal.SIGSTOP)
+        update = Update(("a",), "", "y", once=True)
+        for link in (one, other):
+            with pytest.raises(StorageInDoubt, match="0 of 1 replicas"):
+                link.append(Batch(2, [update], [False], ()))
+        replica.signal(signal.SIGCONT)
+        until(lambda: _is_stored(lambda: one.outcome(2)))
+        assert other.outcome(2) is None
+        with pytest.raises(AlreadyStored):
+            other.append(Batch(3, [update], [False], ()))
+        assert ids(one) == ["x", "y"]
 
     def test_a_primary_that_lacks_the_newest_updates_is_noticed(
         self, servers: Servers, cleanup: ExitStack

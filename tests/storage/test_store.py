@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import NoReturn
 
@@ -36,8 +37,11 @@ class Node:
     def _collect(self) -> None:
         self.commits += self.store.collect()
 
-    def publish(self, *ids: str, ticket: int | None = 0, presence: Presence | None = None) -> None:
-        self.store.append([update(id=one, data=one) for one in ids], ticket, presence)
+    def publish(
+        self, *ids: str, ticket: int | None = 0, presence: Presence | None = None, once: bool = False
+    ) -> None:
+        updates = [replace(update(id=one, data=one), once=once) for one in ids]
+        self.store.append(updates, ticket, presence)
 
     def announce(self, key: str, record: str | None) -> None:
         presence = Presence(key, record, lease=self.store.lease)
@@ -190,6 +194,80 @@ class TestOrder:
         writer.wait_for("19")
         reader.store.catch_up()
         assert reader.ids == [str(number) for number in range(20)]
+
+
+class TestOnce:
+    """Updates that are to be stored once."""
+
+    def test_a_repeat_is_answered_and_neither_stored_nor_delivered(self, node: Node) -> None:
+        for ticket in range(1, 4):
+            node.publish("x", ticket=ticket, once=True)
+            node.answered(ticket)
+        node.publish("y", ticket=4, once=True)
+        node.wait_for("y")
+        assert (node.ids, node.sequences) == (["x", "y"], [1, 2])
+        assert node.answers == {1: "", 2: "", 3: "", 4: ""}
+
+    def test_of_repeats_in_one_batch_the_first_is_stored(self, node: Node, engine: MemoryEngine) -> None:
+        node.publish("before", ticket=1, once=True)
+        node.answered(1)
+        with engine.turn:
+            node.publish("x", "before", "y", ticket=2, once=True)
+            node.publish("y", ticket=3)
+            node.publish("y", ticket=4, once=True)
+            node.store.append([update(id="y", data="other")], 5)
+            node.publish("z", "x", "z", ticket=6, once=True)
+            node.publish("before", "y", ticket=7, once=True)
+        node.answered(7)
+        assert node.ids == ["before", "x", "y", "y", "y", "z"]
+        assert node.sequences == [1, 2, 3, 4, 5, 6]
+        assert set(node.answers.values()) == {""}
+
+    def test_a_repeat_on_another_node(self, join: Callable[..., Node], engine: MemoryEngine) -> None:
+        one, other = join(), join()
+        with engine.turn:
+            for node in (one, other):
+                node.publish("x", ticket=1, once=True)
+        for node in (one, other):
+            node.wait_for("x")
+            node.answered(1)
+            node.publish("end")
+        for node in (one, other):
+            node.wait_for("x", "end", "end")
+
+    def test_presence_is_stored_beside_a_repeat(self, node: Node, engine: MemoryEngine) -> None:
+        node.publish("x", ticket=1, once=True)
+        node.answered(1)
+        with engine.turn:
+            node.publish("x", ticket=2, once=True)
+            node.announce("key", "record")
+        node.answered(2)
+        node.wait_for("key: record")
+        assert engine.records == {"key": (0, "record")}
+
+    def test_a_batch_in_doubt_that_was_stored_is_not_stored_again(self, node: Node) -> None:
+        node.link.appends = [is_not_answered]
+        node.link.is_away = True
+        node.publish("x", ticket=1, once=True)
+        until(lambda: node.store._wait is not None and node.store._wait.is_sent)
+        node.expire()
+        assert node.errors == [(1, StorageInDoubt)]
+        node.link.is_away = False
+        until(lambda: node.store.absence is None)
+        node.publish("x", ticket=2, once=True)
+        node.answered(2)
+        assert (node.ids, node.answers[2]) == (["x"], "")
+
+    def test_a_failure_of_the_rest_is_answered(self, node: Node) -> None:
+        node.publish("x", ticket=1, once=True)
+        node.answered(1)
+        node.link.appends = [lambda append: append(), fails]
+        node.publish("x", "y", ticket=2, once=True)
+        node.answered(2)
+        assert node.answers[2] == "the memory is full"
+        node.publish("x", "y", ticket=3, once=True)
+        node.wait_for("y")
+        assert (node.ids, node.answers[3]) == (["x", "y"], "")
 
 
 class TestFailure:

@@ -10,7 +10,7 @@ from mercure_hub.protocol.revocation import LIFETIME, REVOCATION_METADATA
 from mercure_hub.protocol.subscription import LAST_VALUE_METADATA, WITH_KNOWN, WITH_METADATA
 from mercure_hub.protocol.tokens.claims import DETAIL_TYPE
 from mercure_hub.protocol.topics import SUPPORTED
-from mercure_hub.protocol.update import BATCH_METADATA
+from mercure_hub.protocol.update import BATCH_METADATA, ONCE_METADATA
 
 
 def metadata(hub: Hub, request: Request) -> Answer:
@@ -25,6 +25,7 @@ def metadata(hub: Hub, request: Request) -> Answer:
     document[BATCH_METADATA] = {"updates": hub.limits.updates, "topics": hub.limits.batch_topics}
     document[WITH_METADATA] = list(WITH_KNOWN)
     document[LAST_VALUE_METADATA] = True
+    document[ONCE_METADATA] = True
     if hub.gatekeeper.authorization_servers:
         document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
     if hub.subscriptions:

@@ -11,7 +11,15 @@ from mercure_hub.protocol.errors import InsufficientScope, InvalidRequest
 from mercure_hub.protocol.http import Answer, Pairs, json_answer, text_answer
 from mercure_hub.protocol.hub_url import is_reserved
 from mercure_hub.protocol.topics import WILDCARD
-from mercure_hub.protocol.update import BATCH_MEDIA_TYPE, PublicationLimits, from_batch, from_form, in_batch
+from mercure_hub.protocol.update import (
+    BATCH_MEDIA_TYPE,
+    ONCE_HEADER,
+    ONCE_VALUE,
+    PublicationLimits,
+    from_batch,
+    from_form,
+    in_batch,
+)
 
 
 def publish(hub: Hub, request: Request) -> Answer:
@@ -36,7 +44,7 @@ def publish(hub: Hub, request: Request) -> Answer:
     if outside is not None:
         raise InsufficientScope(f"the token does not allow publishing to {outside!r}")
     hub.broker.publish((update,))
-    return _published(hub, started, text_answer(200, update.id))
+    return _published(hub, started, text_answer(200, update.id), once=update.once)
 
 
 def is_batch(request: Request) -> bool:
@@ -67,7 +75,8 @@ def publish_batch(hub: Hub, request: Request) -> Answer:
                 f"the token does not allow publishing to {outside!r}, a topic of update {index} (from 0)"
             )
     hub.broker.publish(updates)
-    return _published(hub, started, json_answer({"ids": [update.id for update in updates]}))
+    answer = json_answer({"ids": [update.id for update in updates]})
+    return _published(hub, started, answer, once=any(update.once for update in updates))
 
 
 def _form(request: Request) -> Pairs | InvalidRequest:
@@ -92,7 +101,9 @@ def _refuse_reserved(topics: Sequence[str], request: Request, limits: Publicatio
             raise InvalidRequest(f"The topic {topic!r} is in the namespace of the hub.", "topic")
 
 
-def _published(hub: Hub, started: float, answer: Answer) -> Answer:
+def _published(hub: Hub, started: float, answer: Answer, *, once: bool) -> Answer:
     hub.broker.tally.observe(PUBLISH, hub.broker.clock() - started)
     answer.headers.append(("Cache-Control", "private, no-store"))  # the token may be in the URL (0.x)
+    if once:
+        answer.headers.append((ONCE_HEADER, ONCE_VALUE))
     return answer

@@ -20,7 +20,7 @@ from mercure_hub.protocol import origins
 from mercure_hub.protocol.errors import MethodNotAllowed, NotFound
 from mercure_hub.protocol.http import Answer, Headers
 from mercure_hub.protocol.hub_url import WELL_KNOWN
-from mercure_hub.protocol.update import ACCEPT_POST
+from mercure_hub.protocol.update import ACCEPT_POST, ONCE_HEADER, ONCE_VALUE
 
 _log = logging.getLogger("mercure_hub.server")
 
@@ -123,7 +123,7 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
             return publish_batch(hub, request) if is_batch(request) else publish(hub, request)
         case "OPTIONS":
             described = _preflight(hub, request)
-            described.headers.append(("Accept-Post", ACCEPT_POST))
+            described.headers += [("Accept-Post", ACCEPT_POST), (ONCE_HEADER, ONCE_VALUE)]
             return described
         case _:
             raise MethodNotAllowed("Subscribe with GET or QUERY, publish with POST.", _METHODS)

@@ -1,13 +1,13 @@
 """An update; the form and the batch that publish updates (spec, Publication).
 
-Batches are an extension of this hub (docs/protocol.md)."""
+Batches and ``once`` are extensions of this hub (docs/protocol.md)."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mercure_hub.protocol import event_stream
@@ -32,6 +32,8 @@ class Update:
     :param private: only for subscribers whose token allows one of the topics.
     :param type: Server-Sent Events ``event`` field.
     :param retry: Server-Sent Events ``retry`` field, in milliseconds.
+    :param once: store it only if the history does not have it: an update that is equal in all values above.
+        This is a wish of its publisher and no part of the update.
     """
 
     topics: tuple[str, ...]
@@ -40,6 +42,7 @@ class Update:
     private: bool = False
     type: str | None = None
     retry: int | None = None
+    once: bool = field(default=False, compare=False)
 
     def encode(self, topics: Sequence[str] | None = None) -> bytes:
         """The update as one Server-Sent Event.
@@ -103,6 +106,11 @@ def from_form(form: Pairs, limits: PublicationLimits) -> Update:
             raise InvalidRequest(
                 "The topic * is the wildcard of subscribers; nobody can publish to it.", "topic"
             )
+    once = "once" in single
+    if once and not single.get("id"):
+        raise InvalidRequest(
+            "An update that is to be stored once needs an id, the same in each attempt.", "id"
+        )
     return Update(
         topics=tuple(dict.fromkeys(topics)),
         data=single.get("data", ""),
@@ -110,6 +118,7 @@ def from_form(form: Pairs, limits: PublicationLimits) -> Update:
         private="private" in single,
         type=_event_type(single.get("type", ""), limits),
         retry=_retry(single.get("retry")),
+        once=once,
     )
 
 
@@ -156,6 +165,11 @@ ACCEPT_POST = f"application/x-www-form-urlencoded, {BATCH_MEDIA_TYPE}"
 
 BATCH_METADATA = "flask_mercure_batch"
 """Member of the metadata document with the limits of a batch."""
+
+ONCE_HEADER, ONCE_VALUE = "Mercure-Once", "?1"
+"""In the answer to OPTIONS, and to a publication with the field ``once``: this hub knows it (RFC 9651)."""
+ONCE_METADATA = "flask_mercure_once"
+"""Member of the metadata document that says the same."""
 
 _KINDS = {str: "text", bool: "true or false", int: "a whole number"}
 
@@ -243,8 +257,9 @@ def _fields(item: Any) -> Iterator[tuple[str, str]]:
     except UnicodeEncodeError:
         raise InvalidRequest("data holds a lone surrogate, which UTF-8 cannot carry.", "data") from None
     yield "data", data
-    if _value("private", item.get("private", False), bool):
-        yield "private", "on"
+    for name in ("private", "once"):
+        if _value(name, item.get(name, False), bool):
+            yield name, "on"
     for name in ("id", "type"):
         if item.get(name) is not None:
             yield name, _value(name, item[name], str)
@@ -271,7 +286,7 @@ def to_batch(publications: Sequence[Pairs]) -> bytes:
             match name:
                 case "topic":
                     continue
-                case "private":
+                case "private" | "once":
                     item[name] = True
                 case "retry":
                     item[name] = int(value)

@@ -22,6 +22,10 @@ GRACE = 30.0
 SHARED_GRACE = 300.0
 """The same where other machines read it."""
 
+MOST_COMPARED = 16
+"""So many updates with the id of one that is to be stored once are compared with it, the newest ones. Ids are
+meant to be unique; a publisher that uses one for all its updates must not slow down an append."""
+
 LEASE = 15.0
 """Seconds without ``Link.renew`` after which a process on another machine counts as dead."""
 
@@ -46,6 +50,17 @@ Ticket = TypeVar("Ticket")
 
 class Unstorable(StorageError):
     """An engine does not take these values. Trying again would fail again."""
+
+
+class AlreadyStored(Exception):
+    """Some updates of a batch are to be stored once, and the history has them. Nothing was stored.
+
+    :param positions: of these updates in the batch, counted from 0; at least one.
+    """
+
+    def __init__(self, positions: Collection[int]) -> None:
+        super().__init__(positions)
+        self.positions = positions
 
 
 class LeaseLost(StorageError):
@@ -319,7 +334,7 @@ class Batch:
     """What becomes durable in one round trip, or not at all.
 
     :param number: names the batch among those of this process; grows.
-    :param updates: in order.
+    :param updates: in order. No two of those with ``once`` are equal.
     :param are_events: for each of them, whether it is an event of the hub.
     :param presence: changes, in order.
     """
@@ -328,6 +343,11 @@ class Batch:
     updates: Sequence[Update]
     are_events: Sequence[bool]
     presence: Sequence[Presence]
+
+    @property
+    def once(self) -> Sequence[int]:
+        """Positions of the updates that are to be stored once."""
+        return [position for position, update in enumerate(self.updates) if update.once]
 
 
 class Break(Enum):
@@ -413,9 +433,13 @@ class Link(Protocol):
     def append(self, batch: Batch) -> int:
         """Store a batch, within ``turn``, in one atomic step that wakes the other processes.
 
-        A batch that this process has stored before, by its number, is not stored again.
+        A batch that this process has stored before, by its number, is not stored again. Nor is a batch with
+        an update that is to be stored once and that the history has: one that is equal in all values, among
+        the newest ``MOST_COMPARED`` with its id.
 
         :returns: the sequence of its first update; the others follow without gaps.
+        :raises AlreadyStored: some of its updates are in the history, as durable as what is appended;
+            nothing was stored, and the number is used up.
         :raises Unstorable: its values cannot be stored.
         :raises StorageInDoubt: it may have been stored; ``outcome`` tells.
         :raises LeaseLost: this process has to renew its lease first; it was not stored.

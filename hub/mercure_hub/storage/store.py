@@ -24,6 +24,7 @@ from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoub
 from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import (
+    AlreadyStored,
     Batch,
     Beginning,
     Break,
@@ -569,6 +570,8 @@ class Store(Generic[Ticket]):
             self._fail(batch, error)
             return
         if sent is None:
+            if batch:  # the history has all of it
+                self._deliver(Commit((), [one.ticket for one in batch]))
             return
         for change in sent.presence:
             self._owed.pop(change.key, None)
@@ -579,7 +582,7 @@ class Store(Generic[Ticket]):
         self._deliver_own(entries, [one.ticket for one in batch])
 
     def _send(self, batch: list[_Waiting[Ticket]]) -> tuple[Batch | None, int]:
-        """Append a batch.
+        """Append a batch, without what is to be stored once and is in the history.
 
         :returns: what was appended, if anything, and its first sequence.
         """
@@ -588,21 +591,27 @@ class Store(Generic[Ticket]):
             if any(one.presence is not None for one in batch):
                 self._drop_ended(batch)
                 self._queue_behind_owed(batch)
-            if not (batch or self._owed):
-                return None, 0
-            sent = self._batch_of(batch)
-            began = time.monotonic()
-            try:
-                first = self._link.append(sent)
-            except StorageInDoubt as error:
-                doubt = error
-            except StorageError:
-                raise
-            except Exception as error:  # a defect, so nobody knows how far it came
-                doubt = StorageInDoubt(self._reason(error))
-            else:
-                self.on_append(time.monotonic() - began, len(sent.updates))
-                return sent, first
+            _drop_repeats(batch)
+            while True:
+                sent = self._batch_of(batch)
+                if not sent.updates:
+                    return None, 0
+                began = time.monotonic()
+                try:
+                    first = self._link.append(sent)
+                except AlreadyStored as known:
+                    _drop(batch, [sent.updates[position] for position in known.positions])
+                    continue
+                except StorageInDoubt as error:
+                    doubt = error
+                except StorageError:
+                    raise
+                except Exception as error:  # a defect, so nobody knows how far it came
+                    doubt = StorageInDoubt(self._reason(error))
+                else:
+                    self.on_append(time.monotonic() - began, len(sent.updates))
+                    return sent, first
+                break
         return sent, self._outcome(sent, batch, doubt, began)
 
     def _drop_ended(self, batch: list[_Waiting[Ticket]]) -> None:
@@ -898,6 +907,29 @@ class Store(Generic[Ticket]):
         if not (self._is_stuck_told or is_elsewhere or self._absence is not None):
             self._is_stuck_told = True  # what is tried again and again is logged once
             _log.error("the updates of other processes cannot be read: %s", error)
+
+
+def _drop_repeats(batch: list[_Waiting[Ticket]]) -> None:
+    """Take out updates that are to be stored once and are in the batch before."""
+    updates = [update for one in batch for update in one.updates]
+    if len({update.id for update in updates}) == len(updates):
+        return
+    earlier: set[Update] = set()
+    repeats: list[Update] = []
+    for update in updates:
+        if update.once and update in earlier:
+            repeats.append(update)
+        earlier.add(update)
+    _drop(batch, repeats)
+
+
+def _drop(batch: list[_Waiting[Ticket]], updates: Sequence[Update]) -> None:
+    """Take updates out of a batch. What has none left is answered with the rest."""
+    dropped = set(map(id, updates))  # these and not others that are equal
+    for index, one in enumerate(batch):
+        left = [update for update in one.updates if id(update) not in dropped]
+        if len(left) < len(one.updates):
+            batch[index] = one._replace(updates=left)
 
 
 def _characters(updates: Sequence[Update]) -> int:

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
-from mercure_hub.storage.interface import Batch, Presence
+from mercure_hub.storage.interface import MOST_COMPARED, Batch, Presence
 from mercure_hub.storage.postgresql.connection import bigints, blobs, bools, texts
 from mercure_hub.storage.postgresql.schema import CHANNEL, INCARNATION
 
@@ -23,7 +23,7 @@ _APPEND = f"""
     ), place AS (
         UPDATE mercure_position p SET last_sequence = p.last_sequence + %(count)s,
             events = p.events + %(events)s, event_bytes = p.event_bytes + %(bytes)s
-        FROM node WHERE p.id = 1 AND p.last_sequence >= %(known)s
+        FROM node WHERE p.id = 1 AND p.last_sequence >= %(known)s {{once}}
         RETURNING p.last_sequence - %(count)s AS last, p.events - %(events)s AS events,
             p.event_bytes - %(bytes)s AS event_bytes,
             extract(epoch FROM clock_timestamp())::double precision + %(ahead)s AS now
@@ -44,6 +44,8 @@ _APPEND = f"""
         FROM place, unnest(%(hashes)s, %(numbers)s) t(hash, number)
     )
 """
+# Looked at again, too, with the last sequence of the append that was waited for.
+_ONCE = "AND NOT mercure_has_ids(%(once_hashes)s, %(once_ids)s, %(compared)s, p.last_sequence)"
 _PRESENCE = """, ended AS (
         DELETE FROM mercure_presence USING place WHERE key_hash = ANY(%(ended)s)
     ), begun AS (
@@ -63,9 +65,28 @@ _RESULT_IN_SYNC = f"""
 """
 
 
-def append_of(batch: Batch, *, in_sync: bool = False) -> tuple[str, dict[str, Any]]:
+_APPENDS = {is_once: _APPEND.format(once=_ONCE if is_once else "") for is_once in (False, True)}
+
+STORED = f"""
+    SELECT w.number FROM unnest(
+        %(id_hashes)s, %(ids)s, %(topics)s, %(data)s, %(private)s, %(types)s, %(retries)s
+    ) WITH ORDINALITY w(id_hash, id, topics, data, private, type, retry, number) WHERE EXISTS (
+        SELECT FROM (
+            SELECT * FROM mercure_update u WHERE u.id_hash = w.id_hash AND u.id = w.id
+            ORDER BY u.id_hash, u.sequence DESC LIMIT {MOST_COMPARED}
+        ) u WHERE u.topics = w.topics AND u.data = w.data AND u.private = w.private
+        AND u.type IS NOT DISTINCT FROM w.type AND u.retry IS NOT DISTINCT FROM w.retry
+        AND u.event_bytes IS NULL
+    )
+"""
+"""The numbers of a batch's updates, counted from 1, that are stored; with the values of ``append_of``."""
+
+
+def append_of(batch: Batch, *, compared: int = 0, in_sync: bool = False) -> tuple[str, dict[str, Any]]:
     """The statement that stores a batch, and its values.
 
+    :param compared: sequence up to which what is to be stored once is known not to be there. The statement
+        stores nothing if an update with such an id came later.
     :param in_sync: the commit has to be synchronous, and the session's may not be.
     :raises ValueError: they cannot be stored.
     """
@@ -104,11 +125,18 @@ def append_of(batch: Batch, *, in_sync: bool = False) -> tuple[str, dict[str, An
         "hashes": bigints(hashes),
         "numbers": bigints(numbers),
     }
-    result = _RESULT_IN_SYNC if in_sync else _RESULT
+    once = [updates[position] for position in batch.once]
+    if once:
+        values.update(
+            once_hashes=bigints([topic_hash(one.id) for one in once]),
+            once_ids=texts([one.id for one in once]),
+            compared=compared,
+        )
+    append, result = _APPENDS[bool(once)], _RESULT_IN_SYNC if in_sync else _RESULT
     if not batch.presence:
-        return _APPEND + result, values
+        return append + result, values
     values.update(_presence_of(batch.presence))
-    return _APPEND + _PRESENCE + result, values
+    return append + _PRESENCE + result, values
 
 
 def _presence_of(changes: Sequence[Presence]) -> dict[str, Any]:

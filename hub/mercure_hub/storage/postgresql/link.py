@@ -25,6 +25,7 @@ from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import (
     LEASE,
     RESUMPTION,
+    AlreadyStored,
     Batch,
     Beginning,
     Entry,
@@ -42,7 +43,7 @@ from mercure_hub.storage.interface import (
     Unstorable,
 )
 from mercure_hub.storage.postgresql import retention, statements
-from mercure_hub.storage.postgresql.appending import append_of
+from mercure_hub.storage.postgresql.appending import STORED, append_of
 from mercure_hub.storage.postgresql.connection import (
     Connection,
     Connector,
@@ -232,9 +233,16 @@ class PostgresqlLink:
 
     def append(self, batch: Batch) -> int:
         """Store a batch with one statement."""
+        return self._append(batch, 0)
+
+    def _append(self, batch: Batch, compared: int) -> int:
+        """Store a batch.
+
+        :param compared: as in ``append_of``.
+        """
         try:
             statement, values = append_of(
-                batch, in_sync=self._needs_sync and not self._connector.has_sessions
+                batch, compared=compared, in_sync=self._needs_sync and not self._connector.has_sessions
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise Unstorable(f"{self.name} cannot be written: {error}") from None
@@ -244,7 +252,7 @@ class PostgresqlLink:
             rows = connection.ask(statement, values)
         except psycopg.Error as error:
             raise self._append_failure(connection, error) from None
-        first: int = rows[0][0] if rows else self._why_not_stored(batch.number)
+        first: int = rows[0][0] if rows else self._why_not_stored(batch, compared)
         self._known = max(self._known, first + len(batch.updates) - 1)
         self._has_events = self._has_events or any(batch.are_events)
         return first
@@ -262,11 +270,12 @@ class PostgresqlLink:
             return Unstorable(failure.detail)
         return StorageInDoubt(failure.detail)
 
-    def _why_not_stored(self, number: int) -> int:
+    def _why_not_stored(self, batch: Batch, compared: int) -> int:
         """Find out why an append stored nothing.
 
-        :returns: the first sequence of the batch, if it was stored before.
+        :returns: the first sequence of the batch, if it was stored before, or is now.
         """
+        number = batch.number
         with self._writing_errors() as connection:
             rows = connection.ask(statements.STATE, {"node": self._node})
         newest, first, incarnation, last = rows[0] if rows else (None, None, None, None)
@@ -280,7 +289,18 @@ class PostgresqlLink:
             self._written, self._known = incarnation, last
             self._trimmer = Trimmer(self._kept, self._ahead)  # what it discarded may be there again
             raise StorageAway(f"{self.name} {_IS_ANOTHER}")
-        raise StorageError(f"{self.name} has not stored batch {number}")
+        once = batch.once
+        if not once or last <= compared:
+            raise StorageError(f"{self.name} has not stored batch {number}")
+        _, values = append_of(batch)
+        with self._writing_errors() as connection:
+            numbers = {row[0] for row in connection.ask(STORED, values)}
+            stored = [position for position in once if position + 1 in numbers]
+            if stored:  # write: this commit waits for replicas, which that of these updates may not have done
+                connection.ask(statements.CLAIM, {"node": self._node, "number": number})
+        if stored:
+            raise AlreadyStored(stored)
+        return self._append(batch, last)  # the ids are there with other content
 
     def outcome(self, number: int) -> int | None:
         """Claim the number, so that an append that is still on its way finds it taken."""

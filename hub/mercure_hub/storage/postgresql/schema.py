@@ -91,7 +91,23 @@ CREATE UNIQUE INDEX mercure_revocation_version ON mercure_revocation (version);
 CREATE INDEX mercure_revocation_end ON mercure_revocation (kept_until);
 """
 
-STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS}
+# Tells whether updates with some ids came after one sequence and not after another. It is volatile, and so
+# sees what was committed after the statement that calls it began: an append has to see the one that it waited
+# for.
+_IDS = """
+CREATE FUNCTION mercure_has_ids(hashes bigint[], ids text[], after bigint, upto bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM unnest(hashes, ids) w(hash, id)
+        JOIN mercure_update u ON u.id_hash = w.hash AND u.id = w.id
+        AND u.sequence > after AND u.sequence <= upto
+    );
+END
+$$;
+"""
+
+STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS + _IDS}
 """The statements that lead to a version from the one before."""
 
 OLDEST = 1

@@ -29,6 +29,7 @@ from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, encoded_topic
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
     OVERHEAD,
+    AlreadyStored,
     Batch,
     Beginning,
     Entry,
@@ -167,11 +168,13 @@ class RedisLink:
             raise LeaseLost(f"{self.name}: the lease of this process has expired")
         if first == 0:
             raise StorageError(f"{self.name} cannot be written: batch {batch.number} has been given up")
-        if batch.presence:
+        if batch.presence and not isinstance(first, list):
             self._has_events = True
         lacking = self._lacking(acknowledged)
         if lacking is not None:
             raise StorageInDoubt(lacking)
+        if isinstance(first, list):
+            raise AlreadyStored(first)
         return int(first)
 
     def outcome(self, number: int) -> int | None:
@@ -648,11 +651,11 @@ def _single_hash(topic: str) -> bytes:
 
 
 def _arguments(batch: Batch) -> list[bytes]:
-    """The updates and the presence of a batch, for ``scripts.APPEND``.
+    """The updates and the presence of a batch, for ``scripts.APPEND``, behind the positions with ``once``.
 
     :raises ValueError: a text cannot be encoded.
     """
-    arguments: list[bytes] = []
+    arguments = [b" ".join(b"%d" % position for position in batch.once)]
     for update, is_event in zip(batch.updates, batch.are_events, strict=True):
         topics = encoded_topics(update.topics).encode()
         data = update.data.encode()

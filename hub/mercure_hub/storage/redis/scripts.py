@@ -34,7 +34,14 @@ from __future__ import annotations
 import re
 from hashlib import sha1
 
-from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, LEASE, RESUMPTION, SHARED_GRACE
+from mercure_hub.storage.interface import (
+    EVENTS_BYTES,
+    EVENTS_MAX_AGE,
+    LEASE,
+    MOST_COMPARED,
+    RESUMPTION,
+    SHARED_GRACE,
+)
 
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
@@ -142,11 +149,36 @@ APPEND = Script(
         return tonumber(first)
     end
     {KEEP}
+    local stored, most = {{}}, {MOST_COMPARED - 1}
+    for position in string.gmatch(ARGV[5], '%d+') do
+        local k = 6 + 6 * position
+        local id = ARGV[k]
+        local earliest = call('HGET', ids, id)
+        local sequences = {{}}
+        if earliest then
+            sequences = call('ZREVRANGEBYSCORE', p .. 'i:' .. id, '+inf', '-inf', 'LIMIT', 0, most)
+            sequences[#sequences + 1] = earliest
+        end
+        for _, sequence in ipairs(sequences) do
+            local place = '0-' .. sequence
+            local entry = call('XRANGE', log, place, place)[1]
+            local has = entry and entry[2]
+            if has and has[4] == ARGV[k + 1] and has[6] == ARGV[k + 3] and has[8] == ARGV[k + 4] then
+                stored[#stored + 1] = tonumber(position)
+                break
+            end
+        end
+    end
+    if #stored > 0 then
+        -- Written though it is the same, so that a replica can acknowledge it together with these updates.
+        call('HSET', p .. 'nodes', node, row)
+        return stored
+    end
     local state = p .. 'state'
     local before = call('HMGET', state, 'last', 'event_bytes')
     local last, bytes = tonumber(before[1]), tonumber(before[2])
     first = last + 1
-    local k = 5
+    local k = 6
     for _ = 1, count do
         local size = ARGV[k + 5]
         last = last + 1
@@ -184,7 +216,8 @@ APPEND = Script(
 
 All is stored before the others are told: if the server refuses that, as by an ACL, they look each second.
 
-Returns its first sequence; 0: ``OUTCOME`` was asked before; -1: the node counts as dead.
+Returns its first sequence; 0: ``OUTCOME`` was asked before; -1: the node counts as dead; a list with the
+positions of updates that are to be stored once and are there: nothing was stored.
 """
 
 OUTCOME = Script(

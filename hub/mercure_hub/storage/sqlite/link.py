@@ -6,6 +6,7 @@ Writers take turns by a lock on a file beside the database; a bell wakes the oth
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 import threading
@@ -14,10 +15,13 @@ from contextlib import AbstractContextManager
 
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.protocol.revocation import Revocation
+from mercure_hub.protocol.update import Update
 from mercure_hub.storage.doorbell import Bell, Doorbell
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
     GRACE,
+    MOST_COMPARED,
+    AlreadyStored,
     Batch,
     Beginning,
     Entry,
@@ -188,6 +192,9 @@ class SqliteLink:
             self._files.check_before(writer.driver)
             first = writer.append(batch, self._clock())
             self._files.check_after()
+        except AlreadyStored:
+            self._files.check_after()  # they are durable if these are the files
+            raise
         except (ValueError, TypeError, OverflowError, *_OF_VALUES) as error:
             raise Unstorable(str(self._error("written", error))) from None
         except (*_ERRORS, StorageError) as error:
@@ -526,6 +533,7 @@ class Appender:
 
         :param now: seconds since the epoch.
         :returns: the sequence of its first update.
+        :raises AlreadyStored: see ``Link.append``.
         :raises Exception: of the driver; nothing is stored then.
         """
         cursor = self._cursor
@@ -582,6 +590,16 @@ class Appender:
             before = cursor.execute("SELECT last_sequence, events FROM mercure_position").fetchone()
             self._is_alone = before == self._position
         after = before[0] + count, before[1] + more_events
+        once = batch.once
+        if once:
+            # Looking for the ids costs least in a statement that has to be executed anyway.
+            ids = [batch.updates[position].id for position in once]
+            statement, wanted = (_ADVANCE_ONE, ids[0]) if len(ids) == 1 else (_ADVANCE_MANY, json.dumps(ids))
+            if cursor.execute(statement, (*after, *before, wanted)).rowcount == 1:
+                return after
+            known = [position for position in once if _has(cursor, batch.updates[position])]
+            if known:
+                raise AlreadyStored(known)
         if cursor.execute(_ADVANCE, (*after, *before)).rowcount != 1:
             self._is_alone = False
             return self._advance(cursor, batch)
@@ -591,6 +609,14 @@ class Appender:
 _ADVANCE = """
     UPDATE mercure_position SET last_sequence = ?, events = ? WHERE last_sequence = ? AND events = ?
 """
+_ADVANCE_ONE = f"{_ADVANCE} AND NOT EXISTS (SELECT 1 FROM mercure_update WHERE id = ?)"  # noqa: S608 - constants
+_ADVANCE_MANY = f"""
+    {_ADVANCE} AND NOT EXISTS (SELECT 1 FROM mercure_update WHERE id IN (SELECT value FROM json_each(?)))
+"""  # noqa: S608 - constants
+_WITH_ID = f"""
+    SELECT {", ".join(schema.ENTRY)} FROM mercure_update
+    WHERE id = ? ORDER BY sequence DESC LIMIT {MOST_COMPARED}
+"""  # noqa: S608 - constants
 _EVENT_BYTES = """
     SELECT event_bytes FROM mercure_update WHERE event_bytes IS NOT NULL ORDER BY sequence DESC LIMIT 1
 """
@@ -631,6 +657,12 @@ def _inserts(table: str) -> dict[int, str]:
 _INSERT_UPDATES = _inserts("mercure_update")
 _INSERT_TOPICS = _inserts("mercure_topic")
 _INSERT_PRESENCE = _inserts("mercure_presence")[1]
+
+
+def _has(cursor: sqlite3.Cursor, update: Update) -> bool:
+    """Whether an update that is to be stored once is there."""
+    entries = map(schema.entry, cursor.execute(_WITH_ID, (update.id,)))
+    return any(one.update == update and not one.is_event for one in entries)
 
 
 def _insert(cursor: sqlite3.Cursor, statements: dict[int, str], rows: Sequence[tuple[object, ...]]) -> None:
