@@ -106,7 +106,8 @@ class PublishError(MercureError):
         its challenge (RFC 6750).
     :param possibly_published: whether the update may have been published, because the request went out and
         no answer came back, or the hub's database did not answer the hub. Publish again only if this is
-        false, or with an id by which subscribers recognize a repeat.
+        false, or with the same id: a hub of this project stores the same update once, and elsewhere
+        subscribers recognize the repeat.
     :param retry_after: seconds that the hub asked to wait before the next attempt (RFC 9110 section 10.2.3).
     :param from_hub: whether the answer looks like a hub's, rather than a proxy's, such as an HTML page.
     :param is_storage_away: whether the hub said that its database cannot be reached, or did not answer, so

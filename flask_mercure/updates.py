@@ -84,13 +84,15 @@ class Publication:
         return self if self.id is not None else replace(self, id=new_id())
 
     def pairs(self) -> Pairs:
-        """The fields of the form."""
+        """The fields of the form; with an id, the update is one that the hub is to store once."""
         pairs = [("topic", topic) for topic in self.topics]
         pairs.append(("data", self.data))
         if self.private:
             pairs.append(("private", "on"))
         optional = (("id", self.id), ("type", self.type), ("retry", self.retry))
         pairs.extend((name, str(value)) for name, value in optional if value is not None)
+        if self.id is not None:  # each attempt to publish it has this id
+            pairs.append(("once", "on"))
         return pairs
 
     def encode(self) -> bytes:

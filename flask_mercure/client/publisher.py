@@ -1,8 +1,10 @@
 """The request that publishes, from any thread and any process.
 
-An update is sent once. A request that went out and got no answer is not repeated: the hub may have published
-it, and subscribers would see it twice. ``PublishError.possibly_published`` marks that case. A pooled
-connection that the hub has closed meanwhile does not count: urllib3 checks the socket before it reuses it.
+A request that went out and got no answer may have been carried out. It is repeated, for as long as one
+request may take, if the hub says that it stores an update with the field ``once`` only once
+(docs/protocol.md, Once). Another hub would send it to subscribers twice, so it is not repeated there, and
+``PublishError.possibly_published`` marks the case. A pooled connection that the hub has closed meanwhile does
+not count: urllib3 checks the socket before it reuses it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import requests
 
 from flask_mercure.client import answer
+from flask_mercure.client.repeating import Repeating, Timeout
 from flask_mercure.client.session import Reply, ask, open_session, warn_of_unverified_tls
 from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import HubUnreachable, InvalidArgument, PublishError
@@ -43,6 +47,7 @@ class Publisher:
         self._configuration = configuration
         self._clock = clock
         self._batches = BatchSupport(configuration, clock)
+        self._repeating = Repeating(configuration)
         # By process id. A forked child leaves its parent's entry alone: with shared sockets the answers would
         # get mixed up, and closing them could wait for a lock that a thread of the parent held at the fork.
         self._processes: dict[int, _Process] = {}
@@ -50,12 +55,20 @@ class Publisher:
     def publish(self, publication: Publication) -> str:
         """Send an update.
 
+        :param publication: gets an id if it has none.
         :returns: the id that the hub gave it.
         :raises PublishError: the hub did not accept it, or did not answer.
         :raises MercureError: there is no token to publish with.
         """
-        reply = self._post(publication.encode(), "application/x-www-form-urlencoded")
-        return answer.published_id(reply, self._configuration)
+        content = publication.with_id().encode()
+
+        def attempt(timeout: Timeout) -> str:
+            reply = self._post(content, "application/x-www-form-urlencoded", timeout)
+            published = answer.published_id(reply, self._configuration)
+            self._repeating.note(reply)
+            return published
+
+        return self._repeating.publish(attempt, self._options)
 
     def publish_all(self, publications: Sequence[Publication]) -> list[str]:
         """Send updates: in one request to a hub that takes batches, one after the other to other hubs.
@@ -66,13 +79,15 @@ class Publisher:
         :raises MercureError: there is no token to publish with.
         """
         if len(publications) > 1 and self.takes_batches():
+            publications = [publication.with_id() for publication in publications]
             try:
                 content = to_batch([publication.pairs() for publication in publications])
             except UnicodeEncodeError:
                 raise InvalidArgument("data holds a lone surrogate, which UTF-8 cannot carry") from None
-            reply = self._post(content, BATCH_MEDIA_TYPE)
-            if reply.status_code != requests.codes.unsupported_media_type:
-                return answer.published_ids(reply, self._configuration, len(publications))
+            attempt = partial(self._post_batch, content, len(publications))
+            published = self._repeating.publish(attempt, self._options)
+            if published is not None:
+                return published
             self._batches.are_refused()  # another hub answers there now, and has published nothing
         ids: list[str] = []
         for publication in publications:
@@ -82,6 +97,18 @@ class Publisher:
                 error.published = tuple(ids)
                 raise
         return ids
+
+    def _post_batch(self, content: bytes, count: int, timeout: Timeout) -> list[str] | None:
+        """Send a batch; ``None``: the hub takes none."""
+        reply = self._post(content, BATCH_MEDIA_TYPE, timeout)
+        if reply.status_code == requests.codes.unsupported_media_type:
+            return None
+        ids = answer.published_ids(reply, self._configuration, count)
+        self._repeating.note(reply)
+        return ids
+
+    def _options(self, timeout: Timeout) -> Reply | Exception:
+        return ask_options(self._process().session, self._configuration, timeout)
 
     def takes_batches(self) -> bool:
         """Whether the hub takes several updates in one request; it is asked once, and remembered.
@@ -102,15 +129,20 @@ class Publisher:
         """
         return self._process().tokens.get()
 
-    def _post(self, content: bytes, content_type: str) -> Reply:
+    def _post(self, content: bytes, content_type: str, timeout: Timeout) -> Reply:
         session, tokens = self._process()
-        reply = self._send(session, tokens, content, content_type)
+        reply = self._send(session, tokens, content, content_type, timeout)
         if isinstance(reply, Exception):
             raise answer.unreachable(reply, self._configuration)
         return reply
 
     def _send(
-        self, session: requests.Session, tokens: PublisherToken, content: bytes, content_type: str
+        self,
+        session: requests.Session,
+        tokens: PublisherToken,
+        content: bytes,
+        content_type: str,
+        timeout: Timeout,
     ) -> Reply | Exception:
         """Post; errors are returned, since a traceback would show the token."""
         token = tokens.get()
@@ -122,6 +154,7 @@ class Publisher:
             headers={"Authorization": f"Bearer {token}", "Content-Type": content_type},
             content=content,
             most=_MAX_ANSWER,
+            timeout=timeout,
         )
         if isinstance(reply, Reply) and reply.status_code == requests.codes.unauthorized:
             tokens.forget(token)
@@ -145,6 +178,14 @@ class Publisher:
             if process is made:
                 warn_of_unverified_tls(configuration)
         return process
+
+
+def ask_options(
+    session: requests.Session, configuration: Configuration, timeout: Timeout = None
+) -> Reply | Exception:
+    """Ask a hub what it can do beyond the protocol."""
+    # The content is read so that the connection can be used again.
+    return ask(session, "OPTIONS", configuration.url, configuration, most=1 << 16, timeout=timeout)
 
 
 _REMEMBERED = 600.0
@@ -186,8 +227,7 @@ class BatchSupport:
 
     def _ask(self, session: requests.Session) -> bool:
         configuration = self._configuration
-        # The content is read so that the connection can be used again.
-        reply = ask(session, "OPTIONS", configuration.url, configuration, most=1 << 16)
+        reply = ask_options(session, configuration)
         if isinstance(reply, Exception):
             unreachable = answer.unreachable(reply, configuration)
             if unreachable.possibly_published:

@@ -65,7 +65,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     content: bytes | None = None,
     most: int,
-    timeout: float | None = None,
+    timeout: float | tuple[float, float] | None = None,
 ) -> Reply | Exception:
     """Send a request to a hub and read the answer.
 
@@ -79,7 +79,8 @@ def ask(
     :param headers: besides those of the session.
     :param content: of the request.
     :param most: bytes of the answer's content that are read.
-    :param timeout: seconds for the connection, and for each wait for the answer; default: as configured.
+    :param timeout: seconds for the connection, and for each wait for the answer, if they differ as two
+        numbers; default: as configured.
     :returns: the answer, or the error of the connection.
     """
     try:

@@ -32,6 +32,11 @@ class Received:
     pairs: Pairs
     connection: int
 
+    @property
+    def given(self) -> Pairs:
+        """The fields of an update, but for those that each has."""
+        return [pair for pair in self.pairs if pair[0] not in ("id", "once")]
+
 
 @dataclass
 class Answer:

@@ -61,6 +61,7 @@ def test_publish_sends_its_options(hub: FakeHub) -> None:
         ("id", "urn:x"),
         ("type", "t"),
         ("retry", "5"),
+        ("once", "on"),
     ]
 
 
@@ -85,7 +86,7 @@ def two(hub: FakeHub) -> Flask:
 @pytest.mark.minutes
 def test_a_hub_is_chosen_by_its_name(two: Flask, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(two, "publish", "a", "--hub", "eu").exit_code == 0
-    assert hub.received[0].pairs == [("topic", "a"), ("data", "")]
+    assert hub.received[0].given == [("topic", "a"), ("data", "")]
     made = run(two, "token", "--hub", "eu", "--subscribe", "a").stdout.strip()
     claims = jwt.decode(made, options={"verify_signature": False})
     assert "https://eu.example/.well-known/mercure" in claims["aud"]

@@ -33,6 +33,7 @@ from flask_mercure import (
     MercureError,
     PublishError,
     TokenError,
+    Update,
 )
 from flask_mercure.extension import state_of
 from flask_mercure.publishing.retry import Verdict, verdict
@@ -52,6 +53,10 @@ from tests.flask_mercure.fake_hub import (
 )
 
 pytestmark = pytest.mark.minutes
+
+STORES_ONCE = Answer(b"", 204, None, {"Mercure-Once": "?1"})
+KNOWS_NOT = Answer(b"", 204, None, {"Mercure-Once": "?0"})
+TAKES_BATCHES = Answer(b"", 204, None, {"Accept-Post": "application/json"})
 
 Publish = Callable[..., str]
 
@@ -74,7 +79,7 @@ def test_an_update_arrives_as_a_form(hub: FakeHub, publish: Publish) -> None:
     assert (request.method, request.target) == ("POST", PATH)
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
     assert request.headers["User-Agent"].startswith("flask-mercure/")
-    assert request.pairs == [("topic", "https://e.example/é?a=1&b=+"), ("data", "one\ntwo & = é")]
+    assert request.given == [("topic", "https://e.example/é?a=1&b=+"), ("data", "one\ntwo & = é")]
     scheme, _, token = request.headers["Authorization"].partition(" ")
     assert scheme == "Bearer"
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=hub.url)
@@ -98,7 +103,7 @@ def test_every_field_is_as_the_hub_reads_it(hub: FakeHub, publish: Publish) -> N
 def test_updates_are_public_by_default(hub: FakeHub, publish: Publish) -> None:
     publish("a")
     publish("a", private=False)
-    assert [request.pairs for request in hub.received] == [[("topic", "a"), ("data", "")]] * 2
+    assert [request.given for request in hub.received] == [[("topic", "a"), ("data", "")]] * 2
 
 
 @pytest.mark.parametrize(
@@ -424,13 +429,55 @@ def test_a_publication_that_gets_no_answer_in_time() -> None:
         assert len(hub.received) == 1
 
 
-def test_a_connection_that_breaks_is_not_tried_again(hub: FakeHub, publish: Publish) -> None:
-    hub.answers = [Answer(), Dropped()]
+@pytest.mark.parametrize("asked", [Answer(b"", 405), Answer(b"", 204), KNOWS_NOT, Dropped()])
+def test_a_connection_that_breaks_is_not_tried_again(hub: FakeHub, publish: Publish, asked: Answer) -> None:
+    hub.answers = [Answer(), Dropped(), asked, Answer()]
     publish("a")
     with pytest.raises(HubUnreachable, match="may have been published") as caught:
         publish("a")
     assert caught.value.possibly_published
-    assert len(hub.received) == 2
+    assert [request.method for request in hub.received] == ["POST", "POST", "OPTIONS"]
+
+
+@pytest.mark.parametrize("lost", [Dropped(), Answer(b"", 502, None), Answer(b"", 504, None)])
+def test_a_hub_that_stores_an_update_once_gets_it_again(hub: FakeHub, publish: Publish, lost: Answer) -> None:
+    hub.answers = [lost, STORES_ONCE, Answer(b"urn:uuid:2")]
+    assert publish("a", "text") == "urn:uuid:2"
+    first, asked, again = hub.received
+    assert (first.method, asked.method, again.method) == ("POST", "OPTIONS", "POST")
+    assert first.pairs == again.pairs
+    assert dict(first.pairs)["id"].startswith("urn:uuid:")
+    assert ("once", "on") in first.pairs
+    assert "Authorization" not in asked.headers
+
+
+def test_a_hub_that_is_replaced_gets_nothing_twice(hub: FakeHub, publish: Publish) -> None:
+    hub.answers = [Answer(headers=STORES_ONCE.headers), Dropped(), Answer(b"", 405), Answer()]
+    publish("a")
+    with pytest.raises(HubUnreachable, match="may have been published"):
+        publish("a")
+    assert [request.method for request in hub.received] == ["POST", "POST", "OPTIONS"]
+
+
+def test_a_batch_is_sent_again_too(hub: FakeHub) -> None:
+    mercure = Mercure()
+    app = make_app(mercure, URL=hub.url)
+    answers = [Answer(b'{"ids": ["1", "2"]}', content_type="application/json")]
+    hub.answers = [TAKES_BATCHES, Dropped(), STORES_ONCE, *answers]
+    with app.app_context():
+        assert mercure.publish_many([Update("a"), Update("b")]) == ["1", "2"]
+    state_of(app).publisher.close()
+    assert [request.method for request in hub.received] == ["OPTIONS", "POST", "OPTIONS", "POST"]
+
+
+def test_an_update_that_a_hub_refuses_in_the_second_attempt_may_be_published(
+    hub: FakeHub, publish: Publish
+) -> None:
+    hub.answers = [Dropped(), STORES_ONCE, Answer(b"no", 403)]
+    with pytest.raises(PublishError) as caught:
+        publish("a")
+    assert (caught.value.status, caught.value.possibly_published) == (403, True)
+    assert caught.value.__context__ is None
 
 
 def test_an_answer_to_a_publication_that_is_cut(hub: FakeHub, publish: Publish) -> None:

@@ -95,7 +95,7 @@ def test_hub_without_batches_gets_one_request_for_each_update_over_one_connectio
         state_of(app).publisher.close()
     assert [one.method for one in other.received] == ["OPTIONS", "POST", "POST", "POST", "POST"]
     assert len({one.connection for one in other.received}) == 1
-    assert other.received[1].pairs == [("topic", "a"), ("data", "1")]
+    assert other.received[1].given == [("topic", "a"), ("data", "1")]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 399, 405, 500])

@@ -464,11 +464,12 @@ def test_stream_raises_when_the_hub_refuses() -> None:
 @pytest.mark.minutes
 def test_stream_repeats_an_update_while_the_hub_restarts() -> None:
     with running() as fake:
-        fake.answers = [Answer(), Answer(b"", 503), Answer(b"", 502), Answer()]
+        asked = Answer(b"", 405)  # whether it stores updates once, as one may have been published
+        fake.answers = [Answer(), Answer(b"", 503), Answer(b"", 502), asked, Answer()]
         app = make_app(URL=fake.url)
         with app.app_context():
             assert mercure.stream("a", iter("abc"), interval=0) == "abc"
-        sent = [dict(request.pairs) for request in fake.received]
+        sent = [dict(request.pairs) for request in fake.received if request.method == "POST"]
         assert sent[1] == sent[2] == sent[3]
         state_of(app).publisher.close()
 
