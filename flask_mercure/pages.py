@@ -303,7 +303,8 @@ def _elements(
     elements.append(data.format(_json(options)))
     if import_map:
         allowed = Markup(' nonce="{}"').format(nonce) if nonce else ""
-        names = _json({"imports": {"mercure": module_url()}})
+        module = module_url()
+        names = _json({"imports": {"mercure": module, "mercure/": module.removesuffix(_MODULE)}})
         elements.append(Markup('<script type="importmap"{}>{}</script>').format(allowed, names))
     return elements
 

@@ -105,6 +105,7 @@ class Reading:
     events: list[Any] = field(default_factory=list)
     """Of the newest attempt that has any."""
     _current: str | None = None
+    _next: int = 0
     _superseded: set[str] = field(default_factory=set)
 
     def add(self, update: Any) -> None:
@@ -114,20 +115,23 @@ class Reading:
         match update:
             case {"kind": "start", "stream": str(stream)}:
                 self.newest = stream
-            case {"kind": "events", "stream": str(stream), "events": list(events)}:
-                self._add_events(stream, events)
+            case {"kind": "events", "stream": str(stream), "seq": int(number), "events": list(events)}:
+                self._add_events(stream, number, events)
             case {"kind": kind} if kind in _ENDINGS:
                 self.ended = kind
 
-    def _add_events(self, stream: str, events: list[Any]) -> None:
+    def _add_events(self, stream: str, number: int, events: list[Any]) -> None:
         if stream in self._superseded:
             return
         if stream != self._current:
             if self._current is not None:
                 self._superseded.add(self._current)
             self._current = stream
+            self._next = 0
             self.events = []
-        self.events += events
+        if number >= self._next:  # a lower one comes again
+            self._next = number + 1
+            self.events += events
 
 
 class Events(Protocol):

@@ -227,3 +227,19 @@ def test_mercure_on_calls_nothing_but_functions(name: str) -> None:
 def test_mercure_on_does_one_thing(call: str, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         render("{{ mercure_on(" + call + ") }}")
+
+
+@pytest.mark.parametrize(
+    ("module", "names"), [("runs", {"Run", "followRun", "followRuns"}), ("ai", {"MercureChatTransport"})]
+)
+def test_the_types_of_the_modules_beside_it_name_what_they_export(module: str, names: set[str]) -> None:
+    folder = Path(flask_mercure.__file__).parent / "static"
+    for file in (folder / f"{module}.js", folder / f"{module}.d.ts"):
+        assert set(re.findall(r"^export (?:class|function) (\w+)", file.read_text(), re.M)) == names
+
+
+def test_the_modules_beside_it_are_imported_by_name() -> None:
+    text = render("{{ mercure_script() }}")
+    (names,) = re.findall(r'<script type="importmap">(.*?)</script>', text)
+    module = json.loads(names)["imports"]
+    assert module["mercure/"] + "mercure.js" == module["mercure"]

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 
 from flask_mercure import HubUnreachable, InvalidArgument, Mercure, MercureError, PublishError, Refused, Run
-from flask_mercure.publishing.runs import Attempt, Reading, ending, joined
+from flask_mercure.publishing.runs import Attempt, Reading, joined
 from flask_mercure.publishing.stream import Delivery, Grouping
 from flask_mercure.updates import as_text
 from tests.flask_mercure.fake_hub import make_app
+from tests.flask_mercure.publishing.run_rules import GONE, RULES, STOPPED, TOPIC, done, some, start
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import SECRET, RunningHub
 
 PATIENCE = 10.0
-TOPIC = "users/7/runs/1"
 mercure = Mercure()
 
 
@@ -99,46 +99,27 @@ def context() -> Iterator[None]:
         yield
 
 
-def start(stream: str) -> dict[str, Any]:
-    return {"run": TOPIC, "stream": stream, "seq": 0, "kind": "start"}
-
-
-def some(stream: str, *events: Any) -> dict[str, Any]:
-    return {"run": TOPIC, "stream": stream, "seq": 1, "kind": "events", "events": list(events)}
-
-
-DONE = {"run": TOPIC, "stream": "a", "seq": 2, "kind": "done"}
-STOPPED = ending(TOPIC, None)
-
-
-@pytest.mark.parametrize(
-    ("updates", "ended", "events"),
-    [
-        ([], None, []),
-        ([start("a")], None, []),
-        ([start("a"), some("a", 1), some("a", 2), DONE], "done", [1, 2]),
-        ([start("a"), some("a", 1), STOPPED, some("a", 2), DONE], "stopped", [1]),  # the first end counts
-        ([STOPPED], "stopped", []),
-        ([start("a"), ending(TOPIC, "Gone.")], "error", []),
-        # another attempt counts from its first event on, and the earlier one no more
-        ([start("a"), some("a", 1), start("b")], None, [1]),
-        ([start("a"), some("a", 1), start("b"), DONE, some("b", 2)], "done", [1]),
-        ([start("a"), some("a", 1), start("b"), some("b", 2), some("a", 3), some("b", 4)], None, [2, 4]),
-        ([some("a", 1), some("b", 2), some("c", 3), some("a", 4), some("b", 5)], None, [3]),
-        # what else may be published there
-        (
-            ["text", None, 7, [], {}, {"kind": "start"}, {"kind": "events", "stream": "a", "events": 1}],
-            None,
-            [],
-        ),
-        ([{"kind": ["done"]}, {"kind": "over"}, some("a", None)], None, [None]),
-    ],
-)
+@pytest.mark.parametrize(("updates", "ended", "events"), RULES)
 def test_what_updates_tell_of_a_run(updates: list[Any], ended: str | None, events: list[Any]) -> None:
     reading = Reading()
     for update in updates:
         reading.add(update)
     assert (reading.ended, reading.events) == (ended, events)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        *("text", None, 7, [], {}, {"kind": "start"}, {"kind": ["done"]}),
+        {"kind": "events", "stream": "a", "seq": 1, "events": 1},
+        {"kind": "events", "stream": "a", "seq": "1", "events": []},
+        {"kind": "events", "stream": 7, "seq": 1, "events": []},
+    ],
+)
+def test_what_is_no_update_of_a_run_is_ignored(junk: Any) -> None:
+    reading = Reading()
+    reading.add(junk)
+    assert reading == Reading()
 
 
 def test_strings_that_follow_each_other_are_joined() -> None:
@@ -221,17 +202,17 @@ def never() -> Iterator[str]:
 
 def test_a_job_that_crashed_before_its_end_is_tried_again() -> None:
     topic = Topic()
-    topic.updates = [start("a"), some("a", "half an ans")]
+    topic.updates = [start("a"), some("a", 1, "half an ans")]
     assert topic.attempt().publish(["another answer"], "Sorry.") == Run("done", ["another answer"])
     reading = topic.read()
     assert (reading.ended, reading.events) == ("done", ["another answer"])
     assert topic.kinds.count("done") == 1
 
 
-@pytest.mark.parametrize("last", [DONE, STOPPED, ending(TOPIC, "Gone.")])
+@pytest.mark.parametrize("last", [done("a", 3), STOPPED, GONE])
 def test_a_run_that_has_ended_is_not_begun_again(last: dict[str, Any]) -> None:
     topic = Topic()
-    topic.updates = [start("a"), some("a", "the ans"), some("a", "wer"), last]
+    topic.updates = [start("a"), some("a", 1, "the ans"), some("a", 2, "wer"), last]
     run = topic.attempt().publish(never(), "Sorry.")
     assert (run.ended, run.text) == (last["kind"], "the answer")
     assert topic.kinds[4:] == ["start"]
