@@ -89,6 +89,10 @@ class Chats(Served):
         finally:
             chat["topic"] = None
 
+    def says(self, *tokens: Any) -> None:
+        for token in tokens:
+            self.tokens.put(token)
+
     def goes_on_until_stopped(self) -> None:
         """The model goes on until the last job hears that it was stopped, or for 30 seconds."""
         for _ in range(300):
@@ -194,7 +198,7 @@ def test_an_answer_survives_a_reload_and_shows_in_two_tabs(site: Chats, tab: Tab
     visit(tab, f"{site.url}/a")
     wait_status(tab, "ready")
     press(tab, "ask")
-    site.tokens.put("Because ")
+    site.says("Because ")
     wait_text(tab, "Because ")
     wait_status(tab, "streaming")
 
@@ -204,11 +208,10 @@ def test_an_answer_survives_a_reload_and_shows_in_two_tabs(site: Chats, tab: Tab
     other = tab.new()
     visit(other, f"{site.url}/a")
     wait_text(other, "Because ")
-    site.tokens.put("it ")
+    site.says("it ")
     for one in (tab, other):
         wait_text(one, "Because it ")
-    site.tokens.put("is.")
-    site.tokens.put(None)
+    site.says("is.", None)
     for one in (tab, other):
         wait_text(one, "Because it is.")
         wait_status(one, "ready")
@@ -218,15 +221,14 @@ def test_an_answer_survives_a_reload_and_shows_in_two_tabs(site: Chats, tab: Tab
     wait_text(tab, "Because it is.")
 
     press(tab, "ask")  # and on
-    site.tokens.put("Really.")
-    site.tokens.put(None)
+    site.says("Really.", None)
     wait_text(tab, "Because it is.", "Really.")
 
 
 def test_stop_ends_it_in_all_tabs(site: Chats, tab: Tab) -> None:
     visit(tab, f"{site.url}/a")
     press(tab, "ask")
-    site.tokens.put("For ever ")
+    site.says("For ever ")
     wait_text(tab, "For ever ")
     other = tab.new()
     visit(other, f"{site.url}/a")
@@ -240,7 +242,7 @@ def test_stop_ends_it_in_all_tabs(site: Chats, tab: Tab) -> None:
     assert site.chats["a"]["messages"][-1]["parts"] == [{"type": "text", "text": "For ever "}]
 
     press(tab, "ask")  # the tab that asked stops, too
-    site.tokens.put("Again ")
+    site.says("Again ")
     wait_text(tab, "For ever ", "Again ")
     press(tab, "stop")
     wait_status(tab, "ready")
@@ -250,9 +252,9 @@ def test_stop_ends_it_in_all_tabs(site: Chats, tab: Tab) -> None:
 def test_a_failed_run_shows_an_error(site: Chats, tab: Tab) -> None:
     visit(tab, f"{site.url}/a")
     press(tab, "ask")
-    site.tokens.put("Half an ans")
+    site.says("Half an ans")
     wait_text(tab, "Half an ans")
-    site.tokens.put(OSError("the-secret"))
+    site.says(OSError("the-secret"))
     wait_status(tab, "error")
     assert tab.run("return document.getElementById('error').textContent") == "The answer broke off."
 
@@ -277,12 +279,10 @@ def test_chunks_pass_through(site: Chats, tab: Tab) -> None:
     """The events of the AI SDK's own servers: steps, tools and text."""
     visit(tab, f"{site.url}/a")
     press(tab, "ask")
-    for event in STEP:
-        site.tokens.put(event)
+    site.says(*STEP)
     wait_text(tab, "[step-start][tool-weather]")
     wait_status(tab, "streaming")
-    for event in (*TEXT, None):
-        site.tokens.put(event)
+    site.says(*TEXT, None)
     wait_text(tab, "[step-start][tool-weather]It is sunny.")
     wait_status(tab, "ready")
 
@@ -305,8 +305,7 @@ def test_a_job_that_is_tried_again_begins_the_answer_again(
     chat = site.chats["a"]
     site.jobs.append(threading.Thread(target=site.answer, args=(chat, chat["topic"])))
     site.jobs[-1].start()
-    for event in (*events, None):
-        site.tokens.put(event)
+    site.says(*events, None)
     wait_status(tab, "ready")
     assert texts(tab) == [whole]
 
