@@ -144,6 +144,8 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "client": sdk,
         "celery": SimpleNamespace(task=lambda **options: lambda function: function),
         "ModelOverloaded": OSError,
+        "answer": lambda topic, messages: None,
+        "task_failure": SimpleNamespace(connect=lambda sender: lambda function: function),
         "own_chat": lambda id: SimpleNamespace(id=id, topic=None),
         "uuid4": uuid4,
         "metrics": SimpleNamespace(timing=lambda name, seconds: None),
