@@ -48,6 +48,7 @@ from flask_mercure.hub import Hub
 from flask_mercure.hub_client import HubClient
 from flask_mercure.pages import STATIC_FOLDER
 from flask_mercure.publishing.events import publish_failed, update_published
+from flask_mercure.publishing.progress import Progress
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.publishing.runs import Run
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
@@ -78,6 +79,7 @@ __all__ = [
     "Mercure",
     "MercureError",
     "NotGranted",
+    "Progress",
     "PublishError",
     "RecordedUpdate",
     "Recording",

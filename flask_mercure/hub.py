@@ -18,6 +18,7 @@ from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
 from flask_mercure.publishing import recorder
 from flask_mercure.publishing.pipeline import Pipeline, pipeline_of
+from flask_mercure.publishing.progress import FAILED, Progress
 from flask_mercure.publishing.runs import Attempt, Run, ending
 from flask_mercure.publishing.stream import (
     BROKEN_OFF,
@@ -203,6 +204,45 @@ class HubOperations(ABC):
         )
         grouping = Grouping(interval, size)
         return await publish_async_text(tokens, delivery, grouping, stream_id=stream_id, error=error)
+
+    def progress(
+        self,
+        topic: str,
+        total: float | None = None,
+        *,
+        private: bool = True,
+        type: str = "progress",
+        interval: float = 0.25,
+        error: str = FAILED,
+        will_retry: bool = False,
+    ) -> Progress:
+        """Publish how far a job is, in a ``with`` block: how it goes on, and exactly one end. ::
+
+            with mercure.progress(build_topic("jobs/{}", job.id)) as step:
+                for row in step.of(rows):
+                    save(row)
+
+        Pages follow with ``mercure_progress()``, from the present state on whenever they are loaded. The job
+        does not wait for the hub and does not fail because of it: updates that the hub does not take are
+        logged and left out. The end is tried again for 30 seconds.
+
+        :param topic: of this run of the job alone.
+        :param total: number of steps, if it is known.
+        :param private: deliver only to subscribers whose token allows the topic.
+        :param type: event type.
+        :param interval: seconds from one update to the next, at least; a hundredth of the time that the job
+            has taken, if that is longer.
+        :param error: what pages get when the block raises, in place of its message, which may hold secrets.
+        :param will_retry: the job is tried again when the block raises: pages get no end then.
+        :returns: what the block calls after each step: ``step()``, ``step(10)``, ``step(label="page 3")``,
+            ``step.set(7)``. ``step.of(items)`` counts while it iterates. ``step.result`` goes to the pages
+            with the end of a job that is done.
+        :raises InvalidArgument: a value is out of range, or the hub would refuse it.
+        """
+        delivery = delivery_to(
+            self._pipeline, self._state, topic, private=private, type=type, on_failure="raise"
+        )
+        return Progress(delivery, total, interval, None if will_retry else error)
 
     def stream_events(
         self,

@@ -163,6 +163,7 @@ def install(app: Flask, state: MercureState, path: str) -> None:
     app.add_template_global(module_url, "mercure_module")
     app.add_template_global(_script(state), "mercure_script")
     app.add_template_global(_on(state), "mercure_on")
+    app.add_template_global(mercure_progress)
     app.add_template_global(_turbo(state), "turbo_stream_from")
     app.add_template_global(dom_id)
 
@@ -361,6 +362,36 @@ def _on(state: MercureState) -> Callable[..., Markup]:
         return _module_element("on.js", nonce) + element
 
     return mercure_on
+
+
+def mercure_progress(
+    topic: str,
+    label: str = "Progress",
+    *,
+    done: str = "Done.",
+    then: str | None = None,
+    nonce: str | None = None,
+) -> Markup:
+    """A bar for the page's body that shows how far a job is: what ``mercure.progress()`` publishes.
+
+    It shows the present state at once, and follows the job on the connection that ``mercure_script`` describes.
+
+    :param topic: of this run of the job.
+    :param label: what the bar is about, for screen readers.
+    :param done: text at the end of a job that is done; of one that has failed, the job says it.
+    :param then: URL that the page goes to when the job is done.
+    :param nonce: of the page's Content-Security-Policy, where that does not allow scripts of ``'self'``.
+    :raises InvalidArgument: the topic cannot be expressed, or ``then`` is not a URL of HTTP.
+    """
+    if then is not None and urlsplit(then).scheme not in ("", "http", "https"):
+        raise InvalidArgument(f"then is {then!r}; give a path or a URL of HTTP")
+    given = {"topic": check_characters(topic, "topic"), "done": done}
+    attributes = _attributes(given if then is None else {**given, "then": then})
+    element = Markup(
+        '<mercure-progress{}><progress aria-label="{}"></progress> <span data-label></span> <output></output>'
+        "</mercure-progress>"
+    ).format(attributes, label)
+    return _module_element("progress.js", nonce) + element
 
 
 def _module_element(filename: str, nonce: str | None) -> Markup:

@@ -5,5 +5,6 @@
 * ``retry`` - what a failure says of the update and of its hub, and when to try again;
 * ``recorder`` - takes the hub's place in tests;
 * ``events`` - what is told of each publication: signals, log lines, spans;
-* ``stream`` - text that is published while it is made.
+* ``stream`` - text that is published while it is made;
+* ``progress`` - how far a job is.
 """

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import celery  # type: ignore[import-untyped]
 import flask
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
@@ -142,7 +143,11 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "question": "?",
         "topic": "/users/7/runs/1",
         "client": sdk,
-        "celery": SimpleNamespace(task=lambda **options: lambda function: function),
+        "celery": SimpleNamespace(task=lambda *function, **_: function[0] if function else lambda one: one),
+        "Celery": celery.Celery,
+        "Task": celery.Task,
+        "job": SimpleNamespace(id=7),
+        "jobs_of": lambda _: [],
         "ModelOverloaded": OSError,
         "answer": lambda topic, messages: None,
         "task_failure": SimpleNamespace(connect=lambda sender: lambda function: function),

@@ -243,3 +243,28 @@ def test_the_modules_beside_it_are_imported_by_name() -> None:
     (names,) = re.findall(r'<script type="importmap">(.*?)</script>', text)
     module = json.loads(names)["imports"]
     assert module["mercure/"] + "mercure.js" == module["mercure"]
+
+
+# -- mercure_progress
+
+
+def test_mercure_progress_writes_a_bar() -> None:
+    html = render(
+        "{{ mercure_progress(topic, label, done='Fine.', then='/a?b=1&c', nonce='x') }}",
+        topic='"a',
+        label="<b>",
+    )
+    assert html == (
+        f'<script type="module" src="/_mercure/{version()}/progress.js" nonce="x"></script>'
+        '<mercure-progress topic="&#34;a" done="Fine." then="/a?b=1&amp;c">'
+        '<progress aria-label="&lt;b&gt;"></progress> <span data-label></span> <output></output>'
+        "</mercure-progress>"
+    )
+
+
+@pytest.mark.parametrize("then", ["javascript:alert(1)", "data:text/html,x", "JavaScript:x"])
+def test_mercure_progress_goes_to_pages_only(then: str) -> None:
+    with pytest.raises(InvalidArgument, match="then is"):
+        render("{{ mercure_progress('a', then=then) }}", then=then)
+    with pytest.raises(InvalidArgument, match="topic"):
+        render("{{ mercure_progress('a\nb') }}")

@@ -20,6 +20,7 @@ from flask_mercure import (
     HubClient,
     KeySet,
     Mercure,
+    Progress,
     PublishError,
     Run,
     SomeHubsFailed,
@@ -152,3 +153,13 @@ class Order:
 
 
 assert_type(Order(), Order)
+
+
+def load(rows: list[int]) -> None:
+    with mercure.progress("jobs/7", len(rows), interval=1) as step:
+        assert_type(step, Progress)
+        for row in step.of(rows):
+            assert_type(row, int)
+        step(2, label="page 3")
+        step.set(1.5)
+        step.result = {"url": "/"}
