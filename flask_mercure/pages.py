@@ -374,7 +374,7 @@ def mercure_progress(
 ) -> Markup:
     """A bar for the page's body that shows how far a job is: what ``mercure.progress()`` publishes.
 
-    It shows the present state at once, and follows the job on the connection that ``mercure_script`` describes.
+    It shows the present state at once and then follows, on the connection that ``mercure_script`` describes.
 
     :param topic: of this run of the job.
     :param label: what the bar is about, for screen readers.

@@ -1,6 +1,6 @@
 """A job that tells its progress, in workers of Celery and RQ on a Valkey; tests lead it step by step.
 
-The module is also what the workers load: ``HUB`` and ``BROKER`` in their environment say where both are.
+The module is also what the workers load: ``HUB``, ``SECRET`` and ``BROKER`` are in their environment.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import rq
 from flask import Flask, has_app_context
 
 from flask_mercure import Mercure
-from tests.hub.running import SECRET
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60
 
 mercure = Mercure()
 app = Flask("jobs")
-app.config.update(MERCURE_URL=os.environ.get("HUB", "http://127.0.0.1:9/"), MERCURE_JWT_SECRET=SECRET)
+app.config.update(
+    MERCURE_URL=os.environ.get("HUB", "http://127.0.0.1:9/"),
+    MERCURE_JWT_SECRET=os.environ.get("SECRET", "x" * 40),
+)
 mercure.init_app(app)
 
 
@@ -95,14 +97,24 @@ class Worker:
     """A worker of a queue, in processes of its own, and who leads its jobs.
 
     :param kind: ``celery`` or ``rq``.
+    :param broker: URL of the Valkey.
+    :param hub: its URL.
+    :param secret: its key.
+    :param folder: for the log.
     """
 
-    def __init__(self, kind: str, broker: str, hub: str, folder: Path) -> None:
+    def __init__(self, kind: str, broker: str, hub: str, secret: str, folder: Path) -> None:
         self._kind = kind
         self._broker = broker
         self._leader = redis.Redis.from_url(broker, decode_responses=True)
         self._log = folder / f"{kind}.log"
-        environment = {"BROKER": broker, "HUB": hub, "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        environment = {
+            "BROKER": broker,
+            "HUB": hub,
+            "SECRET": secret,
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+        }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", *_COMMANDS[kind]],
@@ -141,8 +153,9 @@ class Worker:
 
 
 @contextmanager
-def working(kind: str, broker: str, hub: str, folder: Path) -> Iterator[Worker]:
-    worker = Worker(kind, broker, hub, folder)
+def working(kind: str, broker: str, hub: str, secret: str, folder: Path) -> Iterator[Worker]:
+    """A worker for the length of a ``with`` block; see :class:`Worker`."""
+    worker = Worker(kind, broker, hub, secret, folder)
     try:
         yield worker
     finally:

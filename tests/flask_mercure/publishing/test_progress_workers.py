@@ -26,7 +26,7 @@ def worker(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Worker]:
     broker = f"redis://{valkey_engine.host}:{valkey_engine.port}/{1 if request.param == 'rq' else 2}"
-    with working(request.param, broker, hub.url, tmp_path_factory.mktemp("worker")) as worker:
+    with working(request.param, broker, hub.url, hub.secret, tmp_path_factory.mktemp("worker")) as worker:
         yield worker
 
 
