@@ -167,6 +167,8 @@ def encrypted(data: Any, keys: Recipients, content_type: str | None = None) -> s
         default_type = "application/octet-stream"
     elif isinstance(data, str):
         plain, default_type = data, "text/plain;charset=utf-8"
+    elif isinstance(data, TurboStream):
+        plain, default_type = data.published(), TurboStream.MEDIA_TYPE
     else:
         plain, default_type = json.dumps(data), "application/json"
     return encrypt(plain, keys, default_type if content_type is None else content_type)

@@ -4,6 +4,7 @@ import { connect } from "./page.js";
 
 /** Its elements act when they are in the page: not before Turbo has defined them. */
 async function turbo({ data }) {
+  if (!data.trimStart().startsWith("<")) return; // another update of that type, such as JSON
   await customElements.whenDefined("turbo-stream");
   window.Turbo.renderStreamMessage(data);
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, cast
@@ -14,7 +16,7 @@ from markupsafe import Markup
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from flask_mercure import InvalidArgument, Mercure, TurboStream, dom_id
+from flask_mercure import InvalidArgument, KeySet, Mercure, TurboStream, dom_id
 from flask_mercure.html import htmx_insertion, htmx_removal, htmx_replacement, render_shared, variable_name
 
 
@@ -253,6 +255,13 @@ def test_a_stream_is_published_without_the_request(app: Flask) -> None:
     assert [update.data for update in updates] == [
         '<turbo-stream action="update" target="a"><template>|</template></turbo-stream>'
     ] * 2
+
+
+def test_a_stream_can_be_encrypted(app: Flask) -> None:
+    keys = KeySet.generate()
+    sealed = Mercure().encrypt(TurboStream.remove("a"), keys)
+    header = json.loads(base64.urlsafe_b64decode(sealed.partition(".")[0] + "=="))
+    assert header["cty"] == TurboStream.MEDIA_TYPE
 
 
 @pytest.mark.parametrize("is_request", [True, False])
