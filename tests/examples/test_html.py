@@ -127,6 +127,9 @@ def test_other_things_that_a_page_does(site: Orders, tab: Tab) -> None:
     tab.wait_for("count", lambda: tab.run(count), "9")
     assert tab.run("return app.toasts") == ["saved"]
 
+    tab.run("document.querySelector('mercure-on[topics]').remove()")
+    tab.wait_for("topics", site.topics, [])
+
 
 def test_a_page_that_missed_updates_reloads_itself(site: Orders, tab: Tab) -> None:
     tab.driver.get(f"{site.url}/turbo?position=urn:unknown")
