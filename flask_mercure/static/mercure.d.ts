@@ -162,3 +162,26 @@ export function subscribe(
   listener?: ((update: Update) => void) | null,
   options?: SubscribeOptions,
 ): () => void;
+
+/** How far a job is, as `mercure.progress()` has published it. */
+export interface ProgressState {
+  state: "running" | "done" | "failed";
+  value: number;
+  /** `null` if it is not known. */
+  total: number | null;
+  label: string | null;
+  /** With `done`: `step.result`, if the job has set it. */
+  result?: any;
+  /** With `failed`: a sentence for the user. */
+  message?: string;
+}
+
+export interface ProgressListener {
+  running?(state: ProgressState): void;
+  done?(state: ProgressState): void;
+  /** The job may be tried again, and be running after this. */
+  failed?(state: ProgressState): void;
+}
+
+/** Follow a job from its present state until it is done. Returns what ends it earlier. */
+export function progress(topic: string, listener: ProgressListener, mercure?: Mercure): () => void;

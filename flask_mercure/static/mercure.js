@@ -7,3 +7,4 @@
 
 export { Mercure, Update } from "./connection.js";
 export { connect, on, subscribe } from "./page.js";
+export { progress } from "./progress.js";

@@ -1,6 +1,6 @@
 // How far a job is: what mercure.progress() publishes, read from its beginning. mercure_progress() shows it.
 
-import { connect } from "./mercure.js";
+import { connect } from "./page.js";
 
 const STATES = new Set(["running", "done", "failed"]);
 
