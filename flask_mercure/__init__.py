@@ -51,6 +51,7 @@ from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.progress import Progress
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.publishing.runs import Run
+from flask_mercure.reading.people import Person, Presence
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.tokens import CreatesTokens, TokenFactory
@@ -79,6 +80,8 @@ __all__ = [
     "Mercure",
     "MercureError",
     "NotGranted",
+    "Person",
+    "Presence",
     "Progress",
     "PublishError",
     "RecordedUpdate",

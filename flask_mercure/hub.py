@@ -28,6 +28,7 @@ from flask_mercure.publishing.stream import (
     publish_text,
 )
 from flask_mercure.reading import presence
+from flask_mercure.reading.people import Presence, grants_for
 from flask_mercure.reading.position import position
 from flask_mercure.reading.presence import ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
@@ -447,6 +448,24 @@ class HubOperations(ABC):
         return presence.fetch(
             wanted, configuration, configuration.tokens.create(allowed, None, configuration.own_claims)
         )
+
+    def presence(self, topic: str) -> Presence:
+        """Who is at a topic now, one entry a person; the hub needs ``MERCURE_SUBSCRIPTIONS=1``.
+
+        A browser may see the people of a topic when its cookie has these grants::
+
+            @mercure.subscribe_grants
+            def may_read():
+                return Grants(["items/7", *mercure.presence("items/7").grants], payload={"name": ...})
+
+        :param topic: an exact topic. Who has subscribed to it by a pattern is not at the topic.
+        :returns: an iterable of people, with ``people``, ``count``, ``grants``, ``events`` and
+            ``last_event_id``. The hub is asked when one of these but ``grants`` is first read.
+        :raises InvalidArgument: the topic cannot be expressed, or is too long.
+        :raises TypeError: it is no exact topic.
+        """
+        grants = grants_for(topic, self._state.configuration)
+        return Presence(topic, grants, partial(self.subscriptions, topic))
 
     def url(self, topics: Topics = (), last_event_id: str | None = None, *, last_value: bool = False) -> str:
         """The URL to open an ``EventSource`` with; templates have it as ``mercure_url``.

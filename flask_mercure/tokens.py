@@ -46,6 +46,9 @@ Purpose = Literal["sign", "verify"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+SHOWN_USER = "sub"
+"""Member of a payload that names the user, so that whoever may see it knows which connections are of one."""
+
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _MARGIN = 60.0
 """Seconds before its end at which the publisher's token is replaced: more than clocks differ."""
@@ -298,13 +301,17 @@ class TokenFactory:
             seconds since the epoch or an aware datetime, and ``None`` leaves it out (0.x only). The entries
             of an ``authorization_details`` come before those made from the topics, so that a payload of
             theirs wins; the members of a ``mercure`` object join those made from the topics (0.x).
-        :param payload: shown with the active subscriptions, to everybody who may see those.
+        :param payload: shown with the active subscriptions, to everybody who may see those; with ``sub`` in
+            the claims it gets a member ``sub``, unless it has one or is no object.
         :raises InvalidArgument: a topic, a claim or the payload cannot be expressed.
         """
         subscribe = as_list(subscribe, "subscribe")
+        extra = dict(additional_claims or {})
+        if subscribe and not _has_payload(extra):
+            payload = _with_user(payload, extra.get("sub"))
         granted = authorization_claims(subscribe, publish, payload, protocol=self._protocol)
         standard = self._standard_claims(subscriber=bool(subscribe))
-        claims = standard | _joined(granted, dict(additional_claims or {}))
+        claims = standard | _joined(granted, extra)
         claims["exp"] = _instant(claims["exp"])
         if claims["exp"] is None:
             if self._protocol == "1.0":
@@ -346,6 +353,19 @@ class TokenFactory:
                 "or MERCURE_JWT_SECRET for both roles"
             )
         return key
+
+
+def _with_user(payload: Any, user: object) -> Any:
+    """A payload that names the user; the app's own ``sub`` wins, and what is no object stays as it is."""
+    if not isinstance(user, str) or not isinstance(payload, Mapping | None):
+        return payload
+    return {SHOWN_USER: user, **(payload or {})}
+
+
+def _has_payload(extra: Mapping[str, Any]) -> bool:
+    """Whether the app puts a payload of 0.x into the claims itself."""
+    own = extra.get(OLD_CLAIM)
+    return isinstance(own, Mapping) and "payload" in own
 
 
 def _joined(granted: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

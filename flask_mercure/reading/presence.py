@@ -108,6 +108,11 @@ def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
     return _Resource((match_type, str(matcher)), ("subscriber",))
 
 
+def public_path(wanted: _Resource, configuration: Configuration) -> str:
+    """The path of a collection as browsers know it."""
+    return wanted.path(configuration.public_url)
+
+
 def token_topics(wanted: _Resource, configuration: Configuration) -> list[str]:
     """The topics that a token for a collection must allow.
 

@@ -2,6 +2,7 @@
 
 import { Fallback } from "./fallback.js";
 import { Feed, Seen } from "./feed.js";
+import { Presence } from "./presence.js";
 import { canShare, SharedFeed } from "./shared_feed.js";
 import { Credentials } from "./stream.js";
 import { Subscription } from "./subscription.js";
@@ -181,6 +182,32 @@ export class Mercure extends EventTarget {
       ? (update) => call(listener, update)
       : lastEventId !== null && ((update) => this.#giveByType(update));
     return this.#follow(readTopics(topics), { give, lastEventId });
+  }
+
+  /**
+   * Subscribe to a topic, and follow who else has.
+   *
+   * @param {string} topic an exact one
+   * @param {object} [callbacks] `here(people)`, `joining(person, people)`, `leaving(person, people)` and `count(n)`
+   * @param {object} [options] `join: false` only looks
+   * @returns {() => void} ends it
+   */
+  presence(topic, callbacks = {}, { join = true } = {}) {
+    this.#check();
+    const followed = new Presence(topic, callbacks, this.#settings);
+    const resync = () => followed.resync();
+    const endings = [
+      () => followed.close(),
+      () => this.removeEventListener("gap", resync),
+      this.#follow(readTopics(followed.events), {
+        give: (update) => followed.take(update),
+        lastEventId: null,
+        onstate: (state) => followed.hear(state === "open"),
+      }),
+    ];
+    if (join) endings.push(this.subscribe(topic));
+    this.addEventListener("gap", resync);
+    return () => endings.forEach((end) => end());
   }
 
   /**

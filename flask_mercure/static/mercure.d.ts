@@ -108,6 +108,31 @@ export interface ProblemDetail {
   id?: string;
 }
 
+/** Somebody who is at a topic, however many tabs and devices they have. */
+export interface Person {
+  /** The app's user; `null` when the token names nobody, and equal payloads are one person. */
+  readonly user: string | null;
+  /** That of the token: of the newest connection. */
+  readonly payload: any;
+  /** How many there are; 0 while somebody may come back. Tabs of one browser can share one. */
+  readonly connections: number;
+}
+
+export interface PresenceCallbacks {
+  /** Called once, with everybody who is there, this page's own user too. */
+  here?(people: Person[]): void;
+  joining?(person: Person, people: Person[]): void;
+  /** Called 15 seconds after somebody's last connection ended: a reload is no leaving. */
+  leaving?(person: Person, people: Person[]): void;
+  /** The number of people: at first, and when it has changed. */
+  count?(people: number): void;
+}
+
+export interface PresenceOptions {
+  /** `false`: look on without being at the topic. Default: true. */
+  join?: boolean;
+}
+
 export interface MercureEvents {
   state: CustomEvent<StateDetail>;
   gap: CustomEvent<GapDetail>;
@@ -128,6 +153,11 @@ export class Mercure extends EventTarget {
     listener?: ((update: Update) => void) | null,
     options?: SubscribeOptions,
   ): () => void;
+  /**
+   * Subscribe to a topic and follow who else has. The user needs what `mercure.presence(topic).grants` has in
+   * Python, and the hub MERCURE_SUBSCRIPTIONS=1. Returns what ends it.
+   */
+  presence(topic: string, callbacks?: PresenceCallbacks, options?: PresenceOptions): () => void;
   /** Reload the page after a gap, at the earliest 30 seconds after the previous reload. */
   reload(): void;
   /** Tell that the cookie has changed, or what the token is now. */
@@ -162,6 +192,8 @@ export function subscribe(
   listener?: ((update: Update) => void) | null,
   options?: SubscribeOptions,
 ): () => void;
+/** `connect().presence(…)`, on the page's connection. */
+export function presence(topic: string, callbacks?: PresenceCallbacks, options?: PresenceOptions): () => void;
 
 /** How far a job is, as `mercure.progress()` has published it. */
 export interface ProgressState {

@@ -6,5 +6,5 @@
 //     subscribe("orders/42", (update) => showOrder(update.json()));
 
 export { Mercure, Update } from "./connection.js";
-export { connect, on, subscribe } from "./page.js";
+export { connect, on, presence, subscribe } from "./page.js";
 export { progress } from "./progress.js";

@@ -44,3 +44,6 @@ export const on = (type, listener) => connect().on(type, listener);
 
 /** `connect().subscribe(topics, listener, options)` */
 export const subscribe = (topics, listener, options) => connect().subscribe(topics, listener, options);
+
+/** `connect().presence(topic, callbacks, options)` */
+export const presence = (topic, callbacks, options) => connect().presence(topic, callbacks, options);

@@ -4,7 +4,7 @@ import { subscriptionUrl } from "./topics.js";
 import { TRANSPORTS } from "./transports.js";
 
 const FIRST_DELAY = 1000; // milliseconds before a second attempt, unless the hub names a time
-const LONGEST_DELAY = 30_000;
+export const LONGEST_DELAY = 30_000; // milliseconds
 const EARLIEST = "earliest"; // the cursor of all that the hub has
 const UNANSWERED = 10_000; // milliseconds without an answer, after which something seems to hold it back
 

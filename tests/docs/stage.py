@@ -106,6 +106,8 @@ def stage(hub: RunningHub, folder: Path, code: str) -> Iterator[dict[str, Any]]:
             names = _names(app, mercure, db)
             if "active." in code and "active =" not in code:
                 names["active"] = mercure.subscriptions()
+            if "found." in code and "found =" not in code:
+                names["found"] = mercure.presence("items/7")
             yield names
     finally:
         if "mercure" in app.extensions:

@@ -82,6 +82,12 @@ class HubProcess:
         self._process = spawn(self._directory, "hub", ["-m", "mercure_hub"], self._settings)
         wait_for_answer(f"{self.origin}/healthz", self._process)
 
+    def workers(self) -> list[int]:
+        """The pids of the workers, if there are several."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)

@@ -264,7 +264,7 @@ def test_claims_publishing_and_payload_reach_the_token() -> None:
     claims = jwt.decode(value, options={"verify_signature": False})
     assert claims["sub"] == "ada"
     read, write = claims["authorization_details"]
-    assert (read["payload"], write["actions"]) == ({"name": "Ada"}, ["publish"])
+    assert (read["payload"], write["actions"]) == ({"sub": "ada", "name": "Ada"}, ["publish"])
 
 
 def test_the_last_cookie_of_a_hub_wins_and_others_stay() -> None:

@@ -156,7 +156,7 @@ def test_the_types_name_what_the_module_exports() -> None:
     lists = re.findall(r"^export \{ ([\w, ]+) \}", (folder / "mercure.js").read_text(), re.M)
     exported = {name for names in lists for name in names.split(", ")}
     declared = re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.d.ts").read_text(), re.M)
-    assert exported == set(declared) >= {"Mercure", "Update", "connect", "on", "subscribe"}
+    assert exported == set(declared) >= {"Mercure", "Update", "connect", "on", "presence", "subscribe"}
 
 
 @pytest.mark.parametrize(("page", "hub"), [("localhost", "127.0.0.1"), ("127.0.0.1", "localhost")])

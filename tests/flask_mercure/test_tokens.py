@@ -220,7 +220,7 @@ def test_additional_claims_join_the_standard_ones() -> None:
     assert content(token)["exp"] - end.timestamp() < 1
     grant = verify(token)
     assert grant.payload_for(make(MatcherType.EXACT, "a", PUBLIC)) == {"x": 1}
-    assert grant.payload_for(make(MatcherType.EXACT, "b", PUBLIC)) == {"x": 2}
+    assert grant.payload_for(make(MatcherType.EXACT, "b", PUBLIC)) == {"sub": "ada", "x": 2}
     assert list(claims) == ["sub", "exp", "authorization_details", "scope"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flask_mercure import (
     HubUnreachable,
     InvalidArgument,
     Mercure,
+    Person,
     Refused,
     URITemplate,
     URLPattern,
@@ -56,6 +58,44 @@ def test_subscriptions_can_be_followed_without_a_gap(app: Any) -> None:
         assert (went.json()["subscriber"], went.json()["active"]) == (came.json()["subscriber"], False)
         with pytest.raises(TimeoutError):
             events.wait(0.1)
+
+
+def test_people_at_a_topic_and_nowhere_else(app: Any) -> None:
+    topic = "p-items/7"
+    with (
+        mercure.subscribe(topic, payload={"sub": "ada", "name": "Ada"}),
+        mercure.subscribe([topic, "p-items/8"], payload={"sub": "ada", "name": "Ada"}),
+        mercure.subscribe(topic),  # a worker of the app: nobody
+        mercure.subscribe("p-items/8", payload={"sub": "bo"}),
+        mercure.subscribe(URLPattern("/p-items/:id"), payload={"sub": "cleo"}),
+    ):
+        found = mercure.presence(topic)
+        assert list(found) == [Person("ada", {"sub": "ada", "name": "Ada"}, 2)]
+        assert (found.count, len(found), found.people[0].user) == (1, 1, "ada")
+        assert mercure.presence("p-items/9").count == 0
+        position = found.last_event_id
+    with mercure.subscribe(found.events, position) as events:
+        told: list[Any] = []
+        while sum(not one["active"] for one in told) < 3:
+            told.append(events.wait(PATIENCE).json())
+    assert {one["match"] for one in told} == {topic}
+
+
+def test_a_reader_with_the_grants_sees_the_people_of_one_topic(hub: RunningHub, app: Any) -> None:
+    grants = mercure.presence("p-seen").grants
+    token = mercure.create_token(grants, user="eve")
+    path = grants[0]
+    assert isinstance(path, str)
+    with mercure.subscribe(["p-seen", "p-hidden"], payload={"sub": "ada"}):
+        reply = hub.get(path=path, token=token)
+        assert [one["payload"] for one in reply.json()["subscriptions"]] == [{"sub": "ada"}]
+        for hidden in (path.replace("p-seen", "p-hidden"), path.rpartition("/")[0], path.split("/exact")[0]):
+            assert hub.get(path=hidden, token=token).status == 403
+        # Whatever it subscribes to, it gets the events of this topic alone.
+        everything = {"match": "*", "last_event_id": "earliest"}
+        stream = hub.subscribe(everything, token)
+    told = [json.loads(stream.next().data)["match"] for _ in range(2)]
+    assert set(told) == {"p-seen"}
 
 
 def test_subscriptions_in_protocol_0x(hub: RunningHub) -> None:
