@@ -13,6 +13,7 @@
 # make foreign  clients that others wrote, on a hub; docs/clients.md
 # make check   ruff and strict mypy
 # make docs    the pages that are made from the code
+# make npm     the JavaScript module as an npm package, build/npm, and its archive beside it
 # make site    the documentation as a site, build/site/index.html
 # make chaos   real hubs under faults, for ten minutes; options in SEEDS, MINUTES, WORKERS, ENGINE, NODES and CHAOS,
 #              make chaos CHAOS=--help
@@ -45,7 +46,7 @@ PORTABLE_TESTS := tests/test_windows.py tests/fanout tests/http2 tests/metrics t
 	tests/hub/test_stop.py tests/hub/test_streams.py tests/hub/test_websocket.py tests/flask_mercure/test_development.py \
 	$(patsubst %,tests/storage/test_%.py,clock doorbell feed files locks migration retention several_processes sqlite store)
 
-.PHONY: help python demo demo-cluster test foreign check docs site chaos bench bench-quick bench-publish clean
+.PHONY: help python demo demo-cluster test foreign check docs npm site chaos bench bench-quick bench-publish clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
@@ -80,6 +81,10 @@ docs: $(VENV)/hub.done
 	$(BIN)/python -m docs.website.commands > docs/commands.md
 	$(BIN)/python -m docs.website.problems > docs/problems.md
 	$(BIN)/python -m mercure_hub install --docs docs
+
+npm:
+	PYTHONPATH=hub $(PYTHON) -m npm.build build/npm
+	cd build && npm pack ./npm --loglevel=error
 
 site: $(VENV)/docs.done
 	$(BIN)/python -m sphinx -E -W --keep-going -n -q -c docs -d build/doctrees . build/site
