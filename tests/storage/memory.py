@@ -248,7 +248,7 @@ class MemoryLink:
             page = self.read(after, one.upto, one.topics, one.limit)
         return Resumed(after, page, self.beginning(one.upto))
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         gone = self.engine.gone
         return Beginning(gone[False] + 1, gone[True] + 1)
 

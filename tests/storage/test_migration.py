@@ -14,11 +14,12 @@ import pytest
 
 from mercure_hub.protocol.errors import StorageError
 from mercure_hub.storage.encoding import topic_hash
+from mercure_hub.storage.interface import Retention, Rule
 from mercure_hub.storage.sqlite import schema
 from mercure_hub.storage.sqlite.database import STEPS, Database, Step, migrate, version_of, writing
 from mercure_hub.storage.sqlite.locks import Seats
 from mercure_hub.tools.history import tables as known
-from tests.storage.log import Log, beside, update
+from tests.storage.log import Log, beside, until, update
 
 pytestmark = pytest.mark.minutes
 
@@ -114,6 +115,32 @@ def test_a_database_of_the_version_before_is_taken_over(path: Path) -> None:
     assert version(path) == 4
 
 
+def test_a_history_of_before_gets_retention_by_topic(path: Path) -> None:
+    log = Log(path)
+    log.open()
+    log.append(*[update("/gauges/a", data=str(number)) for number in range(3)])
+    log.close()
+    with beside(path) as database:  # as the version before made it
+        for table in (
+            "mercure_retention",
+            "mercure_rule",
+            "mercure_assigned",
+            "mercure_past",
+            "mercure_gone",
+        ):
+            database.execute(f"DROP TABLE {table}")
+        database.execute("UPDATE mercure_schema SET version = 3")
+    rules = (Rule("urlpattern", "/gauges/:name", size_per_topic=1),)
+    log = Log(path, Retention(rules=rules))
+    log.now += 3600
+    log.open()
+    try:
+        until(lambda: log.sequences() == [3])
+    finally:
+        log.close()
+    assert version(path) == 4
+
+
 def test_a_database_of_a_newer_hub_is_refused_and_stays_as_it_is(path: Path) -> None:
     log = Log(path)
     log.open()
@@ -141,15 +168,15 @@ def test_each_step_is_taken_once_and_in_order(path: Path) -> None:
     make_old(path)
     steps = {
         **STEPS,
-        4: step(["CREATE TABLE three (x)"]),
-        5: step(["INSERT INTO three VALUES (1)"]),
+        5: step(["CREATE TABLE three (x)"]),
+        6: step(["INSERT INTO three VALUES (1)"]),
     }
     with closing(Database(str(path)).connect()) as connection:
         for _ in range(2):
             with writing(connection):
-                assert migrate(connection, steps) == 5
+                assert migrate(connection, steps) == 6
         assert connection.execute("SELECT count(*) FROM three").fetchone() == (1,)
-    assert version(path) == 5
+    assert version(path) == 6
 
 
 def test_a_step_that_fails_leaves_nothing_behind(path: Path) -> None:

@@ -30,6 +30,7 @@ from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
 from mercure_hub.protocol.update import EARLIEST, Update
 from mercure_hub.storage.interface import MANY_TOPICS, Beginning, Page, Resume, Resumed
+from mercure_hub.storage.rules import Interest
 
 _GONE = State.GONE  # looking up a member in its class is slow before Python 3.12
 _READING = 1 << 20  # bytes that a page takes while it is read and encoded
@@ -67,6 +68,8 @@ class Start:
     :param has_values: the last value of each topic up to there comes first.
     :param takes_events: the subscriber may get subscription events.
     :param then: where the history began when the subscriber was told that updates may be missing, if it was.
+    :param told: sequence of the newest update at that time: what came up to there may be missing.
+    :param interest: what it could have got of what rules discard.
     :param generation: of the dispatcher at that time.
     """
 
@@ -75,8 +78,23 @@ class Start:
     page: Page | None = None
     takes_events: bool = False
     then: Beginning | None = None
+    told: int = 0
+    interest: Interest | None = None
     generation: int = 0
     has_values: bool = False
+
+    def lacks(self, beginning: Beginning, after: int) -> bool:
+        """Whether something was discarded that the subscriber should have got after a sequence.
+
+        :param beginning: of the history, as of now.
+        """
+        discarded, interest = beginning.discarded, self.interest
+        if discarded is None or interest is None:
+            return beginning.lacks(after, self.then, events=self.takes_events)
+        if interest.newest(discarded) > max(after, self.told):
+            return True
+        has_rest = interest.has_rest(discarded)
+        return beginning.lacks(after, self.then, events=self.takes_events, updates=has_rest)
 
     def take_page(self) -> Page | None:
         """The first page; forgotten here, so that its memory can be freed."""
@@ -174,6 +192,7 @@ class Replays:
             return Start(
                 self._engine.dispatched,
                 takes_events=takes_events,
+                interest=Interest(matchers),
                 generation=dispatcher.generation,
                 has_values=True,
             )
@@ -181,7 +200,14 @@ class Replays:
             here = dispatcher.last_event_id if takes_events else dispatcher.last_update_id
             return Start(None, None if cursor is None else here, generation=dispatcher.generation)
         if cursor == EARLIEST:
-            return Start(0, EARLIEST, takes_events=takes_events, generation=dispatcher.generation)
+            return Start(
+                0,
+                EARLIEST,
+                takes_events=takes_events,
+                told=self._engine.dispatched,
+                interest=Interest(matchers),
+                generation=dispatcher.generation,
+            )
         topics = _exact_topics(matchers)
         while True:
             generation, upto = dispatcher.generation, self._engine.dispatched
@@ -192,7 +218,8 @@ class Replays:
             wanted = Resume(cursor, upto, topics, self._page)
             resumed = self._lookups.run_jointly(self._resume, wanted)
             if dispatcher.generation == generation:  # else this is a sequence of a history that is lost
-                return _start(wanted, resumed, generation, takes_events=takes_events, is_newest=is_newest)
+                begin = Start(takes_events=takes_events, interest=Interest(matchers), generation=generation)
+                return _placed(begin, wanted, resumed, is_newest=is_newest)
 
     def _resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
         """Look up where subscribers go on, in a thread."""
@@ -378,9 +405,7 @@ class Replays:
                     span = replace(span, upto=page.reached)
                     content = self._encoded(subscriber, wanted, page)
                     # Also for the first page: it is read by several statements.
-                    lacks = span.sequences is None and page.beginning.lacks(
-                        span.after, start.then, events=start.takes_events
-                    )
+                    lacks = span.sequences is None and start.lacks(page.beginning, span.after)
                     if lacks or offered not in (None, hash(content)):
                         self._end_discarded(subscriber, span)
                         return None
@@ -462,16 +487,16 @@ class Replays:
         return None
 
 
-def _start(
-    wanted: Resume, resumed: Resumed, generation: int, *, takes_events: bool, is_newest: bool
-) -> Start:
-    """Where a subscription begins, after its cursor was looked up."""
+def _placed(start: Start, wanted: Resume, resumed: Resumed, *, is_newest: bool) -> Start:
+    """A start with the place where it is, after its cursor was looked up."""
     after, page, cursor = resumed.after, resumed.page, wanted.event_id
     if after is None and is_newest:
         after = wanted.upto
-    elif after is None or (after < wanted.upto and resumed.beginning.lacks(after, events=takes_events)):
+    elif after is None or (after < wanted.upto and start.lacks(resumed.beginning, after)):
         after, page, cursor = 0, None, EARLIEST
-    return Start(after, cursor, page, takes_events, generation=generation)
+        start.told = wanted.upto
+    start.after, start.page, start.last_event_id = after, page, cursor
+    return start
 
 
 def _is_for(subscriber: Subscriber, wanted: Scope, update: Update) -> bool:

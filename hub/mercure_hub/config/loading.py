@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mercure_hub.config import issuers
+from mercure_hub.config import issuers, retention
 from mercure_hub.config.issuers import IssuerError
+from mercure_hub.config.retention import RuleError
 from mercure_hub.config.settings import CONFIG, ROWS, TABLE, Setting, SettingError, Settings
 from mercure_hub.key_files import load_key
 from mercure_hub.protocol.errors import KeyMaterialError, shown
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key, fitting
+from mercure_hub.storage.address import address_of
+from mercure_hub.storage.interface import Rule
 
 _PASSWORD = re.compile(r"(?<=://)\S*(?=@)")  # the user and password in a URL, in which a / may not be escaped
 _QUERY = re.compile(r"(://[^\s?]*\?)\S*")
@@ -49,6 +52,7 @@ class _Given:
     :param texts: as they were written, or the default.
     :param sources: where each setting comes from that is set.
     :param tables: the ``[[issuer]]`` tables.
+    :param rules: the ``[[retention]]`` tables.
     :param path: of the file with them.
     """
 
@@ -56,6 +60,7 @@ class _Given:
     texts: Mapping[str, str]
     sources: Mapping[str, str]
     tables: Sequence[Mapping[str, object]]
+    rules: Sequence[Mapping[str, object]]
     path: str
 
 
@@ -98,7 +103,7 @@ def reloaded(settings: Settings, new: Settings) -> Settings:
 
 def _given(environment: Mapping[str, str], flags: Mapping[str, str], table: Sequence[Setting]) -> _Given:
     path = flags.get(CONFIG.name) or environment.get(CONFIG.variable, "")
-    file, tables = _read_file(path) if path else ({}, [])
+    file, tables, rules = _read_file(path) if path else ({}, [], [])
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
     sources: dict[str, str] = {}
@@ -117,26 +122,38 @@ def _given(environment: Mapping[str, str], flags: Mapping[str, str], table: Sequ
         except ValueError as error:
             value = "" if setting.is_secret else f" {_PASSWORD.sub('***', text)!r}"
             raise SettingError(f"{named}:{value} {error}") from None
-    return _Given(values, texts, sources, tables, path)
+    return _Given(values, texts, sources, tables, rules, path)
 
 
-def _read_file(path: str) -> tuple[dict[str, str], list[dict[str, object]]]:
-    """Settings as text, and the ``[[issuer]]`` tables."""
+_Tables = list[dict[str, object]]
+
+
+def _read_file(path: str) -> tuple[dict[str, str], _Tables, _Tables]:
+    """Settings as text, and the ``[[issuer]]`` and ``[[retention]]`` tables."""
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"{CONFIG.variable}: {path!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingError(f"{CONFIG.variable}: {path!r} is not TOML: {error}") from None
+    rules = _tables_of(content, "retention")
+    if "retention" in content:
+        raise SettingError(f"retention in {path}: is no table; write [[retention]] above its keys")
     unknown = [name for name in content if name not in ROWS]
     if unknown:
         known = ", ".join(ROWS)
         raise SettingError(f"{unknown[0]} in {path}: there is no such setting; known are {known}")
-    issuer = content.get("issuer")
-    tables: list[dict[str, object]] = []
-    if isinstance(issuer, list) and all(isinstance(one, dict) for one in issuer):
-        tables = content.pop("issuer")
-    return {name: _as_text(value, f"{name} in {path}") for name, value in content.items()}, tables
+    tables = _tables_of(content, "issuer")
+    return {name: _as_text(value, f"{name} in {path}") for name, value in content.items()}, tables, rules
+
+
+def _tables_of(content: dict[str, Any], name: str) -> _Tables:
+    """Take the tables with a name out of a file."""
+    found = content.get(name)
+    if isinstance(found, list) and all(isinstance(one, dict) for one in found):
+        tables: _Tables = content.pop(name)
+        return tables
+    return []
 
 
 def _as_text(value: object, named: str) -> str:
@@ -184,7 +201,13 @@ def _settings(given: _Given) -> Settings:
     if values["tls_key"] and not values["tls_cert"]:
         raise SettingError("MERCURE_TLS_KEY: is set and MERCURE_TLS_CERT is not; set both")
     _check_all_different(trusted)
-    return _checked(Settings(**values, issuers=tuple(trusted)))
+    settings = Settings(**values, issuers=tuple(trusted), retention=_rules(given.rules, given.path))
+    try:
+        retention.check_patterns(settings.retention, settings.kept.base)
+    except RuleError as error:
+        raise SettingError(f"[[retention]] in {given.path}: {error}") from None
+    _check_engine(settings)
+    return _checked(settings)
 
 
 def _checked(settings: Settings) -> Settings:
@@ -296,6 +319,27 @@ def _other_issuers(tables: Sequence[Mapping[str, object]], path: str) -> list[Is
             named = shown(table["identifier"]) if table.get("identifier") else f"number {number}"
             raise SettingError(f"[[issuer]] {named} in {path}: {error}") from None
     return others
+
+
+def _check_engine(settings: Settings) -> None:
+    address = address_of(settings.transport_url)
+    if settings.retention and address.is_shared:
+        raise SettingError(
+            f"[[retention]]: {address.shown} keeps all updates alike; use SQLite (MERCURE_TRANSPORT_URL), or "
+            "remove these tables"
+        )
+
+
+def _rules(tables: Sequence[Mapping[str, object]], path: str) -> tuple[Rule, ...]:
+    if len(tables) > retention.MOST:
+        raise SettingError(f"[[retention]] in {path}: {len(tables)} tables; the limit is {retention.MOST}")
+    rules = []
+    for number, table in enumerate(tables, 1):
+        try:
+            rules.append(retention.from_table(table))
+        except RuleError as error:
+            raise SettingError(f"[[retention]] number {number} in {path}: {error}") from None
+    return tuple(rules)
 
 
 def _check_all_different(trusted: Sequence[Issuer]) -> None:

@@ -8,10 +8,11 @@ A field holds everything about its setting: type, reader, default, text, and whe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mercure_hub.config.issuers import reference as issuer_reference
+from mercure_hub.config.retention import reference as retention_reference
 from mercure_hub.config.values import (
     Network,
     address,
@@ -34,6 +35,7 @@ from mercure_hub.config.values import (
 from mercure_hub.protocol.tokens.credentials import COOKIE
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key
+from mercure_hub.storage.interface import Retention, Rule
 
 if TYPE_CHECKING:  # they need compiled packages; the extension reads this table without them
     from mercure_hub.protocol.hub_url import Identity
@@ -135,6 +137,7 @@ class Settings:
 
     :param issuers: whose tokens the hub accepts: the one of the table, then those of ``[[issuer]]``
         tables.
+    :param retention: the ``[[retention]]`` tables.
     """
 
     listen: tuple[str, int] = _setting(
@@ -401,6 +404,13 @@ class Settings:
     )
     log_keep: int = _setting(_LOG, count, "7", "NUMBER", "How many renamed files stay.")
     issuers: tuple[Issuer, ...] = ()
+    retention: tuple[Rule, ...] = ()
+
+    @property
+    def kept(self) -> Retention:
+        """How much history to keep."""
+        kept = Retention(self.history_size, self.history_max_age, self.retention)
+        return kept if self.public_url is None else replace(kept, base=self.public_url.url)
 
     @property
     def knows_its_url(self) -> bool:
@@ -469,7 +479,7 @@ def reference() -> str:
     for group in dict.fromkeys(setting.group for setting in TABLE):
         lines += ["", f"## {group}", "", "| variable | flag | default | |", "|---|---|---|---|"]
         lines += [_reference_row(setting) for setting in TABLE if setting.group == group]
-    return "\n".join([*lines, *issuer_reference(), ""])
+    return "\n".join([*lines, *issuer_reference(), *retention_reference(), ""])
 
 
 def _reference_row(setting: Setting) -> str:

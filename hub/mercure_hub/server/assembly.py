@@ -40,7 +40,6 @@ from mercure_hub.storage.address import address_of
 from mercure_hub.storage.doorbell import Bell, Doorbell, bells
 from mercure_hub.storage.engines import link_to, shared_link_to
 from mercure_hub.storage.feed.link import FedLink
-from mercure_hub.storage.interface import Retention
 from mercure_hub.storage.store import Store
 
 _OTHER_DESCRIPTORS = 64  # for publishers, the database and files
@@ -186,7 +185,7 @@ def _make_room(one: Waiting) -> None:
 
 def _store(settings: Settings, inherited: Inherited | None, own_bells: list[Bell]) -> Store[Waiter | None]:
     address = address_of(settings.transport_url)
-    kept = Retention(settings.history_size, settings.history_max_age)
+    kept = settings.kept
     if inherited is None:
         return Store(link_to(address, kept, Doorbell(own_bells[0], ())))
     feed = inherited.feed

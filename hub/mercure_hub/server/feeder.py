@@ -22,7 +22,6 @@ from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.feed.feeder import Feeder
 from mercure_hub.storage.feed.state import FeedState
-from mercure_hub.storage.interface import Retention
 
 PROCESS_NAME = "mercure-feeder"
 """As ``ps`` and ``top`` show it."""
@@ -124,9 +123,7 @@ def feed_workers(settings: Settings, feed: Feed, tally: Tally, ready: Callable[[
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_IGNORED, signal.SIGCHLD))
-    link = link_to(
-        address_of(settings.transport_url), Retention(settings.history_size, settings.history_max_age)
-    )
+    link = link_to(address_of(settings.transport_url), settings.kept)
     feeder = Feeder(link, feed.path, feed.state, feed.bells)
     metrics = ProcessMetrics(tally)
     feeder.each_second = lambda: _sample(metrics)

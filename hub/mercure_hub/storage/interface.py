@@ -71,20 +71,42 @@ class LeaseLost(StorageError):
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """How much to keep of the updates whose topics a matcher selects; without limits all of them.
+
+    :param type: of the matcher.
+    :param value: of the matcher.
+    :param size: updates, 0 for all.
+    :param size_per_topic: updates of each topic, 0 for all.
+    :param max_age: seconds, 0 for ever.
+    """
+
+    type: str
+    value: str
+    size: int = 0
+    size_per_topic: int = 0
+    max_age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Retention:
     """How much history to keep.
 
     :param size: updates of publishers, 0 for all.
     :param max_age: seconds, 0 for ever.
+    :param rules: the first one that matches a topic of an update counts for it, in place of these.
+    :param base: URL against which their patterns are resolved.
     """
 
     size: int = 0
     max_age: float = 0.0
+    rules: tuple[Rule, ...] = ()
+    base: str = "http://localhost/.well-known/mercure"
 
     @property
     def is_bounded(self) -> bool:
         """Whether updates of publishers are ever discarded."""
-        return self.size > 0 or self.max_age > 0
+        return self.size > 0 or self.max_age > 0 or bool(self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +128,38 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Discarded:
+    """What rules have discarded, as sequences of the newest such update; 0: none.
+
+    :param rules: the ``text`` of those in force.
+    :param by_rule: of each, what it discarded; and of that, what has a topic that the rule does not match.
+    :param rest_before: of what belonged to no rule before these were in force.
+    :param before: of what rules discarded that are not in force any more.
+    :param of_topics: of the topics that were asked for.
+    :param forgotten: up to where it is not known any more of which topics something was discarded.
+    """
+
+    rules: str
+    by_rule: tuple[tuple[int, int], ...]
+    rest_before: int = 0
+    before: int = 0
+    of_topics: int = 0
+    forgotten: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Beginning:
     """Where the history begins, as retention left it.
 
-    :param updates: sequence from which on all updates of publishers are there.
+    :param updates: sequence from which on all updates of publishers are there, but for those that belong to
+        rules.
     :param events: the same for the hub's own events, which have a retention of their own.
+    :param discarded: what rules discarded, wherever it was; ``None``: nothing.
     """
 
     updates: int
     events: int
+    discarded: Discarded | None = None
 
     @classmethod
     def noted(cls, updates_gone: int, events_gone: int, oldest: int | None, upto: int) -> Beginning:
@@ -133,14 +178,15 @@ class Beginning:
             updates_gone = events_gone = all_gone
         return cls(updates_gone + 1, events_gone + 1)
 
-    def lacks(self, after: int, then: Beginning | None = None, *, events: bool) -> bool:
-        """Tell whether something after a sequence was discarded.
+    def lacks(self, after: int, then: Beginning | None = None, *, events: bool, updates: bool = True) -> bool:
+        """Tell whether something after a sequence was discarded, but not by rules.
 
         :param then: where the history began when the reader was told that something is missing, if it was.
         :param events: the hub's events count too.
+        :param updates: updates of publishers count.
         """
         updates_then, events_then = (0, 0) if then is None else (then.updates, then.events)
-        if self.updates > max(after + 1, updates_then):
+        if updates and self.updates > max(after + 1, updates_then):
             return True
         return events and self.events > max(after + 1, events_then)
 
@@ -480,7 +526,8 @@ class Link(Protocol):
     def discard(self) -> None:
         """Discard one bounded step of what is too old by the engine's clock, within ``turn``.
 
-        Updates go from the beginning only, and events of the hub likewise.
+        Updates go from the beginning only, and events of the hub likewise. What rules discard may be
+        anywhere. It leaves its position for a while, at which a subscriber can resume.
         """
 
     def trust_clock(self) -> None:
@@ -517,10 +564,11 @@ class Link(Protocol):
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
         """Look up where subscribers resume, all of them in few round trips; the answers are in order."""
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Where the history begins.
 
         :param upto: sequence after which it begins if nothing is there.
+        :param topics: of which to tell what rules discarded, if they are not more than ``MANY_TOPICS``.
         """
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:

@@ -351,9 +351,9 @@ class Store(Generic[Ticket]):
         """Look up where subscribers go on; see ``Link.resume``."""
         return self._link.resume(wanted)
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Where the history begins; see ``Link.beginning``."""
-        return self._link.beginning(upto)
+        return self._link.beginning(upto, topics)
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the history; see ``Link.read``."""
@@ -860,13 +860,13 @@ class Store(Generic[Ticket]):
         if not entries:
             return False
         broken = None
-        if entries[0].sequence > self._seen + 1:
+        if entries[-1].sequence > self._seen + len(entries):
             broken = Break.TRIMMED
             _log.error(
-                "updates %d to %d were discarded before this process could send them: it stood still or was "
-                "cut off for too long, or the clock was changed",
+                "updates between %d and %d were discarded before this process could send them: it stood "
+                "still or was cut off for too long, or the clock was changed",
                 self._seen + 1,
-                entries[0].sequence - 1,
+                entries[-1].sequence,
             )
         self._advance(entries)
         self._deliver(Commit(entries, (), broken=broken))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mercure_hub import DOCUMENTATION
 from mercure_hub.config.loading import Effective, load_effective
+from mercure_hub.config.retention import described
 from mercure_hub.config.settings import SettingError
 from mercure_hub.protocol.errors import StorageUnusable
 from mercure_hub.protocol.tokens.issuer import Issuer
@@ -38,6 +39,7 @@ def check(environment: Mapping[str, str], flags: Mapping[str, str]) -> list[str]
     return [
         *_lines(effective),
         _engine(settings.transport_url),
+        *(f"# retention: {described(rule)}" for rule in settings.retention),
         *_issuers(settings.issuers),
         *_system(sys.platform),
     ]

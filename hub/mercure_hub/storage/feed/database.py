@@ -85,7 +85,7 @@ class CopyWriter:
             self._driver = copy_at(path).connect()
             try:
                 with writing(self._driver):
-                    schema.create(self._driver, ("mercure_position", "mercure_update", "mercure_topic"))
+                    schema.create(self._driver, _TABLES)
                     self._driver.execute(_COPIED)
                 self._page_size = self._pragma("page_size")
             except BaseException:
@@ -206,6 +206,10 @@ class CopyWriter:
         self._driver.close()
 
 
+_TABLES = (
+    *("mercure_position", "mercure_update", "mercure_topic"),
+    *("mercure_retention", "mercure_rule", "mercure_past", "mercure_gone"),
+)
 _COPIED = """
     CREATE TABLE IF NOT EXISTS mercure_copy (epoch TEXT NOT NULL, base INTEGER NOT NULL, base_id TEXT)
 """

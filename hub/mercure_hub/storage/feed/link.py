@@ -219,10 +219,10 @@ class FedLink:
             return None
         return found if state.generation == generation else None
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Of the engine, unless the copy has the whole history."""
-        found = self._from_copy(0, upto, lambda: self._reader.beginning(upto))
-        return self._engine.beginning(upto) if found is None else found
+        found = self._from_copy(0, upto, lambda: self._reader.beginning(upto, topics))
+        return self._engine.beginning(upto, topics) if found is None else found
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read from the copy what is there."""

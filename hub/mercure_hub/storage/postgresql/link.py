@@ -469,9 +469,9 @@ class PostgresqlLink:
         """Look up where subscribers go on."""
         return self._reader.resume(wanted)
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Where the history begins."""
-        return self._reader.beginning(upto)
+        return self._reader.beginning(upto, topics)
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the history."""

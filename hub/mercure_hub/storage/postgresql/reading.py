@@ -204,7 +204,7 @@ class Reader:
             rows, gone = connection.ask_all([question, (_BEGINNING, None)])
         return _page(rows, upto, limit, _beginning(gone, upto))
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:  # noqa: ARG002
         """Where the history begins; see ``Link.beginning``."""
         with self.connection() as connection:
             return _beginning(connection.ask(_BEGINNING), upto)

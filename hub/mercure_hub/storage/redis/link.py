@@ -343,7 +343,7 @@ class RedisLink:
             for after, part in zip(afters, parts, strict=True)
         ]
 
-    def beginning(self, upto: int) -> Beginning:  # noqa: ARG002 - retention always notes it
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:  # noqa: ARG002 - retention always notes it
         """Where the history begins, as retention noted it."""
         return _beginning(self._ask(self._gone))
 

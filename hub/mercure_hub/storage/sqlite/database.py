@@ -189,9 +189,9 @@ def _name_matchers(connection: sqlite3.Connection) -> None:
     connection.execute(schema.VALUE_INDEX)
 
 
-def _keep_revocations(connection: sqlite3.Connection) -> None:
-    """To version 4: revocations are kept."""
-    schema.create(connection, ("mercure_revocation",))
+def _keep_revocations_and_rules(connection: sqlite3.Connection) -> None:
+    """To version 4: revocations are kept, and updates by topic."""
+    schema.create(connection)
 
 
 Step = Callable[[sqlite3.Connection], None]
@@ -200,7 +200,7 @@ STEPS: Mapping[int, Step] = {
     1: _add_missing_tables,
     schema.KNOWS_EVENTS: _tell_events_apart,
     3: _name_matchers,
-    4: _keep_revocations,
+    schema.KNOWS_RULES: _keep_revocations_and_rules,
 }
 """What leads to a version from the one before."""
 

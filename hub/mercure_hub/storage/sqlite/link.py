@@ -37,7 +37,7 @@ from mercure_hub.storage.interface import (
     TopicPage,
     Unstorable,
 )
-from mercure_hub.storage.sqlite import retention, schema
+from mercure_hub.storage.sqlite import by_rules, retention, schema
 from mercure_hub.storage.sqlite.database import Database, is_database, migrate, path_of, reason, writing
 from mercure_hub.storage.sqlite.files import (
     DatabaseFiles,
@@ -134,6 +134,7 @@ class SqliteLink:
             seats = Seats(lock_path(self._path))
             with self._noticed_turn(seats), writing(writer):
                 migrate(writer)
+                by_rules.declare(writer, self._trimmer.rules)
                 seats.take()  # in the same turn: whoever works on the database meanwhile has to know of us
             close_to_others(self._path)
             self._seats, self._turn = seats, _Turn(seats, self._error)
@@ -305,10 +306,10 @@ class SqliteLink:
         with self._read_errors():
             return [self._reader.resume(one) for one in wanted]
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Where the history begins."""
         with self._read_errors():
-            return self._reader.beginning(upto)
+            return self._reader.beginning(upto, topics)
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the history."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import json
 import sqlite3
 import threading
 from collections import deque
@@ -14,6 +15,7 @@ from mercure_hub.storage.encoding import bounded, decoded_topics, topic_hash, to
 from mercure_hub.storage.interface import (
     MANY_TOPICS,
     Beginning,
+    Discarded,
     Entry,
     Outline,
     Page,
@@ -32,12 +34,27 @@ _BLOCK = 16  # sequences that one statement reads
 _ROWS = 10  # fetched at once: large updates must not all be in memory
 _NO_END = (1 << 63) - 1  # the largest sequence
 
-_FIND = "SELECT min(sequence) FROM mercure_update WHERE id = ?"
+_FIND = """
+    SELECT min(sequence) FROM (
+        SELECT min(sequence) AS sequence FROM mercure_update WHERE id = ?1
+        UNION ALL SELECT min(sequence) FROM mercure_past WHERE id = ?1
+    )
+"""
 _LAST = "SELECT last_sequence FROM mercure_position"
 _ID_AT = "SELECT id FROM mercure_update WHERE sequence = ?"
 _BEGINNING = """
-    SELECT updates_gone, events_gone, (SELECT min(sequence) FROM mercure_update) FROM mercure_position
+    SELECT updates_gone, events_gone, (SELECT min(sequence) FROM mercure_update),
+        rules, rest_before, before, forgotten,
+        CASE WHEN rules <> '' OR discards > 0 THEN (
+            SELECT json_group_array(json_array(gone, strays)) FROM (
+                SELECT gone, strays FROM mercure_rule WHERE number > 0 ORDER BY number
+            )
+        ) END
+    FROM mercure_position, mercure_retention
 """
+_GONE = (
+    "SELECT coalesce(max(sequence), 0) FROM mercure_gone WHERE topic_hash IN (SELECT value FROM json_each(?))"
+)
 
 
 def _entries_of(source: str) -> str:
@@ -128,7 +145,7 @@ class Reader:
         """Where a subscriber goes on; see ``Link.resume``."""
         after = self.find(wanted.event_id)
         if after is None or not wanted.has_page(after):
-            return Resumed(after, None, self.beginning(wanted.upto))
+            return Resumed(after, None, self.beginning(wanted.upto, wanted.topics))
         page = self.page(after, wanted.upto, wanted.topics, wanted.limit)
         return Resumed(after, page, page.beginning)
 
@@ -136,7 +153,7 @@ class Reader:
         """Updates in their order; see ``Link.read``."""
         entries, reached = self._entries(after, upto, topics, limit)
         # After the entries: what is discarded meanwhile must not be missed.
-        return Page(entries, reached, self.beginning(upto))
+        return Page(entries, reached, self.beginning(upto, topics))
 
     def _entries(
         self, after: int, upto: int, topics: Collection[str] | None, limit: int
@@ -160,11 +177,21 @@ class Reader:
                 sequences, upto = _cut(list(dict.fromkeys(heapq.merge(*by_topic))), upto, limit)
             return bounded(_entries_at(cursor, sequences), upto, limit)
 
-    def beginning(self, upto: int) -> Beginning:
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Where the history begins; see ``Link.beginning``."""
+        of_topics = 0
         with self._cursor() as cursor:
-            updates_gone, events_gone, oldest = cursor.execute(_BEGINNING).fetchone()
-        return Beginning.noted(updates_gone, events_gone, oldest, upto)
+            row = cursor.execute(_BEGINNING).fetchone()
+            updates, events, oldest, rules, rest_before, before, forgotten, by_rule = row
+            if by_rule is None:
+                return Beginning.noted(updates, events, oldest, upto)
+            if topics is not None and len(topics) <= MANY_TOPICS:
+                hashes = json.dumps([topic_hash(one) for one in topics])
+                (of_topics,) = cursor.execute(_GONE, (hashes,)).fetchone()
+        of_rules = tuple((gone, strays) for gone, strays in json.loads(by_rule))
+        return Beginning(
+            updates + 1, events + 1, Discarded(rules, of_rules, rest_before, before, of_topics, forgotten)
+        )
 
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics of updates in a part of the history; see ``Link.topics``."""

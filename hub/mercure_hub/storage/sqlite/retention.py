@@ -17,6 +17,10 @@ from typing import NamedTuple, Protocol
 
 from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, GRACE, Retention
+from mercure_hub.storage.rules import Rules
+from mercure_hub.storage.sqlite import by_rules
+from mercure_hub.storage.sqlite.by_rules import SqliteTables, in_force
+from mercure_hub.storage.trimming import RuleTrimmer, times_of
 
 STEP = 1000  # as many as one batch brings, so that trimming keeps up
 TOLERANCE = 60.0
@@ -34,14 +38,20 @@ class Trimmer:
     """Discards what is too old: updates, and events of the hub.
 
     Of each kind only the beginning goes, and the database records how far that is: a reader could not tell
-    that something is missing in the middle.
+    that something is missing in the middle. Where there are rules, they discard the updates.
 
     :param retention: how much to keep.
     """
 
     def __init__(self, retention: Retention) -> None:
         self._retention = retention
+        self._by_rules = RuleTrimmer(retention)
         self._first = 0  # the sequence before which there are no updates of publishers
+
+    @property
+    def rules(self) -> Rules:
+        """The rules."""
+        return self._by_rules.rules
 
     def step(self, connection: sqlite3.Connection, now: float, grace: float, *, by_age: bool = True) -> int:
         """Discard one step, in a transaction that writes.
@@ -53,7 +63,12 @@ class Trimmer:
         """
         most = self._retention.max_age or float("inf")
         oldest, oldest_event = (now - most, now - min(most, EVENTS_MAX_AGE)) if by_age else (_NEVER, _NEVER)
-        updates = self._discard_updates(connection, now, grace, oldest) if self._retention.is_bounded else 0
+        if self._retention.rules:
+            updates = self._by_rules.step(SqliteTables(connection), now, grace, by_age=by_age)
+        elif self._retention.is_bounded and self._by_rules.is_in_force(in_force(connection)):
+            updates = self._discard_updates(connection, now, grace, oldest)
+        else:
+            updates = 0
         return max(updates, self._discard_events(connection, now, grace, oldest_event))
 
     def _discard_updates(
@@ -118,7 +133,7 @@ def _beginning(
 
     :param is_too_old: takes a row, and the time of its publication.
     """
-    times = _times([row.published_at for row in rows], now)
+    times = times_of([row.published_at for row in rows], now)
     stays = (
         place
         for place, (row, time) in enumerate(zip(rows, times, strict=True))
@@ -132,19 +147,11 @@ def _discard(connection: sqlite3.Connection, gone: str, rows: Sequence[_Row]) ->
 
     :param gone: the column that says how far it is discarded.
     """
-    connection.execute(f"UPDATE mercure_position SET {gone} = ?", (rows[-1].sequence,))  # noqa: S608 - constants
+    connection.execute(
+        f"UPDATE mercure_position SET {gone} = max({gone}, ?)",  # noqa: S608 - constants
+        (rows[-1].sequence,),
+    )
     delete(connection, rows)
-
-
-def _times(stamps: Sequence[float], now: float) -> list[float]:
-    """When updates were published: what a clock stamped that was ahead is as old as what came after it.
-
-    :param stamps: of the clock, in the order of the sequences.
-    """
-    times = [now]
-    for stamp in reversed(stamps):
-        times.append(stamp if stamp <= now else times[-1])
-    return times[:0:-1]
 
 
 def count(connection: sqlite3.Connection) -> int:
@@ -152,6 +159,13 @@ def count(connection: sqlite3.Connection) -> int:
     last, events, gone = connection.execute(
         "SELECT last_sequence, events, updates_gone FROM mercure_position"
     ).fetchone()
+    assigned, upto = by_rules.count(connection)
+    if assigned:
+        return assigned + _count_after(connection, upto, last, events)
+    return _count_after(connection, gone, last, events)
+
+
+def _count_after(connection: sqlite3.Connection, gone: int, last: int, events: int) -> int:
     first = connection.execute(
         "SELECT sequence, events_before FROM mercure_update WHERE sequence > ? ORDER BY sequence LIMIT 1",
         (gone,),

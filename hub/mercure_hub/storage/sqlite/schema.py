@@ -13,6 +13,9 @@ from mercure_hub.storage.interface import Entry
 KNOWS_EVENTS = 2
 """The version from which on events are told from updates."""
 
+KNOWS_RULES = 4
+"""The version from which on there is retention by topic."""
+
 EVENT_INDEX = """
     CREATE INDEX mercure_update_event ON mercure_update (sequence, event_bytes) WHERE event_bytes IS NOT NULL
 """
@@ -66,6 +69,69 @@ TABLES = {
             PRIMARY KEY (topic_hash, sequence)
         ) WITHOUT ROWID
         """,
+    ),
+    # One row: which retention rules are in force, as text; the number of their generation; and up to which
+    # sequence updates are assigned to them. How many updates rules have discarded; up to which sequence it is
+    # forgotten of which topics; up to which rules discarded something that are not in force any more, and up
+    # to which updates were gone that belonged to none before.
+    "mercure_retention": (
+        """
+        CREATE TABLE mercure_retention (
+            id INTEGER NOT NULL PRIMARY KEY,
+            rules TEXT NOT NULL,
+            generation INTEGER NOT NULL,
+            assigned INTEGER NOT NULL,
+            discards INTEGER NOT NULL,
+            forgotten INTEGER NOT NULL,
+            before INTEGER NOT NULL,
+            rest_before INTEGER NOT NULL
+        )
+        """,
+        "INSERT INTO mercure_retention VALUES (1, '', 0, 0, 0, 0, 0, 0)",
+    ),
+    # The rules in force, from 1; 0 is the rest. How many updates are assigned to each, and the sequences of
+    # the newest that it discarded, and of the newest of these with a topic that the rule does not match.
+    "mercure_rule": (
+        """
+        CREATE TABLE mercure_rule (
+            number INTEGER NOT NULL PRIMARY KEY,
+            updates INTEGER NOT NULL,
+            gone INTEGER NOT NULL,
+            strays INTEGER NOT NULL
+        )
+        """,
+    ),
+    # The updates of each rule; its number has that of the generation before it.
+    "mercure_assigned": (
+        """
+        CREATE TABLE mercure_assigned (
+            rule INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            PRIMARY KEY (rule, sequence)
+        ) WITHOUT ROWID
+        """,
+    ),
+    # What rules have discarded last, numbered: positions at which a subscriber can still resume.
+    "mercure_past": (
+        """
+        CREATE TABLE mercure_past (
+            number INTEGER NOT NULL PRIMARY KEY,
+            sequence INTEGER NOT NULL,
+            id TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX mercure_past_id ON mercure_past (id)",
+    ),
+    # The newest update of each topic that rules have discarded, and its number.
+    "mercure_gone": (
+        """
+        CREATE TABLE mercure_gone (
+            topic_hash INTEGER NOT NULL PRIMARY KEY,
+            sequence INTEGER NOT NULL,
+            number INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX mercure_gone_number ON mercure_gone (number)",
     ),
     # Who is connected, where active subscriptions are on: a row comes with the update that tells of the
     # subscription and goes with the one that tells of its end. The seat is that of the process which has the

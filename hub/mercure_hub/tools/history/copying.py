@@ -18,6 +18,9 @@ from mercure_hub.tools.history.history import (
 BATCH = 1000
 _BATCH_CHARACTERS = 4 << 20
 _ROUNDING = 0.002  # seconds
+_COMPARED = (
+    1000  # updates that are looked up in the source, which retention by topic may have discarded there
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +114,21 @@ def _is_same(one: Row | None, other: Row) -> bool:
 def _check_beginning(source: History, goal: Marks, target: History, begin: Marks) -> None:
     """Refuse a target with another history.
 
-    What it has must be what the source has up to there: its newest update is compared in full, and between
-    that one and its end the source must have nothing.
+    What it has must be what the source has up to there: of its newest updates, the first that the source
+    still has is compared in full, and between the newest one and its end the source must have nothing.
     """
-    newest = next(select(target, EVERYTHING, is_backward=True), None)
-    if newest is None and begin.last == 0:
-        return
-    place = 0 if newest is None else newest.sequence
-    there = next(select(source, EVERYTHING, after=max(place - 1, 0), upto=begin.last), None)
     is_same = begin.last <= goal.last
-    if newest is None:
-        is_same = is_same and there is None
+    place = 0
+    for number, row in enumerate(select(target, EVERYTHING, is_backward=True), 1):
+        place = place or row.sequence
+        there = next(select(source, EVERYTHING, after=row.sequence - 1, upto=row.sequence), None)
+        if there is not None or number == _COMPARED:
+            is_same = is_same and _is_same(there, row)
+            break
     else:
-        is_same = is_same and _is_same(there, newest)
-        is_same = is_same and next(select(source, EVERYTHING, after=place, upto=begin.last), None) is None
+        is_same = is_same and not place
+    if is_same:
+        is_same = next(select(source, EVERYTHING, after=place, upto=begin.last), None) is None
     if not is_same:
         raise HistoryError(
             f"{target.name} is not a copy of the beginning of {source.name}: name a new target, or empty "

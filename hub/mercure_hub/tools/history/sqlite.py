@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,11 @@ from mercure_hub.protocol.errors import StorageError
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import GRACE
-from mercure_hub.storage.sqlite import retention
+from mercure_hub.storage.sqlite import by_rules, retention
 from mercure_hub.storage.sqlite.database import check_version, migrate, path_of, reason, version_of
 from mercure_hub.storage.sqlite.files import check_file_system, lock_path, make_file
 from mercure_hub.storage.sqlite.locks import BOUND, Seats
-from mercure_hub.storage.sqlite.schema import KNOWS_EVENTS
+from mercure_hub.storage.sqlite.schema import KNOWS_EVENTS, KNOWS_RULES
 from mercure_hub.tools.history import tables
 from mercure_hub.tools.history.history import (
     EXAMPLES,
@@ -75,9 +76,13 @@ class SqliteHistory:
         return time.time()
 
     def marks(self) -> Marks:
-        """The row of the position."""
+        """The row of the position; what rules discarded counts as gone from the beginning."""
         with self.engine.connect() as connection:
-            return self._marks(connection)
+            marks = self._marks(connection)
+            if self.version < KNOWS_RULES:
+                return marks
+            gone = by_rules.newest_gone(driver_of(connection))
+            return replace(marks, updates_gone=max(marks.updates_gone, gone))
 
     def _marks(self, connection: sa.Connection) -> Marks:
         columns = [_POSITION.c.last_sequence]
@@ -129,6 +134,8 @@ class SqliteHistory:
         with self._turn() as connection:
             keys = [_Key(row.sequence, encoded_topics(row.update.topics)) for row in rows]
             gone = retention.delete(driver_of(connection), keys)
+            if self.version >= KNOWS_RULES:
+                by_rules.unassign(driver_of(connection), [row.sequence for row in rows])
             if self._knows_events:
                 retention.note_beginning(driver_of(connection))
             return gone
