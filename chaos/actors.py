@@ -10,6 +10,7 @@ import random
 import re
 import socket
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
@@ -53,6 +54,7 @@ _LIFETIME = 3600.0
 _LAST = 2000  # more events than one read from a socket can bring
 _PATIENT = 3.0
 """Seconds for an answer of which the time counts."""
+_UNKNOWN = (Outcome.CUT, Outcome.SILENT, Outcome.UNANSWERED, Outcome.IN_DOUBT)
 _IN_DOUBT = "in-doubt"
 """Part of the problem type that says that an update may be stored."""
 
@@ -139,11 +141,33 @@ class Publisher:
         return tuple(updates)
 
     async def publish(self, updates: tuple[Update, ...]) -> Publication:
-        """Publish in one request; what becomes of it goes into the record."""
+        """Publish; what becomes of it goes into the record.
+
+        A publisher that repeats goes on until the hub has what it may have had before.
+        """
         scene = self._scene
-        key = scene.keys.current
-        publication = Publication(self._plan.name, updates, scene.now(), True, key, node=self._node)
+        publication = Publication(
+            self._plan.name, updates, scene.now(), True, scene.keys.current, node=self._node
+        )
         scene.record.publications.append(publication)
+        ids = None
+        if self._plan.repeats:
+            ids = [uuid.UUID(int=self._chance.getrandbits(128), version=4).urn for _ in updates]
+        await self._attempt(publication, ids)
+        while ids is not None and publication.outcome in _UNKNOWN and not scene.over.is_set():
+            unknown = publication.outcome
+            publication.attempts += 1
+            await scene.pause(self._chance.uniform(*_AGAIN))
+            await self._attempt(publication, ids)
+            if publication.outcome is not Outcome.STORED:
+                publication.outcome = unknown
+        return publication
+
+    async def _attempt(self, publication: Publication, ids: Sequence[str] | None) -> Publication:
+        """Publish in one request."""
+        scene = self._scene
+        key = publication.key = scene.keys.current
+        publication.outcome = Outcome.UNSENT
         try:
             connection = await self._connection(publication)
         except OSError as error:
@@ -151,10 +175,13 @@ class Publisher:
             publication.detail = str(error)
             await scene.pause(self._chance.uniform(*_AGAIN))
             return publication
-        publication.sent = scene.now()
+        if publication.attempts == 1:
+            publication.sent = scene.now()
         try:
             async with asyncio.timeout(PATIENCE):
-                answer = await connection.request("POST", HUB_PATH, *self._request(updates, key))
+                answer = await connection.request(
+                    "POST", HUB_PATH, *self._request(publication.updates, ids, key)
+                )
         except (Closed, TimeoutError, asyncio.CancelledError) as error:
             publication.node = self._served_by()
             publication.outcome = self._failure(error)
@@ -202,7 +229,9 @@ class Publisher:
             self._kept.close()
             self._kept = None
 
-    def _request(self, updates: tuple[Update, ...], key: int) -> tuple[dict[str, str], bytes]:
+    def _request(
+        self, updates: tuple[Update, ...], ids: Sequence[str] | None, key: int
+    ) -> tuple[dict[str, str], bytes]:
         token = self._scene.keys.token(
             key, self._scene.hub_time(self._node), _LIFETIME, publish=True, old=self._plan.old
         )
@@ -211,12 +240,16 @@ class Publisher:
             [update] = updates
             fields = [("topic", topic) for topic in update.topics]
             fields += [("data", self._data(update))] + [("private", "on")] * update.private
+            if ids is not None:
+                fields += [("id", ids[0]), ("once", "on")]
             headers["Content-Type"] = "application/x-www-form-urlencoded"
             return headers, urlencode(fields).encode()
         headers["Content-Type"] = "application/json"
-        documents = [
+        documents: list[dict[str, object]] = [
             {"topic": list(one.topics), "data": self._data(one), "private": one.private} for one in updates
         ]
+        for document, id_ in zip(documents, ids or (), strict=False):
+            document.update(id=id_, once=True)
         return headers, json.dumps(documents).encode()
 
     def _data(self, update: Update) -> str:

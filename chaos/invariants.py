@@ -151,13 +151,18 @@ class _Judge:
         is_stored = any(stored)
         what = f"{_updates(numbers)} of {one.publisher}"
         for number, entries in zip(numbers, stored, strict=True):
-            if len(entries) > 1:
+            is_gone = one.attempts > 1 and self._discards(one.done, events=False)
+            if len(entries) > 1 and not is_gone:  # the hub does not know what it has discarded
                 places = ", ".join(str(entry.sequence) for entry in entries)
                 yield Violation(
                     Invariant.DOUBLED, one.done, f"update {number} is at {places} of the log", (number,)
                 )
         if is_stored and not self._is_whole(stored):
             yield Violation(Invariant.TORN, one.done, f"{what}: {_places(stored)}", numbers)
+        if one.attempts > 1:
+            if one.outcome is Outcome.STORED and one.sent > self.record.damaged:
+                yield from self._acknowledged(one, numbers, stored, what)
+            return  # of a single attempt nothing is known
         match one.outcome:
             case Outcome.STORED if one.sent > self.record.damaged:
                 yield from self._acknowledged(one, numbers, stored, what)
@@ -649,6 +654,8 @@ class _Judge:
                 yield Violation(Invariant.DISAGREE, record.finished, words)
 
     def _delayed(self, one: Publication) -> Iterator[Violation]:
+        if one.attempts > 1:
+            return
         took = one.done - one.sent
         troubles = ~Effect.NONE & ~Effect.CLOCK
         if (

@@ -223,6 +223,7 @@ class PublisherPlan:
     :param private: share of private updates.
     :param padding: bytes in each update beyond the necessary.
     :param keeps: requests on one connection; 1: each has its own.
+    :param repeats: whether what may have been stored is published again, with ``once``.
     :param node: that it publishes to, unless a proxy chooses.
     """
 
@@ -235,6 +236,7 @@ class PublisherPlan:
     keeps: int
     route: Route
     old: bool
+    repeats: bool = False
     node: int = 0
 
 
@@ -444,6 +446,7 @@ def _publisher(chance: random.Random, number: int) -> PublisherPlan:
         keeps=chance.choice((1, 20, 100_000)),
         route=chance.choice(_ROUTES),
         old=chance.random() < 0.3,
+        repeats=number % 2 == 1,
     )
 
 

@@ -47,10 +47,11 @@ class Update:
 
 @dataclass(slots=True)
 class Publication:
-    """One POST, with one update or a batch.
+    """One POST, with one update or a batch; or several, until one is answered with 200.
 
     :param sent: when its first byte was sent.
-    :param done: when the outcome was known.
+    :param done: when the outcome was known, of the last one.
+    :param attempts: how many there were.
     :param ids: what the hub answered.
     :param is_fresh: on a connection of its own; else a kept one carried it.
     :param key: generation of the key that signed the token.
@@ -68,6 +69,7 @@ class Publication:
     ids: tuple[str, ...] = ()
     detail: str = ""
     node: int = 0
+    attempts: int = 1
 
 
 class End(enum.Enum):

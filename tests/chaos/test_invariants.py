@@ -203,6 +203,14 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
         Invariant.DOUBLED,
         lambda: record(log=[*(entry(n) for n in range(1, 6)), entry(6, number=2)]),
     ),
+    "an update that was published again is stored twice": (
+        Invariant.DOUBLED,
+        lambda: changed(record(log=[*(entry(n) for n in range(1, 6)), entry(6, number=2)]), 1, attempts=2),
+    ),
+    "an update that was published again is not stored": (
+        Invariant.LOST,
+        lambda: changed(record(log=[entry(n) for n in (1, 3, 4, 5)], sessions=[]), 1, attempts=2),
+    ),
     "a refused update is stored": (
         Invariant.PHANTOM,
         lambda: changed(record(), 1, outcome=Outcome.REFUSED, status=503),
@@ -415,6 +423,10 @@ ALLOWED: dict[str, Callable[[], Record]] = {
         record(deeds=[deed(Effect.KILLS, 1.4, 1.6)]), 1, outcome=Outcome.UNANSWERED, ids=()
     ),
     "unanswered when the network is cut": lambda: changed(record(), 1, outcome=Outcome.CUT, ids=()),
+    "published again until it is refused, and stored by the first attempt": lambda: changed(
+        record(), 1, attempts=3, outcome=Outcome.UNANSWERED, ids=(), done=2.0
+    ),
+    "published again after seconds": lambda: changed(record(), 4, attempts=9, done=4.5 + BOUND + 1),
     "in doubt and stored": lambda: changed(record(), 1, outcome=Outcome.IN_DOUBT, status=503, ids=()),
     "a kept connection is closed before the request is read": lambda: changed(
         record(
