@@ -83,7 +83,8 @@ class InfoLog:
         if self._handler is None:
             self._log.info("%s", message, extra={"fields": fields})
         else:
-            self._handler.info(self._clock(), self._name, message, fields)
+            handler = self._handler
+            handler.put(handler.form.line(self._clock(), "INFO", self._name, message, fields))
 
 
 class AccessLog(InfoLog):
@@ -101,6 +102,10 @@ class AccessLog(InfoLog):
         """
         shown = redact(target.decode("latin-1"))
         ms = seconds * 1e3
+        handler = self._handler
+        if handler is not None:
+            handler.put(handler.form.request(self._clock(), peer, method, shown, status, ms))
+            return
         self.info(
             f'{peer} "{method} {shown}" {status} {ms:.1f} ms',
             {"peer": peer, "method": method, "target": shown, "status": status, "ms": round(ms, 1)},

@@ -29,6 +29,7 @@ _PIPE_BUF = 4096  # bytes that a pipe takes whole, also when other processes wri
 _NEWLINE = ord("\n")
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_quote = json.encoder.encode_basestring  # what the encoder does with a str, in a tenth of the time
 
 
 class _Form(logging.Formatter, ABC):
@@ -63,6 +64,14 @@ class _Form(logging.Formatter, ABC):
     ) -> str:
         """A line, without the character that ends it."""
 
+    @abstractmethod
+    def request(self, now: float, peer: str, method: str, target: str, status: int, ms: float) -> str:
+        """The line of a request, of level info and logger ``REQUESTS``: in one step, as there may be many.
+
+        :param target: without secrets.
+        :param ms: milliseconds until the answer was ready.
+        """
+
 
 class _Text(_Form):
     def __init__(self) -> None:
@@ -85,14 +94,20 @@ class _Text(_Form):
     ) -> str:
         return f"{self.second(now)},{int(now % 1 * 1000):03d} {level:<7} {self._worker}{message}"
 
+    def request(self, now: float, peer: str, method: str, target: str, status: int, ms: float) -> str:
+        return (
+            f"{self.second(now)},{int(now % 1 * 1000):03d} INFO    {self._worker}"
+            f'{peer} "{method} {target}" {status} {ms:.1f} ms'
+        )
+
 
 class _Json(_Form):
     def __init__(self) -> None:
         super().__init__("%Y-%m-%dT%H:%M:%S%z")
-        self._worker: int | str | None = None
+        self._worker = ""
 
     def name_worker(self, name: int | str) -> None:
-        self._worker = name
+        self._worker = f', "worker": {_encode(name)}'
 
     def format(self, record: logging.LogRecord) -> str:
         fields = dict(getattr(record, "fields", None) or {})
@@ -103,17 +118,20 @@ class _Json(_Form):
     def line(
         self, now: float, level: str, logger: str, message: str, fields: Mapping[str, object] | None = None
     ) -> str:
-        line: dict[str, object] = {
-            "time": self.second(now),
-            "level": level.lower(),
-            "logger": logger,
-            "message": message,
-        }
-        if self._worker is not None:
-            line["worker"] = self._worker
-        if fields:
-            line.update(fields)
-        return _encode(line)
+        more = f", {_encode(fields)[1:-1]}" if fields else ""
+        return (
+            f'{{"time": "{self.second(now)}", "level": {_quote(level.lower())}, "logger": {_quote(logger)}, '
+            f'"message": {_quote(message)}{self._worker}{more}}}'
+        )
+
+    def request(self, now: float, peer: str, method: str, target: str, status: int, ms: float) -> str:
+        message = f'{peer} "{method} {target}" {status} {ms:.1f} ms'
+        return (
+            f'{{"time": "{self.second(now)}", "level": "info", "logger": "{REQUESTS}", '
+            f'"message": {_quote(message)}{self._worker}, "peer": {_quote(peer)}, '
+            f'"method": {_quote(method)}, "target": {_quote(target)}, "status": {status}, '
+            f'"ms": {round(ms, 1)}}}'
+        )
 
 
 class _Output:
@@ -271,14 +289,12 @@ class Lines(logging.Handler):
             old.close()
         self.flush()
 
-    def info(self, now: float, logger: str, message: str, fields: Mapping[str, object] | None) -> None:
-        """Take a line of level info.
-
-        :param now: seconds since the epoch.
-        :param logger: its name.
-        :param fields: what the message says, for JSON.
-        """
-        self._put(self.form.line(now, "INFO", logger, message, fields), is_urgent=False)
+    def put(self, line: str) -> None:
+        """Take a line that the form has made, of level info."""
+        self._waiting.append(line)
+        # Checked after the line was appended, and reset before lines are taken: none stays behind.
+        if not self._is_due or len(self._waiting) >= _MOST:
+            self._pass_on()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record."""
@@ -287,14 +303,15 @@ class Lines(logging.Handler):
         except Exception:  # its arguments do not fit its message
             self.handleError(record)
         else:
-            self._put(line, is_urgent=record.levelno >= logging.WARNING)
+            if record.levelno < logging.WARNING:
+                self.put(line)
+            else:
+                self._waiting.append(line)
+                self.flush()
 
-    def _put(self, line: str, *, is_urgent: bool) -> None:
-        self._waiting.append(line)
-        # Checked after the line was appended, and reset before lines are taken: none stays behind.
-        if self._is_due and not is_urgent and len(self._waiting) < _MOST:
-            return
-        if is_urgent or self._is_due or self._timer is None or get_ident() != self._thread:
+    def _pass_on(self) -> None:
+        """Write what waits, or begin to wait for more."""
+        if self._is_due or self._timer is None or get_ident() != self._thread:
             self.flush()
         else:
             self._is_due = True
