@@ -34,13 +34,14 @@ class Channel:
     :param fd: descriptor of a socket that is connected and non-blocking.
     """
 
-    __slots__ = ("_awaits", "_fd", "_has_sent", "_tls")
+    __slots__ = ("_awaits", "_fd", "_has_sent", "_reading", "_tls")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._awaits = WRITE
         self._has_sent = False
         self._tls: TlsSocket | None = None
+        self._reading: Watcher | None = None  # one for all waits: to make it costs more than to start it
 
     def handshake(self, server: TlsServer, timeout: float) -> None:
         """Begin TLS as the server.
@@ -166,6 +167,7 @@ class Channel:
 
     def detach(self) -> tuple[int, TlsSocket | None]:
         """Give the descriptor away; the channel must not be used afterwards."""
+        self._forget_watcher()
         fd, self._fd = self._fd, -1
         return fd, self._tls
 
@@ -199,6 +201,7 @@ class Channel:
 
     def close(self) -> None:
         """Close the connection."""
+        self._forget_watcher()
         fd, self._fd = self._fd, -1
         with contextlib.suppress(OSError):
             if self._tls is not None:
@@ -207,8 +210,33 @@ class Channel:
                 os.close(fd)
 
     def _wait(self, events: int, deadline: float) -> None:
-        if not is_ready(self._fd, events, max(deadline - time.monotonic(), 0.0)):
+        timeout = max(deadline - time.monotonic(), 0.0)
+        if events != READ:
+            in_time = is_ready(self._fd, events, timeout)
+        else:
+            if self._reading is None:
+                self._reading = gevent.get_hub().loop.io(self._fd, READ)
+            in_time = _has_fired(self._reading, timeout) or _is_ready_now(self._fd, READ)
+        if not in_time:
             raise Timeout
+
+    def _forget_watcher(self) -> None:
+        watcher, self._reading = self._reading, None
+        if watcher is not None:
+            watcher.close()
+
+
+class Watcher(Protocol):
+    """Calls a function when a descriptor is ready."""
+
+    def start(self, callback: Callable[..., object], *values: object) -> object:
+        """Begin to watch."""
+
+    def stop(self) -> object:
+        """Watch no more, until the next start."""
+
+    def close(self) -> object:
+        """Stop for good."""
 
 
 def is_ready(descriptor: int, events: int, timeout: float) -> bool:
@@ -218,17 +246,24 @@ def is_ready(descriptor: int, events: int, timeout: float) -> bool:
     :param timeout: seconds to wait at most.
     :returns: false when it took longer.
     """
+    watcher = gevent.get_hub().loop.io(descriptor, events)
+    try:
+        # After a pause of the process (SIGSTOP, a suspended machine), both may be due: readiness counts.
+        return _has_fired(watcher, timeout) or _is_ready_now(descriptor, events)
+    finally:
+        watcher.close()
+
+
+def _has_fired(watcher: Watcher, timeout: float) -> bool:
     hub = gevent.get_hub()
     waiter = Waiter(hub)
-    watcher = hub.loop.io(descriptor, events)
     timer = hub.loop.timer(timeout)
     try:
         watcher.start(waiter.switch, True)
         timer.start(waiter.switch, False)
-        # After a pause of the process (SIGSTOP, a suspended machine), both may be due: readiness counts.
-        return bool(waiter.get()) or _is_ready_now(descriptor, events)
+        return bool(waiter.get())
     finally:
-        watcher.close()
+        watcher.stop()
         timer.close()
 
 
