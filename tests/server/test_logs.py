@@ -397,6 +397,28 @@ class TestForms:
         assert first == second
         assert "\\ud800" in first
 
+    @pytest.mark.parametrize("style", ["text", "json"])
+    @pytest.mark.parametrize("worker", [None, 3, "feeder"])
+    @pytest.mark.parametrize("target", ["/", '/?a="b"\\c', "/\N{SNOWMAN}\u2028\ud800", "/\t\n\x7f"])
+    def test_the_line_of_a_request_looks_like_others(
+        self, path: Path, style: str, worker: int | str | None, target: str
+    ) -> None:
+        logs.configure("info", style, str(path))
+        if worker is not None:
+            logs.name_worker(worker)
+        handler = logs.only_handler(logging.getLogger("mercure_hub"))
+        assert handler is not None
+        made = handler.form.request(1.25, "192.0.2.1", "GET", target, status=200, ms=1.26)
+        fields: dict[str, object] = {
+            "peer": "192.0.2.1", "method": "GET", "target": target, "status": 200, "ms": 1.3,
+        }  # fmt: skip
+        message = f'192.0.2.1 "GET {target}" 200 1.3 ms'
+        assert made == handler.form.line(1.25, "INFO", "mercure_hub.access", message, fields)
+        if style == "json":
+            said = json.loads(made)
+            assert {name: said[name] for name in fields} == fields
+            assert said["message"] == message
+
     def test_the_time_is_local_and_has_milliseconds(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

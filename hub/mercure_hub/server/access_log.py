@@ -104,7 +104,7 @@ class AccessLog(InfoLog):
         ms = seconds * 1e3
         handler = self._handler
         if handler is not None:
-            handler.put(handler.form.request(self._clock(), peer, method, shown, status, ms))
+            handler.put(handler.form.request(self._clock(), peer, method, shown, status=status, ms=ms))
             return
         self.info(
             f'{peer} "{method} {shown}" {status} {ms:.1f} ms',

@@ -19,7 +19,7 @@ from typing import Protocol
 REQUESTS = "mercure_hub.access"
 """Name of the logger of requests."""
 
-BATCH = 0.02
+BATCH = 0.1
 """Seconds for which a line may wait for others, which are then written with it."""
 
 _ALL = "mercure_hub"
@@ -65,7 +65,7 @@ class _Form(logging.Formatter, ABC):
         """A line, without the character that ends it."""
 
     @abstractmethod
-    def request(self, now: float, peer: str, method: str, target: str, status: int, ms: float) -> str:
+    def request(self, now: float, peer: str, method: str, target: str, *, status: int, ms: float) -> str:
         """The line of a request, of level info and logger ``REQUESTS``: in one step, as there may be many.
 
         :param target: without secrets.
@@ -94,7 +94,7 @@ class _Text(_Form):
     ) -> str:
         return f"{self.second(now)},{int(now % 1 * 1000):03d} {level:<7} {self._worker}{message}"
 
-    def request(self, now: float, peer: str, method: str, target: str, status: int, ms: float) -> str:
+    def request(self, now: float, peer: str, method: str, target: str, *, status: int, ms: float) -> str:
         return (
             f"{self.second(now)},{int(now % 1 * 1000):03d} INFO    {self._worker}"
             f'{peer} "{method} {target}" {status} {ms:.1f} ms'
@@ -124,7 +124,7 @@ class _Json(_Form):
             f'"message": {_quote(message)}{self._worker}{more}}}'
         )
 
-    def request(self, now: float, peer: str, method: str, target: str, status: int, ms: float) -> str:
+    def request(self, now: float, peer: str, method: str, target: str, *, status: int, ms: float) -> str:
         message = f'{peer} "{method} {target}" {status} {ms:.1f} ms'
         return (
             f'{{"time": "{self.second(now)}", "level": "info", "logger": "{REQUESTS}", '
