@@ -372,6 +372,7 @@ export class Mercure extends EventTarget {
       const canReturn = isAlone || (tells && one.canTell);
       const beginning = this.#beginnings.get(one) ?? null;
       this.#beginnings.delete(one);
+      one.isPlaced = true;
       if (one.own) {
         if (!canReturn) one.stay();
       } else if (beginning !== null || !canReturn) {
@@ -404,7 +405,9 @@ export class Mercure extends EventTarget {
       topics = topics.filter(this.#filter ?? (() => true));
       if (topics.length === 0) return; // for another tab
     }
-    const receivers = [...this.#subscriptions].filter((one) => one.selects(topics, covered));
+    const receivers = [...this.#subscriptions].filter(
+      (one) => !this.#beginnings.has(one) && one.selects(topics, covered),
+    );
     this.#giveByType(new Update(event, topics));
     for (const one of receivers) one.take(event);
   }

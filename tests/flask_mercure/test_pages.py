@@ -155,7 +155,9 @@ def test_the_types_name_what_the_module_exports() -> None:
     folder = Path(flask_mercure.__file__).parent / "static"
     lists = re.findall(r"^export \{ ([\w, ]+) \}", (folder / "mercure.js").read_text(), re.M)
     exported = {name for names in lists for name in names.split(", ")}
-    declared = re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.d.ts").read_text(), re.M)
+    declared = re.findall(
+        r"^export (?:class|function|const) (\w+)", (folder / "mercure.d.ts").read_text(), re.M
+    )
     assert exported == set(declared) >= {"Mercure", "Update", "connect", "on", "presence", "subscribe"}
 
 
