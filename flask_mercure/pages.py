@@ -416,7 +416,8 @@ def _turbo(state: MercureState) -> Callable[..., Markup]:
     ) -> Markup:
         """An element by which Hotwire Turbo takes stream actions from the hub.
 
-        Turbo sends cookies to a hub on the page's own origin only.
+        Turbo sends cookies to a hub on the page's own origin only, unless the page has
+        ``mercure_script(..., event_source=True)``.
 
         :param topics: to subscribe to, each in the forms of ``mercure_url``.
         :param last_event_id: of the last update that the page includes.

@@ -223,8 +223,6 @@ export class Mercure extends EventTarget {
     if (give) {
       const update = (event) => new Update(event, this.#topicsOf(event).filter(filter ?? (() => true)));
       subscription = new Subscription(matchers, filter, (event) => give(update(event)), onstate);
-      // The connection begins where the first one does that has a position.
-      if (!this.#feed && this.#wanted.size === 0) this.#options.lastEventId ??= lastEventId;
       const isAtHand = !this.#feed && this.#options.lastEventId === lastEventId;
       if (lastEventId !== null && !isAtHand) this.#beginnings.set(subscription, lastEventId);
       this.#subscriptions.add(subscription);
@@ -306,9 +304,20 @@ export class Mercure extends EventTarget {
   }
 
   #apply() {
+    if (!this.#feed) this.#begin();
     this.#connect(new Map([...this.#wanted].map(([key, { matcher }]) => [key, matcher])));
     this.#place();
     this.#settle();
+  }
+
+  /** Before the first stream: begin where all subscriptions do, if that is one place. */
+  #begin() {
+    const [first, ...others] = new Set(this.#beginnings.values());
+    const counted = [...this.#wanted.values()].reduce((sum, { count }) => sum + count, 0);
+    const placed = [...this.#beginnings.keys()].reduce((sum, { matchers }) => sum + matchers.size, 0);
+    if (first === undefined || others.length || counted > placed || this.#options.lastEventId !== null) return;
+    this.#options.lastEventId = first;
+    this.#beginnings.clear();
   }
 
   #connect(topics) {

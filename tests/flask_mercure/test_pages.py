@@ -65,6 +65,13 @@ def test_no_topic_ends_the_script_element(topic: str) -> None:
     assert html.isascii()
 
 
+def test_mercure_script_replaces_event_source_on_request() -> None:
+    html = render("{{ mercure_script('a', event_source=True, nonce='abc') }}")
+    script = f'<script type="module" src="/_mercure/{version()}/install.js" nonce="abc"></script>'
+    assert html.endswith(script)  # behind the configuration, and before the scripts of libraries
+    assert "install.js" not in render("{{ mercure_script('a') }}")
+
+
 def test_line_separators_are_escaped_whatever_the_apps_provider_does() -> None:
     app = make_app()
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
