@@ -168,6 +168,13 @@ def install(app: Flask, state: MercureState, path: str) -> None:
     app.add_template_global(dom_id)
 
 
+@cache
+def _modules() -> dict[str, str]:
+    """The files of the modules that scripts import, by name: those with types."""
+    stems = sorted(path.name.removesuffix(".d.ts") for path in STATIC_FOLDER.glob("*.d.ts"))
+    return {("mercure" if f"{stem}.js" == _MODULE else f"mercure/{stem}"): f"{stem}.js" for stem in stems}
+
+
 def module_url(*, external: bool = False) -> str:
     """The URL of the JavaScript module, for ``import``.
 
@@ -310,8 +317,7 @@ def _elements(
     elements.append(data.format(_json(options)))
     if import_map:
         allowed = Markup(' nonce="{}"').format(nonce) if nonce else ""
-        module = module_url()
-        names = _json({"imports": {"mercure": module, "mercure/": module.removesuffix(_MODULE)}})
+        names = _json({"imports": {name: _file_url(file) for name, file in _modules().items()}})
         elements.append(Markup('<script type="importmap"{}>{}</script>').format(allowed, names))
     return elements
 

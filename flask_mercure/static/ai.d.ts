@@ -7,11 +7,15 @@ export type Resolvable<T> = T | (() => T | Promise<T>);
 /** As of `DefaultChatTransport`, but for `mercure`. */
 export interface MercureChatTransportOptions {
   /**
-   * Where to ask; default: `/api/chat`. A POST there is answered with `{"topic": ...}`, the topic of the run. With the
-   * id of the chat, `GET {api}/{id}/stream` is answered in the same way, or with 204 when nothing runs, and
-   * `POST {api}/{id}/stop` stops the run.
+   * Where to ask; default: `/api/chat`. A POST there is answered with `{"topic": ...}`, the topic of the run.
+   * `POST {api}/{id}/stop`, with the id of the chat, stops the run.
    */
   api?: string;
+  /**
+   * The topic of the run that a chat goes on with, if there is one. Default: what `GET {api}/{id}/stream` is answered
+   * with, `{"topic": ...}` or 204.
+   */
+  resume?: (chatId: string) => string | null | undefined | Promise<string | null | undefined>;
   headers?: Resolvable<Record<string, string> | Headers>;
   /** Members that are sent with each question. */
   body?: Resolvable<object>;

@@ -33,13 +33,16 @@ export class MercureChatTransport {
     return this.#read(topic, abortSignal, () => this.#stop(chatId, headers));
   }
 
-  /** Go on with the run of a chat; the view answers 204 if there is none. */
+  /** Go on with the run of a chat, if there is one. */
   async reconnectToStream({ chatId, abortSignal, headers }) {
     const count = (this.#resumed.get(chatId) ?? 0) + 1;
     this.#resumed.set(chatId, count);
-    const found = await this.#request(this.#url(chatId, "stream"), headers);
-    if (!found) return null;
-    return this.#read(found.topic, abortSignal, () => {
+    const { resume } = this.#options;
+    const topic = resume
+      ? await resume(chatId)
+      : (await this.#request(this.#url(chatId, "stream"), headers))?.topic;
+    if (!topic) return null;
+    return this.#read(topic, abortSignal, () => {
       // A chat that resumes once more gives up this stream, and does not mean the run.
       setTimeout(() => this.#resumed.get(chatId) === count && this.#stop(chatId, headers));
     });

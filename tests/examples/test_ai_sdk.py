@@ -25,7 +25,8 @@ pytestmark = pytest.mark.servers
 _SOURCE = ROOT / "tests" / "examples" / "ai_sdk"
 _INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 _BUNDLE = (
-    *("--bundle", "--format=esm", "--jsx=automatic", "--external:mercure/*", "--outfile=page.js"),
+    *("--bundle", "--format=esm", "--jsx=automatic", "--outfile=page.js"),
+    *("--external:mercure", "--external:mercure/*"),
     '--define:process.env.NODE_ENV="production"',
 )
 _PAGE = """<!doctype html>
@@ -110,12 +111,14 @@ class Chats(Served):
 
         @self.mercure.subscribe_grants
         def grants() -> list[URLPattern]:
-            return [URLPattern.build("/users/{}/runs/*", 7)]
+            return [URLPattern.build("/users/{}/*", 7)]
 
         @app.get("/<name>")
         def page(name: str) -> str:
+            position = self.mercure.last_event_id()
             chat = self.chats.setdefault(name, {"messages": [], "topic": None})
-            return render_template_string(_PAGE, page={"id": name, "messages": chat["messages"]})
+            page = {"id": name, **chat, "position": position, "asks": "asks" in request.args}
+            return render_template_string(_PAGE, page=page)
 
         @app.get("/page.js")
         def script() -> Response:
@@ -130,6 +133,8 @@ class Chats(Served):
             chat = self.chats[request.json["id"]]
             chat["messages"] = request.json["messages"]
             chat["topic"] = build_topic("/users/{}/runs/{}", 7, len(self.jobs))
+            told = {"message": chat["messages"][-1], "topic": chat["topic"]}
+            self.mercure.publish(build_topic("/users/{}/chats/{}", 7, request.json["id"]), told, private=True)
             self.jobs.append(threading.Thread(target=self.answer, args=(chat, chat["topic"])))
             self.jobs[-1].start()
             return {"topic": chat["topic"]}
@@ -194,19 +199,21 @@ def press(tab: Tab, button: str) -> None:
     tab.run("document.getElementById(arguments[0]).click()", button)
 
 
-def test_an_answer_survives_a_reload_and_shows_in_two_tabs(site: Chats, tab: Tab) -> None:
-    visit(tab, f"{site.url}/a")
+@pytest.mark.parametrize("how", ["", "?asks=1"])
+def test_an_answer_survives_a_reload_and_shows_in_two_tabs(site: Chats, tab: Tab, how: str) -> None:
+    """The page has the topic of the run, or asks for it."""
+    visit(tab, f"{site.url}/a{how}")
     wait_status(tab, "ready")
     press(tab, "ask")
     site.says("Because ")
     wait_text(tab, "Because ")
     wait_status(tab, "streaming")
 
-    visit(tab, f"{site.url}/a")  # a reload in mid-answer
+    visit(tab, f"{site.url}/a{how}")  # a reload in mid-answer
     wait_text(tab, "Because ")
     assert texts(tab, "user") == ["Why?"]
     other = tab.new()
-    visit(other, f"{site.url}/a")
+    visit(other, f"{site.url}/a{how}")
     wait_text(other, "Because ")
     site.says("it ")
     for one in (tab, other):
@@ -216,13 +223,16 @@ def test_an_answer_survives_a_reload_and_shows_in_two_tabs(site: Chats, tab: Tab
         wait_text(one, "Because it is.")
         wait_status(one, "ready")
     site.jobs[0].join(30)
-    visit(tab, f"{site.url}/a")  # nothing runs: what was saved
+    visit(tab, f"{site.url}/a{how}")  # nothing runs: what was saved
     wait_status(tab, "ready")
     wait_text(tab, "Because it is.")
 
-    press(tab, "ask")  # and on
+    press(tab, "ask")  # and on, in the other tab too
     site.says("Really.", None)
-    wait_text(tab, "Because it is.", "Really.")
+    for one in (tab, other):
+        wait_text(one, "Because it is.", "Really.")
+        wait_status(one, "ready")
+        assert texts(one, "user") == ["Why?", "Why?"]
 
 
 def test_stop_ends_it_in_all_tabs(site: Chats, tab: Tab) -> None:

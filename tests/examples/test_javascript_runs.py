@@ -17,7 +17,7 @@ pytestmark = pytest.mark.servers
 LOST = "A part of this answer is lost."
 
 _READ = """
-const { Run } = await import("mercure/runs.js");
+const { Run } = await import("mercure/runs");
 return arguments[0].map((updates) => {
   const seen = { ended: null, events: [], message: null };
   const run = new Run({
@@ -31,7 +31,7 @@ return arguments[0].map((updates) => {
 """
 
 _FOLLOW = """
-const { followRuns, followRun } = await import("mercure/runs.js");
+const { followRuns, followRun } = await import("mercure/runs");
 window.runs = {};
 window.begin = (topic) => {
   const seen = (runs[topic] = { text: "", ends: [] });

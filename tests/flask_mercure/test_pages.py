@@ -247,11 +247,14 @@ def test_the_types_of_the_modules_beside_it_name_what_they_export(module: str, n
         assert set(re.findall(r"^export (?:class|function) (\w+)", file.read_text(), re.M)) == names
 
 
-def test_the_modules_beside_it_are_imported_by_name() -> None:
+def test_modules_are_imported_by_name() -> None:
     text = render("{{ mercure_script() }}")
     (names,) = re.findall(r'<script type="importmap">(.*?)</script>', text)
-    module = json.loads(names)["imports"]
-    assert module["mercure/"] + "mercure.js" == module["mercure"]
+    modules = json.loads(names)["imports"]
+    at = f"/_mercure/{version()}"
+    assert modules["mercure"] == f"{at}/mercure.js"
+    assert modules["mercure/ai"] == f"{at}/ai.js"
+    assert modules["mercure/runs"] == f"{at}/runs.js"
 
 
 # -- mercure_progress

@@ -1,4 +1,4 @@
-import { followRuns } from "mercure/runs.js";
+import { followRuns } from "mercure/runs";
 
 const runs = document.getElementById("runs");
 const form = document.querySelector("form");
