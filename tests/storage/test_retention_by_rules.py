@@ -13,16 +13,18 @@ from mercure_hub.protocol.matching.matcher import Matcher, make
 from mercure_hub.protocol.topics import MatcherType
 from mercure_hub.storage import trimming
 from mercure_hub.storage.interface import Beginning, Resume, Retention, Rule
+from mercure_hub.storage.postgresql.link import PostgresqlLink
 from mercure_hub.storage.rules import Interest, Rules
 from mercure_hub.storage.sqlite import by_rules
 from mercure_hub.storage.sqlite.database import Database, writing
 from mercure_hub.storage.trimming import SETTLED
 from tests.storage.log import update
-from tests.storage.test_link import Cluster, Node, SqliteCluster
+from tests.storage.test_link import Cluster, Node, SharedCluster, SqliteCluster
 
 pytestmark = pytest.mark.minutes
 
 HOUR, DAY, END = 3600.0, 86400.0, 1 << 60
+SHARED = 600.0  # seconds; while several processes are at work, everything stays for half of that
 ANSWERS = Rule("urlpattern", "/answers/:id", max_age=HOUR)
 ORDERS = Rule("urlpattern", "/orders/*", max_age=30 * DAY)
 GAUGES = Rule("urlpattern", "/gauges/:name", size_per_topic=1)
@@ -36,9 +38,14 @@ def sqlite(tmp_path: Path) -> Iterator[SqliteCluster]:
     found.close()
 
 
-@pytest.fixture
-def cluster(sqlite: SqliteCluster) -> Cluster:
-    return sqlite
+@pytest.fixture(params=["sqlite", "postgresql"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").quick_url())
+    yield found
+    found.close()
 
 
 def matcher(written: str) -> Matcher:
@@ -224,12 +231,12 @@ class TestPositions:
             send(node, "/gauges/a", id=f"gauge {n}")
             send(node, "/answers/1", id=f"token {n}")
             send(node, "/else", id=f"else {n}")
-        pass_time(cluster, node)
+        pass_time(cluster, node, SHARED)
         assert len(node.sequences()) == 9
         other = cluster.join(Retention(size=2, rules=(Rule("urlpattern", "/answers/:x", size=1),)))
-        pass_time(cluster, node)
+        pass_time(cluster, node, SHARED)
         assert len(node.sequences()) == 9, "the rules of the hub that was started later count"
-        pass_time(cluster, other)
+        pass_time(cluster, other, SHARED)
         assert [one.id for one in other.everything()] == ["gauge 3", "token 3", "else 3"]
         assert has_gap(other, "gauge 3", "/else") is False
         assert has_gap(other, "else 0", "/gauges/a")
@@ -239,9 +246,9 @@ class TestPositions:
         for n in range(5):
             send(node, "/gauges/a", id=f"gauge {n}")
             send(node, "/else", id=f"else {n}")
-        pass_time(cluster, node)
+        pass_time(cluster, node, SHARED)
         other = cluster.join(Retention(size=3))
-        pass_time(cluster, other)
+        pass_time(cluster, other, SHARED)
         assert len(other.sequences()) == 3
         assert has_gap(other, "else 0", "/gauges/a")
         assert not has_gap(other, "gauge 4", "/gauges/a", "/else")

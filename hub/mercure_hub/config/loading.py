@@ -21,7 +21,7 @@ from mercure_hub.protocol.errors import KeyMaterialError, shown
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key, fitting
-from mercure_hub.storage.address import address_of
+from mercure_hub.storage.address import EngineKind, address_of
 from mercure_hub.storage.interface import Rule
 
 _PASSWORD = re.compile(r"(?<=://)\S*(?=@)")  # the user and password in a URL, in which a / may not be escaped
@@ -323,10 +323,10 @@ def _other_issuers(tables: Sequence[Mapping[str, object]], path: str) -> list[Is
 
 def _check_engine(settings: Settings) -> None:
     address = address_of(settings.transport_url)
-    if settings.retention and address.is_shared:
+    if settings.retention and address.kind is EngineKind.REDIS:
         raise SettingError(
-            f"[[retention]]: {address.shown} keeps all updates alike; use SQLite (MERCURE_TRANSPORT_URL), or "
-            "remove these tables"
+            f"[[retention]]: {address.shown} keeps all updates alike; use SQLite or PostgreSQL "
+            "(MERCURE_TRANSPORT_URL), or remove these tables"
         )
 
 

@@ -192,7 +192,8 @@ def _store(settings: Settings, inherited: Inherited | None, own_bells: list[Bell
     if feed is None:
         return Store(link_to(address, kept, inherited.doorbell, offset=inherited.clock_offset))
     engine = shared_link_to(address, kept, follows=False)
-    fed = FedLink(engine, inherited.number, feed.path, feed.state, inherited.doorbell)
+    reads_copy = not kept.rules
+    fed = FedLink(engine, inherited.number, feed.path, feed.state, inherited.doorbell, reads_copy=reads_copy)
     return Store(fed, fed)
 
 

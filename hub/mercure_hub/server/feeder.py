@@ -20,6 +20,7 @@ from mercure_hub.server import logs
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.engines import link_to
+from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.feed.feeder import Feeder
 from mercure_hub.storage.feed.state import FeedState
 
@@ -29,6 +30,8 @@ PROCESS_NAME = "mercure-feeder"
 _OWN_NAME = Path("/proc/self/comm")
 _PREFIX = "mercure-feed-"
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+_FOLLOWED = 5000  # updates that a copy holds from which no history is read
 
 _log = logging.getLogger("mercure_hub.server")
 
@@ -124,7 +127,8 @@ def feed_workers(settings: Settings, feed: Feed, tally: Tally, ready: Callable[[
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_IGNORED, signal.SIGCHLD))
     link = link_to(address_of(settings.transport_url), settings.kept)
-    feeder = Feeder(link, feed.path, feed.state, feed.bells)
+    bounds = Bounds(updates=_FOLLOWED) if settings.retention else None
+    feeder = Feeder(link, feed.path, feed.state, feed.bells, bounds)
     metrics = ProcessMetrics(tally)
     feeder.each_second = lambda: _sample(metrics)
     feeder.open()

@@ -50,6 +50,7 @@ class FedLink:
     :param path: of the copy.
     :param state: of the copy.
     :param doorbell: is rung by the feeder.
+    :param reads_copy: history is read from the copy; with retention by topic it has what is to be gone.
     """
 
     patience = 3.0
@@ -58,12 +59,20 @@ class FedLink:
     """Seconds between two reports of the feeder on how far it is behind."""
 
     def __init__(
-        self, engine: SharedLink, number: int, path: Path, state: FeedState, doorbell: Doorbell
+        self,
+        engine: SharedLink,
+        number: int,
+        path: Path,
+        state: FeedState,
+        doorbell: Doorbell,
+        *,
+        reads_copy: bool = True,
     ) -> None:
         self._engine = engine
         self._number = number
         self._state = state
         self._doorbell = doorbell
+        self._reads_copy = reads_copy
         self._generation = 0  # of the copy that is followed
         self._has_failed = False  # to read what is not in the copy any more
         self._connections = copy_at(path)
@@ -210,6 +219,8 @@ class FedLink:
     def _resume(self, wanted: Resume) -> Resumed | None:
         state = self._state
         generation = state.generation
+        if not self._reads_copy:
+            return None
         # Publishers may use other ids twice, and the earliest update counts.
         is_unique = wanted.event_id.startswith(_UNIQUE)
         if not state.is_steady or wanted.upto > state.last or (state.base > 0 and not is_unique):
@@ -270,7 +281,7 @@ class FedLink:
         """What the copy says on a part of the history; ``None`` unless it has all of it."""
         state = self._state
         generation = state.generation
-        if not state.is_steady or state.base > after or upto > state.last:
+        if not self._reads_copy or not state.is_steady or state.base > after or upto > state.last:
             return None
         found = _used(read)
         # Last, because the copy is trimmed at any time.

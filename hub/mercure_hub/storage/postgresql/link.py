@@ -42,7 +42,7 @@ from mercure_hub.storage.interface import (
     TopicPage,
     Unstorable,
 )
-from mercure_hub.storage.postgresql import retention, statements
+from mercure_hub.storage.postgresql import by_rules, retention, statements
 from mercure_hub.storage.postgresql.appending import STORED, append_of
 from mercure_hub.storage.postgresql.connection import (
     Connection,
@@ -137,6 +137,7 @@ class PostgresqlLink:
             self._check_server(writer)
             self._find_sessions(writer)
             migrate(writer)
+            by_rules.declare(writer, self._trimmer.rules)
             ((self._written, self._has_events),) = writer.ask(statements.START)
             self._read = self._written
             ((self._names_server,),) = writer.ask(statements.MAY_NAME_SERVER)

@@ -23,6 +23,7 @@ from mercure_hub.storage.interface import (
     Resumed,
     TopicPage,
 )
+from mercure_hub.storage.postgresql.by_rules import BEGINNING, OF_TOPICS, discarded
 from mercure_hub.storage.postgresql.connection import DEADLINE, Connection, Connector, Rows, bigints, texts
 from mercure_hub.storage.postgresql.schema import ENTRY, INCARNATION, entry
 
@@ -31,12 +32,16 @@ _WINDOW = 10_000  # sequences that are searched for many topics at once, to begi
 
 _FIND = """
     SELECT (
-        SELECT u.sequence FROM mercure_update u WHERE u.id_hash = w.hash AND u.id = w.id
-        ORDER BY u.id_hash, u.sequence LIMIT 1
+        SELECT min(f.sequence) FROM (
+            (
+                SELECT u.sequence FROM mercure_update u WHERE u.id_hash = w.hash AND u.id = w.id
+                ORDER BY u.id_hash, u.sequence LIMIT 1
+            ) UNION ALL (
+                SELECT p.sequence FROM mercure_past p WHERE p.id_hash = w.hash AND p.id = w.id
+                ORDER BY p.id_hash, p.sequence LIMIT 1
+            )
+        ) f
     ) FROM unnest(%(hashes)s, %(ids)s) WITH ORDINALITY w(hash, id, number) ORDER BY w.number
-"""
-_BEGINNING = """
-    SELECT updates_gone, events_gone, (SELECT min(sequence) FROM mercure_update) FROM mercure_discarded
 """
 
 
@@ -176,12 +181,14 @@ class Reader:
                 else:
                     pages[number] = len(questions)
                     questions.append(question)
-            questions.append((_BEGINNING, None))  # last: what is discarded meanwhile must not be missed
+            # Last: what is discarded meanwhile must not be missed.
+            questions += [_of_topics(one.topics) for one in wanted]
+            questions.append((BEGINNING, None))
             answers = connection.ask_all(questions)
-            gone = answers[-1]
+            gone, of_topics = answers[-1], answers[-1 - len(wanted) : -1]
             resumed = []
             for number, (one, after) in enumerate(zip(wanted, afters, strict=True)):
-                beginning = _beginning(gone, one.upto)
+                beginning = _beginning(gone, of_topics[number], one.upto)
                 page = None
                 if number in pages:
                     page = _page(answers[pages[number]], one.upto, one.limit, beginning)
@@ -201,13 +208,14 @@ class Reader:
                 assert topics is not None
                 sequences, upto = _in_windows(connection, after, upto, topics, limit)
                 question = _OF_SEQUENCES, {"sequences": bigints(sequences), "size": MAX_PAGE}
-            rows, gone = connection.ask_all([question, (_BEGINNING, None)])
-        return _page(rows, upto, limit, _beginning(gone, upto))
+            rows, of_topics, gone = connection.ask_all([question, _of_topics(topics), (BEGINNING, None)])
+        return _page(rows, upto, limit, _beginning(gone, of_topics, upto))
 
-    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:  # noqa: ARG002
+    def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:
         """Where the history begins; see ``Link.beginning``."""
         with self.connection() as connection:
-            return _beginning(connection.ask(_BEGINNING), upto)
+            of_topics, gone = connection.ask_all([_of_topics(topics), (BEGINNING, None)])
+            return _beginning(gone, of_topics, upto)
 
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics of updates in a part of the history; see ``Link.topics``."""
@@ -303,9 +311,18 @@ def _page(rows: Rows, upto: int, limit: int, beginning: Beginning) -> Page:
     return Page(entries, upto if is_whole or not entries else entries[-1].sequence, beginning)
 
 
-def _beginning(rows: Rows, upto: int) -> Beginning:
-    updates_gone, events_gone, oldest = rows[0]
-    return Beginning.noted(updates_gone, events_gone, oldest, upto)
+def _of_topics(topics: Collection[str] | None) -> tuple[str, dict[str, Any]]:
+    """What asks for the newest that rules have discarded of topics."""
+    some = () if topics is None or len(topics) > MANY_TOPICS else topics
+    return OF_TOPICS, {"hashes": bigints([topic_hash(one) for one in some])}
+
+
+def _beginning(rows: Rows, of_topics: Rows, upto: int) -> Beginning:
+    updates_gone, events_gone, oldest, *columns = rows[0]
+    by_rules = discarded(columns, of_topics[0][0])
+    if by_rules is None:
+        return Beginning.noted(updates_gone, events_gone, oldest, upto)
+    return Beginning(updates_gone + 1, events_gone + 1, by_rules)
 
 
 def _in_windows(

@@ -8,8 +8,11 @@ from uuid import UUID
 
 from mercure_hub.storage.encoding import decoded_topics, topic_hash
 from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, SHARED_GRACE, Retention
+from mercure_hub.storage.postgresql.by_rules import PostgresqlTables
 from mercure_hub.storage.postgresql.connection import Connection, Rows, bigints
 from mercure_hub.storage.postgresql.schema import DISCARD_LOCK
+from mercure_hub.storage.rules import Rules
+from mercure_hub.storage.trimming import RuleTrimmer
 
 STEP = 1000
 """Updates of a kind that one step looks at: as many as one batch brings, so that trimming keeps up."""
@@ -21,8 +24,8 @@ _STATE = """
         EXISTS (
             SELECT FROM mercure_node n WHERE n.id <> %(node)s
             AND n.expires > clock_timestamp() + make_interval(secs => %(ahead)s - %(grace)s)
-        )
-    FROM mercure_position p, mercure_discarded d
+        ), r.rules
+    FROM mercure_position p, mercure_discarded d, mercure_retention r
 """
 _UPDATES = """
     SELECT sequence, topics, published_at, events_before FROM mercure_update
@@ -49,7 +52,7 @@ class Trimmer:
     """Discards updates, and events of the hub.
 
     Of each kind only the beginning goes, and the database records how far that is: a reader could not tell
-    that something is missing in the middle.
+    that something is missing in the middle. Where there are rules, they discard the updates.
 
     :param retention: how much to keep.
     :param ahead: seconds by which the server's clock counts as fast.
@@ -58,7 +61,13 @@ class Trimmer:
     def __init__(self, retention: Retention, ahead: Callable[[], float]) -> None:
         self._retention = retention
         self._ahead = ahead
+        self._by_rules = RuleTrimmer(retention)
         self._first = 0  # the sequence up to which there are no updates of publishers
+
+    @property
+    def rules(self) -> Rules:
+        """The rules."""
+        return self._by_rules.rules
 
     def step(self, connection: Connection, node: UUID) -> int:
         """Discard one step, in a transaction; nothing while another process does.
@@ -71,11 +80,13 @@ class Trimmer:
             if not is_alone:
                 return 0
             values = {"node": node, "ahead": self._ahead(), "grace": SHARED_GRACE}
-            ((last, events, event_bytes, gone, now, has_others),) = connection.ask(_STATE, values)
+            ((last, events, event_bytes, gone, now, has_others, text),) = connection.ask(_STATE, values)
             kept, grace = self._retention, SHARED_GRACE if has_others else 0.0
             most = kept.max_age or float("inf")
             discarded, first = 0, self._first
-            if kept.is_bounded:
+            if kept.rules:
+                discarded = self._by_rules.step(PostgresqlTables(connection), now, grace, by_age=True)
+            elif kept.is_bounded and self._by_rules.is_in_force(text):
                 before = last - events - kept.size if kept.size else 0
                 rows = connection.ask(_UPDATES, {"after": max(first, gone), "limit": STEP})
                 old = _beginning(

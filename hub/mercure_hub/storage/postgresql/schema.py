@@ -107,8 +107,33 @@ END
 $$;
 """
 
-STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS + _IDS}
+# Retention by topic, as sqlite/schema.py describes it. An id has a hash, as in mercure_update.
+_RULES = """
+CREATE TABLE mercure_retention (
+    id integer PRIMARY KEY CHECK (id = 1), rules text NOT NULL, generation bigint NOT NULL,
+    assigned bigint NOT NULL, discards bigint NOT NULL, forgotten bigint NOT NULL, before bigint NOT NULL,
+    rest_before bigint NOT NULL
+) WITH (fillfactor = 10);
+INSERT INTO mercure_retention VALUES (1, '', 0, 0, 0, 0, 0, 0);
+CREATE TABLE mercure_rule (
+    number bigint PRIMARY KEY, updates bigint NOT NULL, gone bigint NOT NULL, strays bigint NOT NULL
+) WITH (fillfactor = 10);
+CREATE TABLE mercure_assigned (rule bigint, sequence bigint, PRIMARY KEY (rule, sequence));
+CREATE TABLE mercure_past (
+    number bigint PRIMARY KEY, sequence bigint NOT NULL, id_hash bigint NOT NULL, id text COLLATE "C" NOT NULL
+);
+CREATE INDEX mercure_past_id ON mercure_past (id_hash, sequence);
+CREATE TABLE mercure_gone (
+    topic_hash bigint PRIMARY KEY, sequence bigint NOT NULL, number bigint NOT NULL
+);
+CREATE INDEX mercure_gone_number ON mercure_gone (number);
+"""
+
+STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS + _IDS + _RULES}
 """The statements that lead to a version from the one before."""
+
+KNOWS_RULES = 2
+"""The version from which on there is retention by topic."""
 
 OLDEST = 1
 """The version that a hub has to know to use the tables of the newest one."""

@@ -80,14 +80,18 @@ ADOPT = """
 """
 # Waits for an adoption that is not committed yet.
 ADOPTED = "SELECT node, record FROM mercure_presence WHERE key_hash = ANY(%(hashes)s) FOR UPDATE"
-# An update or an event: the number of events before it is the same.
+# An update or an event: the number of events before it is the same. What is assigned to rules is counted.
 SIZE = """
-    SELECT coalesce(p.last_sequence - p.events - (f.sequence - f.events_before) + 1, 0), (
+    SELECT r.updates + coalesce(p.last_sequence - p.events - (f.sequence - f.events_before) + 1, 0), (
         SELECT sum(pg_total_relation_size(name))::bigint
         FROM unnest(ARRAY['mercure_update', 'mercure_topic', 'mercure_presence']::regclass[]) name
-    ) FROM mercure_position p CROSS JOIN mercure_discarded d LEFT JOIN LATERAL (
+    ) FROM mercure_position p CROSS JOIN mercure_discarded d CROSS JOIN (
+        SELECT assigned, coalesce((SELECT sum(updates) FROM mercure_rule), 0)::bigint AS updates
+        FROM mercure_retention
+    ) r LEFT JOIN LATERAL (
         SELECT u.sequence, u.events_before FROM mercure_update u
-        WHERE u.sequence > d.updates_gone ORDER BY u.sequence LIMIT 1
+        WHERE u.sequence > CASE WHEN r.updates > 0 THEN r.assigned ELSE d.updates_gone END
+        ORDER BY u.sequence LIMIT 1
     ) f ON true
 """
 

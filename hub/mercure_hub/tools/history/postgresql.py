@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -12,6 +13,7 @@ from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import SHARED_GRACE
+from mercure_hub.storage.postgresql import by_rules
 from mercure_hub.storage.postgresql.connection import (
     Connection,
     Connector,
@@ -21,7 +23,7 @@ from mercure_hub.storage.postgresql.connection import (
     texts,
 )
 from mercure_hub.storage.postgresql.retention import DISCARD_TOPICS
-from mercure_hub.storage.postgresql.schema import STEPS, migrate, usable_version
+from mercure_hub.storage.postgresql.schema import KNOWS_RULES, STEPS, migrate, usable_version
 from mercure_hub.tools.history.history import (
     EXAMPLES,
     PAGE,
@@ -157,9 +159,13 @@ class PostgresqlHistory:
         return float(seconds)
 
     def marks(self) -> Marks:
-        """The rows of the position and of what was discarded."""
-        ((*marks, _),) = self._connection.ask(_MARKS)
-        return Marks(*marks)
+        """The rows of the position and of what was discarded; for rules as if it was the beginning."""
+        ((*columns, _),) = self._connection.ask(_MARKS)
+        marks = Marks(*columns)
+        if self._version < KNOWS_RULES:
+            return marks
+        ((gone,),) = self._connection.ask(by_rules.NEWEST_GONE)
+        return replace(marks, updates_gone=max(marks.updates_gone, gone))
 
     def page(
         self, after: int, upto: int, selection: Selection, *, is_backward: bool = False, has_data: bool = True
@@ -191,6 +197,8 @@ class PostgresqlHistory:
             self._connection.ask(DISCARD_TOPICS, _topics(rows))
             ((gone,),) = self._connection.ask(_DELETE, {"sequences": sequences})
             self._connection.ask(_NOTE_BEGINNING)
+            if self._version >= KNOWS_RULES:
+                self._connection.ask(by_rules.UNASSIGN, {"sequences": sequences})
         return int(gone)
 
     def return_space(self) -> None:
