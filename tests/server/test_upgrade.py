@@ -157,6 +157,15 @@ def test_a_key_that_cannot_be_used_changes_nothing(folder: Path) -> None:
         assert "short" not in hub.log.read_text(encoding="utf-8").split("reloaded:")[1].split("\n")[0][60:]
 
 
+def test_retention_by_topic_needs_a_restart(folder: Path) -> None:
+    config = folder / "hub.toml"
+    config.write_text("heartbeat = 30\n", encoding="utf-8")
+    with workers(folder, 1, MERCURE_CONFIG=str(config)) as hub:
+        config.write_text('heartbeat = 30\n[[retention]]\nmatch = "a"\nsize = 5\n', encoding="utf-8")
+        hub.child.send_signal(signal.SIGHUP)
+        wait_for_lines(hub, "[[retention]] changed; restart the hub to apply this", 1)
+
+
 def test_settings_that_need_a_restart_are_named(folder: Path) -> None:
     config = folder / "hub.toml"
     config.write_text('heartbeat = 30\nlog_level = "info"\n', encoding="utf-8")

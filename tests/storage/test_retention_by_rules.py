@@ -358,7 +358,7 @@ def check_gaps(node: Node, model: Model, there: set[int]) -> None:
         missing = max((one[0] for one in gone if select(subscription, one[2])), default=0)
         rest = max((one[0] for one in gone if not model.rules.of(one[2])[0]), default=0)
         is_exact = not any(one[0] in "~*" for one in subscription)
-        has_rest = any(not model.rules.of([one])[0] for one in subscription)
+        has_rest = any(not model.rules.of((one,))[0] for one in subscription)
         for sequence, cursor, *_ in model.published:
             # Of the rest the beginning is gone, with the positions in it, whatever the topics.
             is_known = sequence in there or model.rules.of(model.published[sequence - 1][2])[0] > 0

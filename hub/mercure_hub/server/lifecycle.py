@@ -206,6 +206,8 @@ class Process:
             for row in TABLE
             if not row.is_reloadable and getattr(new, row.name) != getattr(self._settings, row.name)
         ]
+        if new.retention != self._settings.retention:
+            restart.append("[[retention]]")
         _log.info("certificates, keys and log files were reloaded")
         if restart:
             _log.warning("%s changed; restart the hub to apply this", ", ".join(restart))

@@ -19,6 +19,7 @@ from mercure_hub.storage.interface import Discarded, Rule
 REST = 0
 """The number of the updates that belong to no rule."""
 
+_REMEMBERED = 4096  # topics of updates whose rule is remembered
 _SYNTAX = re.compile(r"[*:{}()\\?+#]")
 _DOTS = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 _PATH = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/{]*)?(/.*)")  # of a URI Template
@@ -37,13 +38,23 @@ class Rules:
         self.rules = tuple(rules)
         self.text = json.dumps([base, *map(astuple, rules)]) if rules else ""
         self._matchers = [make(MatcherType(rule.type), rule.value, base) for rule in rules]
+        self._recent: dict[tuple[str, ...], tuple[int, Sequence[str]]] = {}
 
-    def of(self, topics: Sequence[str]) -> tuple[int, Sequence[str]]:
+    def of(self, topics: tuple[str, ...]) -> tuple[int, Sequence[str]]:
         """Which rule an update belongs to.
 
         :param topics: of the update.
         :returns: number of the rule, and the topics that it matches.
         """
+        found = self._recent.get(topics)
+        if found is None:
+            found = self._find(topics)
+            if len(self._recent) >= _REMEMBERED:
+                self._recent.clear()
+            self._recent[topics] = found
+        return found
+
+    def _find(self, topics: tuple[str, ...]) -> tuple[int, Sequence[str]]:
         for number, matcher in enumerate(self._matchers, 1):
             matched = [topic for topic in topics if matcher.matches(topic)]
             if matched:

@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 
     sequence: int
     id: str
-    topics: Sequence[str]
+    topics: tuple[str, ...]
     published_at: float
 
 
