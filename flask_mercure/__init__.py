@@ -5,6 +5,7 @@ an access token; the browsers hold their connections to the hub, not to the appl
 
 The parts, each of which knows those above it only:
 
+* ``contexts`` - app contexts in the middle of a transaction;
 * ``errors`` - the exceptions that all of these raise;
 * ``topics`` - topics and patterns, and the URL to subscribe with;
 * ``html`` - partials, Turbo Streams, swaps of htmx;

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Response, current_app, has_request_context, render_template, request
 from markupsafe import Markup, escape
 
+from flask_mercure.contexts import apart_from_the_request
 from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 
 if TYPE_CHECKING:
@@ -84,15 +84,9 @@ def render_shared(template: str, **context: Any) -> Markup:
         )
 
     def render() -> str:
-        with app.app_context():
-            return render_template(template, **{"url_for": _path_for(app), **context})
+        return render_template(template, **{"url_for": _path_for(app), **context})
 
-    # Contexts of others stay, such as that of a tenant or of tracing.
-    fresh = Context()
-    for variable, value in copy_context().items():
-        if not variable.name.startswith("flask."):
-            fresh.run(variable.set, value)
-    return Markup(fresh.run(render))  # noqa: S704 - escaped by the template
+    return Markup(apart_from_the_request(app, render))  # noqa: S704 - escaped by the template
 
 
 def _path_for(app: Flask) -> Callable[..., str]:
@@ -276,7 +270,7 @@ class TurboStream:
 
     def published(self) -> str:
         """As subscribers get it."""
-        return Markup("").join(one.html(render_shared) for one in self._actions)
+        return str(Markup("").join(one.html(render_shared) for one in self._actions))
 
     def __html__(self) -> str:
         return Markup("").join(one.html(render_template) for one in self._actions)

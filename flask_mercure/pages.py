@@ -403,7 +403,7 @@ def mercure_progress(
         '<mercure-progress{}><progress aria-label="{}"></progress> <span data-label></span> <output></output>'
         "</mercure-progress>"
     ).format(attributes, label)
-    return _module_element("progress.js", nonce) + element
+    return _module_element("progress_bar.js", nonce) + element
 
 
 def _module_element(filename: str, nonce: str | None) -> Markup:

@@ -157,7 +157,7 @@ def as_text(data: Any) -> str:
         return data.published()
     if isinstance(data, bytes | bytearray | memoryview):
         raise TypeError("data is bytes, and an update is text: decode it, or encode it as base64")
-    return data if isinstance(data, str) else json.dumps(data)
+    return str(data) if isinstance(data, str) else json.dumps(data)  # markup too is plain text here
 
 
 def encrypted(data: Any, keys: Recipients, content_type: str | None = None) -> str:

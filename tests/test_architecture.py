@@ -39,8 +39,9 @@ HUB: dict[str, tuple[str, ...]] = {
 # The parts of flask_mercure, each of which knows those above it only, and of these the ones named here.
 # A module that is imported by name at run time counts too.
 EXTENSION: dict[str, tuple[str, ...]] = {
+    "contexts": (),
     "errors": (),
-    "html": ("errors",),
+    "html": ("contexts", "errors"),
     "topics": ("errors",),
     "encryption": ("errors", "topics"),
     "tokens": ("errors", "topics"),
@@ -54,7 +55,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "grants": ("errors", "topics", "tokens", "cookies", "config", "state"),
     "pages": ("errors", "html", "topics", "cookies", "config", "state"),
     "page_session": ("errors", "topics", "state", "grants", "pages"),
-    "database": ("errors", "html", "topics", "updates", "config", "state", "publishing"),
+    "database": ("contexts", "errors", "html", "topics", "updates", "config", "state", "publishing"),
     "hub": (
         *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
         *("grants", "pages", "page_session", "database"),

@@ -20,6 +20,7 @@ from sqlalchemy.orm import InstanceState, Mapper, RelationshipDirection, Relatio
 from sqlalchemy.orm.attributes import set_committed_value
 
 from flask_mercure.config.values import OnFailure
+from flask_mercure.contexts import within
 from flask_mercure.database.outbox import AppOutbox, outbox_of
 from flask_mercure.database.rules import Action, Rule
 from flask_mercure.database.table import check_storable
@@ -189,10 +190,10 @@ class _Destination:
         if self.outbox is not None:
             self.outbox.committed(updates)
             return
-        with self.app.app_context():
-            publications = [one.publication for one in updates]
-            hub = state_of(self.app).hub(self.hub)
-            pipeline_of(self.app).publish(hub, publications, self.on_failure, together=False)
+        publications = [one.publication for one in updates]
+        hub = state_of(self.app).hub(self.hub)
+        pipeline = pipeline_of(self.app)
+        within(self.app, lambda: pipeline.publish(hub, publications, self.on_failure, together=False))
 
 
 @dataclass(frozen=True)
@@ -289,19 +290,21 @@ def _made(
     destination: _Destination, target: Any, action: Action, make: Callable[[], Update | None]
 ) -> Publication | None:
     """An update; what is wrong with it is logged, unless the model has asked for errors."""
+
+    def publication() -> Publication | None:
+        update = make()
+        return None if update is None else update.publication().with_id()
+
     try:
-        with destination.app.app_context():
-            update = make()
-            if update is None:
-                return None
-            publication = update.publication().with_id()
-        check_storable(publication)
+        made = within(destination.app, publication)
+        if made is not None:
+            check_storable(made)
     except Exception:
         if destination.on_failure == "raise":
             raise
         _log.exception("no update is published for the %s of a %s", action, type(target).__name__)
         return None
-    return publication
+    return made
 
 
 def as_it_was(target: Any, connection: Connection) -> Any:

@@ -1,4 +1,4 @@
-// How far a job is: what mercure.progress() publishes, read from its beginning. mercure_progress() shows it.
+// How far a job is: what mercure.progress() publishes, read from its beginning.
 
 import { connect } from "./page.js";
 
@@ -29,40 +29,3 @@ function read(update) {
     return null; // something else was published there
   }
 }
-
-class MercureProgress extends HTMLElement {
-  #stop = () => {};
-
-  connectedCallback() {
-    const [bar, label, end] = ["progress", "[data-label]", "output"].map((name) => this.querySelector(name));
-    const show = ({ state, value, total, label: text }) => {
-      this.setAttribute("state", state);
-      if (total) [bar.max, bar.value] = [total, value];
-      else if (state === "done") bar.value = bar.max;
-      else bar.removeAttribute("value"); // of unknown length
-      label.textContent = text ?? "";
-      end.textContent = "";
-    };
-    const tell = (state) =>
-      this.dispatchEvent(new CustomEvent(state.state, { bubbles: true, cancelable: true, detail: state }));
-    this.#stop = progress(this.getAttribute("topic"), {
-      running: show,
-      done: (state) => {
-        show({ ...state, value: state.total });
-        end.textContent = this.getAttribute("done");
-        if (tell(state) && this.hasAttribute("then")) location.assign(this.getAttribute("then"));
-      },
-      failed: (state) => {
-        show(state);
-        end.textContent = state.message;
-        tell(state);
-      },
-    });
-  }
-
-  disconnectedCallback() {
-    this.#stop();
-  }
-}
-
-if (!customElements.get("mercure-progress")) customElements.define("mercure-progress", MercureProgress);

@@ -267,7 +267,7 @@ def test_mercure_progress_writes_a_bar() -> None:
         label="<b>",
     )
     assert html == (
-        f'<script type="module" src="/_mercure/{version()}/progress.js" nonce="x"></script>'
+        f'<script type="module" src="/_mercure/{version()}/progress_bar.js" nonce="x"></script>'
         '<mercure-progress topic="&#34;a" done="Fine." then="/a?b=1&amp;c">'
         '<progress aria-label="&lt;b&gt;"></progress> <span data-label></span> <output></output>'
         "</mercure-progress>"
