@@ -15,15 +15,18 @@ export class EventStreamParser {
   #topics = [];
   #onevent;
   #onretry;
+  #oncomment;
 
   /**
    * @param {(event: {id: string, type: string, data: string, topics: string[]}) => void} onevent `topics` are
    *   those of the fields by which this project's hub names them
    * @param {(milliseconds: number) => void} [onretry] the stream names a time before reconnecting
+   * @param {(text: string) => void} [oncomment]
    */
-  constructor(onevent, onretry = () => {}) {
+  constructor(onevent, onretry = () => {}, oncomment = () => {}) {
     this.#onevent = onevent;
     this.#onretry = onretry;
+    this.#oncomment = oncomment;
   }
 
   /** @param {Uint8Array} bytes */
@@ -50,7 +53,7 @@ export class EventStreamParser {
       return;
     }
     const colon = line.indexOf(":");
-    if (colon === 0) return; // a comment
+    if (colon === 0) return this.#oncomment(line.slice(1).trim());
     const name = colon < 0 ? line : line.slice(0, colon);
     let value = colon < 0 ? "" : line.slice(colon + 1);
     if (value[0] === " ") value = value.slice(1);

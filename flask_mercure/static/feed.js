@@ -138,8 +138,9 @@ export class Feed {
     return this.#stream?.cursor ?? this.#cursor;
   }
 
-  get isOpen() {
-    return Boolean(this.#stream?.isOpen);
+  /** Whether it has caught up with the hub. */
+  get isLive() {
+    return Boolean(this.#stream?.isLive);
   }
 
   /** Change the topics. */
@@ -226,11 +227,12 @@ export class Feed {
     this.#handover = new Handover(
       (event) => this.#deliver(event),
       () => {
+        const isLive = next.isLive || (old.isLive && next.isOpen); // what it still repeats is there already
         old.close();
         next.cursor ??= old.cursor;
         this.#stream = next;
         this.#next = this.#handover = null;
-        this.#tell(next.isOpen ? "open" : "connecting", {});
+        this.#tell(isLive ? "open" : "connecting", {});
         this.#sink.covered();
         if (this.#wanted !== topics) this.change(this.#wanted);
       },
@@ -250,7 +252,7 @@ export class Feed {
         const stream = get();
         if (this.#handover) {
           if (state === "open" && stream === this.#next) this.#handover.begin();
-          this.#handover.ready(this.#stream.isOpen && this.#next.isOpen);
+          this.#handover.ready(this.#stream.isLive && this.#next.isLive);
           if (state === "open") this.#stream.wake(); // the other one need not wait, if it does
         }
         if (stream === this.#next) return; // heard of when it takes over

@@ -72,7 +72,7 @@ export class Update {
 }
 
 /**
- * `idle`: no topics. `offline`: another attempt follows by itself. `refused`: the hub wants other credentials;
+ * `idle`: no topics. `open`: the page has everything, and what comes from now on is new. `offline`: another attempt follows by itself. `refused`: the hub wants other credentials;
  * seldom attempts follow. `closed`: by `close()`.
  */
 export type State = "idle" | "connecting" | "open" | "offline" | "refused" | "closed";
@@ -217,10 +217,3 @@ export interface ProgressListener {
 
 /** Follow a job from its present state until it is done. Returns what ends it earlier. */
 export function progress(topic: string, listener: ProgressListener, mercure?: Mercure): () => void;
-
-/**
- * The browser's interface, for URLs of the page's hub: all instances share the page's connection and its credentials,
- * each with its own topics and position. For other URLs it makes the browser's own.
- */
-export const EventSource: typeof globalThis.EventSource;
-export type EventSource = globalThis.EventSource;

@@ -200,6 +200,7 @@ export class Presence {
   take(update) {
     const document = parsed(update.data);
     const { match, match_type: type, subscriber } = document ?? {};
+    if (!this.#isHeard) return; // of the history, which may be long: the list will tell who is left
     if (match !== this.#topic || type !== "exact" || typeof subscriber !== "string") return;
     this.#tell(this.#people.apply(document, Date.now()));
   }

@@ -38,7 +38,8 @@ export class Stream {
   #lastSign = 0; // when the hub was last heard
   #hasRenewed = false; // since it was open: a second refusal is not for the cookie's age
   #isClosed = false;
-  isOpen = false;
+  isOpen = false; // the hub has accepted it
+  isLive = false; // and has sent all of the history, as far as it tells: the state is open
 
   /**
    * @param {Settings} settings
@@ -62,7 +63,7 @@ export class Stream {
 
   close() {
     this.#isClosed = true;
-    this.isOpen = false;
+    this.isOpen = this.isLive = false;
     this.#stop();
   }
 
@@ -101,12 +102,15 @@ export class Stream {
     this.#name = fallback.name;
     this.#watch = setTimeout(() => this.#heldBack("unanswered"), UNANSWERED);
     const address = subscriptionUrl(url, this.topics, protocol, requested, lastValue);
-    // This project's hub names them then; others do not know the parameter.
-    if (this.#transport.showsTopics) address.searchParams.append("with", "topics");
+    // What this project's hub sends then, with events and behind the history; others do not know the parameter.
+    if (this.#transport.showsTopics) {
+      for (const extra of ["topics", "live"]) address.searchParams.append("with", extra);
+    }
     this.#end = this.#transport.open(
       { url: address, token: access.token, credentials, types: types() },
       {
-        open: ({ position, isNamed }) => this.#opened(requested, position, isNamed),
+        open: (head) => this.#opened(requested, head),
+        live: () => this.#live(),
         alive: () => (this.#lastSign = Date.now()),
         retry: (milliseconds) => (this.#delay = Math.min(milliseconds, LONGEST_DELAY)),
         event: (event) => {
@@ -127,7 +131,7 @@ export class Stream {
     this.#sink.problem({ reason });
     this.isLate = true;
     if (this.#settings.fallback.heldBack(this.#name)) {
-      this.isOpen = false;
+      this.isOpen = this.isLive = false;
       this.#open();
       return;
     }
@@ -140,7 +144,7 @@ export class Stream {
     if (this.#name === "websocket") this.#again({});
   }
 
-  #opened(requested, position, isNamed) {
+  #opened(requested, { position, isNamed, isMarked }) {
     clearTimeout(this.#watch);
     this.#settings.fallback.opened(this.#name);
     if (this.#transport.showsTopics) this.#sink.named(isNamed);
@@ -158,9 +162,15 @@ export class Stream {
     this.#hasRenewed = false;
     this.#attempts = 0;
     this.#lastSign = 0;
-    this.#sink.state("open", {});
+    if (!isMarked) this.#live();
     const opened = Date.now();
     if (this.#transport.showsBytes && this.#settings.heartbeat) this.#watchSilence(opened);
+  }
+
+  /** What comes from now on is new. */
+  #live() {
+    this.isLive = true;
+    this.#sink.state("open", {});
   }
 
   /** Without a byte since it is open, something buffers; without one for long, the connection is dead. */
@@ -171,6 +181,7 @@ export class Stream {
     this.#watch = setTimeout(() => {
       if (this.#lastSign === 0) {
         this.#lastSign = opened;
+        if (!this.isLive) this.#live(); // nobody will say when
         const turn = this.#turn;
         this.#heldBack("silent");
         if (turn !== this.#turn) return;
@@ -188,7 +199,7 @@ export class Stream {
 
   async #again({ status, retryAfter, error }) {
     const wasOpen = this.isOpen;
-    this.isOpen = false;
+    this.isOpen = this.isLive = false;
     this.isLate = true;
     this.#stop();
     const { access, fallback } = this.#settings;

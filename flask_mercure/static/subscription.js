@@ -9,12 +9,10 @@ import { isSubset } from "./topics.js";
  */
 export class Subscription {
   matchers;
-  isPlaced = false; // it is known whether it has a stream of its own
   #filter;
   #give;
   #onstate;
   #state = "";
-  #until;
   #seen = new Seen();
   #own = null; // a feed
   #ownState = ["connecting", {}];
@@ -106,11 +104,10 @@ export class Subscription {
 
   /** Told how the shared stream is. */
   settle(state, detail, covered) {
-    if (!this.isPlaced) return;
     const isThere = state === "open" && isSubset(this.matchers, covered);
     if (this.#handover) {
       if (isThere) this.#handover.begin();
-      this.#handover.ready(isThere && this.#own.isOpen);
+      this.#handover.ready(isThere && this.#own.isLive);
     }
     if (this.#own) this.#tell(...this.#ownState);
     else this.#tell(state === "open" && !isThere ? "connecting" : state, detail);
@@ -124,9 +121,8 @@ export class Subscription {
   }
 
   #tell(state, detail) {
-    if (state === this.#state && (state !== "offline" || detail.until === this.#until)) return;
+    if (state === this.#state && state !== "offline") return;
     this.#state = state;
-    this.#until = detail.until;
     this.#onstate(state, detail);
   }
 

@@ -2,9 +2,10 @@
 //
 //   transport({url, token, credentials}, sink) -> close()
 //
-// The sink's `open({position, isNamed})` comes first, then any number of `alive()`, `event({id, type, data, topics})`
-// and `retry(milliseconds)`, and once `end({status?, retryAfter?, error?})`, after which nothing comes. After
-// `close()` nothing comes at all. `isNamed` is whether events come with their topics, which was asked for.
+// The sink's `open({position, isNamed, isMarked})` comes first, then any number of `alive()`, `retry(milliseconds)` and
+// `event({id, type, data, topics})`, and once `end({status?, retryAfter?, error?})`, after which nothing comes. After
+// `close()` nothing comes at all. `isNamed` is whether events come with their topics, `isMarked` whether `live()` follows
+// the history; both were asked for.
 
 import { EventStreamParser } from "./event_stream.js";
 
@@ -44,11 +45,13 @@ function openFetch({ url, token, credentials }, sink) {
       return { status: response.status, retryAfter };
     }
     const position = response.headers.get("Mercure-Last-Event-ID") ?? response.headers.get("Last-Event-ID");
-    const isNamed = response.headers.get("Mercure-With") !== null;
-    tell("open", { position: position === null ? null : fromBytes(position), isNamed });
+    const extras = (response.headers.get("Mercure-With") ?? "").split(", ");
+    const [isNamed, isMarked] = [extras.includes("topics"), extras.includes("live")];
+    tell("open", { position: position === null ? null : fromBytes(position), isNamed, isMarked });
     const parser = new EventStreamParser(
       (event) => tell("event", event),
       (milliseconds) => tell("retry", milliseconds),
+      (comment) => comment === "live" && tell("live"),
     );
     const reader = response.body.getReader();
     for (;;) {
@@ -123,10 +126,11 @@ function openWebSocket({ url }, sink) {
     const timer = setTimeout(() => sink.end({ error })); // the page may not, by its policy or from https to http
     return () => clearTimeout(timer);
   }
-  socket.onopen = () => sink.open({ position: null, isNamed: true });
+  socket.onopen = () => sink.open({ position: null, isNamed: true, isMarked: true });
   socket.onmessage = (message) => {
-    const { id, type, data, retry, topics = [] } = JSON.parse(message.data);
+    const { id, type, data, retry, topics = [], live } = JSON.parse(message.data);
     sink.alive();
+    if (live) return void sink.live();
     if (retry !== undefined) sink.retry(retry);
     sink.event({ id, type, data, topics });
   };

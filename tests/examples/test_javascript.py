@@ -70,6 +70,25 @@ def put_away_and_back(site: Site, tab: Tab) -> None:
     tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
 
 
+@pytest.mark.parametrize("transport", ["fetch", "websocket"])
+def test_open_follows_what_was_missed(site: Site, tab: Tab, transport: str, own_hub: None) -> None:
+    for number in range(700):  # more than a page of the history
+        site.publish("a", str(number), private=False)
+    site.sources.append(site.hub.origin.replace("http", "ws"))
+    tab.visit(f"{site.url}/?topics=a")
+    tab.run(
+        "follow({ lastEventId: 'earliest', transport: arguments[0] });"
+        "mercure.addEventListener('state', ({ detail }) => {"
+        "  if (detail.state === 'open') window.got = [...seen.updates];"
+        "});",
+        transport,
+    )
+    tab.wait_open()
+    assert tab.run("return window.got") == [str(number) for number in range(700)]
+    site.publish("a", "new")
+    tab.wait_for("updates", lambda: tab.seen("updates")[700:], ["new"])
+
+
 def test_a_page_with_a_strict_policy_gets_updates(site: Site, tab: Tab) -> None:
     tab.enter(f"{site.url}/?topics=a&topics=b")
     site.publish("a", "1")
