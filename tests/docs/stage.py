@@ -104,6 +104,8 @@ def stage(hub: RunningHub, folder: Path, code: str) -> Iterator[dict[str, Any]]:
     try:
         with app.test_request_context(base_url=ORIGIN):
             names = _names(app, mercure, db)
+            if "(Order)" in code and "class Order" not in code:
+                names["Order"] = type("Order", (db.Model,), {})
             if "active." in code and "active =" not in code:
                 names["active"] = mercure.subscriptions()
             if "found." in code and "found =" not in code:
@@ -149,6 +151,8 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "Celery": celery.Celery,
         "Task": celery.Task,
         "job": SimpleNamespace(id=7),
+        "rows": [1, 2],
+        "generate": lambda question: iter(["an ", "answer"]),
         "jobs_of": lambda _: [],
         "ModelOverloaded": OSError,
         "answer": lambda topic, messages: None,
