@@ -52,7 +52,8 @@ help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
 demo: $(VENV)/hub.done
-	@exec $(BIN)/python examples/chat/demo.py $(DEMO)
+	@echo " * Open the chat in two windows, one of them private, and sign in under two names"
+	@exec $(BIN)/flask --app examples/chat/app mercure run --host localhost --port 8000 $(DEMO)
 
 demo-cluster: python
 	@$(PYTHON) tests/packages.py --only nginx $(if $(filter valkey,$(ENGINE)),valkey-server,postgresql)

@@ -1,19 +1,15 @@
-"""A chat that shows flask-mercure: rooms, private messages, presence, history.
+"""A chat: rooms, private messages, who is here, history.
 
-The application stores nothing. It signs people in, gives each browser a cookie that says what it may
-read from the hub, and publishes what they write. The hub's history is the store of the messages, and
-the hub's list of subscriptions says who is here.
+The application stores nothing. It signs people in, says what each of them may read, and publishes what they
+write. The hub's history is the store of the messages.
 
-======================================  ======================================================
-topic                                   what it carries
-======================================  ======================================================
-``https://chat.example/rooms/{room}``   messages of a room, for everybody who is signed in
-``https://chat.example/users/{id}``     private messages that this person sent or received
-``https://chat.example/pages/{id}``     nothing; see ``static/stream.js``
-======================================  ======================================================
-
-``make demo`` runs it together with its hub. On its own: ``flask --app examples/chat/app run``, with
-``FLASK_SECRET_KEY``, ``FLASK_MERCURE_URL``, ``FLASK_MERCURE_JWT_SECRET`` … in the environment.
+==================  ====================================================================
+topic               what it carries
+==================  ====================================================================
+``/rooms/{room}``   messages of a room; a subscription to exactly this topic is presence
+``/users/{id}``     private messages that this person sent or received
+``/here``           nothing: who subscribes to it has the chat open
+==================  ====================================================================
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from flask import (
     Response,
     abort,
     current_app,
-    flash,
+    g,
     jsonify,
     redirect,
     render_template,
@@ -41,18 +37,19 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.security import gen_salt
 
 from flask_mercure import Grants, Mercure, PublishError, URLPattern, build_topic
 
-TOPICS = "https://chat.example"  # a name and not an address: nothing is ever fetched from there
 ROOMS = {
     "lobby": "Come in, say hello",
     "workshop": "What are you building?",
     "music": "What is playing?",
 }
+HERE = "/here"
+EVERY_ROOM = URLPattern("/rooms/:room")
 TEXT_LIMIT = 2000
 _NAME = re.compile(r"\w(?:[\w .'-]{0,22}\w)?")
-_ROOM = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 
 mercure = Mercure()
 pages = Blueprint("chat", __name__)
@@ -64,11 +61,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     :param config: settings; they win over those from the environment.
     """
     app = Flask(__name__)
-    app.config.from_mapping(
-        MAX_CONTENT_LENGTH=64 * 1024,
-        MERCURE_TOKEN_LIFETIME=3600,  # seconds; the page renews the cookie before they are over
-        SESSION_COOKIE_SAMESITE="Lax",
-    )
+    app.config.from_mapping(MAX_CONTENT_LENGTH=64 * 1024, SESSION_COOKIE_SAMESITE="Lax")
     app.config.from_prefixed_env()
     app.config.from_mapping(config or {})
     mercure.init_app(app)
@@ -83,9 +76,12 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
 # -- people -------------------------------------------------------------------------------------
 
 
+def room_topic(room: str) -> str:
+    return build_topic("/rooms/{}", room)
+
+
 def user_topic(person: str) -> str:
-    """Topic of what one person may read."""
-    return build_topic(TOPICS + "/users/{}", person)
+    return build_topic("/users/{}", person)
 
 
 def person_id(name: str) -> str:
@@ -95,27 +91,39 @@ def person_id(name: str) -> str:
 
 def clean_name(text: str) -> str | None:
     """A name as it is shown, or ``None`` when it cannot be one."""
-    name = " ".join(unicodedata.normalize("NFKC", text).split())
+    name = " ".join(unicodedata.normalize("NFKC", text[:200]).split())
     return name if _NAME.fullmatch(name) else None
 
 
-def me() -> dict[str, str] | None:
+def me() -> dict[str, str]:
     """Who is signed in."""
     name = session.get("name")
-    return {"id": person_id(name), "name": name} if isinstance(name, str) else None
+    if not isinstance(name, str):
+        abort(401, "You are signed out.")
+    return {"id": person_id(name), "name": name}
+
+
+@mercure.subscribe_grants
+def may_read() -> Grants | None:
+    """What a browser may read: all rooms, its own private messages, and who is where."""
+    if "name" not in session:
+        return None
+    person = me()
+    people = [mercure.presence(topic) for topic in (HERE, *map(room_topic, ROOMS))]
+    seen = [topic for presence in people for topic in presence.grants]
+    topics = [EVERY_ROOM, HERE, user_topic(person["id"]), *seen]
+    return Grants(topics, payload={"name": person["name"]}, user=person["id"])
 
 
 @pages.route("/sign-in", methods=["GET", "POST"])
 def sign_in() -> ResponseReturnValue:
     """Take a name. There is no password: this is where your login goes."""
-    if request.method == "GET":
-        return redirect(url_for(".index")) if me() else render_template("sign_in.html")
-    name = clean_name(request.form.get("name", "")[:200])
-    if name is None:
-        flash("Use 1 to 24 letters or digits; spaces, dots, hyphens and apostrophes may be between them.")
-        return render_template("sign_in.html", name=request.form.get("name", "")[:24]), 422
-    session["name"] = name  # the cookie for the hub comes with it, see may_read
-    return redirect(url_for(".index"))
+    name = request.form.get("name", "")
+    if request.method == "POST" and clean_name(name) is not None:
+        session["name"] = clean_name(name)  # the cookie for the hub follows, see may_read
+    if "name" in session:
+        return redirect(url_for(".chat", room=next(iter(ROOMS))))
+    return render_template("sign_in.html", name=name[:24]), 422 if request.method == "POST" else 200
 
 
 @pages.post("/sign-out")
@@ -125,116 +133,46 @@ def sign_out() -> ResponseReturnValue:
     return redirect(url_for(".sign_in"))
 
 
-@pages.post("/session")
-def renew() -> ResponseReturnValue:
-    """A fresh cookie: a page asks for it before the hub ends its stream at the token's ``exp``.
-
-    Also when the browser has lost the one for the hub, which no other response would notice.
-    """
-    grants = may_read()
-    if grants is None:
-        abort(401, "You are signed out.")
-    response = jsonify(lifetime=current_app.config["MERCURE_TOKEN_LIFETIME"])
-    return mercure.set_cookie(response, grants.topics, payload=grants.payload)
-
-
-@mercure.subscribe_grants
-def may_read() -> Grants | None:
-    """What a browser may read: the rooms, its own private messages, and who is here.
-
-    The payload is shown to everybody who may see the subscriptions: it is how a page knows who is
-    behind one.
-    """
-    person = me()
-    if person is None:
-        return None
-    namespace = urlsplit(mercure.url()).path + "/subscriptions"
-    return Grants(
-        [
-            URLPattern(TOPICS + "/rooms/:room"),
-            user_topic(person["id"]),
-            namespace,  # the list of subscriptions, and below it their events
-            URLPattern(namespace + "/exact/:match/:subscriber"),
-        ],
-        payload=person,
-        user=person["id"],
-    )
-
-
 # -- pages and messages -------------------------------------------------------------------------
 
 
 @pages.get("/")
-def index() -> ResponseReturnValue:
-    """The first room."""
-    return redirect(url_for(".chat", room=next(iter(ROOMS))))
-
-
-@pages.get("/rooms/<room>")
+@pages.get("/rooms/<any({rooms}):room>".format(rooms=", ".join(ROOMS)))
 @pages.get("/people/<person>")
 def chat(room: str | None = None, person: str | None = None) -> ResponseReturnValue:
     """The page, the same for each conversation: it reads from its address which one to show."""
-    reader = me()
-    if reader is None:
+    if "name" not in session or (room is None and person is None):
         return redirect(url_for(".sign_in"))
-    if not (_ROOM.fullmatch(room) if room is not None else clean_name(person or "")):
+    if person is not None and clean_name(person) is None:
         abort(404, "There is no such conversation.")
-    # Every page has one EventSource for everything. What differs from page to page (the room that
-    # is open, the cursor) is added by stream.js.
-    stream = mercure.url(
-        [
-            URLPattern(TOPICS + "/rooms/:room"),
-            user_topic(reader["id"]),
-            URLPattern(urlsplit(mercure.url()).path + "/subscriptions/exact/:match/:subscriber"),
-        ]
+    g.nonce = gen_salt(24)
+    return render_template(
+        "chat.html",
+        me=me(),
+        rooms=list(ROOMS.items()),
+        topics=[EVERY_ROOM, user_topic(me()["id"])],
+        now=now(),
+        text_limit=TEXT_LIMIT,
     )
-    page = {
-        "me": reader,
-        "stream": stream,
-        "topics": TOPICS,
-        "rooms": [{"id": room, "about": about} for room, about in ROOMS.items()],
-        "lifetime": current_app.config["MERCURE_TOKEN_LIFETIME"],
-        "now": now(),
-    }
-    return render_template("chat.html", page=page, me=reader, text_limit=TEXT_LIMIT)
 
 
 @pages.post("/messages")
 def send() -> ResponseReturnValue:
     """Publish a message to a room or to a person."""
     author = me()
-    if author is None:
-        abort(401, "You are signed out.")
-    body = request.get_json()
-    if not isinstance(body, dict):
-        abort(422, "Send a JSON object.")
-    message = {"from": author, "text": clean_text(body.get("text")), "sent": now()}
-    room, person = body.get("room"), body.get("to")
-    if isinstance(room, str) and person is None:
-        if not _ROOM.fullmatch(room):
-            abort(422, "A room's name has 1 to 32 small letters, digits or hyphens.")
-        message["room"] = room
-        topics = [build_topic(TOPICS + "/rooms/{}", room)]
-    elif isinstance(person, str) and room is None:
-        name = clean_name(person[:200])
-        if name is None or person_id(name) == author["id"]:
-            abort(422, "There is no such person to write to.")
-        message["to"] = recipient = person_id(name)
-        # The sender reads it too: in another window, and after a reload.
-        topics = [user_topic(recipient), user_topic(author["id"])]
-    else:
-        abort(422, "Name a room or a person.")
-    return jsonify(id=mercure.publish(topics, message, private=True)), 201
-
-
-def clean_text(text: object) -> str:
-    """The text of a message, or an answer that says what is wrong with it."""
-    if not isinstance(text, str) or not text.strip():
-        abort(422, "Write something first.")
+    match request.get_json():
+        case {"room": str(room), "text": str(text)} if room in ROOMS:
+            topics, where = [room_topic(room)], {"room": room}
+        case {"to": str(to), "text": str(text)} if (name := clean_name(to)) is not None:
+            # The sender reads it too: in another window, and after a reload.
+            topics, where = [user_topic(person_id(name)), user_topic(author["id"])], {"to": person_id(name)}
+        case _:
+            abort(422, "Name a room or a person, and write something.")
     text = text.replace("\r\n", "\n").strip()
-    if len(text) > TEXT_LIMIT:
-        abort(422, f"That is {len(text)} characters; a message has {TEXT_LIMIT} at most.")
-    return text
+    if not 0 < len(text) <= TEXT_LIMIT:
+        abort(422, f"Write 1 to {TEXT_LIMIT} characters.")
+    message = {"from": author, "text": text, "sent": now(), **where}
+    return jsonify(id=mercure.publish(topics, message, private=True)), 201
 
 
 def now() -> str:
@@ -246,52 +184,35 @@ def now() -> str:
 
 
 def refuse_other_sites() -> None:
-    """Let only this site's own pages change something.
-
-    ``SameSite=Lax`` keeps the session cookie from other sites' forms, but not from other ports and
-    subdomains of this one. Browsers leave out ``Sec-Fetch-Site`` without TLS, except on localhost.
-    """
-    if request.method in {"GET", "HEAD", "OPTIONS"}:
-        return
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is None:
-        own = request.host_url.rstrip("/")  # behind a proxy that ends TLS, use werkzeug's ProxyFix
-        is_own = request.headers.get("Origin") == own
-    else:
-        is_own = site == "same-origin"
-    if not is_own:
+    """Let only this site's own pages change something; ``Lax`` cookies come from its subdomains, too."""
+    if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         abort(403, "This request came from another site.")
 
 
 def add_security_headers(response: Response) -> Response:
     """Nothing is loaded from elsewhere, and only the hub is talked to."""
     hub = urlsplit(mercure.url())
+    nonce = f" 'nonce-{g.nonce}'" if "nonce" in g else ""
     response.headers["Content-Security-Policy"] = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        f"default-src 'none'; script-src 'self'{nonce}; style-src 'self'; img-src 'self'; "
         f"connect-src 'self' {hub.scheme}://{hub.netloc}; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"
-    if request.endpoint != "static":
-        response.headers["Cache-Control"] = "no-store"
     return response
 
 
 def show_error(error: HTTPException) -> ResponseReturnValue:
-    """Errors as JSON for the page's script, as text for people."""
-    code = error.code or 500
-    message = error.description or error.name
-    if request.path in {"/messages", "/session"}:
-        return jsonify(error=message), code
-    return render_template("error.html", title=error.name, message=message), code
+    """Errors as JSON for the page's script, as a page for people."""
+    if request.is_json:
+        return jsonify(error=error.description), error.code or 500
+    return render_template("error.html", title=error.name, message=error.description), error.code or 500
 
 
 def show_publish_error(error: PublishError) -> ResponseReturnValue:
     """The hub did not take the message: the log gets the cause, the page a sentence."""
     current_app.logger.error("A message was not published: %s", error)
     if error.possibly_published:
-        return jsonify(
-            error="The message may not have arrived. See whether it appears before you send it again."
-        ), 504
+        return jsonify(error="The message may have arrived. Look before you send it again."), 504
     return jsonify(error="The message could not be delivered. Try again in a moment."), 502

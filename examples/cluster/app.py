@@ -22,10 +22,10 @@ from .parts import Part, Trouble, status_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "chat"))
 
-from app import TOPICS, mercure
 from app import create_app as create_chat
+from app import mercure
 
-NUMBERS = TOPICS + "/numbers"
+NUMBERS = "/numbers"
 _SUBSCRIPTIONS = "/.well-known/mercure/subscriptions"
 
 pages = Blueprint("hubs", __name__, url_prefix="/hubs", static_folder="static", template_folder="templates")

@@ -29,7 +29,7 @@ from tests.needs import need
 pytestmark = pytest.mark.servers
 
 STREAMS = 1000
-_LOBBY = "match=" + quote("https://chat.example/rooms/lobby", safe="")
+_LOBBY = "match=" + quote("/rooms/lobby", safe="")
 _APPLICATION = """
 import pathlib
 import runpy

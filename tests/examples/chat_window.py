@@ -35,7 +35,7 @@ class Window(Page):
 
     def wait_live(self) -> None:
         """Wait until the stream has caught up."""
-        self.wait_for("state", self.state, "live")
+        self.wait_for("state", self.state, "open")
 
     def open(self, key: str) -> None:
         """Choose a conversation in the lists, such as ``room:lobby``."""

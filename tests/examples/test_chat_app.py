@@ -15,7 +15,6 @@ from flask_mercure import Mercure, PublishError
 from tests.examples.loading import load_example
 
 _SECRET = "a secret of the tests with more than 32 bytes"
-_OWN = {"Origin": "http://localhost"}
 
 
 @pytest.fixture
@@ -50,12 +49,12 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str
 @pytest.fixture
 def ada(app: Flask) -> FlaskClient:
     client = app.test_client()
-    assert client.post("/sign-in", data={"name": "Ada"}, headers=_OWN).status_code == 302
+    assert client.post("/sign-in", data={"name": "Ada"}).status_code == 302
     return client
 
 
 def _say(client: FlaskClient, body: object) -> tuple[int, dict[str, Any]]:
-    answer = client.post("/messages", json=body, headers=_OWN)
+    answer = client.post("/messages", json=body)
     return answer.status_code, answer.get_json()
 
 
@@ -70,14 +69,14 @@ def _say(client: FlaskClient, body: object) -> tuple[int, dict[str, Any]]:
 )
 def test_names(app: Flask, given: str, shown: str) -> None:
     client = app.test_client()
-    assert client.post("/sign-in", data={"name": given}, headers=_OWN).status_code == 302
+    assert client.post("/sign-in", data={"name": given}).status_code == 302
     with client.session_transaction() as session:
         assert session["name"] == shown
 
 
 @pytest.mark.parametrize("name", ["", "   ", "-", "<b>", "a" * 25, "a\u202eb", "a/b"])
 def test_names_that_are_refused(app: Flask, name: str) -> None:
-    answer = app.test_client().post("/sign-in", data={"name": name}, headers=_OWN)
+    answer = app.test_client().post("/sign-in", data={"name": name})
     assert answer.status_code == 422
     assert 'role="alert"' in answer.text
     assert "mercure" not in str(answer.headers.getlist("Set-Cookie"))
@@ -91,32 +90,29 @@ def test_the_cookie_allows_what_it_should(ada: FlaskClient) -> None:
     )
     [detail] = claims["authorization_details"]
     assert detail["actions"] == ["subscribe"]
-    assert detail["payload"] == {"id": "ada", "name": "Ada"}
+    assert detail["payload"] == {"sub": "ada", "name": "Ada"}
+    assert claims["sub"] == "ada"
+    people = "/.well-known/mercure/subscriptions/exact/"
+    shown = [
+        people + topic for topic in ("%2Fhere", "%2Frooms%2Flobby", "%2Frooms%2Fworkshop", "%2Frooms%2Fmusic")
+    ]
     assert [topic["match"] for topic in detail["topics"]] == [
-        "https://chat.example/rooms/:room",
-        "https://chat.example/users/ada",
-        "/.well-known/mercure/subscriptions",
-        "/.well-known/mercure/subscriptions/exact/:match/:subscriber",
+        *("/rooms/:room", "/here", "/users/ada"),
+        *(match for path in shown for match in (path, f"{path}/:subscriber")),
     ]
 
 
 def test_signing_out_takes_the_cookie_back(ada: FlaskClient) -> None:
-    assert ada.post("/sign-out", headers=_OWN).status_code == 302
+    assert ada.post("/sign-out").status_code == 302
     assert ada.get_cookie("mercure_access_token", path="/.well-known/mercure") is None
     assert urlsplit(ada.get("/rooms/lobby").headers["Location"]).path == "/sign-in"
-    assert ada.post("/session", headers=_OWN).status_code == 401
-
-
-def test_renewing_the_cookie(ada: FlaskClient) -> None:
-    answer = ada.post("/session", headers=_OWN)
-    assert answer.get_json() == {"lifetime": 3600}
-    assert "mercure_access_token=" in answer.headers["Set-Cookie"]
+    assert _say(ada, {"room": "lobby", "text": "a"})[0] == 401
 
 
 def test_a_message_to_a_room(ada: FlaskClient, published: list[tuple[list[str], dict[str, Any]]]) -> None:
     assert _say(ada, {"room": "lobby", "text": " Hello\r\nall "}) == (201, {"id": "urn:uuid:1"})
     [(topics, message)] = published
-    assert topics == ["https://chat.example/rooms/lobby"]
+    assert topics == ["/rooms/lobby"]
     assert message["from"] == {"id": "ada", "name": "Ada"}
     assert message["text"] == "Hello\nall"
 
@@ -126,7 +122,7 @@ def test_a_private_message_is_for_both(
 ) -> None:
     assert _say(ada, {"to": "Grace Hopper", "text": "Hello"})[0] == 201
     [(topics, message)] = published
-    assert topics == ["https://chat.example/users/grace%20hopper", "https://chat.example/users/ada"]
+    assert topics == ["/users/grace%20hopper", "/users/ada"]
     assert message["to"] == "grace hopper"
 
 
@@ -139,8 +135,7 @@ def test_a_private_message_is_for_both(
         {"room": "lobby", "text": 1},
         {"room": "lobby", "text": "a" * 2001},
         {"room": "../users/grace", "text": "a"},
-        {"room": "lobby", "to": "grace", "text": "a"},
-        {"to": "ADA", "text": "a"},
+        {"room": "a-room", "text": "a"},
         {"to": "<b>", "text": "a"},
         {"text": "a"},
     ],
@@ -157,10 +152,9 @@ def test_messages_that_are_refused(
 
 def test_errors_of_the_page_are_json(app: Flask, ada: FlaskClient) -> None:
     assert _say(app.test_client(), {"room": "lobby", "text": "a"})[0] == 401
-    assert (
-        "error" in ada.post("/messages", data="{", content_type="application/json", headers=_OWN).get_json()
-    )
-    assert "error" in ada.post("/messages", data=b"a" * 70_000, headers=_OWN).get_json()
+    for data in (b"{", b"a" * 70_000):
+        answer = ada.post("/messages", data=data, content_type="application/json")
+        assert "error" in answer.get_json()
 
 
 @pytest.mark.parametrize(("possibly", "status"), [(False, 502), (True, 504)])
@@ -176,20 +170,10 @@ def test_the_hub_does_not_take_a_message(
     assert "hub is down" not in answer["error"]  # that is for the log
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Origin": "http://localhost:8080"},
-        {"Origin": "null"},
-        {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"},
-        {"Sec-Fetch-Site": "cross-site"},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/session", "/messages"])
-def test_other_sites_change_nothing(ada: FlaskClient, headers: dict[str, str], path: str) -> None:
-    answer = ada.post(path, headers=headers)
+@pytest.mark.parametrize("site", ["same-site", "cross-site", "none"])
+@pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/messages"])
+def test_other_sites_change_nothing(ada: FlaskClient, site: str, path: str) -> None:
+    answer = ada.post(path, headers={"Sec-Fetch-Site": site})
     assert answer.status_code == 403
     assert "Set-Cookie" not in answer.headers
 
@@ -198,7 +182,7 @@ def test_other_sites_change_nothing(ada: FlaskClient, headers: dict[str, str], p
 def test_security_headers(app: Flask, path: str) -> None:
     with app.test_client().get(path) as answer:
         policy = answer.headers["Content-Security-Policy"]
-    assert "default-src 'none'; script-src 'self'; " in policy
+    assert "default-src 'none'; script-src 'self'" in policy
     assert "connect-src 'self' http://localhost:3000; " in policy
     assert "unsafe" not in policy
 
@@ -214,4 +198,4 @@ def test_a_name_cannot_leave_its_place_in_the_page(app: Flask) -> None:
         session["name"] = "</script><b>"
     page = client.get("/rooms/lobby").text
     assert "<b>" not in page
-    assert page.count("</script>") == 2
+    assert page.count("</script>") == 4
