@@ -195,6 +195,16 @@ class TestPositions:
         assert not has_gap(node, "token 9", "/answers/1", "/orders/1")
         assert has_gap(node, "token 8", "/answers/1", "/orders/1")
 
+    def test_a_hub_that_starts_knows_the_newest_position(self, cluster: Cluster, node: Node) -> None:
+        """As that of a page: everything that is left comes before it."""
+        send(node, "/orders/1", id="order")
+        assert (node.link.newest_update(), node.link.id_at(1)) == ("order", "order")
+        send(node, "/answers/1", id="token")
+        pass_time(cluster, node, 2 * HOUR)
+        assert node.sequences() == [1]
+        assert (node.link.newest_update(), node.link.id_at(2)) == ("token", "token")
+        assert not has_gap(node, "token", "*")
+
     def test_topics_that_the_rule_does_not_match_count_too(self, cluster: Cluster, node: Node) -> None:
         send(node, "/orders/1", id="order")
         send(node, "/answers/1", "/users/7")

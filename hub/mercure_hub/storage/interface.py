@@ -556,10 +556,10 @@ class Link(Protocol):
         """Where the history ends."""
 
     def id_at(self, sequence: int) -> str | None:
-        """The id of one update; ``None`` if it is not there."""
+        """The id of one update; ``None`` if it is neither there nor known as discarded by rules."""
 
     def newest_update(self) -> str | None:
-        """The id of the newest update of a publisher, if one is there."""
+        """The id of the newest update of a publisher that is there, or known as discarded by rules."""
 
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
         """Look up where subscribers resume, all of them in few round trips; the answers are in order."""

@@ -123,6 +123,7 @@ CREATE TABLE mercure_past (
     number bigint PRIMARY KEY, sequence bigint NOT NULL, id_hash bigint NOT NULL, id text COLLATE "C" NOT NULL
 );
 CREATE INDEX mercure_past_id ON mercure_past (id_hash, sequence);
+CREATE INDEX mercure_past_sequence ON mercure_past (sequence);
 CREATE TABLE mercure_gone (
     topic_hash bigint PRIMARY KEY, sequence bigint NOT NULL, number bigint NOT NULL
 );

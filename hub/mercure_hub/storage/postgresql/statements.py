@@ -38,9 +38,15 @@ POSITION_WITH_SERVER = """
     SELECT epoch || '/' || system_identifier, last_sequence FROM mercure_position, pg_control_system()
 """
 MAY_NAME_SERVER = "SELECT has_function_privilege('pg_control_system()', 'execute')"
-ID_AT = "SELECT id FROM mercure_update WHERE sequence = %(sequence)s"
+ID_AT = """
+    SELECT id FROM mercure_update WHERE sequence = %(sequence)s
+    UNION ALL SELECT id FROM mercure_past WHERE sequence = %(sequence)s LIMIT 1
+"""
 NEWEST_UPDATE = """
-    SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
+    SELECT id FROM (
+        (SELECT sequence, id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1)
+        UNION ALL (SELECT sequence, id FROM mercure_past ORDER BY sequence DESC LIMIT 1)
+    ) newest ORDER BY sequence DESC LIMIT 1
 """
 _OF_OTHERS = """
     SELECT key, record FROM mercure_presence

@@ -639,7 +639,13 @@ _REVOCATIONS = """
 """
 
 _NEWEST_UPDATE = """
-    SELECT id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
+    SELECT id FROM (
+        SELECT * FROM (
+            SELECT sequence, id FROM mercure_update WHERE event_bytes IS NULL ORDER BY sequence DESC LIMIT 1
+        ) UNION ALL SELECT * FROM (
+            SELECT sequence, id FROM mercure_past ORDER BY sequence DESC LIMIT 1
+        )
+    ) ORDER BY sequence DESC LIMIT 1
 """
 
 

@@ -41,7 +41,10 @@ _FIND = """
     )
 """
 _LAST = "SELECT last_sequence FROM mercure_position"
-_ID_AT = "SELECT id FROM mercure_update WHERE sequence = ?"
+_ID_AT = """
+    SELECT id FROM mercure_update WHERE sequence = ?1
+    UNION ALL SELECT id FROM mercure_past WHERE sequence = ?1 LIMIT 1
+"""
 _BEGINNING = """
     SELECT updates_gone, events_gone, (SELECT min(sequence) FROM mercure_update),
         rules, rest_before, before, forgotten,

@@ -121,6 +121,7 @@ TABLES = {
         )
         """,
         "CREATE INDEX mercure_past_id ON mercure_past (id)",
+        "CREATE INDEX mercure_past_sequence ON mercure_past (sequence)",
     ),
     # The newest update of each topic that rules have discarded, and its number.
     "mercure_gone": (
