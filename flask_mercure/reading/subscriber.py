@@ -16,7 +16,7 @@ from flask_mercure.client.answer import reason
 from flask_mercure.client.connection import StreamedAnswer, describe
 from flask_mercure.client.session import USER_AGENT
 from flask_mercure.errors import HubUnreachable, MercureError, Refused
-from mercure_hub.protocol.event_stream import Event, Parser
+from mercure_hub.protocol.event_stream import WITH, WITH_TOPICS, Event, Parser
 from mercure_hub.protocol.topics import forbidden_character
 from mercure_hub.protocol.update import EARLIEST
 
@@ -99,7 +99,8 @@ class Subscription(Iterator[Event]):
             threading.RLock()
         )  # held by the reading thread; reentrant, for close() in a signal handler
         self._connection: StreamedAnswer | None = None
-        self._url = url
+        # This project's hub names topics then; others do not know the parameter.
+        self._url = f"{url}{'&' if '?' in url else '?'}{WITH}={WITH_TOPICS}"
         self._token = token
         self._verify = verify
         self._connect_timeout = connect_timeout

@@ -15,12 +15,12 @@ from mercure_hub.endpoints.request import Request, form_of
 from mercure_hub.fanout.quota import Slot
 from mercure_hub.protocol import origins, websocket
 from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.event_stream import WITH_TOPICS
 from mercure_hub.protocol.http import Headers, prefers
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher
 from mercure_hub.protocol.subscription import (
     WITH_LIVE,
-    WITH_TOPICS,
     check_shown,
     matchers_from,
     requested_cursor,

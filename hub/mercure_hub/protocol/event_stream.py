@@ -16,6 +16,12 @@ LIVE = b": live\n"
 TOPIC_FIELD = "topic"
 """The field that names a topic of an event: an extension of this hub (docs/protocol.md)."""
 
+WITH = "with"
+"""The parameter that asks for more than the protocol sends; an extension of this hub."""
+
+WITH_TOPICS = "topics"
+"""Its value that asks for the topics of each update."""
+
 _MAX_RETRY = 2**31 - 1  # browsers keep it in 32 bits or more
 
 
@@ -66,11 +72,13 @@ class Event:
     :param data: the lines, joined by LF.
     :param id: the last event id in force when the event was dispatched.
     :param type: the event type, ``message`` by default.
+    :param topics: those of its topics that the hub named; see ``encode_topics``.
     """
 
     data: str
     id: str
     type: str
+    topics: tuple[str, ...] = ()
 
     def json(self) -> Any:
         """The data, read as JSON.
@@ -98,6 +106,7 @@ class Parser:
         self._id = last_event_id
         self._type = ""
         self._data: list[str] = []
+        self._topics: list[str] = []
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """Take the next piece of the stream.
@@ -135,6 +144,8 @@ class Parser:
             self._data.append(value)
         elif name == "event":
             self._type = value
+        elif name == TOPIC_FIELD:
+            self._topics.append(value)
         elif name == "id" and "\0" not in value:
             self._id = value
         elif name == "retry":
@@ -143,8 +154,8 @@ class Parser:
 
     def _dispatch(self) -> Event | None:
         self.last_event_id = self._id
-        data, event_type = self._data, self._type
-        self._data, self._type = [], ""
+        data, event_type, topics = self._data, self._type, self._topics
+        self._data, self._type, self._topics = [], "", []
         if not data:
             return None
-        return Event("\n".join(data), self._id, event_type or "message")
+        return Event("\n".join(data), self._id, event_type or "message", tuple(topics))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from mercure_hub.protocol.errors import InvalidRequest
+from mercure_hub.protocol.event_stream import WITH, WITH_TOPICS
 from mercure_hub.protocol.http import Pairs, json_answer
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher, cost, make
@@ -38,12 +39,6 @@ def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> st
         sent += [value for wanted in names for name, value in given if name == wanted]
     return next(filter(None, sent), "") if sent else None
 
-
-WITH = "with"
-"""The parameter that asks for more than the protocol sends; an extension of this hub."""
-
-WITH_TOPICS = "topics"
-"""Its value that asks for the topics of each update."""
 
 WITH_LIVE = "live"
 """Its value that asks for a mark behind the history."""

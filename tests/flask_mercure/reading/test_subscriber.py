@@ -63,6 +63,12 @@ def test_subscription_gets_its_topics_and_no_others(app: Any) -> None:
         two.json()
 
 
+def test_events_name_the_topics_that_were_subscribed_to(app: Any) -> None:
+    with mercure.subscribe(["s-named", URLPattern("/s-named/:id")]) as events:
+        mercure.publish(["s-named", "/s-named/7", "s-unknown"], "x")
+        assert events.wait(PATIENCE).topics == ("s-named", "/s-named/7")
+
+
 def test_subscription_replays_from_a_cursor_and_from_the_earliest(app: Any) -> None:
     ids = [mercure.publish("s-history", str(n), id=f"urn:é:{n}") for n in range(4)]
     with mercure.subscribe("s-history", ids[1]) as events:
