@@ -341,7 +341,8 @@ class HubOperations(ABC):
         :raises InvalidArgument: the hub would refuse the topic.
         :raises PublishError: the hub refused the update, or could not be reached.
         """
-        self.publish(topic, ending(topic, error), private=private, type=type, on_failure="raise")
+        data, id = ending(topic, error)
+        self.publish(topic, data, private=private, id=id, type=type, on_failure="raise")
 
     def _attempt(self, topic: str, grouping: Grouping, *, private: bool, type: str | None) -> Attempt:
         delivery = delivery_to(

@@ -85,14 +85,15 @@ def joined(events: Iterable[Any]) -> Iterator[Any]:
             yield from several
 
 
-def ending(topic: str, error: str | None) -> dict[str, Any]:
-    """The update that ends a run from outside.
+def ending(topic: str, error: str | None) -> tuple[dict[str, Any], str]:
+    """The update that ends a run from outside, and its id: always the same, so that it is stored once.
 
     :param error: what happened; ``None``: it was stopped.
     """
+    id = uuid.uuid5(uuid.NAMESPACE_URL, topic).urn
     if error is None:
-        return {"run": topic, "kind": "stopped"}
-    return {"run": topic, "kind": "error", "message": error}
+        return {"run": topic, "kind": "stopped"}, id
+    return {"run": topic, "kind": "error", "message": error}, id
 
 
 @dataclass

@@ -183,7 +183,8 @@ def test_json_is_json(block: Block) -> None:
 def test_toml_is_a_configuration_of_the_hub(block: Block, hub: RunningHub, tmp_path: Path) -> None:
     with stage(hub, tmp_path, ""):  # writes the files
         (tmp_path / "hub.toml").write_text(there(block.code, tmp_path))
-    load_settings({"MERCURE_CONFIG": str(tmp_path / "hub.toml")}, {})
+    key = {} if "jwt" in block.code else {"MERCURE_PUBLISHER_JWT_KEY": SECRET}
+    load_settings({"MERCURE_CONFIG": str(tmp_path / "hub.toml"), **key}, {})
 
 
 @every("sql")

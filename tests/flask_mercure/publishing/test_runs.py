@@ -16,7 +16,17 @@ from typing import Any
 
 import pytest
 
-from flask_mercure import HubUnreachable, InvalidArgument, Mercure, MercureError, PublishError, Refused, Run
+from flask_mercure import (
+    HubUnreachable,
+    InvalidArgument,
+    Mercure,
+    MercureError,
+    PublishError,
+    Refused,
+    Run,
+    URLPattern,
+    build_topic,
+)
 from flask_mercure.publishing.runs import Attempt, Reading, joined
 from flask_mercure.publishing.stream import Delivery, Grouping
 from flask_mercure.updates import as_text
@@ -468,3 +478,32 @@ def test_a_run_in_another_process_is_stopped(hub: RunningHub, tmp_path: Path) ->
             "kind": "stopped",
         }  # the page need not wait for the job
         assert worker.communicate(timeout=30)[0] == "stopped half an ans\n"
+
+
+@pytest.mark.minutes
+def test_a_run_that_is_stopped_twice_is_stopped_once(hub: RunningHub) -> None:
+    with app_on(hub, mercure):
+        for _ in range(2):
+            mercure.stop("runs/twice")
+        with mercure.subscribe("runs/twice", "earliest", timeout=0.5) as events:
+            assert [event.json()["kind"] for event in events] == ["stopped"]
+
+
+@pytest.mark.minutes
+def test_a_pattern_grants_the_runs_of_one_user(hub: RunningHub) -> None:
+    with app_on(hub, mercure):
+        topic = build_topic("/users/{}/runs/{}", 7, "a*b/../../8/runs/1")
+        mercure.stream_events(topic, ["for 7"])
+        mercure.publish("/public", "for all")
+
+        def seen(user: int) -> list[str]:
+            token = mercure.create_token([URLPattern.build("/users/{}/runs/*", user)])
+            everything = (("match", "*"), ("last_event_id", "earliest"))
+            stream = hub.subscribe(everything, token)
+            found: list[str] = []
+            while (event := stream.next()).data != "for all":
+                found.append(event.data)
+            return found
+
+        assert sum("for 7" in data for data in seen(7)) == 1
+        assert not any("for 7" in data for data in seen(8))
