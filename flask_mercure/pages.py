@@ -257,6 +257,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         topic_of: str | None = None,
         transport: str | None = None,
         last_value: bool = False,
+        event_source: bool = False,
     ) -> Markup:
         """Elements for the page's head, after which scripts can ``import { on, subscribe } from "mercure"``.
 
@@ -271,6 +272,8 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param topic_of: ``"type"`` at a hub that does not name topics, when updates have their topic as type.
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
         :param last_value: begin with the newest update of each topic.
+        :param event_source: replace the page's ``EventSource``, so that htmx, Turbo and others share the
+            connection.
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
         configuration = state.hub(hub).configuration
@@ -291,7 +294,10 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         options |= {name: value for name, value in given.items() if value is not None}
         if last_value:
             options["lastValue"] = True
-        return Markup("\n").join(_elements(configuration, options, nonce, import_map))
+        elements = _elements(configuration, options, nonce, import_map)
+        if event_source:
+            elements.append(_module_element("install.js", nonce))
+        return Markup("\n").join(elements)
 
     return mercure_script
 
@@ -416,7 +422,8 @@ def _turbo(state: MercureState) -> Callable[..., Markup]:
     ) -> Markup:
         """An element by which Hotwire Turbo takes stream actions from the hub.
 
-        Turbo sends cookies to a hub on the page's own origin only.
+        Turbo sends cookies to a hub on the page's own origin only, unless the page has
+        ``mercure_script(..., event_source=True)``.
 
         :param topics: to subscribe to, each in the forms of ``mercure_url``.
         :param last_event_id: of the last update that the page includes.

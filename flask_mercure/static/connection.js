@@ -223,8 +223,6 @@ export class Mercure extends EventTarget {
     if (give) {
       const update = (event) => new Update(event, this.#topicsOf(event).filter(filter ?? (() => true)));
       subscription = new Subscription(matchers, filter, (event) => give(update(event)), onstate);
-      // The connection begins where the first one does that has a position.
-      if (!this.#feed && this.#wanted.size === 0) this.#options.lastEventId ??= lastEventId;
       const isAtHand = !this.#feed && this.#options.lastEventId === lastEventId;
       if (lastEventId !== null && !isAtHand) this.#beginnings.set(subscription, lastEventId);
       this.#subscriptions.add(subscription);
@@ -306,9 +304,20 @@ export class Mercure extends EventTarget {
   }
 
   #apply() {
+    if (!this.#feed) this.#begin();
     this.#connect(new Map([...this.#wanted].map(([key, { matcher }]) => [key, matcher])));
     this.#place();
     this.#settle();
+  }
+
+  /** Before the first stream: begin where all subscriptions do, if that is one place. */
+  #begin() {
+    const [first, ...others] = new Set(this.#beginnings.values());
+    const counted = [...this.#wanted.values()].reduce((sum, { count }) => sum + count, 0);
+    const placed = [...this.#beginnings.keys()].reduce((sum, { matchers }) => sum + matchers.size, 0);
+    if (first === undefined || others.length || counted > placed || this.#options.lastEventId !== null) return;
+    this.#options.lastEventId = first;
+    this.#beginnings.clear();
   }
 
   #connect(topics) {
@@ -372,6 +381,7 @@ export class Mercure extends EventTarget {
       const canReturn = isAlone || (tells && one.canTell);
       const beginning = this.#beginnings.get(one) ?? null;
       this.#beginnings.delete(one);
+      one.isPlaced = true;
       if (one.own) {
         if (!canReturn) one.stay();
       } else if (beginning !== null || !canReturn) {
@@ -404,7 +414,9 @@ export class Mercure extends EventTarget {
       topics = topics.filter(this.#filter ?? (() => true));
       if (topics.length === 0) return; // for another tab
     }
-    const receivers = [...this.#subscriptions].filter((one) => one.selects(topics, covered));
+    const receivers = [...this.#subscriptions].filter(
+      (one) => !this.#beginnings.has(one) && one.selects(topics, covered),
+    );
     this.#giveByType(new Update(event, topics));
     for (const one of receivers) one.take(event);
   }

@@ -217,3 +217,10 @@ export interface ProgressListener {
 
 /** Follow a job from its present state until it is done. Returns what ends it earlier. */
 export function progress(topic: string, listener: ProgressListener, mercure?: Mercure): () => void;
+
+/**
+ * The browser's interface, for URLs of the page's hub: all instances share the page's connection and its credentials,
+ * each with its own topics and position. For other URLs it makes the browser's own.
+ */
+export const EventSource: typeof globalThis.EventSource;
+export type EventSource = globalThis.EventSource;

@@ -6,5 +6,6 @@
 //     subscribe("orders/42", (update) => showOrder(update.json()));
 
 export { Mercure, Update } from "./connection.js";
+export { EventSource } from "./event_source.js";
 export { connect, on, presence, subscribe } from "./page.js";
 export { progress } from "./progress.js";

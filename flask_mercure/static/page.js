@@ -1,13 +1,16 @@
 // The page's one connection: made when it is needed first, of what `mercure_script` has put into the page.
 
-import { Mercure } from "./connection.js";
+import { follow, Mercure } from "./connection.js";
+import { readUrl } from "./topics.js";
 
+const LATER = new Set([408, 425, 429]); // the answers of these statuses ask to come again
 const CONFIGURATION = 'script[type="application/json"][data-mercure]';
 
 let connection = null;
+let options = null; // with which it was made
 
 /** What `mercure_script` has put into the page; `null` if it has not. */
-export function configuration() {
+function configuration() {
   const element = document.querySelector(CONFIGURATION);
   return element && JSON.parse(element.textContent);
 }
@@ -20,10 +23,10 @@ export function configuration() {
  * @param {object} [options] see mercure.d.ts
  * @returns {Mercure}
  */
-export function connect(url, options) {
-  if (typeof url === "string" || url instanceof URL) return new Mercure(url, options ?? {});
-  const given = { ...url, ...options };
-  if (connection && connection.state !== "closed") {
+export function connect(url, more) {
+  if (typeof url === "string" || url instanceof URL) return new Mercure(url, more ?? {});
+  const given = { ...url, ...more };
+  if (isConnected()) {
     if (Object.keys(given).length) {
       throw new TypeError("this page is connected already: give the options to its first call of connect()");
     }
@@ -36,7 +39,43 @@ export function connect(url, options) {
     );
   }
   connection = new Mercure(hub, rest);
+  options = { url: hub, ...rest };
   return connection;
+}
+
+const isConnected = () => connection !== null && connection.state !== "closed";
+
+/**
+ * What a URL such as `mercure_url` gives asks of the page's hub.
+ *
+ * @param {string | URL} url
+ * @returns {{topics: object[], lastEventId: string | null} | null} `null` when the page's connection cannot give it: it
+ *   is of another hub, or asks for more than topics and a position
+ */
+export function asked(url) {
+  const page = isConnected() ? options : configuration();
+  if (!page || page.transport === "eventsource") return null;
+  const { url: hub, topics, lastEventId, lastValue, protocol } = readUrl(url);
+  const isSame = hub.href === readUrl(page.url).url.href && (protocol ?? "1.0") === (page.protocol ?? "1.0");
+  return isSame && topics.length && !lastValue ? { topics, lastEventId } : null;
+}
+
+/**
+ * Take what was asked for from the page's connection.
+ *
+ * @param {{topics: object[], lastEventId: string | null}} wanted as of `asked`
+ * @param {(update: import("./connection.js").Update) => void} give
+ * @param {(state: string, detail: object) => void} onstate `refused` and `closed` end it
+ * @returns {() => void} ends it
+ */
+export function take({ topics, lastEventId }, give, onstate) {
+  const isFatal = (status) => [200, 204].includes(status) || (status >= 400 && status < 500 && !LATER.has(status));
+  return follow(connect(), topics, {
+    give,
+    lastEventId,
+    // As the standard has it, another attempt follows only when the network has failed; here also when the hub has.
+    onstate: (state, detail) => onstate(isFatal(detail.status) ? "refused" : state, detail),
+  });
 }
 
 /** `connect().on(type, listener)` */

@@ -9,10 +9,12 @@ import { isSubset } from "./topics.js";
  */
 export class Subscription {
   matchers;
+  isPlaced = false; // it is known whether it has a stream of its own
   #filter;
   #give;
   #onstate;
   #state = "";
+  #until;
   #seen = new Seen();
   #own = null; // a feed
   #ownState = ["connecting", {}];
@@ -104,6 +106,7 @@ export class Subscription {
 
   /** Told how the shared stream is. */
   settle(state, detail, covered) {
+    if (!this.isPlaced) return;
     const isThere = state === "open" && isSubset(this.matchers, covered);
     if (this.#handover) {
       if (isThere) this.#handover.begin();
@@ -121,8 +124,9 @@ export class Subscription {
   }
 
   #tell(state, detail) {
-    if (state === this.#state && state !== "offline") return;
+    if (state === this.#state && (state !== "offline" || detail.until === this.#until)) return;
     this.#state = state;
+    this.#until = detail.until;
     this.#onstate(state, detail);
   }
 

@@ -13,7 +13,7 @@ from tests.examples.browser import ROOT, start_chromium, windows_of
 from tests.examples.chat_window import Window
 from tests.needs import need
 
-_INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         folder = tmp_path_factory.mktemp(example)
         shutil.copy(ROOT / "examples" / example / "package.json", folder)
         run = subprocess.run(
-            ["npm", *_INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+            ["npm", *INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
         )
         assert run.returncode == 0, run.stderr
         return str(folder / "node_modules")

@@ -195,6 +195,25 @@ def test_all_updates_of_a_later_subscription_reach_the_listeners_to_types(site: 
     tab.wait_updates("1", "2", "3")
 
 
+def test_one_that_begins_early_does_not_take_the_others_along(site: Site, tab: Tab) -> None:
+    site.publish("early", "1")
+    site.publish("a", "old")
+    tab.visit(f"{site.url}/")
+    tab.run(
+        """
+        window.got = [];
+        module.subscribe("early", ({ data }) => got.push(data), { lastEventId: "earliest" });
+        module.subscribe("a", ({ data }) => got.push(data));
+        window.mercure = connect();
+        """
+    )
+    tab.wait_for("the early one", lambda: got(tab), ["1"])
+    tab.wait_for("connections", site.topics, [["a", "early"]])
+    tab.wait_open()
+    site.publish("a", "2")
+    tab.wait_for("all", lambda: got(tab), ["1", "2"])
+
+
 def test_a_lost_position_of_a_subscription_is_a_gap(site: Site, tab: Tab) -> None:
     tab.enter(f"{site.url}/?topics=a")
     tab.run("mercure.subscribe('b', () => {}, { lastEventId: 'urn:gone' })")

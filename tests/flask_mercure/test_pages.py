@@ -65,6 +65,13 @@ def test_no_topic_ends_the_script_element(topic: str) -> None:
     assert html.isascii()
 
 
+def test_mercure_script_replaces_event_source_on_request() -> None:
+    html = render("{{ mercure_script('a', event_source=True, nonce='abc') }}")
+    script = f'<script type="module" src="/_mercure/{version()}/install.js" nonce="abc"></script>'
+    assert html.endswith(script)  # behind the configuration, and before the scripts of libraries
+    assert "install.js" not in render("{{ mercure_script('a') }}")
+
+
 def test_line_separators_are_escaped_whatever_the_apps_provider_does() -> None:
     app = make_app()
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
@@ -155,7 +162,9 @@ def test_the_types_name_what_the_module_exports() -> None:
     folder = Path(flask_mercure.__file__).parent / "static"
     lists = re.findall(r"^export \{ ([\w, ]+) \}", (folder / "mercure.js").read_text(), re.M)
     exported = {name for names in lists for name in names.split(", ")}
-    declared = re.findall(r"^export (?:class|function) (\w+)", (folder / "mercure.d.ts").read_text(), re.M)
+    declared = re.findall(
+        r"^export (?:class|function|const) (\w+)", (folder / "mercure.d.ts").read_text(), re.M
+    )
     assert exported == set(declared) >= {"Mercure", "Update", "connect", "on", "presence", "subscribe"}
 
 

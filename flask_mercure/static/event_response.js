@@ -1,0 +1,52 @@
+// An event stream as the response of a fetch, for libraries that read it themselves: htmx 4 does.
+
+import { asked, take } from "./page.js";
+
+/**
+ * Fetch, where event streams of the page's hub come from the page's one connection.
+ *
+ * @param {string | URL} url
+ * @param {RequestInit} [request] its `signal` ends the stream
+ * @returns {Promise<Response>} of a stream that does not end when the network fails
+ */
+export function fetchEvents(url, request = {}) {
+  const wanted = asked(url);
+  if (!wanted) return fetch(url, request);
+  const { signal, headers } = request;
+  const cursor = new Headers(headers).get("Last-Event-ID") || wanted.lastEventId;
+  return new Promise((resolve, reject) => {
+    let end = () => {};
+    let response = null;
+    const answer = (content, init) => {
+      if (response) return; // it was open before
+      response = new Response(content, init);
+      resolve(response);
+    };
+    const body = new ReadableStream({
+      start: (controller) => {
+        const encoder = new TextEncoder();
+        const stop = (error) => {
+          end();
+          reject(error);
+          controller.error(error);
+        };
+        const give = (update) => controller.enqueue(encoder.encode(encoded(update)));
+        end = take({ ...wanted, lastEventId: cursor }, give, (state, { status }) => {
+          if (state === "open") answer(body, { headers: { "Content-Type": "text/event-stream" } });
+          else if (state === "refused" || state === "closed") {
+            answer(null, { status: status >= 400 ? status : 503 });
+            stop(new DOMException(`the stream has ended: ${state}`, "NetworkError"));
+          }
+        });
+        if (signal?.aborted) stop(signal.reason);
+        signal?.addEventListener("abort", () => stop(signal.reason), { once: true });
+      },
+      cancel: () => end(),
+    });
+  });
+}
+
+function encoded({ id, type, data }) {
+  const lines = [`id: ${id}`, ...(type === "message" ? [] : [`event: ${type}`])];
+  return [...lines, ...data.split(/\r\n?|\n/).map((line) => `data: ${line}`), "", ""].join("\n");
+}
