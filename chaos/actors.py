@@ -54,6 +54,7 @@ _LIFETIME = 3600.0
 _LAST = 2000  # more events than one read from a socket can bring
 _PATIENT = 3.0
 """Seconds for an answer of which the time counts."""
+_FORGETS = 0.1  # how often a publisher that repeats takes no notice of the answer
 _UNKNOWN = (Outcome.CUT, Outcome.SILENT, Outcome.UNANSWERED, Outcome.IN_DOUBT)
 _IN_DOUBT = "in-doubt"
 """Part of the problem type that says that an update may be stored."""
@@ -154,13 +155,20 @@ class Publisher:
         if self._plan.repeats:
             ids = [uuid.UUID(int=self._chance.getrandbits(128), version=4).urn for _ in updates]
         await self._attempt(publication, ids)
-        while ids is not None and publication.outcome in _UNKNOWN and not scene.over.is_set():
-            unknown = publication.outcome
+        if ids is None:
+            return publication
+        forgets = self._chance.random() < _FORGETS
+        while (forgets or publication.outcome in _UNKNOWN) and not scene.over.is_set():
+            known = publication.outcome, publication.status, publication.ids
+            if known[0] in (Outcome.UNSENT, Outcome.REFUSED):
+                break
             publication.attempts += 1
             await scene.pause(self._chance.uniform(*_AGAIN))
             await self._attempt(publication, ids)
-            if publication.outcome is not Outcome.STORED:
-                publication.outcome = unknown
+            if publication.outcome is Outcome.STORED:
+                forgets = False
+            else:
+                publication.outcome, publication.status, publication.ids = known
         return publication
 
     async def _attempt(self, publication: Publication, ids: Sequence[str] | None) -> Publication:

@@ -151,8 +151,7 @@ class _Judge:
         is_stored = any(stored)
         what = f"{_updates(numbers)} of {one.publisher}"
         for number, entries in zip(numbers, stored, strict=True):
-            is_gone = one.attempts > 1 and self._discards(one.done, events=False)
-            if len(entries) > 1 and not is_gone:  # the hub does not know what it has discarded
+            if len(entries) > 1 and not self._was_gone(one, entries):
                 places = ", ".join(str(entry.sequence) for entry in entries)
                 yield Violation(
                     Invariant.DOUBLED, one.done, f"update {number} is at {places} of the log", (number,)
@@ -181,6 +180,12 @@ class _Judge:
             excuse = Effect.STALLS | Effect.STARVES | Effect.CUTS | Effect.KILLS
             if not self._lately(excuse, one.sent, one.done, one.node):
                 yield Violation(Invariant.SLOW, one.done, f"{what} took {took:.1f} s", numbers)
+
+    def _was_gone(self, one: Publication, entries: Sequence[Entry]) -> bool:
+        """Whether the hub may have discarded an update before it was published again."""
+        size, age = self.record.history_size, self.record.history_age
+        between = entries[1].sequence - entries[0].sequence
+        return one.attempts > 1 and (0 < size <= between or 0 < age <= one.done - one.sent)
 
     def _acknowledged(
         self, one: Publication, numbers: tuple[int, ...], stored: Sequence[list[Entry]], what: str

@@ -426,6 +426,11 @@ ALLOWED: dict[str, Callable[[], Record]] = {
     "published again until it is refused, and stored by the first attempt": lambda: changed(
         record(), 1, attempts=3, outcome=Outcome.UNANSWERED, ids=(), done=2.0
     ),
+    "discarded before it is published again": lambda: changed(
+        record(log=[*(entry(n) for n in range(1, 6)), entry(6, number=2)], history_size=4, sessions=[]),
+        1,
+        attempts=2,
+    ),
     "published again after seconds": lambda: changed(record(), 4, attempts=9, done=4.5 + BOUND + 1),
     "in doubt and stored": lambda: changed(record(), 1, outcome=Outcome.IN_DOUBT, status=503, ids=()),
     "a kept connection is closed before the request is read": lambda: changed(
