@@ -427,6 +427,12 @@ class HubOperations(ABC):
         """
         return self._position()
 
+    def _beginning(self, last_event_id: str | None, *, last_value: bool) -> str | None:
+        """Where the stream of a page begins."""
+        if last_value and last_event_id is not None:
+            raise InvalidArgument("give last_event_id or last_value, not both")
+        return self.last_event_id() if last_event_id is None and not last_value else last_event_id
+
     def subscriptions(self, topic: Topic | None = None) -> ActiveSubscriptions:
         """Who is connected now (spec, Subscription API); the hub needs ``MERCURE_SUBSCRIPTIONS=1``.
 
@@ -676,7 +682,12 @@ class Hub(HubOperations):
         return response
 
     def session(
-        self, topics: Topics = (), last_event_id: str | None = None, *, token: bool = False
+        self,
+        topics: Topics = (),
+        last_event_id: str | None = None,
+        *,
+        token: bool = False,
+        last_value: bool = False,
     ) -> Response:
         """The answer of a view with all that a page needs for its stream, for a single-page application. ::
 
@@ -694,6 +705,7 @@ class Hub(HubOperations):
             that the page misses nothing of what it fetches afterwards.
         :param token: put a token into the answer in place of the cookie, for a page whose browser sends no
             cookie to the hub: one of another site than the hub, or an app of a phone.
+        :param last_value: begin with the newest update of each topic, in place of a position.
         :returns: a JSON document that no cache keeps.
         :raises ConfigurationError: a token is wanted, and nothing tells what it may read.
         :raises CookieError: a browser would refuse the cookie, or not send it to the hub.
@@ -702,8 +714,10 @@ class Hub(HubOperations):
             or 401.
         :raises TokenError: the factory cannot make such a token.
         """
-        position = self.last_event_id() if last_event_id is None else last_event_id
-        return page_session.session(self._state, self._user_cookie, topics, position, token=token)
+        position = self._beginning(last_event_id, last_value=last_value)
+        return page_session.session(
+            self._state, self._user_cookie, topics, position, token=token, last_value=last_value
+        )
 
     def clear_cookie(self, response: _Response) -> _Response:
         """Make the browser delete the cookie, where the user signs out.

@@ -145,6 +145,7 @@ class HubClient(HubOperations):
         *,
         token: str | None = None,
         refresh: str | None = None,
+        last_value: bool = False,
     ) -> dict[str, Any]:
         """What ``connect`` of the JavaScript module needs, to be written into a page or answered as JSON.
 
@@ -154,12 +155,13 @@ class HubClient(HubOperations):
         :param refresh: URL of a view that answers a POST with a new cookie, or with a JSON object that has a
             new ``token``; called before ``token_lifetime`` is over. Check in it that the request comes from
             a script: the module sends ``X-Requested-With``.
+        :param last_value: begin with the newest update of each topic, in place of a position.
         :returns: an object for JSON.
         :raises InvalidArgument: a topic or the id cannot be expressed.
         """
         configuration = self._hub.configuration
-        position = self.last_event_id() if last_event_id is None else last_event_id
-        document = page_options(configuration, topics, position)
+        position = self._beginning(last_event_id, last_value=last_value)
+        document = page_options(configuration, topics, position, last_value=last_value)
         if token is not None:
             document["token"] = token
         if refresh is not None:

@@ -33,6 +33,7 @@ def session(
     last_event_id: str | None,
     *,
     token: bool,
+    last_value: bool,
 ) -> Response:
     """The document for a page; arguments and errors are those of :meth:`flask_mercure.Mercure.session`.
 
@@ -43,7 +44,7 @@ def session(
     wanted = matchers(topics, configuration.protocol, "topics")
     response = Response(mimetype="application/json")
     is_elsewhere = _is_from_elsewhere()
-    document = page_options(configuration, wanted, last_event_id)
+    document = page_options(configuration, wanted, last_event_id, last_value=last_value)
     document["module"] = module_url(external=is_elsewhere)
     if cookie.is_used:
         grants = cookie.current()

@@ -197,12 +197,15 @@ def refresh_url(hub: str, *, external: bool = False, **query: str) -> str:
     return url_for(REFRESH, hub=hub, _external=external, **query)
 
 
-def page_options(configuration: Configuration, topics: Topics, last_event_id: str | None) -> dict[str, Any]:
+def page_options(
+    configuration: Configuration, topics: Topics, last_event_id: str | None, *, last_value: bool = False
+) -> dict[str, Any]:
     """What ``connect`` of the module has to know.
 
     :param configuration: of the hub.
     :param topics: to subscribe to.
     :param last_event_id: of the last update that the page includes.
+    :param last_value: begin with the newest update of each topic.
     :raises InvalidArgument: a topic or the id cannot be expressed.
     """
     options: dict[str, Any] = {
@@ -212,15 +215,15 @@ def page_options(configuration: Configuration, topics: Topics, last_event_id: st
     }
     if last_event_id is not None:
         options["lastEventId"] = check_characters(last_event_id, "last_event_id")
+    if last_value:
+        options["lastValue"] = True
     return options
 
 
 def _serve(digest: str, filename: str) -> Response:
     response = send_from_directory(STATIC_FOLDER, filename, mimetype=_TYPES.get(Path(filename).suffix))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Access-Control-Allow-Origin"] = (
-        "*"  # public, and imported by pages of other origins too
-    )
+    response.headers["Access-Control-Allow-Origin"] = "*"  # public; pages of other origins import it too
     if digest == version():
         response.headers["Cache-Control"] = f"public, max-age={_YEAR}, immutable"
     else:  # while an update rolls out, another process may have made the page
@@ -277,7 +280,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
         configuration = state.hub(hub).configuration
-        options = page_options(configuration, topics, last_event_id)
+        options = page_options(configuration, topics, last_event_id, last_value=last_value)
         if refresh is None and state.has_grants(name := state.hub(hub).name):
             refresh = refresh_url(name)
         if refresh is not None:
@@ -292,8 +295,6 @@ def _script(state: MercureState) -> Callable[..., Markup]:
             )
         given = {"identity": identity, "topicOf": topic_of, "transport": transport}
         options |= {name: value for name, value in given.items() if value is not None}
-        if last_value:
-            options["lastValue"] = True
         elements = _elements(configuration, options, nonce, import_map)
         if event_source:
             elements.append(_module_element("install.js", nonce))

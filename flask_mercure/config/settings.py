@@ -244,7 +244,8 @@ class AppSettings:
         values.path,
         "/_mercure",
         "`/_mercure`",
-        "path at which the app serves its [JavaScript module](javascript.md)",
+        "path at which the app serves its [JavaScript module](javascript.md) and [renews "
+        "cookies](javascript.md#the-cookie-ends)",
     )
 
 

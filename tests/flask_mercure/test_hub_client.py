@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import typing
 import uuid
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -30,6 +32,7 @@ from flask_mercure import (
     update_published,
 )
 from flask_mercure.config.settings import OF_A_HUB
+from flask_mercure.hub import HubOperations
 from flask_mercure.hub_client import HubClientSettings
 from tests.flask_mercure.fake_hub import FakeHub, running
 from tests.hub.running import SECRET, RunningHub
@@ -181,6 +184,13 @@ def test_the_module_is_in_a_folder_that_others_can_serve() -> None:
     assert (STATIC_FOLDER / "mercure.js").is_file()
 
 
+def test_the_reference_names_all_that_it_has_in_common_with_an_app() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.rst").read_text(encoding="utf-8")
+    listed = text.partition("The other methods are those of")[2].partition(".. auto")[0]
+    common = {name for name in vars(HubOperations) if not name.startswith("_")}
+    assert set(re.findall(r"``(\w+)``", listed)) == common
+
+
 # -- a recording ------------------------------------------------------------------------------------
 
 
@@ -237,6 +247,29 @@ def test_it_lists_who_is_connected(client: HubClient) -> None:
     with client.subscribe(own, payload={"name": "Ada"}):
         active = client.subscriptions(own)
     assert [one.payload for one in active] == [{"name": "Ada"}]
+
+
+@pytest.mark.minutes
+def test_it_tells_who_is_at_a_topic(hub: RunningHub, client: HubClient) -> None:
+    own = topic()
+    people = client.presence(own)
+    value = client.cookie([own, *people.grants], "127.0.0.1", user="ada", payload={"name": "Ada"})
+    hub.subscribe({"match": own}, Cookie=value.partition(";")[0])
+    assert [one.user for one in client.presence(own)] == ["ada"]
+
+
+@pytest.mark.minutes
+def test_it_publishes_jobs_and_runs(client: HubClient) -> None:
+    own = topic()
+    with client.progress(own, total=2) as step:
+        step()
+        step()
+    with client.subscribe(own, "earliest", timeout=5) as events:
+        assert [event.json()["state"] for event in events][-1:] == ["done"]
+    run = topic()
+    client.stream_events(run, iter(["a", "b"]))
+    with client.subscribe(run, "earliest", timeout=5) as events:
+        assert "done" in [event.json()["kind"] for event in events]
 
 
 @pytest.mark.minutes

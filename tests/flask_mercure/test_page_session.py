@@ -150,6 +150,15 @@ def test_the_position_is_asked_for_unless_it_is_given(site: Site, monkeypatch: p
     assert "lastEventId" not in client.get("/now").get_json()
 
 
+def test_the_newest_update_of_each_topic_takes_the_place_of_a_position(site: Site) -> None:
+    site.app.add_url_rule("/last", "last", lambda: site.mercure.session("users/ada", last_value=True))
+    document = site.client().get("/last").get_json()
+    assert document["lastValue"] is True
+    assert "lastEventId" not in document
+    with site.app.test_request_context(), pytest.raises(InvalidArgument, match="not both"):
+        site.mercure.session("users/ada", "urn:1", last_value=True)
+
+
 # -- what the user may read -------------------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ def login() -> BaseResponse:
 
 
 def page_session() -> Response:
-    assert_type(mercure.session(), Response)
+    assert_type(mercure.session(last_value=True), Response)
     return mercure.session(["a", URLPattern("/b/:id")], "urn:uuid:1", token=True)
 
 
