@@ -30,6 +30,7 @@ include_patterns = [
     "docs/*.md",
     "docs/*.rst",
     "docs/*/README.md",
+    "docs/comparison/*.md",
     "examples/*/README.md",
     "bench/README.md",
     "chaos/README.md",
