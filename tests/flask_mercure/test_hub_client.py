@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import typing
 import uuid
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from http.cookies import SimpleCookie
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -32,7 +30,6 @@ from flask_mercure import (
     update_published,
 )
 from flask_mercure.config.settings import OF_A_HUB
-from flask_mercure.hub import HubOperations
 from flask_mercure.hub_client import HubClientSettings
 from tests.flask_mercure.fake_hub import FakeHub, running
 from tests.hub.running import SECRET, RunningHub
@@ -182,13 +179,6 @@ def test_the_document_for_connect(browser_side: HubClient) -> None:
 
 def test_the_module_is_in_a_folder_that_others_can_serve() -> None:
     assert (STATIC_FOLDER / "mercure.js").is_file()
-
-
-def test_the_reference_names_all_that_it_has_in_common_with_an_app() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "api.rst").read_text(encoding="utf-8")
-    listed = text.partition("The other methods are those of")[2].partition(".. auto")[0]
-    common = {name for name in vars(HubOperations) if not name.startswith("_")}
-    assert set(re.findall(r"``(\w+)``", listed)) == common
 
 
 # -- a recording ------------------------------------------------------------------------------------
