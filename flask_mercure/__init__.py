@@ -52,7 +52,7 @@ from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.progress import Progress
 from flask_mercure.publishing.recorder import RecordedUpdate, Recording
 from flask_mercure.publishing.runs import Run
-from flask_mercure.reading.people import Person, Presence
+from flask_mercure.reading.people import Person, Presence, PresenceCount
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.tokens import CreatesTokens, TokenFactory
@@ -83,6 +83,7 @@ __all__ = [
     "NotGranted",
     "Person",
     "Presence",
+    "PresenceCount",
     "Progress",
     "PublishError",
     "RecordedUpdate",

@@ -28,7 +28,7 @@ from flask_mercure.publishing.stream import (
     publish_text,
 )
 from flask_mercure.reading import presence
-from flask_mercure.reading.people import Presence, grants_for
+from flask_mercure.reading.people import Presence, PresenceCount, count_grants_for, grants_for
 from flask_mercure.reading.position import position
 from flask_mercure.reading.presence import ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
@@ -473,6 +473,33 @@ class HubOperations(ABC):
         """
         grants = grants_for(topic, self._state.configuration)
         return Presence(topic, grants, partial(self.subscriptions, topic))
+
+    def presence_count(self, topic: str) -> PresenceCount:
+        """How many are connected to a topic, without who; for this project's hub (docs/protocol.md, Counts).
+
+        It is meant for topics with thousands of readers: the hub tells a number once a second at most, and no
+        event for each who comes or goes. ::
+
+            @mercure.subscribe_grants
+            def may_read():
+                return ["rooms/big", *mercure.presence_count("rooms/big").grants]
+
+        :param topic: an exact topic. Counted are the connections whose token has these grants.
+        :returns: an object with ``grants`` and ``count``. The hub is asked when ``count`` is first read.
+        :raises InvalidArgument: the topic cannot be expressed, or is too long.
+        :raises TypeError: it is no exact topic.
+        """
+        grants = count_grants_for(topic, self._state.configuration)
+        return PresenceCount(topic, grants, partial(self._count, topic))
+
+    def _count(self, topic: str) -> int:
+        configuration = self._state.configuration
+        wanted = presence.count_of(topic)
+        allowed = presence.token_topics(wanted, configuration)
+        # The token is not in a variable: error trackers send the variables of each frame of a traceback.
+        return presence.fetch_count(
+            wanted, configuration, configuration.tokens.create(allowed, None, configuration.own_claims)
+        )
 
     def url(self, topics: Topics = (), last_event_id: str | None = None, *, last_value: bool = False) -> str:
         """The URL to open an ``EventSource`` with; templates have it as ``mercure_url``.

@@ -6,13 +6,21 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from flask_mercure.config.settings import Configuration
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions, public_path, resource
+from flask_mercure.reading.presence import (
+    ActiveSubscription,
+    ActiveSubscriptions,
+    count_of,
+    public_path,
+    resource,
+)
 from flask_mercure.tokens import SHOWN_USER
 from flask_mercure.topics import Everything, Topic, URITemplate, URLPattern, exact_topics
+
+_Matcher = TypeVar("_Matcher", bound=str | URLPattern)
 
 _LONGEST = 512
 """Characters of a matcher, in a hub with active subscriptions."""
@@ -114,6 +122,38 @@ class Presence:
         return iter(self.people)
 
 
+class PresenceCount:
+    """How many are connected to a topic, as :meth:`~flask_mercure.Mercure.presence_count` gives it.
+
+    :param topic: an exact one.
+    :param grants: those of the count.
+    :param read: asks the hub.
+    """
+
+    def __init__(self, topic: str, grants: tuple[Topic, ...], read: Callable[[], int]) -> None:
+        self._topic = topic
+        self._grants = grants
+        self._read = read
+
+    def __repr__(self) -> str:
+        return f"<count of the connections to {self._topic!r}>"
+
+    @property
+    def grants(self) -> tuple[Topic, ...]:
+        """The topics to grant to whoever is to be counted, and may see the number; it needs no request."""
+        return self._grants
+
+    @cached_property
+    def count(self) -> int:
+        """How many connections there are; the hub is asked once.
+
+        :raises HubUnreachable: the hub gave no answer.
+        :raises Refused: the hub does not tell it, or has no counts.
+        :raises TokenError: the factory cannot make a token.
+        """
+        return self._read()
+
+
 def grants_for(topic: object, configuration: Configuration) -> tuple[Topic, ...]:
     """The topics that let a browser read who is at a topic: the list, and the events about it.
 
@@ -122,15 +162,36 @@ def grants_for(topic: object, configuration: Configuration) -> tuple[Topic, ...]
     :raises InvalidArgument: the topic cannot be expressed, or is too long.
     :raises TypeError: it is no exact topic.
     """
+    path = public_path(resource(_checked(topic), configuration), configuration)
+    events = URITemplate(f"{path}/{{subscriber}}") if configuration.protocol == "0.x" else None
+    return path, _short_enough(events or URLPattern(f"{path}/:subscriber"))
+
+
+def count_grants_for(topic: object, configuration: Configuration) -> tuple[Topic, ...]:
+    """The topics that let a browser be counted at a topic, and read the number.
+
+    :param topic: an exact one.
+    :param configuration: of the hub.
+    :raises InvalidArgument: the topic cannot be expressed, or is too long.
+    :raises TypeError: it is no exact topic.
+    """
+    checked = _checked(topic)
+    resource(checked, configuration)  # for what no path can name
+    return (_short_enough(public_path(count_of(checked), configuration)),)
+
+
+def _checked(topic: object) -> str:
     if not isinstance(topic, str) or isinstance(topic, Everything | URITemplate):
         raise TypeError(f"topic is {topic!r}; people are at one exact topic, a str")
     exact_topics(topic, "topic")
-    path = public_path(resource(topic, configuration), configuration)
-    events = URITemplate(f"{path}/{{subscriber}}") if configuration.protocol == "0.x" else None
-    matcher = events or URLPattern(f"{path}/:subscriber")
+    return topic
+
+
+def _short_enough(matcher: _Matcher) -> _Matcher:
+    """A matcher that the hub lets a page subscribe to; one refusal ends the page's whole connection."""
     if len(str(matcher)) > _LONGEST:
         raise InvalidArgument(
-            f"topic has {len(topic)} characters, {len(str(matcher))} where the hub tells who is there; the "
-            f"limit is {_LONGEST}: {topic[:80]!r}"
+            f"the topic is too long to tell who is there: the hub would need the {len(str(matcher))} "
+            f"characters {str(matcher)[:80]!r}…, and the limit is {_LONGEST}"
         )
-    return path, matcher
+    return matcher

@@ -76,19 +76,21 @@ class ActiveSubscriptions(Sequence[ActiveSubscription]):
 
 @dataclass(frozen=True, slots=True)
 class _Resource:
-    """A collection of the subscription API.
+    """A collection of the subscription API, or a count.
 
-    :param segments: below the hub's URL, not encoded.
+    :param segments: below ``name``, not encoded.
     :param variables: names of the further segments of one subscription.
+    :param name: of what it is, below the hub's URL.
     """
 
     segments: tuple[str, ...]
-    variables: tuple[str, ...]
+    variables: tuple[str, ...] = ()
+    name: str = "subscriptions"
 
     def path(self, url: str) -> str:
         """Path of the collection below a URL of the hub; it is also the topic that a token must allow."""
         base = urlsplit(url).path.rstrip("/")
-        return "/".join([base, "subscriptions", *(quote(one, safe="") for one in self.segments)])
+        return "/".join([base, self.name, *(quote(one, safe="") for one in self.segments)])
 
 
 def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
@@ -106,6 +108,11 @@ def resource(topic: Topic | None, configuration: Configuration) -> _Resource:
         return _Resource((str(matcher),), ("subscriber",))
     match_type = MatcherType.URLPATTERN if isinstance(matcher, URLPattern) else MatcherType.EXACT
     return _Resource((match_type, str(matcher)), ("subscriber",))
+
+
+def count_of(topic: str) -> _Resource:
+    """The count of a topic."""
+    return _Resource((topic,), name="counts")
 
 
 def public_path(wanted: _Resource, configuration: Configuration) -> str:
@@ -137,6 +144,41 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
     :raises Refused: the hub does not allow it.
     :raises HubUnreachable: the hub gave no answer.
     """
+    reply = _reply(wanted, configuration, token)
+    try:
+        document = json.loads(reply.body)
+        items = tuple(_item(one) for one in document["subscriptions"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Refused(
+            f"{configuration.url} (MERCURE_URL) answered 200, but not with subscriptions: this is not a "
+            "Mercure hub",
+            reply.status_code,
+        ) from None
+    return ActiveSubscriptions(items, cursor(reply, document), _events(wanted, configuration))
+
+
+@without_frames
+def fetch_count(wanted: _Resource, configuration: Configuration, token: str) -> int:
+    """Read a count.
+
+    :param wanted: the count.
+    :param configuration: of the hub.
+    :param token: that allows it.
+    :raises Refused: the hub does not allow it, or has no counts.
+    :raises HubUnreachable: the hub gave no answer.
+    """
+    reply = _reply(wanted, configuration, token)
+    try:
+        return int(json.loads(reply.body)["count"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Refused(
+            f"{configuration.url} (MERCURE_URL) answered 200, but not with a count: this is another hub, "
+            "which has none",
+            reply.status_code,
+        ) from None
+
+
+def _reply(wanted: _Resource, configuration: Configuration, token: str) -> Reply:
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json, application/ld+json"}
     with open_session() as session:
         reply = ask(
@@ -148,16 +190,7 @@ def fetch(wanted: _Resource, configuration: Configuration, token: str) -> Active
         )
     if reply.status_code != requests.codes.ok:
         raise Refused(_refusal(reply), reply.status_code)
-    try:
-        document = json.loads(reply.body)
-        items = tuple(_item(one) for one in document["subscriptions"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise Refused(
-            f"{configuration.url} (MERCURE_URL) answered 200, but not with subscriptions: this is not a "
-            "Mercure hub",
-            reply.status_code,
-        ) from None
-    return ActiveSubscriptions(items, cursor(reply, document), _events(wanted, configuration))
+    return reply
 
 
 def _item(document: Any) -> ActiveSubscription:

@@ -2,7 +2,7 @@
 
 import { Fallback } from "./fallback.js";
 import { Feed, Seen } from "./feed.js";
-import { Presence } from "./presence.js";
+import { Count, Presence } from "./presence.js";
 import { canShare, SharedFeed } from "./shared_feed.js";
 import { Credentials } from "./stream.js";
 import { Subscription } from "./subscription.js";
@@ -193,20 +193,39 @@ export class Mercure extends EventTarget {
    * @returns {() => void} ends it
    */
   presence(topic, callbacks = {}, { join = true } = {}) {
-    this.#check();
     const followed = new Presence(topic, callbacks, this.#settings);
     const resync = () => followed.resync();
+    this.addEventListener("gap", resync);
+    const end = this.#followPresence(topic, followed, join);
+    return () => {
+      this.removeEventListener("gap", resync);
+      end();
+    };
+  }
+
+  /**
+   * Subscribe to a topic, and follow how many have.
+   *
+   * @param {string} topic an exact one
+   * @param {(number: number) => void} callback
+   * @param {object} [options] `join: false` only looks
+   * @returns {() => void} ends it
+   */
+  presenceCount(topic, callback, { join = true } = {}) {
+    return this.#followPresence(topic, new Count(topic, callback, this.#settings), join);
+  }
+
+  #followPresence(topic, followed, join) {
     const endings = [
-      () => followed.close(),
-      () => this.removeEventListener("gap", resync),
+      this.on("mercure", () => {}), // so that EventSource hears the type
       this.#follow(readTopics(followed.events), {
         give: (update) => followed.take(update),
         lastEventId: null,
         onstate: (state) => followed.hear(state === "open"),
       }),
+      () => followed.close(),
     ];
     if (join) endings.push(this.subscribe(topic));
-    this.addEventListener("gap", resync);
     return () => endings.forEach((end) => end());
   }
 
@@ -417,12 +436,12 @@ export class Mercure extends EventTarget {
     const receivers = [...this.#subscriptions].filter(
       (one) => !this.#beginnings.has(one) && one.selects(topics, covered),
     );
-    this.#giveByType(new Update(event, topics));
+    this.#giveByType(new Update(event, topics), event);
     for (const one of receivers) one.take(event);
   }
 
-  #giveByType(update) {
-    if (!this.#seen.add(update)) return;
+  #giveByType(update, event = update) {
+    if (!this.#seen.add(event)) return;
     for (const listener of [...(this.#byType.get(update.type) ?? [])]) call(listener, update);
   }
 

@@ -3,7 +3,8 @@
 /**
  * Takes a stream in pieces, wherever they were cut, and gives events.
  *
- * An event that the stream's end cuts short is not given, as the standard says.
+ * An event that the stream's end cuts short is not given, as the standard says. `id` is that of the last event that had
+ * one, and `hasId` tells whether this one has.
  */
 export class EventStreamParser {
   #decoder = new TextDecoder(); // takes a byte order mark off, and joins characters that were cut
@@ -12,14 +13,15 @@ export class EventStreamParser {
   #data = [];
   #type = "";
   #id = "";
+  #hasId = false; // the event that is read
   #topics = [];
   #onevent;
   #onretry;
   #oncomment;
 
   /**
-   * @param {(event: {id: string, type: string, data: string, topics: string[]}) => void} onevent `topics` are
-   *   those of the fields by which this project's hub names them
+   * @param {(event: {id: string, hasId: boolean, type: string, data: string, topics: string[]}) => void} onevent
+   *   `topics` are those of the fields by which this project's hub names them
    * @param {(milliseconds: number) => void} [onretry] the stream names a time before reconnecting
    * @param {(text: string) => void} [oncomment]
    */
@@ -60,15 +62,20 @@ export class EventStreamParser {
     if (name === "data") this.#data.push(value);
     else if (name === "event") this.#type = value;
     else if (name === "topic") this.#topics.push(value);
-    else if (name === "id" && !value.includes("\0")) this.#id = value;
+    else if (name === "id" && !value.includes("\0")) {
+      this.#id = value;
+      this.#hasId = true;
+    }
     else if (name === "retry" && /^[0-9]+$/.test(value)) this.#onretry(Number(value));
   }
 
   #dispatch() {
-    const [data, type, topics] = [this.#data, this.#type, this.#topics];
+    const [data, type, topics, hasId] = [this.#data, this.#type, this.#topics, this.#hasId];
+    this.#hasId = false;
     this.#data = [];
     this.#type = "";
     this.#topics = [];
-    if (data.length) this.#onevent({ id: this.#id, type: type || "message", data: data.join("\n"), topics });
+    if (data.length === 0) return;
+    this.#onevent({ id: this.#id, hasId, type: type || "message", data: data.join("\n"), topics });
   }
 }

@@ -7,12 +7,16 @@ const REMEMBERED = 2000; // ids
 const QUIET = 1000; // milliseconds without an event after which nothing is on its way any more
 const LONGEST = 10_000;
 
+/** The id of an event, if it is its own: one without is in no history, and does not come again. */
+const ownId = ({ id, hasId = true }) => (hasId ? id : "");
+
 /** The last ids, so that what comes again is recognised. */
 export class Seen {
   #ids = new Set();
 
   /** Note an event; false when it came before. One without an id is always new. */
-  add({ id }) {
+  add(event) {
+    const id = ownId(event);
     if (!id) return true;
     if (this.#ids.has(id)) return false;
     this.#ids.add(id);
@@ -48,14 +52,16 @@ export class Handover {
 
   fromOld(event) {
     this.#deliver(event);
-    this.#given.add(event.id);
-    if (this.#waiting.has(event.id)) this.#finish();
+    const id = ownId(event);
+    if (id) this.#given.add(id);
+    if (this.#waiting.has(id)) this.#finish();
     else if (this.#isReady) this.#arm();
   }
 
   fromNew(event) {
-    this.#waiting.set(event.id || Symbol("no id"), event);
-    if (this.#given.has(event.id)) this.#finish();
+    const id = ownId(event);
+    this.#waiting.set(id || Symbol("no id"), event);
+    if (this.#given.has(id)) this.#finish();
   }
 
   /** The new source is open: from now on it does not wait for ever. */

@@ -158,6 +158,11 @@ export class Mercure extends EventTarget {
    * Python, and the hub MERCURE_SUBSCRIPTIONS=1. Returns what ends it.
    */
   presence(topic: string, callbacks?: PresenceCallbacks, options?: PresenceOptions): () => void;
+  /**
+   * Subscribe to a topic and follow how many have: connections, of which the tabs of a browser can share one. The
+   * number comes at once, and at most once a second. The user needs what `mercure.presence_count(topic).grants` has.
+   */
+  presenceCount(topic: string, callback: (connections: number) => void, options?: PresenceOptions): () => void;
   /** Reload the page after a gap, at the earliest 30 seconds after the previous reload. */
   reload(): void;
   /** Tell that the cookie has changed, or what the token is now. */
@@ -194,6 +199,12 @@ export function subscribe(
 ): () => void;
 /** `connect().presence(…)`, on the page's connection. */
 export function presence(topic: string, callbacks?: PresenceCallbacks, options?: PresenceOptions): () => void;
+/** `connect().presenceCount(…)`, on the page's connection. */
+export function presenceCount(
+  topic: string,
+  callback: (connections: number) => void,
+  options?: PresenceOptions,
+): () => void;
 
 /** How far a job is, as `mercure.progress()` has published it. */
 export interface ProgressState {

@@ -7,5 +7,5 @@
 
 export { Mercure, Update } from "./connection.js";
 export { EventSource } from "./event_source.js";
-export { connect, on, presence, subscribe } from "./page.js";
+export { connect, on, presence, presenceCount, subscribe } from "./page.js";
 export { progress } from "./progress.js";

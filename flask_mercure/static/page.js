@@ -86,3 +86,6 @@ export const subscribe = (topics, listener, options) => connect().subscribe(topi
 
 /** `connect().presence(topic, callbacks, options)` */
 export const presence = (topic, callbacks, options) => connect().presence(topic, callbacks, options);
+
+/** `connect().presenceCount(topic, callback, options)` */
+export const presenceCount = (topic, callback, options) => connect().presenceCount(topic, callback, options);

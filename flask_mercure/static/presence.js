@@ -6,6 +6,7 @@ import { LONGEST_DELAY } from "./stream.js";
 const GRACE = 15_000; // milliseconds without a connection after which somebody has left
 const LONGEST_MATCHER = 512; // characters, in a hub with active subscriptions
 const PATIENCE = 10_000; // milliseconds for the answer with the list
+const SETTLING = 100; // milliseconds in which the page's own subscription comes, if the list was quicker
 const FIRST_DELAY = 1000; // milliseconds before the list is asked for again
 
 /**
@@ -158,16 +159,11 @@ export class Presence {
    * @param {import("./stream.js").Settings} settings
    */
   constructor(topic, callbacks, settings) {
-    if (typeof topic !== "string" || topic === "" || topic === "*") {
-      throw new TypeError(`${JSON.stringify(topic)} is no topic that people are at: give an exact one`);
-    }
-    if (settings.protocol !== "1.0") throw new TypeError("presence needs protocol 1.0");
+    check(topic, settings);
     this.#topic = topic;
     this.#callbacks = callbacks;
     this.#settings = settings;
-    this.#url = new URL(settings.url);
-    this.#url.pathname = `${this.#url.pathname.replace(/\/$/, "")}/subscriptions/exact/${encode(topic)}`;
-    this.#url.search = this.#url.hash = "";
+    this.#url = below(settings.url, `subscriptions/exact/${encode(topic)}`);
     const events = `${this.#url.pathname}/:subscriber`;
     if (events.length > LONGEST_MATCHER) {
       throw new TypeError(`the topic is too long for presence: the hub needs ${events.length} characters`);
@@ -223,7 +219,11 @@ export class Presence {
     this.#people.begin();
     let documents;
     try {
-      documents = await this.#ask();
+      ({ subscriptions: documents } = await ask(
+        this.#url,
+        this.#settings,
+        `who is at ${this.#topic}: grant what mercure.presence(topic).grants has`,
+      ));
     } catch (error) {
       if (round !== this.#round) return;
       if (error instanceof Refusal && !this.#hasWarned) {
@@ -237,38 +237,23 @@ export class Presence {
     if (round !== this.#round) return;
     this.#attempts = 0;
     const changes = this.#people.list(documents, Date.now());
-    if (!this.#isKnown) {
-      this.#isKnown = true;
-      call(this.#callbacks.here, this.#people.all);
-    }
-    this.#tell(changes);
+    if (this.#isKnown) this.#tell(changes);
+    else this.#retry = setTimeout(() => this.#begin(), SETTLING);
   }
 
-  async #ask() {
-    const { credentials, access } = this.#settings;
-    const { token } = access;
-    const options = { credentials, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) };
-    if (token) {
-      options.credentials = "omit";
-      options.headers = { Authorization: `Bearer ${await token()}` };
-    }
-    const response = await fetch(this.#url, options);
-    if (response.status === 401 || response.status === 403) {
-      throw new Refusal(
-        `this page may not see who is at ${this.#topic}: grant what mercure.presence(topic).grants has`,
-      );
-    }
-    if (response.status === 404) throw new Refusal("the hub tells nobody who is there: MERCURE_SUBSCRIPTIONS=1");
-    if (!response.ok) throw new Error(`the hub answered ${response.status}`);
-    return (await response.json()).subscriptions;
+  #begin() {
+    this.#isKnown = true;
+    call(this.#callbacks.here, this.#people.all);
+    this.#tell([]);
   }
 
   #tell(changes) {
+    if (!this.#isKnown) return;
     const all = this.#people.all;
     for (const { joined, person } of changes) {
       call(joined ? this.#callbacks.joining : this.#callbacks.leaving, person, all);
     }
-    if (this.#isKnown && all.length !== this.#count) {
+    if (all.length !== this.#count) {
       this.#count = all.length;
       call(this.#callbacks.count, all.length);
     }
@@ -281,6 +266,103 @@ export class Presence {
     if (next === null) return;
     this.#timer = setTimeout(() => this.#tell(this.#people.due(Date.now())), Math.max(0, next - Date.now()));
   }
+}
+
+/** Follows how many are connected to a topic. The hub tells the number when a stream begins, and when it changes. */
+export class Count {
+  #topic;
+  #callback;
+  #settings;
+  #url;
+  #number = null;
+  #isHeard = false;
+  #timer = 0;
+
+  /**
+   * @param {string} topic
+   * @param {(number: number) => void} callback
+   * @param {import("./stream.js").Settings} settings
+   */
+  constructor(topic, callback, settings) {
+    check(topic, settings);
+    this.#topic = topic;
+    this.#callback = callback;
+    this.#settings = settings;
+    this.#url = below(settings.url, `counts/${encode(topic)}`);
+    this.events = this.#url.pathname;
+  }
+
+  /** The stream is open and carries the numbers, or not. */
+  hear(isHeard) {
+    clearTimeout(this.#timer);
+    this.#isHeard = isHeard;
+    // A stream that another tab has opened before does not begin with the number for this one.
+    if (isHeard) this.#timer = setTimeout(() => this.#ask(), FIRST_DELAY * (0.5 + Math.random()));
+  }
+
+  /** An event of the hub's own. */
+  take(update) {
+    const { id, type, count } = parsed(update.data) ?? {};
+    if (id === this.events && type === "count") this.#tell(count);
+  }
+
+  close() {
+    this.hear(false);
+  }
+
+  async #ask() {
+    try {
+      const what = `how many are at ${this.#topic}: grant what mercure.presence_count(topic).grants has`;
+      const { count } = await ask(this.#url, this.#settings, what);
+      if (this.#isHeard && this.#timer) this.#tell(count);
+    } catch (error) {
+      if (error instanceof Refusal) console.warn(`mercure: ${error.message}`);
+      else if (this.#isHeard) this.#timer = setTimeout(() => this.#ask(), LONGEST_DELAY * (0.5 + Math.random() / 2));
+    }
+  }
+
+  #tell(number) {
+    clearTimeout(this.#timer);
+    this.#timer = 0;
+    if (number === this.#number) return;
+    this.#number = number;
+    call(this.#callback, number);
+  }
+}
+
+function check(topic, settings) {
+  if (typeof topic !== "string" || topic === "" || topic === "*") {
+    throw new TypeError(`${JSON.stringify(topic)} is no topic that people are at: give an exact one`);
+  }
+  if (settings.protocol !== "1.0") throw new TypeError("presence needs protocol 1.0");
+}
+
+/** A URL below that of the hub. */
+function below(hub, path) {
+  const url = new URL(hub);
+  url.pathname = `${url.pathname.replace(/\/$/, "")}/${path}`;
+  url.search = url.hash = "";
+  return url;
+}
+
+/**
+ * Ask the hub for a document.
+ *
+ * @param {URL} url
+ * @param {import("./stream.js").Settings} settings
+ * @param {string} what it tells, and how a page may know it
+ */
+async function ask(url, { credentials, access: { token } }, what) {
+  const options = { credentials, cache: "no-store", signal: AbortSignal.timeout(PATIENCE) };
+  if (token) {
+    options.credentials = "omit";
+    options.headers = { Authorization: `Bearer ${await token()}` };
+  }
+  const response = await fetch(url, options);
+  if (response.status === 401 || response.status === 403) throw new Refusal(`this page may not see ${what}`);
+  if (response.status === 404) throw new Refusal("the hub tells nobody who is there: MERCURE_SUBSCRIPTIONS=1");
+  if (!response.ok) throw new Error(`the hub answered ${response.status}`);
+  return response.json();
 }
 
 /** The hub will not answer otherwise by itself. */

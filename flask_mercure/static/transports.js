@@ -92,9 +92,12 @@ function openEventSource({ url, credentials, types }, sink) {
     source.close(); // it would connect again by itself, and to the cursor of its URL at first
     sink.end({});
   };
+  let last = "";
   const listener = ({ lastEventId, type, data }) => {
+    const hasId = lastEventId !== last; // an event without one has that of the event before
+    last = lastEventId;
     sink.alive();
-    sink.event({ id: lastEventId, type, data, topics: [] });
+    sink.event({ id: lastEventId, hasId, type, data, topics: [] });
   };
   for (const type of new Set(["message", ...types])) {
     // "open" and "error" are the source's own events as well, and those have no data.

@@ -17,7 +17,7 @@ from mercure_hub.protocol.errors import StorageAway, StorageError
 from mercure_hub.protocol.subscription import Subscription
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import Presence, Records
-from tests.fanout.bench import HUB, exact, subscriber
+from tests.fanout.bench import HUB, exact, may_read, subscriber
 
 
 class FakeStorage:
@@ -48,6 +48,7 @@ class FakeStorage:
 class FakeDispatcher:
     def __init__(self) -> None:
         self.announced: list[tuple[Update, Presence]] = []
+        self.is_slow = False
 
     def announce(self, event: Update, presence: Presence) -> None:
         self.announced.append((event, presence))
@@ -57,6 +58,14 @@ class FakeDispatcher:
 
 
 class FakeEngine(list[Subscriber]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, int]] = []
+
+    def tell(self, update: Update, only: Subscriber | None = None) -> Iterator[None]:
+        self.told.append((update.topics[0], json.loads(update.data)["count"]))
+        yield
+
     def listening_with(self, value: str) -> list[Subscriber]:
         return [one for one in self if any(matcher.value == value for matcher in one.matchers)]
 
@@ -230,3 +239,86 @@ class TestAdoption:
         assert world.storage.dead
         world.storage.absence = None
         until(lambda: world.dispatcher.announced)
+
+
+class TestCounts:
+    """The numbers that a process tells others and its readers, once a second."""
+
+    PATH = "/.well-known/mercure/counts/t"
+
+    def come(self, world: World) -> Subscriber:
+        one = subscriber(exact("t"), grant=may_read(exact("t"), exact(self.PATH)))
+        one.id = world.active.new_subscriber_id()
+        world.active.announce(one, active=True)
+        world.engine.append(one)
+        return one
+
+    def second(self, world: World) -> tuple[list[tuple[int, bool]], list[tuple[str, int]]]:
+        """What is told: numbers to other processes, each with whether it is kept; and numbers to readers."""
+        for _ in world.active.tell_counts():
+            pass
+        announced, world.dispatcher.announced = world.dispatcher.announced, []
+        told, world.engine.told = world.engine.told, []
+        numbers = [(json.loads(event.data)["count"], one.record is not None) for event, one in announced]
+        return numbers, told
+
+    def test_many_cost_one_number(self, world: World) -> None:
+        some = [self.come(world) for _ in range(1000)]
+        assert self.second(world) == ([(1000, True)], [(self.PATH, 1000)])
+        assert self.second(world) == ([], [])
+        for one in some:
+            world.go(one)
+        assert self.second(world) == ([(0, False)], [(self.PATH, 0)])
+
+    def test_they_are_neither_announced_nor_listed(self, world: World) -> None:
+        self.come(world)
+        world.storage.records = {f"{self.PATH}/b": json.dumps(["count", self.PATH, "b", 3])}
+        assert (world.dispatcher.announced, world.listed(), world.listed("t")) == ([], [], [])
+
+    def test_what_others_told_before_is_read(self, world: World) -> None:
+        world.storage.records = {
+            f"{self.PATH}/{process}": json.dumps(["count", self.PATH, process, 2]) for process in "abcde"
+        }
+        assert self.second(world) == ([], [(self.PATH, 10)])
+        assert world.active.count(self.PATH) == 10
+
+    def test_it_is_read_again_after_a_gap_and_when_that_has_failed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.second(world)
+        world.storage.records = {f"{self.PATH}/a": json.dumps(["count", self.PATH, "a", 2])}
+        world.active.forget_counts()
+
+        def fail(*_: object) -> Records:
+            raise StorageError("cannot be read")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(world.storage, "others", fail)
+            assert self.second(world) == ([], [])
+        assert self.second(world) == ([], [(self.PATH, 2)])
+
+    def test_nothing_piles_up_while_the_storage_is_away_or_slow(self, world: World) -> None:
+        self.come(world)
+        world.storage.absence = StorageAway("away")
+        assert self.second(world) == ([], [(self.PATH, 1)])  # readers here are told all the same
+        world.storage.absence = None
+        world.dispatcher.is_slow = True
+        self.come(world)
+        assert self.second(world) == ([], [(self.PATH, 2)])
+        world.dispatcher.is_slow = False
+        assert self.second(world) == ([(2, True)], [])
+
+    def test_a_dead_process_is_taken_off(self, world: World) -> None:
+        world.storage.dead = [json.dumps(["count", self.PATH, "a", 2]), record("urn:dead")]
+        world.active.end_of_dead_processes()
+        ends = [(json.loads(event.data), one.record) for event, one in world.dispatcher.announced]
+        assert [(one["type"], one.get("count"), kept) for one, kept in ends] == [
+            ("count", 0, None),
+            ("subscription", None, None),
+        ]
+
+    def test_under_a_new_lease_the_numbers_are_told_again(self, world: World) -> None:
+        self.come(world)
+        self.second(world)
+        world.active.begin_lease(1)
+        assert self.second(world) == ([(1, True)], [])

@@ -24,6 +24,7 @@ OTHER = "items/8"
 # What the page is told, in order. With a clock that is faster, the grace of 15 seconds is over sooner.
 _FOLLOW = """
 const [topic, options, times] = arguments;
+const isMine = ({ payload }) => payload.name === document.title; // the list may have been quicker
 const [now, timeout, begin] = [Date.now, setTimeout, Date.now()];
 if (times > 1) {
   Date.now = () => begin + (now() - begin) * times;
@@ -35,7 +36,7 @@ window.told = [];
 window.counts = [];
 window.stop = mercure.presence(topic, {
   here: (people) => told.push(["here", ...names(people)]),
-  joining: ({ user }, people) => told.push(["joining", user, people.length]),
+  joining: (one, people) => isMine(one) || told.push(["joining", one.user, people.length]),
   leaving: ({ user }, people) => told.push(["leaving", user, people.length]),
   count: (number) => counts.push(number),
 }, options);
@@ -54,6 +55,11 @@ class Rooms(Site):
             payload = {"name": user.title()}
             return self.mercure.set_cookie(Response("in"), subscribe=grants, payload=payload, user=user)
 
+        @app.get("/counted/<user>")
+        def sign_in_to_be_counted(user: str) -> Response:
+            grants = [TOPIC, *self.mercure.presence_count(TOPIC).grants]
+            return self.mercure.set_cookie(Response("in"), subscribe=grants, user=user)
+
         @app.get("/as/nobody")
         def sign_in_to_see_nobody() -> Response:
             return self.mercure.set_cookie(Response("in"), subscribe=[TOPIC], user="eve")
@@ -62,12 +68,15 @@ class Rooms(Site):
 class Visitor(Tab):
     """A tab that follows who is there."""
 
+    user = ""
+
     def sign_in(self, site: Rooms, user: str) -> None:
         self._focus()
         self.driver.get(f"{site.url}/as/{user}")
+        self.user = user
 
     def enter_room(self, site: Rooms, topic: str = TOPIC, times: float = 1, **options: bool) -> None:
-        self.visit(f"{site.url}/")
+        self.visit(f"{site.url}/?title={self.user.title()}")
         self.follow()
         self.run(_FOLLOW, topic, options, times)
         self.wait("the first list", self.told)
@@ -250,6 +259,49 @@ def test_the_list_comes_when_the_hub_does(site: Rooms, visitors: list[Visitor]) 
     ada.wait_state("offline")
     site.hub.start()
     ada.wait_told(["here", "ada Ada 1"])
+
+
+@pytest.mark.parametrize("options", [{}, {"transport": "eventsource"}, {"transport": "websocket"}])
+def test_a_page_shows_how_many_there_are(
+    site: Rooms, visitors: list[Visitor], options: dict[str, str]
+) -> None:
+    count = "window.numbers = []; window.end = mercure.presenceCount(arguments[0], (n) => numbers.push(n))"
+
+    def numbers(visitor: Visitor) -> list[int]:
+        found: list[int] = visitor.run("return numbers")
+        return found
+
+    for visitor in visitors:
+        visitor.driver.get(f"{site.url}/counted/somebody")
+    site.sources = [site.hub.origin.replace("http:", "ws:")]
+    ada, bo = visitors
+    ada.visit(f"{site.url}/")
+    ada.follow(None, options)
+    ada.run(count, TOPIC)
+    ada.wait_for("the number", lambda: numbers(ada)[-1:], [1])
+    site.publish(TOPIC, "an id that comes before the next number")
+    ada.wait_update("an id that comes before the next number")
+    bo.visit(f"{site.url}/")
+    bo.follow(None, options)
+    bo.run(count, TOPIC)
+    for visitor in visitors:
+        visitor.wait_for("the number", lambda one=visitor: numbers(one)[-1:], [2])  # type: ignore[misc]
+    # A tab that shares a stream which began before gets the number too.
+    second = Visitor(ada.driver, ada.new().handle)
+    second.visit(f"{site.url}/")
+    second.follow(None, options)
+    second.run(count, TOPIC)
+    second.wait_for("the number", lambda: numbers(second)[-1:], [2])
+    second.close()
+    bo.run("end()")
+    ada.wait_for("the number", lambda: numbers(ada)[-1:], [1])
+    if options.get("transport") != "websocket":  # whose failed attempts the console shows
+        site.hub.kill()
+        ada.wait_state("offline")
+        site.hub.start()
+        ada.wait_open()
+        ada.wait_for("the number", lambda: numbers(ada)[-1:], [1])
+    assert site.subscriptions() == {}  # nobody is announced
 
 
 @pytest.mark.parametrize(

@@ -267,3 +267,35 @@ class TestPresence:
                 assert len(ends) == (0 if watcher is watchers[0] else 20)
                 assert len(set(ends)) == len(ends)
             last.close()
+
+
+def test_counts_are_of_all_nodes_also_after_one_died(folder: Path, url: str) -> None:
+    variables = {
+        "MERCURE_TRANSPORT_URL": url,
+        "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_PUBLIC_URL": PUBLIC_URL,
+    }
+    path = HUB_PATH + "/counts/room"
+
+    def told(stream: Stream, expected: int) -> None:
+        while json.loads(stream.next().data)["count"] != expected:
+            pass
+
+    with node(folder, url) as first, node(folder, url) as second:
+        token = first.token(subscribe=["room", path])
+        readers = [hub.subscribe({"match": path}, token) for hub in (first, second)]
+        for reader in readers:
+            reader.sock.settimeout(PATIENCE)
+        with process(folder, **variables) as (child, dies):
+            for hub in (first, second, dies, dies):
+                hub.subscribe({"match": "room"}, token)
+            for reader in readers:
+                told(reader, 4)
+            with node(folder, url) as late:  # knows at once what the others have told before
+                told(late.subscribe({"match": path}, token), 4)
+            child.send_signal(signal.SIGKILL)
+            child.wait(PATIENCE)
+            dies.close()
+        for reader in readers:
+            told(reader, 2)
+        assert second.get(path=path, token=token).json()["count"] == 2

@@ -537,3 +537,45 @@ def replaced(hub: Workers) -> int:
     until_true(lambda: set(hub.pids) - before)
     (young,) = set(hub.pids) - before
     return young
+
+
+@pytest.mark.every_engine
+def test_counts_are_of_all_workers_also_after_one_died(folder: Path) -> None:
+    path = HUB_PATH + "/counts/room"
+    with workers(folder, MERCURE_SUBSCRIPTIONS="1") as hub:
+        token = hub.token(subscribe=["room", path])
+        numbers = hub.subscribe({"match": path}, token)
+        visitors = [hub.subscribe({"match": "room"}, token) for _ in range(ENOUGH)]
+
+        def told() -> int:
+            number: int = json.loads(numbers.next().data)["count"]
+            return number
+
+        while told() != ENOUGH:
+            pass
+        until_true(lambda: numbers_of(hub, path, token) == {ENOUGH})
+        victim = hub.pids[0]
+        os.kill(victim, signal.SIGKILL)
+        until_true(lambda: victim not in hub.pids and len(hub.pids) == 2)
+        alive = sum(not is_ended(one) for one in visitors)
+        assert 0 < alive < ENOUGH
+        late = hub.subscribe({"match": path}, token)
+        while json.loads(late.next().data)["count"] != alive:
+            pass
+        until_true(lambda: numbers_of(hub, path, token) == {alive})
+
+
+def numbers_of(hub: Workers, path: str, token: str) -> set[int]:
+    """What the workers answer when a count is asked for: those that get one of ten connections."""
+    return {hub.get(path=path, token=token).json()["count"] for _ in range(10)}
+
+
+def is_ended(stream: Stream) -> bool:
+    """Whether the hub has closed a stream; of one that lives, what has come is left."""
+    stream.sock.settimeout(0.2)
+    try:
+        return stream.sock.recv(1, socket.MSG_PEEK) == b""
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True

@@ -577,6 +577,20 @@ class TestOwed:
         assert "brief: None" not in node.ids
         assert node.link.engine.presence.get("brief") is None
 
+    def test_the_end_of_what_may_be_stored_is_kept(self, node: Node) -> None:
+        def change(record: str | None) -> None:
+            presence = Presence("number", record, lease=node.store.lease, replaces=True)
+            node.publish(f"number: {record}", ticket=None, presence=presence)
+
+        change("3")
+        node.wait_for("number: 3")
+        node.link.appends = [fails] * 3
+        change("5")
+        until(lambda: len(node.link.appends) <= 2)
+        change(None)
+        node.wait_for("number: 3", "number: None")
+        assert node.link.engine.presence.get("number") is None
+
     def test_what_can_never_be_stored_is_not_tried_again(self, node: Node) -> None:
         node.store.append([update(data="\ud800")], 1, Presence("key", "record"))
         node.answered(1)

@@ -96,7 +96,13 @@ class Broker:
         self.engine = Engine(limits, clock, self._gone)
         self._storage = storage
         self._dispatcher = Dispatcher(
-            storage, self.engine, clock, self.tally, self._end_incomplete, on_lease=self._begin_lease
+            storage,
+            self.engine,
+            clock,
+            self.tally,
+            self._end_incomplete,
+            on_lease=self._begin_lease,
+            on_event=self._take_event,
         )
         self._room = WaitingRoom(storage, clock, patience)
         self._replays = Replays(
@@ -193,6 +199,8 @@ class Broker:
             try:
                 self._storage.expire(self.clock())
                 for _ in self.engine.tick():
+                    gevent.sleep(0)
+                for _ in self._active.tell_counts():
                     gevent.sleep(0)
             except Exception:
                 _log.exception("heartbeats failed; this is a defect of the hub")
@@ -294,6 +302,7 @@ class Broker:
         self._active.announce(subscriber, active=True)
         self._replays.leave(subscriber)
         self.engine.start(subscriber, fd, tls)
+        self._active.tell_watched(subscriber)
 
     def abandon(self, subscriber: Subscriber, ending: Ending) -> None:
         """Forget a subscriber that left before ``start``.
@@ -332,6 +341,16 @@ class Broker:
         """
         return self._active.matching(value, subscriber)
 
+    def count(self, path: str) -> int:
+        """How many are connected to a topic, in all processes.
+
+        :param path: of the count.
+        """
+        return self._active.count(path)
+
+    def _take_event(self, event: Update) -> None:
+        self._active.take(event)
+
     def _gone(self, subscriber: Subscriber, ending: Ending) -> None:
         self.quota.leave(subscriber)
         self._active.announce(subscriber, active=False)
@@ -346,6 +365,7 @@ class Broker:
         None of them gets an update from now on. Those that are replaying end at once, the others one after
         the other.
         """
+        self._active.forget_counts()
         for number, subscriber in enumerate(self.everyone(), 1):
             try:
                 if subscriber in self._replays:

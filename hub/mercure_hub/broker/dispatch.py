@@ -45,6 +45,7 @@ class Dispatcher:
     :param on_gap: called when streams lack updates, because these could not be sent or read, or because the
         storage lost updates or has another history.
     :param on_lease: called when this process counted as dead, with the number of leases that it has lost.
+    :param on_event: called with each event of the hub that is dispatched, of whichever process.
     :param max_characters: size of the updates that may wait for dispatch before publishers have to wait.
 
     ``generation`` changes with each gap. ``last_event_id`` is the id of the last update that the engine was
@@ -61,6 +62,7 @@ class Dispatcher:
         on_gap: Callable[[], None],
         *,
         on_lease: Callable[[int], None] = lambda _: None,
+        on_event: Callable[[Update], None] = lambda _: None,
         max_characters: int = _MAX_CHARACTERS,
     ) -> None:
         self.last_event_id = self.last_update_id = EARLIEST
@@ -72,6 +74,7 @@ class Dispatcher:
         self._tally = tally
         self._on_gap = on_gap
         self._on_lease = on_lease
+        self._on_event = on_event
         self._max_characters = max_characters
         self._queued: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._unanswered = 0  # publications that are queued or being committed
@@ -121,9 +124,14 @@ class Dispatcher:
         """Store a subscription event, and who is connected, without waiting for either."""
         self._queue((event,), None, presence)
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether many updates are unanswered."""
+        return self._unanswered > _MAX_UNANSWERED
+
     def wait_for_answers(self) -> None:
         """Wait while many updates are unanswered: announcing thousands must not fill the memory."""
-        while self._unanswered > _MAX_UNANSWERED:
+        while self.is_slow:
             gevent.sleep(_LOOK)
 
     def _queue(self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None) -> None:
@@ -193,6 +201,9 @@ class Dispatcher:
             self.last_event_id = entries[-1].update.id
             updates = (entry.update for entry in reversed(entries) if not entry.is_event)
             self.last_update_id = next((update.id for update in updates), self.last_update_id)
+            for entry in entries:
+                if entry.is_event:
+                    self._on_event(entry.update)
             self._send(entries)
             self.is_dispatching = False
             self._note_dispatched(entries[-1].sequence)

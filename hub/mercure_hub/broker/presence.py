@@ -7,6 +7,7 @@ import logging
 import random
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -16,9 +17,20 @@ from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.threads import in_thread
 from mercure_hub.fanout.engine import Engine
 from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.protocol.count import (
+    STORED_AS,
+    Counts,
+    Part,
+    is_part,
+    part_of_event,
+    part_of_record,
+    shown,
+    told,
+)
 from mercure_hub.protocol.errors import StorageAway, StorageError
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.subscription import Subscription, of_subscriber, restored
+from mercure_hub.protocol.update import Update
 from mercure_hub.storage.interface import Presence
 
 _BETWEEN_PAUSES = 100  # subscriptions
@@ -57,17 +69,28 @@ class ActiveSubscriptions:
         self._lease = 0
         self._unknown: dict[Subscriber, None] = {}  # not announced again since the lease was lost
         self._is_failing = False
+        self._counts = Counts(_random_name())
+        self._knows_counts = False
         self._adopting: gevent.Greenlet | None = None
         self._announcing: gevent.Greenlet | None = None
 
     def new_subscriber_id(self) -> str:
         """A random identifier for a connection; empty when nobody can ask for it."""
-        return f"urn:uuid:{uuid.uuid4()}" if self._are_announced else ""
+        return _random_name() if self._are_announced else ""
 
     def announce(self, subscriber: Subscriber, *, active: bool) -> None:
         """Publish that the subscriptions of a subscriber begin or end."""
         if not self._are_announced:
             return
+        if active:
+            seen = shown(subscriber.matchers, subscriber.grant.subscribe, subscriber.identity)
+            subscriber.shown, subscriber.counted = seen.matchers, seen.counted
+            self._counts.enter(subscriber.counted)
+        else:
+            self._counts.leave(subscriber.counted)
+        self._announce(subscriber, active=active)
+
+    def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
         if subscriber in self._unknown:  # others end them, by the id that they have had
             del self._unknown[subscriber]
             return
@@ -91,6 +114,7 @@ class ActiveSubscriptions:
         self._lease = lease
         if not self._are_announced:
             return
+        self._counts.begin(_random_name())
         self._unknown = dict.fromkeys(self._engine)
         if self._announcing is None or self._announcing.ready():
             self._announcing = gevent.spawn(self._announce_again)
@@ -100,11 +124,75 @@ class ActiveSubscriptions:
         while self._unknown:
             subscriber, _ = self._unknown.popitem()
             subscriber.id = self.new_subscriber_id()
-            self.announce(subscriber, active=True)
+            self._announce(subscriber, active=True)
             number += 1
             if number % _BETWEEN_PAUSES == 0:
                 gevent.sleep(0)
                 self._dispatcher.wait_for_answers()
+
+    # -- counts ----------------------------------------------------------------------------------
+
+    def count(self, path: str) -> int:
+        """How many are connected to a topic, in all processes.
+
+        :param path: of the count.
+        """
+        return self._counts.total(path)
+
+    def take(self, event: Update) -> None:
+        """Learn what another process counts; called with all events of the hub."""
+        part = part_of_event(event)
+        if part is not None:
+            self._counts.take(part)
+
+    def forget_counts(self) -> None:
+        """Read those of the others again: events may be missing."""
+        self._knows_counts = False
+
+    def tell_watched(self, subscriber: Subscriber) -> None:
+        """Send a subscriber that has just begun the counts that it listens to."""
+        if self._are_announced and subscriber.is_connected:
+            scope, identity = subscriber.grant.subscribe, subscriber.identity
+            for path in shown(subscriber.matchers, scope, identity).watched:
+                for _ in self._engine.tell(told(path, self._counts.total(path)), only=subscriber):
+                    pass
+
+    def tell_counts(self) -> Iterator[None]:
+        """Tell the other processes what has changed here, and the readers here what has changed anywhere.
+
+        To be called once a second: it bounds what any number of subscribers can cause.
+
+        :returns: an iterator to exhaust; each step is a pause.
+        """
+        if not self._knows_counts and self._are_announced and self._storage.absence is None:
+            self._read_counts()
+        # Not while the storage is away or slow: the numbers of then are enough.
+        if self._storage.absence is None and not self._dispatcher.is_slow:
+            for part in _with_pauses(self._counts.news()):
+                self._publish_part(part)
+        for path, number in self._counts.changes():
+            yield
+            yield from self._engine.tell(told(path, number))
+
+    def _publish_part(self, part: Part) -> None:
+        presence = Presence(part.key, part.record(), STORED_AS, self._lease, replaces=True)
+        self._dispatcher.announce(part.event(), presence)
+
+    def _read_counts(self) -> None:
+        parts: list[Part] = []
+        beyond: str | None = None
+        try:
+            while True:
+                page = in_thread(partial(self._storage.others, STORED_AS, beyond, _PAGE))
+                parts += [part_of_record(one) for one in page.records if is_part(one)]
+                if page.beyond is None:
+                    break
+                beyond = page.beyond
+        except StorageError as error:  # the next call tries again
+            _log.debug("the counts of other processes cannot be read: %s", error)
+            return
+        self._counts.replace(parts)
+        self._knows_counts = True
 
     # -- the list --------------------------------------------------------------------------------
 
@@ -140,6 +228,7 @@ class ActiveSubscriptions:
         """Publish the end of subscriptions whose process was killed: a page of them now, the others later."""
         if not self._are_announced:
             return
+        self._read_counts()
         has_more = self._try_to_adopt()
         self._adopting = gevent.spawn(self._keep_adopting, has_more)
 
@@ -162,7 +251,10 @@ class ActiveSubscriptions:
         try:
             records = in_thread(partial(self._storage.adopt, _PAGE))
             for record in records:
-                self._publish(*restored(record), active=False)
+                if is_part(record):
+                    self._publish_part(replace(part_of_record(record), number=0))
+                else:
+                    self._publish(*restored(record), active=False)
         except StorageError as error:  # a full disk, for example; streams can go on
             if not (self._is_failing or isinstance(error, StorageAway)):
                 _log.error("subscriptions of processes that died are still listed: %s", error)
@@ -186,11 +278,12 @@ class ActiveSubscriptions:
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
-    return of_subscriber(subscriber.matchers, subscriber.id, subscriber.grant.payload_for)
+    return of_subscriber(subscriber.shown, subscriber.id, subscriber.grant.payload_for)
 
 
 def _restored(records: Sequence[str], values: Sequence[str]) -> list[Subscription]:
     """The subscriptions in records that have some values somewhere."""
+    records = [record for record in records if not is_part(record)]
     # As in the record; parsing every record takes forty times as long.
     for encoded in map(json.dumps, values):
         records = [record for record in records if encoded in record]
@@ -202,3 +295,7 @@ def _with_pauses(items: Iterable[T]) -> Iterator[T]:
         if number % _BETWEEN_PAUSES == 0:
             gevent.sleep(0)
         yield item
+
+
+def _random_name() -> str:
+    return f"urn:uuid:{uuid.uuid4()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.revoke import PATH as REVOCATIONS
+from mercure_hub.protocol.count import COUNTS_METADATA
 from mercure_hub.protocol.http import Answer, json_answer
 from mercure_hub.protocol.revocation import LIFETIME, REVOCATION_METADATA
 from mercure_hub.protocol.subscription import LAST_VALUE_METADATA, WITH_KNOWN, WITH_METADATA
@@ -30,6 +31,7 @@ def metadata(hub: Hub, request: Request) -> Answer:
         document["authorization_servers"] = list(hub.gatekeeper.authorization_servers)
     if hub.subscriptions:
         document["mercure_subscriptions"] = True
+        document[COUNTS_METADATA] = True
     if hub.broker.revocations is not None:
         document[REVOCATION_METADATA] = {
             "endpoint": request.identity.url.rstrip("/") + REVOCATIONS,

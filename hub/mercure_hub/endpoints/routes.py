@@ -15,7 +15,7 @@ from mercure_hub.endpoints.request import Request
 from mercure_hub.endpoints.revoke import PATH as REVOCATIONS
 from mercure_hub.endpoints.revoke import revoke
 from mercure_hub.endpoints.subscribe import Stream, subscribe
-from mercure_hub.endpoints.subscriptions import subscriptions
+from mercure_hub.endpoints.subscriptions import count, subscriptions
 from mercure_hub.protocol import origins
 from mercure_hub.protocol.errors import MethodNotAllowed, NotFound
 from mercure_hub.protocol.http import Answer, Headers
@@ -26,7 +26,8 @@ _log = logging.getLogger("mercure_hub.server")
 
 _READ = ("GET", "HEAD")
 _API = "/subscriptions"
-_BELOW = (_API, REVOCATIONS, DEBUGGER)
+_COUNTS = "/counts/"
+_BELOW = (_API, _COUNTS, REVOCATIONS, DEBUGGER)
 _METHODS = "GET, HEAD, QUERY, POST, OPTIONS"
 
 
@@ -62,8 +63,8 @@ def _below(hub: Hub, request: Request, path: str) -> Answer:
         return _revocations(hub, request)
     if path == DEBUGGER or path.startswith(DEBUGGER + "/"):
         return _debugger(hub, request, path.removeprefix(DEBUGGER))
-    if path == _API or path.startswith(_API + "/"):
-        return _subscriptions(hub, request, request.identity.path.rstrip("/") + path)
+    if path == _API or path.startswith((_API + "/", _COUNTS)):
+        return _presence(hub, request, request.identity.path.rstrip("/") + path)
     raise NotFound("There is nothing here.")
 
 
@@ -129,9 +130,12 @@ def _hub(hub: Hub, request: Request) -> Answer | Stream:
             raise MethodNotAllowed("Subscribe with GET or QUERY, publish with POST.", _METHODS)
 
 
-def _subscriptions(hub: Hub, request: Request, path: str) -> Answer:
+def _presence(hub: Hub, request: Request, path: str) -> Answer:
     _allow(request, (*_READ, "OPTIONS"))
-    return _preflight(hub, request) if request.method == "OPTIONS" else subscriptions(hub, request, path)
+    if request.method == "OPTIONS":
+        return _preflight(hub, request)
+    is_count = path.startswith(f"{request.identity.counts_path}/")
+    return count(hub, request, path) if is_count else subscriptions(hub, request, path)
 
 
 def _revocations(hub: Hub, request: Request) -> Answer:

@@ -7,10 +7,11 @@ from urllib.parse import quote, unquote_to_bytes
 
 from mercure_hub.endpoints.hub import Hub
 from mercure_hub.endpoints.request import Request
+from mercure_hub.protocol.count import document as count_document
 from mercure_hub.protocol.errors import InsufficientScope, NotFound
 from mercure_hub.protocol.http import Answer, encode_json, json_answer, json_list_answer
 from mercure_hub.protocol.subscription import old_document, select
-from mercure_hub.protocol.tokens.grant import ANONYMOUS
+from mercure_hub.protocol.tokens.grant import ANONYMOUS, Grant
 
 
 def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
@@ -23,11 +24,7 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
     if not hub.subscriptions:
         raise NotFound("Active subscriptions are off (MERCURE_SUBSCRIPTIONS).")
     path = _canonical(path)
-    grant = hub.gatekeeper.subscriber(request)
-    if grant is ANONYMOUS:
-        raise hub.gatekeeper.missing(request, "the subscription API needs one")
-    if not grant.subscribe.covers(path):
-        raise InsufficientScope(f"the token does not allow reading {path!r}")
+    grant = _check_granted(hub, request, path)
     cursor = hub.broker.last_event_id
     selection = select(path, request.identity, old=grant.is_old)
     if selection is None:
@@ -51,6 +48,32 @@ def subscriptions(hub: Hub, request: Request, path: str) -> Answer:
             document = old_document(document, cursor)
         response = json_list_answer(document, "subscriptions", map(encode_json, found), content_type)
     return _conditional(_with_cursor(response, request, cursor, old=grant.is_old), request)
+
+
+def count(hub: Hub, request: Request, path: str) -> Answer:
+    """Tell how many are connected to a topic: an extension of this hub (docs/protocol.md).
+
+    :param path: the resource as it is known publicly, which is also the topic to be authorized.
+    :raises NotFound: the feature is off, or the path is not that of a count.
+    """
+    if not hub.subscriptions:
+        raise NotFound("Active subscriptions are off (MERCURE_SUBSCRIPTIONS).")
+    path = _canonical(path)
+    _check_granted(hub, request, path)
+    if path.removeprefix(f"{request.identity.counts_path}/").count("/"):
+        raise NotFound("There is no such count.")
+    answer = json_answer(count_document(path, hub.broker.count(path)))
+    answer.headers.append(("Cache-Control", "private, no-store"))
+    return answer
+
+
+def _check_granted(hub: Hub, request: Request, path: str) -> Grant:
+    grant = hub.gatekeeper.subscriber(request)
+    if grant is ANONYMOUS:
+        raise hub.gatekeeper.missing(request, "the subscription API needs one")
+    if not grant.subscribe.covers(path):
+        raise InsufficientScope(f"the token does not allow reading {path!r}")
+    return grant
 
 
 def _canonical(path: str) -> str:

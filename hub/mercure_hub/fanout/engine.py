@@ -228,7 +228,8 @@ class Engine:
         subscriber.state = _GONE
         subscriber.queue = None
         self._on_gone(subscriber, ending)
-        subscriber.matchers = ()  # the timetable keeps it for a while, and patterns take memory
+        # The timetable keeps it for a while, and patterns take memory.
+        subscriber.matchers = subscriber.shown = ()
 
     def close(self) -> None:
         """Give back what the kernel lent; the subscribers have to be dropped before."""
@@ -294,6 +295,19 @@ class Engine:
                 yield from self._output.deliver(prepared, are_disjoint=runs == 1)
             if position < len(entries):
                 yield
+
+    def tell(self, update: Update, only: Subscriber | None = None) -> Iterator[None]:
+        """Send an update that is in no history, with its present value, to those who listen and may read it.
+
+        :param only: sent to this one, who does.
+        :returns: an iterator to exhaust; each step writes one slice.
+        """
+        receivers = [only] if only is not None else self._receivers.listening_to(update.topics)
+        if update.private and only is None:
+            receivers = yield from self._receivers.allowed(receivers, update.topics)
+        if receivers:
+            prepared = yield from self._prepared([update], receivers)
+            yield from self._output.deliver(prepared, are_disjoint=True)
 
     def _prepared(
         self, updates: Sequence[Update], receivers: list[Subscriber]

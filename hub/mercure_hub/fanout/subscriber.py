@@ -50,11 +50,13 @@ class Subscriber:
     ``Engine.start`` on; a closed descriptor is -1, so that nothing can be written to another connection that
     gets its number. On a connection that carries many streams, ``stream`` takes their place. ``queue`` holds
     what is not yet written, ``queued`` is its size in bytes. ``stalled_at`` is the monotonic time since which
-    a full socket takes nothing, or 0.
+    a full socket takes nothing, or 0. ``shown`` are those of its matchers whose subscriptions others learn
+    of, ``counted`` the paths of the counts that it is part of.
     """
 
     __slots__ = (
         "connected_at",
+        "counted",
         "ends_at",
         "fd",
         "form",
@@ -65,6 +67,7 @@ class Subscriber:
         "peer",
         "queue",
         "queued",
+        "shown",
         "stalled_at",
         "state",
         "stream",
@@ -93,6 +96,8 @@ class Subscriber:
         self.stream: Stream | None = None
         self.id = id
         self.matchers = matchers
+        self.shown = matchers
+        self.counted: tuple[str, ...] = ()
         self.grant = grant
         self.identity = identity
         self.peer = peer

@@ -28,13 +28,13 @@ _MAX_RETRY = 2**31 - 1  # browsers keep it in 32 bits or more
 def encode(event_id: str, data: str, event: str | None = None, retry: int | None = None) -> bytes:
     """Encode one event.
 
-    :param event_id: the ``id`` field; free of control characters.
+    :param event_id: the ``id`` field; free of control characters. Without one the client keeps its position.
     :param data: any text; each line becomes a ``data`` field, split on CR, LF and CRLF, so that no
         value can inject a field (spec, Server-Sent Events Field Injection).
     :param event: the ``event`` field.
     :param retry: reconnection time in milliseconds.
     """
-    head = f"id: {event_id}\n"
+    head = f"id: {event_id}\n" if event_id else ""
     if event:
         head += f"event: {event}\n"
     if retry is not None:

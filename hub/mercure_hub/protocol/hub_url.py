@@ -55,6 +55,11 @@ class Identity:
         """Path of the subscription API and prefix of subscription event topics."""
         return self.path.rstrip("/") + "/subscriptions"
 
+    @property
+    def counts_path(self) -> str:
+        """Prefix of the paths of counts: an extension of this hub (docs/protocol.md)."""
+        return self.path.rstrip("/") + "/counts"
+
 
 @lru_cache(maxsize=1024)
 def derived(scheme: str, host: str, path: str = WELL_KNOWN) -> Identity:
@@ -94,7 +99,7 @@ def _is_reserved(topic: str, base: str) -> bool:
 def _own_paths(base: str) -> tuple[str, ...]:
     """The reserved paths, in the form in which topics are compared. A hub at ``/`` does not reserve all."""
     path = (_resolved_path("", base) or "").rstrip("/")
-    return (path,) if path else ("/", "/subscriptions")
+    return (path,) if path else ("/", "/subscriptions", "/counts")
 
 
 def _resolved_path(topic: str, base: str | None = None) -> str | None:

@@ -341,12 +341,14 @@ class Presence:
     :param value: of its matcher, by which ``Link.others`` can be asked.
     :param lease: how many leases this process had lost when it began or ended. Those of a lost one are ended
         by others.
+    :param replaces: it may change what is stored already, which a subscription never does.
     """
 
     key: str
     record: str | None
     value: str = ""
     lease: int = 0
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)

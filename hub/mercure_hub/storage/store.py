@@ -761,7 +761,7 @@ class Store(Generic[Ticket]):
         for one in batch:
             if one.presence is not None and one.presence.lease == self.lease:
                 before = self._owed.pop(one.presence.key, None)
-                if before is None or one.presence.record is not None:
+                if before is None or one.presence.record is not None or one.presence.replaces:
                     self._owed[one.presence.key] = one.updates, one.presence
 
     # -- commits, in order -----------------------------------------------------------------------

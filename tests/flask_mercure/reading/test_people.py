@@ -100,12 +100,22 @@ def test_the_grants_in_0x_and_of_a_hub_with_another_public_url() -> None:
         (".", InvalidArgument),
         ("..", InvalidArgument),
         ("a\nb", InvalidArgument),
-        ("ü" * 100, InvalidArgument),  # the hub would refuse the whole connection of the page
+        ("ü" * 200, InvalidArgument),  # the hub would refuse the whole connection of the page
     ],
 )
 def test_people_are_at_one_exact_topic(topic: Any, error: type[Exception]) -> None:
-    with make_app(URL=NOWHERE).app_context(), pytest.raises(error):
-        Mercure().presence(topic)
+    with make_app(URL=NOWHERE).app_context():
+        with pytest.raises(error):
+            Mercure().presence(topic)
+        with pytest.raises(error):
+            Mercure().presence_count(topic)
+
+
+def test_the_grant_of_a_count_is_that_of_one_topic_and_needs_no_hub() -> None:
+    with make_app(URL=NOWHERE).app_context():
+        assert Mercure().presence_count("items/7*").grants == ("/.well-known/mercure/counts/items%2F7%2A",)
+    with make_app(URL=NOWHERE, PUBLIC_URL="https://example.com/hub").app_context():
+        assert Mercure().presence_count("a").grants == ("/hub/counts/a",)
 
 
 def payload_of(token: str) -> Any:

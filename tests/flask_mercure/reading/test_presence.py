@@ -98,6 +98,24 @@ def test_a_reader_with_the_grants_sees_the_people_of_one_topic(hub: RunningHub, 
     assert set(told) == {"p-seen"}
 
 
+def test_how_many_are_at_a_topic(hub: RunningHub, app: Any) -> None:
+    topic = "p-counted"
+    assert mercure.presence_count(topic).count == 0
+    token = mercure.create_token([topic, *mercure.presence_count(topic).grants], user="ada")
+    streams = [hub.subscribe({"match": topic}, token) for _ in range(3)]
+    with mercure.subscribe(topic):  # a worker of the app, which is not counted
+        assert mercure.presence_count(topic).count == 3
+        assert len(mercure.subscriptions(topic)) == 1  # and nobody else is announced
+    for stream in streams:
+        stream.close()
+
+
+def test_another_hub_has_no_counts(other: FakeHub) -> None:
+    other.answers = [Answer(b'{"type": "subscriptions"}', 200, "application/json")]
+    with make_app(URL=other.url).app_context(), pytest.raises(Refused, match="another hub"):
+        _ = Mercure().presence_count("a").count
+
+
 def test_subscriptions_in_protocol_0x(hub: RunningHub) -> None:
     old = Mercure()
     with app_on(hub, old, PROTOCOL="0.x"):
