@@ -936,7 +936,7 @@ class TestBreak:
         reader.is_crowded = False
         reader.wait_for("3", "4")
         assert reader.breaks == [Break.TRIMMED]
-        assert "updates 2 to 4 were discarded before this process could send them" in caplog.text
+        assert "updates between 2 and 6 were discarded before this process could send them" in caplog.text
 
     def test_a_history_that_lost_its_end_is_told(
         self, join: Callable[..., Node], engine: MemoryEngine, caplog: pytest.LogCaptureFixture
