@@ -31,6 +31,7 @@ include_patterns = [
     "docs/*.rst",
     "docs/*/README.md",
     "docs/comparison/*.md",
+    "docs/comparison/*.md",
     "examples/*/README.md",
     "bench/README.md",
     "chaos/README.md",
