@@ -50,7 +50,7 @@ from flask_mercure.hub_client import HubClient
 from flask_mercure.pages import STATIC_FOLDER
 from flask_mercure.publishing.events import publish_failed, update_published
 from flask_mercure.publishing.progress import Progress
-from flask_mercure.publishing.recorder import RecordedUpdate, Recording
+from flask_mercure.publishing.recorder import RecordedRevocation, RecordedUpdate, Recording
 from flask_mercure.publishing.runs import Run
 from flask_mercure.reading.people import Person, Presence, PresenceCount
 from flask_mercure.reading.presence import ActiveSubscription, ActiveSubscriptions
@@ -86,6 +86,7 @@ __all__ = [
     "PresenceCount",
     "Progress",
     "PublishError",
+    "RecordedRevocation",
     "RecordedUpdate",
     "Recording",
     "Refused",

@@ -73,8 +73,8 @@ def environment(configuration: Configuration, inherited: Mapping[str, str]) -> d
     """The hub's environment, made from the configuration of an app.
 
     The configuration of the app wins. Settings of the hub alone come from the environment; their defaults
-    here suit development: active subscriptions, anonymous subscribers and the debugger are on, and pages of
-    ``flask run`` are admitted.
+    here suit development: active subscriptions, revocations, anonymous subscribers and the debugger are on,
+    and pages of ``flask run`` are admitted.
 
     :param configuration: of the app.
     :param inherited: environment of this process.
@@ -83,6 +83,7 @@ def environment(configuration: Configuration, inherited: Mapping[str, str]) -> d
     variables = {
         "MERCURE_ANONYMOUS": "1",
         "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_REVOCATIONS": "1",
         "MERCURE_DEBUGGER": "1",
         "MERCURE_CORS_ORIGINS": _page_origins(inherited),
         **inherited,
@@ -195,8 +196,8 @@ class LocalHub:
 def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[LocalHub]:
     """Run a hub on a free port of the loopback for the length of a ``with`` block.
 
-    The ``MERCURE_`` variables of the environment do not reach it. Subscribers without a token and active
-    subscriptions are on.
+    The ``MERCURE_`` variables of the environment do not reach it. Subscribers without a token, active
+    subscriptions and revocations are on.
 
     :param folder: for its database.
     :param settings: more environment variables of the hub; they override the ones set here.
@@ -212,6 +213,7 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
         "MERCURE_SUBSCRIBER_JWT_KEY": secret,
         "MERCURE_ANONYMOUS": "1",
         "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_REVOCATIONS": "1",
         **(settings or {}),
     }
     variables |= import_path(variables)

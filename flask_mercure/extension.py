@@ -18,7 +18,7 @@ from flask_mercure.config.settings import AppSettings, read_app, read_hubs, unkn
 from flask_mercure.config.values import OnFailure
 from flask_mercure.encryption import KeySet, merged_json
 from flask_mercure.errors import ConfigurationError, InvalidArgument, requiring_sqlalchemy
-from flask_mercure.grants import UserCookie, keep_cookies_private, renew_all, warn_of_unread
+from flask_mercure.grants import UserCookie, end_sessions, keep_cookies_private, renew_all, warn_of_unread
 from flask_mercure.hub import Hub
 from flask_mercure.publishing import background, pipeline
 from flask_mercure.publishing.pipeline import Pipeline, UpdateStore, pipeline_of
@@ -76,6 +76,7 @@ class Mercure(Hub):
         app.extensions[pipeline.KEY] = Pipeline(app.app_context, settings, outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)
+        request_finished.connect(end_sessions, app)
 
         @app.after_request
         def renew(response: Response) -> Response:

@@ -4,6 +4,9 @@ The cookie with the access token goes to the hub's path, so the app does not see
 gives the browser a *mark* for its own paths, which ends with the token and holds nothing but that end and
 keyed digests: of the user, and of what was granted and to whom. When these differ in the next request, the
 cookie is another user's, or not what the app would grant now.
+
+With ``MERCURE_REVOKE_ON_LOGOUT`` the tokens of a browser have a ``sid`` from its login to its logout, by
+which the hub can end them. The mark then has what the app makes it of: nobody can make that of another.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ import hmac
 import json
 import math
 import re
+import secrets
 import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -30,6 +34,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import dump_cookie
 from werkzeug.wrappers import Response as BaseResponse
 
+from flask_mercure import revocation
 from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import CookiePolicy, host_of, keep_private, replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, MercureError, TokenError
@@ -42,11 +47,19 @@ from mercure_hub.protocol.topics import MatcherType
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_MARK = re.compile(r"(\d{1,15})-(\d{1,15})\.([\w-]{24})\.", re.ASCII)
+_MARK = re.compile(r"(\d{1,15})-(\d{1,15})\.([\w-]{24})\.(?:([\w-]{24})\.([\w-]{12})\.([\w-]*)\.)?", re.ASCII)
 _UNKNOWN = "-" * 24
+_NOBODY = "-" * 12
+"""In place of a digest of a user's name."""
+_TOPIC = 8
+"""Characters of the digest of a topic."""
+_MANY = 32
+"""Topics of which the mark tells each one."""
 _NOT_OURS = "0"
 """In place of a digest: a cookie that a view has set itself. No digest is equal to it."""
 _DOMAIN = b"flask-mercure: what the authorization cookie grants"
+_ENDED = "flask_mercure.ended"
+"""Of the sessions that end with a request, in its environment."""
 _CHANGING = frozenset({"_flashes", "_fresh", "_permanent", "csrf_token"})
 """Of a session, what says nothing about the user and changes while the user is the same."""
 _RENEWED_BELOW = 1 / 3
@@ -170,6 +183,15 @@ def set_cookie(
     user: str | int | None = None,
 ) -> None:
     """Add the cookie to a response; arguments and errors are those of :meth:`Mercure.set_cookie`."""
+    if state.configuration.revoke_on_logout:
+        if "sid" in (additional_claims or {}):
+            raise InvalidArgument(
+                f"additional_claims has sid, and {state.configuration.setting('REVOKE_ON_LOGOUT')} is on: "
+                "the extension names the session then"
+            )
+        subscribe = as_list(subscribe, "subscribe") or ()
+        login = _logins()[state.name] = _continued(state, subscribe, user)
+        additional_claims = {**(additional_claims or {}), "sid": login.sid}
     host = host_of(request.host)
     if not request.is_secure and not state.configuration.cookie.is_delivered_over_http(host):
         _check_http(state.configuration.cookie, host)
@@ -390,10 +412,12 @@ def _give(state: HubState, response: Response, grants: Grants, mark: str | None)
     try:
         content = _digest(grants, state.name, state.configuration)
         times = None if mark is None else _times_of(mark, content)
-        if times is not None:
+        if times is not None and mark is not None:
             is_other = False
             start, end = times
-            if end - time.time() > (end - start) * _RENEWED_BELOW:
+            is_fresh = end - time.time() > (end - start) * _RENEWED_BELOW
+            lacks_login = state.configuration.revoke_on_logout and _login_of(mark) is None
+            if is_fresh and not lacks_login and not _is_revoked(state, grants):
                 return
         _set_granted(state, response, grants)
     except Exception as error:  # of a token factory of the app's own, too
@@ -412,6 +436,7 @@ def _give(state: HubState, response: Response, grants: Grants, mark: str | None)
 
 def _take(state: HubState, response: Response) -> None:
     """Have the browser delete the cookie; where none can be, there is nothing to delete."""
+    _end_login(state)
     with suppress(CookieError):
         clear_cookie(state, response)
     _set_mark(state, response, "", 0)
@@ -488,6 +513,7 @@ def _mark_own_cookie(state: HubState, response: Response, token: str) -> None:
     if token:
         _set_mark(state, response, _NOT_OURS, expiry(token))
     elif _mark_name(state) in request.cookies:
+        _end_login(state)
         _set_mark(state, response, "", 0)
 
 
@@ -511,9 +537,11 @@ def _set_mark(state: HubState, response: Response, content: str, end: float | No
     policy = state.configuration.cookie
     now = time.time()
     last = now + state.configuration.lifetime if end is None else end
+    login = _logins().get(state.name)
+    whose = _visitor() if login is None else f"{_visitor()}.{login}"
     line = dump_cookie(
         _mark_name(state),
-        "" if end == 0 else _seal(math.floor(now), math.floor(last), _visitor(), content),
+        "" if end == 0 else _seal(math.floor(now), math.floor(last), whose, content),
         max_age=None if end is None else max(0, math.floor(end - now)),
         expires=0 if end == 0 else None,
         path=sessions.get_cookie_path(current_app),
@@ -560,7 +588,7 @@ def _seal(start: int, end: int, whose: str, content: str) -> str:
 
     :param start: when the cookie was set, in seconds since the epoch.
     :param end: of the token, likewise.
-    :param whose: made by :func:`_visitor`.
+    :param whose: made by :func:`_visitor`, with the login if there is one.
     :param content: made by :func:`_digest`.
     """
     known = f"{start}-{end}.{whose}."
@@ -578,7 +606,8 @@ def _times_of(mark: str, content: str) -> tuple[int, int] | None:
     if parts is None:
         return None
     start, end = int(parts[1]), int(parts[2])
-    sealed = _seal(start, end, parts[3], content)
+    login = _login_of(mark)
+    sealed = _seal(start, end, parts[3] if login is None else f"{parts[3]}.{login}", content)
     same = hmac.compare_digest(sealed.encode(), mark.encode("utf-8", "surrogatepass"))
     return (start, end) if same else None
 
@@ -591,6 +620,107 @@ def _is_of_another(mark: str, whose: str) -> bool:
     """
     parts = _MARK.match(mark)
     return parts is None or (_UNKNOWN not in (parts[3], whose) and parts[3] != whose)
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """What a mark tells of the tokens that a browser got since a login.
+
+    :param nonce: of which the ``sid`` of the tokens is made.
+    :param account: a digest of the user's name.
+    :param topics: digests of the topics of the last token.
+    """
+
+    nonce: str
+    account: str
+    topics: str
+
+    def __str__(self) -> str:
+        return f"{self.nonce}.{self.account}.{self.topics}"
+
+    @property
+    def sid(self) -> str:
+        """Nobody can make the nonce of another's."""
+        return keyed(f"session {self.nonce}")
+
+
+def _login_of(mark: str) -> _Login | None:
+    """What a mark tells, which the browser may have changed; ``None`` without a login."""
+    parts = _MARK.match(mark)
+    return None if parts is None or parts[4] is None else _Login(parts[4], parts[5], parts[6])
+
+
+def _logins() -> dict[str, _Login]:
+    """The logins of the cookies that this request has set, by hub."""
+    logins: dict[str, _Login] = request.environ.setdefault("flask_mercure.logins", {})
+    return logins
+
+
+def _continued(state: HubState, topics: Topics, user: str | int | None) -> _Login:
+    """The login that the next token belongs to.
+
+    It is that of the mark, unless the user is another one or the topics are fewer: then that login ends, and
+    the token begins a new one.
+    """
+    subject = _subject(user)
+    account = _NOBODY if subject is None else keyed(json.dumps(["account", subject]))[: len(_NOBODY)]
+    digests = _digests(topics, state.configuration)
+    before = _login_of(request.cookies.get(_mark_name(state), ""))
+    if before is not None:
+        is_other = _NOBODY not in (before.account, account) and before.account != account
+        if not is_other and not _is_less(before.topics, digests):
+            return replace(before, account=account, topics=digests)
+        _end_login(state)
+    return _Login(secrets.token_urlsafe(18), account, digests)
+
+
+def _digests(topics: Topics, configuration: Configuration) -> str:
+    """Digests of topics, joined; of many, a single one that is longer."""
+    found = sorted(
+        {f"{type(one).__name__} {one}" for one in matchers(topics, configuration.protocol, "topics")}
+    )
+    if len(found) > _MANY:
+        return keyed(json.dumps(["topics", found]))[: _TOPIC + 1]
+    return "".join(sorted(keyed(f"topic {one}")[:_TOPIC] for one in found))
+
+
+def _is_less(before: str, after: str) -> bool:
+    """Whether a topic is missing; of many topics, whether they differ."""
+    if before == after:
+        return False
+    if len(before) % _TOPIC or len(after) % _TOPIC:
+        return True
+    old, new = ({some[at : at + _TOPIC] for at in range(0, len(some), _TOPIC)} for some in (before, after))
+    return not old <= new
+
+
+def _end_login(state: HubState) -> None:
+    """Have the hub end the tokens that the browser of this request got since its login."""
+    parts = _MARK.match(request.cookies.get(_mark_name(state), ""))
+    login = None if parts is None else _login_of(parts.string)
+    if parts is None or login is None or not state.configuration.revoke_on_logout:
+        return
+    # The end in the mark is that of the newest token, which may have been shorter than the ones before.
+    end = max(float(parts[2]), time.time() + state.configuration.lifetime)
+    ended: dict[str, dict[str, revocation.Session]] = request.environ.setdefault(_ENDED, {})
+    ended.setdefault(state.name, {})[login.sid] = revocation.Session(login.sid, end)
+
+
+def end_sessions(app: Flask, response: Response, **_: object) -> None:
+    """Have the hub end what this request has ended, once the response is sent.
+
+    For Flask's signal ``request_finished``, which has the last word on the response.
+
+    :param app: that made the response.
+    :param response: as it goes out.
+    """
+    for name, sessions in request.environ.get(_ENDED, {}).items():
+        revocation.end_later(app, state_of(app).hub(name), list(sessions.values()), response)
+
+
+def _is_revoked(state: HubState, grants: Grants) -> bool:
+    """Whether this request has revoked the tokens of the current user, whose browser needs another one."""
+    return (state.name, _subject(grants.user)) in request.environ.get(revocation.KEY, ())
 
 
 def keyed(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 from flask import Response, after_this_request, current_app
 from werkzeug.wrappers import Response as BaseResponse
 
-from flask_mercure import grants, page_session
+from flask_mercure import grants, page_session, revocation
 from flask_mercure.config.values import OnFailure
 from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 from flask_mercure.pages import add_links, hub_link, page_url, self_link
@@ -547,6 +547,38 @@ class HubOperations(ABC):
             user=user,
         )
 
+    def revoke(
+        self,
+        user: str | int | None = None,
+        *,
+        topics: Topics = (),
+        sid: str | None = None,
+        jti: str | None = None,
+        lifetime: float | timedelta | None = None,
+    ) -> None:
+        """End access at once (docs/protocol.md, Revocations); the hub needs ``MERCURE_REVOCATIONS=1``.
+
+        The streams and WebSockets end within a second, in all processes of the hub, and the hub refuses the
+        tokens until they would have expired. What is issued from now on counts: a user who may still sign in
+        gets a new cookie. In a view, the response gives the browser of that request a new one. ::
+
+            mercure.revoke(user.id)  # the account is locked, or the password has changed
+            mercure.revoke(user.id, topics=[build_topic("rooms/{}", room.id)])  # no longer a member
+
+        :param user: all tokens whose ``sub`` it is: of all browsers and devices.
+        :param topics: only those of the user's tokens that grant one of these: topics, or patterns as they
+            were granted. Such a token is refused as a whole.
+        :param sid: in place of the user: tokens with this claim, of a session.
+        :param jti: in place of the user: the token with this claim.
+        :param lifetime: seconds or a timedelta for which such tokens may still be valid; default: 30 days,
+            or ``MERCURE_TOKEN_LIFETIME`` if that is longer.
+        :raises HubUnreachable: the hub gave no answer; calling it again does no harm.
+        :raises InvalidArgument: nobody is named, or a topic cannot be expressed.
+        :raises Refused: the hub does not allow it, or does not have the feature.
+        :raises TokenError: the factory cannot make a token.
+        """
+        revocation.revoke(self._state, user, topics, sid=sid, jti=jti, lifetime=lifetime)
+
     def claims(
         self,
         subscribe: Topics | None = None,
@@ -750,7 +782,7 @@ class Hub(HubOperations):
         """Make the browser delete the cookie, where the user signs out.
 
         The token in it stays valid until its end, and so does a stream that is open: the page closes it by
-        leaving.
+        leaving. With ``MERCURE_REVOKE_ON_LOGOUT``, the hub ends both.
 
         :param response: to add the empty cookie to.
         :returns: the response.

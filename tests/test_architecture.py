@@ -52,13 +52,14 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "state": ("errors", "config", "client"),
     "publishing": ("errors", "topics", "updates", "config", "state"),
     "reading": ("errors", "topics", "tokens", "config", "client", "state", "publishing"),
-    "grants": ("errors", "topics", "tokens", "cookies", "config", "state"),
+    "revocation": ("errors", "topics", "tokens", "client", "state", "publishing"),
+    "grants": ("errors", "topics", "tokens", "cookies", "config", "state", "revocation"),
     "pages": ("errors", "html", "topics", "cookies", "config", "state"),
     "page_session": ("errors", "topics", "state", "grants", "pages"),
     "database": ("contexts", "errors", "html", "topics", "updates", "config", "state", "publishing"),
     "hub": (
         *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
-        *("grants", "pages", "page_session", "database"),
+        *("revocation", "grants", "pages", "page_session", "database"),
     ),
     "hub_client": (
         *("errors", "topics", "cookies", "config", "client", "state", "publishing", "reading"),

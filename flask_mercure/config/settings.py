@@ -159,6 +159,13 @@ class HubSettings:
         "[Tokens](#tokens)",
     )
     token_lifetime: float = _setting(values.seconds, 3600.0, "3600", "seconds or a `timedelta`")
+    revoke_on_logout: bool = _setting(
+        values.boolean,
+        False,
+        "`False`",
+        "whether the hub ends the access of a browser as soon as `subscribe_grants` gives less than before, "
+        "such as nothing after a logout ([more](revocation.md))",
+    )
     publish_topics: object = _setting(
         _any, None, "`*`", "topics that the app's own token allows it to publish on"
     )
@@ -312,6 +319,7 @@ class Configuration:
     :param connect_timeout: seconds for the connection.
     :param read_timeout: seconds for the answer.
     :param setting: the name of a key, for messages.
+    :param revoke_on_logout: end the access of a browser whose user may read less than before.
     """
 
     url: str
@@ -332,6 +340,7 @@ class Configuration:
     connect_timeout: float
     read_timeout: float
     setting: Naming = field(default_factory=Naming)
+    revoke_on_logout: bool = False
 
 
 class _Problems:
@@ -500,6 +509,7 @@ def read_hub(
         connect_timeout=given.connect_timeout,
         read_timeout=given.timeout,
         setting=setting,
+        revoke_on_logout=given.revoke_on_logout,
     )
 
 

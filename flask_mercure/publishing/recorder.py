@@ -53,11 +53,33 @@ class RecordedUpdate:
             raise AssertionError(f"the update of {self.topic!r} is not JSON but {self.data!r}") from error
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedRevocation:
+    """Access that was ended while a recording ran, by ``mercure.revoke`` or at a logout.
+
+    :param user: whose; ``None`` for a session or a token.
+    :param topics: of the user, if not all access was ended.
+    :param sid: of the session: one browser's, from a login to a logout.
+    :param jti: of the token.
+    :param hub: name of the hub in the app's configuration.
+    """
+
+    user: str | None
+    topics: tuple[str, ...]
+    sid: str | None
+    jti: str | None
+    hub: str
+
+
 class Recording(list[RecordedUpdate]):
-    """The recorded updates, in the order of publication; a list that grows while the recording runs."""
+    """The recorded updates, in the order of publication; a list that grows while the recording runs.
+
+    ``revoked`` lists the access that was ended.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.revoked: list[RecordedRevocation] = []
         self._grown = threading.Condition()
         self._from_outbox: set[tuple[str, str]] = set()
 
@@ -127,6 +149,13 @@ def record() -> Iterator[Recording]:
         with _lock:
             # By identity: two recordings with the same updates are equal, as lists are.
             _running[:] = [one for one in _running if one is not recording]
+
+
+def take_revocation(revocation: RecordedRevocation) -> None:
+    """Add ended access to all recordings that run."""
+    with _lock:
+        for recording in _running:
+            recording.revoked.append(revocation)
 
 
 def is_recording() -> bool:
