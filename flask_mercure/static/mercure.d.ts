@@ -81,8 +81,13 @@ export interface StateDetail {
   state: State;
   /** HTTP status of the answer, if there was one. */
   status?: number;
+  /**
+   * Why this project's hub refused, such as `token-expired`: a name of docs/problems.md. After `token-revoked` no
+   * attempts follow until the page is looked at again, or `renewed()` is called.
+   */
+  reason?: string;
   error?: string;
-  /** Time of the next attempt, in milliseconds since 1970. */
+  /** Time of the next attempt, if one follows by itself, in milliseconds since 1970. */
   until?: number;
 }
 

@@ -6,6 +6,7 @@ import { TRANSPORTS } from "./transports.js";
 const FIRST_DELAY = 1000; // milliseconds before a second attempt, unless the hub names a time
 export const LONGEST_DELAY = 30_000; // milliseconds
 const EARLIEST = "earliest"; // the cursor of all that the hub has
+const REVOKED = "token-revoked"; // the hub's name for access that the application has ended
 const UNANSWERED = 10_000; // milliseconds without an answer, after which something seems to hold it back
 
 /**
@@ -38,6 +39,7 @@ export class Stream {
   #lastSign = 0; // when the hub was last heard
   #hasRenewed = false; // since it was open: a second refusal is not for the cookie's age
   #isClosed = false;
+  #isRevoked = false; // another attempt with what the page has would be refused again
   isOpen = false; // the hub has accepted it
   isLive = false; // and has sent all of the history, as far as it tells: the state is open
 
@@ -70,7 +72,7 @@ export class Stream {
   /** Something changed (the network is back, the page is looked at): don't wait for a timer. */
   wake() {
     if (this.#isClosed) return;
-    if (this.#timer) this.#open();
+    if (this.#timer || this.#isRevoked) this.#open();
     else if (this.isOpen && this.#isTooQuiet(1.5)) this.#again({});
   }
 
@@ -90,6 +92,7 @@ export class Stream {
 
   async #open() {
     this.#stop();
+    this.#isRevoked = false;
     const { access, url, protocol, fallback, credentials, types, lastValue } = this.#settings;
     this.#sink.state("connecting", {});
     if (access.isDue()) {
@@ -197,7 +200,7 @@ export class Stream {
     return isWatched && Date.now() - this.#lastSign > heartbeats * heartbeat;
   }
 
-  async #again({ status, retryAfter, error }) {
+  async #again({ status, reason, retryAfter, error }) {
     const wasOpen = this.isOpen;
     this.isOpen = this.isLive = false;
     this.isLate = true;
@@ -218,12 +221,15 @@ export class Stream {
     const most = Math.min(this.#delay * 2 ** this.#attempts++, LONGEST_DELAY);
     const delay = Math.max(retryAfter ?? 0, most * (0.5 + Math.random() / 2));
     this.#hasRenewed &&= this.#attempts % 4 !== 0; // once in a while, perhaps somebody signed in again
-    this.#timer = setTimeout(() => this.#open(), delay);
+    // Other credentials come from elsewhere: `wake` tries them.
+    this.#isRevoked = reason === REVOKED && !access.asksThePage;
+    if (!this.#isRevoked) this.#timer = setTimeout(() => this.#open(), delay);
     const isDenied = status === 401 || status === 403;
     this.#sink.state(isDenied ? "refused" : "offline", {
       status,
+      reason,
       error: error?.message,
-      until: Date.now() + delay,
+      until: this.#isRevoked ? undefined : Date.now() + delay,
     });
   }
 }
@@ -251,6 +257,11 @@ export class Credentials {
   get token() {
     if (this.#token === null || typeof this.#token === "function") return this.#token;
     return () => this.#token;
+  }
+
+  /** Whether a function of the page gives each token, the next time perhaps another one. */
+  get asksThePage() {
+    return typeof this.#token === "function";
   }
 
   get canRenew() {

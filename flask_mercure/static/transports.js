@@ -3,11 +3,14 @@
 //   transport({url, token, credentials}, sink) -> close()
 //
 // The sink's `open({position, isNamed, isMarked})` comes first, then any number of `alive()`, `retry(milliseconds)` and
-// `event({id, type, data, topics})`, and once `end({status?, retryAfter?, error?})`, after which nothing comes. After
+// `event({id, type, data, topics})`, and once `end({status?, reason?, retryAfter?, error?})`, after which nothing comes. After
 // `close()` nothing comes at all. `isNamed` is whether events come with their topics, `isMarked` whether `live()` follows
 // the history; both were asked for.
 
 import { EventStreamParser } from "./event_stream.js";
+
+const PROBLEM = "urn:flask-mercure:problem:";
+const REVOKED = 4401; // code of a WebSocket's end
 
 /**
  * @typedef {object} Transport
@@ -40,9 +43,8 @@ function openFetch({ url, token, credentials }, sink) {
     });
     const [mediaType] = (response.headers.get("Content-Type") ?? "").split(";");
     if (response.status !== 200 || mediaType.trim().toLowerCase() !== "text/event-stream") {
-      response.body?.cancel().catch(() => {});
       const retryAfter = Number(response.headers.get("Retry-After")) * 1000 || undefined;
-      return { status: response.status, retryAfter };
+      return { status: response.status, reason: await problemOf(response), retryAfter };
     }
     const position = response.headers.get("Mercure-Last-Event-ID") ?? response.headers.get("Last-Event-ID");
     const extras = (response.headers.get("Mercure-With") ?? "").split(", ");
@@ -67,6 +69,16 @@ function openFetch({ url, token, credentials }, sink) {
     (error) => tell("end", { error }),
   );
   return () => abort.abort();
+}
+
+/** What this project's hub calls the cause of a refusal (docs/problems.md); `undefined` from others. */
+async function problemOf(response) {
+  if (response.headers.get("Content-Type")?.startsWith("application/problem+json")) {
+    const { type } = await response.json().catch(() => ({}));
+    if (typeof type === "string" && type.startsWith(PROBLEM)) return type.slice(PROBLEM.length);
+  }
+  response.body?.cancel().catch(() => {});
+  return undefined;
 }
 
 /** Headers arrive as ISO 8859-1; the id is UTF-8. */
@@ -139,7 +151,8 @@ function openWebSocket({ url }, sink) {
   };
   socket.onclose = ({ code, reason }) => {
     // The token's end is the only one of its code that a client which sends nothing can meet.
-    sink.end(code === 1008 ? { status: 401, error: new Error(reason) } : {});
+    if (code === 1008) sink.end({ status: 401, error: new Error(reason) });
+    else sink.end(code === REVOKED ? { status: 401, reason: "token-revoked", error: new Error(reason) } : {});
   };
   return () => {
     socket.onopen = socket.onmessage = socket.onclose = null;

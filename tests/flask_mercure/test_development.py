@@ -46,6 +46,7 @@ def test_the_hub_gets_the_configuration_of_the_app() -> None:
         "MERCURE_COOKIE_NAME": "mercureAuthorization",
         "MERCURE_ANONYMOUS": "1",
         "MERCURE_SUBSCRIPTIONS": "1",
+        "MERCURE_REVOCATIONS": "1",
         "MERCURE_DEBUGGER": "1",
         "MERCURE_CORS_ORIGINS": "http://127.0.0.1:* http://localhost:*",
     }

@@ -58,7 +58,8 @@ def topic() -> str:
 
 def test_its_settings_are_those_of_a_hub_in_an_app() -> None:
     names = {name.upper() for name in typing.get_type_hints(HubClientSettings)}
-    assert names == set(OF_A_HUB) - {"URL", "JWT_SECRET"}
+    of_requests = {"REVOKE_ON_LOGOUT"}
+    assert names == set(OF_A_HUB) - {"URL", "JWT_SECRET"} - of_requests
 
 
 def test_a_name_that_is_no_setting_is_refused_with_the_one_that_may_be_meant() -> None:
