@@ -21,6 +21,7 @@ from werkzeug.serving import is_running_from_reloader
 from flask_mercure import development
 from flask_mercure.doctor.command import doctor
 from flask_mercure.errors import MercureError, requiring_sqlalchemy
+from flask_mercure.explanation.command import explain
 from flask_mercure.hub import Hub
 from flask_mercure.state import state_of
 from flask_mercure.topics import Topic, URLPattern, typed
@@ -28,6 +29,7 @@ from mercure_hub.protocol import event_stream
 
 mercure = AppGroup("mercure", help="Publish to the Mercure hub, subscribe to it, run it for development.")
 mercure.add_command(doctor)
+mercure.add_command(explain)
 
 _hub_option = click.option(
     "--hub", "name", metavar="NAME", help="One of MERCURE_HUBS; default: the default one."

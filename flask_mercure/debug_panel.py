@@ -1,4 +1,4 @@
-"""A panel of Flask-DebugToolbar with the updates that a request published.
+"""A panel of Flask-DebugToolbar with the updates that a request published, and whether its user reads them.
 
 ``app.config["DEBUG_TB_PANELS"] = (..., "flask_mercure.debug_panel.MercurePanel")``
 """
@@ -8,10 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flask import g, has_request_context
+from flask import current_app, g, has_request_context
 
 from flask_mercure.errors import ConfigurationError
+from flask_mercure.explanation.selection import Granted, selection, shown
+from flask_mercure.grants import cookie_of
 from flask_mercure.publishing.events import publish_failed, update_published
+from flask_mercure.state import state_of
+from flask_mercure.topics import matchers
 from mercure_hub import INSTALL
 
 try:
@@ -22,6 +26,8 @@ except ImportError:
     ) from None
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flask_mercure.errors import MercureError
     from flask_mercure.updates import Publication
 
@@ -34,7 +40,8 @@ _TEMPLATE = """
   <table>
     <thead>
       <tr>
-        <th>Topics</th><th>Data</th><th>Private</th><th>Type</th><th>Time</th><th>Id or error</th><th>Hub</th>
+        <th>Topics</th><th>Data</th><th>Private</th><th>Current user</th><th>Type</th><th>Time</th>
+        <th>Id or error</th><th>Hub</th>
       </tr>
     </thead>
     <tbody>
@@ -47,6 +54,7 @@ _TEMPLATE = """
             {% endif %}
           </td>
           <td>{{ "private" if row.update.private }}</td>
+          <td>{{ reading(row) }}</td>
           <td>{{ row.update.type or "" }}</td>
           <td style="white-space: nowrap">{{ "%.1f ms"|format(row.seconds * 1000) }}</td>
           <td>
@@ -134,7 +142,46 @@ class MercurePanel(DebugPanel):  # type: ignore[misc, unused-ignore]
         """The table."""
         rows = self._rows
         template = self.jinja_env.from_string(_TEMPLATE)
-        return template.render(rows=rows[:_MAX_SHOWN], left_out=max(0, len(rows) - _MAX_SHOWN))
+        return template.render(
+            rows=rows[:_MAX_SHOWN], left_out=max(0, len(rows) - _MAX_SHOWN), reading=_Reader().reading
+        )
+
+
+class _Reader:
+    """The user of the request, whose grants are asked for once."""
+
+    def __init__(self) -> None:
+        self._granted: dict[str, Sequence[Granted] | str] = {}
+
+    def reading(self, row: _Row) -> str:
+        """Whether the user may read an update, and why not."""
+        if not row.update.private:
+            return "reads it"
+        if row.hub not in self._granted:
+            self._granted[row.hub] = self._ask(row.hub)
+        granted = self._granted[row.hub]
+        if isinstance(granted, str):
+            return granted
+        base = state_of(current_app).hub(row.hub).configuration.public_url
+        found = [selection(topic, granted, base) for topic in row.update.topics]
+        by = next((one.by for one in found if one.by is not None), None)
+        if by is not None:
+            return f"reads it, by {shown(by)}"
+        near = next((one for one in found if one.near is not None), None)
+        if near is not None and near.near is not None:
+            return f"cannot read it: {shown(near.near)} {near.why}"
+        return "may read it: patterns were not evaluated" if found[0].skipped else "cannot read it"
+
+    def _ask(self, hub: str) -> Sequence[Granted] | str:
+        cookie = cookie_of(current_app._get_current_object(), hub)  # type: ignore[attr-defined]
+        if cookie is None:
+            return ""
+        try:
+            grants = cookie.current()
+            protocol = state_of(current_app).hub(hub).configuration.protocol
+            return matchers(() if grants is None else grants.topics, protocol, "topics")
+        except Exception as error:  # of the app's function; the toolbar must not break the page
+            return f"unknown: subscribe_grants raised {type(error).__name__}"
 
 
 update_published.connect(_note)

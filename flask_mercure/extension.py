@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from flask import Flask, Response, current_app, request, request_finished
 
-from flask_mercure import page_session, pages
+from flask_mercure import grants, page_session, pages
 from flask_mercure.client.publisher import Publisher
 from flask_mercure.config.settings import AppSettings, read_app, read_hubs, unknown_names
 from flask_mercure.config.values import OnFailure
@@ -72,7 +72,8 @@ class Mercure(Hub):
         settings = read_app(app.config)
         outbox = _open_outbox(app, settings)
         pages.install(app, state, settings.static_path)
-        page_session.install(app, settings.static_path, partial(self._cookie_of, default))
+        app.extensions[grants.KEY] = partial(self._cookie_of, default)
+        page_session.install(app, settings.static_path, app.extensions[grants.KEY])
         app.extensions[pipeline.KEY] = Pipeline(app.app_context, settings, outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)

@@ -57,6 +57,8 @@ _MANY = 32
 """Topics of which the mark tells each one."""
 _NOT_OURS = "0"
 """In place of a digest: a cookie that a view has set itself. No digest is equal to it."""
+KEY = "mercure.cookies"
+"""In ``app.extensions``, of what gives the cookie of a hub's users by the name of the hub."""
 _DOMAIN = b"flask-mercure: what the authorization cookie grants"
 _ENDED = "flask_mercure.ended"
 """Of the sessions that end with a request, in its environment."""
@@ -271,9 +273,12 @@ class UserCookie:
     """The cookie of one hub that follows the user: given, renewed, replaced and deleted (spec, Cookie).
 
     :param hub: name of the hub; ``None`` for the default one.
+
+    ``sign_in`` makes a user the current one; see :meth:`flask_mercure.Mercure.explain_user`.
     """
 
     hub: str | None
+    sign_in: Callable[[str], object] | None = field(init=False, default=None)
     _callback: Callable[[], Any] | None = field(init=False, default=None)
     _is_automatic: bool = field(init=False, default=True)
 
@@ -783,6 +788,16 @@ def _user() -> list[str]:
         return ["session", TaggedJSONSerializer().dumps({key: held[key] for key in sorted(held)})]
     except TypeError:  # a session that is kept on the server may hold anything
         return ["session", repr(sorted(held.items(), key=lambda item: item[0]))]
+
+
+def cookie_of(app: Flask, hub: str) -> UserCookie | None:
+    """The cookie of a hub's users; ``None`` where ``subscribe_grants`` is not used.
+
+    :param app: that has the hub.
+    :param hub: its name.
+    """
+    find: Callable[[str], UserCookie | None] = app.extensions[KEY]
+    return find(hub)
 
 
 def warn_of_unread(state: MercureState) -> None:

@@ -47,6 +47,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Model = TypeVar("_Model", bound=type[Any])
 _Callback = TypeVar("_Callback", bound=Callable[[], Any])
+_SignIn = TypeVar("_SignIn", bound=Callable[[str], Any])
 # flask.redirect() gives this one, flask.make_response() a subclass
 _Response = TypeVar("_Response", bound=BaseResponse)
 
@@ -819,6 +820,21 @@ class Hub(HubOperations):
             return function
 
         return register if callback is None else register(callback)
+
+    def explain_user(self, function: _SignIn, /) -> _SignIn:
+        """Register what makes a user the current one, for ``flask mercure explain``.
+
+        Needed by apps without Flask-Login and Flask-JWT-Extended. The function is given the user's id, in the
+        context of a request of its own, before :meth:`subscribe_grants` is asked. ::
+
+            @mercure.explain_user
+            def sign_in(user_id):
+                session["user"] = user_id
+
+        :param function: does what a login of the app does.
+        """
+        self._user_cookie.sign_in = function
+        return function
 
     def subscriber(self, view: Callable[_P, _R]) -> Callable[_P, _R]:
         """Have a view give the browser the cookie, with what :meth:`subscribe_grants` tells.

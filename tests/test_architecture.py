@@ -56,6 +56,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "grants": ("errors", "topics", "tokens", "cookies", "config", "state", "revocation"),
     "pages": ("errors", "html", "topics", "cookies", "config", "state"),
     "page_session": ("errors", "topics", "state", "grants", "pages"),
+    "explanation": ("errors", "topics", "tokens", "client", "state", "reading", "grants"),
     "database": ("contexts", "errors", "html", "topics", "updates", "config", "state", "publishing"),
     "hub": (
         *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
@@ -71,8 +72,8 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     ),
     "development": ("errors", "topics", "tokens", "config", "reading"),
     "doctor": ("errors", "topics", "tokens", "cookies", "updates", "config", "client", "state"),
-    "debug_panel": ("errors", "updates", "publishing"),
-    "cli": ("errors", "topics", "state", "database", "hub", "development", "doctor"),
+    "debug_panel": (*("errors", "topics", "updates", "state", "publishing", "grants", "explanation"),),
+    "cli": ("errors", "topics", "state", "database", "hub", "explanation", "development", "doctor"),
 }
 PARTS = {"mercure_hub": HUB, "flask_mercure": EXTENSION}
 SOURCES = {"mercure_hub": ROOT / "hub", "flask_mercure": ROOT}

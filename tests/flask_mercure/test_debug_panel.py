@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -66,6 +67,36 @@ def test_panel_lists_what_a_request_published(app: Flask, hub: FakeHub) -> None:
     assert "<script>x</script>" not in page
     token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
     assert token not in page
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        (lambda: ["books/1"], "reads it, by &#39;books/1&#39;"),
+        (lambda: ["Books/1"], "cannot read it: &#39;Books/1&#39; differs in upper and lower case"),
+        (lambda: ["orders/1"], "cannot read it"),
+        (lambda: None, "cannot read it"),
+        (lambda: 1 / 0, "unknown: subscribe_grants raised ZeroDivisionError"),
+    ],
+)
+def test_panel_says_whether_the_current_user_reads_it(hub: FakeHub, answer: Any, shown: str) -> None:
+    mercure = Mercure()
+    app = make_app(mercure, URL=hub.url, PUBLIC_URL="http://localhost/.well-known/mercure")
+    app.config.update(
+        SECRET_KEY="x",
+        DEBUG_TB_ENABLED=True,
+        DEBUG_TB_PANELS=("flask_mercure.debug_panel.MercurePanel",),
+    )
+    DebugToolbarExtension(app)
+    mercure.subscribe_grants(automatic=False)(answer)
+
+    @app.get("/")
+    def index() -> str:
+        mercure.publish("books/1", private=True)
+        return PAGE.format("page")
+
+    assert shown in app.test_client().get("/").text
+    state_of(app).publisher.close()
 
 
 def test_panel_does_not_mix_requests(app: Flask) -> None:
