@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import pytest
 
+from mercure_hub.cli import main
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.engines import link_to
 from mercure_hub.storage.interface import Presence, Resume, Retention
@@ -140,6 +142,22 @@ def both(request: pytest.FixtureRequest, new_url: NewUrl) -> tuple[str, str]:
     """The URLs of two new histories."""
     one, other = request.param
     return new_url(one), new_url(other)
+
+
+def test_revocations_are_copied(both: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = both
+    fill(source)
+    some = [
+        Revocation(b"a" * 16, "", 2.0**53, 2000.0),
+        Revocation(b"b" * 16, "topic \N{SNOWMAN}", 100.25, 2.0**40),
+    ]
+    with hub_at(source) as hub:
+        hub.store.revoke(some, 0.0)
+    for _ in range(2):  # again, as after what the source has stored since
+        assert main(["history", "copy", source, target]) == 0
+        assert "2 revocations were copied" in capsys.readouterr().err
+    with hub_at(target) as hub:
+        assert list(hub.store.revocations(0, 10).revocations) == some
 
 
 class TestCopy:

@@ -130,6 +130,9 @@ CREATE TABLE mercure_gone (
 CREATE INDEX mercure_gone_number ON mercure_gone (number);
 """
 
+KNOWS_REVOCATIONS = 2
+"""The version from which on there is their table."""
+
 STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS + _IDS + _RULES}
 """The statements that lead to a version from the one before."""
 

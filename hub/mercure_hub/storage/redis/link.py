@@ -461,7 +461,7 @@ class RedisLink:
     def revocations(self, after: int, limit: int) -> Revoked:
         """Read them by one call of a script."""
         newest, *parts = self._ask(self._call(scripts.REVOCATIONS, after, limit))
-        found = [_revocation(text) for text in parts[::2]]
+        found = [decoded_revocation(text) for text in parts[::2]]
         return Revoked(found, int(parts[-1]) if parts else after, int(newest))
 
     def size(self) -> Size:
@@ -719,7 +719,8 @@ def _entries(reply: Sequence[bytes]) -> list[Entry]:
     return entries
 
 
-def _revocation(stored: bytes) -> Revocation:
+def decoded_revocation(stored: bytes) -> Revocation:
+    """A revocation, from what is stored."""
     before, until, name, topic = stored.split(b" ", 3)
     return Revocation(bytes.fromhex(name.decode()), topic.decode(), float(before), float(until))
 

@@ -422,7 +422,7 @@ class SqliteLink:
             (newest,) = connection.execute(_NEWEST_REVOCATION).fetchone()
             if newest == after:  # mostly
                 return Revoked((), after, newest)
-            rows = connection.execute(_REVOCATIONS, (after, limit)).fetchall()
+            rows = connection.execute(schema.REVOCATIONS, (after, limit)).fetchall()
         return Revoked(
             [Revocation(*columns) for *columns, _ in rows], rows[-1][-1] if rows else after, newest
         )
@@ -632,10 +632,6 @@ _REVOKE = """
         issued_before = max(issued_before, excluded.issued_before),
         kept_until = max(kept_until, excluded.kept_until),
         version = excluded.version
-"""
-_REVOCATIONS = """
-    SELECT name, topic, issued_before, kept_until, version FROM mercure_revocation
-    WHERE version > ? ORDER BY version LIMIT ?
 """
 
 _NEWEST_UPDATE = """

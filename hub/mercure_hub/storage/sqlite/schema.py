@@ -183,6 +183,12 @@ COLUMNS = {
 }
 """The columns of the tables that appends fill, in their order."""
 
+REVOCATIONS = """
+    SELECT name, topic, issued_before, kept_until, version FROM mercure_revocation
+    WHERE version > ? ORDER BY version LIMIT ?
+"""
+"""Reads the revocations after a version, in the order of their versions."""
+
 ENTRY = ("sequence", "id", "topics", "data", "private", "type", "retry", "event_bytes")
 """The columns that ``entry`` takes."""
 

@@ -119,6 +119,10 @@ def _copy(given: argparse.Namespace, _: Selection) -> None:
         _progress("copied") as progress,
     ):
         done = copying.copy(source, target, progress)
+        revoked = source.revocations()
+    if revoked:
+        copying.copy_revocations(revoked, urls[1])
+        _say(f"{len(revoked):,} revocations were copied")
     more = " more" if done.is_continued else ""
     events = f", and {done.events:,} events of subscriptions" if done.events else ""
     _say(f"{done.updates:,}{more} updates were copied{events}")

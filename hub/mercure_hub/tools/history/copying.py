@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mercure_hub.protocol.revocation import Revocation
+from mercure_hub.storage.address import address_of
+from mercure_hub.storage.engines import link_to
+from mercure_hub.storage.interface import Retention
 from mercure_hub.tools.history.history import (
     EVERYTHING,
     History,
@@ -66,6 +70,21 @@ def copy(source: History, target: History, progress: Progress) -> Copied:
             writer.commit()
     is_behind = source.hubs() > 0 or source.marks().last > goal.last
     return Copied(updates, events, begin.last > 0, is_behind)
+
+
+def copy_revocations(revocations: Sequence[Revocation], url: str) -> None:
+    """Copy revocations too: what was refused has to stay refused.
+
+    :param revocations: of the source; what the target has is joined with them.
+    :param url: of the target.
+    """
+    link = link_to(address_of(url), Retention())
+    link.open()
+    try:
+        for start in range(0, len(revocations), BATCH):
+            link.revoke(revocations[start : start + BATCH], 0.0)
+    finally:
+        link.close(is_writer_left=False)
 
 
 def _batches(source: History, after: int, upto: int) -> Iterator[Sequence[Row]]:

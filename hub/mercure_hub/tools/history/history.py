@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mercure_hub.protocol.errors import MercureError
 from mercure_hub.protocol.matching.matcher import Matcher
+from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.encoding import decoded_topics, topic_hash
 from mercure_hub.storage.interface import LEASE
@@ -202,6 +203,9 @@ class History(Protocol):
         :returns: a JSON document; times in seconds since the epoch. In it, ``sizes`` are bytes by what takes
             them.
         """
+
+    def revocations(self) -> list[Revocation]:
+        """All revocations, which hubs keep beside the updates."""
 
     def delete(self, rows: Sequence[Row]) -> int:
         """Discard updates, and note where the history begins then.

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from mercure_hub.protocol.revocation import MAX_REVOCATIONS, Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
@@ -23,7 +24,14 @@ from mercure_hub.storage.postgresql.connection import (
     texts,
 )
 from mercure_hub.storage.postgresql.retention import DISCARD_TOPICS
-from mercure_hub.storage.postgresql.schema import KNOWS_RULES, STEPS, migrate, usable_version
+from mercure_hub.storage.postgresql.schema import (
+    KNOWS_REVOCATIONS,
+    KNOWS_RULES,
+    STEPS,
+    migrate,
+    usable_version,
+)
+from mercure_hub.storage.postgresql.statements import REVOCATIONS
 from mercure_hub.tools.history.history import (
     EXAMPLES,
     PAGE,
@@ -189,6 +197,13 @@ class PostgresqlHistory:
                 upto = rows[-1][0] - 1
             else:
                 after = rows[-1][0]
+
+    def revocations(self) -> list[Revocation]:
+        """One statement; tables of before know none."""
+        if self._version < KNOWS_REVOCATIONS:
+            return []
+        rows = self._connection.ask(REVOCATIONS, {"after": 0, "limit": MAX_REVOCATIONS})
+        return [Revocation(*columns) for *columns, _ in rows]
 
     def delete(self, rows: Sequence[Row]) -> int:
         """Discard updates in one transaction."""

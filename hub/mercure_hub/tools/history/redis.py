@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from redis.exceptions import RedisError
 
 from mercure_hub.protocol.errors import StorageUnusable
+from mercure_hub.protocol.revocation import MAX_REVOCATIONS, Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import SHARED_GRACE
 from mercure_hub.storage.redis.connection import Line, Server
-from mercure_hub.storage.redis.link import decoded_rest, encoded_rest
-from mercure_hub.storage.redis.scripts import FORGET, KEEP, MAKE, SCHEMA, Argument, Script
+from mercure_hub.storage.redis.link import decoded_rest, decoded_revocation, encoded_rest
+from mercure_hub.storage.redis.scripts import FORGET, KEEP, MAKE, REVOCATIONS, SCHEMA, Argument, Script
 from mercure_hub.tools.history.history import (
     PAGE,
     STOP_ALL,
@@ -281,6 +282,11 @@ class RedisHistory:
                 upto = newest - 1
             else:
                 after = newest
+
+    def revocations(self) -> list[Revocation]:
+        """One call; each comes with its version."""
+        _, *parts = self.run(REVOCATIONS, 0, MAX_REVOCATIONS)
+        return [decoded_revocation(one) for one in parts[::2]]
 
     def delete(self, rows: Sequence[Row]) -> int:
         """Discard some at a time."""

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from mercure_hub.protocol.errors import StorageError
+from mercure_hub.protocol.revocation import MAX_REVOCATIONS, Revocation
 from mercure_hub.protocol.update import Update
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import GRACE
@@ -23,7 +24,7 @@ from mercure_hub.storage.sqlite import by_rules, retention
 from mercure_hub.storage.sqlite.database import check_version, migrate, path_of, reason, version_of
 from mercure_hub.storage.sqlite.files import check_file_system, lock_path, make_file
 from mercure_hub.storage.sqlite.locks import BOUND, Seats
-from mercure_hub.storage.sqlite.schema import KNOWS_EVENTS, KNOWS_RULES
+from mercure_hub.storage.sqlite.schema import KNOWS_EVENTS, KNOWS_RULES, REVOCATIONS, has_table
 from mercure_hub.tools.history import tables
 from mercure_hub.tools.history.history import (
     EXAMPLES,
@@ -128,6 +129,15 @@ class SqliteHistory:
             places = sa.select(_TOPIC.c.sequence).where(_TOPIC.c.topic_hash.in_(hashes))
             found.append(_UPDATE.c.sequence.in_(places))
         return found
+
+    def revocations(self) -> list[Revocation]:
+        """One statement; tables of before know none."""
+        with self.engine.connect() as connection:
+            driver = driver_of(connection)
+            if not has_table(driver, "mercure_revocation"):
+                return []
+            rows = driver.execute(REVOCATIONS, (0, MAX_REVOCATIONS)).fetchall()
+        return [Revocation(*columns) for *columns, _ in rows]
 
     def delete(self, rows: Sequence[Row]) -> int:
         """Discard updates in one transaction."""
