@@ -79,16 +79,31 @@ def test_htmx(shopping: Served, tab: Tab) -> None:
     things = "return [...document.querySelectorAll('#things li')].map((one) => one.textContent)"
     for one in (tab, other):
         tab.wait_for("things", lambda one=one: one.run(things), ["bread & <b>butter</b>"])  # type: ignore[misc]
-        tab.wait_for("count", lambda one=one: one.run("return count.textContent"), "1")  # type: ignore[misc]
+        assert one.run("return count.textContent") == "1 to buy"
+    # The form is that of the answer, ready for the next thing.
+    field = "return [document.activeElement.name, document.activeElement.value]"
+    other.wait_for("the field", lambda: other.run(field), ["text", ""])
 
 
-def test_htmx_serves_what_it_names(shopping: Served) -> None:
-    client = shopping.app.test_client()
-    with client.get("/libraries/htmx.js") as library:
-        assert library.status_code == 200
-    assert client.get("/libraries/package.json").status_code == 404
-    assert client.post("/things", data={"text": " "}).status_code == 422
-    assert client.post("/things", data={"text": "x" * 81}).status_code == 422
+def test_htmx_tabs_share_a_connection(shopping: Served, tab: Tab) -> None:
+    tab.driver.get(shopping.url)
+    _wait_connected(shopping, tab)
+    other = tab.new()
+    other.driver.get(shopping.url)
+    shopping.publish("things", '<p id="count" hx-swap-oob="true">many</p>', private=True)
+    for one in (tab, other):
+        one.wait_for("count", lambda one=one: one.run("return count.textContent"), "many")  # type: ignore[misc]
+    _wait_connected(shopping, tab)
+
+
+@pytest.mark.parametrize("text", ["", " ", "x" * 81])
+def test_things_that_are_refused(shopping: Served, text: str) -> None:
+    assert shopping.app.test_client().post("/things", data={"text": text}).status_code == 422
+
+
+def test_the_policy_of_the_list(shopping: Served) -> None:
+    policy = shopping.app.test_client().get("/").headers["Content-Security-Policy"]
+    assert f"script-src 'self'; style-src 'self'; connect-src 'self' {shopping.hub.url}; " in policy
 
 
 @pytest.mark.parametrize(("path", "one_origin", "connections"), [("/", False, 1), ("/element", True, 2)])
