@@ -6,13 +6,14 @@ import json
 import random
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.engine import EngineLimits
-from mercure_hub.fanout.receivers import named_topics
+from mercure_hub.fanout.output import Delivery, Output
+from mercure_hub.fanout.receivers import Pace, Receivers, named_topics
 from mercure_hub.fanout.writer import Writer
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.matching.table import Scope
@@ -220,6 +221,40 @@ def test_an_update_with_many_topics_for_many_readers_pauses(bench: Bench) -> Non
     slices = bench.dispatch(bench.update(*[f"{SITE}/{n}" for n in range(100)]))
     assert slices > 2
     assert [len(one) for reader in readers for one in topics_in(reader)] == [100] * 400
+
+
+@pytest.mark.parametrize("is_private", [False, True], ids=["listeners", "tokens"])
+def test_many_listeners_of_one_topic_are_named_it_with_pauses(is_private: bool) -> None:
+    receivers = Receivers(Pace())
+    if is_private:  # each token is asked about the alternate topic
+        readers = [subscriber(exact("*"), grant=may_read(exact("a"), exact(f"{n}"))) for n in range(2000)]
+    else:
+        readers = [subscriber(exact("a"), exact("b")) for _ in range(20_000)]
+    for one in readers:
+        receivers.add(one)
+    steps = list(receivers.by_topics(readers, Update(("a", "b"), "", "1", private=is_private)))
+    assert len(steps) >= 3
+
+
+def test_what_is_encoded_for_many_groups_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each group gets bytes of its own: a large update must not be in memory for all of them at once."""
+    monkeypatch.setattr("mercure_hub.fanout.engine._PREPARED", 20_000)
+    sizes: list[int] = []
+    deliver = Output.deliver
+
+    def count(self: Output, deliveries: Sequence[Delivery], *, are_disjoint: bool = False) -> Iterator[None]:
+        sizes.append(sum(len(data) for data, _ in deliveries))
+        return deliver(self, deliveries, are_disjoint=are_disjoint)
+
+    monkeypatch.setattr(Output, "deliver", count)
+    readers = [bench.connect(exact(f"{n}"), form=Form.PLAIN_TOPICS) for n in range(30)]
+    everything = bench.connect(exact("*"))
+    bench.dispatch(
+        bench.update("0"), bench.update(*[f"{n}" for n in range(30)], data="x" * 3000), bench.update("0")
+    )
+    assert max(sizes) < 30_000
+    assert [reader.ids() for reader in readers] == [["1", "2", "3"], *[["2"]] * 29]
+    assert everything.ids() == ["1", "2", "3"]
 
 
 def test_a_subscriber_that_leaves_in_a_pause_is_passed_over() -> None:

@@ -40,6 +40,8 @@ _log = logging.getLogger("mercure_hub.fanout")
 _HELD, _QUEUED, _GONE = State.HELD, State.QUEUED, State.GONE  # as in subscriber.py
 
 _PREPARATION = 4  # estimated microseconds to prepare an update
+_ENCODING, _ENCODED = 10, 1000  # the same to encode one for a group of receivers; bytes of it in one more
+_PREPARED = 32 << 20  # bytes of one update, for groups that select different topics, in memory at once
 
 
 class Logged(Protocol):
@@ -285,7 +287,7 @@ class Engine:
                     allowed = yield from self._receivers.allowed(receivers, update.topics)
                     receivers = allowed or self._nobody(run[0], len(receivers))
                 if receivers:
-                    prepared += yield from self._prepared([entry.update for entry in run], receivers)
+                    yield from self._prepare(prepared, [entry.update for entry in run], receivers)
                     deliveries += len(receivers)
                     self.delivered += len(receivers) * len(run)
                     runs += 1
@@ -306,26 +308,40 @@ class Engine:
         if update.private and only is None:
             receivers = yield from self._receivers.allowed(receivers, update.topics)
         if receivers:
-            prepared = yield from self._prepared([update], receivers)
-            yield from self._output.deliver(prepared, are_disjoint=True)
+            prepared: list[Delivery] = []
+            yield from self._prepare(prepared, [update], receivers)
+            if prepared:  # else they left in a pause
+                yield from self._output.deliver(prepared, are_disjoint=True)
 
-    def _prepared(
-        self, updates: Sequence[Update], receivers: list[Subscriber]
-    ) -> Generator[None, None, list[Delivery]]:
-        """Encode updates with the same topics, once for all receivers that can share the bytes."""
-        prepared: list[Delivery] = []
+    def _prepare(
+        self, prepared: list[Delivery], updates: Sequence[Update], receivers: list[Subscriber]
+    ) -> Generator[None, None, None]:
+        """Encode updates with the same topics, once for all receivers that can share the bytes.
+
+        :param prepared: gets the deliveries; if they are too large for the memory, it is written before.
+        """
         encoded: dict[Topics | None, tuple[list[bytes], bytes]] = {}
+        size = 0
         for form, group in self._receivers.by_form(receivers):
             shared: list[tuple[Topics | None, list[Subscriber]]] = [(None, group)]
             if form.names_topics:
                 shared = yield from self._receivers.by_topics(group, updates[0])
             for topics, some in shared:
+                if size > _PREPARED:
+                    yield from self._output.deliver(prepared)
+                    prepared.clear()
+                    encoded.clear()
+                    size = 0
+                    yield
                 events, frames = encoded.get(topics) or ([update.encode(topics) for update in updates], b"")
                 if form.is_compressed and not frames and self._compressor is not None:
                     frames = yield from self._frames(self._compressor, events)
                 encoded[topics] = events, frames
-                prepared.append((encode(form, updates, events, frames, repeat(topics)), some))
-        return prepared
+                content = encode(form, updates, events, frames, repeat(topics))
+                prepared.append((content, some))
+                size += len(content)
+                if len(shared) > 1 and self._pace.is_over(_ENCODING + len(content) // _ENCODED):
+                    yield
 
     def _nobody(self, entry: Logged, listening: int) -> list[Subscriber]:
         """The receivers of a private update that no listener's token covers."""

@@ -17,6 +17,7 @@ from mercure_hub.protocol.update import Update
 
 _TRIAL, _DECISION = 5, 8  # estimated microseconds: to try a pattern, to ask a token
 _NAMED = 4  # subscribers to whom a topic is named in a microsecond
+_AT_ONCE = 250  # subscribers that are looked at between two looks at the time
 
 Listeners = Subscriber | dict[Subscriber, None]
 """Who listens to one thing: a subscriber, or several, in their order.
@@ -224,20 +225,27 @@ class Receivers:
             return [(topics, receivers)]
         named: dict[Subscriber, dict[str, None]] = {one: {} for one in receivers}
         for topic in topics:
-            for one in as_list(self._exact.get(topic, {})):
-                if one in named:
-                    named[one][topic] = None
+            exact = self._exact.get(topic, {})
+            others = (self._everything, *(self._by_pattern(topic) if self._patterns else ()))
             is_open = not update.private or topic is topics[0]
             decided: dict[Scope, bool] = {}
-            for listeners in (self._everything, *(self._by_pattern(topic) if self._patterns else ())):
-                for one in as_list(listeners):
-                    if one in named and (is_open or _covers(one.grant.subscribe, topic, decided)):
-                        named[one][topic] = None
-                if self._pace.is_over(len(as_list(listeners)) // _NAMED + len(decided) * _DECISION):
-                    yield
+            for listeners in (exact, *others):
+                some = as_list(listeners)
+                for start in range(0, len(some) or 1, _AT_ONCE):
+                    before = len(decided)
+                    for one in some[start : start + _AT_ONCE]:
+                        if one in named and (
+                            is_open or listeners is exact or _covers(one.grant.subscribe, topic, decided)
+                        ):
+                            named[one][topic] = None
+                    spent = min(len(some), _AT_ONCE) // _NAMED + (len(decided) - before) * _DECISION
+                    if self._pace.is_over(spent):
+                        yield
         groups: dict[Topics, list[Subscriber]] = {}
-        for one, some in named.items():
-            groups.setdefault(tuple(some), []).append(one)
+        for number, (one, selected) in enumerate(named.items(), 1):
+            groups.setdefault(tuple(selected), []).append(one)
+            if number % _AT_ONCE == 0 and self._pace.is_over(_AT_ONCE // _NAMED):
+                yield
         return list(groups.items())
 
 
