@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flask import Flask, g, render_template_string
 from selenium import webdriver
 
 from tests.examples.browser import leave
@@ -42,18 +44,30 @@ def turbo(libraries: Callable[[str], str]) -> str:
     return libraries("turbo")
 
 
+def _element() -> str:
+    """A page with Turbo's own element."""
+    g.nonce = "abc"
+    return render_template_string(
+        """<meta name="csp-nonce" content="abc"><link rel="icon" href="data:,">
+        <script type="module" src="/turbo.js"></script>
+        <div id="votes"></div> {{ turbo_stream_from("votes") }}"""
+    )
+
+
 @pytest.fixture
 def votes(tmp_path: Path, turbo: str) -> Iterator[Callable[[bool], Served]]:
+    """Serves the example, with one more page: Turbo's own element."""
     running: list[Served] = []
 
     def serve(one_origin: bool) -> Served:
-        app = load_example("turbo")
-        site = Served(
-            tmp_path,
-            lambda config: app.create_app({**config, "NODE_MODULES": turbo}),
-            app.mercure,
-            one_origin=one_origin,
-        )
+        example = load_example("turbo")
+
+        def make(config: Mapping[str, Any]) -> Flask:
+            app: Flask = example.create_app({**config, "NODE_MODULES": turbo})
+            app.add_url_rule("/element", view_func=_element)
+            return app
+
+        site = Served(tmp_path, make, example.mercure, one_origin=one_origin)
         running.append(site)
         return site
 
@@ -106,27 +120,47 @@ def test_the_policy_of_the_list(shopping: Served) -> None:
     assert f"script-src 'self'; style-src 'self'; connect-src 'self' {shopping.hub.url}; " in policy
 
 
-@pytest.mark.parametrize(("path", "one_origin", "connections"), [("/", False, 1), ("/element", True, 2)])
-def test_turbo(
-    votes: Callable[[bool], Served], tab: Tab, path: str, one_origin: bool, connections: int
-) -> None:
-    """With the module two tabs have one connection, to any origin; with Turbo's element each has its own."""
-    site = votes(one_origin)
-    tab.driver.get(site.url + path)
+def test_turbo(votes: Callable[[bool], Served], tab: Tab) -> None:
+    """Two tabs have one connection, here to a hub of another origin."""
+    site = votes(False)
+    tab.driver.get(site.url)
     _wait_connected(site, tab)
     other = tab.new()
-    other.driver.get(site.url + path)
+    other.driver.get(site.url)
     other.wait_for("Turbo", lambda: other.run("return typeof Turbo"), "object")
-    if connections == 2:
-        _wait_connected(site, tab, 2)
     # Turbo sends the form and shows the page that it leads to, in the same document.
-    other.run("window.isSame = true; document.querySelector('form[action$=plum] button').click()")
-    votes_for_plum = "return document.getElementById('plum').textContent"
+    other.run("window.isSame = true; document.querySelector('[value=Plum]').click()")
+    counts = "return [...document.querySelectorAll('output')].map((one) => one.textContent)"
     for one in (tab, other):
-        one.wait_for("votes", lambda one=one: one.run(votes_for_plum), "1")  # type: ignore[misc]
+        one.wait_for("votes", lambda one=one: one.run(counts), ["0", "0", "1"])  # type: ignore[misc]
     assert other.run("return window.isSame") is True
-    if connections == 1:
-        _wait_connected(site, tab)
+    # Changed by the update alone: the button that has the focus keeps it.
+    tab.run("document.querySelector('[value=Pear]').focus()")
+    site.app.test_client().post("/votes", data={"fruit": "Pear"})
+    for one in (tab, other):
+        one.wait_for("votes", lambda one=one: one.run(counts), ["0", "1", "1"])  # type: ignore[misc]
+    assert tab.run("return document.activeElement.value") == "Pear"
+    _wait_connected(site, tab)
+
+
+def test_turbo_counts_what_there_is(votes: Callable[[bool], Served]) -> None:
+    client = votes(False).app.test_client()
+    assert client.post("/votes", data={"fruit": "Potato"}).status_code == 422
+    assert client.post("/votes").status_code == 400
+
+
+def test_turbos_element(votes: Callable[[bool], Served], tab: Tab) -> None:
+    """For a hub behind the site's own host; each tab has a connection of its own."""
+    site = votes(True)
+    tab.driver.get(f"{site.url}/element")
+    _wait_connected(site, tab)
+    other = tab.new()
+    other.driver.get(f"{site.url}/element")
+    _wait_connected(site, tab, 2)
+    site.app.test_client().post("/votes", data={"fruit": "Plum"})
+    plum = "return document.querySelector('[value=Plum] output')?.textContent"
+    for one in (tab, other):
+        one.wait_for("votes", lambda one=one: one.run(plum), "1")  # type: ignore[misc]
 
 
 def test_turbos_element_sends_no_cookie_to_another_origin(votes: Callable[[bool], Served], tab: Tab) -> None:
