@@ -84,13 +84,16 @@ def render_shared(template: str, **context: Any) -> Markup:
         )
 
     def render() -> str:
-        return render_template(template, **{"url_for": _path_for(app), **context})
+        return render_template(template, **{"url_for": path_for(app), **context})
 
     return Markup(apart_from_the_request(app, render))  # noqa: S704 - escaped by the template
 
 
-def _path_for(app: Flask) -> Callable[..., str]:
-    """``url_for`` without a request: paths, unless an external URL is asked for, which needs SERVER_NAME."""
+def path_for(app: Flask) -> Callable[..., str]:
+    """``url_for`` without a request: paths, unless an external URL is asked for, which needs SERVER_NAME.
+
+    :param app: whose routes it knows.
+    """
 
     def url_for(endpoint: str, *, _anchor: str | None = None, **values: Any) -> str:
         if app.config["SERVER_NAME"] is not None or values.get("_external") or values.get("_scheme"):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from flask import Flask, Response, has_request_context, request, send_from_directory, url_for
+from flask import Flask, Response, current_app, has_request_context, request, send_from_directory, url_for
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from werkzeug.datastructures import Headers
@@ -27,7 +27,7 @@ from werkzeug.datastructures import Headers
 from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import host_of
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.html import dom_id
+from flask_mercure.html import dom_id, path_for
 from flask_mercure.state import MercureState
 from flask_mercure.topics import (
     Topics,
@@ -184,7 +184,9 @@ def module_url(*, external: bool = False) -> str:
 
 
 def _file_url(filename: str, *, external: bool = False) -> str:
-    return url_for(ENDPOINT, digest=version(), filename=filename, _external=external)
+    # A partial that is broadcast is rendered without the request.
+    make = url_for if has_request_context() else path_for(current_app._get_current_object())  # type: ignore[attr-defined]
+    return make(ENDPOINT, digest=version(), filename=filename, _external=external)
 
 
 def refresh_url(hub: str, *, external: bool = False, **query: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,6 +26,10 @@ TEMPLATES = {
     "_full.html": (
         '<li id="{{ dom_id(book) }}"><a href="{{ url_for("book", id=book.id) }}">{{ book.title }}</a>'
         "{{ book.author.name }}, {{ book.author.books | length }}</li>"
+    ),
+    "_job.html": (
+        '<li id="{{ dom_id(book) }}">{{ mercure_progress(mercure_topic("jobs/{}", book.id), book.title) }}'
+        '{{ mercure_on("sold", text="#sold") }}</li>'
     ),
     "_anonymous.html": "<li>{{ book.title }}</li>",
     "_broken.html": "{{ book.nothing.there }}",
@@ -191,6 +196,21 @@ def test_a_partial_follows_relations_and_makes_urls(hub: FakeHub, open_library: 
         '<li id="book-1"><a href="/books/1">Ulysses</a>Joyce, 1</li></',
         '<li id="book-1"><a href="/books/1">Ulysses</a>Woolf, 1</li></',
     ]
+
+
+def test_a_partial_has_elements_that_follow_by_themselves(hub: FakeHub, open_library: Open) -> None:
+    with open_library("_job.html") as books:
+        prepare(books)
+        with books.app.app_context():
+            id = add(books)
+
+        [(_, data)] = published(hub)
+        assert f'<mercure-progress topic="jobs/{id}"' in data
+        with books.app.test_client() as client:
+            for script in re.findall(r'src="([^"]+[.]js)"', data):
+                with client.get(script) as response:
+                    assert response.status_code == 200
+        assert data.count(".js") == 2
 
 
 def test_the_same_in_a_request(hub: FakeHub, open_library: Open) -> None:
