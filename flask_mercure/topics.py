@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
@@ -64,15 +64,22 @@ _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;[\x20-\x7e]*)?", re
 class URLPattern:
     """A URL Pattern: matches each topic that fits, in protocol 1.0 (spec, URL Pattern).
 
-    Text of a user's in it reads what others may read: put that in with :meth:`build`.
+    Text of a user's in it reads what others may read: put that in with :meth:`build`. As JSON, such as with
+    ``tojson`` in a template, it is what ``subscribe`` of the JavaScript module takes.
 
-    :param value: the pattern, such as ``https://example.com/rooms/:id``.
+    :param match: the pattern, such as ``https://example.com/rooms/:id``.
     """
 
-    value: str
+    match: str
+    match_type: str = field(default=MatcherType.URLPATTERN.value, init=False, repr=False)
+
+    @property
+    def value(self) -> str:
+        """The pattern, as a string."""
+        return self.match
 
     def __str__(self) -> str:
-        return self.value
+        return self.match
 
     @classmethod
     def build(cls, template: str, /, *values: Value, **fields: Value) -> URLPattern:

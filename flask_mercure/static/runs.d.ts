@@ -17,11 +17,11 @@ export function followRun(topic: string, listener: RunListener, mercure?: Mercur
 
 /**
  * Follow the runs of a pattern, those that are there and those that come; `begin` is called once for each, with
- * its topic. Returns what ends it.
+ * its topic; a run for which it returns nothing is skipped. Returns what ends it.
  */
 export function followRuns(
   topics: Topics,
-  begin: (topic: string) => RunListener,
+  begin: (topic: string) => RunListener | void,
   mercure?: Mercure,
 ): () => void;
 

@@ -59,7 +59,8 @@ export class Run {
  * Follow runs from their beginning, those that are there and those that come.
  *
  * @param {import("./mercure.js").Topics} topics of one run, or a pattern
- * @param {(topic: string) => import("./runs.js").RunListener} begin called once for each run
+ * @param {(topic: string) => import("./runs.js").RunListener | void} begin called once for each run; one for which it
+ *   returns nothing is not followed
  * @param {import("./mercure.js").Mercure} [mercure] default: the page's connection
  * @returns {() => void} ends it
  */
@@ -69,7 +70,7 @@ export function followRuns(topics, begin, mercure = connect()) {
     const data = read(update);
     if (typeof data?.run !== "string") return;
     let run = runs.get(data.run);
-    if (!run) runs.set(data.run, (run = new Run(begin(data.run))));
+    if (!run) runs.set(data.run, (run = new Run(begin(data.run) ?? {})));
     run.take(data);
   };
   return mercure.subscribe(topics, take, { lastEventId: "earliest" });

@@ -214,6 +214,11 @@ def test_mercure_on_writes_an_element(call: str, attributes: str) -> None:
     assert html == f"{script}<mercure-on {attributes} hidden></mercure-on>"
 
 
+def test_a_pattern_in_a_script_is_what_subscribe_takes() -> None:
+    script = render("{{ mercure_pattern('/tenants/{}/*', '*') | tojson }}")
+    assert json.loads(script) == {"match": "/tenants/%2A/*", "match_type": "urlpattern"}
+
+
 def test_mercure_on_has_a_nonce() -> None:
     html = render("{{ mercure_on('a', 'b', nonce='x\"y') }}")
     assert f'src="/_mercure/{version()}/on.js" nonce="x&#34;y"></script>' in html
