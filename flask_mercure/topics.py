@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from string import Formatter
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
@@ -71,7 +72,7 @@ class URLPattern:
     """
 
     match: str
-    match_type: str = field(default=MatcherType.URLPATTERN.value, init=False, repr=False)
+    match_type: str = dataclass_field(default=MatcherType.URLPATTERN.value, init=False, repr=False)
 
     @property
     def value(self) -> str:
