@@ -13,6 +13,7 @@ from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.presence import ActiveSubscriptions
 from mercure_hub.fanout.engine import Engine
 from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.protocol.count import Part
 from mercure_hub.protocol.errors import StorageAway, StorageError
 from mercure_hub.protocol.subscription import Subscription
 from mercure_hub.protocol.update import Update
@@ -296,6 +297,46 @@ class TestCounts:
             broken.setattr(world.storage, "others", fail)
             assert self.second(world) == ([], [])
         assert self.second(world) == ([], [(self.PATH, 2)])
+
+    def test_what_is_told_while_the_others_are_read_counts(self, world: World) -> None:
+        def part(process: str, number: int) -> Part:
+            return Part(self.PATH, process, number)
+
+        world.storage.records = {
+            part(process, 1).key: json.dumps(["count", self.PATH, process, 1]) for process in "ab"
+        }
+        pages = iter(
+            [[part("a", 5), part("b", 0), part("c", 7)], []]  # all after the first page has been read
+        )
+
+        def between() -> None:
+            for one in next(pages):
+                world.active.take(one.event())
+
+        world.storage.between = between
+        assert self.second(world) == ([], [(self.PATH, 12)])
+
+    def test_a_gap_while_the_others_are_read_has_them_read_again(self, world: World) -> None:
+        world.storage.between = world.active.forget_counts
+        self.second(world)
+        world.storage.between = lambda: None
+        world.storage.records = {f"{self.PATH}/a": json.dumps(["count", self.PATH, "a", 2])}
+        assert self.second(world) == ([], [(self.PATH, 2)])
+
+    def test_a_lease_that_is_lost_in_a_pause_leaves_no_number_behind(self, world: World) -> None:
+        self.second(world)
+        for number in range(250):
+            path = f"/.well-known/mercure/counts/{number}"
+            one = subscriber(exact(f"{number}"), grant=may_read(exact(f"{number}"), exact(path)))
+            world.active.announce(one, active=True)
+            world.engine.append(one)
+        losing = gevent.spawn(world.active.begin_lease, 1)  # in the first pause
+        for _ in range(2):
+            for _ in world.active.tell_counts():
+                pass
+        losing.get()
+        kept = {one.key for _, one in world.dispatcher.announced if one.lease == 1 and one.record}
+        assert len(kept) == 250
 
     def test_nothing_piles_up_while_the_storage_is_away_or_slow(self, world: World) -> None:
         self.come(world)

@@ -127,6 +127,7 @@ class Broker:
         self._ending: gevent.Greenlet | None = None
         self._counted = Counter[Family]()
         self._ticking: gevent.Greenlet | None = None
+        self._counting: gevent.Greenlet | None = None
         self._watchers: list[object] = []
 
     def open(self) -> None:
@@ -150,12 +151,14 @@ class Broker:
         self.engine.attach(loop)
         self._watchers = [wake]
         self._ticking = gevent.spawn(self._tick)
+        if self._active.are_announced:
+            self._counting = gevent.spawn(self._tell_counts)
         self._active.end_of_dead_processes()
 
     def close(self) -> None:
         """End all streams, write what is queued, close the history."""
         self.welcome_nobody()
-        for greenlet in (self._ticking, self._ending):
+        for greenlet in (self._ticking, self._counting, self._ending):
             if greenlet is not None:
                 greenlet.kill()
         if self.revocations is not None:
@@ -200,10 +203,18 @@ class Broker:
                 self._storage.expire(self.clock())
                 for _ in self.engine.tick():
                     gevent.sleep(0)
+            except Exception:
+                _log.exception("heartbeats failed; this is a defect of the hub")
+
+    def _tell_counts(self) -> None:
+        """Beside the heartbeats, because it reads: a storage that hangs must not stop those."""
+        while True:
+            gevent.sleep(_TICK)
+            try:
                 for _ in self._active.tell_counts():
                     gevent.sleep(0)
             except Exception:
-                _log.exception("heartbeats failed; this is a defect of the hub")
+                _log.exception("counts could not be told; this is a defect of the hub")
 
     # -- the history -----------------------------------------------------------------------------
 

@@ -64,23 +64,24 @@ class ActiveSubscriptions:
         self._storage = storage
         self._dispatcher = dispatcher
         self._engine = engine
-        self._are_announced = are_announced
+        self.are_announced = are_announced
         self._interval = interval
         self._lease = 0
         self._unknown: dict[Subscriber, None] = {}  # not announced again since the lease was lost
         self._is_failing = False
         self._counts = Counts(_random_name())
         self._knows_counts = False
+        self._newer: set[tuple[str, str]] | None = None  # what was told since the reading of all parts began
         self._adopting: gevent.Greenlet | None = None
         self._announcing: gevent.Greenlet | None = None
 
     def new_subscriber_id(self) -> str:
         """A random identifier for a connection; empty when nobody can ask for it."""
-        return _random_name() if self._are_announced else ""
+        return _random_name() if self.are_announced else ""
 
     def announce(self, subscriber: Subscriber, *, active: bool) -> None:
         """Publish that the subscriptions of a subscriber begin or end."""
-        if not self._are_announced:
+        if not self.are_announced:
             return
         if active:
             seen = shown(subscriber.matchers, subscriber.grant.subscribe, subscriber.identity)
@@ -112,7 +113,7 @@ class ActiveSubscriptions:
         :param lease: how many this process has lost.
         """
         self._lease = lease
-        if not self._are_announced:
+        if not self.are_announced:
             return
         self._counts.begin(_random_name())
         self._unknown = dict.fromkeys(self._engine)
@@ -144,6 +145,8 @@ class ActiveSubscriptions:
         part = part_of_event(event)
         if part is not None:
             self._counts.take(part)
+            if self._newer is not None:
+                self._newer.add((part.path, part.process))
 
     def forget_counts(self) -> None:
         """Read those of the others again: events may be missing."""
@@ -151,7 +154,7 @@ class ActiveSubscriptions:
 
     def tell_watched(self, subscriber: Subscriber) -> None:
         """Send a subscriber that has just begun the counts that it listens to."""
-        if self._are_announced and subscriber.is_connected:
+        if self.are_announced and subscriber.is_connected:
             scope, identity = subscriber.grant.subscribe, subscriber.identity
             for path in shown(subscriber.matchers, scope, identity).watched:
                 for _ in self._engine.tell(told(path, self._counts.total(path)), only=subscriber):
@@ -164,12 +167,13 @@ class ActiveSubscriptions:
 
         :returns: an iterator to exhaust; each step is a pause.
         """
-        if not self._knows_counts and self._are_announced and self._storage.absence is None:
+        if not self._knows_counts and self.are_announced and self._storage.absence is None:
             self._read_counts()
         # Not while the storage is away or slow: the numbers of then are enough.
         if self._storage.absence is None and not self._dispatcher.is_slow:
             for part in _with_pauses(self._counts.news()):
-                self._publish_part(part)
+                if part.process == self._counts.process:  # else the lease was lost in a pause
+                    self._publish_part(part)
         for path, number in self._counts.changes():
             yield
             yield from self._engine.tell(told(path, number))
@@ -181,6 +185,9 @@ class ActiveSubscriptions:
     def _read_counts(self) -> None:
         parts: list[Part] = []
         beyond: str | None = None
+        self._knows_counts = True  # unless something is missed meanwhile
+        newer: set[tuple[str, str]] = set()
+        self._newer = newer
         try:
             while True:
                 page = in_thread(partial(self._storage.others, STORED_AS, beyond, _PAGE))
@@ -188,11 +195,15 @@ class ActiveSubscriptions:
                 if page.beyond is None:
                     break
                 beyond = page.beyond
-        except StorageError as error:  # the next call tries again
+        except Exception as error:  # the next call tries again
+            self._knows_counts = False
+            if not isinstance(error, StorageError):
+                raise
             _log.debug("the counts of other processes cannot be read: %s", error)
             return
-        self._counts.replace(parts)
-        self._knows_counts = True
+        finally:
+            self._newer = None
+        self._counts.replace(parts, newer)
 
     # -- the list --------------------------------------------------------------------------------
 
@@ -226,7 +237,7 @@ class ActiveSubscriptions:
 
     def end_of_dead_processes(self) -> None:
         """Publish the end of subscriptions whose process was killed: a page of them now, the others later."""
-        if not self._are_announced:
+        if not self.are_announced:
             return
         self._read_counts()
         has_more = self._try_to_adopt()

@@ -7,7 +7,7 @@ are not announced as subscriptions: a room of thousands costs one number a secon
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -177,13 +177,17 @@ class Counts:
                 del self._others[part.path]
         self._changed.setdefault(part.path, before)
 
-    def replace(self, parts: Sequence[Part]) -> None:
-        """These are the parts of all other processes, and there are no more."""
+    def replace(self, parts: Sequence[Part], newer: Collection[tuple[str, str]] = ()) -> None:
+        """These are the parts of all other processes, and there are no more.
+
+        :param newer: path and process of those that were told while these were read.
+        """
         gone = {(path, process) for path, known in self._others.items() for process in known}
         for part in parts:
             gone.discard((part.path, part.process))
-            self.take(part)
-        for path, process in gone:
+            if (part.path, part.process) not in newer:
+                self.take(part)
+        for path, process in gone.difference(newer):
             self.take(Part(path, process, 0))
 
     def begin(self, process: str) -> None:
