@@ -200,13 +200,25 @@ def test_those_whose_tokens_have_ended_are_forgotten() -> None:
     revoked = RevocationList()
     revoked.add(asked({"sub": "7", "lifetime": 60}))
     revoked.add(asked({"sub": "8", "topic": ["a", "b"], "lifetime": 90}))
-    revoked.prune(NOW + 60)
+    list(revoked.prune(NOW + 60))
     assert len(revoked) == 3
-    revoked.prune(NOW + 61)
+    list(revoked.prune(NOW + 61))
     assert len(revoked) == 2
-    revoked.prune(NOW + 91)
+    list(revoked.prune(NOW + 91))
     assert len(revoked) == 0
     assert list(revoked) == []
+
+
+def test_forgetting_many_pauses_and_takes_what_comes_meanwhile() -> None:
+    revoked = RevocationList()
+    revoked.add(Revocation(b"%d" % number, "", 1.0, NOW) for number in range(10_000))
+    pauses = 0
+    for _ in revoked.prune(NOW + 1):
+        revoked.add([Revocation(b"%d" % pauses, "", 1.0, NOW + 60)])
+        pauses += 1
+    assert pauses >= 4
+    assert {one.name for one in revoked} == {b"%d" % number for number in range(pauses)}
+    assert len(revoked) == pauses
 
 
 def test_many_topics_of_one_user_become_all() -> None:

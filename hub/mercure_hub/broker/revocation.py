@@ -112,7 +112,7 @@ class Revocations:
         with self._turn:
             wanted = bounded(revocations, self._list)
             if len(self._list) + len(wanted) > self._limit:
-                self._list.prune(self._wall_clock())
+                self._forget()
             if len(self._list) + len(wanted) > self._limit:
                 raise TooManyRequests(
                     f"The hub keeps {self._limit} revocations at most. Revoke users instead of single "
@@ -129,6 +129,10 @@ class Revocations:
         """End a stream that begins with a token which was revoked since it was checked."""
         if self._list.refuses(subscriber.grant):
             self._end(subscriber, Ending(Reason.REVOKED))
+
+    def _forget(self) -> None:
+        for _ in self._list.prune(self._wall_clock()):
+            gevent.sleep(0)
 
     def _take(self, revocations: Sequence[Revocation]) -> None:
         if self._list.add(revocations):
@@ -169,7 +173,7 @@ class Revocations:
                 self._is_failing = False
             if self._clock() >= self._forget_at:
                 self._forget_at = self._clock() + _FORGETTING
-                self._list.prune(self._wall_clock())
+                self._forget()
 
     def _read(self) -> None:
         """Read what is new."""

@@ -40,6 +40,7 @@ MAX_TOPICS = 100
 """Topics that are revoked of one user, one by one; beyond them all of the user's tokens are refused."""
 
 _MAX_NAMES = 100
+_BETWEEN_PAUSES = 2000  # names that are looked at
 _MAX_TOPIC = 2048
 _ALWAYS = 2.0**53  # later than any iat
 _FIELDS = frozenset((*REVOCABLE, "topic", "before", "lifetime"))
@@ -117,17 +118,21 @@ class RevocationList:
             is_new = is_new or known is None or joined.before > known.before
         return is_new
 
-    def prune(self, now: float) -> None:
+    def prune(self, now: float) -> Iterator[None]:
         """Forget those whose tokens have all ended.
 
         :param now: seconds since the epoch.
+        :returns: an iterator to exhaust; each step is a pause, in which others may be added.
         """
-        for name, some in list(self._by_name.items()):
+        for number, name in enumerate(list(self._by_name), 1):
+            some = self._by_name.get(name, {})
             for topic in [topic for topic, one in some.items() if one.until < now]:
                 del some[topic]
                 self._count -= 1
             if not some:
-                del self._by_name[name]
+                self._by_name.pop(name, None)
+            if number % _BETWEEN_PAUSES == 0:
+                yield
 
     def refuses(self, grant: Grant) -> bool:
         """Whether the token of a grant is revoked."""
