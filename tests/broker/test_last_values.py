@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
+from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.last_values import AT_ONCE, DEPTHS, Search, Values
-from mercure_hub.storage.interface import Outline
+from mercure_hub.broker.replay import Outlet, ReplayLimits, Replays, Start
+from mercure_hub.fanout.endings import Ending, Reason
+from mercure_hub.fanout.engine import Engine
+from mercure_hub.storage.interface import Outline, TopicPage
+from tests.fanout.bench import pattern, subscriber
 
 
 def outline(sequence: int, *topics: str, private: bool = False, size: int = 1) -> Outline:
@@ -91,3 +99,32 @@ def test_a_topic_that_shares_its_hash_gives_no_value() -> None:
     assert next(questions) == ([("a", 4)], DEPTHS[1])
     assert [one.sequence for one in search.take([[outline(3, "other"), outline(2, "a")]])] == [2]
     assert list(questions) == []
+
+
+def test_who_is_ended_while_topics_are_looked_through_keeps_no_search_going() -> None:
+    """Also if none of them is selected, and there may be a million."""
+    ended = subscriber(pattern("https://nobody.example/:x"))
+    pages = 0
+
+    class Topics:
+        def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
+            nonlocal pages
+            pages += 1
+            if pages == 3:
+                replays.end(ended, Ending(Reason.REVOKED))
+            return TopicPage([f"{pages}"], pages if pages < 50 else None)
+
+    replays = Replays(
+        cast(Storage, Topics()),
+        cast(Dispatcher, SimpleNamespace(generation=0)),
+        cast(Engine, SimpleNamespace(dispatched=0, release=lambda _: None)),
+        lambda: 0.0,
+        buffer=1,
+        limits=ReplayLimits(),
+    )
+    replays.enter(ended)
+    assert not replays.replay(ended, Start(0, has_values=True), cast(Outlet, None))
+    assert pages == 3
+    ending = replays.leave(ended)
+    assert ending is not None
+    assert ending.reason is Reason.REVOKED

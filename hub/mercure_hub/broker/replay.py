@@ -316,6 +316,8 @@ class Replays:
             return True
         values = Values(self._most_values)
         for topics in self._listened_to(subscriber.matchers, wanted, upto):
+            if self._is_over(subscriber):
+                return False
             search = Search(topics, upto, lambda one: not one.private or _may_read(subscriber, one.topics))
             for question in search.questions():
                 if self._is_over(subscriber):
