@@ -199,6 +199,32 @@ def test_an_engine_that_lost_them_gets_them_back(world: World) -> None:
     assert world.node().revocations.refuses(grant("7"))
 
 
+@pytest.mark.parametrize("is_another", [False, True], ids=["without its end", "another"])
+def test_an_engine_that_refuses_a_part_gets_it_later(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_another: bool
+) -> None:
+    node = world.node()
+    node.revocations.revoke([of(str(number)) for number in range(1500)])
+    until(lambda: node.revocations._reached == 1500)
+    revoke, calls = node.storage.revoke, 0
+
+    def sometimes(revocations: Sequence[Revocation], now: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):
+            raise StorageError("the disk is full")
+        revoke(revocations, now)
+
+    monkeypatch.setattr(node.storage, "revoke", sometimes)
+    world.engine.revoked = {}
+    world.engine.revocations = 0
+    if is_another:
+        world.engine.epoch = "another"
+    until(lambda: calls > 3)
+    until(lambda: len(world.engine.revoked) == 1500)
+    assert world.node().revocations.refuses(grant("1400"))
+
+
 def test_another_history_is_read_from_its_beginning(world: World) -> None:
     node = world.node()
     node.revocations.revoke([of("ann")])

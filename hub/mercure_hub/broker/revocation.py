@@ -65,6 +65,7 @@ class Revocations:
         self._list = RevocationList()
         self._reached = 0  # version
         self._epoch = ""
+        self._owed: list[Revocation] = []  # to the engine, which has lost them
         self._read_at = 0.0
         self._forget_at = 0.0
         self._is_failing = False
@@ -184,15 +185,12 @@ class Revocations:
             if page.newest < self._reached or self._storage.epoch != self._epoch:
                 # Another history, or one that lost its end. It gets what this process knows.
                 self._reached, self._epoch = 0, self._storage.epoch
-                self._restore()
+                self._owed = list(self._list)
                 continue
             self._reached = page.reached
             self._take(page.revocations)
             has_more = len(page.revocations) == _PAGE
         self._read_at = began
-
-    def _restore(self) -> None:
-        known = list(self._list)
-        for start in range(0, len(known), _PAGE):
-            some = known[start : start + _PAGE]
-            in_thread(partial(self._storage.revoke, some, self._wall_clock()))
+        while self._owed:  # what cannot be written now is tried again
+            in_thread(partial(self._storage.revoke, self._owed[:_PAGE], self._wall_clock()))
+            del self._owed[:_PAGE]
