@@ -331,6 +331,7 @@ def _on(state: MercureState) -> Callable[..., Markup]:
         call: str | None = None,
         *,
         topics: Topics = (),
+        last_event_id: str | None = None,
         text: str | None = None,
         field: str | None = None,
         reload: bool | None = None,
@@ -345,6 +346,8 @@ def _on(state: MercureState) -> Callable[..., Markup]:
             else is the name of a function of the page's own, such as ``toast`` or ``app.toast``, which is
             given the update.
         :param topics: to subscribe to in addition, for as long as the element is in the page.
+        :param last_event_id: result of ``mercure.last_event_id()``, called before the page's data was read.
+            The element then takes updates of its ``topics`` only, from that position on.
         :param text: in place of ``call``: a CSS selector; the elements show the update's data as text. In
             ``#item-{id}``, fields of JSON are put in, escaped.
         :param field: of the JSON, whose value they show; default: all of the data.
@@ -352,10 +355,12 @@ def _on(state: MercureState) -> Callable[..., Markup]:
             names a function.
         :param nonce: of the page's Content-Security-Policy, where that does not allow scripts of ``'self'``.
         :raises InvalidArgument: ``call`` names no function, or a topic cannot be expressed.
-        :raises TypeError: there are both ``call`` and ``text``, or neither.
+        :raises TypeError: there are both ``call`` and ``text``, or neither; or a position without topics.
         """
         if (call is None) == (text is None):
             raise TypeError("mercure_on needs either call, such as 'toast', or text, a CSS selector")
+        if last_event_id is not None and not topics:
+            raise TypeError("mercure_on has a last_event_id, and no topics= whose updates begin there")
         if field is not None and text is None:
             raise TypeError("mercure_on has a field, and no text= that says which elements show it")
         if call is not None and not _FUNCTION.fullmatch(call):
@@ -368,6 +373,7 @@ def _on(state: MercureState) -> Callable[..., Markup]:
             "type": type,
             "call": call,
             "topics": json.dumps(wanted) if wanted else None,
+            "last-event-id": last_event_id,
             "text": text,
             "field": field,
             "reload": "" if reloads else None,

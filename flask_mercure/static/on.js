@@ -50,8 +50,17 @@ class MercureOn extends HTMLElement {
       this.getAttribute(name),
     );
     const listener = call === null ? written(text, field) : (LIBRARIES.get(call) ?? named(call));
-    const ends = [mercure.on(type, listener)];
-    if (topics !== null) ends.push(mercure.subscribe(JSON.parse(topics)));
+    const lastEventId = this.getAttribute("last-event-id");
+    const ends = [];
+    if (lastEventId === null) {
+      ends.push(mercure.on(type, listener));
+      if (topics !== null) ends.push(mercure.subscribe(JSON.parse(topics)));
+    } else {
+      // By itself: what the page that was here before has shown already must be shown again in this one.
+      const take = (update) => update.type === type && listener(update);
+      ends.push(mercure.on(type, () => {})); // so that EventSource hears the type
+      ends.push(mercure.subscribe(JSON.parse(topics), take, { lastEventId }));
+    }
     if (this.hasAttribute("reload")) {
       const reload = () => mercure.reload();
       mercure.addEventListener("gap", reload);

@@ -131,6 +131,28 @@ def test_other_things_that_a_page_does(site: Orders, tab: Tab) -> None:
     tab.wait_for("topics", site.topics, [])
 
 
+def test_an_element_begins_at_its_position(site: Orders, tab: Tab) -> None:
+    """Under Turbo Drive the page before has shown the update, and the data of this one does not have it."""
+    _visit(site, tab, "turbo")
+    position = site.publish("turbo", "", type="other", private=True)
+    site.publish("turbo", "first", type="note", private=True)
+    tab.wait_for("toasts", lambda: tab.run("return app.toasts"), ["first"])
+
+    tab.run("document.querySelector('mercure-on[type=note]').remove()")
+    tab.run(
+        """
+        const element = document.createElement("mercure-on");
+        const given = { type: "note", call: "app.toast", topics: '["turbo"]', "last-event-id": arguments[0] };
+        for (const [name, value] of Object.entries(given)) element.setAttribute(name, value);
+        document.body.append(element);
+        """,
+        position,
+    )
+    tab.wait_for("toasts", lambda: tab.run("return app.toasts"), ["first", "first"])
+    site.publish("turbo", "second", type="note", private=True)
+    tab.wait_for("toasts", lambda: tab.run("return app.toasts"), ["first", "first", "second"])
+
+
 def test_a_page_that_missed_updates_reloads_itself(site: Orders, tab: Tab) -> None:
     tab.driver.get(f"{site.url}/turbo?position=urn:unknown")
     kind = "return performance.getEntriesByType('navigation')[0].type"

@@ -205,6 +205,10 @@ def test_a_page_on_another_host_gets_the_public_url(hub: str) -> None:
             'type="a" call="b" topics="[&#34;x&#34;, {&#34;match&#34;: &#34;/books/:id&#34;, '
             '&#34;match_type&#34;: &#34;urlpattern&#34;}]"',
         ),
+        (
+            '"a", "b", topics="x", last_event_id="urn:1"',
+            'type="a" call="b" topics="[&#34;x&#34;]" last-event-id="urn:1"',
+        ),
         ("name, 'b'", 'type="&#34;&gt;&lt;script&gt;" call="b"'),
     ],
 )
@@ -236,6 +240,7 @@ def test_mercure_on_calls_nothing_but_functions(name: str) -> None:
         ("'a'", "either call.* or text"),
         ("'a', 'b', text='c'", "either call.* or text"),
         ("'a', 'b', field='c'", "has a field"),
+        ("'a', 'b', last_event_id='urn:1'", "no topics"),
     ],
 )
 def test_mercure_on_does_one_thing(call: str, words: str) -> None:
