@@ -1,15 +1,14 @@
 // Shows the updates as they come from the hub. Without a key, this is all there is to see.
 
+import { on } from "mercure";
 import { protectedHeader } from "./jwe.js";
 
-const page = JSON.parse(document.getElementById("page").textContent);
-
-new EventSource(page.stream, { withCredentials: true }).addEventListener("message", ({ data, lastEventId }) => {
-  document.getElementById("empty").hidden = true;
-  const item = document.createElement("li");
-  item.dataset.id = lastEventId;
-  item.append(element("code", "sealed", data), element("code", "header", headerOf(data)));
-  item.append(element("p", "details", `${page.topic} · ${data.length} characters`));
+on("message", ({ data, topics }) => {
+  const item = document.querySelector("template").content.cloneNode(true).firstChild;
+  const [sealed, header, details] = item.children;
+  sealed.textContent = data;
+  header.textContent = headerOf(data);
+  details.textContent = `${topics} · ${data.length} characters`;
   document.getElementById("updates").prepend(item);
 });
 
@@ -20,11 +19,4 @@ function headerOf(data) {
   } catch {
     return "no header";
   }
-}
-
-function element(kind, name, text) {
-  const made = document.createElement(kind);
-  made.className = name;
-  made.textContent = text;
-  return made;
 }

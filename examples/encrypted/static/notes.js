@@ -1,69 +1,38 @@
 // Shows the notes: each update is decrypted here, with keys that only the application gives out.
 
+import { on } from "mercure";
 import { KeySet } from "./jwe.js";
 
-const page = JSON.parse(document.getElementById("page").textContent);
-const keys = new KeySet(page.keys);
+const keys = new KeySet("/keys");
 const seen = new Set();
 
-new EventSource(page.stream, { withCredentials: true }).addEventListener("message", ({ data, lastEventId }) => {
-  document.getElementById("empty").hidden = true;
-  const item = document.createElement("li");
-  item.dataset.id = lastEventId;
+on("message", async (update) => {
+  const item = document.querySelector("template").content.cloneNode(true).firstChild;
+  const [text, details] = item.children;
   // It has its place now, whenever it is decrypted: that may take a request for a new key.
   document.getElementById("notes").prepend(item);
-  open(item, data);
-});
-
-async function open(item, data) {
   try {
-    const content = await keys.decrypt(data);
+    const content = await keys.decrypt(update.data);
     const note = content.json();
     // It is whole, but is it what it was sent as? The hub could repeat it, or move it to another topic.
-    if (note.topic !== page.topic) throw new Error("this note was written for another topic");
+    if (note.topic !== "notes") throw new Error("this note was written for another topic");
     if (seen.has(note.id)) return item.remove();
     seen.add(note.id);
     const sent = new Date(note.sent).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    fill(item, note.text, `${note.from}, ${sent}`, `${content.alg}, key ${content.kid.slice(0, 8)}…`);
+    text.textContent = note.text;
+    details.textContent = `${note.from}, ${sent} · ${content.alg}, key ${content.kid.slice(0, 8)}…`;
   } catch (error) {
-    item.classList.add("unreadable");
-    fill(item, "This note cannot be read.", error.message);
+    item.classList.add("problem");
+    text.textContent = "This note cannot be read.";
+    details.textContent = error.message;
   }
-}
-
-function fill(item, text, ...details) {
-  item.replaceChildren(paragraph("text", text), paragraph("details", details.join(" · ")));
-}
-
-function paragraph(name, text) {
-  const element = document.createElement("p");
-  element.className = name;
-  element.textContent = text;
-  return element;
-}
-
-document.getElementById("write").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const box = document.getElementById("text");
-  if (await post("/notes", { text: box.value })) box.value = "";
 });
 
-document.getElementById("change").addEventListener("submit", (event) => {
+document.querySelector("main").addEventListener("submit", async (event) => {
   event.preventDefault();
-  post(page.keys, {});
+  const form = event.target;
+  const answer = await fetch(form.action, { method: "POST", body: new FormData(form) }).catch(() => null);
+  const problem = answer === null ? "The application does not answer." : answer.ok ? "" : await answer.text();
+  document.querySelector("[role=alert]").textContent = problem;
+  if (!problem) form.reset();
 });
-
-async function post(path, body) {
-  const problem = document.getElementById("problem");
-  try {
-    const headers = { "Content-Type": "application/json" };
-    const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
-    problem.hidden = response.ok;
-    if (!response.ok) problem.textContent = (await response.json()).error;
-    return response.ok;
-  } catch {
-    problem.hidden = false;
-    problem.textContent = "The application does not answer.";
-    return false;
-  }
-}
