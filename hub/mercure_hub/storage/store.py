@@ -911,6 +911,8 @@ class Store(Generic[Ticket]):
 
 def _drop_repeats(batch: list[_Waiting[Ticket]]) -> None:
     """Take out updates that are to be stored once and are in the batch before."""
+    if not any(update.once for one in batch for update in one.updates):
+        return
     updates = [update for one in batch for update in one.updates]
     if len({update.id for update in updates}) == len(updates):
         return
