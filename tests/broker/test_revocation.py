@@ -239,6 +239,7 @@ def test_the_list_has_a_limit_and_forgets_what_is_over(world: World) -> None:
     node.revocations.revoke([of(str(number)) for number in range(10)])
     with pytest.raises(TooManyRequests):
         node.revocations.revoke([of("one more")])
+    node.revocations.revoke([of("7", until=NOW + 60)])  # of a user who has signed in again
     node.wall += 61
     node.revocations.revoke([of("one more", until=NOW + 600)])
     assert len(node.revocations) == 1

@@ -112,9 +112,9 @@ class Revocations:
         """
         with self._turn:
             wanted = bounded(revocations, self._list)
-            if len(self._list) + len(wanted) > self._limit:
+            if self._is_too_much(wanted):
                 self._forget()
-            if len(self._list) + len(wanted) > self._limit:
+            if self._is_too_much(wanted):
                 raise TooManyRequests(
                     f"The hub keeps {self._limit} revocations at most. Revoke users instead of single "
                     "tokens, or give a shorter lifetime.",
@@ -130,6 +130,9 @@ class Revocations:
         """End a stream that begins with a token which was revoked since it was checked."""
         if self._list.refuses(subscriber.grant):
             self._end(subscriber, Ending(Reason.REVOKED))
+
+    def _is_too_much(self, wanted: Sequence[Revocation]) -> bool:
+        return len(self._list) + sum(one not in self._list for one in wanted) > self._limit
 
     def _forget(self) -> None:
         for _ in self._list.prune(self._wall_clock()):

@@ -100,6 +100,10 @@ class RevocationList:
     def __iter__(self) -> Iterator[Revocation]:
         return (one for some in self._by_name.values() for one in some.values())
 
+    def __contains__(self, one: Revocation) -> bool:
+        """Whether there is one of the same name and topic."""
+        return one.topic in self._by_name.get(one.name, _NONE)
+
     def topics_of(self, name: bytes) -> int:
         """How many topics of a user are revoked one by one."""
         return sum(bool(topic) for topic in self._by_name.get(name, ()))
