@@ -150,6 +150,8 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "celery": SimpleNamespace(task=lambda *function, **_: function[0] if function else lambda one: one),
         "Celery": celery.Celery,
         "Task": celery.Task,
+        "Worker": lambda queues, connection, work_horse_killed_handler: SimpleNamespace(work=lambda: None),
+        "Redis": lambda: None,
         "job": SimpleNamespace(id=7),
         "rows": [1, 2],
         "generate": lambda question: iter(["an ", "answer"]),
