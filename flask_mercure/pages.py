@@ -315,9 +315,8 @@ def _elements(
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
         link = Markup('<link rel="preconnect" href="{}" crossorigin="use-credentials">')
         elements.append(link.format(origin))
-    # Not executed, so no Content-Security-Policy forbids it.
-    data = Markup('<script type="application/json" data-mercure>{}</script>')
-    elements.append(data.format(_json(options)))
+    # Turbo Drive puts the next page's in its place, which it does not with scripts.
+    elements.append(Markup('<meta name="mercure" data-mercure content="{}">').format(json.dumps(options)))
     if import_map:
         allowed = Markup(' nonce="{}"').format(nonce) if nonce else ""
         names = _json({"imports": {name: _file_url(file) for name, file in _modules().items()}})

@@ -65,6 +65,9 @@ class Naming {
 /** Subscribes as `Mercure.subscribe` does, for other parts of this module: each has its own state and position. */
 export let follow;
 
+/** Ends the subscription to the topics that it was made with, and subscribes to those of the next page instead. */
+export let turnTo;
+
 /** Its own events: "state", "gap" and "problem", each with a `detail`. Updates go to `on` and `subscribe`. */
 export class Mercure extends EventTarget {
   #settings;
@@ -86,9 +89,15 @@ export class Mercure extends EventTarget {
   #isCrowded = false; // the stream of all tabs has no room for the topics of this one
   #detail = {};
   #reload = 0; // timer
+  #endPage; // ends the subscription to the page's topics
 
   static {
     follow = (mercure, topics, options) => mercure.#follow(readTopics(topics), options);
+    turnTo = (mercure, topics, lastEventId) => {
+      mercure.#endPage();
+      mercure.#seen = new Seen(); // what the page before has shown, this one may not have
+      mercure.#endPage = topics.length ? mercure.subscribe(topics, null, { lastEventId }) : () => {};
+    };
   }
 
   constructor(url, options) {
@@ -135,7 +144,12 @@ export class Mercure extends EventTarget {
       ownTypes: () => this.#byType.keys(),
       types: () => this.#byType.keys(),
     };
-    this.#count(new Map([...readTopics(read.topics), ...readTopics(topics)]), 1);
+    const own = new Map([...readTopics(read.topics), ...readTopics(topics)]);
+    this.#count(own, 1);
+    this.#endPage = () => {
+      this.#count(own, -1);
+      this.#changed();
+    };
     this.#watchPage();
     this.#changed(); // not yet: who has made this object may want to listen first
   }

@@ -1,19 +1,18 @@
 // The page's one connection: made when it is needed first, of what `mercure_script` has put into the page.
 
-import { follow, Mercure } from "./connection.js";
+import { follow, Mercure, turnTo } from "./connection.js";
 import { readUrl } from "./topics.js";
 
 const LATER = new Set([408, 425, 429]); // the answers of these statuses ask to come again
-const CONFIGURATION = 'script[type="application/json"][data-mercure]';
 
 let connection = null;
 let options = null; // with which it was made
+let followed = null; // text of the configuration whose topics it has; `null` where a script has named others
+
+const configurationText = () => document.querySelector("meta[data-mercure]")?.content ?? null;
 
 /** What `mercure_script` has put into the page; `null` if it has not. */
-function configuration() {
-  const element = document.querySelector(CONFIGURATION);
-  return element && JSON.parse(element.textContent);
-}
+const configuration = () => JSON.parse(configurationText());
 
 /**
  * The page's connection; or with a URL, another one.
@@ -40,8 +39,26 @@ export function connect(url, more) {
   }
   connection = new Mercure(hub, rest);
   options = { url: hub, ...rest };
+  followed = given.url === undefined && given.topics === undefined ? configurationText() : null;
   return connection;
 }
+
+/** Turbo Drive shows another page in the same document: go over to its topics, from its position on. */
+function followPage() {
+  const text = configurationText();
+  const isPreview = document.documentElement.hasAttribute("data-turbo-preview");
+  if (isPreview || followed === null || [followed, null].includes(text) || !isConnected()) return;
+  const before = JSON.parse(followed);
+  const { topics, lastEventId = null, url, identity } = configuration();
+  if (url !== before.url || identity !== before.identity) {
+    connection.reload(); // another hub or user is another connection
+    return;
+  }
+  followed = text;
+  turnTo(connection, topics, lastEventId);
+}
+
+document.addEventListener("turbo:render", followPage);
 
 const isConnected = () => connection !== null && connection.state !== "closed";
 

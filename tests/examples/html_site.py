@@ -60,6 +60,21 @@ TEMPLATES = {
   <form method="post" action="/"><input name="title"><button>Add</button></form>
 </body>
 </html>""",
+    "drive.html": """<!doctype html>
+<html lang="en">
+<head>
+  <meta name="csp-nonce" content="{{ nonce }}">
+  <link rel="icon" href="data:,">
+  <title>{{ topic }}</title>
+  {{ mercure_script(topic, position, nonce=nonce) }}
+  <script type="module" src="/libraries/turbo.js"></script>
+</head>
+<body>
+  {{ mercure_on("message", text="#last") }}
+  <p id="last">{{ topic }}</p>
+  <a href="/drive/b?position={{ request.args.next }}">b</a>
+</body>
+</html>""",
 }
 _LIBRARIES = {
     "turbo.js": ("turbo", "@hotwired/turbo/dist/turbo.es2017-esm.js"),
@@ -96,6 +111,14 @@ def create_app(config: Mapping[str, Any], database: Path, modules: Mapping[str, 
                 "orders.html", orders=orders, library=library, position=position, nonce=g.nonce
             )
         return mercure.set_cookie(app.make_response(page), subscribe=[library])
+
+    @app.get("/drive/<topic>")
+    def drive(topic: str) -> Response:
+        """One of the pages that Turbo Drive shows in one document."""
+        g.nonce = request.headers.get("X-Turbo-Nonce") or secrets.token_urlsafe(16)
+        position = request.args.get("position") or mercure.last_event_id()
+        page = render_template("drive.html", topic=topic, position=position, nonce=g.nonce)
+        return mercure.set_cookie(app.make_response(page), subscribe=["a", "b"])
 
     @app.post("/")
     def add() -> Any:

@@ -153,6 +153,30 @@ def test_an_element_begins_at_its_position(site: Orders, tab: Tab) -> None:
     tab.wait_for("toasts", lambda: tab.run("return app.toasts"), ["first", "first", "second"])
 
 
+def test_the_connection_follows_turbo_drive(site: Orders, tab: Tab) -> None:
+    shown = "return document.querySelector('#last').textContent"
+    position = site.publish("b", "before", private=True)
+    tab.driver.get(f"{site.url}/drive/a?next={position}")
+    tab.wait_for("topics", site.topics, [["a"]])
+    tab.run("window.isSame = true")
+    site.publish("b", "b 1", private=True)
+    site.publish("a", "a 1", private=True)
+    tab.wait_for("the update", lambda: tab.run(shown), "a 1")
+
+    tab.wait_for("Turbo", lambda: tab.run("return typeof Turbo"), "object")
+    tab.run("document.querySelector('a').click()")
+    tab.wait_for("what is after the position", lambda: tab.run(shown), "b 1")
+    tab.wait_for("topics", site.topics, [["b"]])
+    site.publish("b", "b 2", private=True)
+    tab.wait_for("the update", lambda: tab.run(shown), "b 2")
+    site.publish("a", "a 2", private=True)
+
+    tab.run("history.back()")
+    tab.wait_for("what was missed", lambda: tab.run(shown), "a 2")
+    tab.wait_for("topics", site.topics, [["a"]])
+    assert tab.run("return window.isSame") is True
+
+
 def test_a_page_that_missed_updates_reloads_itself(site: Orders, tab: Tab) -> None:
     tab.driver.get(f"{site.url}/turbo?position=urn:unknown")
     kind = "return performance.getEntriesByType('navigation')[0].type"
