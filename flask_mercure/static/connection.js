@@ -235,7 +235,7 @@ export class Mercure extends EventTarget {
       this.#follow(readTopics(followed.events), {
         give: (update) => followed.take(update),
         lastEventId: null,
-        onstate: (state) => followed.hear(state === "open"),
+        onstate: (state) => (state === "closed" ? followed.close() : followed.hear(state === "open")),
       }),
       () => followed.close(),
     ];
@@ -304,10 +304,7 @@ export class Mercure extends EventTarget {
     const subscriptions = [...this.#subscriptions];
     this.#subscriptions.clear();
     this.#setState("closed", {});
-    for (const one of subscriptions) {
-      one.settle("closed", {}, new Map());
-      one.close();
-    }
+    for (const one of subscriptions) one.end();
   }
 
   /** All that are open: the page's, and those of listeners for themselves. */

@@ -109,6 +109,7 @@ export class Feed {
   #stream = null;
   #next = null; // the stream that will follow it
   #handover = null;
+  #isStale = false; // that one was opened before the credentials changed
   #state = "idle";
   #isLate;
 
@@ -161,8 +162,8 @@ export class Feed {
 
   /** Open the stream again, with the credentials of now. */
   renew() {
-    if (this.#next?.isOpen) return;
-    this.#follow();
+    if (this.#next?.isOpen) this.#isStale = true;
+    else this.#follow();
   }
 
   wake() {
@@ -216,6 +217,7 @@ export class Feed {
     this.#handover?.cancel();
     this.#next?.close();
     this.#next = this.#handover = null;
+    this.#isStale = false;
     const old = this.#stream;
     const topics = this.#wanted;
     if (!old || topics.size === 0 || (!old.isOpen && old.cursor === null)) {
@@ -240,7 +242,8 @@ export class Feed {
         this.#next = this.#handover = null;
         this.#tell(isLive ? "open" : "connecting", {});
         this.#sink.covered();
-        if (this.#wanted !== topics) this.change(this.#wanted);
+        if (this.#isStale) this.#follow();
+        else if (this.#wanted !== topics) this.change(this.#wanted);
       },
     );
     next.start();

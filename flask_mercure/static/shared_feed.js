@@ -402,9 +402,9 @@ export class SharedFeed {
     const { covered, state, detail } = this.#group;
     const isCovered = isSubset(this.#topics, covered);
     if (this.#own) {
-      const { isLive } = this.#own;
-      if (isCovered && state === "open") this.#boarding.begin();
-      this.#boarding.ready(isLive && isCovered && state === "open");
+      const isReady = this.#own.isLive && isCovered && state === "open";
+      if (isReady) this.#boarding.begin(); // not before: nobody else has what its own stream still has to give
+      this.#boarding.ready(isReady);
       this.#sink.state(...this.#ownState);
     } else if (this.#topics.size === 0) this.#sink.state("idle", {});
     else this.#sink.state(isCovered || state !== "open" ? state : "connecting", detail);

@@ -109,11 +109,18 @@ export class Subscription {
     if (!this.isPlaced) return;
     const isThere = state === "open" && isSubset(this.matchers, covered);
     if (this.#handover) {
-      if (isThere) this.#handover.begin();
-      this.#handover.ready(isThere && this.#own.isLive);
+      const isReady = isThere && this.#own.isLive;
+      if (isReady) this.#handover.begin(); // not before: nobody else has what its own stream still has to give
+      this.#handover.ready(isReady);
     }
     if (this.#own) this.#tell(...this.#ownState);
     else this.#tell(state === "open" && !isThere ? "connecting" : state, detail);
+  }
+
+  /** The connection has ended, and with it this one. */
+  end() {
+    this.#tell("closed", {});
+    this.close();
   }
 
   close() {

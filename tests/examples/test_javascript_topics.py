@@ -222,6 +222,99 @@ def test_a_lost_position_of_a_subscription_is_a_gap(site: Site, tab: Tab) -> Non
     tab.wait_for("connections", site.topics, [["a", "b"]])
 
 
+# The page's clock is faster, and there is no network for streams that begin after an update.
+_NO_NETWORK_FOR = """
+const [position, times] = arguments;
+const [request, timeout] = [window.fetch, setTimeout];
+window.setTimeout = (action, wait = 0) => timeout(action, wait / times);
+window.isAway = true;
+window.fetch = (url, options) => {
+  const isHit = isAway && new URL(url).searchParams.get("last_event_id") === position;
+  return isHit ? Promise.reject(new TypeError("no network")) : request(url, options);
+};
+"""
+
+
+def test_what_a_subscription_missed_comes_however_late(site: Site, tab: Tab) -> None:
+    """Its own stream finds the hub much later than the one that it will share."""
+    before = site.publish("other", "0")
+    site.publish("b", "1")
+    tab.enter(f"{site.url}/?topics=a")
+    tab.run(_NO_NETWORK_FOR, before, 20)
+    tab.run("window.got = []")
+    tab.run("mercure.subscribe('b', ({ data }) => got.push(data), { lastEventId: arguments[0] })", before)
+    tab.wait_for("connections", site.topics, [["a", "b"]])
+    site.publish("b", "2")
+    tab.run("return new Promise((resolve) => setTimeout(resolve, 20_000))")
+    assert got(tab) == []
+    tab.run("isAway = false")
+    tab.wait_for("all", lambda: got(tab), ["1", "2"])
+    tab.wait_for("connections", site.topics, [["a", "b"]])
+
+
+def test_what_a_page_missed_comes_however_late(site: Site, tab: Tab) -> None:
+    """The same for a page that begins before the stream that another tab has."""
+    before = site.publish("other", "0")
+    site.publish("b", "1")
+    tab.enter(f"{site.url}/?topics=b")
+    other = tab.new()
+    other.visit(f"{site.url}/")
+    other.run(_NO_NETWORK_FOR, before, 20)
+    other.follow(None, {"topics": ["b"], "lastEventId": before})
+    other.wait("an attempt", lambda: "offline" in other.seen("states"))
+    site.publish("b", "2")
+    other.run("return new Promise((resolve) => setTimeout(resolve, 20_000))")
+    assert other.seen() == []
+    other.run("isAway = false")
+    other.wait_updates("1", "2")
+    tab.wait_updates("2")
+    tab.wait_for("connections", site.topics, [["b"]])
+
+
+def test_access_that_is_renewed_while_topics_change(site: Site, tab: Tab) -> None:
+    """The stream with the new topics was opened before, with what the page had then."""
+    tab.enter(f"{site.url}/?topics=a")
+    tab.run(
+        """
+        window.streams = 0;
+        const request = window.fetch;
+        window.fetch = async (...given) => {
+          const isFirst = ++streams === 1;
+          const response = await request(...given);
+          if (isFirst) setTimeout(() => mercure.renewed(), 100);
+          return response;
+        };
+        mercure.subscribe("b");
+        """
+    )
+    with site.steady("b", every=1.5) as sent:
+        tab.wait_for("streams", lambda: tab.run("return streams"), 2)
+        tab.wait_for("connections", site.topics, [["a", "b"]])
+    tab.wait("the last", lambda: sent()[-1:] == tab.seen()[-1:])
+    assert tab.seen() == sent()[-len(tab.seen()) :]
+
+
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_the_end_of_the_connection_is_told_to_those_who_have_one_of_their_own(
+    site: Site, tab: Tab, is_begun: bool
+) -> None:
+    at_another_hub(tab, f"{site.url}/?topics=a")
+    tab.run("window.source = new module.EventSource(arguments[0])", f"{site.hub.url}?match=b")
+    if is_begun:
+        tab.wait_for("connections", site.topics, [["a", "b"], ["b"]])
+        tab.wait_for("state", lambda: tab.run("return source.readyState"), 1)
+    tab.run(
+        """
+        if (arguments[0]) return module.connect().close();
+        source.close();
+        window.source = new module.EventSource(source.url);
+        module.connect().close();
+        """,
+        is_begun,
+    )
+    tab.wait_for("state", lambda: tab.run("return source.readyState"), 2)
+
+
 def test_tabs_have_a_second_connection_when_one_has_no_room(site: Site, tab: Tab) -> None:
     """A hub takes a hundred matchers in one request."""
     tabs = [tab, tab.new()]
