@@ -86,14 +86,16 @@ def run(context: click.Context, arguments: tuple[str, ...]) -> None:
     command = run_command.make_context("run", [*arguments], parent=context)
     if not is_running_from_reloader():  # the process that restarts the app has the hub
         with _errors_as_messages():
+            development.check_packages()  # not on Windows, which has not all of these signals
             certificate = command.params["cert"] if isinstance(command.params["cert"], tuple) else None
             for name, value in development.settings_of_a_run(command.params["host"], certificate).items():
                 os.environ.setdefault(name, value)
             app = context.ensure_object(ScriptInfo).load_app()
             with app.app_context():
                 configuration = state_of(app).hub(None).configuration
-            for number in (signal.SIGINT, signal.SIGTERM):  # whatever ends this process ends the hub, too
-                signal.signal(number, signal.default_int_handler)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what ends this ends the hub, too
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # not under nohup
+                    signal.signal(number, signal.default_int_handler)
             with development.hub_beside(app, configuration, os.environ), suppress(KeyboardInterrupt):
                 click.echo(f" * Hub of {app.name!r} on {configuration.url}")
                 run_command.invoke(command)

@@ -269,9 +269,8 @@ def hub_beside(app: Flask, configuration: Configuration, inherited: Mapping[str,
     :param app: the application.
     :param configuration: of the app.
     :param inherited: environment of this process.
-    :raises ConfigurationError: the extra ``[hub]`` is not installed, or the hub does not start, or has died.
+    :raises ConfigurationError: the hub does not start, or has died.
     """
-    check_packages()
     variables = environment(configuration, inherited)
     if not inherited.get("MERCURE_TRANSPORT_URL"):
         folder = Path(app.instance_path)

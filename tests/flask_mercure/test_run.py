@@ -88,7 +88,7 @@ def _is_running(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "debug"])
 def test_an_app_without_settings_publishes_and_all_ends_together(
     start: Start, tmp_path: Path, number: signal.Signals, options: tuple[str, ...]
