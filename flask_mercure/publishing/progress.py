@@ -17,6 +17,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
+from numbers import Integral, Real
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -239,12 +240,13 @@ class Progress:
                 return
 
 
-def _number(given: float, name: str) -> float:
+def _number(given: Any, name: str) -> float:
     """A number of steps.
 
     :raises InvalidArgument: it is none.
     """
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    # Those of NumPy too, as what a data frame counts is: JSON has none of them.
+    is_number = not isinstance(given, bool) and isinstance(given, Real)
     if not is_number or not 0 <= given < math.inf:
         raise InvalidArgument(f"{name} is {given!r}; give a number of steps, 0 or more")
-    return given
+    return int(given) if isinstance(given, Integral) else float(given)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from numbers import Integral
 from typing import Any
 
 import pytest
@@ -234,6 +237,21 @@ def test_several_threads_take_steps() -> None:
         for thread in threads:
             thread.join()
     assert sink.states[-1] == ("done", 4000)
+
+
+class _Scalar(Fraction):
+    """Counts as NumPy's integers do: it is none of Python's, and JSON does not know it."""
+
+
+Integral.register(_Scalar)
+
+
+def test_steps_are_counted_in_any_numbers() -> None:
+    sink = Sink()
+    with sink.progress(total=_Scalar(3)) as step:  # type: ignore[arg-type]
+        step(_Scalar(2))  # type: ignore[arg-type]
+        step(Fraction(1, 2))  # type: ignore[arg-type]
+    assert json.dumps([sink.updates[-1]["value"], sink.updates[-1]["total"]]) == "[2.5, 3]"
 
 
 @pytest.mark.parametrize(
