@@ -31,14 +31,12 @@ include_patterns = [
     "docs/*.rst",
     "docs/*/README.md",
     "docs/comparison/*.md",
-    "docs/comparison/*.md",
     "examples/*/README.md",
     "bench/README.md",
     "chaos/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "instance", "tests", "flask_mercure", "hub", "**/node_modules"]
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-
 
 myst_heading_anchors = 4
 myst_links_external_new_tab = False

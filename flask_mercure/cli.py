@@ -137,7 +137,7 @@ def publish(
 @click.option("--publish", multiple=True, metavar="TOPIC", help="Topic to publish on; * for all.")
 @click.option("--publish-urlpattern", multiple=True, metavar="PATTERN", help="The same, a URL Pattern.")
 @click.option("--lifetime", type=click.FloatRange(min=0, min_open=True), help="Seconds.")
-@click.option("--user", metavar="ID", help="Whose token it is: its sub.")
+@click.option("--user", metavar="ID", help="The user the token is for: its sub.")
 def token(
     name: str | None,
     *,

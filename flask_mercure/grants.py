@@ -299,7 +299,7 @@ class UserCookie:
         def with_cookie(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             if self._callback is None:
                 raise ConfigurationError(
-                    f"the view {view.__name__!r} has @mercure.subscriber, and nothing tells what its "
+                    f"the view {view.__name__!r} has @mercure.subscriber, and nothing says what its "
                     "visitor may read: register a function with @mercure.subscribe_grants, on the same hub"
                 )
             _hubs_of_view().add(self.hub)
@@ -350,7 +350,7 @@ class UserCookie:
         """
         if self._callback is None:
             raise ConfigurationError(
-                "nothing tells what the current user may read: register a function with "
+                "nothing says what the current user may read: register a function with "
                 "@mercure.subscribe_grants, on the same hub"
             )
         return as_grants(current_app.ensure_sync(self._callback)())

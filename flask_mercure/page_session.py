@@ -23,7 +23,7 @@ from flask_mercure.topics import Topics, matchers
 
 _HEADER = "X-Requested-With"
 _CSRF = "csrf"  # of Flask-WTF's CSRFProtect, in app.extensions
-_NOBODY = "Nobody is signed in who may read updates."
+_NOBODY = "Nobody is signed in, or the user may read no updates."
 
 
 def session(
@@ -52,7 +52,7 @@ def session(
             raise NotGranted(_NOBODY, 401)
         if refused := ungranted(wanted, grants, configuration):
             raise NotGranted(
-                f"The current user may not read {', '.join(map(repr, refused))}, as subscribe_grants tells."
+                f"The current user may not read {', '.join(map(repr, refused))}: subscribe_grants says so."
             )
         document |= _access(state, cookie, response, grants, as_token=token)
         query = {"token": _seal(state)} if token else {}

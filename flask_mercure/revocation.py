@@ -61,11 +61,11 @@ def revoke(
     fields = [(name, str(value)) for name, value in named.items() if value is not None]
     wanted = [str(topic) for topic in matchers(topics, configuration.protocol, "topics")]
     if not fields:
-        raise InvalidArgument("whose access is ended? Name a user, a token (jti) or a session (sid)")
+        raise InvalidArgument("revoke needs a user, a token (jti) or a session (sid)")
     for name, value in fields:
         if not value or isinstance(named[name], bool):
             argument = "user" if name == "sub" else name
-            raise InvalidArgument(f"{argument} is {named[name]!r}, which names nothing")
+            raise InvalidArgument(f"{argument} is {named[name]!r}; give an id that is not empty")
     if user is None and wanted:
         raise InvalidArgument("topics belongs to user: a token or a session ends as a whole")
     if user is not None and len(fields) > 1:
@@ -112,7 +112,7 @@ def _post(state: HubState, fields: Sequence[tuple[str, str]]) -> None:
     if isinstance(reply, Exception):
         raise HubUnreachable(
             f"no answer from {url} ({configuration.setting('URL')}): the access may not have been ended; "
-            "to ask again does no harm",
+            "calling again does no harm",
             possibly_published=False,
         )
     if reply.status_code != requests.codes.no_content:

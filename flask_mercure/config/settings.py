@@ -163,8 +163,8 @@ class HubSettings:
         values.boolean,
         False,
         "`False`",
-        "whether the hub ends the access of a browser as soon as `subscribe_grants` gives less than before, "
-        "such as nothing after a logout ([more](revocation.md))",
+        "whether the hub ends a browser's access as soon as `subscribe_grants` gives less than before, "
+        "as after a logout ([more](revocation.md))",
     )
     publish_topics: object = _setting(
         _any, None, "`*`", "topics that the app's own token allows it to publish on"

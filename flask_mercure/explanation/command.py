@@ -35,14 +35,14 @@ _REVOKED = (
 
 @click.command("explain")
 @click.option("--hub", "name", metavar="NAME", help="One of MERCURE_HUBS; default: the default one.")
-@click.option("--user", metavar="ID", help="Of the user; left out: a visitor who is not signed in.")
+@click.option("--user", metavar="ID", help="The user's id; default: a visitor who is not signed in.")
 @click.argument("topic")
 @with_appcontext
 def explain(name: str | None, user: str | None, topic: str) -> None:
     """Say why a user gets the private updates of a TOPIC, or why not.
 
-    The app's function of subscribe_grants is called as for a request of that user, and the hub is asked
-    whether it takes such a token. The status is 1 when the user does not get them.
+    Calls the app's subscribe_grants function as in a request of that user, and asks the hub whether it
+    takes such a token. The status is 1 if the user does not get them.
     """
     try:
         gets_it = _explain(state_of(current_app).hub(name), user, topic)
@@ -60,7 +60,7 @@ def _explain(state: HubState, user: str | None, topic: str) -> bool:
         cookie = cookie_of(app, state.name)
         if cookie is None:
             raise ConfigurationError(
-                "nothing tells what users may read: register a function with @mercure.subscribe_grants"
+                "nothing says what users may read: register a function with @mercure.subscribe_grants"
             )
         grants = cookie.current()
         if grants is None:
@@ -145,7 +145,7 @@ def _of_newest(state: HubState, grants: Grants, topic: str) -> None:
     """Whether the newest update of the topic was private, and reaches the user; a hub may not tell."""
     newest = _newest(state, topic, Grants(EVERYTHING))
     if newest is None:
-        _say("update", "the hub has none on this topic, or does not tell")
+        _say("update", "the hub has none on this topic, or does not say")
     elif _is_same(newest, _newest(state, topic, Grants(()))):
         _say("update", f"the newest one, {newest.id}, is public: everybody who can connect gets it")
     elif _is_same(newest, _newest(state, topic, grants)):

@@ -172,8 +172,8 @@ def fetch_count(wanted: _Resource, configuration: Configuration, token: str) -> 
         return int(json.loads(reply.body)["count"])
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused(
-            f"{configuration.url} (MERCURE_URL) answered 200, but not with a count: this is another hub, "
-            "which has none",
+            f"{configuration.url} (MERCURE_URL) answered 200, but not with a count: only this project's hub "
+            "counts connections",
             reply.status_code,
         ) from None
 

@@ -60,12 +60,12 @@ def test_a_table_without_limits_keeps_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
-        ("retention = 5", "retention in PATH: is no table; write [[retention]] above its keys"),
-        ("[retention]\nsize = 5", "retention in PATH: is no table; write [[retention]] above its keys"),
-        ("[[retention]]\nsize = 5", "number 1 in PATH: match, match_urlpattern: neither is there; give one"),
+        ("retention = 5", "retention in PATH: is not a table; write [[retention]] above its keys"),
+        ("[retention]\nsize = 5", "retention in PATH: is not a table; write [[retention]] above its keys"),
+        ("[[retention]]\nsize = 5", "number 1 in PATH: match, match_urlpattern: neither is given; add one"),
         (
             '[[retention]]\nmatch = "a"\nmatch_urlpattern = "/a"',
-            "number 1 in PATH: match, match_urlpattern: both are there; give one of them",
+            "number 1 in PATH: match, match_urlpattern: both are given; keep one",
         ),
         ("[[retention]]\nmatch = 5", "match: is 5; give a string that is not empty"),
         ('[[retention]]\nmatch = ""', "match: is ''; give a string that is not empty"),

@@ -458,7 +458,7 @@ def test_a_key_that_a_browser_made(
 def test_a_private_key_that_never_leaves_the_browser(
     script: Window, mercure: Mercure, how: str, usage: str
 ) -> None:
-    """As docs/extension.md has it."""
+    """As docs/encryption.md has it."""
     public = script.run(
         f"""
         return (async () => {{

@@ -116,7 +116,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("arguments", "error", "words"),
         [
-            ({}, InvalidArgument, "whose access is ended"),
+            ({}, InvalidArgument, "needs a user"),
             ({"user": ""}, InvalidArgument, "user is ''"),
             ({"user": True}, InvalidArgument, "user is True"),
             ({"jti": ""}, InvalidArgument, "jti is ''"),
@@ -153,7 +153,7 @@ class TestRequest:
         mercure = Mercure()
         with (
             make_app(mercure, URL="http://127.0.0.1:9/.well-known/mercure").app_context(),
-            pytest.raises(HubUnreachable, match="to ask again does no harm") as raised,
+            pytest.raises(HubUnreachable, match="calling again does no harm") as raised,
         ):
             mercure.revoke(7)
         frames = "".join(map(str, raised.traceback))

@@ -138,7 +138,7 @@ def _read_file(path: str) -> tuple[dict[str, str], _Tables, _Tables]:
         raise SettingError(f"{CONFIG.variable}: {path!r} is not TOML: {error}") from None
     rules = _tables_of(content, "retention")
     if "retention" in content:
-        raise SettingError(f"retention in {path}: is no table; write [[retention]] above its keys")
+        raise SettingError(f"retention in {path}: is not a table; write [[retention]] above its keys")
     unknown = [name for name in content if name not in ROWS]
     if unknown:
         known = ", ".join(ROWS)

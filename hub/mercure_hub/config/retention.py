@@ -58,8 +58,8 @@ def from_table(table: Mapping[str, object]) -> Rule:
             raise RuleError(f"{name}: there is no such key; known are {', '.join(known)}")
     named = [name for name in _TYPES if name in table]
     if len(named) != 1:
-        problem = "both are there" if named else "neither is there"
-        raise RuleError(f"match, match_urlpattern: {problem}; give one of them")
+        problem = "both are given; keep one" if named else "neither is given; add one"
+        raise RuleError(f"match, match_urlpattern: {problem}")
     value = table[named[0]]
     if not isinstance(value, str) or not value:
         raise RuleError(f"{named[0]}: is {shown(value)}; give a string that is not empty")

@@ -166,9 +166,7 @@ def from_form(fields: Pairs, issuer: str, now: float) -> tuple[Revocation, ...]:
             raise InvalidRequest(f"There is no field {name[:40]!r}; there are {', '.join(sorted(_FIELDS))}.")
     claims = [(name, value) for name, value in fields if name in REVOCABLE]
     if not claims:
-        raise InvalidRequest(
-            "Whose tokens are revoked? Name a user (sub), a session (sid) or a token (jti).", "sub"
-        )
+        raise InvalidRequest("Nothing to revoke: name a user (sub), a session (sid) or a token (jti).", "sub")
     topics = [_topic(value) for name, value in fields if name == "topic"]
     if len(claims) * max(len(topics), 1) > _MAX_NAMES:
         raise ContentTooLarge(

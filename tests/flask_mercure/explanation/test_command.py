@@ -98,7 +98,7 @@ def test_an_update_that_is_public(app: App) -> None:
 
 
 def test_a_topic_without_updates(app: App) -> None:
-    assert "the hub has none on this topic, or does not tell" in app.explain("--user", "7", "nothing")[1]
+    assert "the hub has none on this topic, or does not say" in app.explain("--user", "7", "nothing")[1]
 
 
 def test_a_visitor(app: App) -> None:
