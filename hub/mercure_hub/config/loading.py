@@ -21,7 +21,6 @@ from mercure_hub.protocol.errors import KeyMaterialError, shown
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key, fitting
-from mercure_hub.storage.address import EngineKind, address_of
 from mercure_hub.storage.interface import Rule
 
 _PASSWORD = re.compile(r"(?<=://)\S*(?=@)")  # the user and password in a URL, in which a / may not be escaped
@@ -206,7 +205,6 @@ def _settings(given: _Given) -> Settings:
         retention.check_patterns(settings.retention, settings.kept.base)
     except RuleError as error:
         raise SettingError(f"[[retention]] in {given.path}: {error}") from None
-    _check_engine(settings)
     return _checked(settings)
 
 
@@ -319,15 +317,6 @@ def _other_issuers(tables: Sequence[Mapping[str, object]], path: str) -> list[Is
             named = shown(table["identifier"]) if table.get("identifier") else f"number {number}"
             raise SettingError(f"[[issuer]] {named} in {path}: {error}") from None
     return others
-
-
-def _check_engine(settings: Settings) -> None:
-    address = address_of(settings.transport_url)
-    if settings.retention and address.kind is EngineKind.REDIS:
-        raise SettingError(
-            f"[[retention]]: {address.shown} keeps all updates alike; use SQLite or PostgreSQL "
-            "(MERCURE_TRANSPORT_URL), or remove these tables"
-        )
 
 
 def _rules(tables: Sequence[Mapping[str, object]], path: str) -> tuple[Rule, ...]:

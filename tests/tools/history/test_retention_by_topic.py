@@ -9,10 +9,12 @@ import pytest
 
 from mercure_hub.storage.address import address_of
 from mercure_hub.storage.engines import link_to
-from mercure_hub.storage.interface import Resume, Retention, Rule
+from mercure_hub.storage.interface import Batch, Resume, Retention, Rule
+from mercure_hub.storage.redis.link import RedisLink
 from mercure_hub.tools.history.copying import copy
 from mercure_hub.tools.history.engines import opened
 from mercure_hub.tools.history.history import HistoryError, Selection, prune, select
+from tests.engines import RedisServer
 from tests.storage.log import Log, beside, until, update
 
 pytestmark = pytest.mark.minutes
@@ -123,3 +125,47 @@ def test_a_copy_goes_on_after_its_last_update_was_discarded(filled: Path, tmp_pa
         database.execute("UPDATE mercure_update SET data = x'00'")
     with opened(urls[0]) as one, opened(urls[1]) as other, pytest.raises(HistoryError, match="is not a copy"):
         copy(one, other, lambda _: None)
+
+
+def test_the_commands_know_what_rules_discarded_in_redis(valkey_engine: RedisServer, tmp_path: Path) -> None:
+    url = valkey_engine.url()
+    clock = [0.0]
+
+    def discard(kept: Retention) -> None:
+        clock[0] += 2 * HOUR
+        link = RedisLink(address_of(url), kept, ahead=lambda: clock[0])
+        link.open()
+        for _ in range(3):
+            link.discard()
+        link.end_lease(link.node)
+        link.close(is_writer_left=False)
+
+    kept = Retention(rules=RULES)
+    link = RedisLink(address_of(url), kept)
+    link.open()
+    names = [f"{kind} {n}" for n in range(5) for kind in ("answer", "gauge", "other", "order")]
+    updates = [update(f"/{one.partition(' ')[0]}s/1", id=one) for one in names]
+    link.append(Batch(1, updates, [False] * len(updates), ()))
+    link.close(is_writer_left=False)
+    discard(kept)
+    left = [one for one in names if one.startswith("other") or one in ("gauge 4", *names[7::4])]
+    with opened(url) as history:
+        assert [row.update.id for row in select(history, Selection())] == left
+        found = history.statistics(9)
+        assert (found["updates"], found["ever_published"]) == (10, 20)
+        assert history.marks().updates_gone == 17, "the newest answer"
+        target = tmp_path / "copy.db"
+        with opened(f"sqlite:///{target}", is_made=True) as other:
+            assert copy(history, other, lambda _: None).updates == 10
+        assert ids(target) == left
+        orders = [row for row in history.page(0, 20, Selection()) if row.update.id in ("order 1", "order 2")]
+        assert history.delete(orders) == 2
+    link = RedisLink(address_of(url), kept)
+    link.open()
+    later = [update("/orders/1", id=f"order {n}") for n in range(5, 8)]
+    link.append(Batch(1, later, [False] * 3, ()))
+    link.close(is_writer_left=False)
+    discard(kept)
+    with opened(url) as history:
+        stored = [row.update.id for row in select(history, Selection())]
+    assert [one for one in stored if one.startswith("order")] == [f"order {n}" for n in range(4, 8)]

@@ -12,7 +12,7 @@ import json
 import select
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
@@ -23,6 +23,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
 from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage import trimming
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.encoding import MAX_PAGE, decoded_topics, encoded_topics, topic_hash
@@ -47,8 +48,10 @@ from mercure_hub.storage.interface import (
     Unstorable,
 )
 from mercure_hub.storage.redis import scripts
+from mercure_hub.storage.redis.by_rules import RedisTables, beginning_from, declaration
 from mercure_hub.storage.redis.connection import Broken, Line, Lines, Server, exchange
-from mercure_hub.storage.redis.scripts import SCHEMA, Argument, Command
+from mercure_hub.storage.redis.scripts import SCHEMA, Argument, Command, columns
+from mercure_hub.storage.trimming import RuleTrimmer
 
 _READERS = 3  # connections for other threads
 _STEP = 256  # updates that one step of retention discards: more than a batch brings, mostly
@@ -89,6 +92,7 @@ class RedisLink:
         self._known_adoption = 0  # the last one whose answer was received
         self._has_events = False
         self._discard_at = 0.0
+        self._by_rules = RuleTrimmer(kept)
         self._turn = contextlib.nullcontext()
 
     @property
@@ -110,11 +114,17 @@ class RedisLink:
         """Connect, make the state if it is not there, and take a lease."""
         try:
             self.renew()
+            self._declare()
             self._epoch = self.position().epoch.encode()
             self._has_events = bool(self._ask(("EXISTS", self._key("events"))))
         except StorageError:
             self.close(is_writer_left=False)
             raise
+
+    def _declare(self) -> None:
+        """Put the rules in force, unless they are."""
+        with self._errors("written"):
+            self._writer.ask(declaration(self._prefix, self._by_rules.rules))
 
     def _key(self, name: str) -> bytes:
         return self._prefix + name.encode()
@@ -258,10 +268,28 @@ class RedisLink:
             self._kept.size,
             int(self._kept.max_age * 1000),
             _STEP,
+            self._by_rules.rules.text,
         )
         with self._errors("written"):
-            if self._writer.ask(call)[0]:
-                self._discard_at = 0.0
+            more, text = self._writer.ask(call)[0]
+            if self._kept.rules:
+                more = self._discard_by_rules() or more
+        if self._kept.is_bounded and not self._kept.rules:
+            self._by_rules.is_in_force(text.decode())  # or it says that this hub discards nothing
+        if more:
+            self._discard_at = 0.0
+
+    def _discard_by_rules(self) -> bool:
+        """Discard one step by rules, and tell whether there may be more."""
+        tables = RedisTables(self._writer, self._prefix, self._node, self._milliseconds)
+        if tables.is_taken:
+            return False
+        if not tables.is_declared:  # the history was deleted
+            self._declare()
+            return True
+        done = self._by_rules.step(tables, tables.now, tables.grace, by_age=True)
+        tables.finish()
+        return done >= trimming.STEP
 
     def trust_clock(self) -> None:
         """Do nothing: the clock is the server's."""
@@ -316,11 +344,16 @@ class RedisLink:
             rows = self._ask(("XRANGE", self._key(index), f"0-{sequence}", f"0-{sequence}"))
             if rows:
                 return str(rows[0][1][1].decode())
-        return None
+        past = self._ask(("ZRANGEBYSCORE", self._key("past"), sequence, sequence))
+        return str(past[0].partition(b" ")[2].decode()) if past else None
 
     def newest_update(self) -> str | None:
         """The id of the newest update of a publisher."""
         rows = self._ask(("XREVRANGE", self._key("updates"), "+", "-", "COUNT", 1))
+        newest = int(rows[0][0][2:]) if rows else 0
+        past = self._ask(("ZREVRANGEBYSCORE", self._key("past"), "+inf", f"({newest}", "LIMIT", 0, 1))
+        if past:
+            return str(past[0].partition(b" ")[2].decode())
         return rows[0][1][1].decode() if rows else None
 
     def resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
@@ -336,34 +369,33 @@ class RedisLink:
             else _Part(after, one.upto, one.topics, one.limit)
             for one, after in zip(wanted, afters, strict=True)
         ]
-        pages, beginning = self._read([part for part in parts if part is not None])
-        in_order = iter(pages)
+        beginnings = self._read([part for part in parts if part is not None], [one.topics for one in wanted])
         return [
-            Resumed(after, None if part is None else next(in_order), beginning)
-            for after, part in zip(afters, parts, strict=True)
+            Resumed(after, None if part is None else part.page(beginning), beginning)
+            for after, part, beginning in zip(afters, parts, beginnings, strict=True)
         ]
 
     def beginning(self, upto: int, topics: Collection[str] | None = None) -> Beginning:  # noqa: ARG002 - retention always notes it
         """Where the history begins, as retention noted it."""
-        return _beginning(self._ask(self._gone))
-
-    @property
-    def _gone(self) -> Command:
-        return "HMGET", self._key("state"), "updates_gone", "events_gone"
+        (beginning,) = self._read([], [topics])
+        return beginning
 
     def read(self, after: int, upto: int, topics: Collection[str] | None, limit: int) -> Page:
         """Read a part of the history."""
-        pages, _ = self._read([_Part(after, upto, topics, limit)])
-        return pages[0]
+        part = _Part(after, upto, topics, limit)
+        (beginning,) = self._read([part], [topics])
+        return part.page(beginning)
 
-    def _read(self, parts: Sequence[_Part]) -> tuple[list[Page], Beginning]:
-        """Read parts of the history in two round trips.
+    def _read(self, parts: Sequence[_Part], of_topics: Sequence[Collection[str] | None]) -> list[Beginning]:
+        """Read parts of the history in two round trips; where there are rules, in three.
 
-        :returns: and where it begins, looked up last.
+        :param of_topics: for whose subscribers to look up where it begins.
+        :returns: where it begins for each of them, looked up last.
         """
+        look = self._call(scripts.GONE)
         with self._errors("read"), self._readers.line() as line:
             *replies, gone = line.ask(
-                *[command for part in parts for command in part.commands(self._prefix)], self._gone
+                *[command for part in parts for command in part.commands(self._prefix)], look
             )
             for part in parts:
                 count = part.count
@@ -371,11 +403,14 @@ class RedisLink:
                 del replies[:count]
             lookups = [part for part in parts if part.sequences]
             if lookups:
-                *replies, gone = line.ask(*[part.lookup(self._prefix) for part in lookups], self._gone)
+                *replies, gone = line.ask(*[part.lookup(self._prefix) for part in lookups], look)
                 for part, reply in zip(lookups, replies, strict=True):
                     part.entries = _entries(reply)
-        beginning = _beginning(gone)
-        return [part.page(beginning) for part in parts], beginning
+            asked = [_hashes(topics) for topics in of_topics]
+            newest = [0] * len(asked)
+            if len(gone) > 2 and any(asked):  # there are rules, or were
+                *newest, gone = line.ask(*[self._call(scripts.OF_TOPICS, one) for one in asked], look)
+        return [beginning_from(gone, one) for one in newest]
 
     def topics(self, after: int, upto: int, beyond: int | None, limit: int) -> TopicPage:
         """Topics in a part of the history, in the order of their hashes."""
@@ -402,7 +437,7 @@ class RedisLink:
                 for topic, upto in wanted[start : start + at_once]:
                     arguments += (_hash(topic_hash(topic)), upto)
                 (reply,) = line.ask(self._call(scripts.NEWEST, limit, *arguments))
-                for number, sequence, topics, size, rest in _columns(reply):
+                for number, sequence, topics, size, rest in columns(reply, 5):
                     private, _, _, is_event = decoded_rest(rest) if rest else _USUAL
                     if not is_event:
                         outline = Outline(int(sequence), decoded_topics(topics.decode()), private, int(size))
@@ -466,7 +501,7 @@ class RedisLink:
 
     def size(self) -> Size:
         """The number of updates; the bytes of the largest keys, from some samples."""
-        keys = [self._key(name) for name in ("log", "updates", "events", "ids")]
+        keys = [self._key(name) for name in ("log", "updates", "events", "ids", "past")]
         with self._errors("read"), self._readers.line() as line:
             count, *sizes = line.replies(
                 ("XLEN", self._key("updates")), *[("MEMORY", "USAGE", key) for key in keys]
@@ -582,8 +617,8 @@ class _Part:
         self._reached = upto
         self._hashes: list[bytes] | None = None
         if topics is not None and len(topics) <= MANY_TOPICS:
-            hashes = (None if _bytes(one) is None else topic_hash(one) for one in topics)
-            self._hashes = [_hash(one) for one in sorted({one for one in hashes if one is not None})]
+            hashes = _hashes(topics)
+            self._hashes = [hashes[start : start + 8] for start in range(0, len(hashes), 8)]
             self._limit = min(limit, _AT_ONCE)
             self._each = max(min(self._limit, 4 * self._limit // max(len(self._hashes), 1)), 16)
 
@@ -645,6 +680,13 @@ def _hash(value: int) -> bytes:
     return value.to_bytes(8, "big", signed=True)
 
 
+def _hashes(topics: Collection[str] | None) -> bytes:
+    """The hashes of topics, each once, in one string; none of too many."""
+    if topics is None or len(topics) > MANY_TOPICS:
+        return b""
+    return b"".join(sorted({_single_hash(one) for one in topics if _bytes(one) is not None}))
+
+
 @lru_cache(maxsize=4096)  # most updates have one topic, and a topic has many updates
 def _single_hash(topic: str) -> bytes:
     return _hash(topic_hash(topic))
@@ -695,21 +737,10 @@ def decoded_rest(encoded: bytes) -> tuple[bool, str | None, int | None, bool]:
 _USUAL = (False, None, None, False)  # the rest of an update that has none
 
 
-def _columns(reply: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
-    """The rows of five texts that scripts return as two."""
-    lengths, joined = reply
-    parts: list[bytes] = []
-    end = 0
-    for length in map(int, lengths.split()):
-        begin, end = end, end + length
-        parts.append(joined[begin:end])
-    return zip(*[iter(parts)] * 5, strict=True)
-
-
 def _entries(reply: Sequence[bytes]) -> list[Entry]:
     """The entries that ``scripts.PAGE`` and ``scripts.ENTRIES`` return."""
     entries: list[Entry] = []
-    for sequence, id_, topics, data, rest in _columns(reply):
+    for sequence, id_, topics, data, rest in columns(reply, 5):
         texts = decoded_topics(topics.decode()), data.decode(), id_.decode()
         if rest:
             private, type_, retry, is_event = decoded_rest(rest)
@@ -723,8 +754,3 @@ def decoded_revocation(stored: bytes) -> Revocation:
     """A revocation, from what is stored."""
     before, until, name, topic = stored.split(b" ", 3)
     return Revocation(bytes.fromhex(name.decode()), topic.decode(), float(before), float(until))
-
-
-def _beginning(gone: Sequence[bytes | None]) -> Beginning:
-    updates, events = (int(one or 0) for one in gone)
-    return Beginning(updates + 1, events + 1)

@@ -14,6 +14,14 @@ pattern of an ACL can name them:
   for retention: id, hashes of the topics (``h``), milliseconds since 1970 (``a``), of events the bytes up to
   here (``b``). What is discarded can be found without its data.
 * ``ids``: a hash from an id to the earliest sequence; ``i:ID``: a sorted set with the later ones.
+* ``rules``: a hash about retention by topic: the ``text`` of the rules in force, their ``generation`` and
+  ``count`` with the rest, the sequence up to which updates are ``assigned``, what each has discarded
+  (``gone:NUMBER``, ``strays:NUMBER``), what was discarded before (``before``, ``rest_before``), and up to
+  where it is ``forgotten`` of which topics.
+* ``r:GENERATION:NUMBER``: a sorted set with the sequences that belong to a rule; ``earlier``: a set with the
+  names of those of earlier generations.
+* ``past``: a sorted set with sequence and id of what rules have discarded, which ``ids`` still has; ``gone``:
+  one with the hashes of its topics, each with the newest sequence.
 * ``t:HASH``: a sorted set with the sequences of a topic; ``topics``: one with hash and topic.
 * ``nodes``: a hash from a node to the number and the first sequence of its last batch, with an ``x`` once the
   node counts as dead; ``leases``: a sorted set of the living with the time at which their leases end;
@@ -32,6 +40,7 @@ Times are those of the server, but for those of revocations.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from hashlib import sha1
 
 from mercure_hub.storage.interface import (
@@ -68,6 +77,20 @@ class Script:
         return "EVALSHA", self._sha, 1, prefix, *arguments
 
 
+def columns(reply: Sequence[bytes], width: int) -> Iterable[tuple[bytes, ...]]:
+    """The rows that scripts return as two strings: the lengths of all texts, and all texts in one.
+
+    :param width: texts of a row.
+    """
+    lengths, joined = reply
+    parts: list[bytes] = []
+    end = 0
+    for length in map(int, lengths.split()):
+        begin, end = end, end + length
+        parts.append(joined[begin:end])
+    return zip(*[iter(parts)] * width, strict=True)
+
+
 _HEAD = """
 local p, call, sub = KEYS[1], redis.call, string.sub
 local function now(ahead)
@@ -85,7 +108,7 @@ MAKE = f"""
 """The part of a script that makes the ``state`` if it is not there."""
 
 FORGET = """
-    local function forget(sequence, id, hashes)
+    local function forget_id(sequence, id)
         if call('HGET', ids, id) == sequence then
             local later = call('ZPOPMIN', p .. 'i:' .. id)
             if later[1] then
@@ -96,6 +119,8 @@ FORGET = """
         else
             call('ZREM', p .. 'i:' .. id, sequence)
         end
+    end
+    local function forget_topics(sequence, hashes)
         for h = 1, #hashes, 8 do
             local hash = sub(hashes, h, h + 7)
             local topic = p .. 't:' .. hash
@@ -106,7 +131,7 @@ FORGET = """
         end
     end
 """
-"""The part of a script with a function that removes an update from ``ids`` and ``topics``."""
+"""The part of a script with functions that remove an update from ``ids`` and ``topics``."""
 
 KEEP = """
     local log, ids, topics = p .. 'log', p .. 'ids', p .. 'topics'
@@ -451,19 +476,25 @@ For each entry the place of its topic among those, and its sequence, topics, siz
 strings as ``PAGE`` does.
 """
 
+_TURN = f"""
+    local turn = call('HMGET', p .. 'state', 'discards', 'discards_until')
+    local is_taken = turn[1] and turn[1] ~= node and tonumber(turn[2]) > at
+    local shared = at - {int(SHARED_GRACE * 1000)}
+    local others = call('ZCARD', p .. 'leases') - (call('ZSCORE', p .. 'leases', node) and 1 or 0)
+    local is_shared = others > 0 or call('ZCOUNT', p .. 'dead', shared, '+inf') > 0
+"""
+
 DISCARD = Script(
     "allow-oom",
     f"""
     local node, at = ARGV[1], now(ARGV[2])
     local size, age, step = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
     local state, ids, topics = p .. 'state', p .. 'ids', p .. 'topics'
-    local turn = call('HMGET', state, 'discards', 'discards_until')
-    if turn[1] and turn[1] ~= node and tonumber(turn[2]) > at then
-        return 0
+    local text = call('HGET', p .. 'rules', 'text') or ''
+    {_TURN}
+    if is_taken then
+        return {{0, text}}
     end
-    local shared = at - {int(SHARED_GRACE * 1000)}
-    local others = call('ZCARD', p .. 'leases') - (call('ZSCORE', p .. 'leases', node) and 1 or 0)
-    local is_shared = others > 0 or call('ZCOUNT', p .. 'dead', shared, '+inf') > 0
     local newest = is_shared and shared or at
     {FORGET}
     local function discard(stream, gone, is_too_old)
@@ -483,7 +514,8 @@ DISCARD = Script(
                 break
             end
             places[k] = entry[1]
-            forget(sub(entry[1], 3), entry[2][2], entry[2][4])
+            forget_id(sub(entry[1], 3), entry[2][2])
+            forget_topics(sub(entry[1], 3), entry[2][4])
             work = work + 3 + #entry[2][4] / 8
         end
         if #places > 0 then
@@ -495,7 +527,7 @@ DISCARD = Script(
         return (#places == step or work > step * 4) and 1 or 0
     end
     local more = 0
-    if size > 0 or age > 0 then
+    if text == '' and ARGV[6] == '' and (size > 0 or age > 0) then
         local surplus = size > 0 and call('XLEN', p .. 'updates') - size or 0
         local oldest = age > 0 and at - age or 0
         more = discard(p .. 'updates', 'updates_gone', function(k, time)
@@ -510,10 +542,282 @@ DISCARD = Script(
     local more_events = discard(p .. 'events', 'events_gone', function(_, time, fields)
         return bytes - fields[8] >= {EVENTS_BYTES} or time < oldest
     end)
-    return math.max(more, more_events)
+    return {{math.max(more, more_events), text}}
     """,
 )
-"""Discards one step of what is too old. Returns 1 if there is more."""
+"""Discards one step of what is too old; updates of publishers only if there are no rules, here and there.
+
+Returns 1 if there is more, and the text of the rules that are in force.
+"""
+
+DECLARE = Script(
+    "allow-oom",
+    """
+    local text, count, rules = ARGV[1], ARGV[2], p .. 'rules'
+    local old = call('HMGET', rules, 'text', 'generation', 'count', 'before')
+    local generation = old[2] or '0'
+    if (old[1] or '') == text then
+        return 0
+    end
+    local before = tonumber(old[4] or '0')
+    for number = 0, tonumber(old[3] or '0') - 1 do
+        before = math.max(before, tonumber(call('HGET', rules, 'gone:' .. number) or '0'))
+        call('HDEL', rules, 'gone:' .. number, 'strays:' .. number)
+        local group = 'r:' .. generation .. ':' .. number
+        if call('EXISTS', p .. group) == 1 then
+            call('SADD', p .. 'earlier', group)
+        end
+    end
+    call('HSET', rules, 'text', text, 'generation', generation + 1, 'count', count, 'assigned', 0)
+    call('HSET', rules, 'before', before, 'rest_before', call('HGET', p .. 'state', 'updates_gone'))
+    return 1
+    """,
+)
+"""Puts rules in force, unless they are."""
+
+RULES = Script(
+    "no-writes",
+    f"""
+    local node, at = ARGV[1], now(ARGV[2])
+    {_TURN}
+    local found = call('HMGET', p .. 'rules', 'text', 'generation', 'assigned', 'count')
+    local counts = {{}}
+    for number = 0, tonumber(found[4] or '0') - 1 do
+        counts[number + 1] = call('ZCARD', p .. 'r:' .. found[2] .. ':' .. number)
+    end
+    return {{
+        is_taken and 1 or 0, at, is_shared and 1 or 0,
+        found[1] or '', found[2] or '', found[3] or '0', counts
+    }}
+    """,
+)
+"""Returns what there is about rules.
+
+That is: whether another node discards now, the time, whether other nodes read here, the text of the rules,
+their generation (empty: there never were any), up to where updates are assigned, and how many to each.
+"""
+
+CLEAR = Script(
+    "allow-oom",
+    """
+    local group = call('SRANDMEMBER', p .. 'earlier')
+    if not group then
+        return 0
+    end
+    local gone = call('ZPOPMIN', p .. group, ARGV[1])
+    if call('EXISTS', p .. group) == 0 then
+        call('SREM', p .. 'earlier', group)
+    end
+    return #gone / 2
+    """,
+)
+"""Forgets some of what was assigned to earlier rules, and returns how many."""
+
+_DESCRIBE = """
+    local lengths, parts = {}, {}
+    local function add(part)
+        parts[#parts + 1], lengths[#lengths + 1] = part, #part
+    end
+    local function describe(sequence, entry)
+        add(sequence)
+        if not entry then
+            for _ = 1, 3 do add('') end
+            return
+        end
+        local fields, values = entry[2], {}
+        local hashes = fields[4]
+        for h = 1, #hashes, 8 do
+            local hash = sub(hashes, h, h + 7)
+            local low, high = '[' .. hash, '(' .. hash .. '\\255'
+            local member = call('ZRANGEBYLEX', p .. 'topics', low, high, 'LIMIT', 0, 1)[1]
+            values[#values + 1] = member and sub(member, 9)
+        end
+        add(fields[2])
+        add(cjson.encode(values))
+        add(fields[6])
+    end
+    local function described()
+        return {table.concat(lengths, ' '), table.concat(parts)}
+    end
+"""
+
+FOLLOWING = Script(
+    "no-writes",
+    _DESCRIBE
+    + """
+    for _, entry in ipairs(call('XRANGE', p .. 'updates', '(0-' .. ARGV[1], '+', 'COUNT', ARGV[2])) do
+        describe(sub(entry[1], 3), entry)
+    end
+    return described()
+    """,
+)
+"""Returns updates of publishers after a sequence, without their data.
+
+Of each come the sequence, the id, the topics and the time; in two strings as ``PAGE`` does.
+"""
+
+DESCRIBED = Script(
+    "no-writes",
+    _DESCRIBE
+    + """
+    for _, sequence in ipairs(ARGV) do
+        local place = '0-' .. sequence
+        describe(sequence, call('XRANGE', p .. 'updates', place, place)[1])
+    end
+    return described()
+    """,
+)
+"""The same for given sequences; what is not there has no time."""
+
+NTH = Script(
+    "no-writes",
+    """
+    local found = {}
+    for k = 1, #ARGV, 3 do
+        local topic = p .. 't:' .. ARGV[k]
+        local place = call('ZCOUNT', topic, '(' .. ARGV[k + 1], '+inf') + ARGV[k + 2]
+        found[#found + 1] = call('ZREVRANGE', topic, place, place)[1] or ''
+    end
+    return found
+    """,
+)
+"""Returns sequences of topics, counted back.
+
+For each are given the hash of its topic, the last sequence, and how many to skip.
+"""
+
+ASSIGN = Script(
+    "allow-oom",
+    """
+    local rules, generation, before = p .. 'rules', ARGV[3], ARGV[4]
+    local found = call('HMGET', rules, 'generation', 'assigned')
+    if found[1] ~= generation or found[2] ~= before then
+        return 0
+    end
+    for k = 5, #ARGV, 2 do
+        local sequence = ARGV[k + 1]
+        local place = '0-' .. sequence
+        if call('XRANGE', p .. 'updates', place, place)[1] then
+            call('ZADD', p .. 'r:' .. generation .. ':' .. ARGV[k], sequence, sequence)
+        end
+    end
+    call('HSET', rules, 'assigned', ARGV[#ARGV])
+    call('HSET', p .. 'state', 'discards', ARGV[1], 'discards_until', now(ARGV[2]) + 3000)
+    return 1
+    """,
+)
+"""Assigns updates that are there to rules, if all before them are assigned and nothing after."""
+
+DISCARD_BY_RULE = Script(
+    "allow-oom",
+    f"""
+    local generation, number, strays, remembered = ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+    local state, rules, ids, topics = p .. 'state', p .. 'rules', p .. 'ids', p .. 'topics'
+    local updates, past, gone = p .. 'updates', p .. 'past', p .. 'gone'
+    if call('HGET', rules, 'generation') ~= generation then
+        return 0
+    end
+    {FORGET}
+    local newest, added = 0, 0
+    for k = 7, #ARGV do
+        local sequence = ARGV[k]
+        local place = '0-' .. sequence
+        local entry = call('XRANGE', updates, place, place)[1]
+        call('ZREM', p .. 'r:' .. generation .. ':' .. number, sequence)
+        if entry then
+            local id, hashes = entry[2][2], entry[2][4]
+            call('XDEL', p .. 'log', place)
+            call('XDEL', updates, place)
+            forget_topics(sequence, hashes)
+            newest = math.max(newest, tonumber(sequence))
+            if number == '0' then
+                forget_id(sequence, id)
+            else
+                call('ZADD', past, sequence, sequence .. ' ' .. id)
+                for h = 1, #hashes, 8 do
+                    call('ZADD', gone, 'GT', sequence, sub(hashes, h, h + 7))
+                    added = added + 1
+                end
+            end
+        end
+    end
+    local function note(key, field, value)
+        if value > tonumber(call('HGET', key, field) or '0') then
+            call('HSET', key, field, value)
+        end
+    end
+    if number == '0' then
+        note(state, 'updates_gone', newest)
+    else
+        note(rules, 'gone:' .. number, newest)
+        note(rules, 'strays:' .. number, strays)
+        local function oldest(key)
+            return call('ZPOPMIN', key, math.max(math.min(call('ZCARD', key) - remembered, 2 * added), 0))
+        end
+        for k, member in ipairs(oldest(past)) do
+            if k % 2 == 1 then
+                local space = string.find(member, ' ', 1, true)
+                forget_id(sub(member, 1, space - 1), sub(member, space + 1))
+            end
+        end
+        local forgotten = oldest(gone)
+        note(rules, 'forgotten', tonumber(forgotten[#forgotten] or '0'))
+    end
+    call('HSET', state, 'discards', ARGV[1], 'discards_until', now(ARGV[2]) + 3000)
+    return 1
+    """,
+)
+"""Discards updates of a rule, and notes that; of those of the rest nothing stays."""
+
+UNASSIGN = """
+    local found = call('HMGET', p .. 'rules', 'generation', 'count')
+    local function unassign(sequence)
+        for number = 0, tonumber(found[2] or '0') - 1 do
+            if call('ZREM', p .. 'r:' .. found[1] .. ':' .. number, sequence) == 1 then
+                return
+            end
+        end
+    end
+"""
+"""The part of a script with a function that takes an update out of the rules."""
+
+GONE = Script(
+    "no-writes",
+    """
+    local rules = p .. 'rules'
+    local found = call('HMGET', p .. 'state', 'updates_gone', 'events_gone')
+    local of_rules = call('HMGET', rules, 'generation', 'text', 'rest_before', 'before', 'forgotten', 'count')
+    local gone = {found[1] or '0', found[2] or '0'}
+    if of_rules[1] then
+        for k = 2, 5 do
+            gone[#gone + 1] = of_rules[k] or '0'
+        end
+        for number = 1, tonumber(of_rules[6]) - 1 do
+            gone[#gone + 1] = call('HGET', rules, 'gone:' .. number) or '0'
+            gone[#gone + 1] = call('HGET', rules, 'strays:' .. number) or '0'
+        end
+    end
+    return gone
+    """,
+)
+"""Returns what was discarded: up to where of updates and of events.
+
+If there ever were rules, also: the text of those in force, what was discarded before of the rest and by
+rules, up to where topics are forgotten, and of each rule what it discarded, and of that what has other topics
+too.
+"""
+
+OF_TOPICS = Script(
+    "no-writes",
+    """
+    local newest, hashes = 0, ARGV[1]
+    for h = 1, #hashes, 8 do
+        newest = math.max(newest, tonumber(call('ZSCORE', p .. 'gone', sub(hashes, h, h + 7)) or '0'))
+    end
+    return newest
+    """,
+)
+"""Returns the newest that rules have discarded of topics, whose hashes are given in one string."""
 
 REVOKE = Script(
     "allow-oom",
@@ -577,12 +881,23 @@ CHECK = Script(
 )
 """Writes something that changes nothing."""
 
-_WORKING = (APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, NEWEST, DISCARD, REVOKE, REVOCATIONS, CHECK)
+_WORKING = (
+    *(APPEND, OUTCOME, RENEW, ADOPT, OTHERS, PAGE, ENTRIES, NEWEST, DISCARD, REVOKE, REVOCATIONS, CHECK),
+    *(DECLARE, RULES, CLEAR, FOLLOWING, DESCRIBED, NTH, ASSIGN, DISCARD_BY_RULE, GONE, OF_TOPICS),
+)
 _TAKES_NOTHING = frozenset({"DEL", "EXISTS", "SMEMBERS", "SPOP", "SRANDMEMBER", "XLEN", "ZCARD", "ZPOPMIN"})
 _TAKES_TWO = frozenset(
     {
         *("HINCRBY", "HSET", "HSETNX", "XRANGE", "XREVRANGE"),
-        *("ZADD", "ZCOUNT", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREVRANGEBYSCORE", "ZREMRANGEBYLEX"),
+        *(
+            "ZADD",
+            "ZCOUNT",
+            "ZRANGEBYLEX",
+            "ZRANGEBYSCORE",
+            "ZREVRANGE",
+            "ZREVRANGEBYSCORE",
+            "ZREMRANGEBYLEX",
+        ),
     }
 )
 _CALLS = {name for script in _WORKING for name in re.findall(r"[( ]call\('([A-Z]+)'", script.text)}

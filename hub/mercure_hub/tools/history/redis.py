@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
@@ -19,9 +20,20 @@ from mercure_hub.protocol.update import Update
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.encoding import decoded_topics, encoded_topics, topic_hash
 from mercure_hub.storage.interface import SHARED_GRACE
+from mercure_hub.storage.redis.by_rules import beginning_from
 from mercure_hub.storage.redis.connection import Line, Server
 from mercure_hub.storage.redis.link import decoded_rest, decoded_revocation, encoded_rest
-from mercure_hub.storage.redis.scripts import FORGET, KEEP, MAKE, REVOCATIONS, SCHEMA, Argument, Script
+from mercure_hub.storage.redis.scripts import (
+    FORGET,
+    GONE,
+    KEEP,
+    MAKE,
+    REVOCATIONS,
+    SCHEMA,
+    UNASSIGN,
+    Argument,
+    Script,
+)
 from mercure_hub.tools.history.history import (
     PAGE,
     STOP_ALL,
@@ -127,6 +139,7 @@ _DELETE = Script(
     f"""
     local state, ids, topics = p .. 'state', p .. 'ids', p .. 'topics'
     {FORGET}
+    {UNASSIGN}
     local gone = 0
     for k = 1, #ARGV, 3 do
         local place = '0-' .. ARGV[k]
@@ -134,7 +147,9 @@ _DELETE = Script(
             gone = gone + 1
             call('XDEL', p .. 'updates', place)
             call('XDEL', p .. 'events', place)
-            forget(ARGV[k], ARGV[k + 1], ARGV[k + 2])
+            forget_id(ARGV[k], ARGV[k + 1])
+            forget_topics(ARGV[k], ARGV[k + 2])
+            unassign(ARGV[k])
         end
     end
     local first = call('XRANGE', p .. 'updates', '-', '+', 'COUNT', 1)[1]
@@ -214,6 +229,15 @@ class RedisHistory:
         return float(int(seconds) + int(microseconds) / 1_000_000)
 
     def marks(self) -> Marks:
+        """The state; for rules as if what they discarded was the beginning."""
+        marks = self.state()
+        discarded = beginning_from(self.run(GONE), 0).discarded
+        if discarded is None:
+            return marks
+        gone = max(discarded.before, *(newest for newest, _ in discarded.by_rule), marks.updates_gone)
+        return replace(marks, updates_gone=gone)
+
+    def state(self) -> Marks:
         """The state, with the events that the stream of events has counted."""
         names = ("last", "events_base", "updates_gone", "events_gone")
         last, base, *gone = (int(one or 0) for one in self._ask("HMGET", self._key("state"), *names))
@@ -370,7 +394,7 @@ class RedisWriter:
     def __init__(self, history: RedisHistory) -> None:
         self._history = history
         self._epoch = uuid.uuid4().hex
-        self._marks = history.marks()
+        self._marks = history.state()
         self._first = self._marks.last
 
     @property
