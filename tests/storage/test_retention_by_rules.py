@@ -531,7 +531,8 @@ class TestRedis:
             node.append(*[update(f"/answers/{n}/{k}", f"/answers/{n}", id=f"{n} {k % 9}") for k in range(20)])
         pass_time(valkey, node, 2 * HOUR)
         assert node.sequences() == []
-        with closing(Redis(host=valkey_engine.host, port=valkey_engine.port)) as client:
+        server: Any = Redis(host=valkey_engine.host, port=valkey_engine.port)
+        with closing(server) as client:
             left = {key.removeprefix(valkey.prefix.encode()) for key in client.keys(f"{valkey.prefix}*")}
             assert {key for key in left if key[:2] in (b"t:", b"r:") or key == b"topics"} == set()
             counts = [client.zcard(valkey.prefix + key) for key in ("past", "gone")]
