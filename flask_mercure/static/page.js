@@ -58,7 +58,7 @@ function followPage() {
   turnTo(connection, topics, lastEventId);
 }
 
-document.addEventListener("turbo:render", followPage);
+globalThis.document?.addEventListener("turbo:render", followPage); // a server may import this, too
 
 const isConnected = () => connection !== null && connection.state !== "closed";
 
