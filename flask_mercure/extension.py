@@ -73,7 +73,7 @@ class Mercure(Hub):
         outbox = _open_outbox(app, settings)
         pages.install(app, state, settings.static_path)
         app.extensions[grants.KEY] = partial(self._cookie_of, default)
-        page_session.install(app, settings.static_path, app.extensions[grants.KEY])
+        page_session.install(app, settings.static_path)
         app.extensions[pipeline.KEY] = Pipeline(app.app_context, settings, outbox)
         app.extensions[KEY] = state
         request_finished.connect(keep_cookies_private, app)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import Headers
 
 from flask_mercure.errors import ConfigurationError, NotGranted
-from flask_mercure.grants import Grants, UserCookie, identity, keyed, ungranted
+from flask_mercure.grants import KEY, Grants, UserCookie, identity, keyed, ungranted
 from flask_mercure.pages import REFRESH, RENEW_AT, module_url, page_options, refresh_url
 from flask_mercure.state import HubState, state_of
 from flask_mercure.topics import Topics, matchers
@@ -67,34 +66,14 @@ def session(
     return _finished(response, document)
 
 
-def install(app: Flask, path: str, cookie_of: Callable[[str], UserCookie | None]) -> None:
+def install(app: Flask, path: str) -> None:
     """Add the view that renews cookies and tokens.
 
     It takes a POST, and answers 401 when ``subscribe_grants`` gives nothing, 404 where that is not used.
 
     :param app: the application.
     :param path: of the app, where it serves the JavaScript module.
-    :param cookie_of: the cookie of a hub's users, by the name of the hub; ``None`` where it is not used.
     """
-
-    def refresh(hub: str) -> Response:
-        hubs = state_of(current_app)
-        cookie = cookie_of(hub) if hub in hubs.hubs else None
-        if cookie is None:
-            return _refusal(404, "No function is registered with subscribe_grants for such a hub.")
-        if not is_of_a_script(request.headers):
-            return _refusal(403, f"A form of another site could have sent this; scripts send {_HEADER}.")
-        state = hubs.hub(hub)
-        seal = request.args.get("token")
-        if seal is not None and not hmac.compare_digest(
-            seal.encode("utf-8", "replace"), _seal(state).encode()
-        ):
-            return _refusal(403, "This app has not given this address to a page.")
-        grants = cookie.current()
-        if grants is None:
-            return _refusal(401, _NOBODY)
-        response = Response(mimetype="application/json")
-        return _finished(response, _access(state, cookie, response, grants, as_token=seal is not None))
 
     @app.url_value_preprocessor
     def exempt(endpoint: str | None, _: object) -> None:
@@ -102,9 +81,27 @@ def install(app: Flask, path: str, cookie_of: Callable[[str], UserCookie | None]
         # hooks of the app, in whatever order its extensions came.
         protection = app.extensions.get(_CSRF) if endpoint == REFRESH else None
         if protection is not None and hasattr(protection, "exempt"):
-            protection.exempt(refresh)
+            protection.exempt(_refresh)
 
-    app.add_url_rule(f"{path.rstrip('/')}/refresh/<hub>", REFRESH, refresh, methods=["POST"])
+    app.add_url_rule(f"{path.rstrip('/')}/refresh/<hub>", REFRESH, _refresh, methods=["POST"])
+
+
+def _refresh(hub: str) -> Response:
+    hubs = state_of(current_app)
+    cookie = current_app.extensions[KEY](hub) if hub in hubs.hubs else None
+    if cookie is None:
+        return _refusal(404, "No function is registered with subscribe_grants for such a hub.")
+    if not is_of_a_script(request.headers):
+        return _refusal(403, f"A form of another site could have sent this; scripts send {_HEADER}.")
+    state = hubs.hub(hub)
+    seal = request.args.get("token")
+    if seal is not None and not hmac.compare_digest(seal.encode("utf-8", "replace"), _seal(state).encode()):
+        return _refusal(403, "This app has not given this address to a page.")
+    grants = cookie.current()
+    if grants is None:
+        return _refusal(401, _NOBODY)
+    response = Response(mimetype="application/json")
+    return _finished(response, _access(state, cookie, response, grants, as_token=seal is not None))
 
 
 def is_of_a_script(headers: Headers) -> bool:

@@ -303,5 +303,6 @@ def test_keys_change_and_nobody_is_refused(folder: Path, kind: str) -> None:
             assert (stream.take(1) if received == ["three"] else received) == ["four"]
         hub.subscribe({"match": "users/1"}, Cookie=new_cookie)
         assert hub.get({"match": "users/1"}, Cookie=old_cookie).status == 401
+        hub.wait_for_log("refused with 401")
         log = hub.log.read_text(encoding="utf-8")
         assert log.count("refused with 401") == 1

@@ -153,6 +153,8 @@ def _names(app: Flask, mercure: Mercure, db: SQLAlchemy) -> dict[str, Any]:
         "Worker": lambda queues, connection, work_horse_killed_handler: SimpleNamespace(work=lambda: None),
         "Redis": lambda: None,
         "job": SimpleNamespace(id=7),
+        "room": SimpleNamespace(id=3),
+        "claims": {"jti": "urn:uuid:1"},
         "rows": [1, 2],
         "generate": lambda question: iter(["an ", "answer"]),
         "jobs_of": lambda _: [],

@@ -197,7 +197,7 @@ def test_subscribe_prints_events_through_lost_connections(hub: FakeHub) -> None:
     assert result.stdout == (
         "id: 1\ndata: one\ndata: more\n\nid: 2\nevent: change\ndata: two\n\nid: 3\ndata: three\n\n"
     )
-    assert hub.received[0].target.partition("?")[2] == "match=a&match_urlpattern=%2Fb%2F%3Aid"
+    assert hub.received[0].target.partition("?")[2] == "match=a&match_urlpattern=%2Fb%2F%3Aid&with=topics"
     assert [request.headers["Last-Event-ID"] for request in hub.received] == ["0", "2", "2", "2"]
     token = hub.received[0].headers["Authorization"].removeprefix("Bearer ")
     claims = jwt.decode(token, options={"verify_signature": False})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from html import unescape
 from typing import Any
 
 import flask_login  # type: ignore[import-untyped]
@@ -439,7 +440,7 @@ def test_each_hub_has_its_own() -> None:
 
 def test_templates_know_the_view(site: Site) -> None:
     site.app.add_url_rule("/page", "page", lambda: render_template_string("{{ mercure_script('a') }}"))
-    page = site.client().get("/page").text
+    page = unescape(site.client().get("/page").text)
     assert f'"refresh": "{REFRESH}"' in page
     assert '"refreshAfter": 2880.0' in page
 
