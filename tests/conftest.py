@@ -39,7 +39,7 @@ __all__ = [
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
     """Tests that share it use topics of their own."""
-    with running_hub(tmp_path_factory.mktemp("hub"), anonymous=1, subscriptions=1, revocations=1) as running:
+    with running_hub(tmp_path_factory.mktemp("hub"), anonymous=1, subscriptions=1) as running:
         yield running
 
 

@@ -6,7 +6,7 @@ are a stream: no exception, and the same events however the bytes are cut.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -54,11 +54,12 @@ def test_what_is_written_is_read(
 ) -> None:
     stream = HEARTBEAT.join(encode(*event) for event in events)
     found, last_event_id, retry = read(pieces(stream, cuts))
+    positions = list(accumulate((one[0] for one in events), lambda last, own: own or last, initial="before"))
     assert found == [
-        Event(data.replace("\r\n", "\n").replace("\r", "\n"), event_id, type_ or "message")
-        for event_id, data, type_, _ in events
+        Event(data.replace("\r\n", "\n").replace("\r", "\n"), position, type_ or "message")
+        for (_, data, type_, _), position in zip(events, positions[1:], strict=True)
     ]
-    assert last_event_id == (events[-1][0] if events else "before")
+    assert last_event_id == positions[-1]
     assert retry == next((one[3] for one in reversed(events) if one[3] is not None), None)
 
 
