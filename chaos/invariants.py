@@ -127,7 +127,9 @@ class _Judge:
     def __init__(self, record: Record) -> None:
         self.record = record
         self.log = list(record.log)
-        self.place = {entry.id: index for index, entry in enumerate(self.log)}
+        self.places: dict[str, list[int]] = {}
+        for index, entry in enumerate(self.log):
+            self.places.setdefault(entry.id, []).append(index)
         self.by_number: dict[int, list[Entry]] = defaultdict(list)
         for entry in self.log:
             if entry.number >= 0:
@@ -278,11 +280,11 @@ class _Judge:
         at = begin
         begun: set[bool] = set()  # the kinds that it got something of: events of the hub, and updates
         for (id_, number), when in zip(session.received, session.arrivals, strict=True):
-            place = self.place.get(id_)
-            if place is None:
+            if id_ not in self.places:
                 words = f"{session.name} got {_update(number, id_)}, which is not in the log"
                 yield Violation(Invariant.UNSTORED, when, words, _known(number), session.name)
                 continue
+            place = self._begun_with(session, id_) if at is None else self._next(id_, wanted, at)
             index = bisect_left(wanted, place)
             if index == len(wanted) or wanted[index] != place:
                 yield self._stranger(session, self.log[place], when)
@@ -298,6 +300,20 @@ class _Judge:
                 yield Violation(Invariant.REPEATED, when, words, _known(number), session.name)
             at = max(at, index + 1)
         yield from self._rest(session, wanted, at)
+
+    def _begun_with(self, session: Session, id_: str) -> int:
+        """The place of an update at which, or after which, a stream begins.
+
+        One that was published again after the hub had discarded it has two places in the log.
+        """
+        known = (places[0] for got, _ in session.received if len(places := self.places.get(got, [])) == 1)
+        first = next(known, len(self.log))
+        return max((place for place in self.places[id_] if place < first), default=self.places[id_][0])
+
+    def _next(self, id_: str, wanted: list[int], at: int) -> int:
+        """The first place of an update that a stream has not passed, or else the last one."""
+        places = self.places[id_]
+        return next((place for place in places if bisect_left(wanted, place) >= at), places[-1])
 
     def _may_be_gone(self, session: Session, place: int, begun: set[bool]) -> bool:
         """Whether an update was discarded before the stream began, and the client was told so."""
@@ -316,17 +332,19 @@ class _Judge:
         if session.cursor is None or session.answered is None:
             return None
         if session.answered == session.cursor and session.cursor != EARLIEST:
-            place = self.place.get(session.cursor)
-            return None if place is None else bisect_left(wanted, place + 1)
+            if session.cursor not in self.places:
+                return None
+            return bisect_left(wanted, self._begun_with(session, session.cursor) + 1)
         if session.answered != EARLIEST:
             return None
         return self._forgotten(session)
 
     def _forgotten(self, session: Session) -> Violation | None:
         """A cursor that was answered with ``earliest`` though it must have been in the history."""
-        place = self.place.get(session.cursor or "")
-        if place is None or self._lately(Effect.REPLACES, session.opened, session.head):
+        places = self.places.get(session.cursor or "")
+        if not places or self._lately(Effect.REPLACES, session.opened, session.head):
             return None
+        place = places[0]
         wants_events = any(self.log[index].is_event for index in self._wanted_by(session))
         if wants_events and self._discards(session.head, events=True):
             return None
@@ -699,7 +717,7 @@ class _Judge:
                 (
                     when
                     for (id_, _), when in zip(session.received, session.arrivals, strict=True)
-                    if id_ not in self.place
+                    if id_ not in self.places
                 ),
                 None,
             )
@@ -757,7 +775,7 @@ class _Judge:
             )
             return
         got = [id_ for id_, _ in record.replayed]
-        upto = self.place.get(got[-1], len(self.log) - 1) if got else len(self.log) - 1
+        upto = self._last(got[-1]) if got and got[-1] in self.places else len(self.log) - 1
         log = self.log[: upto + 1]  # what was stored while the replay was read does not count
         for events in (False, True):
             ids = [entry.id for entry in log if entry.is_event is events]
@@ -771,7 +789,7 @@ class _Judge:
                 what = "events of the hub" if events else "updates"
                 words = f"the log has {len(ids)} {what}, a replay from the beginning {len(some)}"
                 yield Violation(Invariant.REPLAY, record.finished, words + self._first_break(ids, some))
-        places = [self.place[id_] for id_ in got if id_ in self.place]
+        places = [self._last(id_) for id_ in got if id_ in self.places]
         if places != sorted(places):
             words = "a replay from the beginning has events of the hub and updates in another order"
             yield Violation(Invariant.REPLAY, record.finished, words)
@@ -782,15 +800,18 @@ class _Judge:
         for before, after in pairwise(replayed):
             if following.get(before) != after:
                 where = [
-                    str(self.log[self.place[id_]].sequence) if id_ in self.place else id_
+                    str(self.log[self._last(id_)].sequence) if id_ in self.places else id_
                     for id_ in (before, after)
                 ]
                 return f"; it goes on with {where[1]} after {where[0]}"
         return f"; it begins with {replayed[0]}" if replayed else ""
 
     def _is_event(self, id_: str) -> bool:
-        place = self.place.get(id_)
-        return place is not None and self.log[place].is_event
+        return id_ in self.places and self.log[self._last(id_)].is_event
+
+    def _last(self, id_: str) -> int:
+        """The place that an update has in the history at the end."""
+        return self.places[id_][-1]
 
     def _leftovers(self) -> Iterator[Violation]:
         before, after = self.record.before, self.record.after

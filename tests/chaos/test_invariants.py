@@ -86,6 +86,22 @@ def record(**changes: object) -> Record:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
+def again(*numbers: int, cursor: str | None = None, answered: str | None = None) -> Record:
+    """A run in which the history keeps four updates, and the second one was stored again as the sixth.
+
+    :param numbers: what a stream got.
+    """
+    log = [*(entry(n) for n in range(1, 6)), replace(entry(6, number=2), id="id-2"), entry(7)]
+    made = record(
+        publications=[stored(number, max(number - 0.5, 1.1)) for number in (1, 2, 3, 4, 5, 7)],
+        log=log,
+        history_size=4,
+        sessions=[replace(session(*numbers, cursor=cursor, answered=answered), ended=6.5, end=End.HUB)],
+        replayed=[(one.id, one.number) for one in log[-4:]],
+    )
+    return changed(made, 1, attempts=2, done=5.6)
+
+
 def mixed(**changes: object) -> Record:
     """A run with events of the hub in every other place of the log, sent before a stream was opened."""
     event = "/.well-known/mercure/subscriptions/exact/a/b"
@@ -206,6 +222,14 @@ BROKEN: dict[str, tuple[Invariant, Callable[[], Record]]] = {
     "an update that was published again is stored twice": (
         Invariant.DOUBLED,
         lambda: changed(record(log=[*(entry(n) for n in range(1, 6)), entry(6, number=2)]), 1, attempts=2),
+    ),
+    "a stream lacks what lies between two publications of an update": (
+        Invariant.GAP,
+        lambda: again(1, 2, 3, 5, 2, 7),
+    ),
+    "a stream repeats an update that is stored twice": (
+        Invariant.REPEATED,
+        lambda: again(1, 2, 3, 4, 5, 2, 2),
     ),
     "an update that was published again is not stored": (
         Invariant.LOST,
@@ -431,6 +455,12 @@ ALLOWED: dict[str, Callable[[], Record]] = {
         1,
         attempts=2,
     ),
+    "discarded before it is published again, and a stream has it twice": lambda: again(1, 2, 3, 4, 5, 2),
+    "the same, and a stream begins with the later one": lambda: again(2, 7, cursor="id-5", answered="id-5"),
+    "the same, and a stream resumes after the earlier one": lambda: again(
+        3, 4, 5, 2, 7, cursor="id-2", answered="id-2"
+    ),
+    "the same, and a stream resumes after the later one": lambda: again(7, cursor="id-2", answered="id-2"),
     "published again after seconds": lambda: changed(record(), 4, attempts=9, done=4.5 + BOUND + 1),
     "in doubt and stored": lambda: changed(record(), 1, outcome=Outcome.IN_DOUBT, status=503, ids=()),
     "a kept connection is closed before the request is read": lambda: changed(
