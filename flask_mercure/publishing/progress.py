@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from flask_mercure.errors import InvalidArgument, MercureError
-from flask_mercure.publishing.retry import MAX_ATTEMPTS, Verdict, delay, verdict
+from flask_mercure.publishing.retry import next_attempt
 from flask_mercure.publishing.stream import Delivery
 from flask_mercure.updates import as_text
 from mercure_hub.protocol.update import new_id
@@ -222,14 +222,8 @@ class Progress:
                 self._delivery.publish(end, id)
             except MercureError as error:
                 attempts += 1
-                rest = delay(attempts, self._delivery.chance(), error)
-                judgement = verdict(error)
-                if (
-                    self._is_hasty
-                    or judgement in (Verdict.REFUSED, Verdict.MISCONFIGURED)
-                    or (judgement is Verdict.LATER and attempts >= MAX_ATTEMPTS)
-                    or time.monotonic() + rest > until
-                ):
+                rest = next_attempt(error, attempts, self._delivery.chance())
+                if self._is_hasty or rest is None or time.monotonic() + rest > until:
                     self._delivery.log(id, error)
                     return
                 time.sleep(rest)

@@ -108,6 +108,21 @@ def delay(
     return max(doubled * (0.5 + jitter / 2), wanted)
 
 
+def next_attempt(error: MercureError, attempts: int, jitter: float) -> float | None:
+    """Seconds until the next attempt of a sender that has one update at a time; ``None`` to give it up.
+
+    :param error: of the last attempt.
+    :param attempts: that failed, 1 or more.
+    :param jitter: random, from 0 to 1.
+    """
+    match verdict(error):
+        case Verdict.REFUSED | Verdict.MISCONFIGURED:
+            return None
+        case Verdict.LATER if attempts >= MAX_ATTEMPTS:
+            return None
+    return delay(attempts, jitter, error)
+
+
 @dataclass
 class Health:
     """What one sender knows of one hub. The sender chooses the keys of updates.

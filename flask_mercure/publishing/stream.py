@@ -28,7 +28,7 @@ from flask_mercure.config.values import OnFailure, check_policy
 from flask_mercure.errors import InvalidArgument, MercureError
 from flask_mercure.publishing.events import log_failure
 from flask_mercure.publishing.pipeline import Pipeline
-from flask_mercure.publishing.retry import MAX_ATTEMPTS, Verdict, delay, verdict
+from flask_mercure.publishing.retry import next_attempt
 from flask_mercure.state import HubState
 from flask_mercure.topics import exact_topics
 from flask_mercure.updates import Publication, as_text
@@ -463,19 +463,16 @@ class Writer:
 
     def _waits_for_hub(self, error: MercureError, attempts: int) -> bool:
         """Wait for the next attempt, if there is one."""
-        match verdict(error):
-            case Verdict.REFUSED | Verdict.MISCONFIGURED:
-                return False
-            case Verdict.LATER if attempts >= MAX_ATTEMPTS:
-                return False
-        pause = delay(attempts, self._delivery.chance(), error)
+        rest = next_attempt(error, attempts, self._delivery.chance())
+        if rest is None:
+            return False
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-        if now + pause > self._away_since + self._delivery.patience:
+        if now + rest > self._away_since + self._delivery.patience:
             return False
         with self._changed:
-            return not self._changed.wait_for(lambda: self._is_hasty, pause)
+            return not self._changed.wait_for(lambda: self._is_hasty, rest)
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

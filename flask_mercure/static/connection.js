@@ -30,6 +30,15 @@ export class Update {
   }
 }
 
+/** Its data, parsed as JSON; `null` where something else was published on a topic of ours. */
+export function readJson(update) {
+  try {
+    return update.json();
+  } catch {
+    return null;
+  }
+}
+
 /** Which hubs do not name topics, as the browser remembers. */
 class Naming {
   #key;

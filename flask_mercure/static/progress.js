@@ -1,5 +1,6 @@
 // How far a job is: what mercure.progress() publishes, read from its beginning.
 
+import { readJson } from "./connection.js";
 import { connect } from "./page.js";
 
 const STATES = new Set(["running", "done", "failed"]);
@@ -14,18 +15,10 @@ const STATES = new Set(["running", "done", "failed"]);
  */
 export function progress(topic, listener, mercure = connect()) {
   const take = (update) => {
-    const state = read(update);
+    const state = readJson(update);
     if (state?.state === "done") stop();
     if (STATES.has(state?.state)) listener[state.state]?.(state);
   };
   const stop = mercure.subscribe(topic, take, { lastEventId: "earliest" });
   return stop;
-}
-
-function read(update) {
-  try {
-    return update.json();
-  } catch {
-    return null; // something else was published there
-  }
 }

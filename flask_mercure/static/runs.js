@@ -1,5 +1,6 @@
 // Runs: what mercure.stream_events() publishes, read from the beginning (docs/llm.md).
 
+import { readJson } from "./connection.js";
 import { connect } from "./mercure.js";
 
 const LOST = { kind: "error", message: "A part of this answer is lost." };
@@ -67,7 +68,7 @@ export class Run {
 export function followRuns(topics, begin, mercure = connect()) {
   const runs = new Map();
   const take = (update) => {
-    const data = read(update);
+    const data = readJson(update);
     if (typeof data?.run !== "string") return;
     let run = runs.get(data.run);
     if (!run) runs.set(data.run, (run = new Run(begin(data.run) ?? {})));
@@ -95,12 +96,4 @@ export function followRun(topic, listener, mercure) {
     mercure,
   );
   return stop;
-}
-
-function read(update) {
-  try {
-    return update.json();
-  } catch {
-    return null; // something else was published there
-  }
 }
