@@ -92,7 +92,7 @@ def test_without_bounds_all_is_kept(open_log: Opener) -> None:
 
 
 def test_a_step_is_bounded(open_log: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mercure_hub.storage.sqlite.retention.STEP", 10)
+    monkeypatch.setattr("mercure_hub.storage.trimming.STEP", 10)
     everything = open_log()
     everything.append(*[update() for _ in range(100)])
     everything.close()
@@ -297,7 +297,7 @@ class TestEventsOfTheHub:
         assert not beginning.lacks(5, beginning, events=True)
 
     def test_many_updates_and_events_go_in_steps(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mercure_hub.storage.sqlite.retention.STEP", 10)
+        monkeypatch.setattr("mercure_hub.storage.trimming.STEP", 10)
         for _ in range(30):
             log.append(update("a"))
             log.announce("x")

@@ -27,8 +27,12 @@ SETTLED = 60.0
 REMEMBERED = 100_000
 """Discarded updates of which it is known what position and topics they had, the last ones."""
 
-_FEW = 8
-_NEVER = float("-inf")
+FEW = 8
+"""Updates that are looked for first: mostly few go."""
+
+NEVER = float("-inf")
+"""Seconds since the epoch, in place of the time before which nothing is kept."""
+
 _log = logging.getLogger("mercure_hub.storage")
 
 
@@ -143,7 +147,7 @@ class RuleTrimmer:
                 age = self._max_age(number) if by_age else 0.0
                 size = self._size(number)
                 limits = _Limits(
-                    now, settled, now - age if age else _NEVER, count - size if size else 0, STEP - discarded
+                    now, settled, now - age if age else NEVER, count - size if size else 0, STEP - discarded
                 )
                 discarded += self._trim(tables, number, limits)
         return max(assigned, discarded)
@@ -224,11 +228,11 @@ class RuleTrimmer:
 
     def _trim(self, tables: Tables, number: int, limits: _Limits) -> int:
         """Discard the oldest updates of a rule."""
-        if limits.oldest == _NEVER and limits.surplus <= 0:
+        if limits.oldest == NEVER and limits.surplus <= 0:
             return 0
         old: list[Stored] = []
         gone: list[int] = []
-        for limit in (min(_FEW, limits.most), limits.most):  # mostly few go
+        for limit in (min(FEW, limits.most), limits.most):  # mostly few go
             rows = tables.oldest(number, limit)
             stamps = [limits.now if one is None else one.published_at for _, one in rows]
             old, gone = [], []

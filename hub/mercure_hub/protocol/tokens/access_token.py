@@ -148,6 +148,7 @@ class TokenVerifier:
         expires_at = _time(claims, "exp")
         not_before = _time(claims, "nbf") or 0.0
         _check_time(expires_at, not_before, now)
+        subject, provenance = _subject(claims, issuer), _provenance(claims, issuer)
         if not current:
             if self._knows_its_url and "aud" in claims:
                 _check_audience(claims["aud"], resource)
@@ -157,8 +158,8 @@ class TokenVerifier:
                 resource,
                 fingerprint,
                 key,
-                subject=_subject(claims, issuer),
-                provenance=_provenance(claims, issuer),
+                subject=subject,
+                provenance=provenance,
             )
             return old, not_before, issuer.identifier, key
         if not is_access_token(header):
@@ -175,8 +176,8 @@ class TokenVerifier:
             resource,
             fingerprint,
             key,
-            subject=_subject(claims, issuer),
-            provenance=_provenance(claims, issuer),
+            subject=subject,
+            provenance=provenance,
         )
         return grant, not_before, issuer.identifier, key
 

@@ -19,6 +19,7 @@ import psycopg
 
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt, StorageUnusable
 from mercure_hub.protocol.revocation import Revocation
+from mercure_hub.storage import trimming
 from mercure_hub.storage.address import Address
 from mercure_hub.storage.doorbell import Bell
 from mercure_hub.storage.encoding import topic_hash
@@ -42,7 +43,7 @@ from mercure_hub.storage.interface import (
     TopicPage,
     Unstorable,
 )
-from mercure_hub.storage.postgresql import by_rules, retention, statements
+from mercure_hub.storage.postgresql import by_rules, statements
 from mercure_hub.storage.postgresql.appending import STORED, append_of
 from mercure_hub.storage.postgresql.connection import (
     Connection,
@@ -350,7 +351,7 @@ class PostgresqlLink:
         except StorageError:
             self._discarded_at = time.monotonic()
             raise
-        if discarded < retention.STEP:
+        if discarded < trimming.STEP:
             self._discarded_at = time.monotonic()
 
     def trust_clock(self) -> None:

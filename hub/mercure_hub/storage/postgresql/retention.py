@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+from mercure_hub.storage import trimming
 from mercure_hub.storage.encoding import decoded_topics, topic_hash
 from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, SHARED_GRACE, Retention
 from mercure_hub.storage.postgresql.by_rules import PostgresqlTables
@@ -13,9 +14,6 @@ from mercure_hub.storage.postgresql.connection import Connection, Rows, bigints
 from mercure_hub.storage.postgresql.schema import DISCARD_LOCK
 from mercure_hub.storage.rules import Rules
 from mercure_hub.storage.trimming import RuleTrimmer
-
-STEP = 1000
-"""Updates of a kind that one step looks at: as many as one batch brings, so that trimming keeps up."""
 
 # A process that has left said so: nothing is kept for it.
 _STATE = """
@@ -88,7 +86,7 @@ class Trimmer:
                 discarded = self._by_rules.step(PostgresqlTables(connection), now, grace, by_age=True)
             elif kept.is_bounded and self._by_rules.is_in_force(text):
                 before = last - events - kept.size if kept.size else 0
-                rows = connection.ask(_UPDATES, {"after": max(first, gone), "limit": STEP})
+                rows = connection.ask(_UPDATES, {"after": max(first, gone), "limit": trimming.STEP})
                 old = _beginning(
                     rows, now, grace, lambda row, time: row[0] - row[3] <= before or time < now - most
                 )
@@ -100,7 +98,7 @@ class Trimmer:
                     first = rows[discarded][0] - 1
             oldest_event = now - min(most, EVENTS_MAX_AGE)
             old = _beginning(
-                connection.ask(_EVENTS, {"limit": STEP}),
+                connection.ask(_EVENTS, {"limit": trimming.STEP}),
                 now,
                 grace,
                 lambda row, time: event_bytes - row[3] >= EVENTS_BYTES or time < oldest_event,

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from mercure_hub.protocol.errors import StorageError, StorageUnusable
 from mercure_hub.protocol.revocation import Revocation
 from mercure_hub.protocol.update import Update
+from mercure_hub.storage import trimming
 from mercure_hub.storage.doorbell import Bell, Doorbell
 from mercure_hub.storage.encoding import encoded_topics, topic_hash
 from mercure_hub.storage.interface import (
@@ -240,7 +241,7 @@ class SqliteLink:
             grace = GRACE if self._opened.others() else 0.0
             with self._same_files(connection), writing(connection):
                 discarded = self._trimmer.step(connection, now, grace, by_age=allowed is Trim.ALL)
-            if discarded < retention.STEP:
+            if discarded < trimming.STEP:
                 self._discarded_at = self._looked_at
             retention.return_space(connection)
         except (*_ERRORS, StorageError) as error:

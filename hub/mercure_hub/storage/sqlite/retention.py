@@ -15,22 +15,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from mercure_hub.storage import trimming
 from mercure_hub.storage.encoding import topic_hash
 from mercure_hub.storage.interface import EVENTS_BYTES, EVENTS_MAX_AGE, GRACE, Retention
 from mercure_hub.storage.rules import Rules
 from mercure_hub.storage.sqlite import by_rules
 from mercure_hub.storage.sqlite.by_rules import SqliteTables, in_force
-from mercure_hub.storage.trimming import RuleTrimmer, times_of
+from mercure_hub.storage.trimming import FEW, NEVER, RuleTrimmer, times_of
 
-STEP = 1000  # as many as one batch brings, so that trimming keeps up
 TOLERANCE = 60.0
 """Seconds by which the clock may be set without being doubted."""
 
 DOUBT = 3600.0
 """Seconds after which a clock that was set is believed."""
 _PAGES_TO_RETURN = 200
-_FEW = 8
-_NEVER = float("-inf")
 _log = logging.getLogger("mercure_hub.storage")
 
 
@@ -62,7 +60,7 @@ class Trimmer:
         :returns: how many are gone, of that kind of which more are.
         """
         most = self._retention.max_age or float("inf")
-        oldest, oldest_event = (now - most, now - min(most, EVENTS_MAX_AGE)) if by_age else (_NEVER, _NEVER)
+        oldest, oldest_event = (now - most, now - min(most, EVENTS_MAX_AGE)) if by_age else (NEVER, NEVER)
         if self._retention.rules:
             updates = self._by_rules.step(SqliteTables(connection), now, grace, by_age=by_age)
         elif self._retention.is_bounded and self._by_rules.is_in_force(in_force(connection)):
@@ -77,7 +75,7 @@ class Trimmer:
         size = self._retention.size
         last, events = connection.execute("SELECT last_sequence, events FROM mercure_position").fetchone()
         before = last - events - size if size else 0
-        for limit in (_FEW, STEP):  # mostly few go, and there may be thousands of events between them
+        for limit in (FEW, trimming.STEP):  # mostly few go, and there may be thousands of events between them
             rows = _rows(connection.execute(_OLDEST_UPDATES, (self._first, limit)))
             old = _beginning(
                 rows,
@@ -100,7 +98,7 @@ class Trimmer:
         if newest is None:
             return 0
         old = _beginning(
-            _rows(connection.execute(_OLDEST_EVENTS, (STEP,))),
+            _rows(connection.execute(_OLDEST_EVENTS, (trimming.STEP,))),
             now,
             grace,
             lambda row, time: newest[0] - row.events >= EVENTS_BYTES or time < oldest,
