@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
 from selenium import webdriver
 
-from tests.examples.browser import ROOT, start_chromium, windows_of
+from tests.examples.browser import ROOT, leave, start_chromium, windows_of
 from tests.examples.chat_window import Window
+from tests.examples.loading import install_packages
+from tests.examples.page_site import Tab
 from tests.needs import need
-
-INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +41,22 @@ def windows(
         yield several
 
 
+@pytest.fixture
+def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
+    """A tab whose pages have no problems."""
+    first = Tab(chromium(1)[0])
+    yield first
+    first.driver.switch_to.window(first.handle)
+    assert leave([first]) == []
+
+
 @pytest.fixture(scope="session")
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Installs what an example needs, outside of the repository."""
-    need("npm")
 
     def install(example: str) -> str:
         folder = tmp_path_factory.mktemp(example)
         shutil.copy(ROOT / "examples" / example / "package.json", folder)
-        run = subprocess.run(
-            ["npm", *INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert run.returncode == 0, run.stderr
-        return str(folder / "node_modules")
+        return str(install_packages(folder))
 
     return install

@@ -1,12 +1,15 @@
-"""Examples, which are no packages, as ``flask --app`` finds them."""
+"""Examples, which are no packages, as ``flask --app`` finds them; and packages of npm for their pages."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 
 from tests.examples.browser import ROOT
+from tests.needs import need
 
 
 def load_example(name: str) -> ModuleType:
@@ -19,3 +22,19 @@ def load_example(name: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+NPM_FLAGS = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+
+
+def install_packages(folder: Path) -> Path:
+    """Install what the ``package.json`` of a folder names.
+
+    :returns: the folder of the packages.
+    """
+    need("npm")
+    run = subprocess.run(
+        ["npm", "install", *NPM_FLAGS], cwd=folder, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder / "node_modules"

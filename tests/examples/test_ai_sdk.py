@@ -6,24 +6,22 @@ import queue
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, Response, render_template_string, request, send_file
-from selenium import webdriver
 
 import flask_mercure
 from flask_mercure import Mercure, URLPattern, build_topic
-from tests.examples.browser import ROOT, leave
+from tests.examples.browser import ROOT
+from tests.examples.loading import install_packages
 from tests.examples.page_site import Served, Tab
-from tests.needs import need
 
 pytestmark = pytest.mark.servers
 
 _SOURCE = ROOT / "tests" / "examples" / "ai_sdk"
-_INSTALL = ("install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 _BUNDLE = (
     *("--bundle", "--format=esm", "--jsx=automatic", "--outfile=page.js"),
     *("--external:mercure", "--external:mercure/*"),
@@ -41,10 +39,9 @@ _PAGE = """<!doctype html>
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page's script: the packages in one file, without the module that the app serves."""
-    need("npm")
     folder = tmp_path_factory.mktemp("ai_sdk")
     shutil.copytree(_SOURCE, folder, dirs_exist_ok=True)
-    _run(folder, "npm", *_INSTALL)
+    install_packages(folder)
     _run(folder, "node_modules/.bin/esbuild", "page.tsx", *_BUNDLE)
     return folder / "page.js"
 
@@ -164,14 +161,6 @@ def site(tmp_path: Path, script: Path) -> Iterator[Chats]:
     site = Chats(tmp_path, script)
     yield site
     site.close()
-
-
-@pytest.fixture
-def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
-    first = Tab(chromium(1)[0])
-    yield first
-    first.driver.switch_to.window(first.handle)
-    assert leave([first]) == []
 
 
 def texts(tab: Tab, role: str = "assistant") -> list[str]:

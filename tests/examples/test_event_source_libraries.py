@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from selenium import webdriver
 
 from flask_mercure import EVERYTHING, Mercure
 from tests.examples.browser import leave
-from tests.examples.conftest import INSTALL
+from tests.examples.loading import install_packages
 from tests.examples.page_site import Served, Tab
-from tests.needs import need
 
 pytestmark = pytest.mark.servers
 
@@ -100,14 +98,9 @@ class Pages(Served):
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
-    need("npm")
     folder = tmp_path_factory.mktemp("libraries")
     (folder / "package.json").write_text(json.dumps({"private": True, "dependencies": _PACKAGES}))
-    run = subprocess.run(
-        ["npm", *INSTALL], cwd=folder, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return str(folder / "node_modules")
+    return str(install_packages(folder))
 
 
 @pytest.fixture

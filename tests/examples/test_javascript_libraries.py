@@ -8,21 +8,11 @@ from typing import Any
 
 import pytest
 from flask import Flask, g, render_template_string
-from selenium import webdriver
 
-from tests.examples.browser import leave
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
 
 pytestmark = pytest.mark.servers
-
-
-@pytest.fixture
-def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
-    first = Tab(chromium(1)[0])
-    yield first
-    first.driver.switch_to.window(first.handle)
-    assert leave([first]) == []
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, Response, render_template_string, request, session
-from selenium import webdriver
 
 from flask_mercure import Grants, Mercure
-from tests.examples.browser import leave
 from tests.examples.page_site import Served, Tab
 
 pytestmark = pytest.mark.servers
@@ -121,14 +119,6 @@ def orders(served: Orders) -> Orders:
     served.lifetime = 3600.0
     served.renewals.clear()
     return served
-
-
-@pytest.fixture
-def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
-    first = Tab(chromium(1)[0])
-    yield first
-    first.driver.switch_to.window(first.handle)
-    assert leave([first]) == []
 
 
 def sign_in(orders: Orders, tab: Tab, user: str = "ada") -> None:

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, render_template_string, request
-from selenium import webdriver
 
 from flask_mercure import Mercure
 from tests.engines import RedisServer
-from tests.examples.browser import leave
 from tests.examples.page_site import SECRET, Served, Tab
 from tests.flask_mercure.jobs import Worker
 
@@ -89,14 +87,6 @@ def work(site: Served, valkey_engine: RedisServer, tmp_path: Path) -> Iterator[C
     yield start
     for worker in opened:
         worker.close()
-
-
-@pytest.fixture
-def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
-    first = Tab(chromium(1)[0])
-    yield first
-    first.driver.switch_to.window(first.handle)
-    assert leave([first]) == []
 
 
 def _shown(tab: Tab) -> Any:

@@ -6,22 +6,21 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flask import Response
-from selenium import webdriver
 
 from npm.build import NAME, build
-from tests.examples.browser import ROOT, leave
+from tests.examples.browser import ROOT
+from tests.examples.loading import NPM_FLAGS, install_packages
 from tests.examples.page_site import Tab
 from tests.examples.test_javascript_session import Orders
 from tests.needs import need
 
 pytestmark = pytest.mark.servers
 
-_QUIET = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
 _PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <script src="/bundle.js" defer></script>
@@ -38,11 +37,11 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         shutil.copytree(ROOT / "tests" / "npm", folder, dirs_exist_ok=True)
-        self.run("npm", "install", *_QUIET)
+        install_packages(folder)
         build(folder / "package")
         # From here on, nothing is fetched.
         self.archive = self.run("npm", "pack", "./package", "--loglevel=error", "--offline").strip()
-        self.run("npm", "install", *_QUIET, "--offline", "--legacy-peer-deps", f"./{self.archive}")
+        self.run("npm", "install", *NPM_FLAGS, "--offline", "--legacy-peer-deps", f"./{self.archive}")
 
     def run(self, *command: str, **variables: str) -> str:
         done = subprocess.run(
@@ -117,14 +116,6 @@ def orders(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     site = Bundled(tmp_path_factory.mktemp("site"), (project.folder / "bundle.js").read_text())
     yield site
     site.close()
-
-
-@pytest.fixture
-def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
-    first = Tab(chromium(1)[0])
-    yield first
-    first.driver.switch_to.window(first.handle)
-    assert leave([first]) == []
 
 
 def test_a_bundled_page_reads_private_updates(orders: Bundled, tab: Tab) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from selenium import webdriver
 
 from flask_mercure.cli import mercure
 from flask_mercure.database import outbox_stats
 from flask_mercure.state import state_of
-from tests.examples.browser import leave
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
 from tests.hub.running import SECRET, running_hub
@@ -62,14 +60,6 @@ def stock(tmp_path: Path, example: ModuleType) -> Iterator[Served]:
     with site.app.app_context():
         site.mercure.flush()
     site.close()
-
-
-@pytest.fixture
-def tab(chromium: Callable[[int], list[webdriver.Chrome]]) -> Iterator[Tab]:
-    first = Tab(chromium(1)[0])
-    yield first
-    first.driver.switch_to.window(first.handle)
-    assert leave([first]) == []
 
 
 @pytest.mark.servers
