@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, session
 
 from flask_mercure import Mercure
 from flask_mercure.extension import state_of
@@ -165,6 +165,21 @@ def make_app(mercure: Mercure | None = None, /, **config: object) -> Flask:
     app.config.update({f"MERCURE_{key}": value for key, value in config.items()})
     (mercure or Mercure()).init_app(app)
     return app
+
+
+def add_login(app: Flask) -> None:
+    """Add views that sign a user in, whom the session then names, and out."""
+    app.secret_key = app.secret_key or "of the session"
+
+    @app.get("/login/<user>")
+    def login(user: str) -> str:
+        session["user"] = user
+        return user
+
+    @app.get("/logout")
+    def logout() -> str:
+        session.clear()
+        return "bye"
 
 
 @contextmanager

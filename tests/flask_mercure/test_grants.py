@@ -20,7 +20,7 @@ from flask_mercure import ConfigurationError, CookieError, Grants, InvalidArgume
 from flask_mercure.extension import state_of
 from flask_mercure.pages import module_url
 from mercure_hub.protocol.tokens import asymmetric, keys
-from tests.flask_mercure.fake_hub import SECRET, make_app
+from tests.flask_mercure.fake_hub import SECRET, add_login, make_app
 from tests.hub.running import running_hub
 
 COOKIE = "__Secure-mercure_access_token"
@@ -73,15 +73,7 @@ class Site:
         def index() -> str:
             return "page"
 
-        @app.get("/login/<user>")
-        def login(user: str) -> str:
-            session["user"] = user
-            return user
-
-        @app.get("/logout")
-        def logout() -> str:
-            session.clear()
-            return "bye"
+        add_login(app)
 
         @app.get("/stream")
         @self.mercure.subscriber

@@ -31,7 +31,7 @@ from flask_mercure.config.settings import Configuration
 from flask_mercure.extension import state_of
 from flask_mercure.grants import ungranted
 from flask_mercure.page_session import is_of_a_script
-from tests.flask_mercure.fake_hub import SECRET, make_app
+from tests.flask_mercure.fake_hub import SECRET, add_login, make_app
 from tests.flask_mercure.test_grants import COOKIE, HUB, MARK, SITE, cookies, topics_in
 
 REFRESH = "/_mercure/refresh/default"
@@ -68,10 +68,7 @@ class Site:
                 return None
             return self.grants or [f"users/{session['user']}", URLPattern("/rooms/:id")]
 
-        @app.get("/login/<user>")
-        def login(user: str) -> str:
-            session["user"] = user
-            return user
+        add_login(app)
 
         @app.get("/session")
         def document() -> Response:

@@ -29,7 +29,7 @@ from flask_mercure import (
 from flask_mercure.extension import state_of
 from flask_mercure.publishing.recorder import Recording
 from mercure_hub.protocol.tokens.claims import DETAILS, REVOCATION_TYPE
-from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, make_app, running
+from tests.flask_mercure.fake_hub import SECRET, Answer, FakeHub, add_login, make_app, running
 from tests.flask_mercure.real_hub import app_on
 from tests.hub.running import RunningHub, running_hub
 from tests.storage.log import until
@@ -193,15 +193,7 @@ class Site:
         def index() -> str:
             return "page"
 
-        @app.get("/login/<user>")
-        def login(user: str) -> str:
-            session["user"] = user
-            return user
-
-        @app.get("/logout")
-        def logout() -> str:
-            session.clear()
-            return "bye"
+        add_login(app)
 
         @app.get("/elsewhere")
         def elsewhere() -> str:
@@ -531,16 +523,7 @@ class TestRealHub:
             def grants() -> Grants | None:
                 return Grants("a", user=session["user"]) if "user" in session else None
 
-            @app.get("/login/<user>")
-            def login(user: str) -> str:
-                session["user"] = user
-                return ""
-
-            @app.get("/logout")
-            def logout() -> str:
-                session.clear()
-                return ""
-
+            add_login(app)
             streams = []
             browsers = [app.test_client() for _ in range(2)]
             for browser in browsers:
