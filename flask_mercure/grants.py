@@ -209,7 +209,7 @@ def add_cookie(state: HubState, headers: Headers, host: str, token: str) -> None
 
     :param host: of the page, without port.
     :raises CookieError: a browser would refuse the cookie.
-    :raises TokenError: the token has expired, or is none.
+    :raises TokenError: it has expired, or is not a token.
     """
     end = expiry(token)
     max_age = None if end is None else math.floor(end - time.time())
@@ -346,7 +346,7 @@ class UserCookie:
         """What the current user may read; ``None`` for a visitor who gets no cookie.
 
         :raises ConfigurationError: no callback tells.
-        :raises TypeError: its answer is none.
+        :raises TypeError: its answer is of another type.
         """
         if self._callback is None:
             raise ConfigurationError(

@@ -48,7 +48,7 @@ def dom_id(instance: Any) -> str:
 
     :param instance: of a SQLAlchemy model, with a primary key: it has been flushed.
     :raises ConfigurationError: SQLAlchemy is not installed.
-    :raises InvalidArgument: it is none of a model, or has no primary key yet.
+    :raises InvalidArgument: it is not an object of a model, or has no primary key yet.
     """
     with requiring_sqlalchemy("dom_id()"):
         from sqlalchemy import inspect  # noqa: PLC0415

@@ -237,7 +237,7 @@ class Progress:
 def _number(given: Any, name: str) -> float:
     """A number of steps.
 
-    :raises InvalidArgument: it is none.
+    :raises InvalidArgument: it is not a number, 0 or more.
     """
     # Those of NumPy too, as what a data frame counts is: JSON has none of them.
     is_number = not isinstance(given, bool) and isinstance(given, Real)
