@@ -299,7 +299,8 @@ def test_patterns_that_nobody_uses_are_forgotten() -> None:
     for number in range(1000):
         template(f"/forgotten/{number}/{{id}}")
     gc.collect()
-    assert len(_in_use) < 600
+    forgotten = [value for _, value, _ in _in_use.keys() if value.startswith("/forgotten/")]
+    assert len(forgotten) <= 512  # what the cache keeps
 
 
 def test_relative_patterns_belong_to_their_hub() -> None:
