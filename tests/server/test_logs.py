@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 
 from mercure_hub.server import logs
@@ -112,7 +113,7 @@ class Timer:
         self.callback: Callable[[], None] | None = None
         self.is_closed = False
 
-    def start(self, callback: Callable[[], None]) -> None:
+    def again(self, callback: Callable[[], None]) -> None:
         assert self.callback is None and not self.is_closed
         self.callback = callback
 
@@ -123,9 +124,21 @@ class Timer:
         self.is_closed = True
 
     def fire(self) -> None:
-        callback, self.callback = self.callback, None
+        callback = self.callback
         assert callback is not None
         callback()
+        assert self.callback is None, "it would fire again"
+
+
+class Loop:
+    """Its timers fire when the test says so."""
+
+    def __init__(self, *timers: Timer) -> None:
+        self._timers = iter(timers)
+
+    def timer(self, after: float, repeat: float, ref: bool) -> Timer:
+        assert after == repeat == logs.BATCH and not ref
+        return next(self._timers)
 
 
 def words(path: Path) -> list[str]:
@@ -136,7 +149,7 @@ def batches(path: Path) -> Timer:
     """Log to a file in batches; within the test, because pytest adds a handler of its own before."""
     logs.configure("info", "text", str(path))
     timer = Timer()
-    logs.gather(lambda: timer)
+    logs.gather(Loop(timer))
     assert logs.only_handler(logging.getLogger("mercure_hub.access")) is not None
     return timer
 
@@ -173,6 +186,23 @@ class TestBatches:
         timer.fire()
         assert words(path)[4:] == ["192.0.2.1 400 no"]
 
+    def test_lines_wait_each_time_also_with_a_timer_of_the_event_loop(
+        self, path: Path, writes: list[bytes]
+    ) -> None:
+        logs.configure("info", "text", str(path))
+        logs.gather(gevent.get_hub().loop)
+        log = InfoLog("mercure_hub.subscriber")
+        log.info("first")
+        while not writes:
+            gevent.idle()
+        for number in range(30):
+            log.info(str(number))
+            gevent.idle()
+        while len(words(path)) < 31:
+            gevent.idle()
+        assert len(writes) < 20
+        assert words(path) == ["first", *map(str, range(30))]
+
     def test_a_warning_is_written_at_once_behind_what_came_before(
         self, path: Path, writes: list[bytes]
     ) -> None:
@@ -191,8 +221,7 @@ class TestBatches:
     def test_requests_in_a_file_of_their_own_wait_on_their_own(self, path: Path) -> None:
         access, timers = path.with_name("access.log"), [Timer(), Timer()]
         logs.configure("error", "text", str(path), str(access))
-        made = iter(timers)
-        logs.gather(lambda: next(made))
+        logs.gather(Loop(*timers))
         AccessLog().write("192.0.2.1", "GET", b"/", 200, 0.0)
         assert not InfoLog("mercure_hub.subscriber").is_on
         logging.getLogger("mercure_hub.server").error("urgent")
@@ -346,7 +375,7 @@ class TestFailures:
             monkeypatch.setattr(sys, "stderr", stream)
             logs.configure("info", "text", "")
             timer = Timer()
-            logs.gather(lambda: timer)
+            logs.gather(Loop(timer))
             original = os.write
 
             def write(descriptor: int, content: bytes) -> int:

@@ -136,7 +136,7 @@ class Process:
 
         :raises StorageError: the history cannot be opened.
         """
-        logs.gather(partial(gevent.get_hub().loop.timer, logs.BATCH, ref=False))
+        logs.gather(gevent.get_hub().loop)
         self._parts.broker.open()
         self._parts.key_sources.start()
         for listener in self._parts.listeners:

@@ -243,16 +243,28 @@ def _tell(message: str) -> None:
 
 
 class Timer(Protocol):
-    """Calls a function in the event loop after ``BATCH`` seconds."""
+    """Calls a function in an event loop at an interval."""
 
-    def start(self, callback: Callable[[], None]) -> object:
-        """Call it once."""
+    def again(self, callback: Callable[[], None]) -> object:
+        """Begin to call it. Unlike ``start``, which goes on with what was left when the timer was stopped."""
 
     def stop(self) -> object:
-        """Call it no more."""
+        """Call it no more, until ``again``."""
 
     def close(self) -> object:
         """Stop for good."""
+
+
+class Loop(Protocol):
+    """An event loop."""
+
+    def timer(self, after: float, repeat: float, ref: bool) -> Timer:
+        """Make a timer.
+
+        :param after: seconds until the first call.
+        :param repeat: seconds between two.
+        :param ref: whether the loop goes on as long as it runs.
+        """
 
 
 class Lines(logging.Handler):
@@ -280,7 +292,8 @@ class Lines(logging.Handler):
     def gather(self, timer: Timer | None) -> None:
         """Write in batches from now on.
 
-        :param timer: of the event loop in this thread; ``None``: write each line at once.
+        :param timer: with the interval ``BATCH``, in the event loop of this thread; ``None``: write each line
+            at once.
         """
         old, self._timer = self._timer, timer
         self._thread, self._is_due = get_ident(), False
@@ -315,9 +328,11 @@ class Lines(logging.Handler):
             self.flush()
         else:
             self._is_due = True
-            self._timer.start(self._on_time)
+            self._timer.again(self._on_time)
 
     def _on_time(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
         self._is_due = False
         self.flush()
 
@@ -398,14 +413,14 @@ def name_worker(name: int | str) -> None:
             handler.formatter.name_worker(name)
 
 
-def gather(timer: Callable[[], Timer]) -> None:
+def gather(loop: Loop) -> None:
     """Write lines in batches from now on, in a process that has an event loop.
 
-    :param timer: makes a timer in the loop of this thread.
+    :param loop: of this thread.
     """
     for handler in _handlers():
         if isinstance(handler, Lines):
-            handler.gather(timer())
+            handler.gather(loop.timer(BATCH, BATCH, ref=False))
 
 
 def write_at_once() -> None:

@@ -299,7 +299,7 @@ def test_patterns_that_nobody_uses_are_forgotten() -> None:
     for number in range(1000):
         template(f"/forgotten/{number}/{{id}}")
     gc.collect()
-    forgotten = [value for _, value, _ in _in_use.keys() if value.startswith("/forgotten/")]
+    forgotten = [value for _, value, _ in _in_use if value.startswith("/forgotten/")]
     assert len(forgotten) <= 512  # what the cache keeps
 
 
