@@ -96,6 +96,7 @@ export class Mercure extends EventTarget {
   #state = "idle";
   #hasBegun = false; // a stream was open
   #isCrowded = false; // the stream of all tabs has no room for the topics of this one
+  #isOver = false; // the feed is that of tabs whose access has ended
   #detail = {};
   #reload = 0; // timer
   #endPage; // ends the subscription to the page's topics
@@ -361,7 +362,7 @@ export class Mercure extends EventTarget {
 
   #connect(topics) {
     const { share, identity, lastEventId } = this.#options;
-    const { url, protocol } = this.#settings;
+    const { url, protocol, access } = this.#settings;
     const isShared = share && canShare();
     this.#filter = topicFilter(topics, url, protocol);
     // Tabs that cannot tell the topic of an update share a stream only when they want the same topics:
@@ -371,6 +372,9 @@ export class Mercure extends EventTarget {
     if (this.#topicOf) parts.push("topicOf");
     else if (this.#naming.isNamed && this.#filter && !this.#isCrowded) parts.push("topics");
     else parts.push("same topics", ...[...topics.keys()].sort());
+    // A page of somebody who has not signed in goes on beside one of somebody who was.
+    this.#isOver = access.isOver;
+    if (this.#isOver) parts.push("over");
     const name = isShared ? `mercure ${JSON.stringify(parts)}` : "";
     if (this.#feed && this.#name === name) {
       this.#feed.change(topics);
@@ -387,6 +391,7 @@ export class Mercure extends EventTarget {
       state: (state, detail) => {
         if (!isCurrent()) return;
         this.#setState(state, detail);
+        if (state !== "connecting" && access.isOver !== this.#isOver) this.#changed();
         this.#settle();
       },
       gap: (detail) => isCurrent() && this.#gap(detail),

@@ -82,8 +82,9 @@ export interface StateDetail {
   /** HTTP status of the answer, if there was one. */
   status?: number;
   /**
-   * Why this project's hub refused, such as `token-expired`: a name of docs/problems.md. After `token-revoked` no
-   * attempts follow until the page is looked at again, or `renewed()` is called.
+   * Why this project's hub refused, such as `token-expired`: a name of docs/problems.md. After `token-revoked`, and
+   * when the application says that nobody is signed in any more, no attempts follow until the page is looked at
+   * again, or `renewed()` is called.
    */
   reason?: string;
   error?: string;

@@ -294,7 +294,9 @@ export class SharedFeed {
     const { state, detail } = this.#group;
     const hiddenFor = this.#hiddenSince && Date.now() - this.#hiddenSince;
     const socketsUntil = this.#settings.fallback.until;
-    this.#post({ kind: "state", state, detail, covered: [...covered], cursor, hiddenFor, socketsUntil });
+    const { wasGiven, isOver, why } = this.#settings.access;
+    const access = { wasGiven, isOver, why };
+    this.#post({ kind: "state", state, detail, covered: [...covered], cursor, hiddenFor, socketsUntil, access });
     this.#tellState();
     this.#sink.covered();
   }
@@ -334,6 +336,7 @@ export class SharedFeed {
         return;
       case "state":
         this.#settings.fallback.adopt(message.socketsUntil);
+        Object.assign(this.#settings.access, message.access);
         this.#group = {
           epoch: message.epoch,
           covered: new Map(message.covered),

@@ -7,6 +7,7 @@ const FIRST_DELAY = 1000; // milliseconds before a second attempt, unless the hu
 export const LONGEST_DELAY = 30_000; // milliseconds
 const EARLIEST = "earliest"; // the cursor of all that the hub has
 const REVOKED = "token-revoked"; // the hub's name for access that the application has ended
+const MISSING = "token-missing"; // and what one says that lets nobody in without a token
 const UNANSWERED = 10_000; // milliseconds without an answer, after which something seems to hold it back
 
 /**
@@ -39,7 +40,7 @@ export class Stream {
   #lastSign = 0; // when the hub was last heard
   #hasRenewed = false; // since it was open: a second refusal is not for the cookie's age
   #isClosed = false;
-  #isRevoked = false; // another attempt with what the page has would be refused again
+  #isBarred = false; // another attempt with what the page has would be refused again
   isOpen = false; // the hub has accepted it
   isLive = false; // and has sent all of the history, as far as it tells: the state is open
 
@@ -72,7 +73,7 @@ export class Stream {
   /** Something changed (the network is back, the page is looked at): don't wait for a timer. */
   wake() {
     if (this.#isClosed) return;
-    if (this.#timer || this.#isRevoked) this.#open();
+    if (this.#timer || this.#isBarred) this.#open();
     else if (this.isOpen && this.#isTooQuiet(1.5)) this.#again({});
   }
 
@@ -92,13 +93,15 @@ export class Stream {
 
   async #open() {
     this.#stop();
-    this.#isRevoked = false;
+    this.#isBarred = false;
     const { access, url, protocol, fallback, credentials, types, lastValue } = this.#settings;
     this.#sink.state("connecting", {});
-    if (access.isDue()) {
+    if (access.isOver || access.isDue()) {
       const turn = this.#turn;
-      if ((await access.renew()) === "failed") access.postpone();
+      const outcome = await access.renew();
+      if (outcome === "failed") access.postpone();
       if (turn !== this.#turn) return;
+      if (access.isOver) return void this.#wait(outcome === "refused" ? { status: 401, reason: access.why } : {});
     }
     const requested = this.cursor;
     this.#lastSign = Date.now();
@@ -107,7 +110,7 @@ export class Stream {
     const address = subscriptionUrl(url, this.topics, protocol, requested, lastValue);
     // What this project's hub sends then, with events and behind the history; others do not know the parameter.
     if (this.#transport.showsTopics) {
-      for (const extra of ["topics", "live"]) address.searchParams.append("with", extra);
+      for (const extra of ["topics", "live", "access"]) address.searchParams.append("with", extra);
     }
     this.#end = this.#transport.open(
       { url: address, token: access.token, credentials, types: types() },
@@ -147,11 +150,18 @@ export class Stream {
     if (this.#name === "websocket") this.#again({});
   }
 
-  #opened(requested, { position, isNamed, isMarked }) {
+  #opened(requested, { position, isNamed, isMarked, isAdmitted }) {
     clearTimeout(this.#watch);
-    this.#settings.fallback.opened(this.#name);
+    const { access, fallback } = this.#settings;
+    fallback.opened(this.#name);
     if (this.#transport.showsTopics) this.#sink.named(isNamed);
     if (this.#isClosed) return;
+    if (isAdmitted) access.wasGiven = true;
+    else if (isAdmitted === false && access.wasGiven && access.canRenew && !this.#hasRenewed) {
+      // The hub lets everybody in, and the cookie is gone: ask whether somebody is signed in.
+      this.#again({ status: 401, reason: MISSING });
+      return;
+    }
     if (requested !== null) {
       const isKnown = position === null || position === requested || requested === EARLIEST;
       if (!isKnown) this.#sink.gap({ reason: "history", requested, resumed: position });
@@ -206,6 +216,8 @@ export class Stream {
     this.isLate = true;
     this.#stop();
     const { access, fallback } = this.#settings;
+    if (wasOpen && status === 401) access.wasGiven = true; // it was for a token that it ended
+    if (status === 401 && reason) access.why = reason;
     // EventSource does not tell whether it was refused, and what for.
     const isRefused = status === 401 || status === 403 || (!this.#transport.showsStatus && !wasOpen);
     if (isRefused && access.canRenew && !this.#hasRenewed) {
@@ -217,19 +229,25 @@ export class Stream {
       if (outcome === "refused") status ??= 401;
     }
     if (!wasOpen) fallback.missed(this.#name);
+    this.#wait({ status, reason, retryAfter, error });
+  }
+
+  /** Until another attempt is made, by itself or because somebody asks for it. */
+  #wait({ status, reason, retryAfter, error }) {
+    const { access } = this.#settings;
+    const isDenied = status === 401 || status === 403;
     // Half of each delay is chance, so that a hub that starts again does not meet all pages at once.
     const most = Math.min(this.#delay * 2 ** this.#attempts++, LONGEST_DELAY);
     const delay = Math.max(retryAfter ?? 0, most * (0.5 + Math.random() / 2));
     this.#hasRenewed &&= this.#attempts % 4 !== 0; // once in a while, perhaps somebody signed in again
     // Other credentials come from elsewhere: `wake` tries them.
-    this.#isRevoked = reason === REVOKED && !access.asksThePage;
-    if (!this.#isRevoked) this.#timer = setTimeout(() => this.#open(), delay);
-    const isDenied = status === 401 || status === 403;
+    this.#isBarred = isDenied && !access.asksThePage && (reason === REVOKED || access.isOver);
+    if (!this.#isBarred) this.#timer = setTimeout(() => this.#open(), delay);
     this.#sink.state(isDenied ? "refused" : "offline", {
       status,
       reason,
       error: error?.message,
-      until: this.#isRevoked ? undefined : Date.now() + delay,
+      until: this.#isBarred ? undefined : Date.now() + delay,
     });
   }
 }
@@ -241,6 +259,9 @@ export class Credentials {
   #token;
   #renewed = Date.now();
   #underWay = null;
+  wasGiven = false; // the hub has taken a token of the page
+  isOver = false; // and the application has refused another one since
+  why = MISSING; // the hub took no other
 
   /**
    * @param {string | (() => unknown) | null} refresh URL that answers a POST with a cookie or a token, or a function
@@ -289,6 +310,8 @@ export class Credentials {
    */
   note({ token, refreshAfter } = {}) {
     this.#renewed = Date.now();
+    this.isOver = false;
+    this.why = MISSING;
     if (typeof token === "string" && typeof this.#token === "string") this.#token = token;
     if (typeof refreshAfter === "number") this.#lifetime = refreshAfter * 1000;
   }
@@ -313,6 +336,7 @@ export class Credentials {
       if (answer === false) {
         // Nobody is signed in. A public stream goes on all the same, and need not ask again soon.
         this.#renewed = Date.now();
+        this.isOver = this.wasGiven;
         return "refused";
       }
       this.note(typeof answer === "string" ? { token: answer } : (answer ?? {}));

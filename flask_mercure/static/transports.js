@@ -2,10 +2,10 @@
 //
 //   transport({url, token, credentials}, sink) -> close()
 //
-// The sink's `open({position, isNamed, isMarked})` comes first, then any number of `alive()`, `retry(milliseconds)` and
+// The sink's `open({position, isNamed, isMarked, isAdmitted})` comes first, then any number of `alive()`, `retry(milliseconds)` and
 // `event({id, type, data, topics})`, and once `end({status?, reason?, retryAfter?, error?})`, after which nothing comes. After
 // `close()` nothing comes at all. `isNamed` is whether events come with their topics, `isMarked` whether `live()` follows
-// the history; both were asked for.
+// the history; both were asked for. `isAdmitted` is whether the hub took a token, `undefined` where it does not tell.
 
 import { EventStreamParser } from "./event_stream.js";
 
@@ -49,7 +49,8 @@ function openFetch({ url, token, credentials }, sink) {
     const position = response.headers.get("Mercure-Last-Event-ID") ?? response.headers.get("Last-Event-ID");
     const extras = (response.headers.get("Mercure-With") ?? "").split(", ");
     const [isNamed, isMarked] = [extras.includes("topics"), extras.includes("live")];
-    tell("open", { position: position === null ? null : fromBytes(position), isNamed, isMarked });
+    const isAdmitted = isMarked ? extras.includes("access") : undefined; // by this project's hub
+    tell("open", { position: position === null ? null : fromBytes(position), isNamed, isMarked, isAdmitted });
     const parser = new EventStreamParser(
       (event) => tell("event", event),
       (milliseconds) => tell("retry", milliseconds),

@@ -36,12 +36,16 @@ _PAGE = """<!doctype html>
 
 
 class Shop(Served):
-    """An app whose users sign in and out, and lose a room; its hub admits nobody else."""
+    """An app whose users sign in and out, and lose a room.
 
-    def __init__(self, directory: Path) -> None:
+    :param settings: of its hub, which admits nobody else without them.
+    """
+
+    def __init__(self, directory: Path, **settings: str) -> None:
         self.locked: set[str] = set()
         self.readable = ["orders/1", "rooms/1"]
-        super().__init__(directory, self._make, Mercure(), {"MERCURE_REVOCATIONS": "1"})
+        self.lifetime = 3600.0
+        super().__init__(directory, self._make, Mercure(), {"MERCURE_REVOCATIONS": "1", **settings})
 
     def _make(self, config: Mapping[str, Any]) -> Flask:
         app = Flask("shop")
@@ -52,7 +56,9 @@ class Shop(Served):
         @self.mercure.subscribe_grants
         def grants() -> Grants | None:
             user = session.get("user")
-            return None if user is None or user in self.locked else Grants(self.readable, user=user)
+            if user is None or user in self.locked:
+                return None
+            return Grants(self.readable, user=user, lifetime=self.lifetime)
 
         @app.get("/")
         def page() -> str:
@@ -80,6 +86,22 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     shop = Shop(tmp_path)
     yield shop
     shop.close()
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path) -> Iterator[Shop]:
+    """Its hub lets everybody read public updates."""
+    shop = Shop(tmp_path, MERCURE_ANONYMOUS="1")
+    yield shop
+    shop.close()
+
+
+@pytest.fixture
+def visitor(chromium: Callable[[int], list[webdriver.Chrome]], open_shop: Shop) -> Iterator[Tab]:
+    tab = Tab(chromium(1)[0])
+    tab.visit(open_shop.url)
+    yield tab
+    assert leave([tab]) == []
 
 
 @pytest.fixture
@@ -172,3 +194,73 @@ def test_a_page_goes_on_with_what_its_user_may_still_read(page: Tab, shop: Shop)
     shop.publish("orders/1", "for her", private=True)
     page.wait_updates("for members", "for her")
     assert page.seen("gaps") == []
+
+
+def wait_refused(page: Tab) -> None:
+    page.wait_for("state", lambda: page.run("return mercure.state"), "refused")
+
+
+@pytest.mark.parametrize("transport", ["fetch", "websocket"])
+def test_a_page_that_signed_out_is_refused_where_everybody_may_read(
+    visitor: Tab, open_shop: Shop, transport: str
+) -> None:
+    begin(visitor, transport)
+    post(visitor, "/logout")
+    wait_refused(visitor)
+    assert last(visitor)["status"] == 401
+    assert last(visitor).get("until") is None  # no attempt follows by itself
+    post(visitor, "/login")
+    visitor.run("mercure.renewed()")
+    visitor.wait_open()
+    open_shop.publish("orders/1", "again", private=True)
+    visitor.wait("the next update", lambda: "again" in visitor.seen())
+
+
+@pytest.mark.parametrize("transport", ["fetch", "websocket"])
+def test_a_page_is_refused_when_its_access_ends_where_everybody_may_read(
+    visitor: Tab, open_shop: Shop, transport: str
+) -> None:
+    """The browser still sends the cookie: only the application knows that the user may not read any more."""
+    open_shop.lifetime = 3
+    begin(visitor, transport)
+    open_shop.locked.add("ann")
+    wait_refused(visitor)
+    assert last(visitor).get("until") is None
+
+
+def test_all_tabs_that_had_access_are_refused_and_no_others(visitor: Tab, open_shop: Shop) -> None:
+    begin(visitor)
+    other = visitor.new()
+    other.visit(open_shop.url)
+    other.run("begin('fetch')")
+    other.wait_open()
+    post(other, "/logout")
+    wait_refused(visitor)
+    wait_refused(other)
+    visitor.visit(open_shop.url)  # the page of somebody who has not signed in, beside one of somebody who was
+    visitor.run("begin('fetch')")
+    visitor.wait_open()
+    open_shop.publish("orders/1", "for everybody")
+    visitor.wait_updates("for everybody")
+    wait_refused(other)
+    assert other.seen() == []
+    post(visitor, "/login")
+    for tab in (visitor, other):
+        tab.run("mercure.renewed()")
+        tab.wait_open()
+    open_shop.publish("orders/1", "again", private=True)
+    visitor.wait("the next update", lambda: "again" in visitor.seen())
+    other.wait("the next update", lambda: "again" in other.seen())
+
+
+def test_a_page_that_never_had_access_goes_on(visitor: Tab, open_shop: Shop) -> None:
+    visitor.run("begin('fetch')")
+    visitor.wait_open()
+    open_shop.hub.kill()
+    visitor.wait("the end", lambda: visitor.run("return mercure.state") != "open")
+    open_shop.hub.start()
+    visitor.wait_open()
+    open_shop.publish("orders/1", "for everybody")
+    visitor.wait_updates("for everybody")
+    states = {state["state"] for state in visitor.run("return seen.states")}
+    assert states == {"connecting", "open", "offline"}

@@ -1,4 +1,4 @@
-"""``with=live``: a mark between the history and live updates."""
+"""``with=live``: a mark between the history and live updates; ``with=access``: whether a token was taken."""
 
 from __future__ import annotations
 
@@ -107,3 +107,10 @@ def test_only_those_who_ask_get_it(hub: RunningHub) -> None:
     assert other.reply.headers["mercure-with"] == "topics"
     assert hub.publish([("topic", "ask"), ("data", "new")]).status == 200
     assert ": live" not in _until(other, "new")
+
+
+def test_only_those_with_a_token_are_told_that_it_was_taken(hub: RunningHub) -> None:
+    fields = [("match", "ask"), *_WITH, ("with", "access")]
+    assert hub.subscribe(fields).reply.headers["mercure-with"] == "topics, live"
+    assert hub.subscribe(fields, hub.token()).reply.headers["mercure-with"] == "topics, live, access"
+    assert hub.subscribe(fields[:-1], hub.token()).reply.headers["mercure-with"] == "topics, live"

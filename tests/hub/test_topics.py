@@ -205,7 +205,7 @@ def test_the_parameter_alone_subscribes_to_nothing(hub: RunningHub) -> None:
 
 def test_the_metadata_lists_what_may_be_asked_for(hub: RunningHub) -> None:
     metadata = hub.get(path=f"/.well-known/oauth-protected-resource{HUB_PATH}").json()
-    assert metadata["flask_mercure_with"] == ["topics", "live"]
+    assert metadata["flask_mercure_with"] == ["topics", "live", "access"]
 
 
 def test_subscribers_of_0x_may_ask_too(folder: Path) -> None:

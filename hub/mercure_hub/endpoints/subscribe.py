@@ -111,7 +111,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         headers.append(("Content-Encoding", "zstd"))
     if accept is None and hub.compression:
         headers.append(("Vary", "Accept-Encoding"))
-    extras = wanted_with(parameters)
+    extras = wanted_with(parameters, grant)
     if extras:  # a client learns that the hub knows them
         headers.append(("Mercure-With", ", ".join(extras)))
     lifetime = _lifetime(hub, grant)

@@ -12,7 +12,7 @@ from mercure_hub.protocol.event_stream import WITH, WITH_TOPICS
 from mercure_hub.protocol.http import Pairs, json_answer
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Allowance, Matcher, cost, make
-from mercure_hub.protocol.tokens.grant import Json
+from mercure_hub.protocol.tokens.grant import Grant, Json
 from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 from mercure_hub.protocol.update import HUB_EVENT_TYPE, Update, new_id
 
@@ -43,15 +43,23 @@ def requested_cursor(header: str | None, query: Pairs, *, old_names: bool) -> st
 WITH_LIVE = "live"
 """Its value that asks for a mark behind the history."""
 
-WITH_KNOWN = (WITH_TOPICS, WITH_LIVE)
+WITH_ACCESS = "access"
+"""Its value that asks whether the request had a token."""
+
+WITH_KNOWN = (WITH_TOPICS, WITH_LIVE, WITH_ACCESS)
 
 WITH_METADATA = "flask_mercure_with"
 """The member of the metadata that lists the values that the hub knows."""
 
 
-def wanted_with(parameters: Pairs) -> list[str]:
-    """What a subscriber asks for beside the updates; values that are unknown are ignored."""
-    return [known for known in WITH_KNOWN if (WITH, known) in parameters]
+def wanted_with(parameters: Pairs, grant: Grant) -> list[str]:
+    """What a subscriber asks for beside the updates, and gets; values that are unknown are ignored.
+
+    :param parameters: of query and body together.
+    :param grant: of the subscriber.
+    """
+    asked = [known for known in WITH_KNOWN if (WITH, known) in parameters]
+    return [one for one in asked if one != WITH_ACCESS or grant.key is not None]
 
 
 LAST_VALUE = "last_value"
