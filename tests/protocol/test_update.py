@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any
@@ -14,7 +15,7 @@ from mercure_hub.protocol.http import Pairs, parse_form
 from mercure_hub.protocol.update import PublicationLimits, Update, from_batch, from_form, new_id, to_batch
 
 LIMITS = PublicationLimits()
-UUID = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+UUID = re.compile(r"urn:uuid:[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def read(*pairs: tuple[str, str], limits: PublicationLimits = LIMITS) -> Update:
@@ -245,8 +246,17 @@ def test_beyond_a_limit_it_is_413(pairs: Pairs, field: str) -> None:
 
 
 def test_ids_are_random() -> None:
-    assert len({new_id() for _ in range(1000)}) == 1000
-    assert UUID.fullmatch(new_id())
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(map(UUID.fullmatch, ids))
+    assert len({one.removeprefix("urn:uuid:")[8:] for one in ids}) == 1000
+
+
+def test_ids_begin_alike_but_not_for_long() -> None:
+    """Neighbours in an index; and whoever knows one learns little of others."""
+    beginnings = [new_id().removeprefix("urn:uuid:")[:8] for _ in range(2000)]
+    assert 4 < len(set(beginnings)) < 20
+    assert len(list(itertools.groupby(beginnings))) == len(set(beginnings))
 
 
 def test_an_update_is_encoded() -> None:

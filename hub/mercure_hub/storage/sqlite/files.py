@@ -218,6 +218,7 @@ class DatabaseFiles:
         self._lock_file = _OpenFile(None if path is None else lock_path(path))
         self._wal = _WriteAheadLog(path)
         self._folder = Folder(path)
+        self._is_astray = False
 
     @property
     def identity(self) -> str:
@@ -234,12 +235,15 @@ class DatabaseFiles:
         self._lock_file.check()  # without it, processes that come later cannot detect crashed peers
 
     def check_before(self, connection: sqlite3.Connection) -> None:
-        """Look before a transaction that writes; takes some microseconds.
+        """Look before a transaction that writes.
+
+        Whether the files are still at their places is looked at after it; before it only if they were not.
 
         :param connection: to the database, in no transaction.
         :raises StorageError: a file is not what it was.
         """
-        self._look()
+        if self._is_astray:
+            self._look()
         self._wal.check_before(connection)
 
     def check_after(self) -> None:
@@ -256,9 +260,11 @@ class DatabaseFiles:
 
     def _look(self) -> None:
         if not self._folder.is_as_before():
+            self._is_astray = True
             self._database.check()
             self._wal.check()
             self._folder.confirm()
+            self._is_astray = False
 
 
 class Folder:
@@ -346,6 +352,8 @@ class _WriteAheadLog(_OpenFile):
 
     def check_before(self, connection: sqlite3.Connection) -> None:
         """Look for what was written to the log before more is written."""
+        if self._frame and self._size == self._length() and not self._is_cut:
+            return  # nobody has written since: who finds the log cut writes behind the end that it had
         if not self._frame:
             self._frame = _FRAME_HEADER + int(connection.execute("PRAGMA page_size").fetchone()[0])
         size = self._measure()
@@ -355,8 +363,12 @@ class _WriteAheadLog(_OpenFile):
         self._size = size
 
     def check_after(self) -> None:
-        """Look for what was written just now."""
-        size = self._measure()
+        """Look for what was written just now.
+
+        If the log was cut before, zeros are between its end and what was written: also in the last frame
+        that was there.
+        """
+        size = self._length()
         if size < self._size:
             return  # the next look before a write finds out whether SQLite did that
         last = (self._size - _FILE_HEADER) // self._frame if self._frame else 0
@@ -370,8 +382,11 @@ class _WriteAheadLog(_OpenFile):
             os.close(self._fd)
             self._fd = -1
 
+    def _length(self) -> int:
+        return os.fstat(self._fd).st_size if self._fd >= 0 else 0
+
     def _measure(self) -> int:
-        size = os.fstat(self._fd).st_size if self._fd >= 0 else 0
+        size = self._length()
         if self._is_cut or (size and self._is_empty(0)):
             self._is_cut = True
             raise self._error("cut")
