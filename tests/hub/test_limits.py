@@ -126,6 +126,7 @@ def test_heavy_patterns_are_limited(folder: Path) -> None:
         assert reply.status == 429
         assert int(reply.headers["retry-after"]) > 0
         assert "MERCURE_MAX_HEAVY_PATTERNS" in reply.json()["detail"]
+        assert reply.json()["type"] == "urn:flask-mercure:problem:too-many-patterns"
         hub.subscribe({"match_urlpattern": r"/heavy/a/:id(\d+)"})  # shared with the first one
         for number in range(5):
             hub.subscribe({"match_urlpattern": f"/light/{number}/:id"})

@@ -409,6 +409,7 @@ def test_the_list_has_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             revoked(hub, jti=f"token {number}")
         reply = revoke(hub, {"jti": "one more"})
         assert (reply.status, reply.headers["retry-after"]) == (429, "3600")
+        assert reply.json()["type"] == "urn:flask-mercure:problem:too-many-revocations"
         assert status(hub, of(hub, "ann", jti="token 7")) == 401
         assert status(hub, of(hub, "ann", jti="one more")) == 200
     assert MAX_REVOCATIONS == 100_000

@@ -18,7 +18,7 @@ from mercure_hub.broker.dispatch import Storage
 from mercure_hub.broker.threads import in_thread
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.protocol.errors import StorageAway, StorageError, TooManyRequests
+from mercure_hub.protocol.errors import StorageAway, StorageError, TooManyRevocations
 from mercure_hub.protocol.revocation import MAX_REVOCATIONS, Revocation, RevocationList, bounded
 from mercure_hub.protocol.tokens.grant import Grant
 from mercure_hub.storage.interface import MAX_LAG
@@ -107,7 +107,7 @@ class Revocations:
     def revoke(self, revocations: Sequence[Revocation]) -> None:
         """Refuse tokens from now on, in all processes, and end their streams; returns once it is durable.
 
-        :raises TooManyRequests: there are too many.
+        :raises TooManyRevocations: there are too many.
         :raises StorageError: they may not be stored.
         """
         with self._turn:
@@ -115,7 +115,7 @@ class Revocations:
             if self._is_too_much(wanted):
                 self._forget()
             if self._is_too_much(wanted):
-                raise TooManyRequests(
+                raise TooManyRevocations(
                     f"The hub keeps {self._limit} revocations at most. Revoke users instead of single "
                     "tokens, or give a shorter lifetime.",
                     _RETRY_AFTER,

@@ -10,7 +10,9 @@
     │   ├── UnsupportedMedia    415
     │   ├── Misdirected         421  the public URL is not one that this hub serves
     │   ├── UpgradeRequired     426  a WebSocket handshake that lacks something
-    │   ├── TooManyRequests     429
+    │   ├── TooManyRequests     429  a limit on connections is reached
+    │   │   ├── TooManyPatterns
+    │   │   └── TooManyRevocations
     │   └── HeaderTooLarge      431
     ├── AuthorizationError           what the token does not allow
     │   ├── TokenMissing        401
@@ -73,6 +75,8 @@ class Section(StrEnum):
     MISDIRECTED = "misdirected"
     UPGRADE = "websocket-handshake"
     TOO_MANY = "too-many-connections"
+    TOO_MANY_PATTERNS = "too-many-patterns"
+    TOO_MANY_REVOCATIONS = "too-many-revocations"
     HEADER_TOO_LARGE = "header-too-large"
     STORAGE = "storage"
     STORAGE_AWAY = "storage-away"
@@ -207,6 +211,18 @@ class TooManyRequests(InvalidRequest):
     def __init__(self, detail: str, retry_after: int) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class TooManyPatterns(TooManyRequests):
+    """The hub holds as many patterns that need much memory as it may."""
+
+    section = Section.TOO_MANY_PATTERNS
+
+
+class TooManyRevocations(TooManyRequests):
+    """The hub keeps as many revocations as it may."""
+
+    section = Section.TOO_MANY_REVOCATIONS
 
 
 class HeaderTooLarge(InvalidRequest):

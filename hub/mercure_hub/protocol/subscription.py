@@ -116,7 +116,7 @@ def matchers_from(
     :param old: accept ``topic`` of 0.x.
     :param allowance: of patterns in use that take much memory; ``None``: no limit.
     :returns: the distinct matchers in order.
-    :raises TooManyRequests: the allowance is used up.
+    :raises TooManyPatterns: the allowance is used up.
     :raises InvalidRequest: there is no matcher, too many, an unknown ``match*`` name, or an invalid value.
     """
     matchers: dict[Matcher, None] = {}

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from urlpattern import URLPattern
 
-from mercure_hub.protocol.errors import InvalidRequest, TooManyRequests
+from mercure_hub.protocol.errors import InvalidRequest, TooManyPatterns
 from mercure_hub.protocol.matching.cost import uri_template_cost, url_pattern_cost
 from mercure_hub.protocol.matching.resolution import leading_segments, origin_of, prefixes_of, resolver
 from mercure_hub.protocol.matching.uri_template import (
@@ -67,7 +67,7 @@ class Allowance:
     def check(self) -> None:
         """Check that there may be another one.
 
-        :raises TooManyRequests: a limit is reached.
+        :raises TooManyPatterns: a limit is reached.
         """
         if len(_heavy) >= min(self.most, self._free):
             _recent_heavy.cache_clear()
@@ -77,7 +77,7 @@ class Allowance:
             what = f"The hub holds {len(_heavy)}, and {self._own} of them for you:"
         else:
             return
-        raise TooManyRequests(
+        raise TooManyPatterns(
             f"{what} URL Patterns with regular expressions or rare syntax and URI Templates with operators "
             "(MERCURE_MAX_HEAVY_PATTERNS). Write this one with named groups and wildcards, or with plain "
             "variables.",
@@ -202,7 +202,7 @@ def make(
     :param base: the hub's public URL, against which patterns and topics are resolved.
     :param field: name of the parameter, for the error.
     :param allowance: of patterns in use that take much memory; ``None``: no limit.
-    :raises TooManyRequests: the allowance is used up.
+    :raises TooManyPatterns: the allowance is used up.
     :raises InvalidRequest: forbidden characters, too long, too costly, or not a well-formed pattern.
     """
     field = field or str(type_)
