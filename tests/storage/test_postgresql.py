@@ -594,6 +594,15 @@ class TestTables:
         with pytest.raises(StorageUnusable, match=rf"version {_NEXT}.*knows version {_NEXT - 1}"):
             join()
 
+    def test_a_hub_that_knows_no_revocations_is_refused(self, join: Join, url: str) -> None:
+        """It would admit those whose access has ended, and discard what rules keep."""
+        join()
+        with (
+            Connector(url, "it").connect() as connection,
+            pytest.raises(StorageUnusable, match="knows version 1"),
+        ):
+            schema.migrate(connection, {1: schema.STEPS[1]})
+
     def test_a_history_of_the_first_version_is_brought_up_to_date(
         self, join: Join, url: str, sql: psycopg.Connection
     ) -> None:
@@ -606,7 +615,7 @@ class TestTables:
             [topic_hash("x"), '["a"]'],
         )
         link = join()
-        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(_NEXT - 1, 1)]
+        assert sql.execute("SELECT version, oldest FROM mercure_schema").fetchall() == [(_NEXT - 1, 2)]
         with pytest.raises(AlreadyStored):
             link.append(Batch(1, [Update(*old, once=True)], [False], ()))
         assert link.append(once(2, "y")) == 2

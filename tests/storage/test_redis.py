@@ -171,10 +171,21 @@ class TestOpen:
         (key,) = client.keys("*:state")
         client.hset(key, mapping={"schema": 8, "least": 7})
         url = f"redis://127.0.0.1:{server.port}/0?name={key.decode()[1:-7]}"
-        with pytest.raises(StorageUnusable, match="has version 8, and this hub knows 1"):
+        with pytest.raises(StorageUnusable, match="has version 8, and this hub knows 2"):
             servers.link(url)
         client.hset(key, "least", 1)
         assert servers.link(url).position().last == 0
+
+    def test_a_hub_that_knows_no_revocations_is_refused(self, servers: Servers) -> None:
+        """It looks at what the keys say a hub has to know, whenever it renews its lease."""
+        server = servers.server()
+        servers.link(server.url() + "x")
+        client = servers.client(server)
+        (key,) = client.keys("*:state")
+        assert client.hmget(key, "schema", "least") == [b"2", b"2"]
+        client.hset(key, mapping={"schema": 1, "least": 1})
+        servers.link(f"redis://127.0.0.1:{server.port}/0?name={key.decode()[1:-7]}")
+        assert client.hmget(key, "schema", "least") == [b"2", b"2"]
 
     def test_tls_needs_a_certificate_that_is_trusted(self, servers: Servers, cleanup: ExitStack) -> None:
         folder = Path(cleanup.enter_context(TemporaryDirectory(prefix="mercure-tls-")))

@@ -139,8 +139,12 @@ STEPS: Mapping[int, str] = {1: _FIRST, 2: _REVOCATIONS + _IDS + _RULES}
 KNOWS_RULES = 2
 """The version from which on there is retention by topic."""
 
-OLDEST = 1
-"""The version that a hub has to know to use the tables of the newest one."""
+OLDEST = KNOWS_REVOCATIONS
+"""The version that a hub has to know to use the tables of the newest one.
+
+One that knows no revocations would admit those whose access has ended, and one that knows no rules would
+discard what they keep.
+"""
 
 INCARNATION = "date_part('epoch', pg_postmaster_start_time())"
 """When the server was started: another one may have another history."""

@@ -55,8 +55,12 @@ from mercure_hub.storage.interface import (
 Argument = str | bytes | int | float
 Command = tuple[Argument, ...]
 
-SCHEMA = 1
-"""The version of the keys. ``state`` has that of the newest hub, and the least that a hub has to know."""
+SCHEMA = 2
+"""The version of the keys. ``state`` has that of the newest hub, and the least that a hub has to know.
+
+A hub of the first one knows neither revocations nor retention by topic: it would admit those whose access has
+ended, and discard what rules keep.
+"""
 
 DAY = 86_400_000  # milliseconds
 
@@ -103,9 +107,11 @@ MAKE = f"""
     if call('HSETNX', state, 'epoch', epoch) == 1 then
         call('HSET', state, 'schema', {SCHEMA}, 'least', {SCHEMA}, 'last', 0, 'event_bytes', 0)
         call('HSET', state, 'updates_gone', 0, 'events_gone', 0)
+    elseif tonumber(call('HGET', state, 'schema') or '0') < {SCHEMA} then
+        call('HSET', state, 'schema', {SCHEMA}, 'least', {SCHEMA})
     end
 """
-"""The part of a script that makes the ``state`` if it is not there."""
+"""The part of a script that makes the ``state`` if it is not there, and brings it to this version."""
 
 FORGET = """
     local function forget_id(sequence, id)
