@@ -52,8 +52,8 @@ def scope(topics: Topics, protocol: Protocol = "1.0") -> Scope:
     """What the hub lets the owner of a token with this grant read."""
     claims = authorization_claims(topics, protocol=protocol)
     if protocol == "0.x":
-        return old_grant_of(claims, None, BASE, b"", KEY).subscribe
-    return grant_of(claims["authorization_details"], 2e9, BASE, b"", KEY).subscribe
+        return old_grant_of(claims, BASE).subscribe
+    return grant_of(claims["authorization_details"], BASE).subscribe
 
 
 def of_tenant(name: str, protocol: Protocol) -> Topics:

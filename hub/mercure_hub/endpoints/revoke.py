@@ -37,7 +37,7 @@ def revoke(hub: Hub, request: Request) -> Answer:
             "on all topics is not enough"
         )
     fields = form_of(request)
-    revocations = from_form(fields, grant.provenance.issuer, hub.gatekeeper.clock())
+    revocations = from_form(fields, grant.issuer, hub.gatekeeper.clock())
     hub.broker.revocations.revoke(revocations)
     _audit(fields, revocations, grant, request)
     return Answer(204, b"", [("Cache-Control", "private, no-store")])  # the token may be in the URL (0.x)
@@ -48,9 +48,9 @@ def _audit(fields: Pairs, revocations: Sequence[Revocation], grant: Grant, reque
     more = f" and {len(fields) - _SHOWN} more" if len(fields) > _SHOWN else ""
     _log.info(
         "%s asked from %s to revoke tokens of %s: %s%s; kept until %.0f",
-        shown(grant.subject or "somebody"),
+        shown(grant.holder or "somebody"),
         request.peer,
-        shown(grant.provenance.issuer),
+        shown(grant.issuer),
         what,
         more,
         max(one.until for one in revocations),

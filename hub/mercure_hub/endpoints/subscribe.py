@@ -82,7 +82,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
         # 400 for more matchers than the hub takes (spec, Subscription), whatever the number.
         parameters = [*parameters, *form_of(request, InvalidRequest)]
     most = hub.max_heavy_patterns
-    allowance = Allowance(most, grant.subject or request.peer) if most else None
+    allowance = Allowance(most, grant.holder or request.peer) if most else None
     matchers = matchers_from(parameters, request.identity, current=current, old=old, allowance=allowance)
     if hub.subscriptions:
         check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)

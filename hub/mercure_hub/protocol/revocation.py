@@ -93,6 +93,7 @@ class RevocationList:
     def __init__(self) -> None:
         self._by_name: dict[bytes, dict[str, Revocation]] = {}
         self._count = 0
+        self._spared: Grant | None = None  # the last one that is not refused: a new stream asks three times
 
     def __len__(self) -> int:
         return self._count
@@ -114,6 +115,7 @@ class RevocationList:
         :returns: whether more is refused than before.
         """
         is_new = False
+        self._spared = None
         for one in revocations:
             some = self._by_name.setdefault(one.name, {})
             known = some.get(one.topic)
@@ -142,10 +144,16 @@ class RevocationList:
         """Whether the token of a grant is revoked."""
         if not self._by_name:
             return False
-        for name in grant.provenance.names:
-            for topic, one in self._by_name.get(name, _NONE).items():
-                if grant.provenance.issued_at < one.before and (not topic or grant.names(topic)):
+        if grant is self._spared:
+            return False
+        for claim in REVOCABLE:
+            value: str = getattr(grant, claim)
+            if not value:
+                continue
+            for topic, one in self._by_name.get(digest_of(claim, grant.issuer, value), _NONE).items():
+                if grant.issued_at < one.before and (not topic or grant.names(topic)):
                     return True
+        self._spared = grant
         return False
 
 

@@ -12,11 +12,9 @@ from hashlib import blake2b
 from typing import Any
 
 from mercure_hub.protocol.errors import Section, TokenInvalid, shown
-from mercure_hub.protocol.revocation import digest_of
 from mercure_hub.protocol.tokens.claims import (
     DETAILS,
     HOLDERS,
-    REVOCABLE,
     TOKEN_TYPE,
     Protocol,
     Role,
@@ -24,16 +22,15 @@ from mercure_hub.protocol.tokens.claims import (
     is_access_token,
     unverified,
 )
-from mercure_hub.protocol.tokens.grant import Grant, Provenance, grant_of, old_grant_of
+from mercure_hub.protocol.tokens.grant import Grant, grant_of, old_grant_of
 from mercure_hub.protocol.tokens.issuer import Issuer
 from mercure_hub.protocol.tokens.keys import Key
 
 _MAX_LENGTH = 16384
 _MAX_TIME = 2**53
-_MAX_SUBJECT = 255
 UNSIGNED = "no key of this hub has signed the token"
 
-_Verified = tuple[Grant, float, str, Key]  # and nbf, the identifier of the issuer, the key that signed
+_Verified = tuple[Grant, float]  # and nbf
 
 
 class TokenVerifier:
@@ -77,7 +74,7 @@ class TokenVerifier:
         memo = fingerprint, role, resource
         known = self._verified.get(memo)
         if known is not None:
-            grant, not_before, _, _ = known
+            grant, not_before = known
             _check_time(grant.expires_at, not_before, now)
             self._verified.move_to_end(memo)
             return grant
@@ -114,8 +111,8 @@ class TokenVerifier:
     def trust(self, issuer: Issuer) -> None:
         """Replace the keys of an issuer, and forget tokens that were verified with keys it no longer has."""
         self._issuers[issuer.identifier] = issuer
-        for memo, (_, _, identifier, key) in list(self._verified.items()):
-            if identifier == issuer.identifier and key not in issuer.keys(memo[1]):
+        for memo, (grant, _) in list(self._verified.items()):
+            if grant.issuer == issuer.identifier and grant.key not in issuer.keys(memo[1]):
                 del self._verified[memo]
 
     def trust_only(self, issuers: Sequence[Issuer]) -> None:
@@ -132,7 +129,8 @@ class TokenVerifier:
             cause = f"the token has {len(token)} characters; the limit is {_MAX_LENGTH}"
             raise TokenInvalid(cause, Section.TOKEN_MALFORMED)
         header, claims = unverified(token)
-        current = is_access_token(header) or DETAILS in claims
+        is_typed = is_access_token(header)
+        current = is_typed or DETAILS in claims
         if current and self._protocol == "0.x":
             raise TokenInvalid(
                 "this is a token of protocol 1.0 and the hub has MERCURE_PROTOCOL=0.x", Section.GENERATION
@@ -148,38 +146,26 @@ class TokenVerifier:
         expires_at = _time(claims, "exp")
         not_before = _time(claims, "nbf") or 0.0
         _check_time(expires_at, not_before, now)
-        subject, provenance = _subject(claims, issuer), _provenance(claims, issuer)
-        if not current:
+        if current:
+            if not is_typed:
+                raise TokenInvalid(
+                    f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
+                )
+            if expires_at is None:
+                raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
+            _check_audience(claims.get("aud"), resource)
+            grant = grant_of(claims.get(DETAILS, []), resource)
+        else:
             if self._knows_its_url and "aud" in claims:
                 _check_audience(claims["aud"], resource)
-            old = old_grant_of(
-                claims,
-                expires_at,
-                resource,
-                fingerprint,
-                key,
-                subject=subject,
-                provenance=provenance,
-            )
-            return old, not_before, issuer.identifier, key
-        if not is_access_token(header):
-            raise TokenInvalid(
-                f"typ is {shown(header.get('typ'))}, it must be {TOKEN_TYPE!r}", Section.GENERATION
-            )
-        if expires_at is None:
-            raise TokenInvalid("the exp claim is missing", Section.TOKEN_CLAIMS)
-        _check_audience(claims.get("aud"), resource)
-        details = claims.get(DETAILS, [])
-        grant = grant_of(
-            details,
-            expires_at,
-            resource,
-            fingerprint,
-            key,
-            subject=subject,
-            provenance=provenance,
-        )
-        return grant, not_before, issuer.identifier, key
+            grant = old_grant_of(claims, resource)
+        grant.expires_at = expires_at
+        grant.fingerprint = fingerprint
+        grant.key = key
+        grant.issuer = issuer.identifier
+        grant.issued_at = _issued_at(claims)
+        grant.sub, grant.sid, grant.jti = _text(claims, "sub"), _text(claims, "sid"), _text(claims, "jti")
+        return grant, not_before
 
     def _trusted_issuer(self, claims: Mapping[str, Any]) -> Issuer:
         identifier = claims.get("iss")
@@ -204,28 +190,17 @@ class TokenVerifier:
         return issuers[0] if len(issuers) == 1 else self._issuers[self._first]
 
 
-def _subject(claims: Mapping[str, Any], issuer: Issuer) -> str:
-    subject = claims.get("sub")
-    if not isinstance(subject, str) or not subject:
-        return ""
-    return f"{issuer.identifier} {subject[:_MAX_SUBJECT]}"
-
-
-def _provenance(claims: Mapping[str, Any], issuer: Issuer) -> Provenance:
-    """By what a token can be revoked. One without ``iat`` counts as old: nobody can tell when it was made."""
+def _issued_at(claims: Mapping[str, Any]) -> float:
+    """When a token was made. One without ``iat`` counts as old: nobody can tell."""
     value = claims.get("iat")
-    issued_at = 0.0
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        issued_at = float(max(0, min(value, _MAX_TIME)))
-    return Provenance(
-        issuer.identifier,
-        issued_at,
-        tuple(
-            digest_of(claim, issuer.identifier, name)
-            for claim in REVOCABLE
-            if isinstance(name := claims.get(claim), str) and name
-        ),
-    )
+        return float(max(0, min(value, _MAX_TIME)))
+    return 0.0
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:

@@ -78,7 +78,10 @@ def _header(segment: str) -> Mapping[str, Any]:
 
 def _json_object(segment: str, name: str) -> Mapping[str, Any]:
     try:
-        value = _JSON.decode(decoded(segment).decode())
+        text = decoded(segment).decode()
+        value, end = _JSON.raw_decode(text) if text.startswith("{") else (None, 0)
+        if end != len(text):  # there is white space around it, or more
+            value = _JSON.decode(text)
     except (ValueError, RecursionError):
         raise TokenInvalid(
             f"the {name} of the token is not JSON that can be read", Section.TOKEN_MALFORMED

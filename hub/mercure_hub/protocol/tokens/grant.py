@@ -23,24 +23,10 @@ from mercure_hub.protocol.topics import SUPPORTED, MatcherType
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where a token comes from, by which it can be revoked.
-
-    :param issuer: identifier of its issuer.
-    :param issued_at: seconds since the epoch; 0 without ``iat``.
-    :param names: digests of the claims that name it.
-    """
-
-    issuer: str = ""
-    issued_at: float = 0.0
-    names: tuple[bytes, ...] = ()
+_MAX_HOLDER = 255
 
 
-_UNKNOWN = Provenance()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it takes three times as long to make, and each subscriber may bring one
 class Grant:
     """The content of a verified token.
 
@@ -53,8 +39,9 @@ class Grant:
     :param is_old: the token is one of 0.x.
     :param fingerprint: hash of the token; empty without a token.
     :param key: the key that verified the token; ``None`` without a token.
-    :param subject: issuer and ``sub`` of the token; empty without ``sub``.
-    :param provenance: of the token.
+    :param issuer: identifier of the token's issuer; empty without a token.
+    :param issued_at: seconds since the epoch; 0 without ``iat``.
+    :param sub: claim by which the token can be revoked; empty without it. So are ``sid`` and ``jti``.
     :param may_revoke: the token allows revoking others of its issuer.
     """
 
@@ -65,9 +52,17 @@ class Grant:
     is_old: bool = False
     fingerprint: bytes = b""
     key: Key | None = None
-    subject: str = ""
-    provenance: Provenance = _UNKNOWN
+    issuer: str = ""
+    issued_at: float = 0.0
+    sub: str = ""
+    sid: str = ""
+    jti: str = ""
     may_revoke: bool = False
+
+    @property
+    def holder(self) -> str:
+        """Whose token it is: its issuer and its ``sub``, shortened; empty without ``sub``."""
+        return f"{self.issuer} {self.sub[:_MAX_HOLDER]}" if self.sub else ""
 
     def names(self, topic: str) -> bool:
         """Whether a topic is granted, or the text of a pattern is one that grants.
@@ -98,24 +93,11 @@ _MAX_DEPTH = 32
 _ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
 
 
-def grant_of(
-    details: object,
-    expires_at: float,
-    resource: str,
-    fingerprint: bytes,
-    key: Key,
-    *,
-    subject: str = "",
-    provenance: Provenance = _UNKNOWN,
-) -> Grant:
+def grant_of(details: object, resource: str) -> Grant:
     """Read ``authorization_details``; one defect invalidates all of it (spec, Authorization Details).
 
-    :param expires_at: seconds since the epoch.
     :param resource: the hub's resource identifier, base of relative patterns.
-    :param fingerprint: of the token.
-    :param key: the key that verified it.
-    :param subject: issuer and ``sub``; empty without ``sub``.
-    :param provenance: of the token.
+    :returns: what they allow; the rest of the grant is for the caller to fill in.
     :raises TokenInvalid: something in it is not valid.
     """
     if not isinstance(details, list):
@@ -151,11 +133,6 @@ def grant_of(
         Scope(allowed["publish"]) if allowed["publish"] else NOTHING,
         Scope(allowed["subscribe"]) if allowed["subscribe"] else NOTHING,
         tuple(payloads) if has_payload else (),
-        expires_at,
-        fingerprint=fingerprint,
-        key=key,
-        subject=subject,
-        provenance=provenance,
         may_revoke=may_revoke,
     )
 
@@ -217,24 +194,11 @@ def _matcher(type_: MatcherType, value: str, resource: str, member: str) -> Matc
         raise TokenInvalid(error.detail, Section.TOKEN_CLAIMS) from None
 
 
-def old_grant_of(
-    claims: Mapping[str, Any],
-    expires_at: float | None,
-    resource: str,
-    fingerprint: bytes,
-    key: Key,
-    *,
-    subject: str = "",
-    provenance: Provenance = _UNKNOWN,
-) -> Grant:
+def old_grant_of(claims: Mapping[str, Any], resource: str) -> Grant:
     """Read the ``mercure`` claim of 0.x, also under its namespaced name.
 
-    :param expires_at: seconds since the epoch, ``None`` for a token that never expires.
     :param resource: the hub's resource identifier.
-    :param fingerprint: of the token.
-    :param key: the key that verified it.
-    :param subject: issuer and ``sub``; empty without ``sub``.
-    :param provenance: of the token.
+    :returns: what it allows; the rest of the grant is for the caller to fill in.
     :raises TokenInvalid: it is missing, or not valid.
     """
     claim = claims.get(OLD_NAMESPACED_CLAIM)
@@ -250,12 +214,7 @@ def old_grant_of(
         _old_scope(claim, "publish", resource),
         _old_scope(claim, "subscribe", resource),
         () if payload is None else (((), payload),),
-        expires_at,
         is_old=True,
-        fingerprint=fingerprint,
-        key=key,
-        subject=subject,
-        provenance=provenance,
         may_revoke=claim.get(REVOKE) is True,
     )
 

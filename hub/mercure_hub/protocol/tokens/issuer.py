@@ -58,14 +58,19 @@ def _is_hmac(algorithm: str, secret: bytes, signed: bytes, signature: bytes) -> 
 
     :raises ValueError: the algorithm is not for a secret, or the secret is a key that others may have.
     """
+    mac = _begun(algorithm, secret).copy()
+    mac.update(signed)
+    return hmac.compare_digest(mac.digest(), signature)
+
+
+@lru_cache(maxsize=_MAX_SECRETS)  # to look at the secret and to begin takes longer than to verify
+def _begun(algorithm: str, secret: bytes) -> hmac.HMAC:
     if algorithm not in _HASHES:
         raise ValueError(f"{algorithm} is not for a secret")
-    if _is_disguised(secret):
+    if is_disguised(secret):
         raise ValueError("the secret is an asymmetric key, a certificate or a JWK")
-    return hmac.compare_digest(hmac.digest(secret, signed, _HASHES[algorithm]), signature)
+    return hmac.new(secret, digestmod=_HASHES[algorithm])
 
-
-_is_disguised = lru_cache(maxsize=_MAX_SECRETS)(is_disguised)  # to look takes longer than to verify
 
 _MAX_TRIED = 16  # keys for one token: each takes a tenth of a millisecond, and anybody can send junk
 
@@ -132,12 +137,13 @@ class Issuer:
         if "kid" in header and not isinstance(kid, str):
             raise TokenInvalid(f"kid is {shown(kid)}, not a string", Section.KEY_UNKNOWN)
         check_extensions(header)
-        keys = self.keys(role)
-        if not any(algorithm in key.algorithms for key in keys):
-            self._check_algorithm(algorithm, role)
+        keys = tried = self.keys(role)
         named = kid is not None and any(key.kid == kid for key in keys)
-        tried = [key for key in keys if kid is None or key.kid == (kid if named else None)]
+        if kid is not None:
+            tried = tuple(key for key in keys if key.kid == (kid if named else None))
         fitting = [key for key in tried if algorithm in key.algorithms]
+        if not fitting and not any(algorithm in key.algorithms for key in keys):
+            self._check_algorithm(algorithm, role)
         if len(fitting) > _MAX_TRIED:
             raise TokenInvalid(
                 f"{len(fitting)} keys of {self.identifier!r} could have signed the token; it needs a kid",
