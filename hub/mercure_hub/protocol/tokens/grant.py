@@ -90,7 +90,8 @@ ANONYMOUS = Grant()
 _MAX_DETAILS = 100
 _MAX_MATCHERS = 1000
 _MAX_DEPTH = 32
-_ACTIONS: Mapping[str, Role] = {"publish": "publish", "subscribe": "subscribe"}
+_EXACT = MatcherType.EXACT.value
+_TYPES: Mapping[str, MatcherType] = {one.value: one for one in SUPPORTED}
 
 
 def grant_of(details: object, resource: str) -> Grant:
@@ -106,32 +107,36 @@ def grant_of(details: object, resource: str) -> Grant:
         raise TokenInvalid(
             f"{len(details)} authorization details; the limit is {_MAX_DETAILS}", Section.TOKEN_CLAIMS
         )
-    allowed: dict[Role, list[Matcher]] = {"publish": [], "subscribe": []}
+    publish: list[Matcher] = []
+    subscribe: list[Matcher] = []
     payloads: list[tuple[tuple[Matcher, ...], Json]] = []
-    may_revoke = False
+    may_revoke = has_payload = False
     for index, detail in enumerate(details):
         member = f"authorization_details[{index}]"
         if not isinstance(detail, dict):
             raise TokenInvalid(f"{member} is not an object", Section.TOKEN_CLAIMS)
-        if detail.get("type") == REVOCATION_TYPE and REVOKE in _named(detail.get("actions"), member):
+        type_ = detail.get("type")
+        if type_ == REVOCATION_TYPE and REVOKE in _named(detail.get("actions"), member):
             may_revoke = True
-        if detail.get("type") != DETAIL_TYPE:
+        if type_ != DETAIL_TYPE:
             continue
-        actions = _actions(detail.get("actions"), member)
+        actions = _named(detail.get("actions"), member)
         matchers = _topics(detail.get("topics"), member, resource)
-        payload = detail.get("payload")
-        if "payload" in detail and not isinstance(payload, dict):
-            raise TokenInvalid(f"{member}.payload is not an object", Section.TOKEN_CLAIMS)
-        if payload is not None:
+        payload = None
+        if "payload" in detail:
+            payload = detail["payload"]
+            if not isinstance(payload, dict):
+                raise TokenInvalid(f"{member}.payload is not an object", Section.TOKEN_CLAIMS)
             _check_depth(payload, f"{member}.payload")
-        for role in actions:
-            allowed[role].extend(matchers)
+            has_payload = True
+        if "publish" in actions:
+            publish += matchers
         if "subscribe" in actions:
+            subscribe += matchers
             payloads.append((matchers, payload))
-    has_payload = any(payload is not None for _, payload in payloads)
     return Grant(
-        Scope(allowed["publish"]) if allowed["publish"] else NOTHING,
-        Scope(allowed["subscribe"]) if allowed["subscribe"] else NOTHING,
+        Scope(publish) if publish else NOTHING,
+        Scope(subscribe) if subscribe else NOTHING,
         tuple(payloads) if has_payload else (),
         may_revoke=may_revoke,
     )
@@ -151,10 +156,6 @@ def _check_depth(payload: Json, member: str) -> None:
             return
         level = below
     raise TokenInvalid(f"{member} is nested more than {_MAX_DEPTH} levels deep", Section.TOKEN_CLAIMS)
-
-
-def _actions(value: object, member: str) -> set[Role]:
-    return {_ACTIONS[action] for action in _named(value, member) if action in _ACTIONS}
 
 
 def _named(value: object, member: str) -> list[str]:
@@ -177,13 +178,14 @@ def _topics(value: object, member: str, resource: str) -> tuple[Matcher, ...]:
         here = f"{member}.topics[{index}]"
         if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
             raise TokenInvalid(f"{here} is not an object with a string match", Section.TOKEN_CLAIMS)
-        match_type = entry.get("match_type", MatcherType.EXACT.value)
-        if not isinstance(match_type, str) or match_type not in SUPPORTED:
+        match_type = entry.get("match_type", _EXACT)
+        type_ = _TYPES.get(match_type) if isinstance(match_type, str) else None
+        if type_ is None:
             raise TokenInvalid(
                 f"{here}.match_type is {shown(match_type)}; known are {', '.join(SUPPORTED)}",
                 Section.TOKEN_CLAIMS,
             )
-        matchers.append(_matcher(MatcherType(match_type), entry["match"], resource, here))
+        matchers.append(_matcher(type_, entry["match"], resource, here))
     return tuple(matchers)
 
 
