@@ -86,7 +86,6 @@ class World:
 
     def come(self, *topics: str) -> Subscriber:
         one = subscriber(*map(exact, topics))
-        one.id = self.active.new_subscriber_id()
         self.active.announce(one, active=True)
         self.engine.append(one)
         return one
@@ -116,6 +115,11 @@ def world() -> Iterator[World]:
     world.active.close()
 
 
+def id_of(subscriber: Subscriber) -> str:
+    assert subscriber.announced is not None
+    return subscriber.announced.id
+
+
 def record(subscriber: str, topic: str = "t") -> str:
     return Subscription(exact(topic), subscriber).record(HUB)
 
@@ -129,17 +133,17 @@ def until(condition: Callable[[], object]) -> None:
 class TestLease:
     def test_all_are_announced_again_under_other_ids(self, world: World) -> None:
         subscribers = [world.come("a", "b") for _ in range(250)]
-        before = [one.id for one in subscribers]
+        before = list(map(id_of, subscribers))
         assert world.take() == [(one, True, 0) for one in before for _ in range(2)]
         world.active.begin_lease(1)
         until(lambda: len(world.dispatcher.announced) == 500)
-        after = {one.id for one in subscribers}
+        after = set(map(id_of, subscribers))
         assert after.isdisjoint(before)
         taken = world.take()
         assert {one for one, _, _ in taken} == after
         assert {(is_active, lease) for _, is_active, lease in taken} == {(True, 1)}
         world.go(subscribers[0])
-        assert world.take() == [(subscribers[0].id, False, 1)] * 2
+        assert world.take() == [(id_of(subscribers[0]), False, 1)] * 2
 
     def test_whoever_leaves_before_that_is_ended_by_others(self, world: World) -> None:
         stays, leaves = world.come("t"), world.come("t")
@@ -149,7 +153,7 @@ class TestLease:
         assert world.take() == []
         until(lambda: world.dispatcher.announced)
         gevent.sleep(0.01)
-        assert world.take() == [(stays.id, True, 1)]
+        assert world.take() == [(id_of(stays), True, 1)]
 
     def test_whoever_comes_meanwhile_is_announced_once(self, world: World) -> None:
         world.come("t")
@@ -157,7 +161,7 @@ class TestLease:
         world.active.begin_lease(1)
         late = world.come("t")
         world.go(late)
-        assert world.take() == [(late.id, True, 1), (late.id, False, 1)]
+        assert world.take() == [(id_of(late), True, 1), (id_of(late), False, 1)]
         until(lambda: world.dispatcher.announced)
         assert len(world.take()) == 1
 
@@ -169,12 +173,12 @@ class TestLease:
         world.active.begin_lease(2)
         until(lambda: sum(one.lease == 2 for _, one in world.dispatcher.announced) == 250)
         newest = {one for one, _, lease in world.take() if lease == 2}
-        assert newest == {one.id for one in subscribers}
+        assert newest == set(map(id_of, subscribers))
 
 
 class TestList:
     def test_it_has_the_own_ones_and_those_of_others(self, world: World) -> None:
-        own = world.come("t").id
+        own = id_of(world.come("t"))
         world.storage.records = {name: record(name) for name in "abcde"}
         assert world.listed() == [own, *"abcde"]
         assert world.listed("t", "c") == ["c"]
@@ -182,19 +186,20 @@ class TestList:
         assert world.listed("x") == []
 
     def test_one_that_is_here_is_not_looked_up(self, world: World) -> None:
-        own = world.come("t").id
+        own = id_of(world.come("t"))
         assert next(world.active.matching("t", own)).subscriber == own
         assert world.storage.asked == 0
 
     def test_none_is_listed_twice_while_things_change(self, world: World) -> None:
         own = world.come("t")
-        before = own.id
+        before = id_of(own)
         world.storage.records = {name: record(name) for name in "abcde"}
 
         def changes() -> None:
             # The lease is lost: what was the own one belongs to a dead process now, under its old id.
             world.storage.records["z"] = record(before)
-            own.id = "another"
+            assert own.announced is not None
+            own.announced.id = "another"
 
         world.storage.between = changes
         assert world.listed() == [before, *"abcde"]
@@ -249,7 +254,6 @@ class TestCounts:
 
     def come(self, world: World) -> Subscriber:
         one = subscriber(exact("t"), grant=may_read(exact("t"), exact(self.PATH)))
-        one.id = world.active.new_subscriber_id()
         world.active.announce(one, active=True)
         world.engine.append(one)
         return one

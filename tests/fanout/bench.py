@@ -55,12 +55,11 @@ def subscriber(
     form: Form = Form.PLAIN,
 ) -> Subscriber:
     return Subscriber(
-        id="",
         matchers=matchers,
         grant=grant,
         identity=HUB,
         peer="192.0.2.1",
-        now=START,
+        connected_at=int(START),
         ends_at=ends_at,
         form=form,
     )

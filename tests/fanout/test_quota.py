@@ -17,12 +17,11 @@ IDENTITY = Identity("https://example.com/.well-known/mercure")
 
 def subscriber(peer: str = "10.0.0.1", fingerprint: bytes = b"") -> Subscriber:
     return Subscriber(
-        id="",
         matchers=(),
         grant=Grant(fingerprint=fingerprint),
         identity=IDENTITY,
         peer=peer,
-        now=0.0,
+        connected_at=0,
         ends_at=1.0,
     )
 

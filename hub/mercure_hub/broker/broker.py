@@ -122,6 +122,7 @@ class Broker:
         )
         self.revocations = Revocations(storage, self.everyone, self.end, clock) if revokes else None
         self._spread = spread
+        self._second = 0
         self._log_end = log_end
         self._silenced: list[Subscriber] = []
         self._ending: gevent.Greenlet | None = None
@@ -262,9 +263,15 @@ class Broker:
         """Whether streams can be compressed."""
         return self.engine.compresses
 
-    def new_subscriber_id(self) -> str:
-        """A random identifier for a connection; empty when nobody can ask for it."""
-        return self._active.new_subscriber_id()
+    def second(self, now: float) -> int:
+        """A time in whole seconds: one object for all subscribers that come within the same second.
+
+        :param now: monotonic time.
+        """
+        second = int(now)
+        if second != self._second:
+            self._second = second
+        return self._second
 
     def locate(
         self,
@@ -413,8 +420,8 @@ class Broker:
     def _note_end(self, subscriber: Subscriber, ending: Ending) -> None:
         self.tally.add(ENDED, 1, ending.reason.label)
         if _log.isEnabledFor(logging.INFO):
-            seconds = self.clock() - subscriber.connected_at
-            self._log_end(f"subscriber {subscriber.peer} left after {seconds:.0f} s: {ending.text}")
+            seconds = int(self.clock()) - subscriber.connected_at
+            self._log_end(f"subscriber {subscriber.peer} left after {seconds} s: {ending.text}")
 
     def sample(self) -> None:
         """Note the current number of connections and waiting updates."""

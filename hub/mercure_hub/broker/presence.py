@@ -16,7 +16,7 @@ import gevent
 from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.threads import in_thread
 from mercure_hub.fanout.engine import Engine
-from mercure_hub.fanout.subscriber import Subscriber
+from mercure_hub.fanout.subscriber import Announcement, Subscriber
 from mercure_hub.protocol.count import (
     STORED_AS,
     Counts,
@@ -75,20 +75,16 @@ class ActiveSubscriptions:
         self._adopting: gevent.Greenlet | None = None
         self._announcing: gevent.Greenlet | None = None
 
-    def new_subscriber_id(self) -> str:
-        """A random identifier for a connection; empty when nobody can ask for it."""
-        return _random_name() if self.are_announced else ""
-
     def announce(self, subscriber: Subscriber, *, active: bool) -> None:
         """Publish that the subscriptions of a subscriber begin or end."""
         if not self.are_announced:
             return
         if active:
             seen = shown(subscriber.matchers, subscriber.grant.subscribe, subscriber.identity)
-            subscriber.shown, subscriber.counted = seen.matchers, seen.counted
-            self._counts.enter(subscriber.counted)
-        else:
-            self._counts.leave(subscriber.counted)
+            subscriber.announced = Announcement(_random_name(), seen.matchers, seen.counted)
+            self._counts.enter(seen.counted)
+        elif subscriber.announced is not None:
+            self._counts.leave(subscriber.announced.counted)
         self._announce(subscriber, active=active)
 
     def _announce(self, subscriber: Subscriber, *, active: bool) -> None:
@@ -124,7 +120,8 @@ class ActiveSubscriptions:
         number = 0
         while self._unknown:
             subscriber, _ = self._unknown.popitem()
-            subscriber.id = self.new_subscriber_id()
+            if subscriber.announced is not None:
+                subscriber.announced.id = _random_name()
             self._announce(subscriber, active=True)
             number += 1
             if number % _BETWEEN_PAUSES == 0:
@@ -219,9 +216,9 @@ class ActiveSubscriptions:
             raise absence
         own = list(self._engine) if value is None else self._engine.listening_with(value)
         if subscriber is not None:
-            own = [one for one in own if one.id == subscriber]
+            own = [one for one in own if one.announced is not None and one.announced.id == subscriber]
         # What an adopter has not ended yet may be of a connection that is here.
-        listed = {one.id for one in own}
+        listed = {one.announced.id for one in own if one.announced is not None}
         for one in _with_pauses(own):
             yield from _subscriptions(one)
         beyond: str | None = None
@@ -289,7 +286,10 @@ class ActiveSubscriptions:
 
 
 def _subscriptions(subscriber: Subscriber) -> Iterator[Subscription]:
-    return of_subscriber(subscriber.shown, subscriber.id, subscriber.grant.payload_for)
+    announced = subscriber.announced
+    if announced is None:
+        return iter(())
+    return of_subscriber(announced.matchers, announced.id, subscriber.grant.payload_for)
 
 
 def _restored(records: Sequence[str], values: Sequence[str]) -> list[Subscription]:

@@ -28,6 +28,7 @@ from mercure_hub.protocol.subscription import (
     wants_last_values,
 )
 from mercure_hub.protocol.tokens.grant import Grant
+from mercure_hub.protocol.update import new_id
 
 _HEADERS: Headers = [
     ("Content-Type", "text/event-stream"),
@@ -85,7 +86,7 @@ def subscribe(hub: Hub, request: Request) -> Stream:
     allowance = Allowance(most, grant.holder or request.peer) if most else None
     matchers = matchers_from(parameters, request.identity, current=current, old=old, allowance=allowance)
     if hub.subscriptions:
-        check_shown(matchers, hub.broker.new_subscriber_id(), grant.payload_for, request.identity)
+        check_shown(matchers, new_id(), grant.payload_for, request.identity)
     # The query component comes first, so its cursor wins over the body's.
     wanted = requested_cursor(_event_id(request.header("last-event-id")), parameters, old_names=old)
     wants_values = wants_last_values(parameters)

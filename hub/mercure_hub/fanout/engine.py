@@ -231,7 +231,7 @@ class Engine:
         subscriber.queue = None
         self._on_gone(subscriber, ending)
         # The timetable keeps it for a while, and patterns take memory.
-        subscriber.matchers = subscriber.shown = ()
+        subscriber.matchers, subscriber.announced = (), None
 
     def close(self) -> None:
         """Give back what the kernel lent; the subscribers have to be dropped before."""

@@ -59,17 +59,17 @@ class Sockets:
         self._heartbeat = heartbeat
         self._readiness = readiness
         readiness.report = self._look
-        self._by_fd: dict[int, Subscriber] = {}
+        self._by_fd = ByDescriptor()
         self._connections: dict[int, Multiplexed] = {}
         self._on_streams = 0  # subscribers
         self._timetable = Timetable(clock())
         self._lingering = Lingering(readiness.remove)
 
     def __len__(self) -> int:
-        return len(self._by_fd) + self._on_streams
+        return self._by_fd.count + self._on_streams
 
     def __iter__(self) -> Iterator[Subscriber]:
-        yield from list(self._by_fd.values())
+        yield from self._by_fd.all()
         for connection in list(self._connections.values()):
             yield from connection.subscriptions()
 
@@ -87,7 +87,7 @@ class Sockets:
             self._on_streams += 1
             self._schedule(subscriber, self._clock())
             return
-        self._by_fd[subscriber.fd] = subscriber
+        self._by_fd.put(subscriber)
         self._readiness.add(subscriber.fd, reads=subscriber.websocket is not None)
         self._schedule(subscriber, self._clock())
 
@@ -106,7 +106,7 @@ class Sockets:
             self._output.flush_connection(stream.connection, self._clock())
             return
         fd, tls = subscriber.fd, subscriber.tls
-        self._by_fd.pop(fd, None)
+        self._by_fd.remove(fd)
         subscriber.fd, subscriber.tls = -1, None
         self._close(fd, tls, linger=linger)
 
@@ -247,6 +247,38 @@ class Sockets:
             # In whole seconds, as the timetable counts: it is early by a part of one.
             interval -= (int(now) - int(subscriber.stream.connection.opened_at)) % interval
         self._timetable.put(subscriber, min(subscriber.ends_at, now + interval))
+
+
+class ByDescriptor:
+    """Subscribers by their descriptor, a small number: a dict would take four times the memory.
+
+    ``count`` is how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._places: list[Subscriber | None] = []
+
+    def put(self, subscriber: Subscriber) -> None:
+        """Enter a subscriber at its descriptor, where none is."""
+        missing = subscriber.fd + 1 - len(self._places)
+        if missing > 0:
+            self._places += [None] * missing
+        self._places[subscriber.fd] = subscriber
+        self.count += 1
+
+    def get(self, fd: int) -> Subscriber | None:
+        """The subscriber with a descriptor, if there is one."""
+        return self._places[fd] if fd < len(self._places) else None
+
+    def remove(self, fd: int) -> None:
+        """Take out the subscriber with a descriptor."""
+        self._places[fd] = None
+        self.count -= 1
+
+    def all(self) -> list[Subscriber]:
+        """All of them, as they are now."""
+        return [one for one in self._places if one is not None]
 
 
 class Timetable:

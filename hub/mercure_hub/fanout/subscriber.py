@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -33,15 +34,28 @@ _HISTORY, _READY, _QUEUED = State.HISTORY, State.READY, State.QUEUED
 _READY_TLS, _READY_STREAM = State.READY_TLS, State.READY_STREAM
 
 
+@dataclass(slots=True)
+class Announcement:
+    """What others learn of a subscriber, in a hub with active subscriptions.
+
+    :param id: identifier of the connection in subscription documents.
+    :param matchers: those of its matchers whose subscriptions others learn of.
+    :param counted: the paths of the counts that it is part of.
+    """
+
+    id: str
+    matchers: tuple[Matcher, ...]
+    counted: tuple[str, ...]
+
+
 class Subscriber:
     """A connection that receives updates.
 
-    :param id: identifier in subscription documents; empty when nobody can ask for it.
     :param matchers: what it listens to.
     :param grant: what its token allows.
     :param identity: the hub's public URL as this client knows it.
     :param peer: the client's address.
-    :param now: monotonic time of the connection, in seconds.
+    :param connected_at: monotonic time of the connection, in whole seconds.
     :param ends_at: monotonic time at which the connection must be closed.
     :param form: how its stream is encoded.
     :param websocket: reads what the client sends; ``None`` for an event stream.
@@ -50,24 +64,21 @@ class Subscriber:
     ``Engine.start`` on; a closed descriptor is -1, so that nothing can be written to another connection that
     gets its number. On a connection that carries many streams, ``stream`` takes their place. ``queue`` holds
     what is not yet written, ``queued`` is its size in bytes. ``stalled_at`` is the monotonic time since which
-    a full socket takes nothing, or 0. ``shown`` are those of its matchers whose subscriptions others learn
-    of, ``counted`` the paths of the counts that it is part of.
+    a full socket takes nothing, or 0. ``announced`` is what others learn of it, if they do.
     """
 
     __slots__ = (
+        "announced",
         "connected_at",
-        "counted",
         "ends_at",
         "fd",
         "form",
         "grant",
-        "id",
         "identity",
         "matchers",
         "peer",
         "queue",
         "queued",
-        "shown",
         "stalled_at",
         "state",
         "stream",
@@ -78,12 +89,11 @@ class Subscriber:
     def __init__(
         self,
         *,
-        id: str,
         matchers: tuple[Matcher, ...],
         grant: Grant,
         identity: Identity,
         peer: str,
-        now: float,
+        connected_at: int,
         ends_at: float,
         form: Form = Form.PLAIN,
         websocket: WebSocket | None = None,
@@ -94,14 +104,12 @@ class Subscriber:
         self.fd = -1
         self.tls: TlsSocket | None = None
         self.stream: Stream | None = None
-        self.id = id
         self.matchers = matchers
-        self.shown = matchers
-        self.counted: tuple[str, ...] = ()
+        self.announced: Announcement | None = None
         self.grant = grant
         self.identity = identity
         self.peer = peer
-        self.connected_at = now
+        self.connected_at = connected_at
         self.stalled_at = 0.0
         self.ends_at = ends_at
         self.queue: list[bytes | memoryview] | None = None

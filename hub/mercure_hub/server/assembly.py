@@ -146,7 +146,12 @@ def assemble(
     own_bells = bells(1) if inherited is None else []
     tally = Board(1).of(0) if inherited is None else inherited.tally
     broker = _broker(settings, inherited, limits, tally, own_bells)
-    verifier = TokenVerifier(settings.issuers, settings.protocol, knows_its_url=settings.knows_its_url)
+    verifier = TokenVerifier(
+        settings.issuers,
+        settings.protocol,
+        knows_its_url=settings.knows_its_url,
+        tells_apart=settings.max_connections_per_token > 0,
+    )
 
     def trust(issuer: Issuer) -> None:
         verifier.trust(issuer)

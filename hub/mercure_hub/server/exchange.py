@@ -129,12 +129,11 @@ def begin_stream(
     broker = site.hub.broker
     now = broker.clock()
     subscriber = Subscriber(
-        id=broker.new_subscriber_id(),
         matchers=stream.matchers,
         grant=stream.grant,
         identity=identity,
         peer=reply.peer,
-        now=now,
+        connected_at=broker.second(now),
         ends_at=now + stream.lifetime,
         form=form,
         websocket=WebSocket(ends_with_token=stream.ends_with_token) if form.is_websocket else None,

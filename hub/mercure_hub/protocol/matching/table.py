@@ -93,19 +93,49 @@ class Scope:
     :param matchers: any of them covers the topic.
     """
 
+    __slots__ = ("_others", "_topic")
+
+    def __init__(self, matchers: Sequence[Matcher]) -> None:
+        # Most tokens and most subscribers have one topic, and there are thousands of them.
+        self._topic = matchers[0].exact if len(matchers) == 1 else None
+        self._others = None if self._topic is not None else _Matchers(matchers)
+
+    def covers(self, topic: str) -> bool:
+        """Tell whether the topic is allowed."""
+        return topic == self._topic if self._others is None else self._others.cover(topic)
+
+    def has_pattern(self, value: str) -> bool:
+        """Tell whether one of the patterns has this text."""
+        return self._others is not None and self._others.have_pattern(value)
+
+    def covers_any(self, topics: Sequence[str]) -> bool:
+        """Tell whether one of the topics is allowed, which is enough to read a private update."""
+        if self._others is None:
+            return self._topic in topics
+        return any(map(self._others.cover, topics))
+
+    def reaches(self, path: str) -> bool:
+        """Whether it may cover a topic below a path of the hub; false only if that is certain."""
+        if self._topic is not None:
+            return self._topic.startswith(path)
+        return self._others is not None and self._others.reach(path)
+
+    def first_outside(self, topics: Sequence[str]) -> str | None:
+        """The first topic that is not allowed; publishing needs all of them."""
+        return next((topic for topic in topics if not self.covers(topic)), None)
+
+
+class _Matchers:
+    """Any number of matchers of any type."""
+
     __slots__ = ("_everything", "_exact", "_patterns", "_table")
 
     def __init__(self, matchers: Sequence[Matcher]) -> None:
-        self._table: PatternTable[None] | None = None
-        if len(matchers) == 1 and matchers[0].exact is not None:  # most tokens and most subscribers
-            self._everything = False
-            self._exact: tuple[str, ...] | frozenset[str] = (matchers[0].exact,)
-            self._patterns: tuple[Matcher, ...] = ()
-            return
         self._everything = any(matcher.is_wildcard for matcher in matchers)
         exact = dict.fromkeys(matcher.exact for matcher in matchers if matcher.exact is not None)
-        # Most tokens have one topic, and a set of one takes four times the memory of a tuple.
+        # A set of one takes four times the memory of a tuple.
         self._exact = tuple(exact) if len(exact) <= _FEW else frozenset(exact)
+        self._table: PatternTable[None] | None = None
         self._patterns = tuple(
             matcher for matcher in matchers if matcher.exact is None and not matcher.is_wildcard
         )
@@ -114,33 +144,23 @@ class Scope:
             for matcher in dict.fromkeys(self._patterns):
                 self._table.put(matcher, None)
 
-    def covers(self, topic: str) -> bool:
-        """Tell whether the topic is allowed."""
+    def cover(self, topic: str) -> bool:
+        """See ``Scope.covers``; likewise the others."""
         if self._everything or topic in self._exact:
             return True
         if self._table is not None:
             return any(matcher.matches(topic) for matcher, _ in self._table.candidates(topic))
         return any(matcher.matches(topic) for matcher in self._patterns)
 
-    def has_pattern(self, value: str) -> bool:
-        """Tell whether one of the patterns has this text."""
+    def have_pattern(self, value: str) -> bool:
         return any(matcher.value == value for matcher in self._patterns)
 
-    def covers_any(self, topics: Sequence[str]) -> bool:
-        """Tell whether one of the topics is allowed, which is enough to read a private update."""
-        return any(self.covers(topic) for topic in topics)
-
-    def reaches(self, path: str) -> bool:
-        """Whether it may cover a topic below a path of the hub; false only if that is certain."""
+    def reach(self, path: str) -> bool:
         return (
             self._everything
             or any(topic.startswith(path) for topic in self._exact)
             or any(matcher.reaches(path) for matcher in self._patterns)
         )
-
-    def first_outside(self, topics: Sequence[str]) -> str | None:
-        """The first topic that is not allowed; publishing needs all of them."""
-        return next((topic for topic in topics if not self.covers(topic)), None)
 
 
 NOTHING = Scope(())

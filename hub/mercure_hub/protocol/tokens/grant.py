@@ -37,7 +37,7 @@ class Grant:
         which belongs to every subscription.
     :param expires_at: seconds since the epoch, or ``None`` for a 0.x token that never expires.
     :param is_old: the token is one of 0.x.
-    :param fingerprint: hash of the token; empty without a token.
+    :param fingerprint: hash of the token, if connections are counted by it; else empty.
     :param key: the key that verified the token; ``None`` without a token.
     :param issuer: identifier of the token's issuer; empty without a token.
     :param issued_at: seconds since the epoch; 0 without ``iat``.
