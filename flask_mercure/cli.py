@@ -88,7 +88,8 @@ def run(context: click.Context, arguments: tuple[str, ...]) -> None:
         with _errors_as_messages():
             development.check_packages()  # not on Windows, which has not all of these signals
             certificate = command.params["cert"] if isinstance(command.params["cert"], tuple) else None
-            for name, value in development.settings_of_a_run(command.params["host"], certificate).items():
+            settings, listening = development.settings_of_a_run(command.params["host"], certificate)
+            for name, value in settings.items():
                 os.environ.setdefault(name, value)
             app = context.ensure_object(ScriptInfo).load_app()
             with app.app_context():
@@ -96,10 +97,14 @@ def run(context: click.Context, arguments: tuple[str, ...]) -> None:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # what ends this ends the hub, too
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # not under nohup
                     signal.signal(number, signal.default_int_handler)
-            with development.hub_beside(app, configuration, os.environ), suppress(KeyboardInterrupt):
+            held = listening if configuration.url == settings["FLASK_MERCURE_URL"] else None
+            if held is None:  # the app has its hub elsewhere
+                listening.close()
+            with development.hub_beside(app, configuration, os.environ, held), suppress(KeyboardInterrupt):
                 click.echo(f" * Hub of {app.name!r} on {configuration.url}")
                 run_command.invoke(command)
         return
+    development.end_with_parent()
     run_command.invoke(command)
 
 

@@ -34,6 +34,7 @@ from flask_mercure.errors import ConfigurationError
 from flask_mercure.reading.subscriber import Subscription
 from flask_mercure.tokens import TokenFactory
 from flask_mercure.topics import EVERYTHING, Topics, matchers, subscription_url
+from mercure_hub.config.settings import HANDED_OVER, STARTER
 from mercure_hub.protocol.hub_url import WELL_KNOWN
 from mercure_hub.protocol.tokens.asymmetric import PrivateKey
 from mercure_hub.protocol.tokens.credentials import COOKIE
@@ -41,6 +42,7 @@ from mercure_hub.protocol.tokens.keys import Key
 
 _STARTS_WITHIN = 20.0  # seconds
 _ENDS_WITHIN = 10.0
+_AGAIN = 1.0
 _FIRST_PORT = 3000
 _LOCAL_NAMES = ("127.0.0.1", "localhost")
 
@@ -229,7 +231,7 @@ def local_hub(folder: Path, settings: Mapping[str, str] | None = None) -> Iterat
             hub.end()
 
 
-def settings_of_a_run(host: str, certificate: tuple[str, str] | None) -> dict[str, str]:
+def settings_of_a_run(host: str, certificate: tuple[str, str] | None) -> tuple[dict[str, str], socket.socket]:
     """Variables for an app and a hub that are started together, for whatever nobody has set.
 
     The app reads them with ``app.config.from_prefixed_env()``: secrets for this run, and a hub under the
@@ -238,30 +240,33 @@ def settings_of_a_run(host: str, certificate: tuple[str, str] | None) -> dict[st
 
     :param host: of the pages.
     :param certificate: paths of the certificate and of its key, for pages and hub on HTTPS.
+    :returns: the variables, and the socket that the hub is to have: nobody else can choose its port.
     :raises ConfigurationError: no server can listen there.
     """
+    listening = _listen(host)
     scheme = "http" if certificate is None else "https"
     name = f"[{host}]" if ":" in host else host
     settings = {
         "FLASK_SECRET_KEY": secrets.token_urlsafe(48),  # of the app's own sessions
         "FLASK_MERCURE_JWT_SECRET": secrets.token_urlsafe(48),
-        "FLASK_MERCURE_URL": f"{scheme}://{name}:{_free_port(host)}{WELL_KNOWN}",
+        "FLASK_MERCURE_URL": f"{scheme}://{name}:{listening.getsockname()[1]}{WELL_KNOWN}",
     }
     if certificate is None:
-        return settings | {
-            "FLASK_MERCURE_COOKIE_NAME": COOKIE.removeprefix("__Secure-"),
-            "FLASK_MERCURE_COOKIE_SECURE": "false",
-        }
-    cert, key = certificate
-    return settings | {
-        "FLASK_MERCURE_VERIFY_TLS": cert,
-        "MERCURE_TLS_CERT": cert,
-        "MERCURE_TLS_KEY": key,
-    }
+        settings["FLASK_MERCURE_COOKIE_NAME"] = COOKIE.removeprefix("__Secure-")
+        settings["FLASK_MERCURE_COOKIE_SECURE"] = "false"
+    else:
+        settings["FLASK_MERCURE_VERIFY_TLS"] = settings["MERCURE_TLS_CERT"] = certificate[0]
+        settings["MERCURE_TLS_KEY"] = certificate[1]
+    return settings, listening
 
 
 @contextmanager
-def hub_beside(app: Flask, configuration: Configuration, inherited: Mapping[str, str]) -> Iterator[None]:
+def hub_beside(
+    app: Flask,
+    configuration: Configuration,
+    inherited: Mapping[str, str],
+    listening: socket.socket | None = None,
+) -> Iterator[None]:
     """Run the hub of an app for the length of a ``with`` block, which SIGTERM ends if the hub dies first.
 
     Its history is in the instance folder, in a file for each port.
@@ -269,6 +274,7 @@ def hub_beside(app: Flask, configuration: Configuration, inherited: Mapping[str,
     :param app: the application.
     :param configuration: of the app.
     :param inherited: environment of this process.
+    :param listening: listens on the hub's address; from now on, the hub alone has it.
     :raises ConfigurationError: the hub does not start, or has died.
     """
     variables = environment(configuration, inherited)
@@ -279,7 +285,7 @@ def hub_beside(app: Flask, configuration: Configuration, inherited: Mapping[str,
         variables["MERCURE_TRANSPORT_URL"] = f"sqlite:///{quote(str(folder / name))}"
     variables.setdefault("MERCURE_LOG_LEVEL", "warning")  # the terminal is the app's
     with _service_manager() as manager:
-        hub = _Hub(variables, manager, keeps_log=False)
+        hub = _Hub(variables, manager, listening, keeps_log=False)
         try:
             if not hub.wait():
                 raise ConfigurationError("the hub did not start")
@@ -289,6 +295,18 @@ def hub_beside(app: Flask, configuration: Configuration, inherited: Mapping[str,
             status = hub.end()
             if status is not None:
                 raise ConfigurationError(f"the hub has ended with status {status}; it has said why above")
+
+
+def end_with_parent() -> None:
+    """End this process, with SIGTERM, once its parent is gone: under the reloader, that one has the hub."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_AGAIN)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="mercure-parent", daemon=True).start()
 
 
 @contextmanager
@@ -309,17 +327,32 @@ class _Hub:
 
     :param variables: its environment.
     :param manager: the socket that it notifies when it is ready.
+    :param listening: the socket that it listens on; ``None``: it opens one.
     :param keeps_log: read what it logs, instead of leaving it on the terminal.
     """
 
-    def __init__(self, variables: dict[str, str], manager: socket.socket, *, keeps_log: bool) -> None:
+    def __init__(
+        self,
+        variables: dict[str, str],
+        manager: socket.socket,
+        listening: socket.socket | None = None,
+        *,
+        keeps_log: bool,
+    ) -> None:
         self._manager = manager
         self._lines: list[str] = []
-        self._is_ending = False
+        self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
+        # The hub ends with this process, even if that is killed: the system closes the other end then.
+        watched, self._life = os.pipe()
+        given = {"NOTIFY_SOCKET": manager.getsockname(), STARTER: str(watched)}
+        sockets = () if listening is None else (listening.fileno(),)
+        if sockets:
+            given[HANDED_OVER] = str(sockets[0])
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
             command(()),
-            env=variables | {"NOTIFY_SOCKET": manager.getsockname()},
+            env=variables | given,
+            pass_fds=(watched, *sockets),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL if keeps_log else None,
             stderr=subprocess.PIPE if keeps_log else None,
@@ -328,6 +361,9 @@ class _Hub:
             # Ctrl-C at a terminal is for this process, which then ends the hub.
             start_new_session=not keeps_log,
         )
+        os.close(watched)
+        if listening is not None:
+            listening.close()
         if keeps_log:
             self._begin(self._read)  # or its pipe would fill up
 
@@ -350,12 +386,17 @@ class _Hub:
         return "".join(self._lines)
 
     def on_death(self, call: Callable[[], object]) -> None:
-        """Have a function called in a thread, should the hub end by itself."""
+        """Have a function called in a thread, should the hub end by itself, until this object is ended.
+
+        A single signal is not enough: code may swallow the exception that its handler raises.
+        """
 
         def watch() -> None:
             self._process.wait()
-            if not self._is_ending:
+            pause = 0.0
+            while not self._ending.wait(pause):
                 call()
+                pause = _AGAIN
 
         self._begin(watch)
 
@@ -364,9 +405,9 @@ class _Hub:
 
         :returns: its status, if it had ended before.
         """
-        if self._is_ending:
+        if self._ending.is_set():
             return None
-        self._is_ending = True
+        self._ending.set()
         status = self._process.poll()
         self._process.terminate()
         try:
@@ -378,6 +419,7 @@ class _Hub:
             thread.join(_ENDS_WITHIN)
         if self._process.stderr is not None:
             self._process.stderr.close()
+        os.close(self._life)
         return status
 
     def _begin(self, work: Callable[[], object]) -> None:
@@ -389,27 +431,41 @@ class _Hub:
             self._lines.append(line)
 
 
-def _free_port(host: str) -> int:
-    """Port 3000, or the next one that is free."""
+def _listen(host: str) -> socket.socket:
+    """Listen on port 3000, or the next one that is free."""
     for port in range(_FIRST_PORT, _FIRST_PORT + 50):
         # Browsers try ::1 first for localhost, and would find another server there.
-        for address in ("127.0.0.1", "::1") if host == "localhost" else (host,):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((address, port))
-                except OSError as error:
-                    if error.errno == errno.EADDRINUSE:
-                        break
-                    if address == host:
-                        raise ConfigurationError(
-                            f"nothing can listen on {host!r}: {error.strerror}; give --host an address of "
-                            "this machine"
-                        ) from None
-        else:
-            return port
+        if host == "localhost" and _is_taken("::1", port):
+            continue
+        try:
+            return _listening("127.0.0.1" if host == "localhost" else host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigurationError(
+                    f"nothing can listen on {host!r}: {error.strerror}; give --host an address of "
+                    "this machine"
+                ) from None
     raise ConfigurationError(
         f"no port from {_FIRST_PORT} to {_FIRST_PORT + 49} is free for the hub; choose one with "
         "FLASK_MERCURE_URL"
     )
+
+
+def _is_taken(address: str, port: int) -> bool:
+    try:
+        _listening(address, port).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen()
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
@@ -78,10 +80,15 @@ def _address(process: subprocess.Popen[str]) -> str:
     raise AssertionError("".join(said))
 
 
+def _children_of(process: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 def _hub_of(process: subprocess.Popen[str]) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    [hub] = [pid for pid in children if b"mercure_hub" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return int(hub)
+    [hub] = [
+        pid for pid in _children_of(process) if b"mercure_hub" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return hub
 
 
 def _is_running(pid: int) -> bool:
@@ -105,6 +112,23 @@ def test_an_app_without_settings_publishes_and_all_ends_together(
     process.send_signal(number)
     assert process.wait(15) == 0
     assert not _is_running(hub)
+
+
+@pytest.mark.parametrize(("options", "workers"), [((), "1"), ((), "2"), (("--debug",), "1")], ids=str)
+def test_nothing_is_left_of_a_run_that_is_killed(
+    start: Start, options: tuple[str, ...], workers: str
+) -> None:
+    process = start("--port", "0", options=options, MERCURE_WORKERS=workers)
+    with urlopen(_address(process), timeout=15):  # by now the reloader has started the app
+        children = [os.pidfd_open(pid) for pid in _children_of(process)]
+    assert len(children) == 1 + len(options)
+    process.kill()
+    for child in children:
+        is_over = bool(select.select([child], [], [], 15)[0])
+        if not is_over:
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+        os.close(child)
+        assert is_over
 
 
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "debug"])
@@ -147,8 +171,23 @@ def test_the_next_port_is_taken_when_the_usual_one_is_not_free(monkeypatch: pyte
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(development, "_FIRST_PORT", port)
-        url = development.settings_of_a_run("127.0.0.1", None)["FLASK_MERCURE_URL"]
-    assert int(url.split(":")[2].split("/")[0]) > port
+        settings, held = development.settings_of_a_run("127.0.0.1", None)
+        held.close()
+    assert _port_of(settings) > port
+
+
+def test_two_at_the_same_moment_take_two_ports() -> None:
+    settings, held = development.settings_of_a_run("127.0.0.1", None)
+    with held:
+        others, other = development.settings_of_a_run("127.0.0.1", None)
+        other.close()
+    assert _port_of(settings) != _port_of(others)
+
+
+def _port_of(settings: Mapping[str, str]) -> int:
+    port = urlsplit(settings["FLASK_MERCURE_URL"]).port
+    assert port is not None
+    return port
 
 
 def test_a_host_that_is_no_address_of_this_machine_is_said_so() -> None:
@@ -157,7 +196,8 @@ def test_a_host_that_is_no_address_of_this_machine_is_said_so() -> None:
 
 
 def test_with_a_certificate_pages_and_hub_are_on_https() -> None:
-    settings = development.settings_of_a_run("localhost", ("/cert.pem", "/key.pem"))
+    settings, held = development.settings_of_a_run("localhost", ("/cert.pem", "/key.pem"))
+    held.close()
     assert settings["FLASK_MERCURE_URL"].startswith("https://localhost:3")
     assert settings["MERCURE_TLS_CERT"] == settings["FLASK_MERCURE_VERIFY_TLS"] == "/cert.pem"
     assert "FLASK_MERCURE_COOKIE_SECURE" not in settings

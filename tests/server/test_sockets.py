@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from mercure_hub.config.loading import load_settings
-from mercure_hub.config.settings import SettingError, Settings
+from mercure_hub.config.settings import HANDED_OVER, SettingError, Settings
 from mercure_hub.server import sockets as server_sockets
-from mercure_hub.server.sockets import HANDED_OVER, listening_sockets, notify, url_of
+from mercure_hub.server.sockets import listening_sockets, notify, url_of
 from tests.hub.running import SECRET, TIMEOUT, RunningHub, process_environment
 
 pytestmark = pytest.mark.minutes

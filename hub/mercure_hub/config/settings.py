@@ -445,7 +445,18 @@ _OF_THE_EXTENSION = (
     *("PUBLISH_TOPICS", "RELAY_THREAD", "STATIC_PATH", "TIMEOUT", "TOKEN_FACTORY"),
     *("REVOKE_ON_LOGOUT", "TOKEN_LIFETIME", "TOKEN_PROVIDER", "URL", "VERIFY_TLS"),
 )  # a Flask application reads them, and often shares the environment; tests compare with its table
-_OF_HANDOVER = ("HUB_SOCKETS", "HUB_READY")
+
+HANDED_OVER = "MERCURE_HUB_SOCKETS"
+"""Environment variable with the descriptors of listening sockets, of the predecessor or the starter."""
+
+SUCCESSION = "MERCURE_HUB_READY"
+"""Environment variable with the descriptor on which a hub tells its predecessor that it serves."""
+
+STARTER = "MERCURE_HUB_STARTER"
+"""Environment variable with the reading end of a pipe: the hub stops when the other end is closed.
+
+The system closes it when the process that started the hub ends, whatever ends it.
+"""
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
@@ -453,7 +464,7 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
 
     :param names: of the variables in the environment; their values may be secrets.
     """
-    known = {*VARIABLES, *(PREFIX + name for name in (*_OF_THE_EXTENSION, *_OF_HANDOVER))}
+    known = {*VARIABLES, *(PREFIX + name for name in _OF_THE_EXTENSION), HANDED_OVER, SUCCESSION, STARTER}
     return [_warning(name) for name in sorted(names) if name.startswith(PREFIX) and name not in known]
 
 

@@ -16,7 +16,7 @@ import gevent
 from gevent.event import Event
 
 from mercure_hub.config.loading import reloaded
-from mercure_hub.config.settings import TABLE, SettingError, Settings
+from mercure_hub.config.settings import HANDED_OVER, STARTER, SUCCESSION, TABLE, SettingError, Settings
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.subscriber import Subscriber
 from mercure_hub.metrics.tally import ProcessMetrics
@@ -24,7 +24,7 @@ from mercure_hub.server import logs, rotation
 from mercure_hub.server.assembly import Inherited, Limits, assemble
 from mercure_hub.server.channel import READ, is_ready
 from mercure_hub.server.jwks import Fetcher
-from mercure_hub.server.sockets import HANDED_OVER, SUCCESSION, notify, url_of
+from mercure_hub.server.sockets import notify, url_of
 from mercure_hub.server.tls import renew
 
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
@@ -65,6 +65,7 @@ class Process:
         self._metrics = ProcessMetrics(self._parts.tally)
         self._lacks_metrics = False
         self._parent = None if inherited is None else inherited.parent
+        self._starter = starter(os.environ) if inherited is None else inherited.parent
         self._successor: Successor | None = None
         self._is_leaving = False
         self._greenlets: list[gevent.Greenlet] = []
@@ -93,8 +94,8 @@ class Process:
             gevent.signal_handler(signal.SIGHUP, self._once_it_serves, partial(self.reload, reread)),
             gevent.signal_handler(signal.SIGUSR2, self._once_it_serves, leave),
         ]
-        if self._parent is not None:  # without a parent, nobody would stop or replace this process
-            orphaned = gevent.get_hub().loop.io(self._parent, 1)
+        if self._starter is not None:  # once it is gone, nobody would stop or replace this process
+            orphaned = gevent.get_hub().loop.io(self._starter, READ)
             orphaned.start(self.stop)
             watchers.append(orphaned)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*HANDLED, signal.SIGCHLD))  # now there are handlers
@@ -392,6 +393,16 @@ class Successor:
     def abandon(self) -> None:
         """End it, because this hub is told to stop before the successor serves."""
         self._child.terminate()
+
+
+def starter(environment: MutableMapping[str, str]) -> int | None:
+    """The descriptor that is readable once the process that started this hub is gone.
+
+    :param environment: names it; the name is removed.
+    :returns: ``None`` for a hub that outlives that process.
+    """
+    descriptor = environment.pop(STARTER, "")
+    return int(descriptor) if descriptor else None
 
 
 def tell_predecessor(environment: MutableMapping[str, str]) -> None:

@@ -7,14 +7,8 @@ import os
 import socket
 from collections.abc import Mapping, MutableMapping
 
-from mercure_hub.config.settings import SettingError, Settings
+from mercure_hub.config.settings import HANDED_OVER, SUCCESSION, SettingError, Settings
 from mercure_hub.protocol.hosts import is_loopback
-
-HANDED_OVER = "MERCURE_HUB_SOCKETS"
-"""Environment variable with the descriptors that a hub gives to its successor."""
-
-SUCCESSION = "MERCURE_HUB_READY"
-"""Environment variable with the descriptor on which a hub tells its predecessor that it serves."""
 
 _FIRST_OF_SYSTEMD = 3
 _BACKLOG = 4096

@@ -34,6 +34,7 @@ from mercure_hub.server.lifecycle import (
     Process,
     Successor,
     serve_alone,
+    starter,
     tune_interpreter,
 )
 from mercure_hub.server.rotation import ROTATION_INTERVAL, rotation_of
@@ -153,6 +154,7 @@ class Workers:
         self._feed = Feed.make(self._bells, os.environ) if address.is_shared else None
         self._connections = SharedCounts(count)
         self._clock_offset = time.time() - since_boot()  # also for workers that replace others
+        self._starter = starter(os.environ)
         self._life = os.pipe()  # its writing end stays open as long as this process lives
         self._workers = [_Worker(number) for number in range(count)]
         self._feeder = _Worker(count, "the feeder") if self._feed else None
@@ -217,14 +219,17 @@ class Workers:
                     self._attempt(self._start, worker)
 
     def _next_signal(self, timeout: float, numbers: Sequence[signal.Signals] = _WATCHED) -> int | None:
-        """Wait for a signal, or for a report of a worker that is starting.
+        """Wait for a signal, for a report of a worker that is starting, or for the end of the hub's starter.
 
         :param timeout: seconds to wait at most.
         :param numbers: of the signals to wait for.
         :returns: the signal, or ``None``.
         """
         reports = [worker.reports for worker in self._processes if worker.reports is not None]
-        return self._signals.wait(min(timeout, _LOOK) if reports else timeout, numbers, reports)
+        watched = reports if self._starter is None else [*reports, self._starter]
+        number = self._signals.wait(min(timeout, _LOOK) if reports else timeout, numbers, watched)
+        is_orphaned = self._starter is not None and select.select([self._starter], [], [], 0)[0]
+        return signal.SIGTERM if number is None and is_orphaned else number
 
     def _reload(self) -> None:
         """Reload the settings here and in the workers: workers forked later have to trust the same keys."""
