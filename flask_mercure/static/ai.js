@@ -22,7 +22,7 @@ export class MercureChatTransport {
   async sendMessages({ chatId, abortSignal, headers, body, ...message }) {
     const { messages, trigger, messageId } = message;
     // Not aborted with the signal: a run that was begun is to be stopped.
-    const { topic } = await this.#request(this.#api, headers, {
+    const [status, answer] = await this.#request(this.#api, headers, {
       ...(await resolve(this.#options.body)),
       ...body,
       id: chatId,
@@ -30,6 +30,12 @@ export class MercureChatTransport {
       trigger,
       messageId,
     });
+    const topic = answer?.topic;
+    if (typeof topic !== "string" || topic === "") {
+      throw new Error(
+        `${this.#api} answered ${status} without a topic: answer {"topic": ...}, with that of mercure.stream_events()`,
+      );
+    }
     return this.#read(topic, abortSignal, () => this.#stop(chatId, headers));
   }
 
@@ -40,7 +46,7 @@ export class MercureChatTransport {
     const { resume } = this.#options;
     const topic = resume
       ? await resume(chatId)
-      : (await this.#request(this.#url(chatId, "stream"), headers))?.topic;
+      : (await this.#request(this.#url(chatId, "stream"), headers))[1]?.topic;
     if (!topic) return null;
     return this.#read(topic, abortSignal, () => {
       // A chat that resumes once more gives up this stream, and does not mean the run.
@@ -56,6 +62,7 @@ export class MercureChatTransport {
     return `${this.#api}/${encodeURIComponent(chatId)}/${what}`;
   }
 
+  /** @returns {Promise<[number, any]>} the status and the JSON of the answer; `null` for 204 */
   async #request(url, headers, content) {
     const sent = new Headers(await resolve(this.#options.headers));
     for (const [name, value] of new Headers(headers)) sent.set(name, value);
@@ -67,9 +74,9 @@ export class MercureChatTransport {
       body: content && JSON.stringify(content),
       credentials: this.#options.credentials ?? "same-origin",
     });
-    if (response.status === 204) return null;
+    if (response.status === 204) return [204, null];
     const type = response.headers.get("Content-Type") ?? "";
-    if (response.ok && type.includes("json")) return response.json();
+    if (response.ok && type.includes("json")) return [response.status, await response.json()];
     const told = type.startsWith("text/plain") ? await response.text() : "";
     throw new Error(told || `${url} answered ${response.status}, and no topic`);
   }

@@ -287,7 +287,7 @@ export class Mercure extends EventTarget {
   renewed(token) {
     this.#check();
     this.#settings.access.note(token === undefined ? {} : { token });
-    for (const feed of this.#feeds()) feed.renew();
+    for (const feed of this.#feeds()) feed.renew(token);
   }
 
   /**

@@ -30,16 +30,21 @@ export function fetchEvents(url, request = {}) {
           reject(error);
           controller.error(error);
         };
+        const aborted = () => stop(signal.reason);
         const give = (update) => controller.enqueue(encoder.encode(encoded(update)));
-        end = take({ ...wanted, lastEventId: cursor }, give, (state, { status }) => {
+        const leave = take({ ...wanted, lastEventId: cursor }, give, (state, { status }) => {
           if (state === "open") answer(body, { headers: { "Content-Type": "text/event-stream" } });
           else if (state === "refused" || state === "closed") {
             answer(null, { status: status >= 400 ? status : 503 });
             stop(new DOMException(`the stream has ended: ${state}`, "NetworkError"));
           }
         });
-        if (signal?.aborted) stop(signal.reason);
-        signal?.addEventListener("abort", () => stop(signal.reason), { once: true });
+        end = () => {
+          leave();
+          signal?.removeEventListener("abort", aborted);
+        };
+        if (signal?.aborted) aborted();
+        else signal?.addEventListener("abort", aborted);
       },
       cancel: () => end(),
     });

@@ -3,7 +3,7 @@
 import { isSubset } from "./topics.js";
 import { Stream } from "./stream.js";
 
-const REMEMBERED = 2000; // ids
+export const REMEMBERED = 2000; // ids
 const QUIET = 1000; // milliseconds without an event after which nothing is on its way any more
 const LONGEST = 10_000;
 
@@ -35,6 +35,7 @@ export class Seen {
 export class Handover {
   #deliver;
   #done;
+  #most;
   #waiting = new Map(); // id -> event, of the new source
   #given = new Set(); // ids, of the old one
   #timer = 0;
@@ -44,10 +45,12 @@ export class Handover {
   /**
    * @param {(event: object) => void} deliver may be called twice with an event
    * @param {() => void} done the old source is not needed any more
+   * @param {number} most events of the new source that are kept, where the old one is going to give all before those
    */
-  constructor(deliver, done) {
+  constructor(deliver, done, most = Infinity) {
     this.#deliver = deliver;
     this.#done = done;
+    this.#most = most;
   }
 
   fromOld(event) {
@@ -61,6 +64,7 @@ export class Handover {
   fromNew(event) {
     const id = ownId(event);
     this.#waiting.set(id || Symbol("no id"), event);
+    if (this.#waiting.size > this.#most) this.#waiting.delete(this.#waiting.keys().next().value);
     if (this.#given.has(id)) this.#finish();
   }
 

@@ -102,7 +102,7 @@ export class People {
   #add({ subscriber, payload }) {
     if (payload === undefined || payload === null || this.#subscriptions.has(subscriber)) return [];
     const user = userOf(payload);
-    const key = user === null ? `payload ${JSON.stringify(payload)}` : `user ${user}`;
+    const key = user === null ? `payload ${JSON.stringify(payload, inOrder)}` : `user ${user}`;
     this.#subscriptions.set(subscriber, key);
     const known = this.#people.get(key);
     const person = known ?? { user, payload, subscribers: new Set(), leftAt: null };
@@ -130,6 +130,12 @@ export class People {
 function userOf(payload) {
   const user = payload?.sub;
   return typeof user === "string" || typeof user === "number" ? String(user) : null;
+}
+
+/** For JSON.stringify: the members of objects in one order, whoever wrote them. */
+function inOrder(_, value) {
+  const isObject = typeof value === "object" && value !== null && !Array.isArray(value);
+  return isObject ? Object.fromEntries(Object.entries(value).sort()) : value;
 }
 
 function shown({ user, payload, subscribers }) {
@@ -224,6 +230,9 @@ export class Presence {
         this.#settings,
         `who is at ${this.#topic}: grant what mercure.presence(topic).grants has`,
       ));
+      if (!Array.isArray(documents) || !documents.every((one) => typeof one?.subscriber === "string")) {
+        throw new Refusal("the hub's answer is no list of subscriptions, as protocol 1.0 has it");
+      }
     } catch (error) {
       if (round !== this.#round) return;
       if (error instanceof Refusal && !this.#hasWarned) {
@@ -314,6 +323,7 @@ export class Count {
     try {
       const what = `how many are at ${this.#topic}: grant what mercure.presence_count(topic).grants has`;
       const { count } = await ask(this.#url, this.#settings, what);
+      if (!Number.isInteger(count)) throw new Refusal("the hub does not count connections: it is another one");
       if (this.#isHeard && this.#timer) this.#tell(count);
     } catch (error) {
       if (error instanceof Refusal) console.warn(`mercure: ${error.message}`);

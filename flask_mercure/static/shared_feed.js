@@ -4,7 +4,7 @@
 // crashes. Events go to the others over a BroadcastChannel. A SharedWorker would do as well, but Chromium on
 // Android has had none for years, and it would need an address of its own in each Content-Security-Policy.
 
-import { Feed, Handover, Seen } from "./feed.js";
+import { Feed, Handover, REMEMBERED, Seen } from "./feed.js";
 import { isSubset } from "./topics.js";
 
 const TOGETHER = 50; // milliseconds in which changes are put together
@@ -82,10 +82,10 @@ export class SharedFeed {
     this.#introduce();
   }
 
-  renew() {
+  renew(token) {
     this.#own?.renew();
     if (this.#lead) this.#lead.renew();
-    else this.#post({ kind: "renewed" });
+    else this.#post({ kind: "renewed", token });
   }
 
   wake() {
@@ -188,6 +188,7 @@ export class SharedFeed {
         this.#tellState();
         this.#sink.covered();
       },
+      REMEMBERED,
     );
     this.#own = new Feed(this.#settings, topics, cursor, {
       event: (event) => this.#boarding?.fromOld(event),
@@ -319,7 +320,7 @@ export class SharedFeed {
         if (this.#lead) this.#announce();
         return;
       case "renewed":
-        this.#settings.access.note();
+        this.#settings.access.note({ token: message.token });
         this.#lead?.renew();
         return;
       case "who":

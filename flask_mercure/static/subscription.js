@@ -1,6 +1,6 @@
 // What one listener gets: the updates of its topics, from the position where it begins.
 
-import { Feed, Handover, Seen } from "./feed.js";
+import { Feed, Handover, REMEMBERED, Seen } from "./feed.js";
 import { isSubset } from "./topics.js";
 
 /**
@@ -82,6 +82,7 @@ export class Subscription {
           own.close();
           sink.changed();
         },
+        REMEMBERED,
       );
     }
     this.#own = new Feed(settings, this.matchers, cursor, {

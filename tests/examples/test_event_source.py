@@ -477,6 +477,28 @@ def test_the_sources_of_a_page_and_its_tabs_share_a_connection(site: Site, tab: 
     assert tab.run("return sources.map((one) => one.readyState)") == [2, 1, 2]
 
 
+def test_a_response_that_is_over_leaves_nothing_on_the_signal(site: Site, tab: Tab) -> None:
+    """A page may use one signal for all that it fetches."""
+    tab.visit(f"{site.url}/")
+    left = tab.run(
+        """
+        const { signal } = new AbortController();
+        const listeners = [];
+        signal.addEventListener = (_, listener) => listeners.push(listener);
+        signal.removeEventListener = (_, listener) => listeners.splice(listeners.indexOf(listener), 1);
+        const { imports } = JSON.parse(document.querySelector("script[type=importmap]").textContent);
+        const { fetchEvents } = await import(imports.mercure.replace("mercure.js", "event_response.js"));
+        const response = await fetchEvents(arguments[0], { signal });
+        const before = listeners.length;
+        await response.body.cancel();
+        return [before, listeners.length];
+        """,
+        url_of(site, "a"),
+    )
+    assert left == [1, 0]
+    tab.run("module.connect().close()")
+
+
 def test_each_source_begins_at_its_own_position(site: Site, tab: Tab) -> None:
     first = site.publish("a", "1")
     second = site.publish("a", "2")

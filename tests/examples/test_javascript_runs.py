@@ -80,6 +80,27 @@ def test_a_run_with_a_hole_is_no_answer(tab: Tab, updates: list[Any]) -> None:
     assert (ended, message) == ("error", LOST)
 
 
+@pytest.mark.parametrize(("status", "body"), [(204, None), (200, "{}"), (200, "null"), (200, '{"topic": 7}')])
+def test_a_chat_that_is_answered_without_a_topic_says_so(tab: Tab, status: int, body: str | None) -> None:
+    said = tab.run(
+        """
+        const [status, body] = arguments;
+        const { MercureChatTransport } = await import("mercure/ai");
+        const headers = { "Content-Type": "application/json" };
+        const answer = async () => new Response(body, { status, headers });
+        const transport = new MercureChatTransport({ fetch: answer });
+        const sent = transport.sendMessages({ chatId: "a", messages: [] });
+        return sent.then(() => null, ({ message }) => message);
+        """,
+        status,
+        body,
+    )
+    assert said == (
+        f'/api/chat answered {status} without a topic: answer {{"topic": ...}}, '
+        "with that of mercure.stream_events()"
+    )
+
+
 def seen(tab: Tab) -> dict[str, tuple[str, list[str]]]:
     runs: dict[str, Any] = tab.run("return runs")
     return {topic: (run["text"], run["ends"]) for topic, run in runs.items()}

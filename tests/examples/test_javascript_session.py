@@ -224,6 +224,26 @@ def test_a_page_of_another_site_has_a_token(orders: Orders, tab: Tab) -> None:
     assert orders.renewals == []
 
 
+def test_a_tab_that_shares_a_connection_can_give_it_the_new_token(orders: Orders, tab: Tab) -> None:
+    orders.lifetime = 4
+    sign_in(orders, tab)
+    load = "return load('topic=orders/ada&token').then((session) => begin({ ...session, refresh: null }))"
+    tab.run(load)
+    tab.wait_open()
+    other = tab.new()
+    other.visit(orders.url)
+    other.run(load)
+    other.wait_open()
+    end = time.time() + orders.lifetime
+    orders.lifetime = 3600
+    other.run("return load('topic=orders/ada&token').then(({ token }) => mercure.renewed(token))")
+    tab.wait("the end of the first tokens", lambda: time.time() > end + 1)
+    orders.publish("orders/ada", "1", private=True)
+    for one in (tab, other):
+        one.wait_updates("1")
+        assert one.seen("states") == ["connecting", "open"]
+
+
 def test_the_token_can_be_given_anew_by_hand(orders: Orders, tab: Tab) -> None:
     orders.lifetime = 4
     sign_in(orders, tab)

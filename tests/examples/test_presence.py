@@ -195,6 +195,25 @@ def test_a_page_sees_nobody_without_the_grant(site: Rooms, visitors: list[Visito
         assert ada.told() == []
 
 
+@pytest.mark.parametrize("answer", ["{}", '{"subscriptions": [null]}', "null", "no JSON"])
+def test_what_another_hub_answers_is_no_list(site: Rooms, visitors: list[Visitor], answer: str) -> None:
+    ada, _ = visitors
+    ada.visit(f"{site.url}/?title=Ada")
+    ada.follow()
+    ada.run(
+        "const real = fetch; window.fetch = (...request) => {"
+        "  if (!`${request[0]}`.includes('/subscriptions/exact/')) return real(...request);"
+        "  window.fetch = real;"
+        "  return Promise.resolve(new Response(arguments[0]));"
+        "};",
+        answer,
+    )
+    ada.run(_FOLLOW, TOPIC, {}, 1)
+    ada.wait_told(["here", "ada Ada 1"])  # asked again
+    problems = ada.problems()
+    assert [one for one in problems if "subscriptions" not in one] == []
+
+
 def test_people_stay_while_the_hub_restarts(site: Rooms, visitors: list[Visitor]) -> None:
     ada, bo = visitors
     ada.enter_room(site)
