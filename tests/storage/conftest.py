@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mercure_hub.storage.interface import Retention
-from tests.storage.log import Log
+from tests.storage.log import Log, no_thread_left
 
 Opener = Callable[..., Log]
 
@@ -26,10 +25,10 @@ def open_log(tmp_path: Path) -> Iterator[Opener]:
         opened.append(log)
         return log
 
-    yield open_one
-    for log in opened:
-        log.close()
-    assert [thread.name for thread in threading.enumerate() if "mercure-store" in thread.name] == []
+    with no_thread_left():
+        yield open_one
+        for log in opened:
+            log.close()
     gc.collect()  # a forgotten connection warns now, and the warning is an error
 
 

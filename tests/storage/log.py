@@ -127,6 +127,15 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
+def no_thread_left() -> Iterator[None]:
+    """Stores that are opened in here have ended their threads at the end."""
+    before = set(threading.enumerate())
+    yield
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if "mercure-store" in thread.name] == []
+
+
+@contextmanager
 def broken(path: Path, tables: Sequence[str] = ("mercure_update", "mercure_position")) -> Iterator[None]:
     """A database that refuses to be written, as one on a full disk does."""
     with beside(path) as database:

@@ -15,7 +15,7 @@ from mercure_hub.storage.feed.database import Bounds
 from mercure_hub.storage.interface import Batch, Break, Commit, Presence, Resume
 from mercure_hub.storage.store import Store
 from tests.storage.fed import Machine, SettledLink
-from tests.storage.log import until, update
+from tests.storage.log import no_thread_left, until, update
 from tests.storage.memory import MemoryEngine, MemoryLink
 
 pytestmark = pytest.mark.minutes
@@ -94,22 +94,23 @@ class Site:
         for worker in self.workers:
             worker.store.close()
         self.machine.close()
-        assert not [one.name for one in threading.enumerate() if "mercure-store" in one.name]
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    found = Site(tmp_path)
-    yield found
-    found.close()
+    with no_thread_left():
+        found = Site(tmp_path)
+        yield found
+        found.close()
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Site]:
     """One whose copy has three updates."""
-    found = Site(tmp_path, Bounds(updates=3, step=1))
-    yield found
-    found.close()
+    with no_thread_left():
+        found = Site(tmp_path, Bounds(updates=3, step=1))
+        yield found
+        found.close()
 
 
 class TestOrder:

@@ -19,7 +19,16 @@ from mercure_hub.storage.interface import Entry, Presence, Retention
 from mercure_hub.storage.sqlite.link import Appender, SqliteLink
 from mercure_hub.storage.sqlite.locks import Seats
 from mercure_hub.storage.store import Store
-from tests.storage.log import Log, beside, broken, leave_presence, until, update, waiting_for_locks
+from tests.storage.log import (
+    Log,
+    beside,
+    broken,
+    leave_presence,
+    no_thread_left,
+    until,
+    update,
+    waiting_for_locks,
+)
 
 pytestmark = pytest.mark.minutes
 
@@ -69,17 +78,16 @@ def several(path: Path, count: int, kept: Retention | None = None) -> Iterator[l
         Member(path, kept, Doorbell(bell, [other for other in all_bells if other != bell]))
         for bell in all_bells
     ]
-    for member in members:
-        member.open()
-    try:
-        yield members
-    finally:
+    with no_thread_left():
         for member in members:
-            member.close()
-        for bell in all_bells:
-            bell.close()
-    left = {thread.name for thread in threading.enumerate()}
-    assert not left & {"mercure-store-writer", "mercure-store-follower"}
+            member.open()
+        try:
+            yield members
+        finally:
+            for member in members:
+                member.close()
+            for bell in all_bells:
+                bell.close()
 
 
 def test_each_gets_what_the_others_write(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.storage.interface import Break, Commit, LeaseLost, Position, Presence, Retention
 from mercure_hub.storage.store import Store
-from tests.storage.log import until, update
+from tests.storage.log import no_thread_left, until, update
 from tests.storage.memory import MemoryEngine, MemoryLink, fails, goes_away, is_lost, is_not_answered
 
 PATIENCE = 30.0
@@ -95,10 +95,10 @@ def join(engine: MemoryEngine) -> Iterator[Callable[..., Node]]:
         nodes[-1].open()
         return nodes[-1]
 
-    yield join
-    for node in nodes:
-        node.store.close()
-    assert not [thread.name for thread in threading.enumerate() if "mercure-store" in thread.name]
+    with no_thread_left():
+        yield join
+        for node in nodes:
+            node.store.close()
 
 
 @pytest.fixture
