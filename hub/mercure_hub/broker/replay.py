@@ -22,6 +22,7 @@ from gevent.event import Event
 from mercure_hub.broker.dispatch import Dispatcher, Storage
 from mercure_hub.broker.last_values import Search, Values
 from mercure_hub.broker.threads import Lookups
+from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.endings import Ending, Reason, behind
 from mercure_hub.fanout.engine import Engine
 from mercure_hub.fanout.receivers import named_topics
@@ -164,6 +165,7 @@ class Replays:
         self._most_values = limits.values
         self._lookups = Lookups()
         self._budget = ReplayBudget(limits.memory)
+        self._encoded_last: dict[Form, tuple[list[Update], bytes]] = {}  # many lack the same updates
         self._reading: dict[Subscriber, Ending | None] = {}  # and why its stream has to end, if it has to
 
     # -- where it begins -------------------------------------------------------------------------
@@ -223,12 +225,10 @@ class Replays:
 
     def _resume(self, wanted: Sequence[Resume]) -> list[Resumed]:
         """Look up where subscribers go on, in a thread."""
-        found = self._storage.resume(wanted)
-        # Thousands may come back at once, each with a page.
-        return [
-            replace(one, page=None) if one.page is not None and one.page.weight > _SMALL_PAGE else one
-            for one in found
-        ]
+        # Thousands may come back at once. Many lack the same: their connections broke at the same moment.
+        distinct = list(dict.fromkeys(wanted))
+        found = dict(zip(distinct, map(_without_large_page, self._storage.resume(distinct)), strict=True))
+        return [found[one] for one in wanted]
 
     # -- streams that read history ---------------------------------------------------------------
 
@@ -404,7 +404,7 @@ class Replays:
                     if page is None and not self._take_memory(share, subscriber):
                         continue
                     page = page or self._lookups.run(partial(self._read, span, start))
-                    span = replace(span, upto=page.reached)
+                    span = _Span(span.after, page.reached, span.topics, span.sequences)
                     content = self._encoded(subscriber, wanted, page)
                     # Also for the first page: it is read by several statements.
                     lacks = span.sequences is None and start.lacks(page.beginning, span.after)
@@ -444,12 +444,19 @@ class Replays:
     def _encoded(self, subscriber: Subscriber, wanted: Scope, page: Page) -> bytes:
         """What a subscriber gets of a page, as it is sent; always the same for the same page."""
         updates = [entry.update for entry in page.entries if _is_for(subscriber, wanted, entry.update)]
+        form = subscriber.form
+        known = self._encoded_last.get(form)
+        if known is not None and known[0] == updates:
+            return known[1]
         pieces = []
         named = partial(named_topics, subscriber, wanted)
-        for piece in self._engine.history(updates, subscriber.form, named):
+        for piece in self._engine.history(updates, form, named):
             pieces.append(piece)
             gevent.sleep(0)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if page.weight <= _SMALL_PAGE and not form.names_topics:
+            self._encoded_last[form] = updates, content
+        return content
 
     def _end_discarded(self, subscriber: Subscriber, span: _Span) -> None:
         self._reading[subscriber] = Ending(Reason.DISCARDED)
@@ -487,6 +494,11 @@ class Replays:
                 return frozenset(selected) if len(selected) <= seen // 2 else None
             beyond = page.beyond
         return None
+
+
+def _without_large_page(resumed: Resumed) -> Resumed:
+    page = resumed.page
+    return resumed if page is None or page.weight <= _SMALL_PAGE else replace(resumed, page=None)
 
 
 def _placed(start: Start, wanted: Resume, resumed: Resumed, *, is_newest: bool) -> Start:
