@@ -291,10 +291,10 @@ class Broker:
         :raises StorageAway: the engine is away for too long.
         :raises StorageError: the history cannot be read.
         """
-        locate = partial(
-            self._replays.locate, cursor, matchers, takes_events=takes_events, wants_values=wants_values
-        )
-        return self._room.run(locate, watch) if cursor else locate()
+        locate = self._replays.locate
+        if not cursor:
+            return locate(cursor, matchers, takes_events=takes_events, wants_values=wants_values)
+        return self._room.run(partial(locate, cursor, matchers, takes_events=takes_events), watch)
 
     def enter(self, subscriber: Subscriber) -> None:
         """Register a subscriber whose stream begins, so that it can be ended from now on.

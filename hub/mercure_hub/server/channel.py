@@ -110,13 +110,14 @@ class Channel:
         """
         rest = memoryview(content)
         deadline = 0.0
-        while rest:
+        while True:
             sent = self.offer(rest)
+            if sent == len(rest):
+                return
             rest = rest[sent:]
             if sent or not deadline:
                 deadline = time.monotonic() + timeout
-            if rest:
-                self._wait(self._awaits, deadline)
+            self._wait(self._awaits, deadline)
 
     def offer(self, content: memoryview) -> int:
         """Send as much as possible without waiting.
@@ -125,9 +126,8 @@ class Channel:
         :raises OSError: the connection is broken.
         """
         self._has_sent = True
-        sent = 0
-        while sent < len(content):
-            rest = content[sent:]
+        sent, rest = 0, content
+        while rest:
             try:
                 sent += os.write(self._fd, rest) if self._tls is None else self._tls.send(rest)
             except (BlockingIOError, ssl.SSLWantWriteError):
@@ -136,6 +136,7 @@ class Channel:
             except ssl.SSLWantReadError:
                 self._awaits = READ
                 break
+            rest = content[sent:]
         return sent
 
     def has_room(self, seconds: float) -> bool:

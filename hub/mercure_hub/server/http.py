@@ -288,7 +288,14 @@ def encode_stream_head(
     :param is_framed: the body is sent in chunks.
     :param keep_alive: only the head is sent, for HEAD, and another request may follow.
     """
-    lines = [_status_line(200), _date(int(now)), _lines((*headers, *extra))]
+    return _stream_head((*headers, *extra), int(now), is_framed, keep_alive)
+
+
+@lru_cache(maxsize=16)  # most streams that begin within a second have the same head
+def _stream_head(
+    headers: tuple[tuple[str, str], ...], second: int, is_framed: bool, keep_alive: bool
+) -> bytes:
+    lines = [_status_line(200), _date(second), _lines(headers)]
     if is_framed:
         lines.append("Transfer-Encoding: chunked\r\n")
     if not keep_alive:

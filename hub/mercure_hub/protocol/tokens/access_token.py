@@ -103,8 +103,9 @@ class TokenVerifier:
 
     def trusts(self, key: Key, role: Role) -> bool:
         """Whether a key is still trusted, with all its algorithms."""
-        if any(own is key for issuer in self._issuers.values() for own in issuer.keys(role)):
-            return True
+        for issuer in self._issuers.values():
+            if key in issuer.keys(role):
+                return True
         return any(
             own.material == key.material and own.kid == key.kid and set(key.algorithms) <= set(own.algorithms)
             for issuer in self._issuers.values()

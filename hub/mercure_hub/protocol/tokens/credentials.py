@@ -15,6 +15,7 @@ COOKIE, OLD_COOKIE = "__Secure-mercure_access_token", "mercureAuthorization"
 
 OLD_PARAMETER = "authorization"
 
+_USUAL = re.compile(r"[Bb]earer ([A-Za-z0-9\-._~+/]+=*)")
 _BEARER = re.compile(r"bearer(?: +(.*))?", re.IGNORECASE | re.DOTALL)
 _B64TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
 
@@ -52,6 +53,9 @@ def find(
     :param from_query: accept the ``authorization`` parameter of 0.x.
     :raises TokenMalformed: the header announces a bearer token that cannot be read.
     """
+    usual = _USUAL.fullmatch(authorization[0]) if len(authorization) == 1 else None
+    if usual is not None:
+        return Credential(usual[1], "header")
     bearers = [match for match in map(_BEARER.fullmatch, authorization) if match]
     if len(bearers) > 1:
         raise TokenMalformed("the request has several bearer tokens")
