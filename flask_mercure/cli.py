@@ -165,6 +165,38 @@ def token(
     click.echo(access_token)
 
 
+@mercure.command("revoke")
+@_hub_option
+@click.argument("user", required=False)
+@click.option("--topic", "topics", multiple=True, metavar="TOPIC", help="Only tokens that grant it.")
+@click.option("--topic-urlpattern", "patterns", multiple=True, metavar="PATTERN", help="As it was granted.")
+@click.option("--sid", metavar="ID", help="Instead of a user: the tokens with this sid, of a session.")
+@click.option("--jti", metavar="ID", help="Instead of a user: the token with this jti.")
+@click.option(
+    "--lifetime",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds for which such tokens may still be valid. Default: 30 days.",
+)
+def revoke(
+    name: str | None,
+    user: str | None,
+    topics: tuple[str, ...],
+    patterns: tuple[str, ...],
+    *,
+    sid: str | None,
+    jti: str | None,
+    lifetime: float | None,
+) -> None:
+    """End the access of a USER at once, or that of a session or a token.
+
+    The hub ends the streams and refuses the tokens that were issued before. It needs MERCURE_REVOCATIONS=1.
+    """
+    with _errors_as_messages():
+        hub = Hub(name)
+        hub.revoke(user, topics=_topics(hub, topics, patterns), sid=sid, jti=jti, lifetime=lifetime)
+    click.echo("ended; the hub refuses these tokens")
+
+
 @mercure.command("subscribe")
 @_hub_option
 @click.argument("topics", nargs=-1, metavar="TOPIC...")

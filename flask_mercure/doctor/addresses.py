@@ -29,6 +29,7 @@ from flask_mercure.doctor.findings import (
 )
 from mercure_hub.protocol.errors import Section
 from mercure_hub.protocol.hub_url import METADATA, WELL_KNOWN
+from mercure_hub.protocol.revocation import REVOCATION_METADATA
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
@@ -45,11 +46,13 @@ class Profile:
     :param resource: its resource identifier, which tokens name in ``aud``.
     :param cookie: name of the cookie that it reads.
     :param issuers: authorization servers.
+    :param revokes: whether it ends access at once.
     """
 
     resource: str | None = None
     cookie: str | None = None
     issuers: tuple[str, ...] = ()
+    revokes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,24 @@ def profile(content: bytes) -> Profile | None:
         resource,
         cookie if isinstance(cookie, str) else None,
         tuple(one for one in issuers if isinstance(one, str)) if isinstance(issuers, list) else (),
+        REVOCATION_METADATA in document,
+    )
+
+
+def ends_access(known: Profile | None, setting: str) -> Finding:
+    """Whether the hub does what the app relies on when a user signs out.
+
+    :param known: what the hub says about itself.
+    :param setting: of the app, which is on.
+    """
+    if known is not None and known.revokes:
+        return ok("revocation", f"the hub ends access at once, as {setting} needs")
+    return problem(
+        "revocation",
+        f"{setting} is on, and the hub ends no access: who signs out keeps reading until the token expires",
+        Section.TOKEN_REVOKED,
+        hub("MERCURE_REVOCATIONS=1"),
+        app(f"{setting} = False  # other hubs do not have it"),
     )
 
 

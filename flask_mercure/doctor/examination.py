@@ -116,6 +116,8 @@ class Examination:
             readiness = None if internal is None else storage.readiness(internal)
             if readiness is not None:
                 yield readiness
+            if configuration.revoke_on_logout:
+                yield addresses.ends_access(nearest.profile, configuration.setting("REVOKE_ON_LOGOUT"))
             yield from self._with_tokens(internal, public, pages)
 
     # Tokens

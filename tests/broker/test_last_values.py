@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from mercure_hub.broker.dispatch import Dispatcher, Storage
-from mercure_hub.broker.last_values import AT_ONCE, DEPTHS, Search, Values
+from mercure_hub.broker.last_values import AT_ONCE, DEPTHS, MOST_DEEPER, Depth, Search, Values
 from mercure_hub.broker.replay import Outlet, ReplayLimits, Replays, Start
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine
@@ -53,8 +53,8 @@ class History:
         ]
         self.asked = 0
 
-    def values(self, *topics: str, upto: int = 1 << 60) -> list[int]:
-        search = Search(topics, upto, lambda one: not one.private)
+    def values(self, *topics: str, upto: int = 1 << 60, deeper: Depth | None = None) -> list[int]:
+        search = Search(topics, upto, lambda one: not one.private, deeper or Depth())
         found: list[int] = []
         for wanted, limit in search.questions():
             assert len(wanted) * limit <= AT_ONCE
@@ -91,8 +91,27 @@ def test_all_of_many_topics_are_looked_up() -> None:
     assert history.values(*map(str, range(3000))) == list(range(1, 3001))
 
 
+def test_topics_that_may_not_be_read_are_looked_through_within_a_bound() -> None:
+    history = History(*[(str(number), True) for number in range(1000)], ("mine", False))
+    deeper = Depth(DEPTHS[1] * 10)
+    assert history.values(*map(str, range(1000)), "mine", deeper=deeper) == [1001]
+    assert deeper.is_used_up
+    assert history.asked <= 1001 + AT_ONCE // DEPTHS[1]
+
+
+def test_topics_that_may_be_read_need_none_of_it() -> None:
+    history = History(*[(str(number), False) for number in range(3000)])
+    deeper = Depth(0)
+    assert history.values(*map(str, range(3000)), deeper=deeper) == list(range(1, 3001))
+    assert not deeper.is_used_up
+
+
+def test_as_many_topics_as_a_subscriber_gets_values_are_looked_through() -> None:
+    assert ReplayLimits().values * sum(DEPTHS[1:]) == MOST_DEEPER
+
+
 def test_a_topic_that_shares_its_hash_gives_no_value() -> None:
-    search = Search(["a"], 9, lambda _: True)
+    search = Search(["a"], 9, lambda _: True, Depth())
     questions = search.questions()
     assert next(questions) == ([("a", 9)], 1)
     assert list(search.take([[outline(5, "other")]])) == []

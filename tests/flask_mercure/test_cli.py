@@ -262,3 +262,39 @@ def test_hub_without_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert "pip install '.[hub]'" in result.stderr
     assert "(gevent)" in result.stderr
+
+
+@pytest.mark.minutes
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (["7"], [("sub", "7")]),
+        (
+            ["ann", "--topic", "a", "--topic", "b", "--topic-urlpattern", "/t/:id"],
+            [("sub", "ann"), ("topic", "a"), ("topic", "b"), ("topic", "/t/:id")],
+        ),
+        (["--jti", "urn:uuid:1", "--lifetime", "60"], [("jti", "urn:uuid:1"), ("lifetime", "60.0")]),
+        (["--sid", "s"], [("sid", "s")]),
+    ],
+)
+def test_revoke_sends_its_options(hub: FakeHub, arguments: list[str], sent: list[tuple[str, str]]) -> None:
+    hub.answers = [Answer(b"", 204, None)]
+    result = run(make_app(URL=hub.url), "revoke", *arguments)
+    assert result.exit_code == 0, result.output
+    assert [pair for pair in hub.received[0].pairs if pair[0] != "before"] == sent
+
+
+@pytest.mark.minutes
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        ([], 204, "revoke needs a user, a token (jti) or a session (sid)"),
+        (["--jti", "x", "--topic", "a"], 204, "topics belongs to user"),
+        (["7"], 404, "set MERCURE_REVOCATIONS=1"),
+    ],
+)
+def test_what_cannot_be_revoked_is_said(hub: FakeHub, arguments: list[str], status: int, said: str) -> None:
+    hub.answers = [Answer(b"", status, None)]
+    result = run(make_app(URL=hub.url), "revoke", *arguments)
+    assert result.exit_code == 1
+    assert said in result.output

@@ -21,6 +21,36 @@ AT_ONCE = 512
 """Updates that one look-up outlines at most."""
 
 
+MOST_DEEPER = 10_000 * sum(DEPTHS[1:])
+"""Updates below the newest ones of topics that are looked at for one subscriber: as many as its values may take.
+
+The newest update of each topic is looked at, however many topics there are. But a subscriber that may read
+none of 200,000 topics would have the hub look at 64 updates of each.
+"""
+
+
+class Depth:
+    """How many updates below the newest ones of topics may still be looked at for one subscriber.
+
+    :param most: how many in all.
+
+    ``is_used_up`` tells whether there were topics to be looked through further.
+    """
+
+    def __init__(self, most: int = MOST_DEEPER) -> None:
+        self.is_used_up = False
+        self._left = most
+
+    def allows(self, updates: int) -> bool:
+        """Take so many, if there are any left.
+
+        :param updates: at most so many are looked at.
+        """
+        self.is_used_up = self._left <= 0
+        self._left -= updates
+        return not self.is_used_up
+
+
 class Values:
     """The updates with the last values, as far as they are found: the newest ones, within bounds.
 
@@ -64,9 +94,14 @@ class Search:
     :param topics: distinct.
     :param upto: sequence of the last update that counts.
     :param may_read: whether the subscriber gets an update.
+    :param deeper: what is left for the subscriber below the newest updates; without it, topics whose newest
+        update may not be read have no value.
     """
 
-    def __init__(self, topics: Sequence[str], upto: int, may_read: Callable[[Outline], bool]) -> None:
+    def __init__(
+        self, topics: Sequence[str], upto: int, may_read: Callable[[Outline], bool], deeper: Depth
+    ) -> None:
+        self._deeper = deeper
         self._left = [(topic, upto) for topic in topics]
         self._may_read = may_read
         self._asked: Sequence[tuple[str, int]] = ()
@@ -79,6 +114,8 @@ class Search:
             at_once = AT_ONCE // self._depth
             for start in range(0, len(topics), at_once):
                 self._asked = topics[start : start + at_once]
+                if self._depth > 1 and not self._deeper.allows(len(self._asked) * self._depth):
+                    return
                 yield self._asked, self._depth
 
     def take(self, answers: Sequence[Sequence[Outline]]) -> Iterator[Outline]:

@@ -20,7 +20,7 @@ import gevent
 from gevent.event import Event
 
 from mercure_hub.broker.dispatch import Dispatcher, Storage
-from mercure_hub.broker.last_values import Search, Values
+from mercure_hub.broker.last_values import Depth, Search, Values
 from mercure_hub.broker.threads import Lookups
 from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.endings import Ending, Reason, behind
@@ -314,17 +314,25 @@ class Replays:
         """
         if not start.has_values:
             return True
-        values = Values(self._most_values)
+        values, deeper = Values(self._most_values), Depth()
         for topics in self._listened_to(subscriber.matchers, wanted, upto):
             if self._is_over(subscriber):
                 return False
-            search = Search(topics, upto, lambda one: not one.private or _may_read(subscriber, one.topics))
+            search = Search(
+                topics, upto, lambda one: not one.private or _may_read(subscriber, one.topics), deeper
+            )
             for question in search.questions():
                 if self._is_over(subscriber):
                     return False
                 answers = self._lookups.run(partial(self._storage.newest_of, *question))
                 for outline in search.take(answers):
                     values.add(outline)
+        if deeper.is_used_up:
+            _log.warning(
+                "%s asked for the last values of many topics whose newest updates it may not read; only for "
+                "some of them, older ones were looked at: its matchers should select what its token grants",
+                subscriber.peer,
+            )
         if values.is_cut:
             _log.warning(
                 "%s asked for the last values of more topics than one subscriber is sent; it gets the newest "

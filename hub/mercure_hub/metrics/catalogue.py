@@ -74,7 +74,12 @@ ENDED = Family(
     "reason",
     ("client", "slow", "time", "stop", "handover", "incomplete", "key", "revoked", "violation", OTHER),
 )
-UPDATES = Family("mercure_updates", Kind.COUNTER, "Updates that were published here and are durable.")
+UPDATES = Family(
+    "mercure_updates",
+    Kind.COUNTER,
+    "Updates that were acknowledged to their publishers here, because they are durable. One that is "
+    "published again with once counts again, though it is stored and sent once.",
+)
 FAILED = Family("mercure_updates_failed", Kind.COUNTER, "Updates that could not be stored.")
 DELIVERIES = Family("mercure_deliveries", Kind.COUNTER, "Updates given to a subscriber's connection.")
 PUBLISH = Family(

@@ -101,6 +101,14 @@ def test_an_app_and_a_hub_that_fit_together(good: RunningHub) -> None:
     assert "PROBLEM" not in result.output
 
 
+def test_a_hub_that_ends_no_access_at_a_logout(good: RunningHub, tmp_path: Path) -> None:
+    assert not any(one["check"] == "revocation" for one in findings(URL=good.url, app_url=good.url))
+    asked: dict[str, Any] = {"REVOKE_ON_LOGOUT": True}
+    assert problems(URL=good.url, app_url=good.url, **asked) == [("revocation", "token-revoked")]
+    with running_hub(tmp_path, revocations=1) as other:
+        assert problems(URL=other.url, app_url=other.url, **asked) == []
+
+
 def test_updates_of_the_doctor_reach_nobody_else(good: RunningHub) -> None:
     """The update is private, and of a type that no ``onmessage`` hears."""
     anyone = good.subscribe({"match": "*"}, good.token(subscribe=["a"]))
