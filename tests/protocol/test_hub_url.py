@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from mercure_hub.protocol.errors import InvalidRequest
@@ -273,6 +275,37 @@ def test_a_host_that_is_no_base_opens_no_door(host: str) -> None:
     """A publisher who chooses the Host header must not choose what is reserved."""
     identity = Identity(f"https://{host}/.well-known/mercure")
     assert [topic for topic in RESERVED if not is_reserved(topic, identity)] == []
+
+
+_STARTS = (
+    "",
+    "/",
+    "//",
+    "///",
+    "https:",
+    "http:",
+    "https:/",
+    "https://",
+    "https://h",
+    "urn:",
+    "x://",
+    "\\\\",
+    "./",
+    "?",
+    "#",
+)
+_MIDDLES = ("", "/", "a", "a/", "../", "/..", ".", "/.well-known/", ".well-known\\", "hub/", "//b/")
+_ENDS = ("", "mercure", "mercure/", "/mercure/x", "Mercure", "hub", "?mercure", "#", "subscriptions", "..")
+
+
+@pytest.mark.parametrize(
+    "url", [HUB.url, PREFIXED.url, "https://h/hub", "https://h/hub/", "https://h/", "https://h/a/.."]
+)
+def test_topics_that_need_no_resolution_are_judged_like_the_others(url: str) -> None:
+    identity = Identity(url)
+    for topic in map("".join, itertools.product(_STARTS, _MIDDLES, _ENDS)):
+        resolved = f"{topic}%41" if "#" in topic else f"{topic}#%41"  # another fragment, which does not count
+        assert is_reserved(topic, identity) is is_reserved(resolved, identity), topic
 
 
 def test_a_long_topic_is_quick_to_judge() -> None:

@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.hosts import AUTHORITY
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
+_PATH = re.compile(
+    r"/|[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z0-9._~-]+(?:/|$)"
+)  # absolute, with an origin, relative
+
 WELL_KNOWN = "/.well-known/mercure"
 METADATA = "/.well-known/oauth-protected-resource"
 
@@ -22,13 +27,15 @@ class Identity:
     :param url: absolute URL; the resource identifier that tokens name in ``aud``, and the base of
         relative patterns and topics (spec, Token Validation and URL Pattern).
 
-    Topics are resolved against ``reserved_bases`` to find out whether they are reserved.
+    Topics are resolved against ``reserved_bases`` to find out whether they are reserved. ``name`` is the last
+    segment of the path if nothing in it can be written in another way, else empty.
     """
 
     url: str
     path: str = field(init=False)
     origin: str = field(init=False)
     reserved_bases: tuple[str, str] = field(init=False, repr=False, compare=False)
+    name: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -39,6 +46,8 @@ class Identity:
         # relative path only where the base has the scheme https.
         bases = tuple(f"{scheme}://mercure.invalid{parts.path}" for scheme in ("http", "https"))
         object.__setattr__(self, "reserved_bases", bases)
+        name = parts.path.rpartition("/")[2]
+        object.__setattr__(self, "name", name if _PLAIN_NAME.fullmatch(name) else "")
 
     @property
     def metadata_path(self) -> str:
@@ -84,7 +93,14 @@ def is_reserved(topic: str, identity: Identity) -> bool:
     :param topic: a topic whose characters are valid.
     :param identity: the hub's public URL.
     """
+    if identity.name and identity.name not in topic and _brings_its_path(topic):
+        return False  # to resolve it would take longer than all else that is checked of an update
     return any(_is_reserved(topic, base) for base in identity.reserved_bases)
+
+
+def _brings_its_path(topic: str) -> bool:
+    """Whether a topic certainly does not end up at the path of its base, and has its segments as they are."""
+    return topic.isascii() and topic.isprintable() and "%" not in topic and _PATH.match(topic) is not None
 
 
 @lru_cache(maxsize=2048)
