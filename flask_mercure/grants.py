@@ -378,10 +378,16 @@ class UserCookie:
         :raises MercureError: it cannot be made.
         """
         _given()[state.name] = None
+        claims = dict(grants.additional_claims or {})
+        if state.configuration.revoke_on_logout:
+            # Where there is a cookie, the token ends with it. Without one, nobody would notice a logout.
+            login = _login_of(request.cookies.get(_mark_name(state), ""))
+            if login is not None and not _is_of_another_account(login, _account(grants.user)):
+                claims.setdefault("sid", login.sid)
         token = create_token(
             state,
             grants.topics,
-            additional_claims=grants.additional_claims,
+            additional_claims=claims,
             lifetime=grants.lifetime,
             payload=grants.payload,
             user=grants.user,
@@ -667,16 +673,25 @@ def _continued(state: HubState, topics: Topics, user: str | int | None) -> _Logi
     It is that of the mark, unless the user is another one or the topics are fewer: then that login ends, and
     the token begins a new one.
     """
-    subject = _subject(user)
-    account = _NOBODY if subject is None else keyed(json.dumps(["account", subject]))[: len(_NOBODY)]
+    account = _account(user)
     digests = _digests(topics, state.configuration)
     before = _login_of(request.cookies.get(_mark_name(state), ""))
     if before is not None:
-        is_other = _NOBODY not in (before.account, account) and before.account != account
-        if not is_other and not _is_less(before.topics, digests):
+        if not _is_of_another_account(before, account) and not _is_less(before.topics, digests):
             return replace(before, account=account, topics=digests)
         _end_login(state)
     return _Login(secrets.token_urlsafe(18), account, digests)
+
+
+def _account(user: str | int | None) -> str:
+    """A digest of a user's name."""
+    subject = _subject(user)
+    return _NOBODY if subject is None else keyed(json.dumps(["account", subject]))[: len(_NOBODY)]
+
+
+def _is_of_another_account(login: _Login, account: str) -> bool:
+    """Whether a login is that of another user, as far as both are named."""
+    return _NOBODY not in (login.account, account) and login.account != account
 
 
 def _digests(topics: Topics, configuration: Configuration) -> str:

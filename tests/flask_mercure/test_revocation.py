@@ -195,6 +195,10 @@ class Site:
 
         add_login(app)
 
+        @app.get("/token")
+        def token() -> Any:
+            return self.mercure.session(token=True)
+
         @app.get("/elsewhere")
         def elsewhere() -> str:
             self.mercure.revoke(session["user"])
@@ -216,6 +220,12 @@ class Site:
             return None
         token = lines[0].partition(";")[0].partition("=")[2]
         return jwt.decode(token, SECRET, algorithms=["HS256"], audience=HUB) if token else {}
+
+    def page_token(self) -> dict[str, Any]:
+        """The claims of the token that a page of the browser gets."""
+        document = self.browser.get("/token", base_url=SITE).get_json()
+        claims: dict[str, Any] = jwt.decode(document["token"], SECRET, algorithms=["HS256"], audience=HUB)
+        return claims
 
     @property
     def ended(self) -> list[str | None]:
@@ -398,6 +408,21 @@ class TestLogout:
         site.browser.set_cookie(MARK, ".".join(forged), domain="site.example", secure=True)
         site.get("/logout")
         assert claims["sid"] not in site.ended
+
+    def test_a_logout_ends_the_tokens_of_pages_in_a_browser_with_a_cookie(self, site: Site) -> None:
+        cookie = site.get("/login/ann")
+        assert cookie
+        for _ in range(2):
+            assert site.page_token()["sid"] == cookie["sid"]
+        site.get("/logout")
+        assert site.ended == [cookie["sid"]]
+        site.answer = lambda: Grants(["a"], user="bob")  # known by something else than a cookie
+        assert "sid" not in site.page_token()
+
+    def test_the_token_of_another_user_is_not_of_the_session_in_the_cookie(self, site: Site) -> None:
+        site.get("/login/ann")
+        site.answer = lambda: Grants(["a"], user="bob")
+        assert "sid" not in site.page_token()
 
     def test_a_sid_of_the_apps_own_is_refused(self, site: Site) -> None:
         site.answer = lambda: Grants(["a"], additional_claims={"sid": "mine"})

@@ -22,7 +22,7 @@ AT_ONCE = 512
 
 
 MOST_DEEPER = 10_000 * sum(DEPTHS[1:])
-"""Updates below the newest ones of topics that are looked at for one subscriber: as many as its values may take.
+"""Updates below the newest ones of topics that are looked at for one subscriber: 63 for each of its values.
 
 The newest update of each topic is looked at, however many topics there are. But a subscriber that may read
 none of 200,000 topics would have the hub look at 64 updates of each.
