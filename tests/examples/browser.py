@@ -21,7 +21,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[2]
-WITHIN = 20.0  # seconds for something to happen in a page; Chromium waits 3 before it reconnects
+WITHIN = 60.0  # seconds for something to happen in a page: people are listed for 15 after they left
 _FLAGS = (
     "--headless",
     "--no-sandbox",
