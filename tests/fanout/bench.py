@@ -13,7 +13,7 @@ from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.protocol.event_stream import Event, Parser
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Matcher, make
@@ -128,7 +128,7 @@ class Reader:
 
     sock: socket.socket
     subscriber: Subscriber
-    ours: socket.socket | TlsSocket
+    ours: socket.socket | TlsLayer
     received: bytearray = field(default_factory=bytearray)
     at_end: bool = False
 
@@ -237,7 +237,7 @@ class Bench:
 
     def start(self, reader: Reader) -> None:
         """Hand a reader's connection to the engine."""
-        if isinstance(reader.ours, TlsSocket):
+        if isinstance(reader.ours, TlsLayer):
             self.engine.start(reader.subscriber, reader.ours.fd, reader.ours)
         else:
             self.engine.start(reader.subscriber, reader.ours.detach())

@@ -16,7 +16,7 @@ from mercure_hub.fanout.encoding import Form
 from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import EngineLimits
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.fanout.writer import write_front
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, exact
 
@@ -79,7 +79,7 @@ class Narrow:
         self._room = room
         self._write = write_front
 
-    def __call__(self, fd: int, tls: TlsSocket | None, queue: list[bytes | memoryview]) -> int:
+    def __call__(self, fd: int, tls: TlsLayer | None, queue: list[bytes | memoryview]) -> int:
         if fd != self._subscriber.fd:
             return self._write(fd, tls, queue)
         if not self._room:

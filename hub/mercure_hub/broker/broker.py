@@ -20,7 +20,7 @@ from mercure_hub.fanout.endings import Ending, Reason
 from mercure_hub.fanout.engine import Engine, EngineLimits
 from mercure_hub.fanout.quota import Quota
 from mercure_hub.fanout.subscriber import Subscriber
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.metrics.catalogue import (
     ABSENCES,
     APPEND,
@@ -309,7 +309,7 @@ class Broker:
         """Send a registered subscriber what it missed, before ``start``; see ``Replays.replay``."""
         return self._replays.replay(subscriber, start, outlet)
 
-    def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsSocket | None = None) -> None:
+    def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsLayer | None = None) -> None:
         """Send a subscriber all updates from now on, and announce its subscriptions.
 
         :param fd: descriptor of its socket; -1 if it has a stream of a shared connection.

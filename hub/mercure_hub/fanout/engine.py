@@ -31,7 +31,7 @@ from mercure_hub.fanout.readiness import Loop, readiness
 from mercure_hub.fanout.receivers import Pace, Receivers, may_read
 from mercure_hub.fanout.sockets import Sockets
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.fanout.writer import Writer
 from mercure_hub.protocol.update import Update
 
@@ -175,7 +175,7 @@ class Engine:
         subscriber.queue = [*(subscriber.queue or ()), mark]
         subscriber.queued += len(mark)
 
-    def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsSocket | None = None) -> None:
+    def start(self, subscriber: Subscriber, fd: int = -1, tls: TlsLayer | None = None) -> None:
         """Take over a subscriber's connection and send it every update from now on.
 
         :param fd: the descriptor of its non-blocking socket; -1 if it has a stream of a shared connection.
@@ -240,7 +240,7 @@ class Engine:
 
     # -- connections that carry many streams -----------------------------------------------------------------
 
-    def connect(self, fd: int, tls: TlsSocket | None, reader: Reader) -> Multiplexed:
+    def connect(self, fd: int, tls: TlsLayer | None, reader: Reader) -> Multiplexed:
         """Take over a connection that carries many streams.
 
         :param fd: the descriptor of its non-blocking socket.

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mercure_hub.fanout.endings import Ending, Reason, ending_of
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.fanout.writer import remove_front, write_front
 from mercure_hub.protocol.http2 import FRAME_SIZE, MAX_WINDOW, WINDOW, Code, data_prefix, rst_stream
 
@@ -97,7 +97,7 @@ class Multiplexed:
     def __init__(
         self,
         fd: int,
-        tls: TlsSocket | None,
+        tls: TlsLayer | None,
         now: float,
         reader: Reader,
         on_broken: Callable[[Multiplexed, Ending], None],
@@ -344,7 +344,7 @@ class Multiplexed:
         """End the connection, which takes nothing more, with all its streams."""
         self._on_broken(self, ending)
 
-    def forget(self) -> tuple[int, TlsSocket | None]:
+    def forget(self) -> tuple[int, TlsLayer | None]:
         """Give the socket away; nothing can be sent afterwards."""
         fd, tls = self.fd, self.tls
         self.fd, self.tls = -1, None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from mercure_hub.fanout.endings import Ending, Reason, behind, ending_of, took_nothing
 from mercure_hub.fanout.multiplexed import COUNTED, Multiplexed
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.fanout.tls import RECORD, seal_each
+from mercure_hub.fanout.tls import RECORD, TlsSocket, seal_each
 from mercure_hub.fanout.writer import Writer, remove_front, unsent, write_front
 from mercure_hub.protocol.http2 import FRAME_SIZE, data_prefix
 
@@ -165,7 +165,11 @@ class Output:
         """Write the same bytes to subscribers over TLS, and to those whose socket is full."""
         secure = []
         for subscriber in receivers:
-            if subscriber.state is _READY_TLS and subscriber.tls is not None and len(data) <= RECORD:
+            if (
+                subscriber.state is _READY_TLS
+                and isinstance(subscriber.tls, TlsSocket)
+                and len(data) <= RECORD
+            ):
                 secure.append((subscriber, subscriber.tls))
             else:
                 self.send(subscriber, data)
@@ -269,7 +273,8 @@ class Output:
             if subscriber.stalled_at:
                 subscriber.stalled_at = now
         subscriber.queue = None
-        subscriber.state = _READY if subscriber.tls is None else _READY_TLS
+        tls = subscriber.tls
+        subscriber.state = _READY if tls is None or tls.is_sealed_by_kernel else _READY_TLS
         if subscriber.stalled_at:
             self.forget(subscriber)
 

@@ -18,7 +18,7 @@ from mercure_hub.fanout.multiplexed import Multiplexed, Reader
 from mercure_hub.fanout.output import SLICE, Output
 from mercure_hub.fanout.readiness import Loop, Readiness
 from mercure_hub.fanout.subscriber import State, Subscriber
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.protocol.http2 import Code
 from mercure_hub.protocol.websocket import Violation, WebSocket
 
@@ -110,7 +110,7 @@ class Sockets:
         subscriber.fd, subscriber.tls = -1, None
         self._close(fd, tls, linger=linger)
 
-    def _close(self, fd: int, tls: TlsSocket | None, *, linger: bool) -> None:
+    def _close(self, fd: int, tls: TlsLayer | None, *, linger: bool) -> None:
         if tls is not None:
             with contextlib.suppress(OSError, ValueError):
                 tls.unwrap()  # tells that the stream ends here; does not wait for the answer
@@ -121,7 +121,7 @@ class Sockets:
         with contextlib.suppress(OSError):
             os.close(fd) if tls is None else tls.close()
 
-    def connect(self, fd: int, tls: TlsSocket | None, reader: Reader) -> Multiplexed:
+    def connect(self, fd: int, tls: TlsLayer | None, reader: Reader) -> Multiplexed:
         """Watch a connection that carries many streams.
 
         :raises OSError: the kernel's limits are reached.
@@ -328,9 +328,9 @@ class Lingering:
 
     def __init__(self, unwatch: Callable[[int], None]) -> None:
         self._unwatch = unwatch
-        self._open: dict[int, tuple[socket.socket | TlsSocket, float]] = {}
+        self._open: dict[int, tuple[socket.socket | TlsLayer, float]] = {}
 
-    def add(self, fd: int, tls: TlsSocket | None, now: float) -> None:
+    def add(self, fd: int, tls: TlsLayer | None, now: float) -> None:
         """Take over a socket and end its sending half.
 
         :param now: monotonic time in seconds.

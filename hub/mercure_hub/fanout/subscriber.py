@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from mercure_hub.fanout.encoding import Form
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.protocol.hub_url import Identity
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.tokens.grant import Grant
@@ -23,7 +23,7 @@ class State(Enum):
     HISTORY = auto()  # reads history, which will contain the update
     HELD = auto()  # reads history up to a boundary; the update waits in the queue for ``Engine.start``
     READY = auto()  # nothing is queued: the update is written to the descriptor at once
-    READY_TLS = auto()  # the same, through the TLS layer
+    READY_TLS = auto()  # the same, sealed by the TLS layer before
     READY_STREAM = auto()  # the same, on one of the streams of its connection
     QUEUED = auto()  # the socket is full, or a batch is being gathered: the update joins the queue
     GONE = auto()  # no longer there: it gets nothing
@@ -102,7 +102,7 @@ class Subscriber:
         self.form = form
         self.websocket = websocket
         self.fd = -1
-        self.tls: TlsSocket | None = None
+        self.tls: TlsLayer | None = None
         self.stream: Stream | None = None
         self.matchers = matchers
         self.announced: Announcement | None = None

@@ -1,5 +1,6 @@
 """TLS over a non-blocking socket: sealed in memory first, then written like any other bytes.
 
+Where the kernel seals (``kernel_tls``), none of that is needed.
 ``ssl.SSLSocket`` writes each record with a system call of its own. Here the records of many subscribers are
 sealed into one buffer, so that a fan-out over TLS leaves in as few system calls as a plain one. All
 connections share a pair of buffers, which is empty between two calls.
@@ -11,7 +12,9 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 RECORD = 16 << 10
 """Bytes of the largest record (RFC 8446 section 5.1)."""
@@ -31,17 +34,102 @@ class TlsServer:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
 
-    def accept(self, fd: int) -> TlsSocket:
+    def accept(self, fd: int) -> TlsLayer:
         """The TLS layer over a connection, before its handshake.
 
         :param fd: descriptor of a connected, non-blocking socket, which belongs to the layer from now on.
+        :raises OSError: the client has left; the socket is closed.
         """
         layer = self.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         return TlsSocket(fd, layer, self._incoming, self._outgoing)
 
 
-class TlsSocket:
+class TlsLayer(ABC):
     """A connection over TLS, with the methods of ``ssl.SSLSocket`` that the hub needs.
+
+    :param fd: descriptor of its socket.
+    """
+
+    __slots__ = ("fd",)
+
+    is_sealed_by_kernel: ClassVar[bool] = False
+    """Whether the descriptor is written to as if there were no TLS."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    @abstractmethod
+    def do_handshake(self) -> None:
+        """Go on with the handshake.
+
+        :raises ssl.SSLWantReadError: it needs more of the client.
+        :raises ssl.SSLWantWriteError: the socket is full.
+        :raises OSError: it failed.
+        """
+
+    def established(self) -> TlsLayer:
+        """The layer to use after the handshake, in place of this one."""
+        return self
+
+    @abstractmethod
+    def recv(self, size: int) -> bytes:
+        """What the client sent.
+
+        :param size: bytes to return at most.
+        :returns: empty at the end.
+        :raises BlockingIOError: nothing whole has arrived; ``ssl.SSLWantReadError`` means the same.
+        :raises OSError: the connection is broken.
+        """
+
+    @abstractmethod
+    def send(self, data: bytes | memoryview) -> int:
+        """Seal bytes and write them.
+
+        :param data: not empty; after a refusal, it has to begin with the same bytes again.
+        :returns: how many of the bytes are written.
+        :raises ssl.SSLWantWriteError: the socket is full; ``BlockingIOError`` means the same.
+        :raises OSError: the connection is broken.
+        """
+
+    @abstractmethod
+    def unwrap(self) -> None:
+        """Tell the client that the stream ends here (RFC 8446 section 6.1); does not wait for its answer.
+
+        :raises OSError: that cannot be told.
+        """
+
+    @abstractmethod
+    def selected_alpn_protocol(self) -> str | None:
+        """What the client speaks over the connection, if it said so (RFC 7301)."""
+
+    def shutdown(self, how: int) -> None:
+        """End a direction of the connection without a word in TLS.
+
+        :param how: as for ``socket.shutdown``.
+        :raises OSError: there is no connection.
+        """
+        with borrowed(self.fd) as sock:
+            sock.shutdown(how)
+
+    def close(self) -> None:
+        """Close the socket."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def borrowed(fd: int) -> Iterator[socket.socket]:
+    """A socket object for a descriptor, which stays open afterwards."""
+    sock = socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+class TlsSocket(TlsLayer):
+    """A connection whose records are sealed in memory.
 
     What a call leaves in the shared buffers is taken out before it returns, also when it fails: it would
     reach the client of the next call.
@@ -52,12 +140,12 @@ class TlsSocket:
     :param outgoing: what it is sent.
     """
 
-    __slots__ = ("_barren", "_covers", "_incoming", "_layer", "_outgoing", "_received", "_unsent", "fd")
+    __slots__ = ("_barren", "_covers", "_incoming", "_layer", "_outgoing", "_received", "_unsent")
 
     def __init__(
         self, fd: int, layer: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
     ) -> None:
-        self.fd = fd
+        super().__init__(fd)
         self._layer = layer
         self._incoming = incoming
         self._outgoing = outgoing
@@ -67,12 +155,7 @@ class TlsSocket:
         self._covers = 0  # bytes that were given to ``send`` and are sealed there
 
     def do_handshake(self) -> None:
-        """Go on with the handshake.
-
-        :raises ssl.SSLWantReadError: it needs more of the client.
-        :raises ssl.SSLWantWriteError: the socket is full.
-        :raises OSError: it failed.
-        """
+        """Go on with the handshake, by what has arrived."""
         while self._received is None:
             self._flush()
             try:
@@ -97,13 +180,7 @@ class TlsSocket:
         self._flush()
 
     def recv(self, size: int) -> bytes:
-        """What the client sent.
-
-        :param size: bytes to return at most.
-        :returns: empty at the end.
-        :raises BlockingIOError: nothing whole has arrived.
-        :raises OSError: the connection is broken.
-        """
+        """What the client sent; the socket is read until a record is whole."""
         received = self._received
         while not received:
             arrived = os.read(self.fd, size)
@@ -125,13 +202,7 @@ class TlsSocket:
         return received[:size]
 
     def send(self, data: bytes | memoryview) -> int:
-        """Seal bytes and write them.
-
-        :param data: not empty; after a refusal, it has to begin with the same bytes again.
-        :returns: how many of the bytes are written.
-        :raises ssl.SSLWantWriteError: the socket is full; what was sealed waits for the next call.
-        :raises OSError: the connection is broken.
-        """
+        """Seal one record and write it; what the socket does not take waits for the next call."""
         if not self._covers:
             if self._unsent:
                 self._flush()
@@ -163,7 +234,7 @@ class TlsSocket:
         self._covers = covers
 
     def unwrap(self) -> None:
-        """Tell the client that the stream ends here (RFC 8446 section 6.1); does not wait for its answer."""
+        """Tell the client that the stream ends, unless that would be in the middle of a record."""
         if self._unsent:  # in the middle of a record
             return
         with contextlib.suppress(OSError, ValueError):
@@ -172,26 +243,8 @@ class TlsSocket:
         self._flush()
 
     def selected_alpn_protocol(self) -> str | None:
-        """What the client speaks over the connection, if it said so (RFC 7301)."""
+        """What was agreed on in the handshake."""
         return self._layer.selected_alpn_protocol()
-
-    def shutdown(self, how: int) -> None:
-        """End a direction of the connection without a word in TLS.
-
-        :param how: as for ``socket.shutdown``.
-        :raises OSError: there is no connection.
-        """
-        sock = socket.socket(fileno=self.fd)
-        try:
-            sock.shutdown(how)
-        finally:
-            sock.detach()
-
-    def close(self) -> None:
-        """Close the socket."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
 
     def _decrypt(self, arrived: bytes) -> bytes | None:
         """What bytes of the client contain; empty at the end, ``None`` if no record is whole."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from operator import sub
 from typing import Any, Literal
 
-from mercure_hub.fanout.tls import TlsSocket, first_record
+from mercure_hub.fanout.tls import TlsLayer, first_record
 
 _MAX_BUFFERS = 512  # of one writev(); the kernel's limit is 1024
 _INT = struct.Struct("i")
@@ -147,7 +147,7 @@ def pieces_one_by_one(fds: array[int], data: bytes, ends: Sequence[int]) -> Inco
     return incomplete
 
 
-def write_front(fd: int, tls: TlsSocket | None, queue: list[bytes | memoryview]) -> int:
+def write_front(fd: int, tls: TlsLayer | None, queue: list[bytes | memoryview]) -> int:
     """Write as much as a socket takes from the front of a queue.
 
     :param fd: descriptor of the socket, which does not block.
@@ -156,7 +156,7 @@ def write_front(fd: int, tls: TlsSocket | None, queue: list[bytes | memoryview])
     :returns: bytes written.
     :raises OSError: the socket takes nothing (``BlockingIOError``, ``ssl.SSLWantWriteError``), or is broken.
     """
-    if tls is not None:
+    if tls is not None and not tls.is_sealed_by_kernel:
         return tls.send(first_record(queue))
     if len(queue) == 1:
         return os.write(fd, queue[0])

@@ -14,7 +14,7 @@ from typing import Protocol
 import gevent
 from gevent.hub import Waiter
 
-from mercure_hub.fanout.tls import TlsServer, TlsSocket
+from mercure_hub.fanout.tls import TlsLayer, TlsServer
 from mercure_hub.fanout.writer import unsent
 
 READ, WRITE = 1, 2
@@ -40,7 +40,7 @@ class Channel:
         self._fd = fd
         self._awaits = WRITE
         self._has_sent = False
-        self._tls: TlsSocket | None = None
+        self._tls: TlsLayer | None = None
         self._reading: Watcher | None = None  # one for all waits: to make it costs more than to start it
 
     def handshake(self, server: TlsServer, timeout: float) -> None:
@@ -52,7 +52,9 @@ class Channel:
         :raises OSError: it failed.
         """
         deadline = time.monotonic() + timeout
-        tls = self._tls = server.accept(self._fd)
+        fd, self._fd = self._fd, -1  # a failure closes it, and its number may be in use again
+        tls = self._tls = server.accept(fd)
+        self._fd = fd
         while True:
             try:
                 tls.do_handshake()
@@ -61,6 +63,7 @@ class Channel:
             except ssl.SSLWantWriteError:
                 self._wait(WRITE, deadline)
             else:
+                self._tls = tls.established()
                 return
 
     def take(self, most: int) -> bytes | None:
@@ -166,7 +169,7 @@ class Channel:
         """How many bytes the other side has not acknowledged."""
         return unsent(self._fd)
 
-    def detach(self) -> tuple[int, TlsSocket | None]:
+    def detach(self) -> tuple[int, TlsLayer | None]:
         """Give the descriptor away; the channel must not be used afterwards."""
         self._forget_watcher()
         fd, self._fd = self._fd, -1

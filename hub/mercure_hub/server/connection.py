@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from mercure_hub.endpoints.subscribe import Stream
 from mercure_hub.fanout.encoding import HEARTBEATS, Form
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.protocol.errors import InvalidRequest, RequestTimeout
 from mercure_hub.protocol.http2 import PREFACE
 from mercure_hub.server.channel import Channel, Timeout
@@ -32,7 +32,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _log = logging.getLogger("mercure_hub.server")
 
 
-Multiplex = Callable[[int, TlsSocket | None, str, bytes], None]
+Multiplex = Callable[[int, TlsLayer | None, str, bytes], None]
 
 
 class ClientConnection(Waiting):

@@ -21,7 +21,7 @@ import gevent
 from gevent import getcurrent
 from greenlet import greenlet  # type: ignore[import-untyped]
 
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.server.connection import ClientConnection
 from mercure_hub.server.site import Site
 
@@ -85,7 +85,7 @@ class Listener:
             while self._connections or (self._sessions is not None and self._sessions.is_busy):
                 gevent.sleep(0.01)
 
-    def _multiplex(self, fd: int, tls: TlsSocket | None, peer: str, received: bytes) -> None:
+    def _multiplex(self, fd: int, tls: TlsLayer | None, peer: str, received: bytes) -> None:
         """Serve a connection that speaks HTTP/2."""
         if self._sessions is None:
             # Imported late, because many hubs never need it.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 
 from mercure_hub.config.settings import SettingError, Settings
+from mercure_hub.fanout.kernel_tls import KernelTlsServer, obstacle
 from mercure_hub.fanout.tls import TlsServer
+
+_log = logging.getLogger("mercure_hub.server")
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
@@ -29,7 +33,14 @@ def tls_server(settings: Settings) -> TlsServer | None:
     :raises SettingError: the certificate cannot be used.
     """
     context = tls_context(settings)
-    return None if context is None else TlsServer(context)
+    if context is None:
+        return None
+    reason = obstacle(context)
+    if reason:
+        _log.info("the hub itself seals TLS, the kernel does not: %s", reason)
+        return TlsServer(context)
+    _log.info("the kernel seals TLS (kTLS)")
+    return KernelTlsServer(context)
 
 
 def renew(server: TlsServer, settings: Settings) -> None:

@@ -19,7 +19,7 @@ from mercure_hub.endpoints.subscribe import Stream as Subscription
 from mercure_hub.fanout.encoding import HEARTBEATS, Form
 from mercure_hub.fanout.endings import Ending, Reason, ending_of
 from mercure_hub.fanout.multiplexed import Multiplexed, Reader, Sender, Stream
-from mercure_hub.fanout.tls import TlsSocket
+from mercure_hub.fanout.tls import TlsLayer
 from mercure_hub.fanout.writer import unsent
 from mercure_hub.protocol import http2
 from mercure_hub.protocol.errors import InvalidRequest
@@ -60,7 +60,7 @@ class Sessions:
         self._turn = self._hub.loop.timer(0.0)
         self.serving = 0
 
-    def begin(self, fd: int, tls: TlsSocket | None, peer: str, received: bytes) -> None:
+    def begin(self, fd: int, tls: TlsLayer | None, peer: str, received: bytes) -> None:
         """Serve a connection from now on.
 
         :param fd: descriptor of its non-blocking socket.
@@ -153,7 +153,7 @@ class Session(Waiting, Reader):
     :param peer: the address at the other end.
     """
 
-    def __init__(self, site: Site, sessions: Sessions, fd: int, tls: TlsSocket | None, peer: str) -> None:
+    def __init__(self, site: Site, sessions: Sessions, fd: int, tls: TlsLayer | None, peer: str) -> None:
         self._site = site
         self._sessions = sessions
         self._peer = peer
