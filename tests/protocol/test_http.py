@@ -179,6 +179,8 @@ ANSWERS: list[tuple[errors.MercureError, int, str | None]] = [
     (errors.Misdirected("x"), 421, None),
     (errors.UpgradeRequired("x"), 426, None),
     (errors.TooManyRequests("x", 7), 429, None),
+    (errors.TooManyRevocations("x", 7), 429, None),
+    (errors.TooManyPatterns("x", 7), 429, None),
     (errors.HeaderTooLarge("x"), 431, None),
     (errors.TokenMissing("x"), 401, ""),
     (errors.TokenInvalid("x"), 401, "invalid_token"),
