@@ -150,13 +150,20 @@ def test_a_subscriber_that_was_told_of_a_gap_gets_all_that_is_left(
         publisher = threading.Thread(target=publish)
         publisher.start()
         try:
-            for _ in range(20):
+            rounds = ends = 0
+            while rounds < 20:
                 stream = hub.subscribe({"match_urlpattern": "/gauges/:x", "last_event_id": "long ago"})
                 assert stream.reply.headers["mercure-last-event-id"] == "earliest"
-                numbers = [int(data) for data in stream.take(20)]
+                try:
+                    numbers = [int(data) for data in stream.take(20)]
+                except EOFError:  # the machine stood still for so long that what came since is gone, too
+                    ends += 1
+                    assert ends < 10
+                    continue
                 assert numbers == sorted(set(numbers))
                 assert numbers[-10:] == list(range(numbers[-10], numbers[-10] + 10))
                 stream.close()
+                rounds += 1
         finally:
             is_over.set()
             publisher.join()
