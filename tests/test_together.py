@@ -18,8 +18,8 @@ from flask_mercure import Grants, HubUnreachable, Mercure, PublishError, URITemp
 from flask_mercure.extension import state_of
 from mercure_hub.protocol.tokens.asymmetric import generate_pair
 from mercure_hub.protocol.tokens.keys import generate_secret
+from tests.certificates import self_signed
 from tests.hub.running import SECRET, RunningHub, running_hub
-from tests.hub.test_streams import self_signed
 from tests.server.test_upgrade import wait_for_lines
 from tests.server.test_workers import ENOUGH, workers
 

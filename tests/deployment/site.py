@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mercure_hub.protocol.tokens.asymmetric import generate_pair
+from tests.certificates import self_signed
 from tests.deployment.front import Front, free_ports, is_listening, wait_until
 from tests.examples.browser import end
 from tests.hub.running import SECRET, RunningHub
-from tests.hub.test_streams import self_signed
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "docs" / "apache"

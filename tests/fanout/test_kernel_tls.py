@@ -17,10 +17,10 @@ from mercure_hub.fanout.kernel_tls import KernelTlsServer, SocketTls, obstacle
 from mercure_hub.fanout.subscriber import State
 from mercure_hub.fanout.tls import RECORD, TlsLayer
 from mercure_hub.protocol.websocket import WebSocket
+from tests.certificates import self_signed
 from tests.fanout.bench import Bench, encoded, exact, ids
 from tests.fanout.secure import (
     Contexts,
-    certificate,
     client_context,
     connect,
     in_kernel,
@@ -36,7 +36,7 @@ LATER_PYTHON = pytest.mark.skipif(not ENABLE, reason="needs Python 3.12")
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificate(tmp_path_factory.mktemp("tls") / "both.pem")
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

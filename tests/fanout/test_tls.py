@@ -17,10 +17,10 @@ from mercure_hub.fanout.kernel_tls import KernelTlsServer
 from mercure_hub.fanout.subscriber import State
 from mercure_hub.fanout.tls import RECORD, TlsServer, TlsSocket
 from mercure_hub.protocol.websocket import WebSocket
+from tests.certificates import self_signed
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, encoded, exact, ids
 from tests.fanout.secure import (
     Contexts,
-    certificate,
     client_context,
     connect,
     in_kernel,
@@ -33,7 +33,7 @@ LARGE = "0123456789abcdef" * 16384
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificate(tmp_path_factory.mktemp("tls") / "both.pem")
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import self_signed
 from tests.examples.conftest import chromium
 from tests.http2.client import Connection
 from tests.hub.running import RunningHub, running_hub
-from tests.hub.test_streams import self_signed
 
 __all__ = ["chromium", "connection", "hub"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 
+from tests.certificates import self_signed
 from tests.examples.browser import Page, leave
 from tests.hub.running import HUB_PATH, running_hub
-from tests.hub.test_streams import self_signed
 
 pytestmark = pytest.mark.servers
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import self_signed
 from tests.http2.client import Connection
 from tests.http2.frames import Code, Flag, Frame, Kind, block, data, headers
 from tests.hub.running import running_hub
-from tests.hub.test_streams import self_signed
 from tests.server.test_upgrade import other_key, pid_of_listener, wait_for_lines
 from tests.server.test_workers import workers
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import self_signed
 from tests.deployment.front import free_ports, wait_until
 from tests.http2.fronts import PROXIES, Proxy, running_proxy
 from tests.hub.running import HUB_PATH, RunningHub, running_hub
-from tests.hub.test_streams import self_signed
 from tests.hub.websocket import client, messages
 from tests.needs import need
 

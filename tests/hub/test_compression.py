@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from mercure_hub.protocol.event_stream import Parser
+from tests.certificates import self_signed
 from tests.hub.running import HUB_PATH, Frames, RunningHub, Stream, running_hub
-from tests.hub.test_streams import self_signed
 
 pytestmark = pytest.mark.minutes
 

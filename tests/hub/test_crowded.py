@@ -16,9 +16,9 @@ import pytest
 from mercure_hub.metrics.tally import ProcessMetrics
 from mercure_hub.server.assembly import Limits
 from mercure_hub.server.open_requests import OPEN_REQUEST, OVER_TLS
+from tests.certificates import self_signed
 from tests.hub.running import HUB_PATH, TIMEOUT, running_hub
 from tests.hub.test_process import process
-from tests.hub.test_streams import self_signed
 
 pytestmark = pytest.mark.minutes
 

@@ -16,10 +16,10 @@ from mercure_hub.broker.replay import ReplayLimits
 from mercure_hub.server.assembly import Limits
 from mercure_hub.storage.interface import Page
 from mercure_hub.storage.sqlite.reading import Reader
+from tests.certificates import self_signed
 from tests.chosen_engine import discard_all
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, Stream, read_reply, running_hub
 from tests.hub.test_compression import BROWSER
-from tests.hub.test_streams import self_signed
 from tests.hub.websocket import client, messages
 from tests.metrics.test_tally import of, samples
 from tests.storage.log import beside

@@ -20,8 +20,8 @@ from mercure_hub.broker.broker import Broker
 from mercure_hub.fanout.engine import Engine, Logged
 from mercure_hub.storage.sqlite.link import SqliteLink
 from mercure_hub.storage.store import Store
+from tests.certificates import self_signed
 from tests.hub.running import TIMEOUT, RunningHub, process_environment, running_hub
-from tests.hub.test_streams import self_signed
 from tests.storage.log import until, waiting_for_locks
 
 pytestmark = pytest.mark.minutes

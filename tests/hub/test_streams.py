@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import gc
-import ipaddress
 import socket
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from mercure_hub.endpoints.request import Request
 from mercure_hub.server.connection import ClientConnection
 from mercure_hub.server.http import RequestReader
+from tests.certificates import self_signed
 from tests.hub.running import RunningHub, running_hub
 
 pytestmark = pytest.mark.minutes
@@ -88,32 +84,6 @@ def test_streams_over_tls(folder: Path) -> None:
                 assert b"HTTP/1.1 200" not in sock.recv(1000)
         hub.send("t", "fine")
         assert streams[0].take(3)[-1] == "fine"
-
-
-def self_signed(folder: Path) -> Path:
-    """A certificate for localhost with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "self-signed.pem"
-    pem = serialization.Encoding.PEM
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(pem)
-    )
-    return path
 
 
 def test_a_vanished_client_is_noticed_on_a_quiet_topic(folder: Path) -> None:

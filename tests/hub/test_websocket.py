@@ -14,9 +14,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from mercure_hub.protocol.websocket import BUDGET
+from tests.certificates import self_signed
 from tests.hub.running import HUB_PATH, TIMEOUT, RunningHub, running_hub
 from tests.hub.test_process import process
-from tests.hub.test_streams import self_signed
 from tests.hub.websocket import (
     ACCEPT,
     BINARY,

@@ -18,7 +18,7 @@ from gevent.event import Event
 from mercure_hub.fanout.tls import TlsServer
 from mercure_hub.server.channel import Channel, Timeout
 from mercure_hub.server.open_requests import OPEN_REQUEST, OVER_TLS
-from tests.hub.test_streams import self_signed
+from tests.certificates import self_signed
 
 LIMIT = 0.2
 _PSS = Path("/proc/self/smaps_rollup")

@@ -17,8 +17,8 @@ from mercure_hub.protocol.tokens.issuer import RemoteKeys
 from mercure_hub.protocol.tokens.keys import ASYMMETRIC
 from mercure_hub.server import jwks
 from mercure_hub.server.jwks import Address, Fetcher, FetchError
+from tests.certificates import self_signed
 from tests.hub.key_server import KeyServer, key_server
-from tests.hub.test_streams import self_signed
 
 pytestmark = pytest.mark.minutes
 

@@ -8,19 +8,13 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 from urllib3.exceptions import InsecureRequestWarning
@@ -40,6 +34,7 @@ from flask_mercure.publishing.retry import Verdict, verdict
 from mercure_hub.protocol.errors import StorageAway, StorageError, StorageInDoubt
 from mercure_hub.protocol.http import error_answer
 from mercure_hub.protocol.update import PublicationLimits, from_form
+from tests.certificates import self_signed
 from tests.flask_mercure.fake_hub import (
     PATH,
     SECRET,
@@ -537,22 +532,7 @@ def test_tls_to_a_hub_without_tls(hub: FakeHub) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Certificate of 127.0.0.1, signed by itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "hub.pem"
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.write_bytes(made.public_bytes(Encoding.PEM) + secret)
-    return path
+    return self_signed(tmp_path, names=["127.0.0.1"])
 
 
 def test_a_hub_with_a_certificate_of_its_own(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import gzip
-import ipaddress
 import json
 import re
 import socket
@@ -16,15 +15,13 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from flask_mercure import Mercure
 from flask_mercure.cli import mercure
 from flask_mercure.doctor import storage
 from flask_mercure.doctor.connection import Endpoint, HubClient
 from flask_mercure.extension import state_of
+from tests.certificates import self_signed
 from tests.engines import RedisServer
 from tests.engines import running as running_engine
 from tests.flask_mercure.fake_hub import Answer, Dropped, make_app
@@ -232,7 +229,7 @@ def test_a_server_that_is_not_a_hub(answer: Answer, section: str) -> None:
 
 
 def test_an_http_url_of_a_hub_with_tls(folder: Path) -> None:
-    certificate = signed(folder)
+    certificate = self_signed(folder)
     with running_hub(folder, tls_cert=certificate) as hub:
         assert problems(URL=url(hub.port)) == [("url", "unreachable")]
 
@@ -242,39 +239,8 @@ def test_an_https_url_of_a_hub_without_tls(good: RunningHub) -> None:
     assert f'app: MERCURE_URL = "{good.url}"' in lines(reported, "certificate")
 
 
-def signed(folder: Path, days: int = 30, names: tuple[str, ...] = ("127.0.0.1",)) -> Path:
-    """A self-signed certificate with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-    alternatives: list[x509.GeneralName] = []
-    for one in names:
-        is_address = one[0].isdigit()
-        alternatives.append(x509.IPAddress(ipaddress.ip_address(one)) if is_address else x509.DNSName(one))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(end - datetime.timedelta(days=400))
-        .not_valid_after(end)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    path = folder / f"{days}.pem"
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(pem)
-    )
-    return path
-
-
 def test_a_self_signed_certificate(folder: Path) -> None:
-    certificate = signed(folder)
+    certificate = self_signed(folder)
     with running_hub(folder, tls_cert=certificate) as hub:
         refused = findings(URL=hub.url)
         trusted = findings(URL=hub.url, VERIFY_TLS=str(certificate), app_url=hub.url)
@@ -288,21 +254,21 @@ def test_a_self_signed_certificate(folder: Path) -> None:
 
 
 def test_an_expired_certificate(folder: Path) -> None:
-    certificate = signed(folder, days=-2)
+    certificate = self_signed(folder, days=-2)
     with running_hub(folder, tls_cert=certificate) as hub:
         reported = findings(URL=hub.url, VERIFY_TLS=str(certificate))
     assert level(reported, "certificate-expired") == ["problem"]
 
 
 def test_a_certificate_that_ends_soon(folder: Path) -> None:
-    certificate = signed(folder, days=5)
+    certificate = self_signed(folder, days=5)
     with running_hub(folder, tls_cert=certificate) as hub:
         reported = findings(URL=hub.url, VERIFY_TLS=str(certificate), app_url=hub.url)
     assert level(reported, "certificate-expired") == ["warning"]
 
 
 def test_a_certificate_for_another_host(folder: Path) -> None:
-    certificate = signed(folder, names=("hub.example",))
+    certificate = self_signed(folder, names=("hub.example",))
     with running_hub(folder, tls_cert=certificate) as hub:
         reported = findings(URL=hub.url, VERIFY_TLS=str(certificate))
     assert "hub.example" in next(one["summary"] for one in reported if one["section"] == "certificate")
