@@ -14,6 +14,7 @@ import pytest
 
 from mercure_hub.fanout.writer import Ring
 from mercure_hub.protocol.matching.matcher import Matcher
+from tests.certificates import self_signed
 from tests.fanout.bench import Bench
 
 
@@ -25,6 +26,12 @@ def _descriptors() -> set[str]:
         except FileNotFoundError:  # the directory itself
             continue
     return found
+
+
+@pytest.fixture(scope="session")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate with its key."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from mercure_hub.fanout.kernel_tls import KernelTlsServer, SocketTls, obstacle
 from mercure_hub.fanout.subscriber import State
 from mercure_hub.fanout.tls import RECORD, TlsLayer
 from mercure_hub.protocol.websocket import WebSocket
-from tests.certificates import self_signed
 from tests.fanout.bench import Bench, encoded, exact, ids
 from tests.fanout.secure import (
     Contexts,
@@ -32,11 +31,6 @@ ALERT, HANDSHAKE, UNKNOWN = 21, 22, 99  # types of records
 KEY_UPDATE = b"\x18\x00\x00\x01"
 ENABLE = getattr(ssl, "OP_ENABLE_KTLS", 0)
 LATER_PYTHON = pytest.mark.skipif(not ENABLE, reason="needs Python 3.12")
-
-
-@pytest.fixture(scope="module")
-def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

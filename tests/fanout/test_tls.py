@@ -17,7 +17,6 @@ from mercure_hub.fanout.kernel_tls import KernelTlsServer
 from mercure_hub.fanout.subscriber import State
 from mercure_hub.fanout.tls import RECORD, TlsServer, TlsSocket
 from mercure_hub.protocol.websocket import WebSocket
-from tests.certificates import self_signed
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, encoded, exact, ids
 from tests.fanout.secure import (
     Contexts,
@@ -29,11 +28,6 @@ from tests.fanout.secure import (
 )
 
 LARGE = "0123456789abcdef" * 16384
-
-
-@pytest.fixture(scope="module")
-def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
