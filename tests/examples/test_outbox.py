@@ -45,6 +45,7 @@ def test_what_is_saved_without_a_hub_arrives_later(folder: Path, example: Module
         assert sent[3:] == [{"id": 2, "count": count} for count in (1, 2, 1)]
         assert "this page was made: 0" in client.get("/").text
         state_of(app).publisher.close()
+        app.config["MERCURE_OUTBOX"].engine.dispose()
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def stock(tmp_path: Path, example: ModuleType) -> Iterator[Served]:
     with site.app.app_context():
         site.mercure.flush()
     site.close()
+    site.app.config["MERCURE_OUTBOX"].engine.dispose()
 
 
 @pytest.mark.servers
