@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def self_signed(folder: Path, days: int = 30, names: Sequence[str] = ("localhost", "127.0.0.1")) -> Path:
-    """A certificate that is its own authority, with its key, in one file.
+    """A certificate that is its own authority, with its key: ``self-signed.pem`` in a folder.
 
     :param days: until it ends; negative: it has.
     :param names: hosts, or their IPv4 addresses.
@@ -31,7 +31,7 @@ def self_signed(folder: Path, days: int = 30, names: Sequence[str] = ("localhost
         .sign(key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    path = folder / f"self-signed-{days}.pem"
+    path = folder / "self-signed.pem"
     path.write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + certificate.public_bytes(pem)
