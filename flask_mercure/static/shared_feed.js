@@ -27,6 +27,7 @@ export class SharedFeed {
   #channel = null;
   #abort = null; // takes back the requests for locks
   #isPresent = false;
+  #hasPart = false; // it is known whether this tab leads: until then it hears nobody who does
   #members = new Map(); // id of a tab -> {topics, types}
   #group = nobody();
   #heard = 0; // when the leader was
@@ -132,6 +133,7 @@ export class SharedFeed {
     this.#abort = new AbortController();
     this.#heard = 0;
     this.#group = nobody();
+    this.#hasPart = false;
     // The leader waits for this lock too: it gets it when the tab is gone, whether or not that said so.
     this.#me = randomId();
     this.#isPresent = false;
@@ -166,6 +168,7 @@ export class SharedFeed {
   }
 
   #follow() {
+    this.#hasPart = true;
     const channel = this.#channel;
     const take = () => (channel === this.#channel && !this.#lead ? this.#takeOver() : undefined);
     this.#hold(this.#name, { signal: this.#abort.signal }, take);
@@ -173,6 +176,7 @@ export class SharedFeed {
     else if (this.#isLate && this.#topics.size) {
       this.#sink.gap({ reason: "position", requested: null, resumed: null });
     }
+    this.#introduce(); // the leader answers, and now that is listened to
     this.#check();
   }
 
@@ -207,6 +211,7 @@ export class SharedFeed {
 
   /** Lead. The stream begins after what this tab has heard from the leader before. */
   #takeOver() {
+    this.#hasPart = true;
     const { epoch, cursor, covered } = this.#group;
     this.#group.epoch = epoch + 1;
     if (this.#own && cursor === null) {
@@ -330,6 +335,7 @@ export class SharedFeed {
     if (message.epoch < this.#group.epoch || this.#lead) return;
     this.#heard = Date.now();
     this.#group.epoch = message.epoch;
+    if (!this.#hasPart) return; // it may have to catch up first
     switch (message.kind) {
       case "event":
         this.#group.cursor = message.event.id || this.#group.cursor;

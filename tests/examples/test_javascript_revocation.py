@@ -130,14 +130,12 @@ def last(page: Tab) -> dict[str, Any]:
     return found
 
 
-def test_a_logout_ends_the_stream_at_once(page: Tab, shop: Shop) -> None:
-    begin(page)
-    shop.publish("orders/1", "before", private=True)
-    page.wait_updates("before")
-    post(page, "/logout")
+def wait_refused(page: Tab) -> None:
     page.wait_for("state", lambda: page.run("return mercure.state"), "refused")
-    assert last(page)["reason"] == "token-missing"  # the cookie is gone, too
-    shop.publish("orders/1", "not for her", private=True)
+
+
+def sign_in_again(page: Tab, shop: Shop) -> None:
+    """From then on, private updates arrive again."""
     post(page, "/login")
     page.run("mercure.renewed()")
     page.wait_open()
@@ -145,12 +143,23 @@ def test_a_logout_ends_the_stream_at_once(page: Tab, shop: Shop) -> None:
     page.wait("the next update", lambda: "again" in page.seen())
 
 
+def test_a_logout_ends_the_stream_at_once(page: Tab, shop: Shop) -> None:
+    begin(page)
+    shop.publish("orders/1", "before", private=True)
+    page.wait_updates("before")
+    post(page, "/logout")
+    wait_refused(page)
+    assert last(page)["reason"] == "token-missing"  # the cookie is gone, too
+    shop.publish("orders/1", "not for her", private=True)
+    sign_in_again(page, shop)
+
+
 @pytest.mark.parametrize("transport", ["fetch", "websocket"])
 def test_who_is_locked_out_is_told_so_and_does_not_try_again(page: Tab, shop: Shop, transport: str) -> None:
     begin(page, transport)
     shop.locked.add("ann")
     shop.revoke("ann")
-    page.wait_for("state", lambda: page.run("return mercure.state"), "refused")
+    wait_refused(page)
     state = last(page)
     assert (state["status"], state["reason"]) == (401, "token-revoked")
     shop.locked.clear()
@@ -171,7 +180,7 @@ def test_a_token_that_was_revoked_is_not_tried_again(page: Tab, shop: Shop) -> N
     )
     page.wait_open()
     shop.revoke("bob")
-    page.wait_for("state", lambda: page.run("return mercure.state"), "refused")
+    wait_refused(page)
     state = last(page)
     assert (state["status"], state["reason"]) == (401, "token-revoked")
     assert state.get("until") is None
@@ -196,10 +205,6 @@ def test_a_page_goes_on_with_what_its_user_may_still_read(page: Tab, shop: Shop)
     assert page.seen("gaps") == []
 
 
-def wait_refused(page: Tab) -> None:
-    page.wait_for("state", lambda: page.run("return mercure.state"), "refused")
-
-
 @pytest.mark.parametrize("transport", ["fetch", "websocket"])
 def test_a_page_that_signed_out_is_refused_where_everybody_may_read(
     visitor: Tab, open_shop: Shop, transport: str
@@ -209,11 +214,7 @@ def test_a_page_that_signed_out_is_refused_where_everybody_may_read(
     wait_refused(visitor)
     assert last(visitor)["status"] == 401
     assert last(visitor).get("until") is None  # no attempt follows by itself
-    post(visitor, "/login")
-    visitor.run("mercure.renewed()")
-    visitor.wait_open()
-    open_shop.publish("orders/1", "again", private=True)
-    visitor.wait("the next update", lambda: "again" in visitor.seen())
+    sign_in_again(visitor, open_shop)
 
 
 @pytest.mark.parametrize("transport", ["fetch", "websocket"])

@@ -12,6 +12,7 @@ from flask import Flask, Response, render_template_string, request, session
 
 from flask_mercure import Grants, Mercure
 from tests.examples.page_site import Served, Tab
+from tests.flask_mercure.fake_hub import add_login
 
 pytestmark = pytest.mark.servers
 
@@ -38,6 +39,9 @@ _PAGE = """<!doctype html>
 <p>page</p>
 """
 
+BEGIN = "return load('topic=orders/ada&token').then((session) => begin({ ...session, refresh: null }))"
+RENEW = "return load('topic=orders/ada&token').then(({ token }) => mercure.renewed(token))"
+
 _TEMPLATE = """<!doctype html>
 <link rel="icon" href="data:,">
 {{ mercure_script("orders/ada") }}
@@ -63,9 +67,9 @@ class Orders(Served):
     def _make(self, config: Mapping[str, Any]) -> Flask:
         app = Flask("orders")
         app.config.from_mapping(config)
-        app.secret_key = "of the session"
         mercure = self.mercure
         mercure.init_app(app)
+        add_login(app)
 
         @mercure.subscribe_grants(automatic=False)
         def grants() -> Grants | None:
@@ -80,16 +84,6 @@ class Orders(Served):
         @mercure.subscriber
         def template() -> str:
             return render_template_string(_TEMPLATE)
-
-        @app.get("/login/<user>")
-        def login(user: str) -> str:
-            session["user"] = user
-            return user
-
-        @app.post("/logout")
-        def logout() -> str:
-            session.clear()
-            return "bye"
 
         @app.get("/session")
         def document() -> Response:
@@ -224,19 +218,47 @@ def test_a_page_of_another_site_has_a_token(orders: Orders, tab: Tab) -> None:
     assert orders.renewals == []
 
 
-def test_a_tab_that_shares_a_connection_can_give_it_the_new_token(orders: Orders, tab: Tab) -> None:
-    orders.lifetime = 4
+# The browser takes its time to tell a tab whether another one leads.
+LATE_LOCKS = """
+  const request = navigator.locks.request.bind(navigator.locks);
+  window.decide = null;
+  const decided = new Promise((resolve) => (window.decide = resolve));
+  navigator.locks.request = (name, options, action) =>
+    request(name, options, options.ifAvailable ? (lock) => decided.then(() => action(lock)) : action);
+"""
+
+
+def test_a_tab_has_everything_before_it_hears_the_others(orders: Orders, tab: Tab) -> None:
     sign_in(orders, tab)
-    load = "return load('topic=orders/ada&token').then((session) => begin({ ...session, refresh: null }))"
-    tab.run(load)
+    tab.run("return load('topic=orders/ada').then(begin)")
     tab.wait_open()
     other = tab.new()
     other.visit(orders.url)
-    other.run(load)
+    other.run("return load('topic=orders/ada').then((session) => { window.session = session; })")
+    orders.publish("orders/ada", "1", private=True)
+    tab.wait_updates("1")
+    other.run(LATE_LOCKS)
+    other.run("return begin(session)")
+    orders.publish("orders/ada", "2", private=True)
+    tab.wait_updates("1", "2")
+    other.run("decide()")
+    other.wait_updates("1", "2")
+    other.wait_open()
+    assert other.seen("states") == ["connecting", "open"]
+
+
+def test_a_tab_that_shares_a_connection_can_give_it_the_new_token(orders: Orders, tab: Tab) -> None:
+    orders.lifetime = 4
+    sign_in(orders, tab)
+    tab.run(BEGIN)
+    tab.wait_open()
+    other = tab.new()
+    other.visit(orders.url)
+    other.run(BEGIN)
     other.wait_open()
     end = time.time() + orders.lifetime
     orders.lifetime = 3600
-    other.run("return load('topic=orders/ada&token').then(({ token }) => mercure.renewed(token))")
+    other.run(RENEW)
     tab.wait("the end of the first tokens", lambda: time.time() > end + 1)
     orders.publish("orders/ada", "1", private=True)
     for one in (tab, other):
@@ -247,11 +269,11 @@ def test_a_tab_that_shares_a_connection_can_give_it_the_new_token(orders: Orders
 def test_the_token_can_be_given_anew_by_hand(orders: Orders, tab: Tab) -> None:
     orders.lifetime = 4
     sign_in(orders, tab)
-    tab.run("return load('topic=orders/ada&token').then((session) => begin({ ...session, refresh: null }))")
+    tab.run(BEGIN)
     tab.wait_open()
     end = time.time() + orders.lifetime
     orders.lifetime = 3600
-    tab.run("return load('topic=orders/ada&token').then(({ token }) => mercure.renewed(token))")
+    tab.run(RENEW)
     tab.wait("the end of the first token", lambda: time.time() > end + 1)
     orders.publish("orders/ada", "1", private=True)
     tab.wait_updates("1")

@@ -176,7 +176,7 @@ def add_login(app: Flask) -> None:
         session["user"] = user
         return user
 
-    @app.get("/logout")
+    @app.route("/logout", methods=["GET", "POST"])
     def logout() -> str:
         session.clear()
         return "bye"
