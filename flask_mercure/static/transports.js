@@ -2,10 +2,11 @@
 //
 //   transport({url, token, credentials}, sink) -> close()
 //
-// The sink's `open({position, isNamed, isMarked, isAdmitted})` comes first, then any number of `alive()`, `retry(milliseconds)` and
-// `event({id, type, data, topics})`, and once `end({status?, reason?, retryAfter?, error?})`, after which nothing comes. After
-// `close()` nothing comes at all. `isNamed` is whether events come with their topics, `isMarked` whether `live()` follows
-// the history; both were asked for. `isAdmitted` is whether the hub took a token, `undefined` where it does not tell.
+// The sink's `open({position, isNamed, isMarked, isAdmitted})` comes first, then any number of `alive()`,
+// `retry(milliseconds)` and `event({id, type, data, topics})`, and once `end({status?, reason?, retryAfter?, error?})`,
+// after which nothing comes. After `close()` nothing comes at all. `isNamed` is whether events come with their topics,
+// `isMarked` whether `live()` follows the history; both were asked for. `isAdmitted` is whether the hub took a token,
+// `undefined` where it does not tell.
 
 import { EventStreamParser } from "./event_stream.js";
 

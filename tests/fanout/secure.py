@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mercure_hub.fanout.kernel_tls import KernelTlsServer, obstacle
+from mercure_hub.fanout.kernel_tls import KernelTlsServer, obstacle, shake_hands
 from mercure_hub.fanout.tls import TlsLayer, TlsServer
 from mercure_hub.protocol.matching.matcher import Matcher
 from mercure_hub.protocol.websocket import WebSocket
@@ -51,19 +51,7 @@ class Contexts:
             do_handshake_on_connect=False,
             suppress_ragged_eofs=False,
         )
-        arrived = select.poll()
-        arrived.register(ours.fd, select.POLLIN)
-        arrived.register(theirs, select.POLLIN)
-        waiting: list[TlsLayer | ssl.SSLSocket] = [ours, theirs]
-        while waiting:
-            for end in list(waiting):
-                try:
-                    end.do_handshake()
-                except ssl.SSLWantReadError:
-                    continue
-                waiting.remove(end)
-            assert not waiting or arrived.poll(10_000)
-        ours = ours.established()
+        ours = shake_hands(theirs, ours, patience=10.0)
         assert ours.is_sealed_by_kernel is self.in_kernel
         return ours, theirs
 

@@ -18,14 +18,7 @@ from mercure_hub.fanout.subscriber import State
 from mercure_hub.fanout.tls import RECORD, TlsLayer
 from mercure_hub.protocol.websocket import WebSocket
 from tests.fanout.bench import Bench, encoded, exact, ids
-from tests.fanout.secure import (
-    Contexts,
-    client_context,
-    connect,
-    in_kernel,
-    read_all,
-    server_context,
-)
+from tests.fanout.secure import Contexts, client_context, connect, in_kernel, read_all, server_context
 
 ALERT, HANDSHAKE, UNKNOWN = 21, 22, 99  # types of records
 KEY_UPDATE = b"\x18\x00\x00\x01"

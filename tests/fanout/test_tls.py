@@ -18,14 +18,7 @@ from mercure_hub.fanout.subscriber import State
 from mercure_hub.fanout.tls import RECORD, TlsServer, TlsSocket
 from mercure_hub.protocol.websocket import WebSocket
 from tests.fanout.bench import HUB_STOPS, Bench, Reader, encoded, exact, ids
-from tests.fanout.secure import (
-    Contexts,
-    client_context,
-    connect,
-    in_kernel,
-    read_all,
-    server_context,
-)
+from tests.fanout.secure import Contexts, client_context, connect, in_kernel, read_all, server_context
 
 LARGE = "0123456789abcdef" * 16384
 

@@ -213,14 +213,21 @@ def _try_out(server: TlsServer) -> bool:
                 one.setblocking(False)
             ours = server.accept(accepted.detach())
             try:
-                _shake_hands(theirs, ours)
-                ours = ours.established()
+                ours = shake_hands(theirs, ours, _PATIENCE)
             finally:
                 ours.close()
     return ours.is_sealed_by_kernel
 
 
-def _shake_hands(theirs: ssl.SSLSocket, ours: TlsLayer) -> None:
+def shake_hands(theirs: ssl.SSLSocket, ours: TlsLayer, patience: float) -> TlsLayer:
+    """Make the handshake between two ends in this process.
+
+    :param theirs: the client's end, which does not block.
+    :param ours: the server's.
+    :param patience: seconds for which nothing may arrive.
+    :returns: the layer of the server's end afterwards.
+    :raises OSError: it failed, or took too long.
+    """
     arrived = select.poll()
     arrived.register(theirs, select.POLLIN)
     arrived.register(ours.fd, select.POLLIN)
@@ -233,6 +240,6 @@ def _shake_hands(theirs: ssl.SSLSocket, ours: TlsLayer) -> None:
                 continue
             waiting.remove(end)
         if not waiting:
-            return
-        if not arrived.poll(_PATIENCE * 1000):
+            return ours.established()
+        if not arrived.poll(patience * 1000):
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

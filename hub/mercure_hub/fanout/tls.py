@@ -1,9 +1,9 @@
 """TLS over a non-blocking socket: sealed in memory first, then written like any other bytes.
 
-Where the kernel seals (``kernel_tls``), none of that is needed.
 ``ssl.SSLSocket`` writes each record with a system call of its own. Here the records of many subscribers are
 sealed into one buffer, so that a fan-out over TLS leaves in as few system calls as a plain one. All
-connections share a pair of buffers, which is empty between two calls.
+connections share a pair of buffers, which is empty between two calls. Where the kernel seals
+(``mercure_hub.fanout.kernel_tls``), nothing of this is needed.
 """
 
 from __future__ import annotations

@@ -11,13 +11,12 @@ from urllib.parse import urlsplit
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.hosts import AUTHORITY
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
-_PATH = re.compile(
-    r"/|[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z0-9._~-]+(?:/|$)"
-)  # absolute, with an origin, relative
-
 WELL_KNOWN = "/.well-known/mercure"
 METADATA = "/.well-known/oauth-protected-resource"
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
+# How a topic begins that has a path of its own: an absolute one, one with an origin, a relative one.
+_PATH = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z0-9._~-]+(?:/|$)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class _Ids:
         self._left = 0
 
     def make(self) -> str:
-        if self._left <= 0:  # threads may make some more, or change it earlier
+        if self._left <= 0:  # of two threads, each may begin anew, which does no harm
             self._beginning, self._left = secrets.token_hex(4), self._RUN
         self._left -= 1
         rest = secrets.token_hex(12)

@@ -228,8 +228,9 @@ class Workers:
         reports = [worker.reports for worker in self._processes if worker.reports is not None]
         watched = reports if self._starter is None else [*reports, self._starter]
         number = self._signals.wait(min(timeout, _LOOK) if reports else timeout, numbers, watched)
-        is_orphaned = self._starter is not None and select.select([self._starter], [], [], 0)[0]
-        return signal.SIGTERM if number is None and is_orphaned else number
+        if number is None and self._starter is not None and select.select([self._starter], [], [], 0)[0]:
+            return signal.SIGTERM
+        return number
 
     def _reload(self) -> None:
         """Reload the settings here and in the workers: workers forked later have to trust the same keys."""
