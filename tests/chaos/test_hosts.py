@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -100,7 +101,9 @@ def test_who_is_gone_when_the_cable_comes_back_is_noticed(host: Host, listening:
             here.recv(10)
         host.mend()
         here.settimeout(TIMEOUT)
-        assert here.recv(10) == b""
+        # Its end arrives first, or the reset that answers the byte.
+        with contextlib.suppress(ConnectionResetError):
+            assert here.recv(10) == b""
 
 
 def test_hosts_side_by_side(host: Host, listening: socket.socket) -> None:

@@ -364,8 +364,13 @@ def running_hub(
 
     thread = threading.Thread(target=run, name="hub under test")
     thread.start()
-    assert ready.wait(TIMEOUT)
+    if not ready.wait(TIMEOUT):
+        ready.wait()  # what was started ends before the test does
+        failure.append(AssertionError(f"the hub was not ready within {TIMEOUT:.0f} s"))
     if failure:
+        for started, in_loop in parts:
+            in_loop(started.stop)
+        thread.join(TIMEOUT)
         raise failure[0]
     process, in_loop = parts[0]
 
