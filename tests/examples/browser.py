@@ -104,7 +104,10 @@ class Page:
             found: T = WebDriverWait(self.driver, WITHIN, poll_frequency=0.05).until(lambda _: condition())
         except TimeoutException:
             state = self.run("return document.body.innerText")
-            raise AssertionError(f"{what}: not within {WITHIN:.0f} s. The page:\n{state}") from None
+            loaded = self.run("return performance.getEntriesByType('resource').map(({ name }) => name)")
+            raise AssertionError(
+                f"{what}: not within {WITHIN:.0f} s. The page:\n{state}\nIt has loaded: {' '.join(loaded)}"
+            ) from None
         return found
 
     def wait_for(self, what: str, value: Callable[[], object], expected: object) -> None:
