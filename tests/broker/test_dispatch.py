@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -119,6 +121,51 @@ def test_what_one_turn_of_the_loop_brings_is_submitted_at_once(world: World) -> 
     world.commit(*(entry(n) for n in range(1, 4)))
     gevent.joinall(greenlets, timeout=5, raise_error=True)
     assert world.engine.sent == [[1, 2, 3]]
+
+
+def commit_for_two(world: World) -> None:
+    greenlets = [gevent.spawn(world.dispatcher.publish, (update(n),)) for n in (1, 2)]
+    world.commit(entry(1), entry(2))
+    gevent.joinall(greenlets, timeout=5, raise_error=True)
+
+
+def test_publishers_that_come_back_together_are_submitted_at_once(world: World) -> None:
+    commit_for_two(world)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"the request of another publisher")
+        submitted: list[int] = []
+
+        def read() -> None:
+            with contextlib.closing(gevent.get_hub().loop.io(ours.fileno(), 1)) as readable:
+                gevent.get_hub().wait(readable)
+            submitted.append(len(world.storage.appended))
+            world.dispatcher.publish((update(4),))
+
+        greenlets = [gevent.spawn(read), gevent.spawn(world.dispatcher.publish, (update(3),))]
+        world.commit(entry(3), entry(4))
+        gevent.joinall(greenlets, timeout=5, raise_error=True)
+    assert submitted == [0]
+    assert world.engine.sent == [[1, 2], [3, 4]]
+
+
+def test_a_busy_loop_holds_no_publication(world: World) -> None:
+    commit_for_two(world)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"never read")
+        busy = gevent.get_hub().loop.io(ours.fileno(), 1)
+        busy.start(lambda: None)
+        try:
+            greenlet = gevent.spawn(world.dispatcher.publish, (update(3),))
+            with gevent.Timeout(5):
+                while not world.storage.appended:
+                    gevent.sleep(0)
+        finally:
+            busy.stop()
+            busy.close()
+    world.commit(entry(3))
+    greenlet.get(timeout=5)
 
 
 def test_a_publisher_gets_the_error_of_its_commit(world: World) -> None:

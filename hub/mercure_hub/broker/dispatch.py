@@ -1,7 +1,7 @@
 """The way of an update: from its publisher into the history, and from there to the subscribers.
 
 1. ``publish`` queues the update and waits.
-2. ``submit`` gives everything that one turn of the event loop queued to the storage.
+2. ``submit`` gives everything that the event loop has queued meanwhile to the storage.
 3. ``take_commits`` answers the publishers of what is durable now and appends it to the backlog, together with
    the updates that other processes committed.
 4. ``dispatch`` gives the backlog to the engine, in the order of the history.
@@ -29,6 +29,7 @@ _MAX_BACKLOG = 5_000  # committed updates that are not dispatched yet, before pu
 _MAX_CHARACTERS = 64 << 20  # the same for their size, with those that are being dispatched
 _MAX_UNANSWERED = 2_000  # publications and announcements that wait for the storage, before more are made
 _LOOK = 0.005  # seconds between two looks at whether everything is dispatched
+_GATHERING = 0.001  # seconds for which publications wait for others, if the event loop is busy for so long
 
 _log = logging.getLogger("mercure_hub.subscriber")
 
@@ -78,6 +79,8 @@ class Dispatcher:
         self._max_characters = max_characters
         self._queued: list[tuple[Sequence[Update], Waiter | None, Presence | None]] = []
         self._unanswered = 0  # publications that are queued or being committed
+        self._lull: _Lull | None = None
+        self._are_many = False  # were answered by the last commit
         self._backlog: deque[Entry] = deque()
         self._characters = 0  # of the backlog and of what is being dispatched
         self._has_room = Event()
@@ -98,6 +101,7 @@ class Dispatcher:
         self.last_event_id = newest_event or EARLIEST
         self.last_update_id = newest_update or EARLIEST
         self._dispatching = gevent.spawn(self._keep_dispatching)
+        self._lull = _Lull(self.submit)
 
     def publish(self, updates: Sequence[Update]) -> None:
         """Store updates in one transaction and have them sent in order; returns once they are durable.
@@ -137,15 +141,20 @@ class Dispatcher:
     def _queue(self, updates: Sequence[Update], waiter: Waiter | None, presence: Presence | None) -> None:
         self._unanswered += 1
         if not self._queued:
-            gevent.get_hub().loop.run_callback(self.submit)
+            if self._are_many and self._lull is not None:  # they come back, in one turn of the loop or some
+                self._lull.begin()
+            else:
+                gevent.get_hub().loop.run_callback(self.submit)
         self._queued.append((updates, waiter, presence))
 
     def submit(self) -> None:
-        """Give the storage what this turn of the event loop queued.
+        """Give the storage what is queued.
 
         All at once: given one by one, the storage's thread would begin a transaction for the first of a
         hundred, and then compete for the interpreter with the loop that reads the others.
         """
+        if self._lull is not None:
+            self._lull.end()
         queued, self._queued = self._queued, []
         for updates, waiter, presence in queued:
             self._storage.append(updates, waiter, presence)
@@ -168,6 +177,7 @@ class Dispatcher:
                 self._characters += _characters(commit.entries)
                 if self.is_crowded():
                     self._has_room.clear()
+            self._are_many = len(commit.tickets) > 1
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
@@ -261,6 +271,34 @@ class Dispatcher:
         if self._dispatching is not None:
             self._dispatching.kill()
         self.submit()
+        if self._lull is not None:
+            self._lull.close()
+            self._lull = None
+
+
+class _Lull:
+    """Calls a function as soon as the event loop has nothing else to do, or after ``_GATHERING`` seconds.
+
+    :param action: ends it.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        loop = gevent.get_hub().loop
+        self._action = action
+        self._idle = loop.idle()
+        self._late = loop.timer(_GATHERING, _GATHERING)
+
+    def begin(self) -> None:
+        self._idle.start(self._action)
+        self._late.again(self._action)
+
+    def end(self) -> None:
+        self._idle.stop()
+        self._late.stop()
+
+    def close(self) -> None:
+        self._idle.close()
+        self._late.close()
 
 
 def unbroken_runs(entries: Sequence[Entry], before: int) -> Iterator[Sequence[Entry]]:
