@@ -131,6 +131,7 @@ def commit_for_two(world: World) -> None:
 
 def test_publishers_that_come_back_together_are_submitted_at_once(world: World) -> None:
     commit_for_two(world)
+    world.commit(entry(3))  # of another process
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"the request of another publisher")
@@ -140,13 +141,13 @@ def test_publishers_that_come_back_together_are_submitted_at_once(world: World) 
             with contextlib.closing(gevent.get_hub().loop.io(ours.fileno(), 1)) as readable:
                 gevent.get_hub().wait(readable)
             submitted.append(len(world.storage.appended))
-            world.dispatcher.publish((update(4),))
+            world.dispatcher.publish((update(5),))
 
-        greenlets = [gevent.spawn(read), gevent.spawn(world.dispatcher.publish, (update(3),))]
-        world.commit(entry(3), entry(4))
+        greenlets = [gevent.spawn(read), gevent.spawn(world.dispatcher.publish, (update(4),))]
+        world.commit(entry(4), entry(5))
         gevent.joinall(greenlets, timeout=5, raise_error=True)
     assert submitted == [0]
-    assert world.engine.sent == [[1, 2], [3, 4]]
+    assert world.engine.sent == [[1, 2], [3], [4, 5]]
 
 
 def test_a_busy_loop_holds_no_publication(world: World) -> None:

@@ -177,7 +177,8 @@ class Dispatcher:
                 self._characters += _characters(commit.entries)
                 if self.is_crowded():
                     self._has_room.clear()
-            self._are_many = len(commit.tickets) > 1
+            if commit.tickets:  # else of another process
+                self._are_many = len(commit.tickets) > 1
             for waiter in commit.tickets:
                 if waiter is not None:
                     waiter.switch(commit.error)
