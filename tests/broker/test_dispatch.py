@@ -10,6 +10,7 @@ from typing import cast
 
 import gevent
 import pytest
+from gevent.event import Event
 from gevent.hub import Waiter
 
 from mercure_hub.broker.dispatch import Dispatcher, Storage, unbroken_runs
@@ -29,9 +30,17 @@ class FakeStorage:
         self.absence: StorageAway | None = None
         self.appended: list[Appended] = []
         self.commits: list[Commit[Waiter | None]] = []
+        self._has_come = Event()
 
     def append(self, updates: Sequence[Update], ticket: Waiter | None, presence: Presence | None) -> None:
         self.appended.append((updates, ticket, presence))
+        self._has_come.set()
+
+    def wait(self, count: int) -> None:
+        """Wait for so many publications."""
+        while len(self.appended) < count:
+            self._has_come.clear()
+            assert self._has_come.wait(5)
 
     def collect(self) -> list[Commit[Waiter | None]]:
         commits, self.commits = self.commits, []
@@ -125,10 +134,18 @@ def test_what_one_turn_of_the_loop_brings_is_submitted_at_once(world: World) -> 
 
 def commit_for_two(world: World) -> None:
     greenlets = [gevent.spawn(world.dispatcher.publish, (update(n),)) for n in (1, 2)]
+    world.storage.wait(2)
     world.commit(entry(1), entry(2))
-    gevent.joinall(greenlets, timeout=5, raise_error=True)
+    for one in greenlets:
+        one.get(timeout=5)
 
 
+@pytest.fixture
+def _unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mercure_hub.broker.dispatch._GATHERING", 60.0)
+
+
+@pytest.mark.usefixtures("_unbounded")
 def test_publishers_that_come_back_together_are_submitted_at_once(world: World) -> None:
     commit_for_two(world)
     world.commit(entry(3))  # of another process
@@ -144,8 +161,10 @@ def test_publishers_that_come_back_together_are_submitted_at_once(world: World) 
             world.dispatcher.publish((update(5),))
 
         greenlets = [gevent.spawn(read), gevent.spawn(world.dispatcher.publish, (update(4),))]
+        world.storage.wait(2)
         world.commit(entry(4), entry(5))
-        gevent.joinall(greenlets, timeout=5, raise_error=True)
+        for one in greenlets:
+            one.get(timeout=5)
     assert submitted == [0]
     assert world.engine.sent == [[1, 2], [3], [4, 5]]
 
@@ -159,9 +178,7 @@ def test_a_busy_loop_holds_no_publication(world: World) -> None:
         busy.start(lambda: None)
         try:
             greenlet = gevent.spawn(world.dispatcher.publish, (update(3),))
-            with gevent.Timeout(5):
-                while not world.storage.appended:
-                    gevent.sleep(0)
+            world.storage.wait(1)
         finally:
             busy.stop()
             busy.close()
