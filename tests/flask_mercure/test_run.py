@@ -44,6 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts the app in ``tmp_path``, with these options of ``flask`` and arguments of the command."""
     (tmp_path / "shop.py").write_text(_APP)
     running: list[subprocess.Popen[str]] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, and children inherit that
 
     def begin(*arguments: str, options: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
         kept = {
@@ -66,6 +67,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=15)
+    signal.signal(signal.SIGHUP, before)
 
 
 def _address(process: subprocess.Popen[str]) -> str:
