@@ -186,15 +186,6 @@ class TestBatches:
         timer.fire()
         assert words(path)[4:] == ["192.0.2.1 400 no"]
 
-    def test_a_line_that_waited_has_the_time_of_its_answer(self, path: Path) -> None:
-        timer = batches(path)
-        moments = iter((1000.25, 1001.5))
-        log = AccessLog(moments.__next__)
-        for target in (b"/short", b"/" + b"x" * 600):
-            log.write("192.0.2.1", "GET", target, 200, 0.0)
-        timer.fire()
-        assert [line.split(" ")[1][-6:] for line in path.read_text().splitlines()] == ["40,250", "41,500"]
-
     def test_lines_wait_each_time_also_with_a_timer_of_the_event_loop(
         self, path: Path, writes: list[bytes]
     ) -> None:

@@ -6,10 +6,9 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from functools import partial
 from urllib.parse import unquote_plus
 
-from mercure_hub.server.logs import REQUESTS, Form, only_handler
+from mercure_hub.server.logs import REQUESTS, only_handler
 
 _SECRET_NAMES = frozenset({"authorization", "access_token", "token", "jwt"})
 _DELIMITER = re.compile(r"([?&;#])")
@@ -89,13 +88,10 @@ class InfoLog:
 
 
 class AccessLog(InfoLog):
-    """Writes a line for each request, without the tokens that old clients put into URLs.
+    """Writes a line for each request, without the tokens that old clients put into URLs."""
 
-    :param clock: seconds since the epoch.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(REQUESTS, clock)
+    def __init__(self) -> None:
+        super().__init__(REQUESTS)
 
     def write(self, peer: str, method: str, target: bytes, status: int, seconds: float) -> None:
         """Log a request that was answered.
@@ -104,28 +100,18 @@ class AccessLog(InfoLog):
         :param target: raw request target.
         :param seconds: until the answer was ready.
         """
+        shown = redact(target.decode("latin-1"))
+        ms = seconds * 1e3
         handler = self._handler
-        if handler is None:
-            shown, ms = redact(target.decode("latin-1")), seconds * 1e3
-            self.info(
-                f'{peer} "{method} {shown}" {status} {ms:.1f} ms',
-                {"peer": peer, "method": method, "target": shown, "status": status, "ms": round(ms, 1)},
-            )
+        if handler is not None:
+            handler.put(handler.form.request(self._clock(), peer, method, shown, status=status, ms=ms))
             return
-        make = partial(
-            _line, handler.form, self._clock(), peer, method, target=target, status=status, seconds=seconds
+        self.info(
+            f'{peer} "{method} {shown}" {status} {ms:.1f} ms',
+            {"peer": peer, "method": method, "target": shown, "status": status, "ms": round(ms, 1)},
         )
-        # What waits must not hold long targets.
-        handler.put(make if len(target) <= _MAX_TARGET else make())
 
     def write_refused(self, peer: str, status: int, reason: str) -> None:
         """Log bytes that were not a request."""
         if self.is_on:
             self.info(f"{peer} {status} {reason}", {"peer": peer, "status": status})
-
-
-def _line(
-    form: Form, now: float, peer: str, method: str, *, target: bytes, status: int, seconds: float
-) -> str:
-    shown = redact(target.decode("latin-1"))
-    return form.request(now, peer, method, shown, status=status, ms=seconds * 1e3)

@@ -32,7 +32,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 _quote = json.encoder.encode_basestring  # what the encoder does with a str, in a tenth of the time
 
 
-class Form(logging.Formatter, ABC):
+class _Form(logging.Formatter, ABC):
     """How lines look.
 
     :param pattern: of the date and the time of a second, for strftime.
@@ -73,7 +73,7 @@ class Form(logging.Formatter, ABC):
         """
 
 
-class _Text(Form):
+class _Text(_Form):
     def __init__(self) -> None:
         super().__init__("%Y-%m-%d %H:%M:%S")
         self._worker = ""
@@ -101,7 +101,7 @@ class _Text(Form):
         )
 
 
-class _Json(Form):
+class _Json(_Form):
     def __init__(self) -> None:
         super().__init__("%Y-%m-%dT%H:%M:%S%z")
         self._worker = ""
@@ -278,12 +278,12 @@ class Lines(logging.Handler):
     :param form: how lines look.
     """
 
-    def __init__(self, output: _Output, form: Form) -> None:
+    def __init__(self, output: _Output, form: _Form) -> None:
         super().__init__()
         self.form = form
         self.setFormatter(form)
         self._output = output
-        self._waiting: deque[str | Callable[[], str]] = deque()
+        self._waiting: deque[str] = deque()
         self._timer: Timer | None = None
         self._thread = 0
         self._is_due = False
@@ -302,12 +302,8 @@ class Lines(logging.Handler):
             old.close()
         self.flush()
 
-    def put(self, line: str | Callable[[], str]) -> None:
-        """Take a line of level info.
-
-        :param line: that the form has made, or what has it made when it is written: many, one after the
-            other, cost less.
-        """
+    def put(self, line: str) -> None:
+        """Take a line that the form has made, of level info."""
         self._waiting.append(line)
         # Checked after the line was appended, and reset before lines are taken: none stays behind.
         if not self._is_due or len(self._waiting) >= _MOST:
@@ -346,8 +342,7 @@ class Lines(logging.Handler):
         try:
             lines = []
             while self._waiting:
-                line = self._waiting.popleft()
-                lines.append(line if isinstance(line, str) else line())
+                lines.append(self._waiting.popleft())
             if lines:
                 self._write(lines)
         finally:
@@ -414,7 +409,7 @@ def name_worker(name: int | str) -> None:
     :param name: its number, or what it does instead of serving.
     """
     for handler in _handlers():
-        if isinstance(handler.formatter, Form):
+        if isinstance(handler.formatter, _Form):
             handler.formatter.name_worker(name)
 
 
