@@ -300,8 +300,11 @@ class Tab(Page):
         self.follow(url, options, types)
         self.wait_open()
 
+    def wait_state(self, state: str) -> None:
+        self.wait_for("state", lambda: self.run("return mercure.state"), state)
+
     def wait_open(self) -> None:
-        self.wait_for("state", lambda: self.run("return mercure.state"), "open")
+        self.wait_state("open")
 
     def seen(self, what: str = "updates") -> list[Any]:
         found: list[Any] = self.run("return seen[arguments[0]]", what)

@@ -130,10 +130,6 @@ def last(page: Tab) -> dict[str, Any]:
     return found
 
 
-def wait_refused(page: Tab) -> None:
-    page.wait_for("state", lambda: page.run("return mercure.state"), "refused")
-
-
 def sign_in_again(page: Tab, shop: Shop) -> None:
     """From then on, private updates arrive again."""
     post(page, "/login")
@@ -148,7 +144,7 @@ def test_a_logout_ends_the_stream_at_once(page: Tab, shop: Shop) -> None:
     shop.publish("orders/1", "before", private=True)
     page.wait_updates("before")
     post(page, "/logout")
-    wait_refused(page)
+    page.wait_state("refused")
     assert last(page)["reason"] == "token-missing"  # the cookie is gone, too
     shop.publish("orders/1", "not for her", private=True)
     sign_in_again(page, shop)
@@ -159,7 +155,7 @@ def test_who_is_locked_out_is_told_so_and_does_not_try_again(page: Tab, shop: Sh
     begin(page, transport)
     shop.locked.add("ann")
     shop.revoke("ann")
-    wait_refused(page)
+    page.wait_state("refused")
     state = last(page)
     assert (state["status"], state["reason"]) == (401, "token-revoked")
     shop.locked.clear()
@@ -180,7 +176,7 @@ def test_a_token_that_was_revoked_is_not_tried_again(page: Tab, shop: Shop) -> N
     )
     page.wait_open()
     shop.revoke("bob")
-    wait_refused(page)
+    page.wait_state("refused")
     state = last(page)
     assert (state["status"], state["reason"]) == (401, "token-revoked")
     assert state.get("until") is None
@@ -211,7 +207,7 @@ def test_a_page_that_signed_out_is_refused_where_everybody_may_read(
 ) -> None:
     begin(visitor, transport)
     post(visitor, "/logout")
-    wait_refused(visitor)
+    visitor.wait_state("refused")
     assert last(visitor)["status"] == 401
     assert last(visitor).get("until") is None  # no attempt follows by itself
     sign_in_again(visitor, open_shop)
@@ -225,7 +221,7 @@ def test_a_page_is_refused_when_its_access_ends_where_everybody_may_read(
     open_shop.lifetime = 3
     begin(visitor, transport)
     open_shop.locked.add("ann")
-    wait_refused(visitor)
+    visitor.wait_state("refused")
     assert last(visitor).get("until") is None
 
 
@@ -236,14 +232,14 @@ def test_all_tabs_that_had_access_are_refused_and_no_others(visitor: Tab, open_s
     other.run("begin('fetch')")
     other.wait_open()
     post(other, "/logout")
-    wait_refused(visitor)
-    wait_refused(other)
+    visitor.wait_state("refused")
+    other.wait_state("refused")
     visitor.visit(open_shop.url)  # the page of somebody who has not signed in, beside one of somebody who was
     visitor.run("begin('fetch')")
     visitor.wait_open()
     open_shop.publish("orders/1", "for everybody")
     visitor.wait_updates("for everybody")
-    wait_refused(other)
+    other.wait_state("refused")
     assert other.seen() == []
     post(visitor, "/login")
     for tab in (visitor, other):

@@ -193,7 +193,7 @@ def test_who_signs_out_is_refused(orders: Orders, tab: Tab) -> None:
     sign_in(orders, tab)
     begin(tab)
     tab.run("return fetch('/logout', { method: 'POST' }).then(() => {})")
-    tab.wait_for("state", lambda: tab.run("return mercure.state"), "refused")
+    tab.wait_state("refused")
     assert 401 in orders.renewals
 
 
@@ -230,8 +230,7 @@ LATE_LOCKS = """
 
 def test_a_tab_has_everything_before_it_hears_the_others(orders: Orders, tab: Tab) -> None:
     sign_in(orders, tab)
-    tab.run("return load('topic=orders/ada').then(begin)")
-    tab.wait_open()
+    begin(tab)
     other = tab.new()
     other.visit(orders.url)
     other.run("return load('topic=orders/ada').then((session) => { window.session = session; })")

@@ -88,9 +88,6 @@ class Visitor(Tab):
     def wait_told(self, *expected: list[Any]) -> None:
         self.wait_for("told", self.told, list(expected))
 
-    def wait_state(self, state: str) -> None:
-        self.wait_for("state", lambda: self.run("return mercure.state"), state)
-
     def wait_update(self, data: str) -> None:
         self.wait(f"the update {data}", lambda: data in self.seen())
 
