@@ -153,8 +153,6 @@ class Dispatcher:
         All at once: given one by one, the storage's thread would begin a transaction for the first of a
         hundred, and then compete for the interpreter with the loop that reads the others.
         """
-        if self._lull is not None:
-            self._lull.end()
         queued, self._queued = self._queued, []
         for updates, waiter, presence in queued:
             self._storage.append(updates, waiter, presence)
@@ -271,17 +269,14 @@ class Dispatcher:
         """Dispatch no more, and give what is queued to the storage."""
         if self._dispatching is not None:
             self._dispatching.kill()
-        self.submit()
         if self._lull is not None:
             self._lull.close()
             self._lull = None
+        self.submit()
 
 
 class _Lull:
-    """Calls a function as soon as the event loop has nothing else to do, or after ``_GATHERING`` seconds.
-
-    :param action: ends it.
-    """
+    """Calls a function as soon as the event loop has nothing else to do, or after ``_GATHERING`` seconds."""
 
     def __init__(self, action: Callable[[], None]) -> None:
         loop = gevent.get_hub().loop
@@ -290,12 +285,13 @@ class _Lull:
         self._late = loop.timer(_GATHERING, _GATHERING)
 
     def begin(self) -> None:
-        self._idle.start(self._action)
-        self._late.again(self._action)
+        self._idle.start(self._end)
+        self._late.again(self._end)
 
-    def end(self) -> None:
+    def _end(self) -> None:
         self._idle.stop()
         self._late.stop()
+        self._action()
 
     def close(self) -> None:
         self._idle.close()
