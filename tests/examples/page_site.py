@@ -6,7 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from selenium import webdriver
 from werkzeug.serving import make_server
 
 from flask_mercure import EVERYTHING, Mercure
+from flask_mercure.database.outbox import outbox_of
+from flask_mercure.errors import ConfigurationError
 from flask_mercure.extension import state_of
 from tests.examples.browser import Page, end, free_ports, spawn, wait_for_answer
 
@@ -194,6 +196,10 @@ class Served:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        with suppress(ConfigurationError):  # most have no outbox
+            relay_thread = outbox_of(self.app).relay_thread
+            if relay_thread is not None:
+                relay_thread.stop()
         state_of(self.app).publisher.close()
         self.hub.close()
 

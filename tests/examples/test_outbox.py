@@ -11,7 +11,6 @@ import pytest
 
 from flask_mercure.cli import mercure
 from flask_mercure.database import outbox_stats
-from flask_mercure.database.outbox import outbox_of
 from flask_mercure.state import state_of
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
@@ -61,9 +60,6 @@ def stock(tmp_path: Path, example: ModuleType) -> Iterator[Served]:
     yield site
     with site.app.app_context():
         site.mercure.flush()
-    relay_thread = outbox_of(site.app).relay_thread
-    assert relay_thread is not None
-    relay_thread.stop()
     site.close()
     site.app.config["MERCURE_OUTBOX"].engine.dispose()
 
