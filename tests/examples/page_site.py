@@ -197,9 +197,10 @@ class Served:
         self._thread.join()
         self._server.server_close()
         with suppress(ConfigurationError):  # most have no outbox
-            relay_thread = outbox_of(self.app).relay_thread
-            if relay_thread is not None:
-                relay_thread.stop()
+            outbox = outbox_of(self.app)
+            if outbox.relay_thread is not None:
+                outbox.relay_thread.stop()
+            outbox.binding.engine.dispose()
         state_of(self.app).publisher.close()
         self.hub.close()
 

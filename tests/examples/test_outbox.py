@@ -61,7 +61,6 @@ def stock(tmp_path: Path, example: ModuleType) -> Iterator[Served]:
     with site.app.app_context():
         site.mercure.flush()
     site.close()
-    site.app.config["MERCURE_OUTBOX"].engine.dispose()
 
 
 @pytest.mark.servers
