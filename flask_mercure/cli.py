@@ -112,7 +112,9 @@ def run(context: click.Context, arguments: tuple[str, ...]) -> None:
 @_hub_option
 @click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
 @click.option("--data", default="", help='Content of the update; "-" reads it from standard input.')
-@click.option("--private", is_flag=True, help="Only for subscribers whose token allows one of the topics.")
+@click.option(
+    "--public", is_flag=True, help="For everybody who can connect, not only with a token for a topic."
+)
 @click.option("--id", "event_id", help="Id of the update; the hub makes one otherwise.")
 @click.option("--type", "event_type", help="Event type.")
 @click.option("--retry", type=click.IntRange(min=0), help="Milliseconds before a client reconnects.")
@@ -121,7 +123,7 @@ def publish(
     topics: tuple[str, ...],
     *,
     data: str,
-    private: bool,
+    public: bool,
     event_id: str | None,
     event_type: str | None,
     retry: int | None,
@@ -131,7 +133,7 @@ def publish(
         data = sys.stdin.read()
     with _errors_as_messages():
         click.echo(
-            Hub(name).publish(topics, data, private=private, id=event_id, type=event_type, retry=retry)
+            Hub(name).publish(topics, data, private=not public, id=event_id, type=event_type, retry=retry)
         )
 
 

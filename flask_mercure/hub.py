@@ -74,7 +74,7 @@ class HubOperations(ABC):
         topics: str | Iterable[str],
         data: Any = "",
         *,
-        private: bool = False,
+        private: bool = True,
         id: str | None = None,
         type: str | None = None,
         retry: int | None = None,
@@ -89,7 +89,7 @@ class HubOperations(ABC):
         :param topics: the canonical topic, or several: the canonical one and its alternates.
         :param data: a ``str`` is sent as it is, a :class:`~flask_mercure.TurboStream` as HTML, anything else
             as JSON, by Flask's provider.
-        :param private: deliver only to subscribers whose token allows one of the topics.
+        :param private: ``False`` for an update that everybody who can connect may read.
         :param id: of the update; by default the hub makes one.
         :param type: event type, for ``addEventListener`` in the browser.
         :param retry: milliseconds after which a browser that lost the connection tries again.
@@ -137,7 +137,7 @@ class HubOperations(ABC):
         topics: str | Iterable[str],
         tokens: Iterable[str],
         *,
-        private: bool = False,
+        private: bool = True,
         type: str | None = None,
         stream_id: str | None = None,
         interval: float = 0.1,
@@ -155,7 +155,7 @@ class HubOperations(ABC):
 
         :param topics: the canonical topic, or several.
         :param tokens: gives the text, piece by piece; a generator is closed at the end.
-        :param private: deliver only to subscribers whose token allows one of the topics.
+        :param private: ``False`` for an update that everybody who can connect may read.
         :param type: event type.
         :param stream_id: tells this text from others of the topic; default: a new UUID.
         :param interval: seconds from one update to the next, at least.
@@ -181,7 +181,7 @@ class HubOperations(ABC):
         topics: str | Iterable[str],
         tokens: AsyncIterable[str],
         *,
-        private: bool = False,
+        private: bool = True,
         type: str | None = None,
         stream_id: str | None = None,
         interval: float = 0.1,
@@ -230,7 +230,7 @@ class HubOperations(ABC):
 
         :param topic: of this run of the job alone.
         :param total: number of steps, if it is known.
-        :param private: deliver only to subscribers whose token allows the topic.
+        :param private: ``False`` for updates that everybody who can connect may read.
         :param type: event type.
         :param interval: seconds from one update to the next, at least; a hundredth of the time that the job
             has taken, if that is longer.
@@ -273,7 +273,7 @@ class HubOperations(ABC):
 
         :param topic: of this run alone, such as ``build_topic("/users/{}/runs/{}", user.id, uuid4())``.
         :param events: gives strings, or what can be written as JSON; closed at the end if it can be.
-        :param private: deliver only to subscribers whose token allows the topic.
+        :param private: ``False`` for updates that everybody who can connect may read.
         :param type: event type.
         :param interval: seconds from one update to the next, at least.
         :param size: characters, as JSON, that are sent at once, whatever the interval.
@@ -863,7 +863,7 @@ class Hub(HubOperations):
         topics: BroadcastTopics,
         *,
         columns: Collection[str],
-        private: bool | Callable[[Any], bool],
+        private: bool | Callable[[Any], bool] = ...,
         on: str | Iterable[str] = ...,
         type: str | Callable[[Any], str | None] | None = ...,
         deleted: Any = ...,
@@ -876,7 +876,7 @@ class Hub(HubOperations):
         topics: BroadcastTopics,
         *,
         serializer: Any,
-        private: bool | Callable[[Any], bool],
+        private: bool | Callable[[Any], bool] = ...,
         on: str | Iterable[str] = ...,
         type: str | Callable[[Any], str | None] | None = ...,
         deleted: Any = ...,
@@ -889,7 +889,7 @@ class Hub(HubOperations):
         topics: BroadcastTopics,
         *,
         template: str,
-        private: bool | Callable[[Any], bool],
+        private: bool | Callable[[Any], bool] = ...,
         target: str | Callable[[Any], str] | None = ...,
         actions: Mapping[str, str] | None = ...,
         format: Literal["turbo", "htmx"] | None = ...,
@@ -904,7 +904,7 @@ class Hub(HubOperations):
         *,
         columns: Collection[str] | None = None,
         serializer: Any = None,
-        private: bool | Callable[[Any], bool] | None = None,
+        private: bool | Callable[[Any], bool] = True,
         on: str | Iterable[str] = ("create", "update", "delete"),
         type: str | Callable[[Any], str | None] | None = None,
         deleted: Any = None,
@@ -922,8 +922,7 @@ class Hub(HubOperations):
             @mercure.broadcast("orders", template="_order.html", private=True)
             class Order(db.Model): ...
 
-        What is published, and to whom, has no default: say ``columns``, ``serializer`` or ``template``, and
-        ``private``.
+        The content has no default: say ``columns``, ``serializer`` or ``template``.
 
         Each object gets one update for a transaction, with its last state. With ``MERCURE_OUTBOX`` the update
         is written in the transaction; without, it is sent after the commit. Statements that bypass the
@@ -936,8 +935,8 @@ class Hub(HubOperations):
         :param columns: names of attributes: all that subscribers can read.
         :param serializer: in their place a callable that is given the object, or an object with ``dump``,
             such as a marshmallow schema.
-        :param private: True: only subscribers whose token allows a topic read it; False: everybody who can
-            connect; or a callable that is given the object and returns one of these.
+        :param private: ``False`` for an update that everybody who can connect may read; or a callable that
+            is given the object and returns ``True`` or ``False``.
         :param on: ``create``, ``update``, ``delete``, or several.
         :param type: event type, or a callable that is given one of these three words.
         :param deleted: serializer for deletions; default: the primary key and ``"deleted": true``.

@@ -54,7 +54,7 @@ class Publication:
 
     topics: list[str]
     data: str
-    private: bool = False
+    private: bool
     id: str | None = None
     type: str | None = None
     retry: int | None = None
@@ -109,7 +109,7 @@ class Update:
 
     :param topics: the canonical topic, or several: the canonical one and its alternates.
     :param data: a ``str`` is sent as it is, anything else as JSON, by Flask's provider.
-    :param private: deliver only to subscribers whose token allows one of the topics.
+    :param private: ``False`` for an update that everybody who can connect may read.
     :param id: of the update; by default the hub makes one.
     :param type: event type.
     :param retry: milliseconds after which a browser that lost the connection tries again.
@@ -119,7 +119,7 @@ class Update:
 
     topics: str | Iterable[str]
     data: Any = ""
-    private: bool = False
+    private: bool = True
     id: str | None = None
     type: str | None = None
     retry: int | None = None

@@ -65,7 +65,7 @@ def test_publish_and_receive_by_cookie(folder: Path, protocol: str) -> None:
             id_ = mercure.publish("users/1", {"état": "payé"}, private=True, type="order", retry=900)
             mercure.publish(["users/2", "https://example.com/books/7"], "<b>text</b>", private=True)
             mercure.publish("users/2", "not for this one", private=True)
-            mercure.publish("users/1", "public", id="urn:own")
+            mercure.publish("users/1", "public", id="urn:own", private=False)
         events = [stream.next() for _ in range(3)]
         assert (events[0].id, events[0].type) == (id_, "order")
         assert app.json.loads(events[0].data) == {"état": "payé"}
@@ -120,7 +120,7 @@ def test_publish_and_receive_with_a_key_pair(folder: Path) -> None:
         app.config["MERCURE_JWT_SECRET"] = private
         mercure.init_app(app)
         with app.app_context():
-            assert mercure.publish("a", "x")
+            assert mercure.publish("a", "x", private=False)
 
 
 def test_publish_over_https_with_its_own_certificate(folder: Path) -> None:
@@ -133,16 +133,16 @@ def test_publish_over_https_with_its_own_certificate(folder: Path) -> None:
         assert stream.take(1) == ["x"]
         distrustful, mercure = application(hub)
         with distrustful.app_context(), pytest.raises(HubUnreachable, match="MERCURE_VERIFY_TLS"):
-            mercure.publish("users/1", "x")
+            mercure.publish("users/1", "x", private=False)
 
 
 def test_what_refuses_says_what_to_compare(hub: RunningHub) -> None:
     app, mercure = application(hub, MERCURE_ISSUER="urn:another")
     with app.app_context(), pytest.raises(PublishError, match="MERCURE_ISSUER='urn:another'") as caught:
-        mercure.publish("a", "x")
+        mercure.publish("a", "x", private=False)
     assert caught.value.status == 401
     with app.app_context(), pytest.raises(PublishError) as caught:
-        mercure.publish("mercure", "x")
+        mercure.publish("mercure", "x", private=False)
     assert caught.value.status == 401 or "namespace" in str(caught.value)
 
 
@@ -193,7 +193,7 @@ def test_the_commands_of_flask_mercure_work(folder: Path) -> None:
                 text=True,
             )
 
-        with flask("publish", "a/b", "--data", "first", "--private") as publishing:
+        with flask("publish", "a/b", "--data", "first") as publishing:
             id_ = publishing.communicate()[0].strip()
             assert id_.startswith("urn:uuid:")
         with flask("token", "--subscribe", "a/b") as minting:

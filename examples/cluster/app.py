@@ -64,7 +64,7 @@ def publish_number(number: int, name: str) -> None:
 
     :param name: id of the update.
     """
-    mercure.publish(NUMBERS, {"number": number}, id=name)
+    mercure.publish(NUMBERS, {"number": number}, id=name, private=False)
 
 
 def _cluster() -> Cluster:

@@ -222,7 +222,7 @@ def make_rule(
         raise TypeError(
             f"broadcast has {' and '.join(given) or 'neither columns, serializer nor template'}: write "
             "columns=('id', 'title') with all that subscribers may read; or serializer=, a callable that is "
-            "given the object; or template=, a partial; and with any of these private=True or private=False"
+            "given the object; or template=, a partial"
         )
     for_others = ("deleted",) if template is not None else ("target", "actions", "format")
     values = {"deleted": deleted, "target": target, "actions": actions, "format": format}
@@ -232,8 +232,8 @@ def make_rule(
     partial = None if template is None else _partial(template, several, target, actions, format)
     if not (isinstance(private, bool) or callable(private)):
         raise TypeError(
-            f"private is {private!r}: write private=True for subscribers whose token allows the topic, "
-            "private=False for everybody who can connect, or a callable that is given the object"
+            f"private is {private!r}; give True for subscribers whose token allows the topic, False for "
+            "everybody who can connect, or a callable that is given the object"
         )
     names = () if columns is None else _names(columns)
     made = tuple(_TopicTemplate(topic) if isinstance(topic, str) else topic for topic in several)

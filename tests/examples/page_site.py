@@ -150,7 +150,7 @@ class Served:
 
     def publish(self, topics: str | list[str], data: Any = "", **options: Any) -> str:
         with self.app.app_context():
-            return self.mercure.publish(topics, data, **options)
+            return self.mercure.publish(topics, data, **{"private": False, **options})
 
     def token(self, **options: Any) -> str:
         with self.app.app_context():

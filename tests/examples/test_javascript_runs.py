@@ -110,7 +110,7 @@ def test_runs_of_a_pattern_come_on_one_connection(site: Site, tab: Tab) -> None:
     """From the beginning of those that are there, and all that begin later."""
     with site.app.app_context():
         site.mercure.stream_events("/runs/1", ["one"], private=False)
-        site.mercure.publish("/runs/1", "no update of a run")
+        site.mercure.publish("/runs/1", "no update of a run", private=False)
         tab.run(_FOLLOW, {"match": "/runs/*", "match_type": "urlpattern"})
         tab.wait_for("runs", lambda: seen(tab), {"/runs/1": ("one", ["done"])})
 

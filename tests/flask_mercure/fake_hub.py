@@ -190,7 +190,7 @@ def publishing(hub: FakeHub, **config: object) -> Iterator[Callable[..., str]]:
 
     def publish(*args: Any, **kwargs: Any) -> str:
         with app.app_context():
-            return mercure.publish(*args, **kwargs)
+            return mercure.publish(*args, **{"private": False, **kwargs})
 
     try:
         yield publish

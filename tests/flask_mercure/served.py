@@ -17,11 +17,13 @@ mercure = Mercure(app)
 
 if os.environ["BEFORE_FORK"]:  # so that the pool has an open connection when workers are forked
     with app.app_context():
-        mercure.publish(os.environ["BEFORE_FORK"], f"{os.getpid()} 0 before")
+        mercure.publish(os.environ["BEFORE_FORK"], f"{os.getpid()} 0 before", private=False)
 
 
 @app.post("/publish")
 def publish() -> str:
     """Publish what the form says, with who did it."""
     who = f"{os.getpid()} {threading.get_ident()}"
-    return mercure.publish(request.form["topic"], f"{who} {request.form['data']}", id=request.form["id"])
+    return mercure.publish(
+        request.form["topic"], f"{who} {request.form['data']}", id=request.form["id"], private=False
+    )

@@ -36,6 +36,12 @@ def run(app: Flask, *arguments: str, **keywords: Any) -> Result:
 
 
 @pytest.mark.minutes
+def test_publish_is_private_unless_told(hub: FakeHub) -> None:
+    assert run(make_app(URL=hub.url), "publish", "a", "--public").exit_code == 0
+    assert hub.received[0].given == [("topic", "a"), ("data", "")]
+
+
+@pytest.mark.minutes
 def test_publish_sends_its_options(hub: FakeHub) -> None:
     arguments = [
         "publish",
@@ -43,7 +49,6 @@ def test_publish_sends_its_options(hub: FakeHub) -> None:
         "b",
         "--data",
         "text",
-        "--private",
         "--id",
         "urn:x",
         "--type",
@@ -86,7 +91,7 @@ def two(hub: FakeHub) -> Flask:
 @pytest.mark.minutes
 def test_a_hub_is_chosen_by_its_name(two: Flask, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(two, "publish", "a", "--hub", "eu").exit_code == 0
-    assert hub.received[0].given == [("topic", "a"), ("data", "")]
+    assert hub.received[0].given == [("topic", "a"), ("data", ""), ("private", "on")]
     made = run(two, "token", "--hub", "eu", "--subscribe", "a").stdout.strip()
     claims = jwt.decode(made, options={"verify_signature": False})
     assert "https://eu.example/.well-known/mercure" in claims["aud"]

@@ -47,7 +47,7 @@ def app(hub: FakeHub) -> Iterator[Flask]:
         mercure.publish(["books/1", "books"], "<script>x</script>", private=True, type="saved")
         hub.answers = [Answer(b"", 403)]
         try:
-            mercure.publish("refused", "y" * 5000)
+            mercure.publish("refused", "y" * 5000, private=False)
         except PublishError:
             return PAGE.format("loud")
         raise AssertionError
@@ -109,6 +109,6 @@ def test_panel_does_not_mix_requests(app: Flask) -> None:
 
 def test_panel_collects_nothing_without_the_toolbar(app: Flask) -> None:
     with app.app_context():
-        mercure.publish("a")
+        mercure.publish("a", private=False)
     with app.test_request_context("/"):
-        mercure.publish("a")
+        mercure.publish("a", private=False)

@@ -559,7 +559,7 @@ def test_without_joserfc_the_error_names_the_extra(mercure: Mercure, monkeypatch
         KeySet.generate,
         lambda: KeySet.load(json.dumps(oct_jwk())),
         lambda: mercure.encrypt(TEXT, oct_jwk()),
-        lambda: mercure.publish("a", TEXT, encrypt_for=oct_jwk()),
+        lambda: mercure.publish("a", TEXT, encrypt_for=oct_jwk(), private=False),
     ):
         with pytest.raises(ConfigurationError, match=r"pip install '\.\[encryption\]'"):
             attempt()

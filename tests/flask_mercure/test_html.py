@@ -251,7 +251,7 @@ def test_a_stream_is_published_without_the_request(app: Flask) -> None:
         stream = TurboStream.update("a", template="user.html")
         mercure.publish("orders", stream, private=True)
         with mercure.batch() as batch:
-            batch.publish("orders", stream)
+            batch.publish("orders", stream, private=False)
     assert [update.data for update in updates] == [
         '<turbo-stream action="update" target="a"><template>|</template></turbo-stream>'
     ] * 2

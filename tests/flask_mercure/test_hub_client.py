@@ -187,7 +187,7 @@ def test_the_module_is_in_a_folder_that_others_can_serve() -> None:
 
 def test_a_recording_takes_what_is_published(browser_side: HubClient) -> None:
     with browser_side.record() as updates:
-        browser_side.publish("a", {"x": 1})
+        browser_side.publish("a", {"x": 1}, private=False)
         assert browser_side.last_event_id() is None
     assert updates.one("a").json == {"x": 1}
 
@@ -209,24 +209,26 @@ def test_it_publishes_and_reads(client: HubClient) -> None:
 def test_what_json_does_not_know_is_written_as_flask_does_it(client: HubClient) -> None:
     own, key = topic(), uuid.uuid4()
     with client.subscribe(own, timeout=5) as events:
-        client.publish(own, {"at": datetime(2026, 1, 2, tzinfo=UTC), "price": Decimal("1.5"), "id": key})
+        client.publish(
+            own, {"at": datetime(2026, 1, 2, tzinfo=UTC), "price": Decimal("1.5"), "id": key}, private=False
+        )
         assert events.wait(5).json() == {
             "at": "Fri, 02 Jan 2026 00:00:00 GMT",
             "price": "1.5",
             "id": str(key),
         }
     with pytest.raises(TypeError):
-        client.publish(own, object())
+        client.publish(own, object(), private=False)
 
 
 @pytest.mark.minutes
 def test_it_publishes_batches_and_text(client: HubClient) -> None:
     own = topic()
     with client.subscribe(own, timeout=5) as events:
-        ids = client.publish_many([Update(own, "1"), Update(own, "2")])
+        ids = client.publish_many([Update(own, "1", private=False), Update(own, "2", private=False)])
         with client.batch() as batch:
-            batch.publish(own, "3")
-        assert client.stream(own, iter(["a", "b"])) == "ab"
+            batch.publish(own, "3", private=False)
+        assert client.stream(own, iter(["a", "b"]), private=False) == "ab"
         seen = [events.wait(5) for _ in range(4)]
     assert [one.id for one in seen[:3]] == [*ids, *batch.ids]
     assert json.loads(seen[3].data)["text"] == "ab"
@@ -276,7 +278,7 @@ def test_its_cookie_reads_private_updates(hub: RunningHub, client: HubClient) ->
 def test_a_hub_with_another_key_refuses_it(hub: RunningHub) -> None:
     with HubClient(hub.url, "another secret that is as long as it has to be") as client:
         with pytest.raises(PublishError) as caught:
-            client.publish("a")
+            client.publish("a", private=False)
         assert caught.value.status == 401
         with pytest.raises(Refused):
             client.subscribe("a")
@@ -287,9 +289,9 @@ def test_a_hub_that_is_not_there() -> None:
     with running() as fake:
         url = fake.url
     with HubClient(url, SECRET) as client, pytest.raises(HubUnreachable):
-        client.publish("a")
+        client.publish("a", private=False)
     with HubClient(url, SECRET, on_failure="log") as client:
-        assert client.publish("a").startswith("urn:uuid:")
+        assert client.publish("a", private=False).startswith("urn:uuid:")
 
 
 @pytest.mark.minutes
@@ -297,10 +299,10 @@ def test_it_keeps_its_connection_and_opens_another_after_close() -> None:
     with running() as fake:
         client = HubClient(fake.url, SECRET)
         for _ in range(3):
-            client.publish("a")
+            client.publish("a", private=False)
         assert len({one.connection for one in fake.received}) == 1
         client.close()
-        client.publish("a")
+        client.publish("a", private=False)
         client.close()
         assert len({one.connection for one in fake.received}) == 2
 
@@ -311,7 +313,7 @@ def test_what_waits_is_sent_before_the_end(hub: RunningHub) -> None:
     stream = hub.subscribe({"match": own})
     with HubClient(hub.url, SECRET, on_failure="background") as client:
         for number in range(20):
-            client.publish(own, str(number))
+            client.publish(own, str(number), private=False)
     assert stream.take(20) == [str(number) for number in range(20)]
     assert client.close()
 
@@ -335,16 +337,16 @@ def test_a_child_process_may_use_it() -> None:
         pid = os.fork()
         if pid == 0:
             try:
-                client.publish("a", "child")
+                client.publish("a", "child", private=False)
             finally:
                 os._exit(0)
         _, status = os.waitpid(pid, 0)
         return status
 
     with running() as fake, HubClient(fake.url, SECRET) as client:
-        client.publish("a", "before")
+        client.publish("a", "before", private=False)
         assert child(fake, client) == 0
-        client.publish("a", "after")
+        client.publish("a", "after", private=False)
         before, inside, after = fake.received
         assert [dict(one.pairs)["data"] for one in fake.received] == ["before", "child", "after"]
         assert before.connection == after.connection != inside.connection
@@ -358,5 +360,5 @@ def test_signals_name_no_app(client: HubClient) -> None:
         heard.append((sender, values["hub"], values["id"]))
 
     with update_published.connected_to(hear):
-        published = client.publish(topic())
+        published = client.publish(topic(), private=False)
     assert heard == [(None, "default", published)]

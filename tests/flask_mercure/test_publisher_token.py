@@ -67,7 +67,7 @@ def test_an_error_names_the_hub_of_a_finished_token() -> None:
     mercure = Mercure()
     app = make_app(mercure, HUBS={"eu": {"JWT": token(exp=5)}})
     with app.app_context(), pytest.raises(TokenError, match=r"MERCURE_HUBS\['eu'\]\['JWT'\]"):
-        mercure.publish("a")
+        mercure.publish("a", private=False)
 
 
 @pytest.mark.minutes
@@ -266,6 +266,6 @@ def test_a_real_hub_takes_the_tokens_of_a_jwk(tmp_path: Path) -> None:
         app = make_app(mercure, URL=hub.url, JWT_SECRET=jwk_of(EC, kid="k"))
         stream = hub.subscribe({"match": "a"})
         with app.app_context():
-            mercure.publish("a", "hello")
+            mercure.publish("a", "hello", private=False)
             mercure.hub("default")._state.publisher.close()
         assert stream.next().data == "hello"

@@ -239,8 +239,8 @@ def pair() -> Iterator[Pair]:
 @pytest.mark.minutes
 def test_an_update_reaches_the_hub_that_is_named(pair: Pair) -> None:
     with pair.app.app_context():
-        pair.mercure.hub("us").publish("a", "us")
-        pair.mercure.publish("a", "eu")
+        pair.mercure.hub("us").publish("a", "us", private=False)
+        pair.mercure.publish("a", "eu", private=False)
     assert [dict(one.pairs)["data"] for one in pair.us.received] == ["us"]
     assert [dict(one.pairs)["data"] for one in pair.eu.received] == ["eu"]
 

@@ -274,6 +274,15 @@ def test_serializers_of_broadcast_models(
     assert published(hub) == [("books/1", data)]
 
 
+def test_updates_of_models_are_private_by_default(hub: FakeHub, open_library: Open) -> None:
+    with open_library(book={}) as books:
+        books.mercure.broadcast("shelf", columns=("id",))(books.Book)
+        add(books)
+    assert {pairs["topic"]: pairs.get("private") for pairs in map(dict, (r.pairs for r in hub.received))}[
+        "shelf"
+    ] == "on"
+
+
 @pytest.mark.parametrize(("price", "private"), [(5, True), (0, False)])
 def test_a_rule_makes_updates_private(hub: FakeHub, open_library: Open, price: int, private: bool) -> None:
     with open_library(book={"private": lambda book: book.price > 0}) as books:
@@ -660,7 +669,10 @@ def test_two_rules_for_one_model(hub: FakeHub, books: Library) -> None:
         ({"topics": [7]}, "topics holds 7"),
         ({"topics": "a", "on": "insert"}, "on holds 'insert'"),
         ({"topics": "a", "on": ()}, "on is empty"),
-        ({"topics": "a", "private": None}, "private is None.*private=True.*private=False"),
+        (
+            {"topics": "a", "columns": ("id",), "private": None},
+            "private is None; give True .*, False .*callable",
+        ),
         (
             {"topics": "a", "columns": None},
             r"neither columns, serializer nor template: write columns=\('id', 'title'\)",

@@ -58,7 +58,7 @@ def test_the_thread_sends_what_is_committed_at_once(database: str, hub: FakeHub)
         try:
             for number in range(3):
                 with books.sessions() as session:
-                    books.mercure.outbox(session).publish("a", str(number))
+                    books.mercure.outbox(session).publish("a", str(number), private=False)
                     session.commit()
                 assert arrived.acquire(timeout=10)
         finally:
@@ -86,7 +86,7 @@ def test_the_relay_command_sends_once(books: Library, hub: FakeHub) -> None:
     hub.answers = [Answer(), Answer(), Answer(b"no", 403), Answer()]  # the first is to OPTIONS
     with books.sessions() as session:
         for number in range(3):
-            books.mercure.outbox(session).publish("a", str(number))
+            books.mercure.outbox(session).publish("a", str(number), private=False)
         session.commit()
     assert run(books.app, "relay", "--once") == "2 sent, 0 to be tried again, 1 parked\n"
     assert data_of(hub) == ["0", "1", "2"]
@@ -106,7 +106,7 @@ def test_the_relay_command_sends_once(books: Library, hub: FakeHub) -> None:
 def test_the_relay_sends_whatever_publish_does(database: str, hub: FakeHub, config: dict[str, Any]) -> None:
     with library(database, hub.url, outbox=True, **config) as books:
         with books.sessions() as session:
-            books.mercure.outbox(session).publish("a", "1")
+            books.mercure.outbox(session).publish("a", "1", private=False)
             session.commit()
         # Without it the update could be due again before this run ends, and count twice.
         hub.answers = [Answer(b"no", 503, headers={"Retry-After": "3600"})]
@@ -120,7 +120,7 @@ def test_the_relay_sends_whatever_publish_does(database: str, hub: FakeHub, conf
 
 def test_the_purge_command_deletes_updates(books: Library) -> None:
     with books.sessions() as session:
-        books.mercure.outbox(session).publish("a", "1")
+        books.mercure.outbox(session).publish("a", "1", private=False)
         session.commit()
     runner = books.app.test_cli_runner()
     refused = runner.invoke(mercure, ["outbox", "purge", "--state", "waiting"], input="n\n")
@@ -157,7 +157,7 @@ def test_numbers_for_prometheus(books: Library) -> None:
     registry = prometheus.CollectorRegistry()
     registry.register(OutboxCollector(books.app))
     with books.sessions() as session:
-        books.mercure.outbox(session).publish("a", "1")
+        books.mercure.outbox(session).publish("a", "1", private=False)
         session.commit()
     assert registry.get_sample_value("mercure_outbox_waiting") == 1
     assert registry.get_sample_value("mercure_outbox_parked") == 0

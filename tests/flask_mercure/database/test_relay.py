@@ -107,7 +107,12 @@ def relaying(engine: Engine, hub: Hub, clock: Clock, **options: Any) -> Iterator
 
 def put(engine: Engine, *updates: tuple[str | list[str], str], hub: str = "default", now: float = 0) -> None:
     rows = [
-        (hub, Publication([topics] if isinstance(topics, str) else topics, data, id=f"urn:x:{data}"))
+        (
+            hub,
+            Publication(
+                [topics] if isinstance(topics, str) else topics, data, id=f"urn:x:{data}", private=False
+            ),
+        )
         for topics, data in updates
     ]
     with engine.begin() as connection:

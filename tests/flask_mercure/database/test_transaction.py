@@ -69,14 +69,14 @@ def test_an_update_is_there_with_the_commit(books: Library) -> None:
 
 def test_rollbacks_discard_updates(books: Library) -> None:
     with books.sessions() as session:
-        books.mercure.outbox(session).publish("a", "never")
+        books.mercure.outbox(session).publish("a", "never", private=False)
         session.rollback()
-        books.mercure.outbox(session).publish("a", "1")
+        books.mercure.outbox(session).publish("a", "1", private=False)
         with pytest.raises(ZeroDivisionError), session.begin_nested():
-            books.mercure.outbox(session).publish("a", "of a savepoint")
+            books.mercure.outbox(session).publish("a", "of a savepoint", private=False)
             raise ZeroDivisionError
         with session.begin_nested():
-            books.mercure.outbox(session).publish("a", "2")
+            books.mercure.outbox(session).publish("a", "2", private=False)
         session.commit()
     assert stored(books) == [("a", "1"), ("a", "2")]
 
@@ -130,7 +130,7 @@ def test_a_session_whose_commit_fails_publishes_nothing(
     with record() as updates:
         with books.sessions() as session:
             session.add(books.Book(title="never"))
-            books.mercure.outbox(session).publish("a", "never")
+            books.mercure.outbox(session).publish("a", "never", private=False)
             break_commit(session)
             with pytest.raises(IntegrityError):
                 session.commit()
@@ -141,7 +141,7 @@ def test_a_session_whose_commit_fails_publishes_nothing(
                 session.close()
             assert (updates, relay_thread.count) == ([], 0)
             assert stored(books) == []
-            books.mercure.outbox(session).publish("a", "later")
+            books.mercure.outbox(session).publish("a", "later", private=False)
             session.commit()
         assert [update.data for update in updates] == ["later"]
     assert relay_thread.count == 1
@@ -151,7 +151,7 @@ def test_a_session_whose_commit_fails_publishes_nothing(
 def test_a_connection_whose_commit_fails_publishes_nothing(books: Library, relay_thread: Woken) -> None:
     break_commit = commit_breaker(books)
     with pytest.raises(IntegrityError), books.engine.begin() as connection:
-        books.mercure.outbox(connection).publish("a", "never")
+        books.mercure.outbox(connection).publish("a", "never", private=False)
         break_commit(connection)
     assert (stored(books), relay_thread.count) == ([], 0)
 
@@ -160,9 +160,9 @@ def test_an_update_whose_own_transaction_fails_at_its_commit_is_not_published(
     books: Library, relay_thread: Woken
 ) -> None:
     with failing_commit(books.engine), pytest.raises(OperationalError, match="the disk is full"):
-        books.mercure.outbox().publish("a", "never")
+        books.mercure.outbox().publish("a", "never", private=False)
     assert (stored(books), relay_thread.count) == ([], 0)
-    books.mercure.outbox().publish("a", "later")
+    books.mercure.outbox().publish("a", "later", private=False)
     assert (stored(books), relay_thread.count) == ([("a", "later")], 1)
 
 
@@ -183,32 +183,32 @@ def test_what_later_hooks_change_is_written_too(books: Library) -> None:
 
 def test_a_connection_writes_updates(books: Library) -> None:
     with books.engine.begin() as connection:
-        books.mercure.outbox(connection).publish("a", "1")
+        books.mercure.outbox(connection).publish("a", "1", private=False)
     with pytest.raises(ZeroDivisionError), books.engine.begin() as connection:
-        books.mercure.outbox(connection).publish("a", "never")
+        books.mercure.outbox(connection).publish("a", "never", private=False)
         raise ZeroDivisionError
     with books.engine.connect() as connection, pytest.raises(InvalidArgument, match="no transaction"):
-        books.mercure.outbox(connection).publish("a", "never")
+        books.mercure.outbox(connection).publish("a", "never", private=False)
     assert stored(books) == [("a", "1")]
 
 
 def test_a_scoped_session_writes_updates(books: Library) -> None:
     scope = scoped_session(books.sessions)
-    books.mercure.outbox(scope).publish("a", "1")
+    books.mercure.outbox(scope).publish("a", "1", private=False)
     scope.commit()
     scope.remove()
     assert stored(books) == [("a", "1")]
 
 
 def test_without_a_current_session_it_is_a_transaction_of_its_own(books: Library) -> None:
-    books.mercure.outbox().publish("a", "1")
+    books.mercure.outbox().publish("a", "1", private=False)
     assert stored(books) == [("a", "1")]
 
 
 def test_publish_uses_it_when_asked(open_library: Open) -> None:
     with open_library(OUTBOX_PUBLISH=True) as books:
-        books.mercure.publish("a", "1")
-        books.mercure.publish_many([Update("a", "2"), Update("b", "3")])
+        books.mercure.publish("a", "1", private=False)
+        books.mercure.publish_many([Update("a", "2", private=False), Update("b", "3", private=False)])
         assert stored(books) == [("a", "1"), ("a", "2"), ("b", "3")]
 
 
@@ -216,7 +216,7 @@ def test_a_session_that_is_closed_without_commit_is_told(
     books: Library, caplog: pytest.LogCaptureFixture
 ) -> None:
     with books.sessions() as session:
-        books.mercure.outbox(session).publish("forgotten", "secret")
+        books.mercure.outbox(session).publish("forgotten", "secret", private=False)
     assert "closed without commit" in caplog.text
     assert "forgotten" in caplog.text
     assert "secret" not in caplog.text
@@ -228,7 +228,7 @@ def test_a_session_that_is_closed_without_commit_is_told(
 def test_what_could_not_be_sent_is_not_written(books: Library, topic: str, data: str, words: str) -> None:
     with books.sessions() as session:
         with pytest.raises(InvalidArgument, match=words):
-            books.mercure.outbox(session).publish(topic, data)
+            books.mercure.outbox(session).publish(topic, data, private=False)
         session.commit()
     assert stored(books) == []
 
@@ -236,8 +236,8 @@ def test_what_could_not_be_sent_is_not_written(books: Library, topic: str, data:
 def test_the_order_of_a_topic_is_the_order_of_commits(books: Library) -> None:
     """A transaction that began earlier and commits later comes later, whatever the numbers were."""
     first, second = books.sessions(), books.sessions()
-    books.mercure.outbox(first).publish("a", "began first")
-    books.mercure.outbox(second).publish("a", "began second")
+    books.mercure.outbox(first).publish("a", "began first", private=False)
+    books.mercure.outbox(second).publish("a", "began second", private=False)
     second.commit()
     first.commit()
     first.close()
@@ -251,18 +251,23 @@ def test_writers_of_one_topic_wait_for_each_other(books: Library) -> None:
         pytest.skip("SQLite has one writer at a time")
     assert books.outbox is not None
     with books.engine.begin() as connection:
-        write(connection, books.outbox.table, [("default", Publication(["a"], "1", id="urn:x:1"))], 0)
+        write(
+            connection,
+            books.outbox.table,
+            [("default", Publication(["a"], "1", id="urn:x:1", private=False))],
+            0,
+        )
         app, done = books.app, threading.Event()
 
         def other() -> None:
             with app.app_context(), books.engine.begin() as late:
-                books.mercure.outbox(late).publish(["b", "a"], "2")
+                books.mercure.outbox(late).publish(["b", "a"], "2", private=False)
             done.set()
 
         thread = threading.Thread(target=other)
         thread.start()
         with books.engine.begin() as free:
-            books.mercure.outbox(free).publish("another topic", "3")  # waits for nobody
+            books.mercure.outbox(free).publish("another topic", "3", private=False)  # waits for nobody
         assert not done.wait(0.2)
     thread.join(10)
     assert done.is_set()
@@ -286,7 +291,7 @@ def test_no_deadlock_between_a_topic_and_a_row_of_the_app(books: Library) -> Non
                 connection.execute(change)
                 has_row.set()
                 has_published.wait(10)
-                books.mercure.outbox(connection).publish("a", "2")
+                books.mercure.outbox(connection).publish("a", "2", private=False)
         except BaseException as error:
             errors.append(error)
 
@@ -294,7 +299,7 @@ def test_no_deadlock_between_a_topic_and_a_row_of_the_app(books: Library) -> Non
     thread.start()
     assert has_row.wait(10)
     with books.engine.begin() as connection:
-        books.mercure.outbox(connection).publish("a", "1")
+        books.mercure.outbox(connection).publish("a", "1", private=False)
         has_published.set()
         connection.execute(change)
     thread.join(30)
@@ -306,45 +311,45 @@ def test_savepoints_of_a_connection(books: Library) -> None:
     with books.engine.begin() as connection:
         outbox = books.mercure.outbox(connection)
         before = connection.begin_nested()
-        outbox.publish("a", "never")  # the first, in a savepoint that was set before
+        outbox.publish("a", "never", private=False)  # the first, in a savepoint that was set before
         before.rollback()
-        outbox.publish("a", "1")
+        outbox.publish("a", "1", private=False)
         with connection.begin_nested():
-            outbox.publish("a", "2")
+            outbox.publish("a", "2", private=False)
             with pytest.raises(ZeroDivisionError), connection.begin_nested():
-                outbox.publish("a", "never")
+                outbox.publish("a", "never", private=False)
                 _ = 1 / 0
-            outbox.publish("a", "3")
+            outbox.publish("a", "3", private=False)
         last = connection.begin_nested()
-        outbox.publish("a", "never")
+        outbox.publish("a", "never", private=False)
         last.rollback()
-        outbox.publish("a", "4")
+        outbox.publish("a", "4", private=False)
     with books.engine.connect() as connection:
         with connection.begin():
-            books.mercure.outbox(connection).publish("a", "5")
+            books.mercure.outbox(connection).publish("a", "5", private=False)
         connection.begin()
-        books.mercure.outbox(connection).publish("a", "never")
+        books.mercure.outbox(connection).publish("a", "never", private=False)
         connection.rollback()
         with connection.begin():
-            books.mercure.outbox(connection).publish("a", "6")
+            books.mercure.outbox(connection).publish("a", "6", private=False)
     assert [data for _, data in stored(books)] == list("123456")
 
 
 def test_the_connection_of_a_session(books: Library) -> None:
     with books.sessions() as session:
-        books.mercure.outbox(session.connection()).publish("a", "1")
+        books.mercure.outbox(session.connection()).publish("a", "1", private=False)
         assert stored(books) == []
         session.commit()
-        books.mercure.outbox(session.connection()).publish("a", "never")
+        books.mercure.outbox(session.connection()).publish("a", "never", private=False)
         session.rollback()
-        books.mercure.outbox(session.connection()).publish("a", "never")
+        books.mercure.outbox(session.connection()).publish("a", "never", private=False)
     assert stored(books) == [("a", "1")]
 
 
 def test_a_connection_that_commits_by_itself(books: Library) -> None:
     with books.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("SELECT 1"))
-        books.mercure.outbox(connection).publish("a", "1")
+        books.mercure.outbox(connection).publish("a", "1", private=False)
         assert stored(books) == [("a", "1")]
 
 
@@ -353,15 +358,15 @@ def test_a_commit_in_two_phases_writes_updates(books: Library, is_prepared: bool
     if books.engine.dialect.name != "postgresql":
         pytest.skip("SQLite has no second phase")
     with books.engine.connect() as connection, connection.begin_twophase() as transaction:
-        books.mercure.outbox(connection).publish("a", "1")
+        books.mercure.outbox(connection).publish("a", "1", private=False)
         if is_prepared:
             transaction.prepare()
         transaction.commit()
     with books.engine.connect() as connection, connection.begin_twophase() as transaction:
-        books.mercure.outbox(connection).publish("a", "never")
+        books.mercure.outbox(connection).publish("a", "never", private=False)
         transaction.rollback()
     with Session(books.engine, twophase=True) as session:
-        books.mercure.outbox(session).publish("a", "2")
+        books.mercure.outbox(session).publish("a", "2", private=False)
         if is_prepared:
             session.prepare()
         session.commit()
@@ -378,7 +383,7 @@ def test_no_deadlock_between_writers_of_many_topics(books: Library) -> None:
                 for _ in range(5):
                     with books.sessions() as session:
                         for topic in mine:
-                            books.mercure.outbox(session).publish(topic, "x")
+                            books.mercure.outbox(session).publish(topic, "x", private=False)
                         session.commit()
         except BaseException as error:
             errors.append(error)
@@ -401,10 +406,10 @@ def test_mysql_has_room_for_long_updates() -> None:
 def test_a_recording_has_an_update_once_though_the_relay_brings_it_again(books: Library) -> None:
     with books.app.app_context(), record() as updates:
         with books.sessions() as session:
-            books.mercure.outbox(session).publish("a", "session")
+            books.mercure.outbox(session).publish("a", "session", private=False)
             session.commit()
         with books.engine.begin() as connection:
-            books.mercure.outbox(connection).publish("a", "connection")
+            books.mercure.outbox(connection).publish("a", "connection", private=False)
         with closing(relay_for(books.app)) as relay:
             assert relay.run_once().sent == 2
         assert stored(books) == []
@@ -413,9 +418,9 @@ def test_a_recording_has_an_update_once_though_the_relay_brings_it_again(books: 
 
 def test_a_recording_has_what_was_committed(books: Library) -> None:
     with record() as updates, books.sessions() as session:
-        books.mercure.outbox(session).publish("a", "never")
+        books.mercure.outbox(session).publish("a", "never", private=False)
         session.rollback()
-        books.mercure.outbox(session).publish("a", "1")
+        books.mercure.outbox(session).publish("a", "1", private=False)
         session.add(books.Book(title="x"))
         session.commit()
     assert [update.topic for update in updates] == ["a", "books/1"]
@@ -429,7 +434,7 @@ def test_an_asynchronous_session_writes_updates(postgresql: str) -> None:
         async def work() -> None:
             engine = create_async_engine(postgresql, poolclass=NullPool)
             async with AsyncSession(engine) as session:
-                books.mercure.outbox(session).publish("a", "1")
+                books.mercure.outbox(session).publish("a", "1", private=False)
                 await session.commit()
             await engine.dispose()
 
@@ -465,9 +470,9 @@ def test_flask_sqlalchemy_and_migrations(postgresql: str) -> None:
         assert "op.create_table('mercure_outbox'" in code
         assert "flask_mercure" not in code
         db.create_all()
-        mercure.publish("a", "never")
+        mercure.publish("a", "never", private=False)
         db.session.rollback()
-        mercure.publish("a", "1")
+        mercure.publish("a", "1", private=False)
         db.session.commit()
         assert db.session.execute(select(table.c.data)).scalars().all() == ["1"]
         db.session.commit()
@@ -510,7 +515,7 @@ def test_an_outbox_by_import_path_and_off() -> None:
     configured(OUTBOX=f"{__name__}:IMPORTED")
     configured(OUTBOX="false")
     with configured().app_context(), pytest.raises(ConfigurationError, match="set MERCURE_OUTBOX"):
-        Mercure().outbox().publish("a")
+        Mercure().outbox().publish("a", private=False)
 
 
 IMPORTED = create_engine("sqlite://", poolclass=NullPool)

@@ -147,7 +147,7 @@ class Picky:
 
 
 def on(topic: str, data: str) -> Publication:
-    return Publication([topic], data, id=f"urn:x:{data}")
+    return Publication([topic], data, id=f"urn:x:{data}", private=False)
 
 
 def test_background_queue_stops_only_the_topic_of_an_update_that_breaks_connections() -> None:
@@ -301,7 +301,7 @@ def test_publish_in_the_background() -> None:
     with running() as hub:
         app = make_app(mercure, URL=hub.url, ON_FAILURE="background")
         with app.app_context():
-            ids = [mercure.publish("a", str(number)) for number in range(5)]
+            ids = [mercure.publish("a", str(number), private=False) for number in range(5)]
             waiting = pipeline_of(app).queue(mercure._state)
             assert waiting.join(10)
             assert pipeline_of(app).background["default"].sent == 5
@@ -337,11 +337,11 @@ def test_publish_treats_a_failing_token_provider_as_any_failure(
         app = make_app(mercure, URL=hub.url, **{setting: vault})
         with app.app_context():
             with pytest.raises(TokenUnavailable, match=r"raised ConnectionError in .*, line") as caught:
-                mercure.publish("a")
-            mercure.publish("a", on_failure="log")
+                mercure.publish("a", private=False)
+            mercure.publish("a", on_failure="log", private=False)
             assert hub.received == []
             vault.failures = 2
-            mercure.publish("a", on_failure="background")
+            mercure.publish("a", on_failure="background", private=False)
             waiting = pipeline_of(app).queue(mercure._state)
             assert waiting.join(10)
             assert waiting.counters == BackgroundCounters(sent=1, retried=2)
@@ -361,9 +361,9 @@ def test_publish_logs_a_failure(caplog: pytest.LogCaptureFixture) -> None:
         with app.app_context(), caplog.at_level(logging.WARNING, "flask_mercure"):
             id_ = mercure.publish("a", "secret data", private=True, on_failure="log")
             with pytest.raises(PublishError):
-                mercure.publish("a", "x")
+                mercure.publish("a", "x", private=False)
             with pytest.raises(ValueError, match="on_failure is 'ignore'"):
-                mercure.publish("a", "x", on_failure="ignore")  # type: ignore[arg-type]
+                mercure.publish("a", "x", on_failure="ignore", private=False)  # type: ignore[arg-type]
             mercure._state.publisher.close()
     lines = [record.getMessage() for record in caplog.records if "was not published" in record.getMessage()]
     assert len(lines) == 1

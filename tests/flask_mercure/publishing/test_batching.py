@@ -34,19 +34,19 @@ def test_batch_is_published_at_the_end_of_the_block(app: Any, hub: RunningHub) -
     stream = hub.subscribe({"match": "block"})
     content = ["early"]
     with mercure.batch() as batch:
-        batch.publish("block", content)
+        batch.publish("block", content, private=False)
         content.append("late")
-        batch.publish("block", "2", retry=5)
+        batch.publish("block", "2", retry=5, private=False)
         assert len(batch) == 2
         assert batch.ids == []
     assert [stream.next().id for _ in range(2)] == batch.ids
     with pytest.raises(RuntimeError, match="over"):
-        batch.publish("block", "3")
+        batch.publish("block", "3", private=False)
 
 
 def test_batch_is_not_published_when_the_block_raises(app: Any) -> None:
     with mercure.record() as updates, pytest.raises(LookupError), mercure.batch() as batch:
-        batch.publish("block", "1")
+        batch.publish("block", "1", private=False)
         raise LookupError
     assert updates == []
     assert batch.ids == []
@@ -59,11 +59,19 @@ def test_batch_may_be_empty(app: Any) -> None:
     assert batch.ids == []
 
 
-@pytest.mark.parametrize("bad", [Update("*"), Update("b", id="#1"), Update([]), Update("b", type="mercure")])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Update("*", private=False),
+        Update("b", id="#1", private=False),
+        Update([], private=False),
+        Update("b", type="mercure", private=False),
+    ],
+)
 def test_publish_many_names_a_bad_update_and_sends_nothing(app: Any, bad: Update) -> None:
     with mercure.record() as updates:
         with pytest.raises(InvalidArgument, match="update 1 "):
-            mercure.publish_many([Update("a"), bad])
+            mercure.publish_many([Update("a", private=False), bad])
         with pytest.raises(TypeError, match="update 0 is a str"):
             mercure.publish_many(["a"])  # type: ignore[list-item]
     assert updates == []
@@ -71,27 +79,33 @@ def test_publish_many_names_a_bad_update_and_sends_nothing(app: Any, bad: Update
 
 def test_publish_many_takes_at_most_a_thousand_updates(app: Any) -> None:
     with mercure.record() as updates:
-        mercure.publish_many([Update("a")] * 1000)
+        mercure.publish_many([Update("a", private=False)] * 1000)
         assert len(updates) == 1000
         with pytest.raises(InvalidArgument, match="more than 1000"):
-            mercure.publish_many([Update("a")] * 1001)
+            mercure.publish_many([Update("a", private=False)] * 1001)
 
 
 def test_batch_that_the_hub_refuses(folder: Path) -> None:
     with running_hub(folder, max_request_body_size=1000) as hub, app_on(hub, Mercure()):
         with pytest.raises(PublishError) as refusal:
-            Mercure().publish_many([Update("a", "x" * 600)] * 2)
+            Mercure().publish_many([Update("a", "x" * 600, private=False)] * 2)
         assert (refusal.value.status, refusal.value.published) == (413, ())
         with pytest.raises(InvalidArgument, match="surrogate"):
-            Mercure().publish_many([Update("a", "\ud800")] * 2)
+            Mercure().publish_many([Update("a", "\ud800", private=False)] * 2)
 
 
 def test_hub_without_batches_gets_one_request_for_each_update_over_one_connection(other: FakeHub) -> None:
     other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"urn:2"), Answer(b"urn:3"), Answer(b"urn:4")]
     app = make_app(URL=other.url)
     with app.app_context():
-        assert Mercure().publish_many([Update("a", "1"), Update("b", "2")]) == ["urn:1", "urn:2"]
-        assert Mercure().publish_many([Update("c"), Update("d")]) == ["urn:3", "urn:4"]
+        assert Mercure().publish_many([Update("a", "1", private=False), Update("b", "2", private=False)]) == [
+            "urn:1",
+            "urn:2",
+        ]
+        assert Mercure().publish_many([Update("c", private=False), Update("d", private=False)]) == [
+            "urn:3",
+            "urn:4",
+        ]
         state_of(app).publisher.close()
     assert [one.method for one in other.received] == ["OPTIONS", "POST", "POST", "POST", "POST"]
     assert len({one.connection for one in other.received}) == 1
@@ -105,7 +119,10 @@ def test_hub_whose_answer_to_options_is_not_a_success_gets_no_batch(other: FakeH
     other.answers = [Answer(b"", status, None, says), Answer(b"urn:1"), Answer(b"urn:2")]
     app = make_app(URL=other.url)
     with app.app_context():
-        assert Mercure().publish_many([Update("a"), Update("b")]) == ["urn:1", "urn:2"]
+        assert Mercure().publish_many([Update("a", private=False), Update("b", private=False)]) == [
+            "urn:1",
+            "urn:2",
+        ]
     state_of(app).publisher.close()
     assert [(one.method, one.target) for one in other.received] == [
         ("OPTIONS", PATH),
@@ -118,7 +135,7 @@ def test_publish_error_has_the_ids_published_before_it(other: FakeHub) -> None:
     other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"urn:2"), Answer(b"", 503)]
     app = make_app(URL=other.url)
     with app.app_context(), pytest.raises(PublishError) as failure:
-        Mercure().publish_many([Update("a")] * 4)
+        Mercure().publish_many([Update("a", private=False)] * 4)
     state_of(app).publisher.close()
     assert failure.value.published == ("urn:1", "urn:2")
     assert len(other.received) == 4
@@ -129,8 +146,11 @@ def test_hub_replaced_by_one_without_batches_gets_single_updates(other: FakeHub)
     other.answers = [takes, Answer(b"", 415), Answer(b"urn:1"), Answer(b"urn:2")]
     app = make_app(URL=other.url)
     with app.app_context():
-        assert Mercure().publish_many([Update("a"), Update("b")]) == ["urn:1", "urn:2"]
-        Mercure().publish_many([Update("a"), Update("b")])
+        assert Mercure().publish_many([Update("a", private=False), Update("b", private=False)]) == [
+            "urn:1",
+            "urn:2",
+        ]
+        Mercure().publish_many([Update("a", private=False), Update("b", private=False)])
     state_of(app).publisher.close()
     kinds = [one.headers.get("Content-Type", one.method) for one in other.received]
     form = "application/x-www-form-urlencoded"
@@ -145,7 +165,7 @@ def test_batch_answered_without_the_ids_is_possibly_published(other: FakeHub, bo
     other.answers = [takes, Answer(body, 200, "application/json")]
     app = make_app(URL=other.url)
     with app.app_context(), pytest.raises(PublishError, match="not with their ids") as failure:
-        Mercure().publish_many([Update("a"), Update("b")])
+        Mercure().publish_many([Update("a", private=False), Update("b", private=False)])
     state_of(app).publisher.close()
     assert failure.value.possibly_published
 
@@ -154,7 +174,7 @@ def test_hub_that_does_not_answer_options_is_unreachable(other: FakeHub) -> None
     other.answers = [Dropped()]
     app = make_app(URL=other.url)
     with app.app_context(), pytest.raises(HubUnreachable, match="nothing was published") as failure:
-        Mercure().publish_many([Update("a"), Update("b")])
+        Mercure().publish_many([Update("a", private=False), Update("b", private=False)])
     state_of(app).publisher.close()
     assert not failure.value.possibly_published
 
@@ -163,11 +183,11 @@ def test_batch_follows_the_failure_policy(caplog: pytest.LogCaptureFixture) -> N
     app = make_app(URL="http://127.0.0.1:9/.well-known/mercure")
     with app.app_context():
         with Mercure().batch(on_failure="log") as batch:
-            batch.publish("a", id="urn:1")
-            batch.publish("b", id="urn:2")
+            batch.publish("a", id="urn:1", private=False)
+            batch.publish("b", id="urn:2", private=False)
         with pytest.raises(HubUnreachable), Mercure().batch() as raising:
-            raising.publish("a")
-            raising.publish("b")
+            raising.publish("a", private=False)
+            raising.publish("b", private=False)
     state_of(app).publisher.close()
     assert batch.ids == ["urn:1", "urn:2"]
     assert raising.ids == []
@@ -176,11 +196,17 @@ def test_batch_follows_the_failure_policy(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_batch_with_policy_log_is_all_or_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    small, large = Update("a", "x", id="urn:small"), Update("a", "x" * 2000, id="urn:large")
+    small, large = (
+        Update("a", "x", id="urn:small", private=False),
+        Update("a", "x" * 2000, id="urn:large", private=False),
+    )
     with running_hub(folder, anonymous=1, max_request_body_size=1000) as hub, app_on(hub, Mercure()):
         assert Mercure().publish_many([small, large], on_failure="log") == ["urn:small", "urn:large"]
         assert [one.getMessage().count("was not published") for one in caplog.records] == [1, 1]
-        assert Mercure().publish_many([small, Update("a", "y")], on_failure="log")[0] == "urn:small"
+        assert (
+            Mercure().publish_many([small, Update("a", "y", private=False)], on_failure="log")[0]
+            == "urn:small"
+        )
         stream = hub.subscribe({"match": "a", "last_event_id": "earliest"})
         assert [stream.next().data for _ in range(2)] == ["x", "y"]
 
@@ -191,7 +217,7 @@ def test_batch_with_policy_log_logs_only_what_was_not_published(
     other.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"no", 403)]
     app = make_app(URL=other.url)
     with app.app_context():
-        updates = [Update("a", "1", id=f"urn:{number}") for number in (1, 2, 3)]
+        updates = [Update("a", "1", id=f"urn:{number}", private=False) for number in (1, 2, 3)]
         assert Mercure().publish_many(updates, on_failure="log") == ["urn:1", "urn:2", "urn:3"]
         state_of(app).publisher.close()
     lost = [one.getMessage() for one in caplog.records if "was not published" in one.getMessage()]

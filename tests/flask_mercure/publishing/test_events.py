@@ -94,7 +94,7 @@ def test_signal_of_a_published_update(app: Flask, published: Heard, failed: Hear
 def test_signal_of_a_failed_update(app: Flask, hub: FakeHub, published: Heard, failed: Heard) -> None:
     hub.answers = [Answer(b"", 403)]
     with pytest.raises(PublishError) as refusal:
-        mercure.publish("a", "x")
+        mercure.publish("a", "x", private=False)
     ((sender, values),) = failed
     assert sender is app
     assert (values["error"], values["update"].topics, values["hub"]) == (refusal.value, ["a"], "default")
@@ -106,7 +106,9 @@ def test_signals_of_a_batch_that_failed_halfway(
 ) -> None:
     hub.answers = [Answer(b"", 405), Answer(b"urn:1"), Answer(b"", 500)]
     with pytest.raises(PublishError):
-        mercure.publish_many([Update("a"), Update("b"), Update("c")])
+        mercure.publish_many(
+            [Update("a", private=False), Update("b", private=False), Update("c", private=False)]
+        )
     assert [(values["update"].topics, values["id"]) for _, values in published] == [(["a"], "urn:1")]
     assert [values["update"].topics for _, values in failed] == [["b"], ["c"]]
 
@@ -118,7 +120,7 @@ def test_signal_receiver_that_raises_changes_nothing(
         raise LookupError
 
     with update_published.connected_to(broken):
-        assert mercure.publish("a") == "urn:uuid:1"
+        assert mercure.publish("a", private=False) == "urn:uuid:1"
     assert len(published) == 1
     (record,) = caplog.records
     assert record.name == "flask_mercure"
@@ -132,14 +134,14 @@ def test_signal_receivers_may_listen_to_one_app(app: Flask, published: Heard) ->
         heard.append(sender)
 
     with update_published.connected_to(hear, sender=make_app(URL="http://127.0.0.1:9/")):
-        mercure.publish("a")
+        mercure.publish("a", private=False)
     assert heard == []
     assert len(published) == 1
 
 
 def test_signal_of_a_recorded_update(app: Flask, hub: FakeHub, published: Heard) -> None:
     with mercure.record() as updates:
-        mercure.publish("a")
+        mercure.publish("a", private=False)
     assert [values["id"] for _, values in published] == [updates.one().id]
     assert hub.received == []
 
@@ -151,7 +153,7 @@ def test_debug_log_has_topics_and_ids_and_no_data(
     mercure.publish([f"topic-{n}" for n in range(9)], "the-secret", private=True)
     hub.answers = [Answer(b"", 403)]
     with pytest.raises(PublishError):
-        mercure.publish("refused", "the-secret")
+        mercure.publish("refused", "the-secret", private=False)
     published, refused = caplog.messages
     assert published.startswith("published 'topic-0', 'topic-1'")
     assert "and 4 more on the hub 'default' as 'urn:uuid:1' in " in published
@@ -192,7 +194,7 @@ def test_span_of_a_publication(app: Flask, hub: FakeHub, spans: InMemorySpanExpo
 def test_span_of_a_failure(app: Flask, hub: FakeHub, spans: InMemorySpanExporter) -> None:
     hub.answers = [Answer(b"", 403)]
     with pytest.raises(PublishError):
-        mercure.publish("a")
+        mercure.publish("a", private=False)
     (span,) = spans.get_finished_spans()
     assert span.status.status_code is StatusCode.ERROR
     assert "403" in (span.status.description or "")
@@ -202,7 +204,7 @@ def test_span_of_a_failure(app: Flask, hub: FakeHub, spans: InMemorySpanExporter
 
 
 def test_span_of_a_batch(app: Flask, spans: InMemorySpanExporter) -> None:
-    mercure.publish_many([Update("a"), Update("b")])
+    mercure.publish_many([Update("a", private=False), Update("b", private=False)])
     (span,) = spans.get_finished_spans()
     attributes = dict(span.attributes or {})
     assert attributes["messaging.batch.message_count"] == 2
@@ -211,4 +213,4 @@ def test_span_of_a_batch(app: Flask, spans: InMemorySpanExporter) -> None:
 
 def test_publish_without_opentelemetry(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "_trace", None)
-    assert mercure.publish("a") == "urn:uuid:1"
+    assert mercure.publish("a", private=False) == "urn:uuid:1"

@@ -87,7 +87,9 @@ def test_publish_returns_the_id_of_the_first_attempt(hub: RunningHub) -> None:
 def test_an_encrypted_update_is_the_same_in_each_attempt(hub: RunningHub) -> None:
     mercure, loss = Mercure(), Losing(1)
     with losing(hub, loss, mercure):
-        mercure.publish("p-jwe", "secret", encrypt_for=[{"kty": "oct", "kid": "1", "k": "A" * 43}])
+        mercure.publish(
+            "p-jwe", "secret", encrypt_for=[{"kty": "oct", "kid": "1", "k": "A" * 43}], private=False
+        )
     assert loss.lost == 1
     assert len(stored(hub, "p-jwe")) == 1
 
@@ -95,7 +97,7 @@ def test_an_encrypted_update_is_the_same_in_each_attempt(hub: RunningHub) -> Non
 def test_publish_many(hub: RunningHub) -> None:
     mercure, loss = Mercure(), Losing(1)
     with losing(hub, loss, mercure):
-        ids = mercure.publish_many(Update("p-many", str(n)) for n in range(50))
+        ids = mercure.publish_many(Update("p-many", str(n), private=False) for n in range(50))
     assert (loss.lost, len(set(ids))) == (1, 50)
     assert stored(hub, "p-many") == list(map(str, range(50)))
 
@@ -103,7 +105,7 @@ def test_publish_many(hub: RunningHub) -> None:
 def test_a_stream_of_text(hub: RunningHub) -> None:
     mercure, loss = Mercure(), Losing(2)
     with losing(hub, loss, mercure):
-        assert mercure.stream("p-text", iter("abc"), interval=0) == "abc"
+        assert mercure.stream("p-text", iter("abc"), interval=0, private=False) == "abc"
     found = stored(hub, "p-text")
     assert loss.lost == 2
     assert len(found) == len(set(found))
@@ -116,7 +118,7 @@ def test_the_background_queue(hub: RunningHub, timeout: float) -> None:
     topic = f"p-background-{timeout}"
     with losing(hub, loss, mercure, TIMEOUT=timeout) as app:
         for number in range(5):
-            mercure.publish(topic, str(number), on_failure="background")
+            mercure.publish(topic, str(number), on_failure="background", private=False)
         assert pipeline_of(app).queue(state_of(app).hub()).join(PATIENCE)
     assert loss.lost == 2
     assert stored(hub, topic) == list(map(str, range(5)))
@@ -133,7 +135,7 @@ def test_the_relay(hub: RunningHub, tmp_path: Path, timeout: float) -> None:
     with losing(hub, loss, mercure, OUTBOX=outbox, TIMEOUT=timeout) as app, ExitStack() as stack:
         metadata.create_all(engine)
         for number in range(5):
-            mercure.outbox().publish(topic, str(number))
+            mercure.outbox().publish(topic, str(number), private=False)
         relay = relay_for(app)
         stack.callback(relay.close)
         sent = 0
@@ -151,7 +153,7 @@ def test_a_hub_that_is_killed_before_its_answer_arrives(folder: Path) -> None:
         child, hub = stack.enter_context(process(folder))
         stack.callback(hub.close)
         stack.enter_context(losing(hub, loss, mercure, TIMEOUT=PATIENCE))
-        mercure.publish("p-killed", "before")
+        mercure.publish("p-killed", "before", private=False)
 
         def kill() -> None:
             child.kill()
@@ -164,7 +166,7 @@ def test_a_hub_that_is_killed_before_its_answer_arrives(folder: Path) -> None:
         starting = threading.Thread(target=start)
         loss.on_loss.append(kill)
         loss.count = 1
-        mercure.publish("p-killed", "x")
+        mercure.publish("p-killed", "x", private=False)
         starting.join()
         assert loss.lost == 1
         assert stored(hub, "p-killed") == ["before", "x"]
@@ -173,11 +175,11 @@ def test_a_hub_that_is_killed_before_its_answer_arrives(folder: Path) -> None:
 def test_a_hub_that_does_not_come_back_leaves_the_update_in_doubt(folder: Path) -> None:
     mercure, loss = Mercure(), Losing()
     with process(folder) as (child, hub), losing(hub, loss, mercure, TIMEOUT=0.5):
-        mercure.publish("p-away", "before")
+        mercure.publish("p-away", "before", private=False)
         loss.on_loss.append(child.kill)
         loss.count = 1
         with pytest.raises(HubUnreachable, match="may have been published") as caught:
-            mercure.publish("p-away", "x")
+            mercure.publish("p-away", "x", private=False)
         assert caught.value.possibly_published
         hub.close()
         assert isinstance(caught.value, PublishError)

@@ -494,7 +494,7 @@ def test_a_pattern_grants_the_runs_of_one_user(hub: RunningHub) -> None:
     with app_on(hub, mercure):
         topic = build_topic("/users/{}/runs/{}", 7, "a*b/../../8/runs/1")
         mercure.stream_events(topic, ["for 7"])
-        mercure.publish("/public", "for all")
+        mercure.publish("/public", "for all", private=False)
 
         def seen(user: int) -> list[str]:
             token = mercure.create_token([URLPattern.build("/users/{}/runs/*", user)])

@@ -457,7 +457,7 @@ def test_stream_raises_when_the_hub_refuses() -> None:
         fake.answers = [Answer(b"", 403)]
         app: Flask = make_app(URL=fake.url)
         with app.app_context(), pytest.raises(PublishError, match="403"):
-            mercure.stream("a", iter("abc"), interval=0)
+            mercure.stream("a", iter("abc"), interval=0, private=False)
         state_of(app).publisher.close()
 
 
@@ -468,7 +468,7 @@ def test_stream_repeats_an_update_while_the_hub_restarts() -> None:
         fake.answers = [Answer(), Answer(b"", 503), Answer(b"", 502), asked, Answer()]
         app = make_app(URL=fake.url)
         with app.app_context():
-            assert mercure.stream("a", iter("abc"), interval=0) == "abc"
+            assert mercure.stream("a", iter("abc"), interval=0, private=False) == "abc"
         sent = [dict(request.pairs) for request in fake.received if request.method == "POST"]
         assert sent[1] == sent[2] == sent[3]
         state_of(app).publisher.close()
@@ -480,14 +480,16 @@ def test_stream_follows_the_failure_policy(caplog: pytest.LogCaptureFixture) -> 
         fake.answers = [Answer(b"", 403)]
         app = make_app(URL=fake.url)
         with app.app_context(), caplog.at_level(logging.ERROR, "flask_mercure"):
-            assert mercure.stream("a", iter("abc"), interval=0, on_failure="log") == "abc"
+            assert mercure.stream("a", iter("abc"), interval=0, on_failure="log", private=False) == "abc"
         assert "was not published" in caplog.text
         fake.answers = [Answer()]
         with app.app_context():
-            assert mercure.stream("a", iter("abc"), interval=0, on_failure="background") == "abc"
+            assert (
+                mercure.stream("a", iter("abc"), interval=0, on_failure="background", private=False) == "abc"
+            )
             assert pipeline_of(app).queue(state_of(app).hub()).join(PATIENCE)
             with pytest.raises(ValueError, match="on_failure"):
-                mercure.stream("a", iter("abc"), on_failure="sometimes")  # type: ignore[arg-type]
+                mercure.stream("a", iter("abc"), on_failure="sometimes", private=False)  # type: ignore[arg-type]
         assert '"kind":"done"' in dict(fake.received[-1].pairs)["data"].replace(" ", "")
         state_of(app).publisher.close()
 

@@ -29,15 +29,15 @@ mercure = Mercure()
 def test_position_lets_a_page_miss_nothing_and_get_nothing_twice(hub: RunningHub, protocol: str) -> None:
     own = Mercure()
     with app_on(hub, own, PROTOCOL=protocol):
-        own.publish("position/1", "before")
-        newest = own.publish("elsewhere", "of another topic")
+        own.publish("position/1", "before", private=False)
+        newest = own.publish("elsewhere", "of another topic", private=False)
         position = own.last_event_id()
         assert position == newest == own.last_event_id()
         adapter = state_of(current_app).publisher.session.get_adapter(hub.url)
         assert isinstance(adapter, HTTPAdapter)
         pools = adapter.poolmanager.pools
         assert [pool.num_connections for pool in map(pools.__getitem__, pools.keys())] == [1]
-        own.publish("position/1", "between the data and the stream")
+        own.publish("position/1", "between the data and the stream", private=False)
         gaps: list[Gap] = []
         with own.subscribe("position/1", position, on_gap=gaps.append) as events:
             assert events.wait(PATIENCE).data == "between the data and the stream"
@@ -49,12 +49,12 @@ def test_position_lets_a_page_miss_nothing_and_get_nothing_twice(hub: RunningHub
 def test_position_of_a_hub_without_updates_or_history(folder: Path) -> None:
     with running_hub(folder) as hub, app_on(hub, mercure):
         assert mercure.last_event_id() == "earliest"
-        newest = mercure.publish("a", "1")
+        newest = mercure.publish("a", "1", private=False)
         discard_all(folder)
         gaps: list[Gap] = []
         assert mercure.last_event_id() == newest
         with mercure.subscribe("a", newest, on_gap=gaps.append) as events:
-            mercure.publish("a", "2")
+            mercure.publish("a", "2", private=False)
             assert events.wait(PATIENCE).data == "2"
         assert gaps == []
 

@@ -53,9 +53,9 @@ def on(hub: FakeHub, last_event_id: str | None = None, **options: Any) -> Subscr
 
 def test_subscription_gets_its_topics_and_no_others(app: Any) -> None:
     with mercure.subscribe(["s-1", URLPattern("/s-rooms/:id")]) as events:
-        mercure.publish("s-other", "no")
+        mercure.publish("s-other", "no", private=False)
         first = mercure.publish("s-1", {"é": 1}, private=True, type="t")
-        mercure.publish("/s-rooms/7", "two\nlines")
+        mercure.publish("/s-rooms/7", "two\nlines", private=False)
         one, two = events.wait(PATIENCE), next(events)
     assert (one.id, one.type, one.json()) == (first, "t", {"é": 1})
     assert (two.type, two.data) == ("message", "two\nlines")
@@ -65,12 +65,12 @@ def test_subscription_gets_its_topics_and_no_others(app: Any) -> None:
 
 def test_events_name_the_topics_that_were_subscribed_to(app: Any) -> None:
     with mercure.subscribe(["s-named", URLPattern("/s-named/:id")]) as events:
-        mercure.publish(["s-named", "/s-named/7", "s-unknown"], "x")
+        mercure.publish(["s-named", "/s-named/7", "s-unknown"], "x", private=False)
         assert events.wait(PATIENCE).topics == ("s-named", "/s-named/7")
 
 
 def test_subscription_replays_from_a_cursor_and_from_the_earliest(app: Any) -> None:
-    ids = [mercure.publish("s-history", str(n), id=f"urn:é:{n}") for n in range(4)]
+    ids = [mercure.publish("s-history", str(n), id=f"urn:é:{n}", private=False) for n in range(4)]
     with mercure.subscribe("s-history", ids[1]) as events:
         assert [events.wait(PATIENCE).data for _ in range(2)] == ["2", "3"]
         assert events.last_event_id == ids[3]
@@ -82,9 +82,9 @@ def test_subscription_replays_from_a_cursor_and_from_the_earliest(app: Any) -> N
 
 def test_subscription_begins_with_the_last_value_of_each_topic(app: Any) -> None:
     for number in range(4):
-        last = mercure.publish(f"s-value/{number % 2}", str(number))
+        last = mercure.publish(f"s-value/{number % 2}", str(number), private=False)
     with mercure.subscribe([f"s-value/{number}" for number in range(2)], last_value=True) as events:
-        mercure.publish("s-value/0", "live")
+        mercure.publish("s-value/0", "live", private=False)
         assert [events.wait(PATIENCE).data for _ in range(2)] == ["2", "3"]
         assert (events.last_event_id, events.gap) == (last, None)
         assert events.wait(PATIENCE).data == "live"
@@ -92,7 +92,7 @@ def test_subscription_begins_with_the_last_value_of_each_topic(app: Any) -> None
 
 def test_subscription_iteration_ends_after_its_timeout_and_closes(app: Any) -> None:
     events = mercure.subscribe("s-time", timeout=0.1)
-    mercure.publish("s-time", "1")
+    mercure.publish("s-time", "1", private=False)
     assert [event.data for event in events] == ["1"]
     assert events.is_closed
     assert list(events) == []
@@ -106,7 +106,7 @@ def test_subscription_stays_open_after_a_wait_without_event(app: Any) -> None:
         for seconds in (0, 0.05):
             with pytest.raises(TimeoutError):
                 events.wait(seconds)
-        mercure.publish("s-wait", "1")
+        mercure.publish("s-wait", "1", private=False)
         assert events.wait(PATIENCE).data == "1"
 
 
@@ -125,7 +125,7 @@ def test_subscription_closed_by_another_thread(app: Any) -> None:
 def test_subscription_closes_its_socket_when_garbage_collected(app: Any) -> None:
     events: Subscription | None = mercure.subscribe("s-forgotten")
     assert events is not None
-    mercure.publish("s-forgotten", "1")
+    mercure.publish("s-forgotten", "1", private=False)
     for _ in events:
         break
     with warnings.catch_warnings():
@@ -145,13 +145,13 @@ def test_subscription_reconnects_with_a_fresh_token(folder: Path) -> None:
             return made
 
         with Subscription(hub.url + "?match=s", token, pause=lambda _: None) as events:
-            mercure.publish("s", "1")
+            mercure.publish("s", "1", private=False)
             assert events.wait(PATIENCE).data == "1"
             deadline = time.monotonic() + PATIENCE
             while len(tokens) < 2 and time.monotonic() < deadline:
                 with pytest.raises(TimeoutError):
                     events.wait(0.2)
-            mercure.publish("s", "2")
+            mercure.publish("s", "2", private=False)
             assert events.wait(PATIENCE).data == "2"
         assert len(tokens) > 1
 
@@ -162,14 +162,14 @@ def test_subscription_loses_nothing_when_the_hub_restarts(folder: Path) -> None:
         events._pause = lambda _: time.sleep(0.01)
         port = hub.port
     with running_hub(folder, port=port) as hub, app_on(hub, mercure), events:
-        mercure.publish("r", "while it was away")
+        mercure.publish("r", "while it was away", private=False)
         assert events.wait(PATIENCE).data == "while it was away"
         assert events.gap is None
 
 
 def test_subscription_reports_a_lost_cursor(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with running_hub(folder) as hub, app_on(hub, mercure):
-        mercure.publish("g", "1")
+        mercure.publish("g", "1", private=False)
         gaps: list[Gap] = []
         with mercure.subscribe("g", "urn:lost:é", on_gap=gaps.append) as events:
             assert gaps == [Gap("urn:lost:é", "earliest", "start")]
