@@ -126,6 +126,28 @@ def test_the_clock_of_the_application_counts_if_it_says_when(site: RunningHub) -
     assert [status(site, token) for token in (before, after)] == [401, 200]
 
 
+@pytest.mark.parametrize("ahead", [86_400 * 2, 10**12, 1e300])
+def test_a_token_from_the_far_future_counts_as_old(site: RunningHub, ahead: float) -> None:
+    """Some libraries write milliseconds into iat: no revocation would ever be after that."""
+    user = f"future {ahead}"
+    token = of(site, user, iat=time.time() + ahead)
+    stream = site.subscribe({"match": "t"}, token)
+    revoked(site, sub=user)
+    assert stream.ended()
+    assert status(site, token) == 401
+
+
+@pytest.mark.parametrize("claim", ["sub", "sid", "jti"])
+def test_a_number_names_a_token_as_its_digits_do(site: RunningHub, claim: str) -> None:
+    """Not every library insists on text in these claims."""
+    token = of(site, "number", **{claim: 7101})
+    other = of(site, "number", **{claim: True})
+    stream = site.subscribe({"match": "t"}, token)
+    revoked(site, **{claim: 7101})
+    assert stream.ended()
+    assert [status(site, one) for one in (token, other)] == [401, 200]
+
+
 def test_a_session_ends_without_the_other_ones_of_the_user(site: RunningHub) -> None:
     phone, desktop = of(site, "sue", sid="phone"), of(site, "sue", sid="desktop")
     streams = [site.subscribe({"match": "t"}, token) for token in (phone, desktop)]
@@ -429,3 +451,17 @@ def test_a_flood_delays_nobody_for_long(folder: Path) -> None:
             slowest = max(slowest, time.monotonic() - began)
         assert slowest < BUSY
         assert status(hub, of(hub, "ann", jti="19/99")) == 401
+
+
+def test_it_outlives_the_updates_that_retention_discards(folder: Path) -> None:
+    settings: dict[str, Any] = {"revocations": 1, "history_size": 5, "public_url": PUBLIC_URL}
+    with running_hub(folder, **settings) as hub:
+        token = of(hub, "ann")
+        first = hub.send("t", "first")
+        revoked(hub, sub="ann")
+        for number in range(1200):
+            hub.send("t", str(number))
+        stream = hub.subscribe({"match": "t", "last_event_id": first}, hub.token())
+        assert stream.reply.headers["mercure-last-event-id"] != first
+    with running_hub(folder, **settings) as hub:
+        assert status(hub, token) == 401

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mercure_hub.protocol.errors import Section, TokenInvalid, shown
+from mercure_hub.protocol.revocation import MAX_AHEAD
 from mercure_hub.protocol.tokens.claims import (
     DETAILS,
     HOLDERS,
@@ -167,7 +168,7 @@ class TokenVerifier:
         grant.fingerprint = fingerprint if self._tells_apart else b""
         grant.key = key
         grant.issuer = issuer.identifier
-        grant.issued_at = _issued_at(claims)
+        grant.issued_at = _issued_at(claims, now)
         grant.sub, grant.sid, grant.jti = _text(claims, "sub"), _text(claims, "sid"), _text(claims, "jti")
         return grant, not_before
 
@@ -194,16 +195,22 @@ class TokenVerifier:
         return issuers[0] if len(issuers) == 1 else self._issuers[self._first]
 
 
-def _issued_at(claims: Mapping[str, Any]) -> float:
-    """When a token was made. One without ``iat`` counts as old: nobody can tell."""
+def _issued_at(claims: Mapping[str, Any], now: float) -> float:
+    """When a token was made. One whose ``iat`` cannot be a time of the past counts as old: nobody can tell.
+
+    Milliseconds, for example: no revocation would be late enough for them.
+    """
     value = claims.get("iat")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(max(0, min(value, _MAX_TIME)))
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= now + MAX_AHEAD:
+        return float(value)
     return 0.0
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str:
+    """The claim as a revocation names it: some libraries write ids as numbers."""
     value = claims.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     return value if isinstance(value, str) else ""
 
 
