@@ -3,9 +3,9 @@
 import { Fallback } from "./fallback.js";
 import { Feed, Seen } from "./feed.js";
 import { Count, Presence } from "./presence.js";
-import { canShare, SharedFeed } from "./shared_feed.js";
+import { canShare, hasRoom, SharedFeed } from "./shared_feed.js";
 import { Credentials } from "./stream.js";
-import { Subscription } from "./subscription.js";
+import { Side, Subscription } from "./subscription.js";
 import { isSubset, readTopics, readUrl, topicFilter } from "./topics.js";
 import { TRANSPORTS } from "./transports.js";
 
@@ -85,7 +85,10 @@ export class Mercure extends EventTarget {
   #wanted = new Map(); // key of a matcher -> {matcher, count}
   #byType = new Map(); // type -> Set of listeners
   #subscriptions = new Set(); // of listeners to topics
-  #beginnings = new Map(); // subscription -> position, until it is placed
+  #beginnings = new Map(); // subscription -> position, until its stream begins there
+  #sides = new Set(); // streams beside that of the page
+  #round = null; // the one of them with those that catch up
+  #hasSettled = false; // the stream of the page has had all topics
   #feed = null;
   #name = "";
   #filter = null; // the topics of this page, where a stream carries those of others too
@@ -317,10 +320,10 @@ export class Mercure extends EventTarget {
     for (const one of subscriptions) one.end();
   }
 
-  /** All that are open: the page's, and those of listeners for themselves. */
+  /** All that are open: the page's, and those beside it. */
   #feeds() {
-    const own = [...this.#subscriptions].map((one) => one.own);
-    return [this.#feed, ...own].filter((feed) => feed !== null);
+    const sides = [...this.#sides].map(({ feed }) => feed);
+    return [this.#feed, ...sides].filter((feed) => feed !== null);
   }
 
   #check() {
@@ -412,31 +415,70 @@ export class Mercure extends EventTarget {
     if (!isSubset(topics, from) || !isSubset(from, topics)) feed.change(topics);
   }
 
-  /** Give those their own stream that begin elsewhere, or whose updates nobody could tell from others. */
+  /** Give those another stream whose updates nobody could tell from others; who begins elsewhere waits for a round. */
   #place() {
-    const sink = {
-      gap: (detail) => this.#gap(detail),
-      problem: (detail) => this.#tell("problem", detail),
-      changed: () => this.#settle(),
-    };
     const tells = this.#topicOf !== null || this.#naming.isNamed;
     for (const one of this.#subscriptions) {
-      const isAlone = isSubset(this.#wanted, one.matchers);
-      const canReturn = isAlone || (tells && one.canTell);
-      const beginning = this.#beginnings.get(one) ?? null;
-      this.#beginnings.delete(one);
       one.isPlaced = true;
-      if (one.own) {
-        if (!canReturn) one.stay();
-      } else if (beginning !== null || !canReturn) {
-        one.begin(this.#settings, beginning ?? this.#feed.cursor, canReturn, sink);
-      }
+      const canReturn = isSubset(this.#wanted, one.matchers) || (tells && one.canTell);
+      const isInRound = one.side !== null && one.side === this.#round;
+      if (canReturn || (one.side && !isInRound)) continue;
+      const beginning = this.#beginnings.get(one) ?? (isInRound ? this.#round.position : null);
+      this.#beginnings.delete(one);
+      const side = [...this.#sides].find((side) => side !== this.#round && side.fits(one.matchers, beginning));
+      if (side) one.begin(side, false);
+      else this.#beside([one], one.matchers, beginning ?? this.#feed.cursor, false);
     }
+  }
+
+  /**
+   * Have those catch up that begin where the first of them does, with one stream; then the next ones.
+   *
+   * The order of two ids cannot be told from them. Over HTTP/1.1 a browser has six connections to a host.
+   */
+  #catchUp() {
+    if (this.#round) return;
+    const waiting = [...this.#beginnings].filter(([one]) => one.isPlaced);
+    // Until the page has said all, its own stream changes, and is two of them meanwhile.
+    this.#hasSettled ||= isParsed() && this.#state === "open" && isSubset(this.#wanted, this.#feed.covered);
+    if (!waiting.length || !this.#hasSettled) return;
+    const [[, position]] = waiting;
+    const members = [];
+    let topics = new Map();
+    for (const [one, beginning] of waiting) {
+      const all = new Map([...topics, ...one.matchers]);
+      if (beginning !== position || (members.length && !hasRoom(all))) continue;
+      topics = all;
+      members.push(one);
+      this.#beginnings.delete(one);
+    }
+    this.#beside(members, topics, position, true);
+  }
+
+  #beside(members, topics, position, isRound) {
+    const side = new Side(this.#settings, topics, position, (event) => this.#topicsOf(event), {
+      gap: (detail) => this.#gap(detail),
+      problem: (detail) => this.#tell("problem", detail),
+      named: (isNamed) => this.#naming.learn(isNamed) && this.#apply(),
+      changed: () => this.#settle(),
+      left: (side) => {
+        this.#sides.delete(side);
+        if (side === this.#round) this.#round = null;
+        this.#settle();
+      },
+    });
+    this.#sides.add(side);
+    if (isRound) this.#round = side;
+    for (const one of members) one.begin(side, isRound);
+    side.feed.start();
   }
 
   #settle() {
     if (!this.#feed) return;
-    for (const one of [...this.#subscriptions]) one.settle(this.#state, this.#detail, this.#feed.covered);
+    this.#catchUp();
+    for (const one of [...this.#subscriptions]) {
+      one.settle(this.#state, this.#detail, this.#feed.covered, this.#beginnings.has(one));
+    }
   }
 
   #retype() {
@@ -512,6 +554,7 @@ export class Mercure extends EventTarget {
     const { signal } = this.#abort;
     const wake = () => this.#feeds().forEach((feed) => feed.wake());
     const close = () => this.#feeds().forEach((feed) => feed.close());
+    document.addEventListener("DOMContentLoaded", () => this.#settle(), { signal });
     window.addEventListener("online", wake, { signal });
     window.addEventListener("offline", () => this.#feeds().forEach((feed) => feed.doubt()), { signal });
     window.addEventListener("pageshow", wake, { signal });
@@ -521,6 +564,12 @@ export class Mercure extends EventTarget {
     window.addEventListener("pagehide", close, { signal });
     document.addEventListener("freeze", close, { signal });
   }
+}
+
+/** Whether the page is there, and the scripts have run that it waits for: its elements have said what they want. */
+function isParsed() {
+  const [navigation] = performance.getEntriesByType("navigation");
+  return document.readyState === "complete" || !navigation || navigation.domContentLoadedEventStart > 0;
 }
 
 /** A listener that fails keeps no other from its update. */

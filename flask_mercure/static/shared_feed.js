@@ -421,7 +421,8 @@ export class SharedFeed {
   }
 }
 
-function hasRoom(topics) {
+/** Whether one request can have these topics. */
+export function hasRoom(topics) {
   const characters = [...topics.values()].reduce((sum, { value }) => sum + encodeURIComponent(value).length + 20, 0);
   return topics.size <= MOST_MATCHERS && characters <= MOST_CHARACTERS;
 }

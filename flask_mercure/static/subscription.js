@@ -3,21 +3,84 @@
 import { Feed, Handover, REMEMBERED, Seen } from "./feed.js";
 import { isSubset } from "./topics.js";
 
+/** A stream beside the shared one, for subscriptions that begin at one position. */
+export class Side {
+  #members = new Set();
+  #topicsOf;
+  #sink;
+  #hasGiven = false;
+  matchers;
+  position;
+  feed;
+  state = ["connecting", {}];
+
+  /**
+   * @param {import("./stream.js").Settings} settings
+   * @param {import("./topics.js").Matchers} matchers of all that will `add` themselves
+   * @param {string | null} position after which it begins
+   * @param {(event: object) => string[]} topicsOf an event, as far as somebody tells
+   * @param {object} sink `gap`, `problem` and `named` as of a feed; `changed` when those who take from it may be
+   *   `settle`d; `left` when nobody does any more
+   */
+  constructor(settings, matchers, position, topicsOf, sink) {
+    this.matchers = matchers;
+    this.position = position;
+    this.#topicsOf = topicsOf;
+    this.#sink = sink;
+    this.feed = new Feed(settings, matchers, position, {
+      event: (event) => this.#give(event),
+      state: (...state) => {
+        this.state = state;
+        sink.changed();
+      },
+      gap: sink.gap,
+      problem: sink.problem,
+      named: sink.named,
+      covered: () => {},
+    });
+  }
+
+  /** Whether a subscription to these topics, from that position on, would miss nothing here. */
+  fits(matchers, position) {
+    const isSame = isSubset(matchers, this.matchers) && isSubset(this.matchers, matchers);
+    return isSame && (position === null || (position === this.position && !this.#hasGiven));
+  }
+
+  add(subscription) {
+    this.#members.add(subscription);
+  }
+
+  leave(subscription) {
+    if (!this.#members.delete(subscription) || this.#members.size) return;
+    this.feed.close();
+    this.#sink.left(this);
+  }
+
+  #give(event) {
+    this.#hasGiven = true;
+    const topics = this.#topicsOf(event);
+    const receivers = [...this.#members].filter(
+      (one) => isSubset(this.matchers, one.matchers) || (topics.length && one.selects(topics, this.matchers)),
+    );
+    if (!topics.length && !receivers.length) this.#sink.problem({ reason: "no-topic", id: event.id });
+    for (const one of receivers) one.takeAside(event);
+  }
+}
+
 /**
- * Takes its updates from the stream that it shares with others. It has one of its own while it catches up with them,
- * and for as long as nobody can tell which of the shared stream's updates are its own.
+ * Takes its updates from the stream that it shares with others. It takes them from another while it catches up with
+ * that, and for as long as nobody can tell which of the shared stream's updates are its own.
  */
 export class Subscription {
   matchers;
-  isPlaced = false; // it is known whether it has a stream of its own
+  isPlaced = false; // the shared stream has been asked for its topics
   #filter;
   #give;
   #onstate;
   #state = "";
   #until;
   #seen = new Seen();
-  #own = null; // a feed
-  #ownState = ["connecting", {}];
+  #side = null; // where its updates come from, unless that is the shared stream
   #handover = null; // to the shared stream
 
   /**
@@ -38,14 +101,9 @@ export class Subscription {
     return this.#filter !== null;
   }
 
-  /** Whether it takes nothing from the shared stream, now and later. */
-  get isApart() {
-    return this.#own !== null && this.#handover === null;
-  }
-
-  /** The feed that it has for itself; `null` if there is none. */
-  get own() {
-    return this.#own;
+  /** The stream beside the shared one from which it takes its updates; `null` if there is none. */
+  get side() {
+    return this.#side;
   }
 
   /**
@@ -61,61 +119,39 @@ export class Subscription {
   /** An event of the shared stream that is for this one. */
   take(event) {
     if (this.#handover) this.#handover.fromNew(event);
-    else if (!this.#own) this.#deliver(event);
+    else if (!this.#side) this.#deliver(event);
+  }
+
+  /** An event of the stream beside that one. */
+  takeAside(event) {
+    if (this.#handover) this.#handover.fromOld(event);
+    else this.#deliver(event);
   }
 
   /**
-   * Begin with a stream of its own.
+   * Begin with another stream than the shared one.
    *
-   * @param {import("./stream.js").Settings} settings
-   * @param {string | null} cursor
+   * @param {Side} side
    * @param {boolean} returns to the shared stream, when it has caught up
-   * @param {object} sink `gap` and `problem`, as of a feed; `changed` when it may be `settle`d
    */
-  begin(settings, cursor, returns, sink) {
-    if (returns) {
-      this.#handover = new Handover(
-        (event) => this.#deliver(event),
-        () => {
-          const own = this.#own;
-          this.#own = this.#handover = null;
-          own.close();
-          sink.changed();
-        },
-        REMEMBERED,
-      );
-    }
-    this.#own = new Feed(settings, this.matchers, cursor, {
-      event: (event) => (this.#handover ? this.#handover.fromOld(event) : this.#deliver(event)),
-      state: (state, detail) => {
-        this.#ownState = [state, detail];
-        sink.changed();
-      },
-      gap: sink.gap,
-      problem: sink.problem,
-      named: () => {},
-      covered: () => {},
-    });
-    this.#own.start();
+  begin(side, returns) {
+    this.#leave();
+    this.#side = side;
+    if (returns) this.#handover = new Handover((event) => this.#deliver(event), () => this.#leave(), REMEMBERED);
+    side.add(this);
   }
 
-  /** It does not return any more, for nobody could tell its updates there. */
-  stay() {
-    this.#handover?.cancel();
-    this.#handover = null;
-  }
-
-  /** Told how the shared stream is. */
-  settle(state, detail, covered) {
+  /** Told how the shared stream is, and whether this one still waits for another. */
+  settle(state, detail, covered, waits) {
     if (!this.isPlaced) return;
     const isThere = state === "open" && isSubset(this.matchers, covered);
     if (this.#handover) {
-      const isReady = isThere && this.#own.isLive;
-      if (isReady) this.#handover.begin(); // not before: nobody else has what its own stream still has to give
+      const isReady = isThere && this.#side.feed.isLive;
+      if (isReady) this.#handover.begin(); // not before: nobody else has what the other stream still has to give
       this.#handover.ready(isReady);
     }
-    if (this.#own) this.#tell(...this.#ownState);
-    else this.#tell(state === "open" && !isThere ? "connecting" : state, detail);
+    if (this.#side) this.#tell(...this.#side.state);
+    else this.#tell(state === "open" && (waits || !isThere) ? "connecting" : state, detail);
   }
 
   /** The connection has ended, and with it this one. */
@@ -125,10 +161,15 @@ export class Subscription {
   }
 
   close() {
-    this.#handover?.cancel();
-    this.#own?.close();
-    this.#own = this.#handover = null;
+    this.#leave();
     this.#give = this.#onstate = () => {};
+  }
+
+  #leave() {
+    const side = this.#side;
+    this.#handover?.cancel();
+    this.#side = this.#handover = null;
+    side?.leave(this);
   }
 
   #tell(state, detail) {

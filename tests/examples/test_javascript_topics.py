@@ -440,3 +440,22 @@ def test_an_event_source_shows_no_topics(site: Site, tab: Tab) -> None:
     tab.wait_for("connections", site.topics, [["a", "c"], ["b"], ["c"]])
     site.publish("c", "3")
     tab.wait_for("what it got", lambda: got(tab), [["c", [], "3"]])
+
+
+def test_listeners_to_the_same_topics_of_another_hub_share_a_connection(site: Site, tab: Tab) -> None:
+    site.publish("b", "0", private=False)
+    tab.visit(f"{site.url}/?topics=a")
+    tab.run(_ANOTHER_HUB)
+    tab.run(
+        """
+        follow();
+        window.got = [[], [], []];
+        const begin = { lastEventId: "earliest" };
+        for (const some of got) module.subscribe("b", ({ data }) => some.push(data), begin);
+        """
+    )
+    tab.wait_for("what they got", lambda: got(tab), [["0"]] * 3)
+    tab.run("module.subscribe('b', ({ data }) => got[0].push('late ' + data))")
+    site.publish("b", "1", private=False)
+    tab.wait_for("what they got", lambda: got(tab), [["0", "1", "late 1"], ["0", "1"], ["0", "1"]])
+    tab.wait_for("connections", site.topics, [["a", "b"], ["b"]])
