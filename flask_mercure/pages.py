@@ -316,7 +316,10 @@ def _elements(
         link = Markup('<link rel="preconnect" href="{}" crossorigin="use-credentials">')
         elements.append(link.format(origin))
     # Turbo Drive puts the next page's in its place, which it does not with scripts.
-    elements.append(Markup('<meta name="mercure" data-mercure content="{}">').format(json.dumps(options)))
+    attributes = {"content": json.dumps(options)}
+    if has_request_context() and request.method not in ("GET", "HEAD"):
+        attributes["data-method"] = request.method  # loading the page again would send it again
+    elements.append(Markup('<meta name="mercure" data-mercure{}>').format(_attributes(attributes)))
     if import_map:
         allowed = Markup(' nonce="{}"').format(nonce) if nonce else ""
         names = _json({"imports": {name: _file_url(file) for name, file in _modules().items()}})
@@ -333,7 +336,7 @@ def _on(state: MercureState) -> Callable[..., Markup]:
         last_event_id: str | None = None,
         text: str | None = None,
         field: str | None = None,
-        reload: bool | None = None,
+        gap: str | None = None,
         nonce: str | None = None,
     ) -> Markup:
         """An element for the page's body that says what the page does with updates of a type.
@@ -350,10 +353,11 @@ def _on(state: MercureState) -> Callable[..., Markup]:
         :param text: in place of ``call``: a CSS selector; the elements show the update's data as text. In
             ``#item-{id}``, fields of JSON are put in, escaped.
         :param field: of the JSON, whose value they show; default: all of the data.
-        :param reload: whether the page reloads itself when updates may be missing; default: unless ``call``
-            names a function.
+        :param gap: ``reload`` loads the page anew when updates may be missing, ``event`` leaves it to the
+            page's listeners to ``mercure:gap``; anything else is the name of a function, which is given the
+            event's detail. Default: ``event`` if ``call`` names a function, else ``reload``.
         :param nonce: of the page's Content-Security-Policy, where that does not allow scripts of ``'self'``.
-        :raises InvalidArgument: ``call`` names no function, or a topic cannot be expressed.
+        :raises InvalidArgument: ``call`` or ``gap`` names no function, or a topic cannot be expressed.
         :raises TypeError: there are both ``call`` and ``text``, or neither; or a position without topics.
         """
         if (call is None) == (text is None):
@@ -366,8 +370,13 @@ def _on(state: MercureState) -> Callable[..., Markup]:
             raise InvalidArgument(
                 f"call is {call!r}; give 'turbo', 'htmx', or the name of a function such as 'app.toast'"
             )
+        if gap is None:
+            gap = "reload" if call in (None, "turbo", "htmx") else "event"
+        if not _FUNCTION.fullmatch(gap):
+            raise InvalidArgument(
+                f"gap is {gap!r}; give 'reload', 'event', or the name of a function such as 'app.fetch'"
+            )
         wanted = [_as_json(one) for one in matchers(topics, state.configuration.protocol, "topics")]
-        reloads = call in (None, "turbo", "htmx") if reload is None else reload
         given = {
             "type": type,
             "call": call,
@@ -375,7 +384,7 @@ def _on(state: MercureState) -> Callable[..., Markup]:
             "last-event-id": last_event_id,
             "text": text,
             "field": field,
-            "reload": "" if reloads else None,
+            "gap": None if gap == "event" else gap,
         }
         attributes = _attributes({name: value for name, value in given.items() if value is not None})
         element = Markup("<mercure-on{} hidden></mercure-on>").format(attributes)

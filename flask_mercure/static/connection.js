@@ -3,13 +3,12 @@
 import { Fallback } from "./fallback.js";
 import { Feed, Seen } from "./feed.js";
 import { Count, Presence } from "./presence.js";
+import { reload } from "./reload.js";
 import { canShare, hasRoom, SharedFeed } from "./shared_feed.js";
 import { Credentials } from "./stream.js";
 import { Side, Subscription } from "./subscription.js";
 import { isSubset, readTopics, readUrl, topicFilter } from "./topics.js";
 import { TRANSPORTS } from "./transports.js";
-
-const LOADED_ANEW = 30_000; // milliseconds between two reloads of a page by itself
 
 /** An update. */
 export class Update {
@@ -101,7 +100,6 @@ export class Mercure extends EventTarget {
   #isCrowded = false; // the stream of all tabs has no room for the topics of this one
   #isOver = false; // the feed is that of tabs whose access has ended
   #detail = {};
-  #reload = 0; // timer
   #endPage; // ends the subscription to the page's topics
 
   static {
@@ -294,22 +292,16 @@ export class Mercure extends EventTarget {
   }
 
   /**
-   * Reload the page, because updates are missing.
-   *
-   * A page that was reloaded less than 30 seconds ago waits until then: what did not help the first time
-   * must not make it do so for ever.
+   * Load the page anew by its address, because updates are missing: not while a form has what was not sent, not
+   * twice within 30 seconds, and never what a POST has answered.
    */
   reload() {
-    const [navigation] = performance.getEntriesByType("navigation");
-    const age = performance.now();
-    const rest = navigation?.type === "reload" ? LOADED_ANEW - age : 0;
-    this.#reload ||= setTimeout(() => location.reload(), Math.max(0, rest));
+    reload(this.#abort.signal);
   }
 
   /** End everything. */
   close() {
     clearTimeout(this.#changes);
-    clearTimeout(this.#reload);
     this.#abort.abort();
     this.#feed?.close();
     this.#feed = null;
@@ -534,7 +526,11 @@ export class Mercure extends EventTarget {
           "last_event_id from mercure.last_event_id(), in the view and before its data",
       );
     }
-    this.#tell("gap", isStart ? { ...detail, reason: "start" } : detail);
+    const told = isStart ? { ...detail, reason: "start" } : detail;
+    const gap = new CustomEvent("gap", { detail: told, cancelable: true });
+    const ofPage = new CustomEvent("mercure:gap", { detail: told, cancelable: true });
+    if (!document.dispatchEvent(ofPage)) gap.preventDefault();
+    this.dispatchEvent(gap);
   }
 
   #setState(state, detail) {

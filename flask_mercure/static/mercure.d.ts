@@ -139,6 +139,13 @@ export interface PresenceOptions {
   join?: boolean;
 }
 
+declare global {
+  interface DocumentEventMap {
+    /** Before `gap`; with `preventDefault()`, elements of `mercure_on` leave it to the page. */
+    "mercure:gap": CustomEvent<GapDetail>;
+  }
+}
+
 export interface MercureEvents {
   state: CustomEvent<StateDetail>;
   gap: CustomEvent<GapDetail>;
@@ -169,7 +176,10 @@ export class Mercure extends EventTarget {
    * number comes at once, and at most once a second. The user needs what `mercure.presence_count(topic).grants` has.
    */
   presenceCount(topic: string, callback: (connections: number) => void, options?: PresenceOptions): () => void;
-  /** Reload the page after a gap, at the earliest 30 seconds after the previous reload. */
+  /**
+   * Load the page anew by its address after a gap: when no form has what was not sent, at the earliest 30 seconds
+   * after the time before. The answer of a POST stays; the console says so.
+   */
   reload(): void;
   /** Tell that the cookie has changed, or what the token is now. */
   renewed(token?: string): void;

@@ -61,10 +61,12 @@ class MercureOn extends HTMLElement {
       ends.push(mercure.on(type, () => {})); // so that EventSource hears the type
       ends.push(mercure.subscribe(JSON.parse(topics), take, { lastEventId }));
     }
-    if (this.hasAttribute("reload")) {
-      const reload = () => mercure.reload();
-      mercure.addEventListener("gap", reload);
-      ends.push(() => mercure.removeEventListener("gap", reload));
+    const gap = this.getAttribute("gap");
+    if (gap !== null) {
+      const fill = gap === "reload" ? () => mercure.reload() : ({ detail }) => named(gap)(detail);
+      const take = (event) => event.defaultPrevented || fill(event);
+      mercure.addEventListener("gap", take);
+      ends.push(() => mercure.removeEventListener("gap", take));
     }
     this.#end = () => ends.forEach((end) => end());
   }

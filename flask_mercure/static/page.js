@@ -1,6 +1,7 @@
 // The page's one connection: made when it is needed first, of what `mercure_script` has put into the page.
 
 import { follow, Mercure, turnTo } from "./connection.js";
+import { load } from "./reload.js";
 import { readUrl } from "./topics.js";
 
 const LATER = new Set([408, 425, 429]); // the answers of these statuses ask to come again
@@ -51,7 +52,7 @@ function followPage() {
   const before = JSON.parse(followed);
   const { topics, lastEventId = null, url, identity } = configuration();
   if (url !== before.url || identity !== before.identity) {
-    connection.reload(); // another hub or user is another connection
+    load(); // another hub or user is another connection
     return;
   }
   followed = text;

@@ -177,13 +177,36 @@ def test_the_connection_follows_turbo_drive(site: Orders, tab: Tab) -> None:
     assert tab.run("return window.isSame") is True
 
 
-def test_a_page_that_missed_updates_reloads_itself(site: Orders, tab: Tab) -> None:
-    tab.driver.get(f"{site.url}/turbo?position=urn:unknown")
-    kind = "return performance.getEntriesByType('navigation')[0].type"
-    tab.wait_for("navigation", lambda: tab.run(kind), "reload")
+def test_a_page_with_turbo_that_missed_updates_keeps_its_focus(site: Orders, tab: Tab) -> None:
+    site.do("create", "First")
+    _visit(site, tab, "turbo")
+    _wait_rows(tab, ("order-1", "First"))
+    tab.wait_for("Turbo", lambda: tab.run("return typeof Turbo"), "object")
+    tab.run("document.querySelector('[name=title]').focus(); window.isSame = true")
+    tab.run("document.querySelector('#order-1').innerText = 'stale'")
+    tab.run(
+        """
+        const element = document.createElement("mercure-on");
+        const given = { type: "note", call: "app.toast", topics: '["turbo"]', gap: "reload" };
+        for (const [name, value] of Object.entries(given)) element.setAttribute(name, value);
+        element.setAttribute("last-event-id", "urn:unknown");
+        document.body.append(element);
+        """
+    )
+    _wait_rows(tab, ("order-1", "First"))
+    assert tab.run("return [window.isSame, document.activeElement.name]") == [True, "title"]
+    tab.run("sessionStorage.clear()")
+    assert all("urn:unknown" in one for one in tab.problems())
+
+
+def test_a_page_that_missed_updates_is_loaded_anew(site: Orders, tab: Tab) -> None:
+    tab.driver.get(f"{site.url}/htmx?position=urn:unknown")
+    noted = "return sessionStorage.getItem('mercure loaded anew') !== null"
+    tab.wait("another loading", lambda: tab.run(noted))
     warnings: list[str] = []
     # The page that was loaded again begins at the same place.
     tab.wait("both warnings", lambda: warnings.extend(tab.problems()) or len(warnings) == 2)  # type: ignore[func-returns-value]
+    tab.run("sessionStorage.clear()")
     assert all("does not have the update urn:unknown" in one for one in warnings)
 
 

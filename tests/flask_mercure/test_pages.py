@@ -192,14 +192,14 @@ def test_a_page_on_another_host_gets_the_public_url(hub: str) -> None:
 @pytest.mark.parametrize(
     ("call", "attributes"),
     [
-        ('"message", "turbo"', 'type="message" call="turbo" reload=""'),
-        ('"message", "htmx", reload=False', 'type="message" call="htmx"'),
+        ('"message", "turbo"', 'type="message" call="turbo" gap="reload"'),
+        ('"message", "htmx", gap="event"', 'type="message" call="htmx"'),
         ('"saved", "app.toast"', 'type="saved" call="app.toast"'),
-        ('"saved", "toast", reload=True', 'type="saved" call="toast" reload=""'),
-        ('"count", text="#count"', 'type="count" text="#count" reload=""'),
+        ('"saved", "toast", gap="reload"', 'type="saved" call="toast" gap="reload"'),
+        ('"count", text="#count"', 'type="count" text="#count" gap="reload"'),
         (
             '"a", text="#a-{id} > b", field="count"',
-            'type="a" text="#a-{id} &gt; b" field="count" reload=""',
+            'type="a" text="#a-{id} &gt; b" field="count" gap="reload"',
         ),
         (
             '"a", "b", topics=["x", mercure_pattern("/books/:id")]',
@@ -233,6 +233,15 @@ def test_mercure_on_has_a_nonce() -> None:
 def test_mercure_on_calls_nothing_but_functions(name: str) -> None:
     with pytest.raises(InvalidArgument, match="call is"):
         render("{{ mercure_on('a', name) }}", name=name)
+    with pytest.raises(InvalidArgument, match="gap is"):
+        render("{{ mercure_on('a', 'b', gap=name) }}", name=name)
+
+
+@pytest.mark.parametrize(("method", "marked"), [("GET", False), ("HEAD", False), ("POST", True)])
+def test_the_answer_of_a_post_says_so(method: str, marked: bool) -> None:
+    with make_app().test_request_context(method=method):
+        html = render_template_string("{{ mercure_script('a') }}")
+    assert ('data-method="POST"' in html) is marked
 
 
 @pytest.mark.parametrize(
