@@ -22,6 +22,7 @@ _MAX_BYTES = 4096
 # Names below which a registry of a country sells domains: co.uk, com.au, or.jp … Browsers know the whole
 # public suffix list and refuse a cookie for any of it. This is no copy: it catches the usual ones.
 _SECOND_LEVEL = re.compile("ac|com?|edu|gob?|govt?|gv|mil|net?|nom|org?|sch")
+_PORTS = {"http": ":80", "https": ":443"}
 _LOOPBACK = ("127.0.0.1", "localhost")
 _SHARED_HOSTING = (
     *("appspot.com", "azurewebsites.net", "cloudfront.net", "fly.dev", "github.io", "gitlab.io"),
@@ -257,6 +258,16 @@ def replace_cookie(headers: Headers, line: str) -> None:
     kept = [one for one in headers.getlist("Set-Cookie") if _identity(one) != replaced]
     headers.setlist("Set-Cookie", [*kept, line])
     keep_private(headers)
+
+
+def identity_cookie(url: str) -> str:
+    """The name of the mark that tells scripts whose cookie the browser has, as the module makes it too.
+
+    :param url: of the hub, as pages have it.
+    """
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2].lower().removesuffix(_PORTS.get(parts.scheme, ""))
+    return "mercure_identity_" + re.sub("[^A-Za-z0-9]+", "_", host + (parts.path or "/"))
 
 
 def _identity(line: str) -> tuple[str, str, str]:

@@ -5,6 +5,8 @@ gives the browser a *mark* for its own paths, which ends with the token and hold
 keyed digests: of the user, and of what was granted and to whom. When these differ in the next request, the
 cookie is another user's, or not what the app would grant now.
 
+A second mark, which scripts can read, tells the pages of two users apart: see :func:`_set_identity`.
+
 With ``MERCURE_REVOKE_ON_LOGOUT`` the tokens of a browser have a ``sid`` from its login to its logout, by
 which the hub can end them. The mark then has what the app makes it of: nobody can make that of another.
 """
@@ -36,7 +38,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from flask_mercure import revocation
 from flask_mercure.config.settings import Configuration
-from flask_mercure.cookies import CookiePolicy, host_of, keep_private, replace_cookie
+from flask_mercure.cookies import CookiePolicy, host_of, identity_cookie, keep_private, replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, MercureError, TokenError
 from flask_mercure.state import HubState, MercureState, state_of
 from flask_mercure.tokens import expiry, without_frames
@@ -55,6 +57,10 @@ _TOPIC = 8
 """Characters of the digest of a topic."""
 _MANY = 32
 """Topics of which the mark tells each one."""
+_UNNAMED = re.compile(r"([\w-]{16})\.([\w-]*)\.([\w-]{8})", re.ASCII)
+"""A mark of a user whom nobody names: a random part, what the cookie grants, and the session."""
+_REMEMBERED = 31 * 24 * 3600
+"""Seconds for which browsers keep whose cookie they had."""
 _NOT_OURS = "0"
 """In place of a digest: a cookie that a view has set itself. No digest is equal to it."""
 KEY = "mercure.cookies"
@@ -185,13 +191,13 @@ def set_cookie(
     user: str | int | None = None,
 ) -> None:
     """Add the cookie to a response; arguments and errors are those of :meth:`Mercure.set_cookie`."""
+    subscribe = as_list(subscribe, "subscribe") or ()  # iterators are read once
     if state.configuration.revoke_on_logout:
         if "sid" in (additional_claims or {}):
             raise InvalidArgument(
                 f"additional_claims has sid, and {state.configuration.setting('REVOKE_ON_LOGOUT')} is on: "
                 "the extension names the session then"
             )
-        subscribe = as_list(subscribe, "subscribe") or ()
         login = _logins()[state.name] = _continued(state, subscribe, user)
         additional_claims = {**(additional_claims or {}), "sid": login.sid}
     host = host_of(request.host)
@@ -201,6 +207,7 @@ def set_cookie(
         state, subscribe, publish, additional_claims, lifetime=lifetime, payload=payload, user=user
     )
     add_cookie(state, response.headers, host, token)
+    _set_identity(state, response, subscribe, additional_claims or {}, user)
 
 
 @without_frames
@@ -224,6 +231,7 @@ def clear_cookie(state: HubState, response: BaseResponse) -> None:
     :raises CookieError: no browser can have the cookie from this host.
     """
     state.configuration.cookie.clear(response.headers, host_of(request.host))
+    _mark_identity(state, response, "")
 
 
 def _seconds(lifetime: object) -> float:
@@ -754,14 +762,96 @@ def keyed(text: str) -> str:
     return urlsafe_b64encode(code[:18]).decode()
 
 
-def identity(grants: Grants) -> str | None:
+def identity(user: object) -> str | None:
     """A name for the user that tells tabs of two users apart, and nobody who the user is.
 
-    :param grants: of the current user.
-    :returns: ``None`` when nobody is known.
+    :param user: who was named; ``None``: the current one of the app's login extension.
+    :returns: ``None`` when nobody is known, or the app has no ``SECRET_KEY``.
     """
-    name = _subject(grants.user)
-    return None if name is None else keyed(json.dumps(["identity", name]))
+    name = _subject(user)
+    return None if name is None or not current_app.secret_key else keyed(json.dumps(["identity", name]))
+
+
+def marked_identity(state: HubState, response: BaseResponse) -> str:
+    """The identity that a response marks its cookie with.
+
+    :param state: of the hub.
+    :param response: to which the cookie was added.
+    """
+    name = f"{_identity_cookie(state)}="
+    lines = response.headers.getlist("Set-Cookie")
+    return next((re.split("[=;.]", line)[1] for line in lines if line.startswith(name)), "")
+
+
+def _set_identity(
+    state: HubState,
+    response: BaseResponse,
+    subscribe: Topics,
+    claims: Mapping[str, Any],
+    user: str | int | None,
+) -> None:
+    """Mark whose cookie the browser has from now on, for scripts of the app's pages.
+
+    A page reads it when it begins, since the view may set the cookie after it has rendered the page, and tabs
+    see there that somebody else has signed in. Of a user whom nobody names, only what the cookie grants is
+    known: another user begins where the cookie does not grant all that it did before, or grants more in
+    another session.
+
+    :param subscribe: what the cookie grants.
+    :param claims: of its token.
+    """
+    mark = identity(claims.get("sub", user))
+    if mark is None:
+        topics = matchers(subscribe, state.configuration.protocol, "subscribe")
+        granted = [f"{type(one).__name__} {one}" for one in topics] + [repr(claims.get("mercure"))]
+        before = _UNNAMED.fullmatch(request.cookies.get(_identity_cookie(state), ""))
+        nonce = before[1] if before else secrets.token_urlsafe(12)
+        try:
+            session = json.dumps(_user())
+        except Exception:  # its store may be away
+            session = ""
+        read, whose = _salted(nonce, granted), _salted(nonce, [session])
+        if before and read != before[2] and (_is_less(before[2], read) or whose != before[3]):
+            nonce = secrets.token_urlsafe(12)
+            read, whose = _salted(nonce, granted), _salted(nonce, [session])
+        mark = f"{nonce}.{read}.{whose}"
+    _mark_identity(state, response, mark)
+
+
+def _salted(salt: str, texts: Iterable[str]) -> str:
+    """Digests of texts, joined; of many, a single one that is longer. They need no ``SECRET_KEY``."""
+
+    def digest(text: str) -> str:
+        return urlsafe_b64encode(
+            hashlib.sha256(f"{salt} {text}".encode("utf-8", "replace")).digest()
+        ).decode()
+
+    found = sorted({digest(one)[:_TOPIC] for one in texts})
+    return "".join(found) if len(found) <= _MANY else digest("".join(found))[: _TOPIC + 1]
+
+
+def _mark_identity(state: HubState, response: BaseResponse, mark: str) -> None:
+    """Set the mark that scripts can read, or delete it.
+
+    It outlives the cookie, so that a page which has slept for longer finds its user again.
+    """
+    sessions = current_app.session_interface
+    policy = state.configuration.cookie
+    line = dump_cookie(
+        _identity_cookie(state),
+        mark,
+        max_age=_REMEMBERED if mark else 0,
+        expires=None if mark else 0,
+        path=sessions.get_cookie_path(current_app),
+        domain=sessions.get_cookie_domain(current_app),
+        secure=policy.secure,
+        samesite="None" if policy.same_site == "None" else "Lax",
+    ) + ("; Partitioned" if policy.partitioned else "")
+    replace_cookie(response.headers, line)
+
+
+def _identity_cookie(state: HubState) -> str:
+    return identity_cookie(state.configuration.cookie.url_for(host_of(request.host)))
 
 
 def _subject(user: object) -> str | None:

@@ -15,7 +15,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.datastructures import Headers
 
 from flask_mercure.errors import ConfigurationError, NotGranted
-from flask_mercure.grants import KEY, Grants, UserCookie, identity, keyed, ungranted
+from flask_mercure.grants import KEY, Grants, UserCookie, identity, keyed, marked_identity, ungranted
 from flask_mercure.pages import REFRESH, RENEW_AT, module_url, page_options, refresh_url
 from flask_mercure.state import HubState, state_of
 from flask_mercure.topics import Topics, matchers
@@ -56,8 +56,6 @@ def session(
         document |= _access(state, cookie, response, grants, as_token=token)
         query = {"token": _seal(state)} if token else {}
         document["refresh"] = refresh_url(state.name, external=is_elsewhere, **query)
-        if (name := identity(grants)) is not None:
-            document["identity"] = name
     elif token:
         raise ConfigurationError(
             "session(token=True) has to know what the token may read: register a function with "
@@ -125,8 +123,13 @@ def _access(
     members: dict[str, Any] = {}
     if as_token:
         members["token"], end = cookie.give_token(state, grants)
+        name = identity(grants.user)
     else:
         end = cookie.give(state, response, grants)
+        # Where the page cannot read the mark of it.
+        name = marked_identity(state, response) if _is_from_elsewhere() else None
+    if name is not None:
+        members["identity"] = name
     if end is not None:
         members["refreshAfter"] = max(1.0, round((end - time.time()) * RENEW_AT, 3))
     return members

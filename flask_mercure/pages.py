@@ -258,7 +258,6 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         nonce: str | None = None,
         import_map: bool = True,
         refresh: str | None = None,
-        identity: str | None = None,
         topic_of: str | None = None,
         transport: str | None = None,
         last_value: bool = False,
@@ -273,7 +272,6 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param import_map: ``False`` when the page has its own; scripts then import ``mercure_module()``.
         :param refresh: URL that answers a POST with a fresh cookie; called before the token ends. Default: a
             view of the extension, where ``subscribe_grants`` is used.
-        :param identity: of the user, where tabs of two users must not share a connection.
         :param topic_of: ``"type"`` at a hub that does not name topics, when updates have their topic as type.
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
         :param last_value: begin with the newest update of each topic.
@@ -295,7 +293,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
             raise InvalidArgument(
                 f"transport is {transport!r}; known are {', '.join(map(repr, _TRANSPORTS))}"
             )
-        given = {"identity": identity, "topicOf": topic_of, "transport": transport}
+        given = {"topicOf": topic_of, "transport": transport}
         options |= {name: value for name, value in given.items() if value is not None}
         elements = _elements(configuration, options, nonce, import_map)
         if event_source:

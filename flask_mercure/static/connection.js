@@ -2,6 +2,7 @@
 
 import { Fallback } from "./fallback.js";
 import { Feed, Seen } from "./feed.js";
+import { Identity } from "./identity.js";
 import { Count, Presence } from "./presence.js";
 import { reload } from "./reload.js";
 import { canShare, hasRoom, SharedFeed } from "./shared_feed.js";
@@ -76,6 +77,9 @@ export let follow;
 /** Ends the subscription to the topics that it was made with, and subscribes to those of the next page instead. */
 export let turnTo;
 
+/** Whether the browser's cookie is that of somebody else than the connection's. */
+export let isForeign;
+
 /** Its own events: "state", "gap" and "problem", each with a `detail`. Updates go to `on` and `subscribe`. */
 export class Mercure extends EventTarget {
   #settings;
@@ -99,6 +103,8 @@ export class Mercure extends EventTarget {
   #hasBegun = false; // a stream was open
   #isCrowded = false; // the stream of all tabs has no room for the topics of this one
   #isOver = false; // the feed is that of tabs whose access has ended
+  #identity;
+  #isForeign = false; // the browser's cookie is that of somebody else
   #detail = {};
   #endPage; // ends the subscription to the page's topics
 
@@ -109,6 +115,7 @@ export class Mercure extends EventTarget {
       mercure.#seen = new Seen(); // what the page before has shown, this one may not have
       mercure.#endPage = topics.length ? mercure.subscribe(topics, null, { lastEventId }) : () => {};
     };
+    isForeign = (mercure) => mercure.#checkIdentity();
   }
 
   constructor(url, options) {
@@ -140,7 +147,8 @@ export class Mercure extends EventTarget {
       throw new TypeError("token is neither a token nor a function that returns one");
     }
     // A stream that runs already in another tab has sent the last values there.
-    this.#options = { share: share && !lastValue, identity: options.identity ?? "", lastEventId };
+    this.#options = { share: share && !lastValue, lastEventId };
+    this.#identity = new Identity(read.url, options.identity, token !== null);
     this.#naming = new Naming(read.url, transport);
     this.#topicOf = topicOf === "type" ? ({ type }) => type : topicOf;
     this.#settings = {
@@ -149,7 +157,8 @@ export class Mercure extends EventTarget {
       fallback: new Fallback(transport, fallback, token !== null, read.url),
       hearsAllTypes: TRANSPORTS[transport].hearsAllTypes, // the fallback hears them all
       credentials,
-      access: new Credentials(refresh, refreshAfter * 1000, token),
+      access: new Credentials(refresh, refreshAfter * 1000, token, this.#identity),
+      isForeign: () => this.#checkIdentity(),
       lastValue,
       heartbeat: heartbeat * 1000,
       ownTypes: () => this.#byType.keys(),
@@ -284,11 +293,22 @@ export class Mercure extends EventTarget {
     };
   }
 
-  /** The cookie, or the token, has changed: go over to a stream that was opened with it. */
+  /** The cookie, or the token, has changed: go over to a stream that was opened with it, whosever it is. */
   renewed(token) {
     this.#check();
-    this.#settings.access.note(token === undefined ? {} : { token });
-    for (const feed of this.#feeds()) feed.renew(token);
+    const before = this.#identity.own;
+    const wasForeign = this.#isForeign;
+    const feeds = this.#feeds();
+    this.#identity.adopt();
+    this.#isForeign = false;
+    const { access } = this.#settings;
+    if (this.#identity.own !== before) access.wasGiven = false; // that was for another one
+    access.note(token === undefined ? {} : { token });
+    if (this.#feed && this.#identity.own !== before) this.#apply();
+    for (const feed of this.#feeds()) {
+      if (wasForeign) feed.wake();
+      else if (feeds.includes(feed)) feed.renew(token);
+    }
   }
 
   /**
@@ -339,6 +359,7 @@ export class Mercure extends EventTarget {
   }
 
   #apply() {
+    if (this.#checkIdentity()) return;
     if (!this.#feed) this.#begin();
     this.#connect(new Map([...this.#wanted].map(([key, { matcher }]) => [key, matcher])));
     this.#place();
@@ -356,14 +377,14 @@ export class Mercure extends EventTarget {
   }
 
   #connect(topics) {
-    const { share, identity, lastEventId } = this.#options;
+    const { share, lastEventId } = this.#options;
     const { url, protocol, access } = this.#settings;
     const isShared = share && canShare();
     this.#filter = topicFilter(topics, url, protocol);
     // Tabs that cannot tell the topic of an update share a stream only when they want the same topics:
     // otherwise one would get what the other has subscribed to.
     // The module's address has its version: tabs of two versions do not understand each other.
-    const parts = [import.meta.url, url.href, identity];
+    const parts = [import.meta.url, url.href, this.#identity.own];
     if (this.#topicOf) parts.push("topicOf");
     else if (this.#naming.isNamed && this.#filter && !this.#isCrowded) parts.push("topics");
     else parts.push("same topics", ...[...topics.keys()].sort());
@@ -466,10 +487,11 @@ export class Mercure extends EventTarget {
   }
 
   #settle() {
-    if (!this.#feed) return;
-    this.#catchUp();
+    if (!this.#feed && !this.#isForeign) return;
+    if (this.#feed) this.#catchUp();
+    const covered = this.#feed?.covered ?? new Map();
     for (const one of [...this.#subscriptions]) {
-      one.settle(this.#state, this.#detail, this.#feed.covered, this.#beginnings.has(one));
+      one.settle(this.#state, this.#detail, covered, this.#beginnings.has(one));
     }
   }
 
@@ -548,7 +570,10 @@ export class Mercure extends EventTarget {
   /** Come back from wherever the page was: without network, in the background, in the back/forward cache. */
   #watchPage() {
     const { signal } = this.#abort;
-    const wake = () => this.#feeds().forEach((feed) => feed.wake());
+    const wake = () => {
+      if (!this.#checkIdentity()) this.#feeds().forEach((feed) => feed.wake());
+      else if (document.visibilityState === "visible") this.#askWhose();
+    };
     const close = () => this.#feeds().forEach((feed) => feed.close());
     document.addEventListener("DOMContentLoaded", () => this.#settle(), { signal });
     window.addEventListener("online", wake, { signal });
@@ -559,6 +584,37 @@ export class Mercure extends EventTarget {
     // A page that is put away holds no stream, and no lock: another tab leads.
     window.addEventListener("pagehide", close, { signal });
     document.addEventListener("freeze", close, { signal });
+    this.#identity.watch(() => this.#checkIdentity(), signal);
+  }
+
+  /**
+   * Stop while the browser's cookie is that of somebody else, and go on when it is not any more.
+   *
+   * @returns {boolean} whether it is
+   */
+  #checkIdentity() {
+    const { isForeign } = this.#identity;
+    if (isForeign === this.#isForeign || this.#state === "closed") return this.#isForeign;
+    this.#isForeign = isForeign;
+    if (isForeign) {
+      for (const feed of this.#feeds()) feed.close();
+      const reason = this.#identity.isNobody ? this.#settings.access.why : "identity-changed";
+      this.#setState("refused", { status: 401, reason });
+      this.#settle();
+      this.#askWhose();
+    } else {
+      this.#apply();
+      for (const feed of this.#feeds()) feed.wake();
+    }
+    return isForeign;
+  }
+
+  /** Have the app say who is signed in, where nobody seems to be or the cookie cannot tell. */
+  async #askWhose() {
+    const { access } = this.#settings;
+    if (!access.canRenew || !this.#identity.isUnsure) return;
+    await access.renew();
+    this.#checkIdentity();
   }
 }
 

@@ -1,6 +1,6 @@
 // The page's one connection: made when it is needed first, of what `mercure_script` has put into the page.
 
-import { follow, Mercure, turnTo } from "./connection.js";
+import { follow, isForeign, Mercure, turnTo } from "./connection.js";
 import { load } from "./reload.js";
 import { readUrl } from "./topics.js";
 
@@ -48,13 +48,13 @@ export function connect(url, more) {
 function followPage() {
   const text = configurationText();
   const isPreview = document.documentElement.hasAttribute("data-turbo-preview");
-  if (isPreview || followed === null || [followed, null].includes(text) || !isConnected()) return;
-  const before = JSON.parse(followed);
-  const { topics, lastEventId = null, url, identity } = configuration();
-  if (url !== before.url || identity !== before.identity) {
+  if (isPreview || followed === null || text === null || !isConnected()) return;
+  const { topics, lastEventId = null, url } = configuration();
+  if (url !== JSON.parse(followed).url || isForeign(connection)) {
     load(); // another hub or user is another connection
     return;
   }
+  if (text === followed) return;
   followed = text;
   turnTo(connection, topics, lastEventId);
 }

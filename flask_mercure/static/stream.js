@@ -18,6 +18,7 @@ const UNANSWERED = 10_000; // milliseconds without an answer, after which someth
  * @property {boolean} hearsAllTypes whichever transport it may be
  * @property {RequestCredentials} credentials
  * @property {Credentials} access has the token, and renews it or the cookie
+ * @property {() => boolean} isForeign whether the cookie is that of somebody else than the page's; closes all streams then
  * @property {boolean} lastValue begin with the newest update of each topic
  * @property {number} heartbeat of the hub, in milliseconds; 0 when it has none
  * @property {() => Iterable<string>} types event types that somebody listens to
@@ -103,6 +104,7 @@ export class Stream {
       if (turn !== this.#turn) return;
       if (access.isOver) return void this.#wait(outcome === "refused" ? { status: 401, reason: access.why } : {});
     }
+    if (this.#settings.isForeign()) return;
     const requested = this.cursor;
     this.#lastSign = Date.now();
     this.#name = fallback.name;
@@ -152,6 +154,7 @@ export class Stream {
 
   #opened(requested, { position, isNamed, isMarked, isAdmitted }) {
     clearTimeout(this.#watch);
+    if (this.#settings.isForeign()) return; // since it was asked for
     const { access, fallback } = this.#settings;
     fallback.opened(this.#name);
     if (this.#transport.showsTopics) this.#sink.named(isNamed);
@@ -257,6 +260,7 @@ export class Credentials {
   #refresh;
   #lifetime;
   #token;
+  #identity;
   #renewed = Date.now();
   #underWay = null;
   wasGiven = false; // the hub has taken a token of the page
@@ -267,11 +271,13 @@ export class Credentials {
    * @param {string | (() => unknown) | null} refresh URL that answers a POST with a cookie or a token, or a function
    * @param {number} lifetime milliseconds after which they are renewed before they are used; 0 for never
    * @param {string | (() => string | Promise<string>) | null} token `null` for a cookie
+   * @param {import("./identity.js").Identity} identity
    */
-  constructor(refresh, lifetime, token = null) {
+  constructor(refresh, lifetime, token, identity) {
     this.#refresh = refresh;
     this.#lifetime = lifetime;
     this.#token = token;
+    this.#identity = identity;
   }
 
   /** What gives the token for a request; `null` when the cookie is sent. */
@@ -306,10 +312,12 @@ export class Credentials {
   /**
    * It was renewed.
    *
-   * @param {{token?: string, refreshAfter?: number}} answer what is known of the new one
+   * @param {{token?: string, refreshAfter?: number, identity?: string}} answer what is known of the new one
    */
-  note({ token, refreshAfter } = {}) {
+  note({ token, refreshAfter, identity } = {}) {
     this.#renewed = Date.now();
+    this.#identity.note(identity);
+    if (this.#identity.isForeign) return; // it is not for this page
     this.isOver = false;
     this.why = MISSING;
     if (typeof token === "string" && typeof this.#token === "string") this.#token = token;

@@ -28,7 +28,8 @@ def cookie_line(config: Mapping[str, Any], page: str, *, clear: bool = False, **
             assert mercure.clear_cookie(response) is response
         else:
             assert mercure.set_cookie(response, **arguments) is response
-    (line,) = response.headers.getlist("Set-Cookie")
+    line, mark = response.headers.getlist("Set-Cookie")
+    assert mark.startswith("mercure_identity_")
     return line
 
 
@@ -275,9 +276,10 @@ def test_the_last_cookie_of_a_hub_wins_and_others_stay() -> None:
         mercure.set_cookie(response, ["a"])
         mercure.set_cookie(response, ["b"])
         mercure.clear_cookie(response)
-    first, second = response.headers.getlist("Set-Cookie")
+    first, second, mark = response.headers.getlist("Set-Cookie")
     assert first.startswith("session=x")
     assert second.startswith("__Secure-mercure_access_token=;")
+    assert mark.startswith("mercure_identity_site_example_well_known_mercure=;")
 
 
 @pytest.mark.parametrize(
@@ -404,4 +406,4 @@ def test_a_cookie_of_the_same_name_for_other_paths_stays() -> None:
     with make_app(mercure, **SITE).test_request_context(base_url="https://site.example"):
         mercure.set_cookie(response, ["a"])
         mercure.set_cookie(response, ["b"])
-    assert len(response.headers.getlist("Set-Cookie")) == 2
+    assert len(response.headers.getlist("Set-Cookie")) == 3

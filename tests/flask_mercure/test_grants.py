@@ -471,7 +471,7 @@ def test_an_app_that_lacks_a_hub_with_grants_is_left_alone() -> None:
     def eu() -> Grants:
         return Grants("eu", user=1)
 
-    for app, count in ((several, 2), (one, 0)):
+    for app, count in ((several, 3), (one, 0)):
         app.testing = True
         app.add_url_rule("/", view_func=lambda: "page")
         response = client_of(app).get("/", base_url=SITE)
@@ -652,7 +652,9 @@ def test_each_hub_has_its_own_grants() -> None:
 
     client = client_of(app)
     lines = client.get("/", base_url=SITE).headers.getlist("Set-Cookie")
-    assert [line.partition("=")[0] for line in lines] == [COOKIE, MARK, COOKIE, "mercure_grants_eu"]
+    names = [line.partition("=")[0] for line in lines]
+    marks = ("mercure_identity_site_example_well_known_mercure", "mercure_identity_site_example_eu")
+    assert names == [COOKIE, marks[0], MARK, COOKIE, marks[1], "mercure_grants_eu"]
     assert client.get("/", base_url=SITE).headers.getlist("Set-Cookie") == []
     mercure.hub("default").subscribe_grants(eu)
     app.testing = True

@@ -41,8 +41,7 @@ def configuration(html: str) -> dict[str, object]:
 
 def test_mercure_script_writes_the_configuration() -> None:
     html = render(
-        '{{ mercure_script(topics, "urn:1", refresh="/r", identity="7", topic_of="type", '
-        'transport="eventsource") }}',
+        '{{ mercure_script(topics, "urn:1", refresh="/r", topic_of="type", transport="eventsource") }}',
         topics=["a", URLPattern("/books/:id")],
     )
     assert configuration(html) == {
@@ -52,7 +51,6 @@ def test_mercure_script_writes_the_configuration() -> None:
         "lastEventId": "urn:1",
         "refresh": "/r",
         "refreshAfter": 2880.0,
-        "identity": "7",
         "topicOf": "type",
         "transport": "eventsource",
     }
@@ -76,9 +74,9 @@ def test_mercure_script_replaces_event_source_on_request() -> None:
 def test_line_separators_are_escaped_whatever_the_apps_provider_does() -> None:
     app = make_app()
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
-    html = render('{{ mercure_script("a", identity=name) }}', app, name="\u2028\u2029")
+    html = render('{{ mercure_script("a", refresh=name) }}', app, name="\u2028\u2029")
     assert "\\u2028\\u2029" in html
-    assert configuration(html)["identity"] == "\u2028\u2029"
+    assert configuration(html)["refresh"] == "\u2028\u2029"
 
 
 def test_the_nonce_is_an_attribute_of_the_import_map() -> None:
