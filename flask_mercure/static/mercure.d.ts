@@ -39,7 +39,10 @@ export interface Options {
   heartbeat?: number;
   /** One stream for all tabs. Default: true, unless there is a token and no `identity`. */
   share?: boolean;
-  /** Tabs with another identity have a stream of their own. */
+  /**
+   * A name for the user, where the Flask extension does not set the cookie. Tabs with another identity have a stream of
+   * their own, and stop when a page of another one begins.
+   */
   identity?: string;
   /**
    * For hubs that do not name the topics of updates, as this project's does: `"type"`, the event type is the topic; or a
@@ -82,7 +85,8 @@ export interface StateDetail {
   /** HTTP status of the answer, if there was one. */
   status?: number;
   /**
-   * Why this project's hub refused, such as `token-expired`: a name of docs/problems.md. After `token-revoked`, and
+   * Why this project's hub refused, such as `token-expired`: a name of docs/problems.md. `identity-changed`: the cookie
+   * has become that of another user; the page goes on when its user is back. After `token-revoked`, and
    * when the application says that nobody is signed in any more, no attempts follow until the page is looked at
    * again, or `renewed()` is called.
    */
@@ -181,7 +185,7 @@ export class Mercure extends EventTarget {
    * after the time before. The answer of a POST stays; the console says so.
    */
   reload(): void;
-  /** Tell that the cookie has changed, or what the token is now. */
+  /** Tell that the cookie has changed, to whomever it belongs now, or what the token is now. */
   renewed(token?: string): void;
   close(): void;
   addEventListener<K extends keyof MercureEvents>(

@@ -208,6 +208,10 @@ def test_who_has_not_signed_in_shares_nothing_with_who_has(office: Office, tab: 
     publish_to_both(office, "2")
     tab.wait("the update", lambda: "2" in tab.seen())
     assert [one for one in tab.seen() if one.startswith(("alice", "bob"))] == []
+    other.run("mercure.renewed()")  # it goes on without her
+    other.wait_open()
+    publish_to_both(office, "3")
+    other.wait_updates("alice 1", "1", "2", "3")
 
 
 def test_a_login_by_a_script(office: Office, tab: Tab) -> None:
