@@ -10,7 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
-from flask import Flask, Response, redirect
+from flask import Flask, Response, redirect, request, session
 from werkzeug.test import create_environ, run_wsgi_app
 
 from flask_mercure import ConfigurationError, CookieError, Mercure, TokenError, URLPattern
@@ -407,3 +407,76 @@ def test_a_cookie_of_the_same_name_for_other_paths_stays() -> None:
         mercure.set_cookie(response, ["a"])
         mercure.set_cookie(response, ["b"])
     assert len(response.headers.getlist("Set-Cookie")) == 3
+
+
+# -- whose it is --------------------------------------------------------------------------------------
+
+
+PAGE = "https://site.example"
+
+
+class Marks:
+    """A browser whose users get their cookies by hand; ``secret`` is the app's."""
+
+    def __init__(self, secret: str | None = "of the session") -> None:
+        mercure = Mercure()
+        app = make_app(mercure, **SITE)
+        app.secret_key = secret
+
+        @app.post("/")
+        def sign_in() -> Response:
+            arguments = request.get_json()
+            if secret is not None:
+                session["name"] = arguments.pop("session", None)
+            return mercure.set_cookie(Response(), **arguments)
+
+        @app.post("/out")
+        def sign_out() -> Response:
+            return mercure.clear_cookie(Response())
+
+        self.client = app.test_client()
+        self.line = ""
+
+    def give(self, topics: list[str], path: str = "/", **arguments: Any) -> str:
+        """What a page reads of whose cookie the browser has then."""
+        response = self.client.post(path, base_url=PAGE, json={"subscribe": topics, **arguments})
+        (self.line,) = [
+            line for line in response.headers.getlist("Set-Cookie") if line.startswith("mercure_identity_")
+        ]
+        return parsed(self.line)[1].partition(".")[0]
+
+
+def test_scripts_can_read_whose_cookie_it_is_and_not_who_that_is() -> None:
+    marks = Marks()
+    ada = marks.give(["a"], user="ada")
+    name, value, attributes = parsed(marks.line)
+    assert name == "mercure_identity_site_example_well_known_mercure"
+    assert "ada" not in value
+    assert {"httponly", "domain"} & set(attributes) == set()
+    assert (attributes["path"], attributes["samesite"], attributes["secure"]) == ("/", "Lax", "")
+    assert ada == marks.give(["b"], user="ada") == Marks().give([], user="ada")
+    assert len({ada, marks.give(["a"], user="grace"), Marks("another").give(["a"], user="ada")}) == 3
+    marks.give([], "/out")
+    assert parsed(marks.line)[1] == ""
+    assert parsed(marks.line)[2]["max-age"] == "0"
+
+
+@pytest.mark.parametrize("secret", ["of the session", None])
+def test_a_user_whom_nobody_names_is_another_one_with_other_topics(secret: str | None) -> None:
+    marks = Marks(secret)
+    first = marks.give(["a"])
+    assert first == marks.give(["a"]) == marks.give(["a", "b"])
+    second = marks.give(["a"])
+    third = marks.give(["c"])
+    assert len({first, second, third}) == 3
+    many = [f"topic/{number}" for number in range(40)]
+    fourth = marks.give(many)
+    assert fourth == marks.give(many) != marks.give([*many, "more"])
+    assert marks.give(["a"], user="ada") not in {first, second, third}
+
+
+def test_more_topics_in_another_session_are_those_of_another_user() -> None:
+    marks = Marks()
+    visitor = marks.give(["news"])
+    assert visitor == marks.give(["news"], session="cart")
+    assert visitor != marks.give(["news", "orders/ada"], session="ada")
