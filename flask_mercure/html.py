@@ -1,5 +1,8 @@
 """HTML for pages that are open: partials that everybody gets, Turbo Streams, and out-of-band swaps of htmx.
 
+Pages take HTML only from updates of two event types, which are kept for HTML that the app has rendered. So
+text that somebody has typed is never HTML in a page, whatever it looks like.
+
 A partial that is published is the same for all subscribers. So it is rendered as in a command, with an app
 context and without the request: no ``current_user``, ``session`` or ``g`` of whoever caused the update can
 get into it. ``url_for`` gives paths there, as in the page that shows the partial.
@@ -20,6 +23,15 @@ from flask_mercure.errors import InvalidArgument, requiring_sqlalchemy
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+TURBO: Final = "turbo"
+"""Event type of Turbo Streams."""
+
+HTMX: Final = "htmx"
+"""Event type of out-of-band swaps of htmx."""
+
+HTML_TYPES: Final = (TURBO, HTMX)
+"""Event types of HTML; an update has one of them only if the app has rendered its data."""
 
 _OTHER_CHARACTER = re.compile(r"[^A-Za-z0-9-]")
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -68,6 +80,37 @@ def _encoded(character: re.Match[str]) -> str:
     return "".join(f"_{byte:02x}" for byte in character[0].encode())
 
 
+def is_html_type(type: str | None) -> bool:
+    """Tell whether subscribers could read an event type as one of :data:`HTML_TYPES`."""
+    # Readers of an event stream leave out a space at the beginning (HTML, "Server-sent events").
+    return isinstance(type, str) and type.strip() in HTML_TYPES
+
+
+def html_type(type: str | None, data: object) -> str | None:
+    """The event type with which data is published as it is.
+
+    :param type: asked for.
+    :param data: of the update.
+    :returns: ``turbo`` for a :class:`TurboStream`, else ``type``.
+    :raises InvalidArgument: the type is one of :data:`HTML_TYPES` and the data is not HTML that the app has
+        rendered; or the data is a :class:`TurboStream` and the type another one.
+    """
+    if isinstance(data, TurboStream):
+        if type not in (None, TURBO):
+            raise InvalidArgument(
+                f"type is {type!r}, and pages take a TurboStream only from the type {TURBO!r}, which it has: "
+                "leave type out"
+            )
+        return TURBO
+    if is_html_type(type) and not isinstance(data, Markup):
+        rendered = "markupsafe.Markup" if type == HTMX else "a TurboStream"
+        raise InvalidArgument(
+            f"type is {type!r}, which is kept for HTML that the app has rendered, and data is a "
+            f"{data.__class__.__name__}: give {rendered}, or choose another type"
+        )
+    return type
+
+
 def render_shared(template: str, **context: Any) -> Markup:
     """Render a partial that several people get: with an app context, without the request.
 
@@ -77,16 +120,27 @@ def render_shared(template: str, **context: Any) -> Markup:
     :raises Exception: what the template raises.
     """
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    autoescape = app.jinja_env.autoescape
+
+    def render() -> Markup:
+        return render_escaped(template, **{"url_for": path_for(app), **context})
+
+    return apart_from_the_request(app, render)
+
+
+def render_escaped(template: str, **context: Any) -> Markup:
+    """Render a template to HTML.
+
+    :param template: name of the template; its content must be escaped, as Flask does for ``.html``.
+    :param context: what the template has, beside globals and context processors.
+    :raises InvalidArgument: the app does not escape the template.
+    :raises Exception: what the template raises.
+    """
+    autoescape = current_app.jinja_env.autoescape
     if not (autoescape(template) if callable(autoescape) else autoescape):
         raise InvalidArgument(
             f"the template {template!r} is not escaped, so data could become HTML: name it with .html"
         )
-
-    def render() -> str:
-        return render_template(template, **{"url_for": path_for(app), **context})
-
-    return Markup(apart_from_the_request(app, render))  # noqa: S704 - escaped by the template
+    return Markup(render_template(template, **context))  # noqa: S704 - escaped by the template
 
 
 def path_for(app: Flask) -> Callable[..., str]:
@@ -119,16 +173,14 @@ class _Action:
     template: str | None = None
     context: dict[str, Any] = field(default_factory=dict)
 
-    def html(self, render: Callable[..., str]) -> Markup:
+    def html(self, render: Callable[..., Markup]) -> Markup:
         attributes = Markup("").join(
             Markup(' {}="{}"').format(name, value) for name, value in self.attributes.items()
         )
         start = Markup('<turbo-stream action="{}"{}>').format(self.name, attributes)
         if self.content is None and self.template is None:
             return start + Markup("</turbo-stream>")
-        content = (
-            escape(self.content) if self.template is None else Markup(render(self.template, **self.context))  # noqa: S704 - escaped by the template
-        )
+        content = escape(self.content) if self.template is None else render(self.template, **self.context)
         return start + Markup("<template>{}</template></turbo-stream>").format(content)
 
 
@@ -276,7 +328,7 @@ class TurboStream:
         return str(Markup("").join(one.html(render_shared) for one in self._actions))
 
     def __html__(self) -> str:
-        return Markup("").join(one.html(render_template) for one in self._actions)
+        return Markup("").join(one.html(render_escaped) for one in self._actions)
 
     def __str__(self) -> str:
         return str(self.__html__())
@@ -322,19 +374,18 @@ def check_id(target: str) -> str:
 _HTMX_SWAPS = {"append": "beforeend", "prepend": "afterbegin", "replace": "outerHTML", "remove": "delete"}
 
 
-def htmx_insertion(action: str, target: str, html: Markup, id: str) -> Markup:
-    """An out-of-band swap of htmx that adds an element.
+def htmx_insertion(action: str, target: str, html: Markup) -> Markup:
+    """An out-of-band swap of htmx that adds an element; a page that has it already leaves it out.
 
     :param action: ``append`` or ``prepend``.
     :param target: id of the element to which it is added.
     :param html: one element.
-    :param id: its id. A page that has it already, because it was rendered later than this, leaves it alone:
-        htmx would add it twice.
     """
     first = _FIRST_TAG.match(html)
     around = _AROUND.get(first[1].lower(), "div") if first else "div"
-    selector = f"{_selector(target)}:not(:has(> {_selector(id)}))"
-    return Markup('<{0} hx-swap-oob="{1}:{2}">{3}</{0}>').format(around, _HTMX_SWAPS[action], selector, html)
+    return Markup('<{0} hx-swap-oob="{1}:{2}">{3}</{0}>').format(
+        around, _HTMX_SWAPS[action], _selector(target), html
+    )
 
 
 def htmx_replacement(html: Markup, id: str) -> Markup:

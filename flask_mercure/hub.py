@@ -87,11 +87,13 @@ class HubOperations(ABC):
         tells whether subscribers may get the update twice if it is published again.
 
         :param topics: the canonical topic, or several: the canonical one and its alternates.
-        :param data: a ``str`` is sent as it is, a :class:`~flask_mercure.TurboStream` as HTML, anything else
-            as JSON, by Flask's provider.
+        :param data: a ``str`` is sent as it is, a :class:`~flask_mercure.TurboStream` as HTML with the type
+            ``turbo``, anything else as JSON, by Flask's provider.
         :param private: ``False`` for an update that everybody who can connect may read.
         :param id: of the update; by default the hub makes one.
-        :param type: event type, for ``addEventListener`` in the browser.
+        :param type: event type, for ``addEventListener`` in the browser. Of the types ``turbo`` and ``htmx``
+            pages take HTML: the data must be :class:`~markupsafe.Markup`, or with ``turbo`` a
+            :class:`~flask_mercure.TurboStream`.
         :param retry: milliseconds after which a browser that lost the connection tries again.
         :param encrypt_for: keys of those who can read the update, as in :meth:`Mercure.encrypt`; by default
             the update is not encrypted.
@@ -100,7 +102,7 @@ class HubOperations(ABC):
             and ``background`` the id is returned in any case.
         :returns: the id of the update.
         :raises EncryptionError: a key cannot be used.
-        :raises InvalidArgument: the hub would refuse the update.
+        :raises InvalidArgument: the hub would refuse the update, or the type is of HTML and the data is not.
         :raises PublishError: the hub refused it, or could not be reached.
         :raises TypeError: an argument has the wrong type, or ``data`` cannot be written as JSON.
         """
@@ -130,7 +132,7 @@ class HubOperations(ABC):
         :param on_failure: as of :meth:`publish_many`.
         :returns: an object with ``publish``, which takes the arguments of :meth:`publish`, and later ``ids``.
         """
-        return Batch(partial(self.publish_many, on_failure=on_failure))
+        return Batch(lambda updates: self._pipeline.publish(self._state, updates, on_failure))
 
     def stream(
         self,
@@ -894,7 +896,6 @@ class Hub(HubOperations):
         actions: Mapping[str, str] | None = ...,
         format: Literal["turbo", "htmx"] | None = ...,
         on: str | Iterable[str] = ...,
-        type: str | Callable[[Any], str | None] | None = ...,
         on_failure: OnFailure | None = ...,
     ) -> Callable[[_Model], _Model]: ...
 
@@ -938,7 +939,7 @@ class Hub(HubOperations):
         :param private: ``False`` for an update that everybody who can connect may read; or a callable that
             is given the object and returns ``True`` or ``False``.
         :param on: ``create``, ``update``, ``delete``, or several.
-        :param type: event type, or a callable that is given one of these three words.
+        :param type: event type, or a callable that is given one of these three words; not with ``template``.
         :param deleted: serializer for deletions; default: the primary key and ``"deleted": true``.
         :param on_failure: as for :meth:`publish`; default: ``MERCURE_ON_FAILURE``, or ``log`` where that is
             ``raise``. An object that cannot be serialised or rendered is logged too, unless this is
@@ -950,7 +951,8 @@ class Hub(HubOperations):
             default: the first topic, if that is a plain string.
         :param actions: what pages do, where it is not ``append``, ``replace`` and ``remove``:
             ``{"create": "prepend"}``; with Turbo also ``{"update": "morph"}``, and ``refresh`` for each.
-        :param format: ``turbo`` (default) for Turbo Streams, or ``htmx`` for its out-of-band swaps.
+        :param format: ``turbo`` (default) for Turbo Streams, or ``htmx`` for its out-of-band swaps; it is the
+            event type of the updates, too.
         :returns: a decorator for classes.
         :raises ConfigurationError: SQLAlchemy is not installed.
         :raises InvalidArgument: a value is not one of those that there are.

@@ -2,8 +2,7 @@
 
 * the hub's URL, for the page that is being made;
 * ``Link`` headers that advertise hub and topic (spec, Discovery; RFC 8288);
-* template functions: elements with the configuration for scripts, for what a page does with updates, and
-  for Hotwire Turbo;
+* template functions: elements with the configuration for scripts, and for what a page does with updates;
 * the JavaScript module in ``static/``. The app itself serves it, under a path with a digest of its files, so
   that browsers keep it for a year and fetch it again when it changes.
 """
@@ -27,7 +26,7 @@ from werkzeug.datastructures import Headers
 from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import host_of
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.html import dom_id, path_for
+from flask_mercure.html import HTML_TYPES, dom_id, path_for
 from flask_mercure.state import MercureState
 from flask_mercure.topics import (
     Topics,
@@ -164,7 +163,6 @@ def install(app: Flask, state: MercureState, path: str) -> None:
     app.add_template_global(_script(state), "mercure_script")
     app.add_template_global(_on(state), "mercure_on")
     app.add_template_global(mercure_progress)
-    app.add_template_global(_turbo(state), "turbo_stream_from")
     app.add_template_global(dom_id)
 
 
@@ -275,8 +273,7 @@ def _script(state: MercureState) -> Callable[..., Markup]:
         :param topic_of: ``"type"`` at a hub that does not name topics, when updates have their topic as type.
         :param transport: ``fetch`` (default), ``eventsource`` or ``websocket``.
         :param last_value: begin with the newest update of each topic.
-        :param event_source: replace the page's ``EventSource``, so that htmx, Turbo and others share the
-            connection.
+        :param event_source: replace the page's ``EventSource``, so that libraries share the connection.
         :raises InvalidArgument: a topic or an argument cannot be expressed.
         """
         configuration = state.hub(hub).configuration
@@ -341,10 +338,11 @@ def _on(state: MercureState) -> Callable[..., Markup]:
 
         It listens for as long as it is in the page, on the connection that ``mercure_script`` describes.
 
-        :param type: event type; ``message`` for updates that were published without one.
-        :param call: ``turbo`` shows Turbo Streams; ``htmx`` does the out-of-band swaps in the data; anything
-            else is the name of a function of the page's own, such as ``toast`` or ``app.toast``, which is
-            given the update.
+        :param type: ``turbo`` shows Turbo Streams, and ``htmx`` does out-of-band swaps: the updates of these
+            types are HTML that the app has rendered. Any other event type goes with ``call`` or ``text``;
+            ``message`` stands for updates that were published without one.
+        :param call: name of a function of the page's own, such as ``toast`` or ``app.toast``, which is given
+            the update.
         :param topics: to subscribe to in addition, for as long as the element is in the page.
         :param last_event_id: result of ``mercure.last_event_id()``, called before the page's data was read.
             The element then takes updates of its ``topics`` only, from that position on.
@@ -353,23 +351,43 @@ def _on(state: MercureState) -> Callable[..., Markup]:
         :param field: of the JSON, whose value they show; default: all of the data.
         :param gap: ``reload`` loads the page anew when updates may be missing, ``event`` leaves it to the
             page's listeners to ``mercure:gap``; anything else is the name of a function, which is given the
-            event's detail. Default: ``event`` if ``call`` names a function, else ``reload``.
+            event's detail. Default: ``event`` if there is a ``call``, else ``reload``.
         :param nonce: of the page's Content-Security-Policy, where that does not allow scripts of ``'self'``.
-        :raises InvalidArgument: ``call`` or ``gap`` names no function, or a topic cannot be expressed.
-        :raises TypeError: there are both ``call`` and ``text``, or neither; or a position without topics.
+        :raises InvalidArgument: ``call`` or ``gap`` names no function, or a type or topic cannot be
+            expressed.
+        :raises TypeError: there is no type; or one of HTML with ``call`` or ``text``, another with both or
+            neither; or a position without topics.
         """
-        if (call is None) == (text is None):
+        if not type or not isinstance(type, str):
+            raise TypeError(
+                f"mercure_on has the type {type!r}; give an event type, such as 'saved', or 'message' for "
+                "updates that were published without one"
+            )
+        check_characters(type, "type")
+        if call in HTML_TYPES:
+            raise TypeError(
+                f"mercure_on has the call {call!r}; write mercure_on({call!r}), which takes as HTML what the "
+                f"app has rendered: updates of the type {call!r}, which a TurboStream and a template of "
+                "broadcast have, and no others"
+            )
+        if type in HTML_TYPES:
+            if call is not None or text is not None:
+                raise TypeError(
+                    f"mercure_on has the type {type!r}, whose updates are HTML, and a call or text: write "
+                    f"mercure_on({type!r}), or publish with a type of your own"
+                )
+        elif (call is None) == (text is None):
             raise TypeError("mercure_on needs either call, such as 'toast', or text, a CSS selector")
         if last_event_id is not None and not topics:
             raise TypeError("mercure_on has a last_event_id, and no topics= whose updates begin there")
         if field is not None and text is None:
             raise TypeError("mercure_on has a field, and no text= that says which elements show it")
         if call is not None and not _FUNCTION.fullmatch(call):
-            raise InvalidArgument(
-                f"call is {call!r}; give 'turbo', 'htmx', or the name of a function such as 'app.toast'"
-            )
+            raise InvalidArgument(f"call is {call!r}; give the name of a function, such as 'app.toast'")
+        if text == "":
+            raise InvalidArgument("text is empty; give a CSS selector, such as '#count'")
         if gap is None:
-            gap = "reload" if call in (None, "turbo", "htmx") else "event"
+            gap = "reload" if call is None else "event"
         if not _FUNCTION.fullmatch(gap):
             raise InvalidArgument(
                 f"gap is {gap!r}; give 'reload', 'event', or the name of a function such as 'app.fetch'"
@@ -429,30 +447,6 @@ def _module_element(filename: str, nonce: str | None) -> Markup:
 
 def _attributes(values: Mapping[str, str]) -> Markup:
     return Markup("").join(Markup(' {}="{}"').format(name, value) for name, value in values.items())
-
-
-def _turbo(state: MercureState) -> Callable[..., Markup]:
-    def turbo_stream_from(
-        *topics: Topics, last_event_id: str | None = None, hub: str | None = None
-    ) -> Markup:
-        """An element by which Hotwire Turbo takes stream actions from the hub.
-
-        Turbo sends cookies to a hub on the page's own origin only, unless the page has
-        ``mercure_script(..., event_source=True)``.
-
-        :param topics: to subscribe to, each in the forms of ``mercure_url``.
-        :param last_event_id: of the last update that the page includes.
-        :param hub: name of a hub; ``None`` for the default one.
-        :raises InvalidArgument: there is no topic, or one holds forbidden characters.
-        """
-        configuration = state.hub(hub).configuration
-        wanted = [one for some in topics for one in matchers(some, configuration.protocol, "topics")]
-        if not wanted:
-            raise InvalidArgument("turbo_stream_from has no topic to subscribe to")
-        url = subscription_url(page_url(configuration), configuration.protocol, wanted, last_event_id)
-        return Markup('<turbo-stream-source src="{}"></turbo-stream-source>').format(url)
-
-    return turbo_stream_from
 
 
 def _as_json(topic: str | URLPattern) -> str | dict[str, str]:

@@ -13,7 +13,7 @@ from flask import json
 
 from flask_mercure.encryption import encrypt
 from flask_mercure.errors import InvalidArgument
-from flask_mercure.html import TurboStream
+from flask_mercure.html import TurboStream, html_type, is_html_type
 from flask_mercure.topics import check_characters, exact_topics
 from mercure_hub.protocol.http import Pairs
 from mercure_hub.protocol.topics import WILDCARD
@@ -111,7 +111,7 @@ class Update:
     :param data: a ``str`` is sent as it is, anything else as JSON, by Flask's provider.
     :param private: ``False`` for an update that everybody who can connect may read.
     :param id: of the update; by default the hub makes one.
-    :param type: event type.
+    :param type: event type; ``turbo`` and ``htmx`` are kept for HTML that the app has rendered.
     :param retry: milliseconds after which a browser that lost the connection tries again.
     :param encrypt_for: keys of those who can read the update, as in :meth:`Mercure.encrypt`; by default the
         update is not encrypted.
@@ -129,12 +129,20 @@ class Update:
         """The update as the hub gets it.
 
         :raises EncryptionError: a key cannot be used.
-        :raises InvalidArgument: the hub would refuse the update.
+        :raises InvalidArgument: the hub would refuse the update, or it has a type of HTML and other data.
         :raises TypeError: a value has the wrong type, or ``data`` cannot be written as JSON.
         """
-        text = as_text(self.data) if self.encrypt_for is UNSET else encrypted(self.data, self.encrypt_for)
+        if self.encrypt_for is UNSET:
+            type, text = html_type(self.type, self.data), as_text(self.data)
+        elif is_html_type(self.type):
+            raise InvalidArgument(
+                f"type is {self.type!r}, of HTML that pages show as it comes, and the update is encrypted: "
+                "choose another type"
+            )
+        else:
+            type, text = self.type, encrypted(self.data, self.encrypt_for)
         return Publication(
-            exact_topics(self.topics), text, self.private, id=self.id, type=self.type, retry=self.retry
+            exact_topics(self.topics), text, self.private, id=self.id, type=type, retry=self.retry
         )
 
 
@@ -184,13 +192,21 @@ def publications(updates: Iterable[Update]) -> list[Publication]:
     for index, update in enumerate(updates):
         if not isinstance(update, Update):
             raise TypeError(f"update {index} is a {type(update).__name__}; give flask_mercure.Update objects")
-        if index == _MAX_UPDATES:
-            raise InvalidArgument(f"more than {_MAX_UPDATES} updates in one batch; publish them in parts")
+        _check_room(index)
         try:
             checked.append(update.publication())
         except InvalidArgument as error:
             raise InvalidArgument(f"update {index} (the first is 0): {error}") from error
     return checked
+
+
+def _check_room(number: int) -> None:
+    """Check that another update fits into a batch.
+
+    :param number: of updates in it.
+    """
+    if number == _MAX_UPDATES:
+        raise InvalidArgument(f"more than {_MAX_UPDATES} updates in one batch; publish them in parts")
 
 
 class Batch:
@@ -201,10 +217,10 @@ class Batch:
     :param publish: publishes them and returns their ids.
     """
 
-    def __init__(self, publish: Callable[[Sequence[Update]], list[str]]) -> None:
+    def __init__(self, publish: Callable[[Sequence[Publication]], list[str]]) -> None:
         self.ids: list[str] = []
         self._publish = publish
-        self._updates: list[Update] = []
+        self._updates: list[Publication] = []
         self._is_open = True
 
     def __len__(self) -> int:
@@ -224,10 +240,8 @@ class Batch:
         """
         if not self._is_open:
             raise RuntimeError("this batch is over; begin another one with mercure.batch()")
-        checked = Update(topics, data, **options).publication()
-        self._updates.append(
-            Update(checked.topics, checked.data, checked.private, checked.id, checked.type, checked.retry)
-        )
+        _check_room(len(self))
+        self._updates.append(Update(topics, data, **options).publication())
 
     def __enter__(self) -> Batch:
         return self

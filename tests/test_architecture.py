@@ -50,7 +50,7 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "config": ("errors", "topics", "tokens", "cookies"),
     "client": ("errors", "tokens", "updates", "config"),
     "state": ("errors", "config", "client"),
-    "publishing": ("errors", "topics", "updates", "config", "state"),
+    "publishing": ("errors", "updates", "config", "state"),
     "reading": ("errors", "topics", "tokens", "config", "client", "state", "publishing"),
     "revocation": ("errors", "topics", "tokens", "client", "state", "publishing"),
     "grants": ("errors", "topics", "tokens", "cookies", "config", "state", "revocation"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, abort, redirect, render_template, request, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from flask_mercure import Mercure
 
@@ -42,7 +43,10 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         things.append(text)
         del things[:-MOST]
         # The whole list: it does no harm when it arrives twice, or was in the page already.
-        mercure.publish("things", render_template("_things.html", things=things), private=True)
+        html = Markup(
+            render_template("_things.html", things=things)
+        )  # the template escapes what people write
+        mercure.publish("things", html, private=True, type="htmx")
         return redirect(url_for("index"), 303)
 
     @app.get("/htmx.js")

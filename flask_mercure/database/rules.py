@@ -34,7 +34,7 @@ Topics = str | Callable[[Any], Any] | Iterable[Any]
 
 _Topic = Callable[[Any], Any]
 
-Format = Literal["turbo", "htmx"]
+Format = Literal["turbo", "htmx"]  # the event types of HTML
 
 # By format and what happened to an object: what can happen to its element; the first is the default.
 _IN_PAGES: dict[Format, dict[Action, tuple[str, ...]]] = {
@@ -54,7 +54,7 @@ class Partial:
     :param template: name of the partial that makes the element.
     :param target: id of the element around it, or a callable that is given the object.
     :param actions: what happens in pages when an object is created, updated or deleted.
-    :param format: of the library in the pages.
+    :param format: of the library in the pages, and event type of the updates.
     :param variable: name of the object in the partial.
     """
 
@@ -89,7 +89,7 @@ class Partial:
             return htmx_replacement(html, id)
         target = check_id(self.target(instance) if callable(self.target) else self.target)
         if self.format == "htmx":
-            return htmx_insertion(in_page, target, html, id)
+            return htmx_insertion(in_page, target, html)
         add = TurboStream.append if in_page == "append" else TurboStream.prepend
         return add(target, html)
 
@@ -147,8 +147,8 @@ class Rule:
             # It decides who can read the update: do not guess what None means.
             raise TypeError(f"private of {type(instance).__name__} gives {private!r}; return True or False")
         if self.partial is not None:
-            data = self.partial.change(instance, action)
-        elif action == "delete":
+            return Update(topics, self.partial.change(instance, action), private, type=self.partial.format)
+        if action == "delete":
             data = identity(instance) | {"deleted": True} if self.deleted is None else self.deleted(instance)
         else:
             data = self.serializer(instance)
@@ -224,8 +224,8 @@ def make_rule(
             "columns=('id', 'title') with all that subscribers may read; or serializer=, a callable that is "
             "given the object; or template=, a partial"
         )
-    for_others = ("deleted",) if template is not None else ("target", "actions", "format")
-    values = {"deleted": deleted, "target": target, "actions": actions, "format": format}
+    for_others = ("deleted", "type") if template is not None else ("target", "actions", "format")
+    values = {"deleted": deleted, "type": type, "target": target, "actions": actions, "format": format}
     for name in for_others:
         if values[name] is not None:
             raise TypeError(f"broadcast has {given[0]}, for which there is no {name}")

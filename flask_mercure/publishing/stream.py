@@ -30,8 +30,7 @@ from flask_mercure.publishing.events import log_failure
 from flask_mercure.publishing.pipeline import Pipeline
 from flask_mercure.publishing.retry import next_attempt
 from flask_mercure.state import HubState
-from flask_mercure.topics import exact_topics
-from flask_mercure.updates import Publication, as_text
+from flask_mercure.updates import Update, as_text
 from mercure_hub.protocol.update import new_id
 
 _MAX_WAITING = 64  # pieces of full size that wait for the hub; then the source has to wait
@@ -94,7 +93,7 @@ def delivery_to(
     :raises InvalidArgument: the hub would refuse an argument.
     :raises ValueError: there is no such policy.
     """
-    template = Publication(exact_topics(topics), "", private, type=type)
+    template = Update(topics, "", private, type=type).publication()
     policy = pipeline.settings.on_failure if on_failure is None else check_policy(on_failure)
 
     def publish(content: dict[str, Any], id: str) -> None:

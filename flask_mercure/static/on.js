@@ -4,17 +4,36 @@ import { connect } from "./page.js";
 
 /** Its elements act when they are in the page: not before Turbo has defined them. */
 async function turbo({ data }) {
-  if (!data.trimStart().startsWith("<")) return; // another update of that type, such as JSON
   await customElements.whenDefined("turbo-stream");
   window.Turbo.renderStreamMessage(data);
 }
 
-/** The data's out-of-band swaps; nothing else of it gets into the page. */
+/** By the major version: does the out-of-band swaps of HTML; nothing else of it gets into the page. */
+const SWAPS = {
+  2: (html) => window.htmx.swap(document.body, html, { swapStyle: "none" }),
+  4: (html) => window.htmx.swap({ text: html, target: document.body, sourceElement: document.body, swap: "none" }),
+};
+
 function htmx({ data }) {
-  window.htmx.swap(document.body, data, { swapStyle: "none" });
+  const version = window.htmx?.version;
+  const swap = SWAPS[parseInt(version)];
+  if (swap) return swap(withoutKnown(data));
+  console.error(`mercure_on("htmx") knows htmx 2 and 4, and this page has ${version ?? "none"}: the update is left out`);
 }
 
-const LIBRARIES = new Map(Object.entries({ turbo, htmx }));
+/** HTML without the elements that it would add and the page has already, having been rendered later. */
+function withoutKnown(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  for (const element of template.content.querySelectorAll("[hx-swap-oob]")) {
+    if (!/^(beforeend|afterbegin)\b/.test(element.getAttribute("hx-swap-oob"))) continue;
+    for (const child of [...element.children]) if (child.id && document.getElementById(child.id)) child.remove();
+  }
+  return template.innerHTML;
+}
+
+/** By event type: what becomes of HTML. The app renders all updates of these types; those of other types are text. */
+const HTML = new Map(Object.entries({ turbo, htmx }));
 
 /** The function of a name such as `app.toast`, when it is called: scripts may define it later. */
 function named(path) {
@@ -49,7 +68,7 @@ class MercureOn extends HTMLElement {
     const [type, call, topics, text, field] = ["type", "call", "topics", "text", "field"].map((name) =>
       this.getAttribute(name),
     );
-    const listener = call === null ? written(text, field) : (LIBRARIES.get(call) ?? named(call));
+    const listener = HTML.get(type) ?? (call === null ? written(text, field) : named(call));
     const lastEventId = this.getAttribute("last-event-id");
     const ends = [];
     if (lastEventId === null) {

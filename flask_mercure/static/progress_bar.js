@@ -22,7 +22,8 @@ class MercureProgress extends HTMLElement {
       done: (state) => {
         show({ ...state, value: state.total });
         end.textContent = this.getAttribute("done");
-        if (tell(state) && this.hasAttribute("then")) location.assign(this.getAttribute("then"));
+        // In place of this page, to which Back would lead only to go on again at once.
+        if (tell(state) && this.hasAttribute("then")) location.replace(this.getAttribute("then"));
       },
       failed: (state) => {
         show(state);

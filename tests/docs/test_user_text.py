@@ -70,7 +70,7 @@ def test_an_unsafe_example_is_noticed(code: str) -> None:
     assert len(list(unsafe(code))) == 1
 
 
-_TEMPLATE_CALL = re.compile(r"(?:mercure_url|mercure_script|turbo_stream_from)\(([^)]*)\)")
+_TEMPLATE_CALL = re.compile(r"(?:mercure_url|mercure_script|mercure_on)\(([^)]*)\)")
 
 
 @pytest.mark.parametrize(

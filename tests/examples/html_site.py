@@ -43,16 +43,17 @@ TEMPLATES = {
 <html lang="en">
 <head>
   <meta name="csp-nonce" content="{{ nonce }}">
-  <meta name="htmx-config" content='{"allowEval": false, "includeIndicatorStyles": false}'>
+  <meta name="htmx-config"
+    content='{"allowEval": false, "includeIndicatorStyles": false, "includeIndicatorCSS": false}'>
   <link rel="icon" href="data:,">
   <title>Orders</title>
   {{ mercure_script(last_event_id=position, nonce=nonce) }}
   {% if library == "turbo" %}<script type="module" src="/libraries/turbo.js"></script>
-  {% else %}<script src="/libraries/htmx.js" defer></script>{% endif %}
+  {% else %}<script src="/libraries/{{ library }}.js" defer></script>{% endif %}
   <script type="module" src="/page.js"></script>
 </head>
 <body>
-  {{ mercure_on("message", library, topics=library) }}
+  {{ mercure_on(topic, topics=topic) }}
   {{ mercure_on("note", "app.toast") }}
   {{ mercure_on("count", text="#count-{kind}", field="count") }}
   <p id="count-open">?</p>
@@ -78,11 +79,17 @@ TEMPLATES = {
 }
 _LIBRARIES = {
     "turbo.js": ("turbo", "@hotwired/turbo/dist/turbo.es2017-esm.js"),
-    "htmx.js": ("htmx", "htmx.org/dist/htmx.min.js"),
+    "htmx2.js": ("htmx2", "htmx.org/dist/htmx.min.js"),
+    "htmx4.js": ("htmx4", "htmx.org/dist/htmx.min.js"),
 }
 _SCRIPT = """
 window.app = { toasts: [], toast({ data }) { this.toasts.push(data); } };
 """
+
+
+def topic_of(library: str) -> str:
+    """The topic of the rows for a library, which is the event type, too."""
+    return library.rstrip("24")
 
 
 def create_app(config: Mapping[str, Any], database: Path, modules: Mapping[str, str] | None = None) -> Flask:
@@ -101,16 +108,17 @@ def create_app(config: Mapping[str, Any], database: Path, modules: Mapping[str, 
     mercure.init_app(app)
     Base.metadata.create_all(engine)
 
-    @app.get("/<any(turbo, htmx):library>")
+    @app.get("/<any(turbo, htmx2, htmx4):library>")
     def index(library: str) -> Response:
+        topic = topic_of(library)
         g.nonce = secrets.token_urlsafe(16)
         position = request.args.get("position") or mercure.last_event_id()
         with sessions() as session:
             orders = session.scalars(select(Order).order_by(Order.id)).all()
             page = render_template(
-                "orders.html", orders=orders, library=library, position=position, nonce=g.nonce
+                "orders.html", orders=orders, library=library, topic=topic, position=position, nonce=g.nonce
             )
-        return mercure.set_cookie(app.make_response(page), subscribe=[library])
+        return mercure.set_cookie(app.make_response(page), subscribe=[topic])
 
     @app.get("/drive/<topic>")
     def drive(topic: str) -> Response:

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask, Response, render_template_string, request, send_from_directory
 from selenium import webdriver
 
-from flask_mercure import EVERYTHING, Mercure
+from flask_mercure import EVERYTHING, Mercure, TurboStream
 from tests.examples.browser import leave
 from tests.examples.loading import install_packages
 from tests.examples.page_site import Served, Tab
@@ -57,8 +57,8 @@ _PAGES = {
     + """
 <script type="module" src="/libraries/@hotwired/turbo/dist/turbo.es2017-esm.js"></script>
 <body>
-{{ turbo_stream_from("one", last_event_id=position) }}
-{{ turbo_stream_from("two", "three", last_event_id=position) }}
+{{ mercure_on("turbo", topics="one", last_event_id=position) }}
+{{ mercure_on("turbo", topics=["two", "three"], last_event_id=position) }}
 <p id="one">-</p><p id="two">-</p><p id="named">-</p>
 """,
 }
@@ -123,11 +123,9 @@ def text(tab: Tab, name: str) -> object:
     return tab.run("return document.getElementById(arguments[0])?.textContent", name)
 
 
-def content(library: str, name: str, value: str) -> str:
-    """What shows a value in an element."""
-    if library != "turbo":
-        return value
-    return f'<turbo-stream action="update" target="{name}"><template>{value}</template></turbo-stream>'
+def show(site: Pages, library: str, topic: str, name: str, value: str) -> None:
+    """Publish what shows a value in an element."""
+    site.publish(topic, TurboStream.update(name, value) if library == "turbo" else value, private=True)
 
 
 ALL = ["kept", "one", "three", "two"]
@@ -137,11 +135,11 @@ ALL = ["kept", "one", "three", "two"]
 def test_the_sources_of_a_page_share_its_connection(site: Pages, tab: Tab, library: str) -> None:
     """With types, private updates, what was published before the page was open, and during an outage."""
     position = site.publish("kept", "0")
-    site.publish("one", content(library, "one", "before"), private=True)
+    show(site, library, "one", "one", "before")
     tab.driver.get(f"{site.url}/{library}?position={position}")
     tab.wait_for("what was published before", lambda: text(tab, "one"), "before")
     tab.wait_for("connections", site.topics, [ALL])
-    site.publish("two", content(library, "two", "2"), private=True)
+    show(site, library, "two", "two", "2")
     tab.wait_for("the second", lambda: text(tab, "two"), "2")
     if library == "htmx2":
         site.publish("three", "3", type="named", private=True)
@@ -154,7 +152,7 @@ def test_the_sources_of_a_page_share_its_connection(site: Pages, tab: Tab, libra
         site.publish("three", "3", type="named", private=True)
         tab.wait_for("a type", lambda: text(tab, "named"), "3")
     else:
-        site.publish("three", content(library, "named", "3"), private=True)
+        show(site, library, "three", "named", "3")
         tab.wait_for("the third", lambda: text(tab, "named"), "3")
     assert text(tab, "one") == "before"
     other = tab.new()
@@ -162,7 +160,7 @@ def test_the_sources_of_a_page_share_its_connection(site: Pages, tab: Tab, libra
     other.wait("another tab", lambda: text(other, "one") == "-")
     site.hub.kill()
     site.hub.start()
-    site.publish("one", content(library, "one", "after"), private=True)
+    show(site, library, "one", "one", "after")
     for one in (tab, other):
         one.wait_for("after", lambda one=one: text(one, "one"), "after")  # type: ignore[misc]
     tab.wait_for("connections", site.topics, [ALL])
@@ -200,11 +198,12 @@ def test_turbo_takes_a_source_of_the_page(site: Pages, tab: Tab) -> None:
         "return new Promise((resolve) => source.addEventListener('open', () => resolve()))",
         url,
     )
-    site.publish("four", content("turbo", "one", "4"), private=True)
+    stream = '<turbo-stream action="update" target="one"><template>4</template></turbo-stream>'
+    site.publish("four", stream, private=True)
     tab.wait_for("the fourth", lambda: text(tab, "one"), "4")
     tab.run("Turbo.disconnectStreamSource(source); source.close()")
     tab.wait_for("connections", site.topics, [ALL])
-    tab.run("document.querySelector('turbo-stream-source').remove()")
+    tab.run("document.querySelector('mercure-on').remove()")
     tab.wait_for("one source less", site.topics, [["kept", "three", "two"]])
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from flask import Flask, g, render_template_string
+from markupsafe import Markup
 
 from tests.examples.loading import load_example
 from tests.examples.page_site import Served, Tab
@@ -34,30 +33,19 @@ def turbo(libraries: Callable[[str], str]) -> str:
     return libraries("turbo")
 
 
-def _element() -> str:
-    """A page with Turbo's own element."""
-    g.nonce = "abc"
-    return render_template_string(
-        """<meta name="csp-nonce" content="abc"><link rel="icon" href="data:,">
-        <script type="module" src="/turbo.js"></script>
-        <div id="votes"></div> {{ turbo_stream_from("votes") }}"""
-    )
-
-
 @pytest.fixture
-def votes(tmp_path: Path, turbo: str) -> Iterator[Callable[[bool], Served]]:
-    """Serves the example, with one more page: Turbo's own element."""
+def votes(tmp_path: Path, turbo: str) -> Iterator[Callable[[], Served]]:
+    """Serves the example."""
     running: list[Served] = []
 
-    def serve(one_origin: bool) -> Served:
+    def serve() -> Served:
         example = load_example("turbo")
 
-        def make(config: Mapping[str, Any]) -> Flask:
-            app: Flask = example.create_app({**config, "NODE_MODULES": turbo})
-            app.add_url_rule("/element", view_func=_element)
-            return app
-
-        site = Served(tmp_path, make, example.mercure, one_origin=one_origin)
+        site = Served(
+            tmp_path,
+            lambda config: example.create_app({**config, "NODE_MODULES": turbo}),
+            example.mercure,
+        )
         running.append(site)
         return site
 
@@ -94,7 +82,8 @@ def test_htmx_tabs_share_a_connection(shopping: Served, tab: Tab) -> None:
     _wait_connected(shopping, tab)
     other = tab.new()
     other.driver.get(shopping.url)
-    shopping.publish("things", '<p id="count" hx-swap-oob="true">many</p>', private=True)
+    many = Markup('<p id="count" hx-swap-oob="true">many</p>')
+    shopping.publish("things", many, type="htmx", private=True)
     for one in (tab, other):
         one.wait_for("count", lambda one=one: one.run("return count.textContent"), "many")  # type: ignore[misc]
     _wait_connected(shopping, tab)
@@ -110,9 +99,9 @@ def test_the_policy_of_the_list(shopping: Served) -> None:
     assert f"script-src 'self'; style-src 'self'; connect-src 'self' {shopping.hub.url}; " in policy
 
 
-def test_turbo(votes: Callable[[bool], Served], tab: Tab) -> None:
+def test_turbo(votes: Callable[[], Served], tab: Tab) -> None:
     """Two tabs have one connection, here to a hub of another origin."""
-    site = votes(False)
+    site = votes()
     tab.driver.get(site.url)
     _wait_connected(site, tab)
     other = tab.new()
@@ -133,32 +122,7 @@ def test_turbo(votes: Callable[[bool], Served], tab: Tab) -> None:
     _wait_connected(site, tab)
 
 
-def test_turbo_counts_what_there_is(votes: Callable[[bool], Served]) -> None:
-    client = votes(False).app.test_client()
+def test_turbo_counts_what_there_is(votes: Callable[[], Served]) -> None:
+    client = votes().app.test_client()
     assert client.post("/votes", data={"fruit": "Potato"}).status_code == 422
     assert client.post("/votes").status_code == 400
-
-
-def test_turbos_element(votes: Callable[[bool], Served], tab: Tab) -> None:
-    """For a hub behind the site's own host; each tab has a connection of its own."""
-    site = votes(True)
-    tab.driver.get(f"{site.url}/element")
-    _wait_connected(site, tab)
-    other = tab.new()
-    other.driver.get(f"{site.url}/element")
-    _wait_connected(site, tab, 2)
-    site.app.test_client().post("/votes", data={"fruit": "Plum"})
-    plum = "return document.querySelector('[value=Plum] output')?.textContent"
-    for one in (tab, other):
-        one.wait_for("votes", lambda one=one: one.run(plum), "1")  # type: ignore[misc]
-
-
-def test_turbos_element_sends_no_cookie_to_another_origin(votes: Callable[[bool], Served], tab: Tab) -> None:
-    """What docs/javascript.md says; the day it does, this fails."""
-    site = votes(False)
-    tab.driver.get(f"{site.url}/element")
-    src = tab.run("return document.querySelector('turbo-stream-source').src")
-    assert src.startswith(site.hub.url)
-    with_credentials = "return document.querySelector('turbo-stream-source').streamSource.withCredentials"
-    tab.wait_for("withCredentials", lambda: tab.run(with_credentials), False)
-    assert site.subscriptions() == {}

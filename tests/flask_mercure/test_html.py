@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from flask_mercure import InvalidArgument, KeySet, Mercure, TurboStream, dom_id
+from flask_mercure import HubClient, InvalidArgument, KeySet, Mercure, TurboStream, Update, dom_id
 from flask_mercure.html import htmx_insertion, htmx_removal, htmx_replacement, render_shared, variable_name
 
 
@@ -251,7 +251,8 @@ def test_a_stream_is_published_without_the_request(app: Flask) -> None:
         stream = TurboStream.update("a", template="user.html")
         mercure.publish("orders", stream, private=True)
         with mercure.batch() as batch:
-            batch.publish("orders", stream, private=False)
+            batch.publish("orders", stream, private=True)
+    assert [update.type for update in updates] == ["turbo"] * 2
     assert [update.data for update in updates] == [
         '<turbo-stream action="update" target="a"><template>|</template></turbo-stream>'
     ] * 2
@@ -293,9 +294,122 @@ def test_the_contexts_of_others_stay(app: Flask) -> None:
 def test_a_template_that_is_not_escaped_is_refused(app: Flask) -> None:
     with pytest.raises(InvalidArgument, match=r"'row.txt' is not escaped"):
         render_shared("row.txt", text="<b>")
+    stream = TurboStream.append("rows", template="row.txt", text="<img src=x onerror=alert(1)>")
+    with Mercure().record() as updates, pytest.raises(InvalidArgument, match=r"'row.txt' is not escaped"):
+        Mercure().publish("rows", stream, private=True)
+    assert updates == []
+    app.testing = True
+    app.add_url_rule("/stream", view_func=lambda: stream)
+    with pytest.raises(InvalidArgument, match=r"'row.txt' is not escaped"):
+        app.test_client().get("/stream")
     app.jinja_env.autoescape = False
     with pytest.raises(InvalidArgument, match="is not escaped"):
         render_shared("row.html", text="<b>")
+
+
+# -- The types of HTML
+
+
+STREAM = TurboStream.remove("a")
+TEXT = '<turbo-stream action="remove" target="a"></turbo-stream>'
+
+
+@pytest.mark.parametrize(
+    ("data", "type", "published"),
+    [
+        (STREAM, None, ("turbo", TEXT)),
+        (STREAM, "turbo", ("turbo", TEXT)),
+        (Markup(TEXT), "turbo", ("turbo", TEXT)),
+        (Markup("<p>"), "htmx", ("htmx", "<p>")),
+        (Markup("<p>"), None, (None, "<p>")),
+        (TEXT, None, (None, TEXT)),
+        (TEXT, "message", ("message", TEXT)),
+    ],
+)
+def test_html_has_a_type_of_its_own(app: Flask, data: Any, type: str | None, published: Any) -> None:
+    with Mercure().record() as updates:
+        Mercure().publish("a", data, type=type, private=True)
+    assert [(update.type, update.data) for update in updates] == [published]
+
+
+Publish = Callable[[Mercure, Any, str], object]
+
+
+def _batch(mercure: Mercure, data: Any, type: str) -> None:
+    with mercure.batch() as batch:
+        batch.publish("a", data, type=type, private=True)
+
+
+@pytest.mark.parametrize(
+    "publish",
+    [
+        lambda mercure, data, type: mercure.publish("a", data, type=type, private=True),
+        lambda mercure, data, type: mercure.publish_many([Update("a", data, type=type, private=True)]),
+        lambda mercure, data, type: mercure.publish_to_all("a", data, type=type, private=True),
+        lambda mercure, data, type: mercure.outbox().publish("a", data, type=type, private=True),
+        lambda mercure, data, type: HubClient("http://localhost/", "k" * 32).publish(
+            "a", data, type=type, private=True
+        ),
+        _batch,
+    ],
+)
+@pytest.mark.parametrize(
+    ("data", "type", "words"),
+    [
+        ("<p>", "turbo", "data is a str: give a TurboStream"),
+        ("<p>", "htmx", r"data is a str: give markupsafe\.Markup"),
+        ("<p>", " htmx", "kept for HTML"),
+        (STREAM, "htmx", "pages take a TurboStream only from the type 'turbo'"),
+        (STREAM, "saved", "leave type out"),
+        ({"a": "<p>"}, "turbo", "data is a dict"),
+        (None, "htmx", "data is a NoneType"),
+    ],
+)
+def test_nothing_else_gets_a_type_of_html(
+    app: Flask, publish: Publish, data: Any, type: str, words: str
+) -> None:
+    mercure = Mercure()
+    with mercure.record() as updates, pytest.raises(InvalidArgument, match=words):
+        publish(mercure, data, type)
+    assert updates == []
+
+
+@pytest.mark.parametrize(
+    "publish",
+    [
+        lambda mercure, type: mercure.stream("a", ["<p>"], type=type, private=True),
+        lambda mercure, type: mercure.progress("a", 1, type=type, private=True),
+        lambda mercure, type: mercure.stream_events("a", ["<p>"], type=type, private=True),
+        lambda mercure, type: mercure.stop("a", type=type, private=True),
+    ],
+)
+@pytest.mark.parametrize("type", ["turbo", "htmx"])
+def test_text_and_jobs_have_no_type_of_html(
+    app: Flask, publish: Callable[[Mercure, str], object], type: str
+) -> None:
+    mercure = Mercure()
+    with mercure.record() as updates, pytest.raises(InvalidArgument, match="kept for HTML"):
+        publish(mercure, type)
+    assert updates == []
+
+
+def test_the_command_refuses_a_type_of_html(app: Flask) -> None:
+    with Mercure().record() as updates:
+        answer = app.test_cli_runner().invoke(
+            args=["mercure", "publish", "a", "--data", "<p>", "--type", "turbo"]
+        )
+    assert (answer.exit_code, updates) == (2, [])
+    assert "kept for HTML that the app has rendered" in answer.output
+
+
+def test_what_is_encrypted_is_no_html(app: Flask) -> None:
+    keys = KeySet.generate()
+    mercure = Mercure()
+    with mercure.record() as updates:
+        mercure.publish("a", STREAM, type="sealed", encrypt_for=keys, private=True)
+        with pytest.raises(InvalidArgument, match="the update is encrypted"):
+            mercure.publish("a", STREAM, type="turbo", encrypt_for=keys, private=True)
+    assert [update.type for update in updates] == ["sealed"]
 
 
 # -- htmx
@@ -312,9 +426,8 @@ def test_a_template_that_is_not_escaped_is_refused(app: Flask) -> None:
     ],
 )
 def test_an_element_is_added_in_what_the_parser_wants_around_it(html: str, around: str) -> None:
-    assert htmx_insertion("prepend", "list", Markup(html), "a-1") == (
-        f'<{around} hx-swap-oob="afterbegin:[id=&#34;list&#34;]:not(:has(&gt; [id=&#34;a-1&#34;]))">'
-        f"{html}</{around}>"
+    assert htmx_insertion("prepend", "list", Markup(html)) == (
+        f'<{around} hx-swap-oob="afterbegin:[id=&#34;list&#34;]">{html}</{around}>'
     )
 
 

@@ -103,20 +103,11 @@ def test_the_hubs_connection_is_prepared_when_it_is_elsewhere() -> None:
         ("mercure_script('a', transport='pigeon')", "transport is 'pigeon'"),
         ("mercure_script('')", "empty"),
         ("mercure_script('a', last_event_id='\\n')", "control"),
-        ("turbo_stream_from()", "no topic"),
     ],
 )
 def test_template_functions_refuse_wrong_arguments(call: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         render(f"{{{{ {call} }}}}")
-
-
-def test_turbo_stream_from_writes_an_element() -> None:
-    html = render("{{ turbo_stream_from('a&b', ['c', pattern]) }}", pattern=URLPattern('/"/:id'))
-    assert html == (
-        f'<turbo-stream-source src="{_HUB}?match=a%26b&amp;match=c&amp;match_urlpattern=%2F%22%2F%3Aid">'
-        "</turbo-stream-source>"
-    )
 
 
 def test_mercure_script_for_older_hubs() -> None:
@@ -175,7 +166,6 @@ def test_a_page_on_the_loopback_gets_the_hub_under_its_own_name(page: str, hub: 
     at = f"http://{page}:3000/m"
     assert render("{{ mercure_url() }}", app, base_url) == at
     assert configuration(render("{{ mercure_script('a') }}", app, base_url))["url"] == at
-    assert f'src="{at}?match=a"' in render("{{ turbo_stream_from('a') }}", app, base_url)
 
 
 @pytest.mark.parametrize("hub", ["https://127.0.0.1:3000/m", "http://[::1]:3000/m", "http://hub.localhost/m"])
@@ -190,8 +180,8 @@ def test_a_page_on_another_host_gets_the_public_url(hub: str) -> None:
 @pytest.mark.parametrize(
     ("call", "attributes"),
     [
-        ('"message", "turbo"', 'type="message" call="turbo" gap="reload"'),
-        ('"message", "htmx", gap="event"', 'type="message" call="htmx"'),
+        ('"turbo"', 'type="turbo" gap="reload"'),
+        ('"htmx", topics="x", gap="event"', 'type="htmx" topics="[&#34;x&#34;]"'),
         ('"saved", "app.toast"', 'type="saved" call="app.toast"'),
         ('"saved", "toast", gap="reload"', 'type="saved" call="toast" gap="reload"'),
         ('"count", text="#count"', 'type="count" text="#count" gap="reload"'),
@@ -249,11 +239,24 @@ def test_the_answer_of_a_post_says_so(method: str, marked: bool) -> None:
         ("'a', 'b', text='c'", "either call.* or text"),
         ("'a', 'b', field='c'", "has a field"),
         ("'a', 'b', last_event_id='urn:1'", "no topics"),
+        ("none", "has the type None; give an event type, such as 'saved', or 'message'"),
+        ("''", "has the type ''; give an event type"),
+        ("7, 'b'", "has the type 7"),
+        ("'message', 'turbo'", r"has the call 'turbo'; write mercure_on\('turbo'\)"),
+        ("'saved', 'htmx'", r"has the call 'htmx'; write mercure_on\('htmx'\)"),
+        ("'turbo', 'turbo'", r"write mercure_on\('turbo'\)"),
+        ("'turbo', 'app.toast'", r"write mercure_on\('turbo'\), or publish with a type of your own"),
+        ("'htmx', text='#a'", r"write mercure_on\('htmx'\), or"),
     ],
 )
 def test_mercure_on_does_one_thing(call: str, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         render("{{ mercure_on(" + call + ") }}")
+
+
+def test_mercure_on_shows_text_somewhere() -> None:
+    with pytest.raises(InvalidArgument, match="text is empty"):
+        render("{{ mercure_on('a', text='') }}")
 
 
 @pytest.mark.parametrize(

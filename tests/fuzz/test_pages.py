@@ -22,7 +22,7 @@ Mercure(APP)
 
 PAGE = (
     "{{ mercure_script(topic, position, refresh=name) }}"
-    '{{ turbo_stream_from(topic) }}<a href="{{ mercure_url(topic, position) }}"></a>'
+    '{{ mercure_on("turbo", topics=topic) }}<a href="{{ mercure_url(topic, position) }}"></a>'
 )
 PIECES = [
     *(
@@ -93,7 +93,7 @@ def test_a_page_holds_any_text(name: str, position: str) -> None:
     elements = Elements()
     elements.feed(page)
     elements.close()
-    assert [tag for tag, _ in elements.found] == ["link", "meta", "script", "turbo-stream-source", "a"]
+    assert [tag for tag, _ in elements.found] == ["link", "meta", "script", "script", "mercure-on", "a"]
     options = json.loads(elements.found[1][1]["content"] or "")
     # in JSON two halves of a character are that character
     read = name.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

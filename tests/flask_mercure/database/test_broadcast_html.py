@@ -103,6 +103,7 @@ def test_a_page_follows_what_is_committed(hub: FakeHub, open_library: Open) -> N
         add(books, title="<b>")
         change(books, 1, title="Dubliners")
         delete(books, 1)
+        assert [dict(one.pairs)["type"] for one in hub.received] == ["turbo"] * 3
     assert published(hub) == [
         ("books", ADDED.format(1, "&lt;b&gt;")),
         ("books", REPLACED.format(1, "Dubliners")),
@@ -111,15 +112,14 @@ def test_a_page_follows_what_is_committed(hub: FakeHub, open_library: Open) -> N
 
 
 def test_a_page_with_htmx(hub: FakeHub, open_library: Open) -> None:
-    with open_library("_row.html", format="htmx", target="list", type="book") as books:
+    with open_library("_row.html", format="htmx", target="list") as books:
         prepare(books)
         add(books)
         change(books, 1, title="Dubliners")
         delete(books, 1)
-        assert [dict(one.pairs)["type"] for one in hub.received] == ["book"] * 3
+        assert [dict(one.pairs)["type"] for one in hub.received] == ["htmx"] * 3
     assert [data for _, data in published(hub)] == [
-        '<tbody hx-swap-oob="beforeend:[id=&#34;list&#34;]:not(:has(&gt; [id=&#34;book-1&#34;]))">'
-        '<tr id="book-1"><td>Ulysses</td></tr></tbody>',
+        '<tbody hx-swap-oob="beforeend:[id=&#34;list&#34;]"><tr id="book-1"><td>Ulysses</td></tr></tbody>',
         '<tr hx-swap-oob="outerHTML:[id=&#34;book-1&#34;]" id="book-1"><td>Dubliners</td></tr>',
         '<div hx-swap-oob="delete:[id=&#34;book-1&#34;]"></div>',
     ]
@@ -303,6 +303,7 @@ def test_a_model_can_be_published_both_ways(hub: FakeHub, open_library: Open) ->
         ),
         ({"actions": {"update": "morph"}, "format": "htmx"}, InvalidArgument, "'morph' for 'update'"),
         ({"deleted": str}, TypeError, "has template, for which there is no deleted"),
+        ({"type": "book"}, TypeError, "has template, for which there is no type"),
         ({"columns": ("id",)}, TypeError, "has columns and template: write"),
         ({"template": None, "columns": ("id",), "target": "a"}, TypeError, "has columns, .*no target"),
     ],
