@@ -55,6 +55,7 @@ nitpick_ignore_regex = [
     ("py:class", r"flask_mercure\.updates\.UpdateOptions"),  # the arguments of publish
     # An argument of what MERCURE_TOKEN_FACTORY replaces.
     ("py:class", r"mercure_hub\.protocol\.tokens\.keys\.Key"),
+    ("py:class", r"flask_mercure\.tokens\.Identified"),  # an object with get_id()
     ("py:class", r"flask_mercure\.hub_client\.HubClientSettings"),  # the keys of a hub in app.config
 ]
 

@@ -41,7 +41,7 @@ from flask_mercure.config.settings import Configuration
 from flask_mercure.cookies import CookiePolicy, host_of, identity_cookie, keep_private, replace_cookie
 from flask_mercure.errors import ConfigurationError, CookieError, InvalidArgument, MercureError, TokenError
 from flask_mercure.state import HubState, MercureState, state_of
-from flask_mercure.tokens import expiry, without_frames
+from flask_mercure.tokens import User, expiry, subject, without_frames
 from flask_mercure.topics import EVERYTHING, Topics, URITemplate, URLPattern, as_list, matchers
 from mercure_hub.protocol.errors import InvalidRequest
 from mercure_hub.protocol.topics import MatcherType
@@ -89,7 +89,7 @@ class Grants:
 
     topics: Topics = ()
     payload: Any = None
-    user: str | int | None = None
+    user: User | None = None
     additional_claims: Mapping[str, Any] | None = None
     lifetime: float | timedelta | None = None
 
@@ -158,7 +158,7 @@ def create_token(
     *,
     lifetime: float | timedelta | None = None,
     payload: Any = None,
-    user: str | int | None = None,
+    user: User | None = None,
 ) -> str:
     """Make a token; arguments and errors are those of :meth:`flask_mercure.Mercure.create_token`."""
     claims = dict(additional_claims or {})
@@ -166,8 +166,8 @@ def create_token(
         if "exp" in claims:
             raise InvalidArgument("give lifetime, or exp in additional_claims, not both")
         claims["exp"] = math.ceil(time.time() + _seconds(lifetime))
-    if "sub" not in claims and (subject := _subject(user)) is not None:
-        claims["sub"] = subject
+    if "sub" not in claims and (name := _subject(user)) is not None:
+        claims["sub"] = name
     subscribe = as_list(subscribe, "subscribe")  # iterators are read once
     publish = as_list(publish, "publish")
     for topics, argument in ((subscribe, "subscribe"), (publish, "publish")):
@@ -188,7 +188,7 @@ def set_cookie(
     additional_claims: Mapping[str, Any] | None = None,
     lifetime: float | timedelta | None = None,
     payload: Any = None,
-    user: str | int | None = None,
+    user: User | None = None,
 ) -> None:
     """Add the cookie to a response; arguments and errors are those of :meth:`Mercure.set_cookie`."""
     subscribe = as_list(subscribe, "subscribe") or ()  # iterators are read once
@@ -588,7 +588,7 @@ def _digest(grants: Grants, name: str, configuration: Configuration) -> str:
         sorted([type(one).__name__, str(one)] for one in topics),
         grants.payload,
         grants.additional_claims and dict(grants.additional_claims),
-        _user() if grants.user is None else ["user", str(grants.user)],
+        _user() if grants.user is None else ["user", subject(grants.user)],
     ]
     return keyed(json.dumps(content, sort_keys=True, default=str))
 
@@ -675,7 +675,7 @@ def _logins() -> dict[str, _Login]:
     return logins
 
 
-def _continued(state: HubState, topics: Topics, user: str | int | None) -> _Login:
+def _continued(state: HubState, topics: Topics, user: User | None) -> _Login:
     """The login that the next token belongs to.
 
     It is that of the mark, unless the user is another one or the topics are fewer: then that login ends, and
@@ -691,10 +691,10 @@ def _continued(state: HubState, topics: Topics, user: str | int | None) -> _Logi
     return _Login(secrets.token_urlsafe(18), account, digests)
 
 
-def _account(user: str | int | None) -> str:
+def _account(user: User | None) -> str:
     """A digest of a user's name."""
-    subject = _subject(user)
-    return _NOBODY if subject is None else keyed(json.dumps(["account", subject]))[: len(_NOBODY)]
+    name = _subject(user)
+    return _NOBODY if name is None else keyed(json.dumps(["account", name]))[: len(_NOBODY)]
 
 
 def _is_of_another_account(login: _Login, account: str) -> bool:
@@ -788,7 +788,7 @@ def _set_identity(
     response: BaseResponse,
     subscribe: Topics,
     claims: Mapping[str, Any],
-    user: str | int | None,
+    user: User | None,
 ) -> None:
     """Mark whose cookie the browser has from now on, for scripts of the app's pages.
 
@@ -859,14 +859,13 @@ def _subject(user: object) -> str | None:
 
     :param user: who was named; ``None``: the current one of the app's login extension.
     :returns: ``None`` when nobody is known.
-    :raises InvalidArgument: the user is named by an empty string, or by something that is no name.
+    :raises InvalidArgument: the id is empty.
+    :raises TypeError: the user is named by something that is no id.
     """
     if user is None:
         login = _login() if has_request_context() else None
         return None if login is None else login[1]
-    if isinstance(user, bool) or not (name := str(user)):
-        raise InvalidArgument(f"user is {user!r}; give the id of the user, as a str or an int")
-    return name
+    return subject(user)
 
 
 def _login() -> list[str] | None:

@@ -33,6 +33,7 @@ from flask_mercure.reading.position import position
 from flask_mercure.reading.presence import ActiveSubscriptions
 from flask_mercure.reading.subscriber import Gap, Subscription
 from flask_mercure.state import HubState, state_of
+from flask_mercure.tokens import User
 from flask_mercure.topics import Topic, Topics, check_characters, matchers, subscription_url
 from flask_mercure.updates import UNSET, Batch, Unset, Update, publications
 from mercure_hub.protocol.update import EARLIEST
@@ -525,7 +526,7 @@ class HubOperations(ABC):
         *,
         lifetime: float | timedelta | None = None,
         payload: Any = None,
-        user: str | int | None = None,
+        user: User | None = None,
     ) -> str:
         """Make a token with the app's factory, for a client that is no browser or sends a header.
 
@@ -552,7 +553,7 @@ class HubOperations(ABC):
 
     def revoke(
         self,
-        user: str | int | None = None,
+        user: User | None = None,
         *,
         topics: Topics = (),
         sid: str | None = None,
@@ -565,10 +566,11 @@ class HubOperations(ABC):
         tokens until they would have expired. What is issued from now on counts: a user who may still sign in
         gets a new cookie. In a view, the response gives the browser of that request a new one. ::
 
-            mercure.revoke(user.id)  # the account is locked, or the password has changed
+            mercure.revoke(user)  # the account is locked, or the password has changed
             mercure.revoke(user.id, topics=[build_topic("rooms/{}", room.id)])  # no longer a member
 
-        :param user: all tokens whose ``sub`` it is: of all browsers and devices.
+        :param user: user whose tokens end, on all browsers and devices: an id, or an object whose ``get_id``
+            returns it.
         :param topics: only those of the user's tokens that grant one of these: topics, or patterns as they
             were granted. Such a token is refused as a whole.
         :param sid: in place of the user: tokens with this claim, of a session.
@@ -578,6 +580,7 @@ class HubOperations(ABC):
         :raises HubUnreachable: the hub gave no answer; calling it again does no harm.
         :raises InvalidArgument: nobody is named, or a topic cannot be expressed.
         :raises Refused: the hub does not allow it, or does not have the feature.
+        :raises TypeError: the user, ``sid`` or ``jti`` is no id.
         :raises TokenError: the factory cannot make a token.
         """
         revocation.revoke(self._state, user, topics, sid=sid, jti=jti, lifetime=lifetime)
@@ -711,7 +714,7 @@ class Hub(HubOperations):
         additional_claims: Mapping[str, Any] | None = None,
         lifetime: float | timedelta | None = None,
         payload: Any = None,
-        user: str | int | None = None,
+        user: User | None = None,
     ) -> _Response:
         """Give the browser a token, in the cookie that it sends to the hub (spec, Cookie).
 

@@ -31,6 +31,7 @@ from flask_mercure.publishing.pipeline import Pipeline
 from flask_mercure.publishing.recorder import Recording
 from flask_mercure.reading.position import Position
 from flask_mercure.state import HubState
+from flask_mercure.tokens import User
 from flask_mercure.topics import Protocol, Topics
 from mercure_hub.config.settings import PREFIX
 
@@ -177,7 +178,7 @@ class HubClient(HubOperations):
         additional_claims: Mapping[str, Any] | None = None,
         lifetime: float | timedelta | None = None,
         payload: Any = None,
-        user: str | int | None = None,
+        user: User | None = None,
     ) -> str:
         """The value of a ``Set-Cookie`` header that lets a browser read private updates (spec, Cookie).
 

@@ -18,7 +18,7 @@ from flask_mercure.client.session import Reply, ask
 from flask_mercure.errors import HubUnreachable, InvalidArgument, MercureError, Refused
 from flask_mercure.publishing import recorder
 from flask_mercure.state import HubState
-from flask_mercure.tokens import without_frames
+from flask_mercure.tokens import User, subject, without_frames
 from flask_mercure.topics import Topics, matchers
 from mercure_hub.protocol.tokens.claims import DETAILS, OLD_CLAIM, REVOCATION_TYPE, REVOKE
 
@@ -48,7 +48,7 @@ class Session:
 
 def revoke(
     state: HubState,
-    user: str | int | None = None,
+    user: User | None = None,
     topics: Topics = (),
     *,
     sid: str | None = None,
@@ -58,14 +58,11 @@ def revoke(
     """Have the hub refuse tokens; arguments and errors are those of :meth:`flask_mercure.Mercure.revoke`."""
     configuration = state.configuration
     named = {"sub": user, "sid": sid, "jti": jti}
-    fields = [(name, str(value)) for name, value in named.items() if value is not None]
+    arguments = {"sub": "user", "sid": "sid", "jti": "jti"}
+    fields = [(name, subject(value, arguments[name])) for name, value in named.items() if value is not None]
     wanted = [str(topic) for topic in matchers(topics, configuration.protocol, "topics")]
     if not fields:
         raise InvalidArgument("revoke needs a user, a token (jti) or a session (sid)")
-    for name, value in fields:
-        if not value or isinstance(named[name], bool):
-            argument = "user" if name == "sub" else name
-            raise InvalidArgument(f"{argument} is {named[name]!r}; give an id that is not empty")
     if user is None and wanted:
         raise InvalidArgument("topics belongs to user: a token or a session ends as a whole")
     if user is not None and len(fields) > 1:
@@ -80,13 +77,13 @@ def revoke(
     if recorder.is_recording():
         recorder.take_revocation(
             recorder.RecordedRevocation(
-                None if user is None else str(user), tuple(wanted), sid, jti, state.name
+                None if user is None else subject(user), tuple(wanted), sid, jti, state.name
             )
         )
     else:
         _post(state, fields)
     if user is not None and has_request_context():
-        request.environ.setdefault(KEY, set()).add((state.name, str(user)))
+        request.environ.setdefault(KEY, set()).add((state.name, subject(user)))
 
 
 def _seconds(lifetime: float | timedelta) -> float:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Protocol as Protocol_
 
 import jwt
 from jwt import PyJWK
@@ -42,6 +43,17 @@ from mercure_hub.protocol.tokens.keys import Key
 from mercure_hub.protocol.topics import MatcherType
 
 Purpose = Literal["sign", "verify"]
+
+
+class Identified(Protocol_):
+    """A user of Flask-Login, or an object like it."""
+
+    def get_id(self) -> Any:
+        """Return the id."""
+
+
+User = str | int | uuid.UUID | Identified
+"""The forms in which a user is named: an id, or an object whose ``get_id`` returns it."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -589,3 +601,23 @@ def _utc(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, OSError, ValueError):  # a year that the calendar does not have
         return f"{seconds:g} s since 1970"
+
+
+def subject(user: object, argument: str = "user") -> str:
+    """Return the ``sub`` of a user's tokens.
+
+    :param user: in one of the forms of :data:`User`.
+    :param argument: its name, for errors.
+    :raises InvalidArgument: the id is empty.
+    :raises TypeError: it is an object without an id.
+    """
+    get_id = getattr(user, "get_id", None)
+    id = get_id() if callable(get_id) else user
+    if isinstance(id, bool) or not isinstance(id, str | int | uuid.UUID):
+        given = f"a {type(user).__name__}" + (f" whose get_id() returns {id!r}" if callable(get_id) else "")
+        raise TypeError(
+            f"{argument} is {given}; give an id as a str, an int or a UUID, or an object with get_id()"
+        )
+    if not (text := str(id)):
+        raise InvalidArgument(f"{argument} is {id!r}; give an id that is not empty")
+    return text

@@ -59,12 +59,12 @@ EXTENSION: dict[str, tuple[str, ...]] = {
     "explanation": ("errors", "topics", "tokens", "client", "state", "reading", "grants"),
     "database": ("contexts", "errors", "html", "topics", "updates", "config", "state", "publishing"),
     "hub": (
-        *("errors", "topics", "encryption", "updates", "config", "state", "publishing", "reading"),
-        *("revocation", "grants", "pages", "page_session", "database"),
+        *("errors", "topics", "tokens", "encryption", "updates", "config", "state", "publishing"),
+        *("reading", "revocation", "grants", "pages", "page_session", "database"),
     ),
     "hub_client": (
-        *("errors", "topics", "cookies", "config", "client", "state", "publishing", "reading"),
-        *("grants", "pages", "hub"),
+        *("errors", "topics", "tokens", "cookies", "config", "client", "state", "publishing"),
+        *("reading", "grants", "pages", "hub"),
     ),
     "extension": (
         *("errors", "encryption", "updates", "config", "client", "state", "publishing"),

@@ -613,10 +613,10 @@ def test_the_subject_of_a_user_without_a_name_is_random(site: Site) -> None:
     assert second["sub"] not in (first["sub"], "bob")
 
 
-@pytest.mark.parametrize("user", ["", True])
-def test_a_user_without_a_name_is_refused(site: Site, user: Any) -> None:
+@pytest.mark.parametrize(("user", "error"), [("", InvalidArgument), (True, TypeError), (object(), TypeError)])
+def test_a_user_without_a_name_is_refused(site: Site, user: Any, error: type[Exception]) -> None:
     site.answer = lambda: Grants(["a"], user=user)
-    with pytest.raises(InvalidArgument, match="user is"):
+    with pytest.raises(error, match="user is"):
         site.get()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import flask_login  # type: ignore[import-untyped]
 import jwt
@@ -39,6 +40,11 @@ SITE = "https://site.example"
 COOKIE = "__Secure-mercure_access_token"
 MARK = "mercure_grants_default"
 DONE = Answer(b"", 204, None)
+
+
+class Account(flask_login.UserMixin):  # type: ignore[misc]
+    def __init__(self, id: str) -> None:
+        self.id = id
 
 
 @pytest.mark.minutes
@@ -104,6 +110,17 @@ class TestRequest:
         claims = jwt.decode(token, SECRET, algorithms=["HS256"])
         assert claims["mercure"] == {"publish": [REVOCATION_TYPE], "revoke": True}
 
+    @pytest.mark.parametrize(
+        "user", [7, "7", Account("7"), UUID(int=7)], ids=lambda user: type(user).__name__
+    )
+    def test_a_user_is_named_in_any_form_as_the_cookie_names_it(self, hub: FakeHub, user: Any) -> None:
+        self.revoke(hub, user)
+        mercure = Mercure()
+        with make_app(mercure, URL=hub.url).test_request_context():
+            claims = jwt.decode(mercure.create_token("a", user=user), options={"verify_signature": False})
+        assert ("sub", claims["sub"]) in hub.received[0].pairs
+        assert claims["sub"] == (str(user) if isinstance(user, UUID) else "7")
+
     def test_a_token_that_is_configured_is_sent(self, hub: FakeHub) -> None:
         token = jwt.encode({"exp": time.time() + 60}, SECRET)
         self.revoke(hub, 7, config={"JWT_SECRET": None, "JWT": token})
@@ -118,7 +135,13 @@ class TestRequest:
         [
             ({}, InvalidArgument, "needs a user"),
             ({"user": ""}, InvalidArgument, "user is ''"),
-            ({"user": True}, InvalidArgument, "user is True"),
+            ({"user": True}, TypeError, "user is a bool"),
+            ({"user": object()}, TypeError, "user is a object; give an id as a str, an int or a UUID"),
+            ({"user": b"7"}, TypeError, "user is a bytes"),
+            ({"user": 7.0}, TypeError, "user is a float"),
+            ({"user": {"id": 7}}, TypeError, "user is a dict"),
+            ({"user": flask_login.AnonymousUserMixin()}, TypeError, "whose get_id() returns None"),
+            ({"sid": object()}, TypeError, "sid is a object"),
             ({"jti": ""}, InvalidArgument, "jti is ''"),
             ({"jti": "j", "topics": "a"}, InvalidArgument, "topics belongs to user"),
             ({"user": 7, "jti": "j"}, InvalidArgument, "one at a time"),
