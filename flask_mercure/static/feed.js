@@ -1,7 +1,7 @@
 // A subscription whose topics can change while events arrive: nothing is lost, nothing comes twice.
 
 import { isSubset } from "./topics.js";
-import { Stream } from "./stream.js";
+import { Stream, bounded } from "./stream.js";
 
 export const REMEMBERED = 2000; // ids
 const QUIET = 1000; // milliseconds without an event after which nothing is on its way any more
@@ -197,12 +197,13 @@ export class Feed {
     const { access } = this.#settings;
     if (access.left === null) return;
     this.#renewal = setTimeout(async () => {
+      if (!access.isDue()) return void this.#schedule();
       const outcome = await access.renew();
       if (this.#isAway) return;
       if (outcome === "renewed") this.renew();
       else if (outcome === "failed") access.postpone();
       this.#schedule();
-    }, access.left);
+    }, bounded(access.left));
   }
 
   #start(topics, cursor) {

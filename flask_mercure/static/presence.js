@@ -1,7 +1,7 @@
 // Who is at a topic: the hub's subscriptions to it, folded into people. The hub lists them, and tells of each
 // that begins or ends. A person with several tabs and devices is one entry, and a reload is no leaving.
 
-import { LONGEST_DELAY } from "./stream.js";
+import { LONGEST_DELAY, bounded } from "./stream.js";
 
 const GRACE = 15_000; // milliseconds without a connection after which somebody has left
 const LONGEST_MATCHER = 512; // characters, in a hub with active subscriptions
@@ -273,7 +273,7 @@ export class Presence {
     clearTimeout(this.#timer);
     const { next } = this.#people;
     if (next === null) return;
-    this.#timer = setTimeout(() => this.#tell(this.#people.due(Date.now())), Math.max(0, next - Date.now()));
+    this.#timer = setTimeout(() => this.#tell(this.#people.due(Date.now())), bounded(next - Date.now()));
   }
 }
 

@@ -9,6 +9,17 @@ const EARLIEST = "earliest"; // the cursor of all that the hub has
 const REVOKED = "token-revoked"; // the hub's name for access that the application has ended
 const MISSING = "token-missing"; // and what one says that lets nobody in without a token
 const UNANSWERED = 10_000; // milliseconds without an answer, after which something seems to hold it back
+const LONGEST_WAIT = 3_600_000; // milliseconds; browsers fire a timer of more than 2**31 - 1 at once
+const SHORTEST_RETRY = 100; // milliseconds, whatever the hub names
+
+/** Milliseconds for a timer whose length comes from elsewhere: at most an hour, and 0 for what is no length. */
+export const bounded = (milliseconds) => (milliseconds > 0 ? Math.min(milliseconds, LONGEST_WAIT) : 0);
+
+/** A moment by both clocks: one may be set back, the other may stand still while the computer sleeps. */
+const moment = () => ({ wall: Date.now(), steady: performance.now() });
+
+/** Milliseconds since a moment, by the clock that says more. */
+const since = ({ wall, steady }) => Math.max(Date.now() - wall, performance.now() - steady);
 
 /**
  * @typedef {object} Settings of all streams of a page
@@ -38,7 +49,7 @@ export class Stream {
   #watch = 0;
   #attempts = 0;
   #delay = FIRST_DELAY;
-  #lastSign = 0; // when the hub was last heard
+  #lastSign = null; // when the hub was last heard
   #hasRenewed = false; // since it was open: a second refusal is not for the cookie's age
   #isClosed = false;
   #isBarred = false; // another attempt with what the page has would be refused again
@@ -106,7 +117,7 @@ export class Stream {
     }
     if (this.#settings.isForeign()) return;
     const requested = this.cursor;
-    this.#lastSign = Date.now();
+    this.#lastSign = moment();
     this.#name = fallback.name;
     this.#watch = setTimeout(() => this.#heldBack("unanswered"), UNANSWERED);
     const address = subscriptionUrl(url, this.topics, protocol, requested, lastValue);
@@ -119,8 +130,10 @@ export class Stream {
       {
         open: (head) => this.#opened(requested, head),
         live: () => this.#live(),
-        alive: () => (this.#lastSign = Date.now()),
-        retry: (milliseconds) => (this.#delay = Math.min(milliseconds, LONGEST_DELAY)),
+        alive: () => (this.#lastSign = moment()),
+        retry: (milliseconds) => {
+          this.#delay = Math.max(SHORTEST_RETRY, Math.min(bounded(milliseconds), LONGEST_DELAY));
+        },
         event: (event) => {
           if (event.id) this.cursor = event.id;
           this.#sink.event(event);
@@ -177,10 +190,10 @@ export class Stream {
     this.isLate = false;
     this.#hasRenewed = false;
     this.#attempts = 0;
-    this.#lastSign = 0;
+    this.#lastSign = null;
     if (!isMarked) this.#live();
-    const opened = Date.now();
-    if (this.#transport.showsBytes && this.#settings.heartbeat) this.#watchSilence(opened);
+    const opened = moment();
+    if (this.#transport.showsBytes && this.#settings.heartbeat > 0) this.#watchSilence(opened);
   }
 
   /** What comes from now on is new. */
@@ -193,9 +206,9 @@ export class Stream {
   #watchSilence(opened) {
     const { heartbeat } = this.#settings;
     // Hubs send a comment at once.
-    const wait = this.#lastSign === 0 ? Math.min(1.5 * heartbeat, UNANSWERED) : 1.5 * heartbeat;
+    const wait = this.#lastSign === null ? Math.min(1.5 * heartbeat, UNANSWERED) : 1.5 * heartbeat;
     this.#watch = setTimeout(() => {
-      if (this.#lastSign === 0) {
+      if (this.#lastSign === null) {
         this.#lastSign = opened;
         if (!this.isLive) this.#live(); // nobody will say when
         const turn = this.#turn;
@@ -204,13 +217,13 @@ export class Stream {
       }
       if (this.#isTooQuiet(3)) this.#again({});
       else this.#watchSilence(opened);
-    }, wait);
+    }, bounded(wait));
   }
 
   #isTooQuiet(heartbeats) {
     const { heartbeat } = this.#settings;
-    const isWatched = this.#transport.showsBytes && heartbeat > 0 && this.#lastSign > 0;
-    return isWatched && Date.now() - this.#lastSign > heartbeats * heartbeat;
+    const isWatched = this.#transport.showsBytes && heartbeat > 0 && this.#lastSign !== null;
+    return isWatched && since(this.#lastSign) > heartbeats * heartbeat;
   }
 
   async #again({ status, reason, retryAfter, error }) {
@@ -241,7 +254,7 @@ export class Stream {
     const isDenied = status === 401 || status === 403;
     // Half of each delay is chance, so that a hub that starts again does not meet all pages at once.
     const most = Math.min(this.#delay * 2 ** this.#attempts++, LONGEST_DELAY);
-    const delay = Math.max(retryAfter ?? 0, most * (0.5 + Math.random() / 2));
+    const delay = Math.max(bounded(retryAfter), most * (0.5 + Math.random() / 2));
     this.#hasRenewed &&= this.#attempts % 4 !== 0; // once in a while, perhaps somebody signed in again
     // Other credentials come from elsewhere: `wake` tries them.
     this.#isBarred = isDenied && !access.asksThePage && (reason === REVOKED || access.isOver);
@@ -261,7 +274,7 @@ export class Credentials {
   #lifetime;
   #token;
   #identity;
-  #renewed = Date.now();
+  #renewed = moment();
   #underWay = null;
   wasGiven = false; // the hub has taken a token of the page
   isOver = false; // and the application has refused another one since
@@ -297,7 +310,7 @@ export class Credentials {
 
   /** Milliseconds until it should be renewed; `null` for never. */
   get left() {
-    return this.canRenew && this.#lifetime ? Math.max(0, this.#renewed + this.#lifetime - Date.now()) : null;
+    return this.canRenew && this.#lifetime > 0 ? Math.max(0, this.#lifetime - since(this.#renewed)) : null;
   }
 
   isDue() {
@@ -306,7 +319,8 @@ export class Credentials {
 
   /** It could not be renewed: not again at once. */
   postpone() {
-    this.#renewed = Date.now() - this.#lifetime + Math.min(this.#lifetime, LONGEST_DELAY);
+    const early = this.#lifetime - Math.min(this.#lifetime, LONGEST_DELAY);
+    this.#renewed = { wall: Date.now() - early, steady: performance.now() - early };
   }
 
   /**
@@ -315,7 +329,7 @@ export class Credentials {
    * @param {{token?: string, refreshAfter?: number, identity?: string}} answer what is known of the new one
    */
   note({ token, refreshAfter, identity } = {}) {
-    this.#renewed = Date.now();
+    this.#renewed = moment();
     this.#identity.note(identity);
     if (this.#identity.isForeign) return; // it is not for this page
     this.isOver = false;
@@ -343,7 +357,7 @@ export class Credentials {
       }
       if (answer === false) {
         // Nobody is signed in. A public stream goes on all the same, and need not ask again soon.
-        this.#renewed = Date.now();
+        this.#renewed = moment();
         this.isOver = this.wasGiven;
         return "refused";
       }
