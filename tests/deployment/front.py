@@ -152,7 +152,7 @@ class Front:
             response = connection.getresponse()
             return (
                 response.status,
-                CaseInsensitiveDict(response.headers.items()),
+                CaseInsensitiveDict(reversed(response.headers.items())),  # of several, the first
                 response.read().decode(errors="replace"),
             )
         finally:
