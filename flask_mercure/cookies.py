@@ -261,9 +261,11 @@ def replace_cookie(headers: Headers, line: str) -> None:
 
 
 def identity_cookie(url: str) -> str:
-    """The name of the mark that tells scripts whose cookie the browser has, as the module makes it too.
+    """Return the name of the mark by which scripts know whose cookie the browser has.
 
-    :param url: of the hub, as pages have it.
+    The JavaScript module makes the same name.
+
+    :param url: public URL of the hub.
     """
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2].lower().removesuffix(_PORTS.get(parts.scheme, ""))

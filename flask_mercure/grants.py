@@ -703,13 +703,25 @@ def _is_of_another_account(login: _Login, account: str) -> bool:
 
 
 def _digests(topics: Topics, configuration: Configuration) -> str:
-    """Digests of topics, joined; of many, a single one that is longer."""
-    found = sorted(
-        {f"{type(one).__name__} {one}" for one in matchers(topics, configuration.protocol, "topics")}
-    )
+    """Join keyed digests of topics."""
+    return _joined(_named(topics, configuration), lambda text: keyed(f"topic {text}"))
+
+
+def _named(topics: Topics, configuration: Configuration) -> list[str]:
+    """Name the kind of each topic with it: patterns and topics may be equal as text."""
+    return [f"{type(one).__name__} {one}" for one in matchers(topics, configuration.protocol, "topics")]
+
+
+def _joined(texts: Iterable[str], digest: Callable[[str], str]) -> str:
+    """Join digests of texts; of many texts, return a single one that is longer.
+
+    :param texts: texts in any order.
+    :param digest: function from a text to its digest.
+    """
+    found = sorted(set(texts))
     if len(found) > _MANY:
-        return keyed(json.dumps(["topics", found]))[: _TOPIC + 1]
-    return "".join(sorted(keyed(f"topic {one}")[:_TOPIC] for one in found))
+        return digest(json.dumps(found))[: _TOPIC + 1]
+    return "".join(sorted(digest(one)[:_TOPIC] for one in found))
 
 
 def _is_less(before: str, after: str) -> bool:
@@ -773,10 +785,10 @@ def identity(user: object) -> str | None:
 
 
 def marked_identity(state: HubState, response: BaseResponse) -> str:
-    """The identity that a response marks its cookie with.
+    """Return the identity that a response marks its cookie with.
 
-    :param state: of the hub.
-    :param response: to which the cookie was added.
+    :param state: hub of the cookie.
+    :param response: response with the cookie.
     """
     name = f"{_identity_cookie(state)}="
     lines = response.headers.getlist("Set-Cookie")
@@ -797,13 +809,12 @@ def _set_identity(
     known: another user begins where the cookie does not grant all that it did before, or grants more in
     another session.
 
-    :param subscribe: what the cookie grants.
-    :param claims: of its token.
+    :param subscribe: topics that the cookie grants.
+    :param claims: additional claims of its token.
     """
     mark = identity(claims.get("sub", user))
     if mark is None:
-        topics = matchers(subscribe, state.configuration.protocol, "subscribe")
-        granted = [f"{type(one).__name__} {one}" for one in topics] + [repr(claims.get("mercure"))]
+        granted = [*_named(subscribe, state.configuration), repr(claims.get("mercure"))]
         before = _UNNAMED.fullmatch(request.cookies.get(_identity_cookie(state), ""))
         nonce = before[1] if before else secrets.token_urlsafe(12)
         try:
@@ -819,15 +830,13 @@ def _set_identity(
 
 
 def _salted(salt: str, texts: Iterable[str]) -> str:
-    """Digests of texts, joined; of many, a single one that is longer. They need no ``SECRET_KEY``."""
+    """Join digests of texts that need no ``SECRET_KEY``."""
 
     def digest(text: str) -> str:
-        return urlsafe_b64encode(
-            hashlib.sha256(f"{salt} {text}".encode("utf-8", "replace")).digest()
-        ).decode()
+        code = hashlib.sha256(f"{salt} {text}".encode("utf-8", "replace")).digest()
+        return urlsafe_b64encode(code).decode()
 
-    found = sorted({digest(one)[:_TOPIC] for one in texts})
-    return "".join(found) if len(found) <= _MANY else digest("".join(found))[: _TOPIC + 1]
+    return _joined(texts, digest)
 
 
 def _mark_identity(state: HubState, response: BaseResponse, mark: str) -> None:

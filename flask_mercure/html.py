@@ -81,7 +81,7 @@ def _encoded(character: re.Match[str]) -> str:
 
 
 def is_html_type(type: str | None) -> bool:
-    """Tell whether subscribers could read an event type as one of :data:`HTML_TYPES`."""
+    """Return true if subscribers could read an event type as one of :data:`HTML_TYPES`."""
     # Readers of an event stream leave out a space at the beginning (HTML, "Server-sent events").
     return isinstance(type, str) and type.strip() in HTML_TYPES
 
@@ -89,8 +89,8 @@ def is_html_type(type: str | None) -> bool:
 def html_type(type: str | None, data: object) -> str | None:
     """The event type with which data is published as it is.
 
-    :param type: asked for.
-    :param data: of the update.
+    :param type: requested event type.
+    :param data: data of the update.
     :returns: ``turbo`` for a :class:`TurboStream`, else ``type``.
     :raises InvalidArgument: the type is one of :data:`HTML_TYPES` and the data is not HTML that the app has
         rendered; or the data is a :class:`TurboStream` and the type another one.
@@ -131,9 +131,9 @@ def render_escaped(template: str, **context: Any) -> Markup:
     """Render a template to HTML.
 
     :param template: name of the template; its content must be escaped, as Flask does for ``.html``.
-    :param context: what the template has, beside globals and context processors.
+    :param context: variables of the template, beside globals and context processors.
     :raises InvalidArgument: the app does not escape the template.
-    :raises Exception: what the template raises.
+    :raises Exception: any error of the template.
     """
     autoescape = current_app.jinja_env.autoescape
     if not (autoescape(template) if callable(autoescape) else autoescape):

@@ -57,9 +57,9 @@ def revoke(
 ) -> None:
     """Have the hub refuse tokens; arguments and errors are those of :meth:`flask_mercure.Mercure.revoke`."""
     configuration = state.configuration
-    named = {"sub": user, "sid": sid, "jti": jti}
-    arguments = {"sub": "user", "sid": "sid", "jti": "jti"}
-    fields = [(name, subject(value, arguments[name])) for name, value in named.items() if value is not None]
+    named = (("sub", user, "user"), ("sid", sid, "sid"), ("jti", jti, "jti"))
+    ids = {claim: subject(id, argument) for claim, id, argument in named if id is not None}
+    fields = list(ids.items())
     wanted = [str(topic) for topic in matchers(topics, configuration.protocol, "topics")]
     if not fields:
         raise InvalidArgument("revoke needs a user, a token (jti) or a session (sid)")
@@ -77,13 +77,13 @@ def revoke(
     if recorder.is_recording():
         recorder.take_revocation(
             recorder.RecordedRevocation(
-                None if user is None else subject(user), tuple(wanted), sid, jti, state.name
+                ids.get("sub"), tuple(wanted), ids.get("sid"), ids.get("jti"), state.name
             )
         )
     else:
         _post(state, fields)
     if user is not None and has_request_context():
-        request.environ.setdefault(KEY, set()).add((state.name, subject(user)))
+        request.environ.setdefault(KEY, set()).add((state.name, ids["sub"]))
 
 
 def _seconds(lifetime: float | timedelta) -> float:

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
-from typing import Protocol as Protocol_
 
 import jwt
 from jwt import PyJWK
@@ -45,7 +44,7 @@ from mercure_hub.protocol.topics import MatcherType
 Purpose = Literal["sign", "verify"]
 
 
-class Identified(Protocol_):
+class Identified(typing.Protocol):
     """A user of Flask-Login, or an object like it."""
 
     def get_id(self) -> Any:
@@ -54,6 +53,27 @@ class Identified(Protocol_):
 
 User = str | int | uuid.UUID | Identified
 """The forms in which a user is named: an id, or an object whose ``get_id`` returns it."""
+
+
+def subject(user: object, argument: str = "user") -> str:
+    """Return the ``sub`` of a user's tokens.
+
+    :param user: id, or object with ``get_id()``.
+    :param argument: name of the argument, for errors.
+    :raises InvalidArgument: the id is empty.
+    :raises TypeError: it is an object without an id.
+    """
+    get_id = getattr(user, "get_id", None)
+    id = get_id() if callable(get_id) else user
+    if isinstance(id, bool) or not isinstance(id, str | int | uuid.UUID):
+        given = f"a {type(user).__name__}" + (f" whose get_id() returns {id!r}" if callable(get_id) else "")
+        raise TypeError(
+            f"{argument} is {given}; give an id as a str, an int or a UUID, or an object with get_id()"
+        )
+    if not (text := str(id)):
+        raise InvalidArgument(f"{argument} is {id!r}; give an id that is not empty")
+    return text
+
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -601,23 +621,3 @@ def _utc(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (OverflowError, OSError, ValueError):  # a year that the calendar does not have
         return f"{seconds:g} s since 1970"
-
-
-def subject(user: object, argument: str = "user") -> str:
-    """Return the ``sub`` of a user's tokens.
-
-    :param user: in one of the forms of :data:`User`.
-    :param argument: its name, for errors.
-    :raises InvalidArgument: the id is empty.
-    :raises TypeError: it is an object without an id.
-    """
-    get_id = getattr(user, "get_id", None)
-    id = get_id() if callable(get_id) else user
-    if isinstance(id, bool) or not isinstance(id, str | int | uuid.UUID):
-        given = f"a {type(user).__name__}" + (f" whose get_id() returns {id!r}" if callable(get_id) else "")
-        raise TypeError(
-            f"{argument} is {given}; give an id as a str, an int or a UUID, or an object with get_id()"
-        )
-    if not (text := str(id)):
-        raise InvalidArgument(f"{argument} is {id!r}; give an id that is not empty")
-    return text

@@ -203,7 +203,7 @@ def publications(updates: Iterable[Update]) -> list[Publication]:
 def _check_room(number: int) -> None:
     """Check that another update fits into a batch.
 
-    :param number: of updates in it.
+    :param number: updates that the batch has.
     """
     if number == _MAX_UPDATES:
         raise InvalidArgument(f"more than {_MAX_UPDATES} updates in one batch; publish them in parts")

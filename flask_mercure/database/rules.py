@@ -54,7 +54,7 @@ class Partial:
     :param template: name of the partial that makes the element.
     :param target: id of the element around it, or a callable that is given the object.
     :param actions: what happens in pages when an object is created, updated or deleted.
-    :param format: of the library in the pages, and event type of the updates.
+    :param format: name of the library in the pages, and event type of the updates.
     :param variable: name of the object in the partial.
     """
 

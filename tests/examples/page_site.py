@@ -332,3 +332,13 @@ class Tab(Page):
 
     def _focus(self) -> None:
         self.driver.switch_to.window(self.handle)
+
+
+def lead(site: Site, tab: Tab) -> Tab:
+    """Another tab, whose connection the first one shares."""
+    tab.visit(f"{site.url}/?topics=a")
+    leader = tab.new()
+    leader.enter(f"{site.url}/?topics=a")
+    tab.follow()
+    tab.wait_open()
+    return leader

@@ -11,7 +11,7 @@ from selenium import webdriver
 from selenium.common.exceptions import JavascriptException
 
 from tests.examples.browser import leave
-from tests.examples.page_site import Site, Tab
+from tests.examples.page_site import Site, Tab, lead
 
 pytestmark = pytest.mark.servers
 
@@ -50,16 +50,6 @@ def tab(chromium: Callable[[int], list[webdriver.Chrome]], site: Site) -> Iterat
     first.driver.switch_to.window(first.driver.window_handles[0])
     assert leave([first]) == []
     first.wait_for("connections", site.topics, [])
-
-
-def lead(site: Site, tab: Tab) -> Tab:
-    """Another tab, whose connection the first one shares."""
-    tab.visit(f"{site.url}/?topics=a")
-    leader = tab.new()
-    leader.enter(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
-    return leader
 
 
 def put_away_and_back(site: Site, tab: Tab) -> None:

@@ -15,7 +15,7 @@ from selenium.common.exceptions import WebDriverException
 from websockets.sync.client import connect
 
 from tests.examples.browser import leave, start_chromium
-from tests.examples.page_site import Site, Tab
+from tests.examples.page_site import Site, Tab, lead
 from tests.needs import need
 
 pytestmark = pytest.mark.servers
@@ -47,16 +47,6 @@ def tab(chromium: Callable[[int], list[webdriver.Chrome]], site: Site) -> Iterat
     first.driver.switch_to.window(first.driver.window_handles[0])
     assert leave([first]) == []
     first.wait_for("connections", site.topics, [])
-
-
-def lead(site: Site, tab: Tab) -> Tab:
-    """Another tab, whose connection the first one shares."""
-    tab.visit(f"{site.url}/?topics=a")
-    leader = tab.new()
-    leader.enter(f"{site.url}/?topics=a")
-    tab.follow()
-    tab.wait_open()
-    return leader
 
 
 def open_private(driver: webdriver.Chrome) -> None:
